@@ -95,7 +95,7 @@ static void on_process_closed(uv_handle_t *handle)
         uv_timer_start(&child->restart, on_restart, RESTART_DELAY_MS, 0);
 }
 
-static void on_exit(uv_process_t *process, int64_t exit_status, int term_signal)
+static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_signal)
 {
     struct child *child = process->data;
     struct children *all = child->all;
@@ -128,7 +128,7 @@ static int spawn(struct child *child, int log)
                                      {.flags = UV_INHERIT_FD, .data.fd = log},
                                      {.flags = UV_INHERIT_FD, .data.fd = log}};
     uv_process_options_t options = {
-        .exit_cb = on_exit,
+        .exit_cb = on_child_exit,
         .file = program,
         .args = arguments,
         .stdio = stdio,
@@ -164,7 +164,8 @@ static void init_child(struct children *all, int i)
     child->number = child->worker ? i : i - all->options.workers;
     snprintf(child->name, sizeof child->name, "%s-%d", child->worker ? "worker" : "loader",
              child->number);
-    snprintf(child->log, sizeof child->log, "%s/logs/%s.log", all->options.run_folder, child->name);
+    snprintf(child->log, sizeof child->log, "%s/logs/%s-%d.log", all->options.run_folder,
+             child->worker ? "worker" : "loader", child->number);
     uv_timer_init(all->options.loop, &child->restart);
     child->restart.data = child;
     all->open_handles++;
