@@ -85,9 +85,7 @@ void engine_event_release(struct engine_event *event)
     event->validation = (struct engine_validation){0};
 }
 
-/* -- queues
- * --------------------------------------------------------------------------------------------------
- */
+/* -- queues -- */
 
 static void *must_alloc(size_t size)
 {
@@ -189,8 +187,7 @@ static bool is_over(struct engine *e, uint64_t generation)
     return over;
 }
 
-/* -- generations
- * ---------------------------------------------------------------------------------------------- */
+/* -- generations -- */
 
 static void drop_comm(struct engine *e)
 {
@@ -298,9 +295,7 @@ static int form(struct engine *e, const struct command *c, struct engine_event *
     return trainer_digest(e->trainer, event->digest, err);
 }
 
-/* -- work
- * -----------------------------------------------------------------------------------------------------
- */
+/* -- work -- */
 
 /* A batch as the captioner takes it; arrays are owned by the struct. */
 struct prepared {
@@ -497,9 +492,7 @@ static int apply(struct engine *e, const struct command *c, struct engine_event 
     return 0;
 }
 
-/* -- saving
- * ----------------------------------------------------------------------------------------------------
- */
+/* -- saving -- */
 
 static void *write_save(void *argument)
 {
@@ -557,9 +550,7 @@ static int save(struct engine *e, const struct command *c, struct engine_event *
     return 0;
 }
 
-/* -- the thread
- * --------------------------------------------------------------------------------------------------
- */
+/* -- the thread -- */
 
 static int load_models(struct engine *e, struct bl_error *err)
 {
@@ -693,9 +684,7 @@ void engine_close(struct engine **engine)
     *engine = NULL;
 }
 
-/* -- commands
- * ------------------------------------------------------------------------------------------------------
- */
+/* -- commands -- */
 
 void engine_form(struct engine *e, uint64_t generation, int rank, int world, int source,
                  const char *checkpoint)
