@@ -24,5 +24,17 @@
 #define BL_JPEG_SCANS_MAX 100 /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 
+/* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
+#define BL_MODEL_WIDTH_MAX (1 << 20)
+#define BL_MODEL_LAYERS_MAX 4096
+#define BL_MODEL_VOCABULARY_MAX (1 << 24)
+#define BL_MODEL_POSITIONS_MAX (1 << 30)
+#define BL_MODEL_IMAGE_SIZE_MAX (1 << 14)
+
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
+
+/* Device. */
+#define BL_OPS_WIDE_MAX                                                                            \
+    (1 << 20) /* elements of a 16-bit matrix kept as f32: 4 MB, what a core's caches hold */
+#define BL_OPS_LOGITS_BYTES (64 << 20) /* logits at hand at a time: 128 rows of 128k entries */
