@@ -24,6 +24,7 @@
 #define BL_CONFIG_BYTES_MAX (1 << 20)
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
+#define BL_JPEG_SCANS_MAX 100 /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 
 /* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
