@@ -126,7 +126,8 @@ static bool cell_allowed(enum relation relation, int g, int column, int row)
     return relation == NO_RELATION || first_half == group_first;
 }
 
-/* Draws `count` cells of the group's part, without repetition; ret_cells[i] = row * SCENE_CELLS + column. */
+/* Draws `count` cells of the group's part, without repetition; ret_cells[i] = row * SCENE_CELLS +
+ * column. */
 static void draw_cells(struct draw *draw, enum relation relation, int g, int count, int *ret_cells)
 {
     int free_cells[SCENE_CELLS * SCENE_CELLS], free_count = 0;
@@ -157,8 +158,10 @@ void scene_paint(const struct scene *scene, uint64_t seed, uint64_t index, uint8
             struct object object = {.shape = group->shape};
             object.radius = draw_between(&draw, radius_low[group->size], radius_high[group->size]);
             double play = CELL_PIXELS / 2.0 - 0.6 - object.radius;
-            object.x = (cells[i] % SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(&draw, -play, play);
-            object.y = (cells[i] / SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(&draw, -play, play);
+            object.x =
+                (cells[i] % SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(&draw, -play, play);
+            object.y =
+                (cells[i] / SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(&draw, -play, play);
             paint_object(&object, colour, (uint8_t)(g + 1), ret_rgb, ret_owner);
         }
     }

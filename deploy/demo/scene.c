@@ -73,8 +73,8 @@ static struct scene draw_facts(struct draw *draw)
 
 enum split scene_split(const struct scene *scene)
 {
-    uint64_t hash = mix((uint64_t)scene->relation * 64 + (uint64_t)scene->texture * 8 +
-                        (uint64_t)scene->tone);
+    uint64_t hash =
+        mix((uint64_t)scene->relation * 64 + (uint64_t)scene->texture * 8 + (uint64_t)scene->tone);
     for (int g = 0; g < scene->group_count; g++) {
         const struct group *group = &scene->groups[g];
         hash = mix(hash ^ ((uint64_t)group->count << 24 | (uint64_t)group->colour << 16 |

@@ -1,7 +1,8 @@
 /* deploy/demo/scene.h - what a demo scene holds, and the words for it.
- * A scene is one or two groups of equal objects on a textured background. Groups stand in the order of enum
- * colour, and captions name them in that order; the two groups of a scene differ in colour.
- * Everything about a scene follows from (seed, index): no state, so scene i can be made without scene i - 1. */
+ * A scene is one or two groups of equal objects on a textured background. Groups stand in the order
+ * of enum colour, and captions name them in that order; the two groups of a scene differ in colour.
+ * Everything about a scene follows from (seed, index): no state, so scene i can be made without
+ * scene i - 1. */
 #pragma once
 
 #include <stdbool.h>
@@ -64,15 +65,15 @@ int draw_below(struct draw *draw, int choices);
 /* low <= x < high. */
 double draw_between(struct draw *draw, double low, double high);
 
-/* Which half a scene belongs to: a hash of all its facts, one eighth of all scenes being HELD_OUT. So whatever
- * seed a set is made from, no scene of one half has its facts in the other. */
+/* Which half a scene belongs to: a hash of all its facts, one eighth of all scenes being HELD_OUT.
+ * So whatever seed a set is made from, no scene of one half has its facts in the other. */
 enum split scene_split(const struct scene *scene);
 
 /* Scene `index` of the endless row of scenes of `split` that starts from `seed`. */
 void scene_draw(struct scene *ret_scene, uint64_t seed, uint64_t index, enum split split);
 
-/* Writes a truthful caption of the scene: counts, colours and shapes of every group and the background; the long
- * one sizes and the relation too. The wording follows from (seed, index). */
+/* Writes a truthful caption of the scene: counts, colours and shapes of every group and the
+ * background; the long one sizes and the relation too. The wording follows from (seed, index). */
 void scene_write_short(const struct scene *scene, uint64_t seed, uint64_t index,
                        char ret_text[SCENE_CAPTION_BYTES_MAX]);
 void scene_write_long(const struct scene *scene, uint64_t seed, uint64_t index,

@@ -1,9 +1,10 @@
-/* deploy/demo/scenes.c - blipren-demo-scenes: writes scenes as an imagefolder, or streams them to a trainer.
+/* deploy/demo/scenes.c - blipren-demo-scenes: writes scenes as an imagefolder, or streams them to a
+ * trainer.
  *   --out DIR   DIR/NAME.png and DIR/metadata.jsonl
  *   --text      the lines of metadata.jsonl alone, to stdout
- *   --raw       to stdout, for each scene: the facts (12 bytes: group_count, count colour shape size of both
- *               groups, relation, texture, tone; zeros for a group that is not there), owner (64 x 64 bytes),
- *               pixels (64 x 64 x 3 bytes) */
+ *   --raw       to stdout, for each scene: the facts (12 bytes: group_count, count colour shape
+ * size of both groups, relation, texture, tone; zeros for a group that is not there), owner (64 x
+ * 64 bytes), pixels (64 x 64 x 3 bytes) */
 #include "deploy/demo/scene.h"
 
 #include <errno.h>
@@ -28,9 +29,10 @@ struct options {
 
 static void print_usage(FILE *file)
 {
-    fputs("usage: blipren-demo-scenes (--out DIR | --text | --raw) --count N [--seed S] [--first I]\n"
-          "                           [--split train|held-out]\n",
-          file);
+    fputs(
+        "usage: blipren-demo-scenes (--out DIR | --text | --raw) --count N [--seed S] [--first I]\n"
+        "                           [--split train|held-out]\n",
+        file);
 }
 
 static bool parse_number(const char *text, uint64_t *ret_number)
@@ -55,10 +57,14 @@ static bool parse_split(const char *text, enum split *ret_split)
 static bool parse_options(int argc, char **argv, struct options *ret_options)
 {
     static const struct option names[] = {
-        {"out", required_argument, NULL, 'o'},   {"text", no_argument, NULL, 't'},
-        {"raw", no_argument, NULL, 'r'},         {"count", required_argument, NULL, 'n'},
-        {"seed", required_argument, NULL, 's'},  {"first", required_argument, NULL, 'f'},
-        {"split", required_argument, NULL, 'p'}, {"help", no_argument, NULL, 'h'},
+        {"out", required_argument, NULL, 'o'},
+        {"text", no_argument, NULL, 't'},
+        {"raw", no_argument, NULL, 'r'},
+        {"count", required_argument, NULL, 'n'},
+        {"seed", required_argument, NULL, 's'},
+        {"first", required_argument, NULL, 'f'},
+        {"split", required_argument, NULL, 'p'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     struct options options = {.split = TRAIN, .seed = 1};
@@ -120,7 +126,8 @@ static bool write_line(const struct options *options, uint64_t index, const stru
                              "caption", caption, "short_caption", short_caption, "groups", groups,
                              "relation", relation_words[scene->relation], "background", "texture",
                              texture_words[scene->texture], "tone", tone_words[scene->tone]);
-    bool good = line != NULL && json_dumpf(line, file, JSON_COMPACT) == 0 && putc('\n', file) != EOF;
+    bool good =
+        line != NULL && json_dumpf(line, file, JSON_COMPACT) == 0 && putc('\n', file) != EOF;
     json_decref(line);
     return good;
 }

@@ -81,7 +81,7 @@ def sine_positions():
 class Trainee(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        config = SiglipVisionConfig(hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=4,
+        config = SiglipVisionConfig(hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=3,
                                     num_attention_heads=4, image_size=PIXELS, patch_size=PATCH)
         self.vision = SiglipVisionModel(config)
         embeddings = next(m for n, m in self.vision.named_modules() if n.endswith("embeddings"))
@@ -129,9 +129,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--scenes", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--images", type=int, default=400000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--images", type=int, default=240000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -144,9 +144,10 @@ def main():
     warm = min(300, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min((s + 1) / warm, 0.51 + 0.49 * math.cos(math.pi * s / steps)))
+    compiled_loss = torch.compile(loss_of)
     start, running = time.time(), 0.0
     for step, scene in enumerate(stream(args.scenes, "train", args.seed, args.images, args.batch), 1):
-        loss = loss_of(model, *scene)
+        loss = compiled_loss(model, *scene)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -156,7 +157,7 @@ def main():
         if step % 100 == 0:
             print(f"step {step}/{steps} loss {running / 100:.3f} seconds {time.time() - start:.0f}", flush=True)
             running = 0.0
-        if step % 500 == 0:
+        if step % 1000 == 0:
             save(model, args.out)
             print({k: round(v, 3) for k, v in accuracy(model, args.scenes, 500).items()}, flush=True)
     save(model, args.out)
