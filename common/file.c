@@ -1,0 +1,276 @@
+/* common/file.c - reading, mapping and whole-or-absent writing of files. */
+#include "common/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+
+/* Opens a regular file for reading and tells its size. */
+static int open_regular(const char *path, int *ret_fd, size_t *ret_size, struct bl_error *err)
+{
+    bl_autofd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        bl_fail_errno(err, "cannot be opened");
+        return bl_error_file(err, path);
+    }
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        bl_fail_errno(err, "cannot be examined");
+        return bl_error_file(err, path);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        bl_fail(err, BL_EIO, "expected a regular file, found %s",
+                S_ISDIR(st.st_mode) ? "a folder" : "something else");
+        return bl_error_file(err, path);
+    }
+    *ret_size = (size_t)st.st_size;
+    *ret_fd = fd;
+    fd = -1;
+    return 0;
+}
+
+int bl_file_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_size,
+                 struct bl_error *err)
+{
+    bl_autofd int fd = -1;
+    size_t size = 0;
+    BL_TRY(open_regular(path, &fd, &size, err));
+    if (size > max_bytes) {
+        bl_fail(err, BL_ELIMIT, "expected at most %zu bytes, found %zu", max_bytes, size);
+        return bl_error_file(err, path);
+    }
+    bl_autofree char *data = malloc(size + 1);
+    if (!data)
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes of %s", size, path);
+    size_t done = 0;
+    while (done < size) {
+        ssize_t n = read(fd, data + done, size - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            bl_fail_errno(err, "cannot be read");
+            return bl_error_file(err, path);
+        }
+        if (n == 0)
+            break; /* it shrank while we read: what is there is what it holds */
+        done += (size_t)n;
+    }
+    data[done] = 0;
+    *ret_data = bl_take(&data);
+    *ret_size = done;
+    return 0;
+}
+
+int bl_map_open(const char *path, struct bl_map *ret_map, struct bl_error *err)
+{
+    bl_autofd int fd = -1;
+    size_t size = 0;
+    BL_TRY(open_regular(path, &fd, &size, err));
+    *ret_map = (struct bl_map){0};
+    if (!size)
+        return 0;
+    void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED) {
+        bl_fail_errno(err, "cannot be mapped");
+        return bl_error_file(err, path);
+    }
+    *ret_map = (struct bl_map){.data = data, .size = size};
+    return 0;
+}
+
+void bl_map_close(struct bl_map *map)
+{
+    if (map->data)
+        munmap((void *)(uintptr_t)map->data, map->size);
+    *map = (struct bl_map){0};
+}
+
+static const char *folder_of(const char *path, char *buffer, size_t size)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return ".";
+    if (slash == path)
+        return "/";
+    snprintf(buffer, size, "%.*s", (int)(slash - path), path);
+    return buffer;
+}
+
+int bl_folder_sync(const char *path, struct bl_error *err)
+{
+    bl_autofd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0) {
+        bl_fail_errno(err, "the folder cannot be synced to disk");
+        return bl_error_file(err, path);
+    }
+    return 0;
+}
+
+int bl_file_writer_open(struct bl_file_writer *writer, const char *path, struct bl_error *err)
+{
+    writer->fd = -1;
+    if (strlen(path) >= sizeof writer->path)
+        return bl_fail(err, BL_ELIMIT, "a path of %zu bytes is too long", strlen(path));
+    snprintf(writer->path, sizeof writer->path, "%s", path);
+    snprintf(writer->temporary, sizeof writer->temporary, "%s.tmp.%d", path, (int)getpid());
+    writer->fd = open(writer->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (writer->fd < 0) {
+        bl_fail_errno(err, "cannot be written");
+        return bl_error_file(err, path);
+    }
+    return 0;
+}
+
+int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t size,
+                         struct bl_error *err)
+{
+    const char *p = data;
+    while (size) {
+        ssize_t n = write(writer->fd, p, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            bl_fail_errno(err, "cannot be written");
+            return bl_error_file(err, writer->path);
+        }
+        p += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+int bl_file_writer_commit(struct bl_file_writer *writer, struct bl_error *err)
+{
+    char buffer[sizeof writer->path];
+    if (fsync(writer->fd) < 0 || rename(writer->temporary, writer->path) < 0) {
+        bl_fail_errno(err, "cannot be put in place");
+        return bl_error_file(err, writer->path);
+    }
+    close(writer->fd);
+    writer->fd = -1;
+    return bl_folder_sync(folder_of(writer->path, buffer, sizeof buffer), err);
+}
+
+void bl_file_writer_close(struct bl_file_writer *writer)
+{
+    if (writer->fd < 0)
+        return;
+    close(writer->fd);
+    unlink(writer->temporary);
+    writer->fd = -1;
+}
+
+int bl_file_write(const char *path, const void *data, size_t size, struct bl_error *err)
+{
+    bl_autowriter struct bl_file_writer writer = {.fd = -1};
+    BL_TRY(bl_file_writer_open(&writer, path, err));
+    BL_TRY(bl_file_writer_write(&writer, data, size, err));
+    return bl_file_writer_commit(&writer, err);
+}
+
+int bl_folder_make(const char *path, struct bl_error *err)
+{
+    bl_autofree char *copy = strdup(path);
+    if (!copy)
+        return bl_fail(err, BL_ENOMEM, "no memory for a path");
+    for (char *p = copy + 1; *copy; p++) {
+        if (*p && *p != '/')
+            continue;
+        char kept = *p;
+        *p = 0;
+        if (mkdir(copy, 0777) < 0 && !(errno == EEXIST && bl_path_is_folder(copy))) {
+            bl_fail_errno(err, "the folder cannot be made");
+            return bl_error_file(err, copy);
+        }
+        *p = kept;
+        if (!kept)
+            break;
+    }
+    return 0;
+}
+
+static void close_folder(DIR **folder)
+{
+    if (*folder)
+        closedir(*folder);
+}
+
+/* Removes what is inside the open folder; depth bounds the recursion. */
+static int empty_folder(int fd, int depth)
+{
+    __attribute__((cleanup(close_folder))) DIR *folder = fdopendir(fd);
+    if (!folder) {
+        close(fd);
+        return -1;
+    }
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+            continue;
+        if (unlinkat(dirfd(folder), entry->d_name, 0) == 0)
+            continue;
+        int inner =
+            openat(dirfd(folder), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (inner < 0 || depth == 0 || empty_folder(inner, depth - 1) < 0 ||
+            unlinkat(dirfd(folder), entry->d_name, AT_REMOVEDIR) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int bl_folder_remove(const char *path, struct bl_error *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        return 0;
+    if (fd < 0 || empty_folder(fd, 16) < 0 || rmdir(path) < 0) {
+        bl_fail_errno(err, "the folder cannot be removed");
+        return bl_error_file(err, path);
+    }
+    return 0;
+}
+
+bool bl_path_is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool bl_path_is_file(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+int bl_path_join(char *ret, size_t size, const char *folder, const char *name, struct bl_error *err)
+{
+    int n = snprintf(ret, size, "%s%s%s", folder,
+                     *folder && folder[strlen(folder) - 1] == '/' ? "" : "/", name);
+    if (n < 0 || (size_t)n >= size)
+        return bl_fail(err, BL_ELIMIT, "the path %.100s/%.100s is too long", folder, name);
+    return 0;
+}
+
+void bl_hex(const uint8_t *bytes, size_t count, char *ret_hex)
+{
+    for (size_t i = 0; i < count; i++)
+        snprintf(ret_hex + 2 * i, 3, "%02x", bytes[i]);
+}
+
+int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err)
+{
+    bl_automap struct bl_map map = {0};
+    BL_TRY(bl_map_open(path, &map, err));
+    uint8_t hash[crypto_hash_sha256_BYTES];
+    crypto_hash_sha256(hash, map.data, map.size);
+    bl_hex(hash, sizeof hash, ret_hex);
+    return 0;
+}

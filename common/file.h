@@ -1,0 +1,57 @@
+/* common/file.h - files as this project uses them: read whole, or mapped, or written
+ * whole-or-absent. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+/* Reads a regular file of at most max_bytes. *ret_data is the caller's (free), NUL-terminated
+ * beyond its size. */
+int bl_file_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_size,
+                 struct bl_error *err);
+
+/* A read-only mapping. data is NULL for an empty file. */
+struct bl_map {
+    const uint8_t *data;
+    size_t size;
+};
+int bl_map_open(const char *path, struct bl_map *ret_map, struct bl_error *err);
+void bl_map_close(struct bl_map *map);
+#define bl_automap __attribute__((cleanup(bl_map_close)))
+
+/* A file that is whole or absent (invariant 6): bytes go to PATH.tmp.PID; commit fsyncs, renames it
+ * to PATH and fsyncs the folder. Without a commit, close removes the temporary file. */
+struct bl_file_writer {
+    int fd;
+    char path[4096], temporary[4128];
+};
+int bl_file_writer_open(struct bl_file_writer *writer, const char *path, struct bl_error *err);
+int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t size,
+                         struct bl_error *err);
+int bl_file_writer_commit(struct bl_file_writer *writer, struct bl_error *err);
+void bl_file_writer_close(struct bl_file_writer *writer);
+#define bl_autowriter __attribute__((cleanup(bl_file_writer_close)))
+
+/* Open, write, commit in one. */
+int bl_file_write(const char *path, const void *data, size_t size, struct bl_error *err);
+
+/* fsync of a folder, so that a rename inside it survives a crash. */
+int bl_folder_sync(const char *path, struct bl_error *err);
+/* mkdir -p. An existing folder is fine. */
+int bl_folder_make(const char *path, struct bl_error *err);
+/* Removes a folder and the files and folders in it; symbolic links are not followed. Absent is
+ * fine. */
+int bl_folder_remove(const char *path, struct bl_error *err);
+bool bl_path_is_folder(const char *path);
+bool bl_path_is_file(const char *path);
+/* "folder/name" into ret (size bytes); -BL_ELIMIT when it does not fit. */
+int bl_path_join(char *ret, size_t size, const char *folder, const char *name,
+                 struct bl_error *err);
+
+/* SHA-256 of a file's content as 64 hexadecimal digits and a NUL. */
+int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err);
+/* 32 raw bytes -> 64 digits and a NUL. */
+void bl_hex(const uint8_t *bytes, size_t count, char *ret_hex);

@@ -1,0 +1,72 @@
+/* common/log.c - log lines, whole and one at a time. */
+#include "common/log.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char program_name[32] = "blipren", identity[96];
+static enum bl_log_level threshold = BL_LOG_INFO;
+static void (*hook_before)(void), (*hook_after)(void);
+
+void bl_log_identity(const char *program, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    pthread_mutex_lock(&lock);
+    snprintf(program_name, sizeof program_name, "%s", program);
+    vsnprintf(identity, sizeof identity, format, args);
+    pthread_mutex_unlock(&lock);
+    va_end(args);
+}
+
+void bl_log_threshold(enum bl_log_level level)
+{
+    pthread_mutex_lock(&lock);
+    threshold = level;
+    pthread_mutex_unlock(&lock);
+}
+
+void bl_log_around(void (*before)(void), void (*after)(void))
+{
+    pthread_mutex_lock(&lock);
+    hook_before = before;
+    hook_after = after;
+    pthread_mutex_unlock(&lock);
+}
+
+void bl_log(enum bl_log_level level, const char *format, ...)
+{
+    static const char *const names[] = {"debug", "info", "warning", "error"};
+    char line[2048], clock[32];
+    struct timespec now;
+    struct tm local;
+    clock_gettime(CLOCK_REALTIME, &now);
+    localtime_r(&now.tv_sec, &local);
+    strftime(clock, sizeof clock, "%H:%M:%S", &local);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    pthread_mutex_lock(&lock);
+    if (level >= threshold) {
+        if (hook_before)
+            hook_before();
+        fprintf(stderr, "%s.%03ld %s %s%s%s: %s\n", clock, now.tv_nsec / 1000000, names[level],
+                program_name, identity[0] ? " " : "", identity, line);
+        fflush(stderr);
+        if (hook_after)
+            hook_after();
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void bl_log_error(const struct bl_error *err)
+{
+    char line[1600];
+    bl_error_format(err, line, sizeof line);
+    bl_log(BL_LOG_ERROR, "%s", line);
+}

@@ -1,0 +1,280 @@
+/* worker/ops/ops.h - what the model may ask of a device. ops/cpu and (later) ops/cuda fill the same
+ * table.
+ *
+ * Layout     row-major, outermost first. R = rows (tokens of all sequences together, ragged), D =
+ * width, S = sequences, H = heads. Sizes are int64_t: R*D overflows int at 2^20 tokens x 2048.
+ * Elements   `act` is the device's activation element (f32 on the CPU, bf16 on a GPU): opaque here,
+ * so nobody does arithmetic on it by mistake; step through it with ops_at(). Everything else says
+ * its type. Memory     every pointer is device memory, 64-byte aligned unless it is an ops_at()
+ * step, borrowed for the call; only copy_in / copy_out touch host memory. Outputs come first. An
+ * output may be the same pointer as an input only where it says "in place". R = 0 is a no-op
+ * everywhere: a micro-batch may be all void. Order      calls are queued; results are readable
+ * after sync(). One ops belongs to one thread. No call returns a value the host would have to wait
+ * for: sums stay on the device until copied out. Gradients  d_x is written (=), unless `accumulate`
+ * says +=; gradients of trainable parameters (f32) are always added to (+=), so that micro-batches
+ * accumulate. Sums run in a fixed tree: same input, same bits, on one kind of machine, for any
+ * number of threads. Errors     the first device failure sticks and comes out of sync(). Wrong
+ * shapes are asserts: they were checked when the model was opened.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/safetensors.h"
+
+typedef struct bl_act act; /* never defined: see Elements */
+struct ops;
+
+enum ops_precision {
+    OPS_BF16, /* frozen weights rounded to bf16; matmuls bf16 x bf16 -> f32 where the processor has
+                 it, else f32 */
+    OPS_F32,  /* frozen weights as the file has them, every matmul f32: the reference */
+};
+
+enum ops_epilogue { OPS_NONE, OPS_GELU_ERF, OPS_GELU_TANH, OPS_SILU };
+
+/* A (N,K) matrix as the device wants it: frozen ones are packed once, trainable ones follow their
+ * f32 master. */
+struct ops_matrix;
+
+/* Dropout of one site: element i of a sample is kept iff its Philox number is >= p, and then scaled
+ * by 1/(1-p). Philox counter = {element / 4, site, position, step}, key from seed (common/random.h,
+ * BL_RANDOM_DROPOUT); word = element % 4. The element index is logical: row within the sample x
+ * width + column (attention: (head x query rows + query) x keys + key), so packing, world size and
+ * micro-batch do not matter (invariant 2). A NULL pointer to this struct, or p == 0, means no
+ * dropout. */
+struct ops_dropout {
+    float p;
+    uint64_t seed;
+    uint32_t step, site;
+    const int32_t *positions; /* (S) device: each sample's position in the global batch */
+};
+
+/* Ragged attention. Sequence s has query rows q_start[s] .. + q_len[s] and key rows k_start[s] .. +
+ * k_len[s]. causal: query i of a sequence sees keys j <= i + (k_len - q_len), so that a KV cache
+ * needs no other form. */
+struct ops_attention {
+    int64_t S, heads, kv_heads, head_dim;
+    const int32_t *q_start, *q_len, *k_start, *k_len; /* (S) device */
+    int64_t q_len_max, k_len_max;                     /* host: bounds of the above */
+    float scale;
+    bool causal;
+    const struct ops_dropout *dropout; /* on the probabilities */
+};
+
+/* One AdamW step (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2).
+ */
+struct ops_adamw {
+    float lr, beta1, beta2, eps, weight_decay;
+    int64_t t; /* 1 for the first step: bias correction */
+};
+
+/* The table. `self` is always the ops. */
+struct ops {
+    const char *name; /* "cpu: avx512, f32" for logs and fingerprints */
+    enum ops_precision precision;
+    size_t act_bytes;
+
+    void (*close)(struct ops *self); /* through ops_free */
+
+    /* -- memory
+     * -------------------------------------------------------------------------------------------
+     */
+    /* 64-byte aligned, not cleared. *ret is released by release(). -BL_ENOMEM says how much was
+     * asked. */
+    int (*alloc)(struct ops *self, size_t bytes, void **ret, struct bl_error *err);
+    void (*release)(struct ops *self, void *p); /* NULL is fine */
+    void (*copy_in)(struct ops *self, void *device, const void *host, size_t bytes);
+    void (*copy_out)(struct ops *self, void *host, const void *device, size_t bytes); /* waits */
+    void (*copy)(struct ops *self, void *y, const void *x, size_t bytes);
+    void (*zero)(struct ops *self, void *p, size_t bytes);
+    int (*sync)(struct ops *self, struct bl_error *err);
+
+    /* act <-> f32, both device */
+    void (*act_from_f32)(struct ops *self, act *y, const float *x, int64_t count);
+    void (*act_to_f32)(struct ops *self, float *y, const act *x, int64_t count);
+
+    /* -- linear layers: y (R,N) = epilogue(x (R,K) W^T + bias)
+     * ------------------------------------------------- */
+    /* W (N,K) from host memory of dtype f32, f16 or bf16; packed or copied, so data may go
+     * afterwards (the CPU may keep pointing into a file's mapping only if keep_data says that it
+     * outlives the matrix). */
+    int (*matrix_frozen)(struct ops *self, struct ops_matrix **ret, const void *data,
+                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
+                         struct bl_error *err);
+    /* Follows f32 master (N,K) on the device, borrowed for the matrix's life; call matrix_refresh
+     * after it changed. */
+    int (*matrix_trainable)(struct ops *self, struct ops_matrix **ret, const float *master,
+                            int64_t N, int64_t K, struct bl_error *err);
+    void (*matrix_refresh)(struct ops *self, struct ops_matrix *matrix);
+    void (*matrix_free)(struct ops *self, struct ops_matrix **matrix);
+
+    /* bias (N) f32 or NULL. saved_pre (R,N), or NULL: the value before the epilogue, for its
+     * backward. */
+    void (*linear_forward)(struct ops *self, act *y, act *saved_pre, const act *x,
+                           const struct ops_matrix *w, const float *bias, int64_t R,
+                           enum ops_epilogue epilogue);
+    /* d_x (R,K) = or += d_y (R,N) W */
+    void (*linear_backward_input)(struct ops *self, act *d_x, const act *d_y,
+                                  const struct ops_matrix *w, int64_t R, bool accumulate);
+    /* d_w (N,K) += d_y^T x;  d_bias (N) += column sums of d_y (NULL: none) */
+    void (*linear_backward_weight)(struct ops *self, float *d_w, float *d_bias, const act *d_y,
+                                   const act *x, int64_t R, int64_t N, int64_t K);
+
+    /* -- norms over the last axis
+     * ------------------------------------------------------------------------------- */
+    /* y = (x - mean) rstd weight + bias. saved (R,2) f32: mean, rstd, for backward; NULL =
+     * inference. In place. */
+    void (*layernorm_forward)(struct ops *self, act *y, float *saved, const act *x,
+                              const float *weight, const float *bias, int64_t R, int64_t D,
+                              float eps);
+    /* d_x = or +=; d_weight, d_bias (D) += (both NULL: frozen) */
+    void (*layernorm_backward)(struct ops *self, act *d_x, float *d_weight, float *d_bias,
+                               const act *d_y, const act *x, const float *saved,
+                               const float *weight, int64_t R, int64_t D, bool accumulate);
+    /* y = x rstd weight, rstd = (mean x^2 + eps)^-1/2 (Zhang & Sennrich 2019). saved (R) f32: rstd,
+     * or NULL. */
+    void (*rmsnorm_forward)(struct ops *self, act *y, float *saved, const act *x,
+                            const float *weight, int64_t R, int64_t D, float eps);
+    void (*rmsnorm_backward)(struct ops *self, act *d_x, const act *d_y, const act *x,
+                             const float *saved, const float *weight, int64_t R, int64_t D,
+                             bool accumulate);
+
+    /* -- element-wise
+     * ---------------------------------------------------------------------------------------------
+     */
+    void (*add)(struct ops *self, act *y, const act *a, const act *b, int64_t count); /* in place */
+    /* d_x = d_y f'(pre), in place on d_y. */
+    void (*activation_backward)(struct ops *self, act *d_x, const act *d_y, const act *pre,
+                                enum ops_epilogue epilogue, int64_t count);
+    /* y (R,D) = silu(gate) * up; gate at x[r*2D], up at x[r*2D + D]: the two halves of one packed
+     * row (R,2D) */
+    void (*swiglu_forward)(struct ops *self, act *y, const act *x, int64_t R, int64_t D);
+    void (*swiglu_backward)(struct ops *self, act *d_x, const act *d_y, const act *x, int64_t R,
+                            int64_t D);
+    /* y (S*rows, D) = dropout(x); the same call on the gradient is its backward. In place. */
+    void (*dropout)(struct ops *self, act *y, const act *x, const struct ops_dropout *dropout,
+                    int64_t S, int64_t rows, int64_t D);
+
+    /* -- rows
+     * ------------------------------------------------------------------------------------------------------
+     */
+    /* y[i] = x[index[i]];  y[index[i]] = x[i] (indices distinct). index (R) i32 device; rows of D.
+     */
+    void (*gather_rows)(struct ops *self, act *y, const act *x, const int32_t *index, int64_t R,
+                        int64_t D);
+    void (*scatter_rows)(struct ops *self, act *y, const act *x, const int32_t *index, int64_t R,
+                         int64_t D);
+    /* y[i] (R,D) = row ids[i] of the frozen matrix (N,D): token embeddings */
+    void (*embed)(struct ops *self, act *y, const struct ops_matrix *table, const int32_t *ids,
+                  int64_t R);
+    /* y (S*rows, D) = or += param (rows, D) f32, repeated for every sample; and its backward
+     * d_param += */
+    void (*broadcast_rows)(struct ops *self, act *y, const float *param, int64_t S, int64_t rows,
+                           int64_t D, bool accumulate);
+    void (*broadcast_rows_backward)(struct ops *self, float *d_param, const act *d_y, int64_t S,
+                                    int64_t rows, int64_t D);
+    /* y (S,D) = mean of rows [first, rows) of each sample of x (S*rows, D) */
+    void (*mean_rows)(struct ops *self, act *y, const act *x, int64_t S, int64_t rows,
+                      int64_t first, int64_t D);
+
+    /* -- attention
+     * ---------------------------------------------------------------------------------------------------
+     */
+    /* In place rotation of x's heads (R rows, `heads` of head_dim at x[r*ld]): rotate-half RoPE (Su
+     * et al. 2021) by angles position[r] * inv_freq[i], i < head_dim/2. direction +1 forward, -1
+     * its backward. inv_freq f32 device. */
+    void (*rope)(struct ops *self, act *x, int64_t ld, const int32_t *position,
+                 const float *inv_freq, int64_t R, int64_t heads, int64_t head_dim, int direction);
+    /* out (Rq, heads*head_dim) with row strides ld* in elements; query head h uses key/value head h
+     * / (heads/kv_heads). saved (Rq, heads) f32: log-sum-exp of the scaled scores, NULL =
+     * inference. */
+    void (*attention_forward)(struct ops *self, act *out, int64_t ld_out, float *saved,
+                              const act *q, int64_t ld_q, const act *k, int64_t ld_k, const act *v,
+                              int64_t ld_v, const struct ops_attention *a);
+    /* d_q, d_k, d_v have the strides of q, k, v and are written (rows of no sequence stay
+     * untouched). */
+    void (*attention_backward)(struct ops *self, act *d_q, act *d_k, act *d_v, const act *d_out,
+                               const act *out, int64_t ld_out, const float *saved, const act *q,
+                               int64_t ld_q, const act *k, int64_t ld_k, const act *v, int64_t ld_v,
+                               const struct ops_attention *a);
+    /* probs (S, q_len_max, k_len_max) f32 = softmax probabilities, mean over heads, zero beyond a
+     * sequence. */
+    void (*attention_probs)(struct ops *self, float *probs, const act *q, int64_t ld_q,
+                            const act *k, int64_t ld_k, const struct ops_attention *a);
+
+    /* -- images
+     * ---------------------------------------------------------------------------------------------------------
+     */
+    /* y (B*g*g, 3*patch*patch) = patches of pixels (B,size,size,3) u8, channel first inside a patch
+     * (the order of a Conv2d weight), value x * scale[c] + shift[c]; g = size / patch, a remainder
+     * at the right and bottom is left out. */
+    void (*patchify)(struct ops *self, act *y, const uint8_t *pixels, int64_t B, int64_t size,
+                     int64_t patch, const float scale[3], const float shift[3]);
+
+    /* -- mixture of experts
+     * ------------------------------------------------------------------------------------------------
+     */
+    /* w (B,E) f32 = softmax(z (B,E)); lse (B) f32 = logsumexp(z), NULL: not wanted. */
+    void (*router_softmax)(struct ops *self, float *w, float *lse, const act *z, int64_t B,
+                           int64_t E);
+    /* y (B*rows, D) = or += w[b,e] x */
+    void (*mix_forward)(struct ops *self, act *y, const act *x, const float *w, int64_t e,
+                        int64_t B, int64_t E, int64_t rows, int64_t D, bool accumulate);
+    /* d_x = w[b,e] d_y;  d_w[b,e] = <d_y, x> over the image's rows */
+    void (*mix_backward)(struct ops *self, act *d_x, float *d_w, const act *d_y, const act *x,
+                         const float *w, int64_t e, int64_t B, int64_t E, int64_t rows, int64_t D);
+    /* The router's gradient at the end of a step (recipe.md, Loss). d_w (B,E): the cross entropy's
+     * sum gradient at w; P (E) f32: mean weight over the global batch of `images` images. g = d_w /
+     * tokens + alpha E 2 P_e / images;   d_z = w (g - sum_e w g) + 2 beta / images * lse * w d_z is
+     * final: it is not divided again. */
+    void (*router_backward)(struct ops *self, act *d_z, const float *d_w, const float *w,
+                            const float *lse, const float *P, double tokens, double images,
+                            float alpha, float beta, int64_t B, int64_t E);
+    /* share[e] (E+2 f64 device) += sum_b w[b,e]; [E] += entropy of the rows; [E+1] += sum lse^2 */
+    void (*router_stats)(struct ops *self, double *share, const float *w, const float *lse,
+                         int64_t B, int64_t E);
+
+    /* -- head and loss
+     * --------------------------------------------------------------------------------------------------------
+     */
+    /* nll (R) f32 = -log softmax(x W^T)[label]; correct (R) u8 = label is the arg max (NULL: not
+     * wanted); d_x (R,D) = gradient of the SUM of nll (NULL: not wanted). Chunked: the (R,
+     * vocabulary) logits are never whole. */
+    void (*head_loss)(struct ops *self, float *nll, uint8_t *correct, act *d_x, const act *x,
+                      const struct ops_matrix *w, const int32_t *labels, int64_t R);
+
+    /* -- optimizer, all f32 unless said
+     * ----------------------------------------------------------------------------------------- */
+    /* out[0] (f64) += sum of squares of g * scale; out[1] += number of values that are not finite
+     */
+    void (*grad_norm)(struct ops *self, double *out, const float *g, int64_t count, double scale);
+    /* p, m, v updated from g * scale. */
+    void (*adamw)(struct ops *self, float *p, float *m, float *v, const float *g, int64_t count,
+                  double scale, const struct ops_adamw *o);
+    /* ema = decay ema + (1 - decay) p */
+    void (*ema)(struct ops *self, float *ema, const float *p, int64_t count, float decay);
+    /* acc (i64) += round(g * 2^36); *bad (i64) += number of values not finite or >= limit in
+     * absolute value */
+    void (*fixed_add)(struct ops *self, int64_t *acc, int64_t *bad, const float *g, int64_t count,
+                      float limit);
+    /* g = acc * 2^-36 */
+    void (*fixed_get)(struct ops *self, float *g, const int64_t *acc, int64_t count);
+};
+
+#define OPS_FIXED_SCALE 0x1p36
+
+/* The CPU backend with this many OpenMP threads (0 = all cores); called in the thread that will
+ * compute. */
+int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, struct bl_error *err);
+/* NULL is fine; sets *ops to NULL. */
+void ops_free(struct ops **ops);
+
+/* The address `count` elements further. */
+static inline act *ops_at(const struct ops *ops, const act *p, int64_t count)
+{
+    return (act *)((char *)(uintptr_t)p + count * (int64_t)ops->act_bytes);
+}
