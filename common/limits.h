@@ -23,5 +23,12 @@
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 
+/* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
+#define BL_MODEL_WIDTH_MAX (1 << 20)
+#define BL_MODEL_LAYERS_MAX 4096
+#define BL_MODEL_VOCABULARY_MAX (1 << 24)
+#define BL_MODEL_POSITIONS_MAX (1 << 30)
+#define BL_MODEL_IMAGE_SIZE_MAX (1 << 14)
+
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
