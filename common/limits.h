@@ -32,3 +32,8 @@
 
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
+
+/* Device. */
+#define BL_OPS_WIDE_MAX                                                                            \
+    (1 << 20) /* elements of a 16-bit matrix kept as f32: 4 MB, what a core's caches hold */
+#define BL_OPS_LOGITS_BYTES (64 << 20) /* logits at hand at a time: 128 rows of 128k entries */

@@ -68,8 +68,8 @@ struct ops_attention {
 /* One AdamW step (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2).
  */
 struct ops_adamw {
-    float lr, beta1, beta2, eps, weight_decay;
-    int64_t t; /* 1 for the first step: bias correction */
+    double lr, beta1, beta2, eps, weight_decay; /* f64: 1 - 0.999f is 1.3e-5 off */
+    int64_t t;                                  /* 1 for the first step: bias correction */
 };
 
 /* The table. `self` is always the ops. */
