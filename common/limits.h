@@ -11,6 +11,9 @@
 /* Run. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
+#define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
+#define BL_STEPS_AHEAD_MAX 64
+#define BL_WINDOW_MAX 256       /* groups a worker may hold */
 #define BL_GROUP_SLOTS_MAX 4096 /* samples of one micro-batch */
 #define BL_GLOBAL_BATCH_MAX (1 << 20)
 
@@ -21,6 +24,7 @@
 #define BL_CONFIG_BYTES_MAX (1 << 20)
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
+#define BL_JPEG_SCANS_MAX 100 /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 
 /* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */

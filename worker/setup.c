@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "common/size.h"
-#include "common/tokenizer.h"
 
 struct captioner_options setup_captioner(const struct config *c, int32_t bos_id)
 {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/config.h"
+#include "common/tokenizer.h"
 #include "worker/engine.h"
 
 /* Strings in the results are borrowed from config. bos_id: what the tokenizer puts in front of a
