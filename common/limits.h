@@ -19,9 +19,13 @@
 #define BL_SAFETENSORS_HEADER_MAX (100 << 20) /* the format's own limit */
 #define BL_TENSOR_DIMS_MAX 8
 #define BL_CONFIG_BYTES_MAX (1 << 20)
+#define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
+#define BL_CONFIG_LIST_MAX 256 /* caption columns, or patterns, of a configuration */
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
+#define BL_CAPTION_TOKENS_MAX                                                                      \
+    (1 << 14) /* ids of one caption: beyond any caption, and a wire slot stays small */
