@@ -22,6 +22,8 @@
 #define BL_SAFETENSORS_HEADER_MAX (100 << 20) /* the format's own limit */
 #define BL_TENSOR_DIMS_MAX 8
 #define BL_CONFIG_BYTES_MAX (1 << 20)
+#define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
+#define BL_CONFIG_LIST_MAX 256 /* caption columns, or patterns, of a configuration */
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_JPEG_SCANS_MAX 100 /* encoders write about 10; each costs a pass over the picture */
@@ -41,3 +43,5 @@
 #define BL_OPS_WIDE_MAX                                                                            \
     (1 << 20) /* elements of a 16-bit matrix kept as f32: 4 MB, what a core's caches hold */
 #define BL_OPS_LOGITS_BYTES (64 << 20) /* logits at hand at a time: 128 rows of 128k entries */
+#define BL_CAPTION_TOKENS_MAX                                                                      \
+    (1 << 14) /* ids of one caption: beyond any caption, and a wire slot stays small */
