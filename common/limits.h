@@ -11,6 +11,9 @@
 /* Run. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
+#define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
+#define BL_STEPS_AHEAD_MAX 64
+#define BL_WINDOW_MAX 256       /* groups a worker may hold */
 #define BL_GROUP_SLOTS_MAX 4096 /* samples of one micro-batch */
 #define BL_GLOBAL_BATCH_MAX (1 << 20)
 

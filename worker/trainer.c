@@ -206,9 +206,7 @@ int trainer_digest(struct trainer *t, uint8_t ret[32], struct bl_error *err)
     return t->ops->sync(t->ops, err);
 }
 
-/* -- a step
- * ------------------------------------------------------------------------------------------------------
- */
+/* -- a step -- */
 
 int trainer_begin(struct trainer *t, struct bl_error *err)
 {
