@@ -3,8 +3,8 @@
 
 /* Wire. */
 #define BL_PROTOCOL_VERSION 1
-#define BL_HEADER_BYTES_MAX                                                                        \
-    (64 * 1024)                      /* a protobuf header frame: amplification stays under 4 MB */
+#define BL_HEADER_BYTES_MAX (256 * 1024) /* one protobuf message: a batch header of BL_GROUP_SLOTS_MAX slots */
+#define BL_HEADER_MEMORY_MAX (16 << 20) /* what unpacking one may allocate: 60 times its size, the worst case */
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
 
