@@ -24,6 +24,10 @@
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
+#define BL_METADATA_LINE_MAX (16 << 20) /* one line of metadata.jsonl, one record of a CSV */
+#define BL_CSV_FIELDS_MAX 4096          /* of one record */
+#define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
+#define BL_FOLDER_DEPTH_MAX 32
 
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
