@@ -29,6 +29,13 @@
 #define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
 #define BL_FOLDER_DEPTH_MAX 32
 
+/* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
+#define BL_MODEL_WIDTH_MAX (1 << 20)
+#define BL_MODEL_LAYERS_MAX 4096
+#define BL_MODEL_VOCABULARY_MAX (1 << 24)
+#define BL_MODEL_POSITIONS_MAX (1 << 30)
+#define BL_MODEL_IMAGE_SIZE_MAX (1 << 14)
+
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
 #define BL_CAPTION_TOKENS_MAX                                                                      \
