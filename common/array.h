@@ -28,7 +28,7 @@ static inline bool bl_grow(void *items, size_t *capacity, size_t need, size_t el
     return true;
 }
 
-/* Bytes that are only added to. Zero-initialise; free data when done. */
+/* Bytes that are only added to. Zero-initialise; release when done. */
 struct bl_bytes {
     char *data;
     size_t size, capacity;
@@ -44,3 +44,9 @@ static inline bool bl_bytes_add(struct bl_bytes *bytes, const void *data, size_t
     bytes->size = need;
     return true;
 }
+static inline void bl_bytes_release(struct bl_bytes *bytes)
+{
+    free(bytes->data);
+    *bytes = (struct bl_bytes){0};
+}
+#define bl_autobytes __attribute__((cleanup(bl_bytes_release)))
