@@ -28,6 +28,10 @@
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_JPEG_SCANS_MAX 100 /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
+#define BL_METADATA_LINE_MAX (16 << 20) /* one line of metadata.jsonl, one record of a CSV */
+#define BL_CSV_FIELDS_MAX 4096          /* of one record */
+#define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
+#define BL_FOLDER_DEPTH_MAX 32
 
 /* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
 #define BL_MODEL_WIDTH_MAX (1 << 20)
