@@ -31,4 +31,5 @@
 #define BL_MODEL_IMAGE_SIZE_MAX (1 << 14)
 
 /* Text. */
-#define BL_TOKENS_MAX (1 << 20) /* ids of one string */
+#define BL_TEXT_BYTES_MAX (4 << 20) /* one string to tokenize; places in it fit 32 bits */
+#define BL_TOKENS_MAX (1 << 20)     /* ids of one string */
