@@ -7,7 +7,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/image.h"
+#include "loader/image.h"
 #include "common/limits.h"
 #include "worker/setup.h"
 
