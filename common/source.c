@@ -361,6 +361,12 @@ void source_candidate(const struct source *source, uint64_t id, uint64_t i,
     *ret = (struct source_candidate){source->text.data + c->text, c->size, c->column};
 }
 
+int source_where(const struct source *source, const struct source_sample *sample,
+                 struct bl_error *err)
+{
+    return source_error_at(err, source->folder, sample->file, sample->line);
+}
+
 const uint8_t *source_fingerprint(const struct source *source)
 {
     return source->fingerprint;

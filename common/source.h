@@ -37,5 +37,8 @@ void source_get(const struct source *source, uint64_t id, struct source_sample *
 /* Candidate i of sample id. The text is NUL-terminated. */
 void source_candidate(const struct source *source, uint64_t id, uint64_t i,
                       struct source_candidate *ret);
+/* Names the sample's place, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
+int source_where(const struct source *source, const struct source_sample *sample,
+                 struct bl_error *err);
 /* SHA-256 over kind, image paths, columns and captions; not over the images' content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);

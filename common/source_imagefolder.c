@@ -2,13 +2,13 @@
  * line with a file_name below the metadata's own folder. */
 #include "common/source_build.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/json.h"
 #include "common/limits.h"
 
 /* The metadata file that is being read. */
@@ -41,19 +41,10 @@ static int add_image(const struct metadata *m, const char *file_name, struct bl_
 
 /* -- metadata.jsonl --------------------------------------------------------------------------- */
 
-static const char *json_words(const json_t *value)
-{
-    static const char *const words[] = {
-        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list",  [JSON_STRING] = "a text",
-        [JSON_INTEGER] = "a number", [JSON_REAL] = "a number", [JSON_TRUE] = "true",
-        [JSON_FALSE] = "false",      [JSON_NULL] = "null"};
-    return value ? words[json_typeof(value)] : "nothing";
-}
-
 static int fail_type(struct bl_error *err, const char *key, const char *expected,
                      const json_t *found)
 {
-    bl_fail(err, BL_EFORMAT, "expected %s, found %s", expected, json_words(found));
+    bl_json_fail(found, expected, err);
     return bl_error_key(err, "%.100s", key);
 }
 
@@ -84,7 +75,7 @@ static int add_captions(struct source *source, size_t column, const json_t *valu
 static int read_object(const struct metadata *m, json_t *line, struct bl_error *err)
 {
     if (!json_is_object(line))
-        return bl_fail(err, BL_EFORMAT, "expected an object, found %s", json_words(line));
+        return bl_json_fail(line, "an object", err);
     const json_t *file_name = json_object_get(line, "file_name");
     if (!json_is_string(file_name))
         return fail_type(err, "file_name", "a text", file_name);
@@ -95,11 +86,6 @@ static int read_object(const struct metadata *m, json_t *line, struct bl_error *
     for (size_t i = 0; i < m->source->column_count; i++)
         BL_TRY(add_captions(m->source, i, json_object_get(line, m->source->columns[i]), err));
     return 0;
-}
-
-static void json_free_at(json_t **json)
-{
-    json_decref(*json);
 }
 
 static bool is_blank(const char *text, size_t size)
@@ -119,8 +105,7 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
     if (is_blank(text, size))
         return 0;
     json_error_t json_err;
-    __attribute__((cleanup(json_free_at))) json_t *line =
-        json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    bl_autojson json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
     if (!line)
         return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
     return read_object(m, line, err);
