@@ -6,6 +6,10 @@
  */
 #pragma once
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* name, exit code of a program that ends with it, meaning */
 #define BL_ERROR_CODES(X)                                                                          \
     X(USAGE, 2, "the command line is wrong")                                                       \
@@ -81,6 +85,11 @@ const char *bl_error_name(int code);
         if (__builtin_expect(!(bl_a_ op bl_b_), 0))                                                \
             bl_assert_failed_cmp(#a " " #op " " #b, bl_a_, bl_b_, __FILE__, __LINE__, __func__);   \
     } while (0)
-_Noreturn void bl_assert_failed(const char *cond, const char *file, int line, const char *func);
-_Noreturn void bl_assert_failed_cmp(const char *cond, long long a, long long b, const char *file,
-                                    int line, const char *func);
+__attribute__((noreturn)) void bl_assert_failed(const char *cond, const char *file, int line,
+                                                const char *func);
+__attribute__((noreturn)) void bl_assert_failed_cmp(const char *cond, long long a, long long b,
+                                                    const char *file, int line, const char *func);
+
+#ifdef __cplusplus
+}
+#endif

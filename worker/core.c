@@ -101,7 +101,7 @@ struct worker {
 
 static struct worker_action *act(struct worker *w, enum worker_action_type type)
 {
-    BL_ASSERT_CMP(w->actions.count, <, sizeof w->actions.list / sizeof *w->actions.list);
+    BL_ASSERT_CMP(w->actions.count, <, w->actions.capacity);
     struct worker_action *action = &w->actions.list[w->actions.count++];
     *action = (struct worker_action){.type = type, .link = w->link, .generation = w->generation};
     return action;
@@ -541,9 +541,12 @@ static void on_failed(struct worker *w, const struct worker_event *e)
 static void on_aborted(struct worker *w, const struct worker_event *e)
 {
     w->engaged = false;
-    for (uint32_t slot = 0; slot < w->plan.window; slot++)
+    for (uint32_t slot = 0; slot < w->plan.window; slot++) {
+        if (w->buffers[slot].state == BUFFER_FREE)
+            continue;
+        fill_group(w, act(w, WORKER_ACTION_RELEASE), slot);
         w->buffers[slot].state = BUFFER_FREE;
-    act(w, WORKER_ACTION_RELEASE_ALL);
+    }
     if (w->snapshot == SNAPSHOT_TAKING || w->snapshot == SNAPSHOT_HELD)
         drop_snapshot(w);
     if (w->leaving) {
@@ -671,19 +674,24 @@ const struct worker_actions *worker_start(struct worker *w, uint64_t now_ms)
 int worker_new(const struct worker_config *config, struct worker **ret_worker, struct bl_error *err)
 {
     BL_ASSERT(config->incarnation != 0);
-    struct worker *w = calloc(1, sizeof *w);
+    bl_auto(worker) struct worker *w = calloc(1, sizeof *w);
     if (!w)
+        return bl_fail(err, BL_ENOMEM, "worker: no memory");
+    /* All buffers released in one event, and a few more. */
+    w->actions.capacity = BL_WINDOW_MAX + 16;
+    w->actions.list = calloc(w->actions.capacity, sizeof *w->actions.list);
+    if (!w->actions.list)
         return bl_fail(err, BL_ENOMEM, "worker: no memory");
     w->config = *config;
     w->timing = bl_timing_of(config->patience_ms);
     w->applied_step = -1;
-    *ret_worker = w;
+    *ret_worker = bl_take(&w);
     return 0;
 }
 
 int worker_set_plan(struct worker *w, const struct bl_plan *plan, struct bl_error *err)
 {
-    BL_ASSERT(!w->engaged);
+    BL_ASSERT(!w->engaged && plan->window <= BL_WINDOW_MAX);
     struct buffer *buffers = calloc(plan->window, sizeof *buffers);
     uint8_t *validated = calloc((size_t)bl_plan_groups(plan, BL_KIND_VALIDATE) + 1, 1);
     if (!buffers || !validated) {
@@ -705,6 +713,7 @@ void worker_free(struct worker **worker)
     struct worker *w = *worker;
     if (!w)
         return;
+    free(w->actions.list);
     free(w->buffers);
     free(w->validated);
     free(w);

@@ -5,8 +5,7 @@
  *          All but ABORT run in order; ABORT makes the running one return soon, discards the queued
  *          ones, and its ABORTED comes after every other completion. A step is applied or not,
  *          never half: an abort in mid-apply finishes the apply.
- * Buffers  a group that is kept stays in the loop's buffer `slot` (< plan.window) until RELEASE or
- *          RELEASE_ALL.
+ * Buffers  a group that is kept stays in the loop's buffer `slot` (< plan.window) until RELEASE.
  * Link     one connection to the coordinator; CONNECT makes a new one and ends the older. */
 #pragma once
 
@@ -133,7 +132,6 @@ struct worker_event {
     X(KEEP, "the data being handled stays in buffer slot")                                         \
     X(DROP, "forget the data being handled")                                                       \
     X(RELEASE, "buffer slot is free")                                                              \
-    X(RELEASE_ALL, "every buffer is free")                                                         \
     X(FORM, "engine: communicator of world ranks, then the state; FORMED or FAILED follows")       \
     X(HAND_ON, "engine: the Rendezvous being handled")                                             \
     X(COMPUTE, "engine: forward and backward (or validation) of slot; COMPUTED or FAILED")         \
@@ -195,8 +193,8 @@ struct worker_action {
 };
 
 struct worker_actions {
-    uint32_t count;
-    struct worker_action list[16];
+    uint32_t count, capacity;
+    struct worker_action *list;
 };
 
 struct worker_config {

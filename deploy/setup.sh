@@ -1,0 +1,25 @@
+#!/bin/sh
+# deploy/setup.sh - installs the Debian packages that building and testing BLIPren needs and that are missing here.
+# Nothing else on the system is touched. Root, or a user with sudo.
+set -eu
+packages="gcc g++ meson ninja-build pkg-config libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libpng-dev
+libjpeg62-turbo-dev libwebp-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libdnnl-dev libgloo-dev
+libhiredis-dev libsodium-dev libcmocka-dev"
+missing=""
+for package in $packages; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+as_root=""
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "deploy/setup.sh: packages are missing:$missing; run this as root, or install sudo" >&2
+        exit 1
+    }
+    as_root=sudo
+fi
+echo "installing:$missing" >&2
+$as_root apt-get update -q >&2
+# shellcheck disable=SC2086  # the list is meant to be split
+DEBIAN_FRONTEND=noninteractive $as_root apt-get install -q -y --no-install-recommends $missing >&2

@@ -1,0 +1,60 @@
+/* worker/comm/comm.h - the collectives of one generation of workers. comm/gloo.cc implements them
+ * for CPUs; NCCL will fill the same functions. Who is a member is the coordinator's business.
+ *
+ * Threads    one thread (the engine's) calls open … free; deliver and abort may come from any
+ * thread meanwhile. Order      every rank begins the same collectives in the same order. They run
+ * in that order on a thread of their own, while the caller goes on computing; wait() returns when
+ * all of them are done. Bits       each element is summed once, in ring order, and then copied: all
+ * ranks hold the same bits. Integer sums have the same bits for any number of ranks too. Errors a
+ * lost or silent peer, or abort(), fails the collective under way and all later ones with
+ * -BL_EPEER; the buffers are then undefined and the communicator can only be freed.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct comm;
+
+enum comm_type { COMM_F32, COMM_I64 };
+
+struct comm_options {
+    int rank, world;
+    const char *host; /* address to bind: the network interface of this worker */
+    int connect_ms;   /* until every peer must have appeared in the store */
+    int silence_ms;   /* a peer silent for so long within a collective is lost */
+    /* Publishes an entry of the rendezvous store to every rank, this one included; called inside
+     * comm_connect. */
+    void (*publish)(void *context, const char *key, const void *value, size_t size);
+    void *context;
+};
+
+/* Only makes the object. *ret is the caller's (comm_free). */
+int comm_open(const struct comm_options *options, struct comm **ret, struct bl_error *err);
+/* An entry of the store arrived. Copies. Any thread. */
+void comm_deliver(struct comm *comm, const char *key, const void *value, size_t size);
+/* Blocks until all ranks are connected with each other. World 1 returns at once. */
+int comm_connect(struct comm *comm, struct bl_error *err);
+
+/* data[count] += that of all other ranks, in place. Returns at once; data stays the communicator's
+ * until comm_wait. */
+void comm_allreduce(struct comm *comm, void *data, int64_t count, enum comm_type type);
+/* data[bytes] of rank `root` to all. Returns at once, as above. */
+void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
+/* Waits for everything begun. */
+int comm_wait(struct comm *comm, struct bl_error *err);
+
+/* Wakes whoever waits here; every collective fails from now on. Any thread, any number of times. */
+void comm_abort(struct comm *comm);
+/* Aborts, joins the thread, closes the connections. NULL is fine; sets *comm to NULL. */
+void comm_free(struct comm **comm);
+
+#ifdef __cplusplus
+}
+#endif

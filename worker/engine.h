@@ -1,0 +1,105 @@
+/* worker/engine.h - the thread that computes. The loop gives it commands and takes its events; they
+ * share nothing else. worker/core.h decides what is commanded; the words here are its actions and
+ * events.
+ *
+ * Commands run in order. engine_abort makes the one under way return soon and drops the queued ones
+ * of its generation and older ones; its ABORTED comes after every other completion. A step is
+ * applied or not, never half.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/checkpoint.h"
+#include "common/config.h"
+#include "worker/batch.h"
+#include "worker/trainer.h"
+
+struct engine;
+
+struct engine_options {
+    const struct config *config;  /* borrowed for the engine's life */
+    const char *data_fingerprint; /* borrowed */
+    int threads;                  /* 0: all cores */
+    const char *comm_host;        /* borrowed: address of this worker's network interface */
+    int patience_ms;
+    /* Called inside FORM, from the engine's thread: an entry for every rank's rendezvous store. */
+    void (*publish)(void *context, uint64_t generation, const char *key, const void *value,
+                    size_t size);
+    /* Called from the engine's threads when there is an event. */
+    void (*wake)(void *context);
+    void *context;
+};
+
+enum engine_event_kind {
+    ENGINE_OPENED,   /* models are loaded */
+    ENGINE_FORMED,   /* communicator stands and the state is in place: digest */
+    ENGINE_COMPUTED, /* the batch of `slot` is consumed; of a validation group: validation */
+    ENGINE_APPLIED,  /* report */
+    ENGINE_SNAPPED,  /* the state after `step` steps is copied */
+    ENGINE_FAILED,   /* the communicator failed: error says how */
+    ENGINE_ABORTED,  /* applied_step (-1: no state), digest */
+    ENGINE_WRITTEN,  /* the snapshot is whole on disk, or error says why not */
+    ENGINE_BROKEN,   /* this worker cannot go on: error */
+};
+
+struct engine_caption {
+    uint64_t sample;
+    char *text; /* owned */
+    bool ended;
+};
+
+struct engine_validation {
+    double nll, shuffled_nll, paired_nll;
+    int64_t tokens, correct, shuffled_tokens, images;
+    int caption_count;
+    struct engine_caption *captions;      /* owned */
+    double weight[CAPTIONER_EXPERTS_MAX]; /* moe: routing weights summed over the images */
+};
+
+struct engine_event {
+    enum engine_event_kind kind;
+    uint64_t generation, step;
+    uint32_t slot;
+    int64_t applied_step;
+    uint8_t digest[32];
+    struct trainer_report report;
+    struct engine_validation validation;
+    struct bl_error error;
+};
+void engine_event_release(struct engine_event *event);
+
+/* Starts the thread, which loads the models and then posts ENGINE_OPENED or ENGINE_BROKEN. *ret is
+ * the caller's. */
+int engine_open(const struct engine_options *options, struct engine **ret, struct bl_error *err);
+/* Aborts, waits for a write under way, joins. */
+void engine_close(struct engine **engine);
+
+/* A new generation's communicator; then the state: from rank `source`, or (-1) from `checkpoint`,
+ * or ("") fresh. have_state: this worker's state is the source's already, so a broadcast that
+ * breaks off cannot spoil it. */
+void engine_form(struct engine *engine, uint64_t generation, int rank, int world, int source,
+                 bool have_state, const char *checkpoint);
+/* An entry of the rendezvous store, for the generation being formed. */
+void engine_deliver(struct engine *engine, uint64_t generation, const char *key, const void *value,
+                    size_t size);
+/* Forward and backward, or validation. The batch is borrowed until COMPUTED or ABORTED. `last`: of
+ * this rank's groups of the step, so that its buckets may be reduced as they come. */
+void engine_compute(struct engine *engine, uint64_t generation, uint32_t slot,
+                    const struct batch *batch, bool last);
+/* All of this rank's groups of the step were computed: reduce and apply. */
+void engine_reduce(struct engine *engine, uint64_t generation, uint64_t step);
+/* Copies the state, which must be that after `step` steps. There is one copy at a time. */
+void engine_snapshot(struct engine *engine, uint64_t generation, uint64_t step);
+/* Writes the copy as a checkpoint folder, on a thread of its own, and lets it go. */
+void engine_write(struct engine *engine, const char *folder);
+/* Lets the copy go. */
+void engine_discard(struct engine *engine);
+void engine_abort(struct engine *engine, uint64_t generation);
+
+/* The next event; false when there is none. The caller releases it. */
+bool engine_next(struct engine *engine, struct engine_event *ret);
+/* What the thread is doing, for heartbeats: "load", "train", "validate", "idle"; waiting: "data",
+ * "all-reduce", "". */
+void engine_phase(struct engine *engine, const char **ret_phase, const char **ret_waiting);
