@@ -7,7 +7,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/image.h"
+#include "loader/image.h"
 #include "common/limits.h"
 #include "worker/setup.h"
 
@@ -72,11 +72,9 @@ static int open_all(const struct inference_options *o, struct inference *in, str
         use_folder(&in->config->vision.path, o->vision, in->state.vision_sha256, "--vision", err));
     BL_TRY(use_folder(&in->config->llm.path, o->llm, in->state.llm_sha256, "--llm", err));
     BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
-    size_t bos_count;
-    const int32_t *bos = tokenizer_bos(in->tokenizer, &bos_count);
     enum ops_precision precision = o->precision_given ? o->precision : setup_precision(in->config);
     BL_TRY(ops_cpu_open(precision, o->threads, &in->ops, err));
-    struct captioner_options options = setup_captioner(in->config, bos_count ? bos[0] : -1);
+    struct captioner_options options = setup_captioner(in->config, setup_bos(in->tokenizer));
     BL_TRY(captioner_open(in->ops, &options, &in->captioner, err));
     return load_weights(in, o, err);
 }

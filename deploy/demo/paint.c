@@ -126,42 +126,85 @@ static bool cell_allowed(enum relation relation, int g, int column, int row)
     return relation == NO_RELATION || first_half == group_first;
 }
 
-/* Draws `count` cells of the group's part, without repetition; ret_cells[i] = row * SCENE_CELLS +
- * column. */
-static void draw_cells(struct draw *draw, enum relation relation, int g, int count, int *ret_cells)
+/* The cells of a scene's objects, by group. */
+struct layout {
+    int cells[SCENE_GROUPS_MAX][SCENE_COUNT_MAX]; /* row * SCENE_CELLS + column */
+};
+
+/* Draws the cells of group g in its part of the image, without repetition. */
+static void draw_cells(struct draw *draw, const struct scene *scene, int g, struct layout *layout)
 {
     int free_cells[SCENE_CELLS * SCENE_CELLS], free_count = 0;
     for (int cell = 0; cell < SCENE_CELLS * SCENE_CELLS; cell++)
-        if (cell_allowed(relation, g, cell % SCENE_CELLS, cell / SCENE_CELLS))
+        if (cell_allowed(scene->relation, g, cell % SCENE_CELLS, cell / SCENE_CELLS))
             free_cells[free_count++] = cell;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < scene->groups[g].count; i++) {
         int pick = draw_below(draw, free_count);
-        ret_cells[i] = free_cells[pick];
+        layout->cells[g][i] = free_cells[pick];
         free_cells[pick] = free_cells[--free_count];
     }
+}
+
+/* The column of a group's cell or, where the groups lie side by side, its row: what must not part
+ * them too. */
+static int cross_place(const struct scene *scene, int cell)
+{
+    bool beside = scene->relation == LEFT_OF || scene->relation == RIGHT_OF;
+    return beside ? cell / SCENE_CELLS : cell % SCENE_CELLS;
+}
+
+/* Whether another relation holds as well as the scene's: left of, say, where it says above. */
+static bool layout_ambiguous(const struct scene *scene, const struct layout *layout)
+{
+    int low[SCENE_GROUPS_MAX], high[SCENE_GROUPS_MAX];
+    if (scene->relation == NO_RELATION)
+        return false;
+    for (int g = 0; g < SCENE_GROUPS_MAX; g++) {
+        low[g] = SCENE_CELLS;
+        high[g] = -1;
+        for (int i = 0; i < scene->groups[g].count; i++) {
+            int place = cross_place(scene, layout->cells[g][i]);
+            low[g] = place < low[g] ? place : low[g];
+            high[g] = place > high[g] ? place : high[g];
+        }
+    }
+    return high[0] < low[1] || high[1] < low[0];
+}
+
+static void draw_layout(struct draw *draw, const struct scene *scene, struct layout *ret_layout)
+{
+    do
+        for (int g = 0; g < scene->group_count; g++)
+            draw_cells(draw, scene, g, ret_layout);
+    while (layout_ambiguous(scene, ret_layout));
+}
+
+/* An object of the group somewhere in the cell. */
+static struct object draw_object(struct draw *draw, const struct group *group, int cell)
+{
+    struct object object = {.shape = group->shape};
+    object.radius = draw_between(draw, radius_low[group->size], radius_high[group->size]);
+    double play = CELL_PIXELS / 2.0 - 0.6 - object.radius;
+    object.x = (cell % SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(draw, -play, play);
+    object.y = (cell / SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(draw, -play, play);
+    return object;
 }
 
 void scene_paint(const struct scene *scene, uint64_t seed, uint64_t index, uint8_t *ret_rgb,
                  uint8_t *ret_owner)
 {
     struct draw draw = draw_start(seed, index, PURPOSE_PAINT);
+    struct layout layout;
     memset(ret_owner, 0, SCENE_PIXELS * SCENE_PIXELS);
     paint_background(scene, &draw, ret_rgb);
+    draw_layout(&draw, scene, &layout);
     for (int g = 0; g < scene->group_count; g++) {
         const struct group *group = &scene->groups[g];
         struct rgb colour = colour_values[group->colour];
         double shade = draw_between(&draw, 0.92, 1.04);
         colour = (struct rgb){colour.r * shade, colour.g * shade, colour.b * shade};
-        int cells[SCENE_COUNT_MAX];
-        draw_cells(&draw, scene->relation, g, group->count, cells);
         for (int i = 0; i < group->count; i++) {
-            struct object object = {.shape = group->shape};
-            object.radius = draw_between(&draw, radius_low[group->size], radius_high[group->size]);
-            double play = CELL_PIXELS / 2.0 - 0.6 - object.radius;
-            object.x =
-                (cells[i] % SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(&draw, -play, play);
-            object.y =
-                (cells[i] / SCENE_CELLS + 0.5) * CELL_PIXELS + draw_between(&draw, -play, play);
+            struct object object = draw_object(&draw, group, layout.cells[g][i]);
             paint_object(&object, colour, (uint8_t)(g + 1), ret_rgb, ret_owner);
         }
     }

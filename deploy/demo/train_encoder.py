@@ -27,7 +27,8 @@ WIDTH = 128
 PATCH_HEADS = {"colour": 7, "shape": 5, "size": 2, "count": 4, "side": 5, "texture": 4, "tone": 4}
 POOLED_HEADS = {"texture": 4, "tone": 4, "relation": 5, "objects": 8}
 OTHER_SIDE = [0, 2, 1, 4, 3]  # of the relation of the first group: the relation of the second
-WEIGHTS = {"count": 2.0, "texture": 0.2, "tone": 0.2}
+FIXED_SCALE = 1.5
+WEIGHTS = {"count": 2.0, "texture": 0.5, "tone": 0.5}
 
 
 def stream(program, split, seed, images, batch):
@@ -78,16 +79,30 @@ def sine_positions():
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], 1) * 0.5
 
 
+def heads_of(sizes, fixed):
+    """One classifier per label. Fixed ones are orthonormal directions times FIXED_SCALE: since they cannot grow, every
+    label has to take its share of the features' variance, and a captioner then finds rare and common ones alike."""
+    heads = torch.nn.ModuleDict({k: torch.nn.Linear(WIDTH, n, bias=not fixed) for k, n in sizes.items()})
+    if fixed:
+        directions = torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0].split([*sizes.values(), WIDTH - sum(sizes.values())])
+        for head, rows in zip(heads.values(), directions):
+            head.weight = torch.nn.Parameter(FIXED_SCALE * rows, requires_grad=False)
+    return heads
+
+
 class Trainee(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, start=None):
         super().__init__()
         config = SiglipVisionConfig(hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=3,
                                     num_attention_heads=4, image_size=PIXELS, patch_size=PATCH)
-        self.vision = SiglipVisionModel(config)
-        embeddings = next(m for n, m in self.vision.named_modules() if n.endswith("embeddings"))
-        embeddings.position_embedding.weight.data.copy_(sine_positions())
-        self.patch_heads = torch.nn.ModuleDict({k: torch.nn.Linear(WIDTH, n) for k, n in PATCH_HEADS.items()})
-        self.pooled_heads = torch.nn.ModuleDict({k: torch.nn.Linear(WIDTH, n) for k, n in POOLED_HEADS.items()})
+        if start:
+            self.vision = SiglipVisionModel.from_pretrained(start, dtype=torch.float32)
+        else:
+            self.vision = SiglipVisionModel(config)
+            embeddings = next(m for n, m in self.vision.named_modules() if n.endswith("embeddings"))
+            embeddings.position_embedding.weight.data.copy_(sine_positions())
+        self.patch_heads = heads_of(PATCH_HEADS, fixed=start is not None)
+        self.pooled_heads = heads_of(POOLED_HEADS, fixed=start is not None)
 
     def forward(self, pixels):
         out = self.vision(pixel_values=pixels)
@@ -129,6 +144,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--scenes", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--start", metavar="DIR", help="an encoder to go on from, with fixed classifiers")
     parser.add_argument("--images", type=int, default=240000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -137,7 +153,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    model = Trainee()
+    model = Trainee(args.start)
     print("parameters", sum(p.numel() for p in model.vision.parameters()), flush=True)
     steps = args.images // args.batch
     optimizer = torch.optim.AdamW(model.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=0.02)
@@ -157,10 +173,12 @@ def main():
         if step % 100 == 0:
             print(f"step {step}/{steps} loss {running / 100:.3f} seconds {time.time() - start:.0f}", flush=True)
             running = 0.0
-        if step % 1000 == 0:
+        if step % 500 == 0:
             save(model, args.out)
             print({k: round(v, 3) for k, v in accuracy(model, args.scenes, 500).items()}, flush=True)
+    model.vision.to(torch.bfloat16)
     save(model, args.out)
+    model.vision.to(torch.float32)
     print("final", {k: round(v, 4) for k, v in accuracy(model, args.scenes, 4000).items()})
 
 

@@ -176,6 +176,42 @@ static void as_many_separate_objects_are_painted_as_the_facts_say(void **state)
     }
 }
 
+/* Whether all pixels of group `a` lie before all of group `b` along x (step 1) or y (step
+ * SCENE_PIXELS). */
+static bool lies_before(const uint8_t *owner, uint8_t a, uint8_t b, int step)
+{
+    int last_a = -1, first_b = SCENE_PIXELS;
+    for (int i = 0; i < SCENE_PIXELS * SCENE_PIXELS; i++) {
+        int place = step == 1 ? i % SCENE_PIXELS : i / SCENE_PIXELS;
+        if (owner[i] == a && place > last_a)
+            last_a = place;
+        if (owner[i] == b && place < first_b)
+            first_b = place;
+    }
+    return last_a < first_b;
+}
+
+static void the_relation_is_seen_in_the_picture(void **state)
+{
+    (void)state;
+    static uint8_t rgb[SCENE_PIXELS * SCENE_PIXELS * 3], owner[SCENE_PIXELS * SCENE_PIXELS];
+    for (uint64_t i = 0; i < 1000; i++) {
+        struct scene scene;
+        scene_draw(&scene, SEED, i, TRAIN);
+        scene_paint(&scene, SEED, i, rgb, owner);
+        if (scene.group_count == 1)
+            continue;
+        if (scene.relation == LEFT_OF)
+            assert_true(lies_before(owner, 1, 2, 1));
+        if (scene.relation == RIGHT_OF)
+            assert_true(lies_before(owner, 2, 1, 1));
+        if (scene.relation == ABOVE)
+            assert_true(lies_before(owner, 1, 2, SCENE_PIXELS));
+        if (scene.relation == BELOW)
+            assert_true(lies_before(owner, 2, 1, SCENE_PIXELS));
+    }
+}
+
 static void groups_may_come_in_any_order(void **state)
 {
     (void)state;
@@ -308,6 +344,7 @@ int main(void)
         cmocka_unit_test(groups_stand_in_the_order_of_colours_and_never_share_one),
         cmocka_unit_test(the_same_seed_paints_the_same_pixels),
         cmocka_unit_test(as_many_separate_objects_are_painted_as_the_facts_say),
+        cmocka_unit_test(the_relation_is_seen_in_the_picture),
         cmocka_unit_test(groups_may_come_in_any_order),
         cmocka_unit_test(a_missing_or_extra_or_doubled_group_is_wrong),
         cmocka_unit_test(each_of_count_colour_and_shape_must_be_right),

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/limits.h"
+
 enum { CACHE_LINE = 64 };
 
 void *cpu_alloc(size_t bytes)
@@ -138,6 +140,8 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
     if (!cpu)
         return bl_fail(err, BL_ENOMEM, "no memory for the CPU backend");
     cpu->isa = options->isa;
+    cpu->serial_work = options->serial_work;
+    cpu->wide_max = options->wide_max;
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
     snprintf(cpu->name, sizeof cpu->name, "cpu: %s, %s", isas[options->isa].name,
              options->precision == OPS_F32 ? "f32" : "bf16");
@@ -162,7 +166,11 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
 
 int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, struct bl_error *err)
 {
-    struct cpu_options options = {precision, threads, cpu_isa_best()};
+    const struct cpu_options options = {.precision = precision,
+                                        .threads = threads,
+                                        .isa = cpu_isa_best(),
+                                        .serial_work = CPU_SERIAL_WORK,
+                                        .wide_max = BL_OPS_WIDE_MAX};
     return cpu_open(&options, ret, err);
 }
 

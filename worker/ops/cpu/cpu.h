@@ -26,6 +26,7 @@ struct cpu {
     struct ops ops; /* first: every operation's self is the struct cpu */
     enum cpu_isa isa;
     int threads;
+    int64_t serial_work, wide_max; /* see struct cpu_options */
     char name[64];
     struct bl_error failure; /* the first one; sticks */
     struct {
@@ -61,9 +62,10 @@ void *cpu_alloc(size_t bytes);
 
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */
+enum { CPU_SERIAL_WORK = 1 << 17 };
 static inline int cpu_threads(const struct cpu *cpu, int64_t work)
 {
-    return work < 1 << 17 ? 1 : cpu->threads;
+    return work < cpu->serial_work ? 1 : cpu->threads;
 }
 
 /* R rows in at most 64 blocks of equal size, a function of R alone. */
@@ -98,8 +100,10 @@ void CPU_VARIANT(cpu_fill)(struct ops *table); /* all of the above */
 /* ops_cpu_open with every choice open to tests. */
 struct cpu_options {
     enum ops_precision precision;
-    int threads;      /* 0 = all cores */
-    enum cpu_isa isa; /* at most what the processor has: cpu_isa_best() */
+    int threads;         /* 0 = all cores */
+    enum cpu_isa isa;    /* at most what the processor has: cpu_isa_best() */
+    int64_t serial_work; /* operations of less stay on the caller; CPU_SERIAL_WORK */
+    int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
 };
 enum cpu_isa cpu_isa_best(void);
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err);

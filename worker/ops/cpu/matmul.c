@@ -6,7 +6,7 @@
  *            its scratch is bounded). OpenMP spreads the tiles. So an element's order of summation
  *            is the library's for a shape that R, N and K decide alone.
  * Weights    16-bit rows are widened tile by tile into a thread's scratch; a matrix of at most
- *            BL_OPS_WIDE_MAX elements once and for all.
+ *            wide_max elements (cpu.h) once and for all.
  */
 #include "worker/ops/cpu/matmul.h"
 
@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/limits.h"
 #include "worker/ops/cpu/functions.h"
 
 /* -- matrices -- */
@@ -89,7 +88,7 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     BL_ASSERT(N >= 1 && K >= 1);
     const struct cpu *cpu = cpu_of(self);
     enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
-    if (N * K <= BL_OPS_WIDE_MAX)
+    if (N * K <= cpu->wide_max)
         to = BL_F32;
     bool exact = dtype == to && (to != BL_F32 || self->precision == OPS_F32);
     bool aligned = (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0;
