@@ -48,7 +48,7 @@ static const enum rule rules[COORD_EVENT_COUNT][COORD_STATE_COUNT] = {
     RULE(VERIFIED,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(STOP,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(TICK,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
-    /* clang-format on */
+/* clang-format on */
 #undef RULE
 };
 
