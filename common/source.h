@@ -29,6 +29,9 @@ struct source_sample {
  * no line has are errors with file and line. *ret is the caller's (source_free). */
 int source_open(const char *folder, enum config_format format, const char *const *columns,
                 size_t column_count, struct source **ret, struct bl_error *err);
+/* From the bytes of one metadata.jsonl or metadata.csv (fuzzing, tests). */
+int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
+                 size_t column_count, struct source **ret, struct bl_error *err);
 void source_free(struct source **source);
 
 uint64_t source_count(const struct source *source);
@@ -37,5 +40,8 @@ void source_get(const struct source *source, uint64_t id, struct source_sample *
 /* Candidate i of sample id. The text is NUL-terminated. */
 void source_candidate(const struct source *source, uint64_t id, uint64_t i,
                       struct source_candidate *ret);
+/* Names the sample's place, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
+int source_where(const struct source *source, const struct source_sample *sample,
+                 struct bl_error *err);
 /* SHA-256 over kind, image paths, columns and captions; not over the images' content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);

@@ -2,31 +2,27 @@
  * line with a file_name below the metadata's own folder. */
 #include "common/source_build.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/json.h"
 #include "common/limits.h"
 
 /* The metadata file that is being read. */
 struct metadata {
     struct source *source;
     const char *path; /* below the source's folder */
-    struct bl_map map;
+    const char *text; /* its bytes */
+    size_t size;
     uint64_t line; /* of the record at hand, from 1 */
 };
 
 static int fail_line(const struct metadata *m, struct bl_error *err)
 {
     return source_error_at(err, m->source->folder, m->path, m->line);
-}
-
-static const char *map_text(const struct metadata *m)
-{
-    return m->map.size ? (const char *)m->map.data : "";
 }
 
 /* Adds the sample of a line: file_name starts at the metadata's folder. */
@@ -41,19 +37,10 @@ static int add_image(const struct metadata *m, const char *file_name, struct bl_
 
 /* -- metadata.jsonl --------------------------------------------------------------------------- */
 
-static const char *json_words(const json_t *value)
-{
-    static const char *const words[] = {
-        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list",  [JSON_STRING] = "a text",
-        [JSON_INTEGER] = "a number", [JSON_REAL] = "a number", [JSON_TRUE] = "true",
-        [JSON_FALSE] = "false",      [JSON_NULL] = "null"};
-    return value ? words[json_typeof(value)] : "nothing";
-}
-
 static int fail_type(struct bl_error *err, const char *key, const char *expected,
                      const json_t *found)
 {
-    bl_fail(err, BL_EFORMAT, "expected %s, found %s", expected, json_words(found));
+    bl_json_fail(found, expected, err);
     return bl_error_key(err, "%.100s", key);
 }
 
@@ -84,7 +71,7 @@ static int add_captions(struct source *source, size_t column, const json_t *valu
 static int read_object(const struct metadata *m, json_t *line, struct bl_error *err)
 {
     if (!json_is_object(line))
-        return bl_fail(err, BL_EFORMAT, "expected an object, found %s", json_words(line));
+        return bl_json_fail(line, "an object", err);
     const json_t *file_name = json_object_get(line, "file_name");
     if (!json_is_string(file_name))
         return fail_type(err, "file_name", "a text", file_name);
@@ -95,11 +82,6 @@ static int read_object(const struct metadata *m, json_t *line, struct bl_error *
     for (size_t i = 0; i < m->source->column_count; i++)
         BL_TRY(add_captions(m->source, i, json_object_get(line, m->source->columns[i]), err));
     return 0;
-}
-
-static void json_free_at(json_t **json)
-{
-    json_decref(*json);
 }
 
 static bool is_blank(const char *text, size_t size)
@@ -119,8 +101,7 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
     if (is_blank(text, size))
         return 0;
     json_error_t json_err;
-    __attribute__((cleanup(json_free_at))) json_t *line =
-        json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    bl_autojson json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
     if (!line)
         return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
     return read_object(m, line, err);
@@ -128,7 +109,7 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
 
 static int read_jsonl(struct metadata *m, struct bl_error *err)
 {
-    const char *at = map_text(m), *end = at + m->map.size;
+    const char *at = m->text, *end = at + m->size;
     while (at < end) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         size_t size = (size_t)((newline ? newline : end) - at);
@@ -278,8 +259,8 @@ static int read_row(const struct metadata *m, const struct record *record,
 static int read_records(struct metadata *m, struct record *record, struct header *header,
                         struct bl_error *err)
 {
-    struct csv csv = {map_text(m), map_text(m) + m->map.size, 1};
-    if (m->map.size >= 3 && !memcmp(csv.at, "\xef\xbb\xbf", 3))
+    struct csv csv = {m->text, m->text + m->size, 1};
+    if (m->size >= 3 && !memcmp(csv.at, "\xef\xbb\xbf", 3))
         csv.at += 3; /* spreadsheets write a byte order mark */
     bool first = true;
     while (csv.at < csv.end) {
@@ -337,6 +318,13 @@ static bool has_both(const struct source_listing *listing, size_t i)
     return false;
 }
 
+int source_read_metadata(struct source *source, const char *path, const void *data, size_t size,
+                         struct bl_error *err)
+{
+    struct metadata m = {.source = source, .path = path, .text = size ? data : "", .size = size};
+    return is_csv(path) ? read_csv(&m, err) : read_jsonl(&m, err);
+}
+
 static int read_imagefolder(struct source *source, const struct source_listing *listing,
                             struct bl_error *err)
 {
@@ -344,7 +332,6 @@ static int read_imagefolder(struct source *source, const struct source_listing *
         const char *path = listing->paths[i];
         if (!is_jsonl(path) && !is_csv(path))
             continue;
-        struct metadata m = {.source = source, .path = path};
         if (is_csv(path) && has_both(listing, i)) {
             bl_fail(err, BL_EFORMAT, "found metadata.jsonl beside it");
             bl_error_remedy(err, "keep one of them");
@@ -355,10 +342,9 @@ static int read_imagefolder(struct source *source, const struct source_listing *
             full = NULL;
             return bl_fail(err, BL_ENOMEM, "out of memory");
         }
-        BL_TRY(bl_map_open(full, &m.map, err));
-        int rc = is_csv(path) ? read_csv(&m, err) : read_jsonl(&m, err);
-        bl_map_close(&m.map);
-        BL_TRY(rc);
+        bl_automap struct bl_map map = {0};
+        BL_TRY(bl_map_open(full, &map, err));
+        BL_TRY(source_read_metadata(source, path, map.data, map.size, err));
     }
     return 0;
 }

@@ -170,9 +170,9 @@ static void wrong_lines_are_named(void **state)
          "/metadata.jsonl:2: no valid JSON: ':' expected near '3'"},
         {"{\"file_name\": \"a\", \"file_name\": \"b\"}",
          "/metadata.jsonl:1: no valid JSON: duplicate object key near '\"file_name\"'"},
-        {"[1]", "/metadata.jsonl:1: expected an object, found a list"},
+        {"[1]", "/metadata.jsonl:1: expected an object, found a list of 1"},
         {"{\"text\": \"a\"}", "/metadata.jsonl:1: file_name: expected a text, found nothing"},
-        {"{\"file_name\": 1}", "/metadata.jsonl:1: file_name: expected a text, found a number"},
+        {"{\"file_name\": 1}", "/metadata.jsonl:1: file_name: expected a text, found 1"},
         {"{\"file_name\": \"../a\"}", "/metadata.jsonl:1: file_name: expected a path that stays "
                                       "below the folder, found \"../a\""},
         {"{\"file_name\": \"b/../../a\"}", "/metadata.jsonl:1: file_name: expected a path that "
@@ -183,7 +183,7 @@ static void wrong_lines_are_named(void **state)
         {"{\"file_name\": \"\"}", "/metadata.jsonl:1: file_name: expected a path that stays below "
                                   "the folder, found \"\""},
         {"{\"file_name\": \"a\", \"text\": 5}",
-         "/metadata.jsonl:1: text: expected a text or a list of texts, found a number"},
+         "/metadata.jsonl:1: text: expected a text or a list of texts, found 5"},
         {"{\"file_name\": \"a\", \"text\": [\"b\", {}]}",
          "/metadata.jsonl:1: text: expected a list of texts, found an object"},
         {"{\"file_name\": \"a\\u0000b\"}",
