@@ -6,8 +6,7 @@
  * Words    step s (0-based) turns the state after s steps into the state after s + 1. A *place* is
  *          an index into a step's global batch (or into the validation set), a *group* a run of
  *          consecutive places that one loader makes and one worker computes at once, a *generation*
- *          one membership of workers with ranks and a communicator. docs/protocol.md has the rest.
- */
+ *          one membership of workers with ranks and a communicator. More: docs/protocol.md. */
 #pragma once
 
 #include <stdbool.h>
@@ -21,14 +20,6 @@ enum bl_role { BL_ROLE_NONE = 0, BL_ROLE_WORKER = 1, BL_ROLE_LOADER = 2 };
 /* SHA-256 over the trainable state; all zero = no state. */
 struct bl_digest {
     uint8_t bytes[32];
-};
-
-/* One group of one step, and the generation whose ranks it was cut for. */
-struct bl_group {
-    uint64_t generation;
-    enum bl_kind kind;
-    uint64_t step; /* training: optimizer step; validation: steps done when validating */
-    uint32_t group;
 };
 
 struct bl_range {

@@ -10,8 +10,8 @@
  *          the loop gives to each connection and never uses twice. Messages of a link that said no
  *          Hello, or was replaced by a newer one, are counted as late and dropped.
  * Checks   the loop compares protocol version, run token, build and other texts at Hello and
- * refuses by itself; the core sees the Hellos that passed. Memory   all of it is allocated by
- * coord_new from the plan and the two limits. */
+ *          refuses by itself; the core sees the Hellos that passed.
+ * Memory   all of it is allocated by coord_new from the plan and the two limits. */
 #pragma once
 
 #include "common/cluster.h"
@@ -150,8 +150,8 @@ enum coord_record_type {
 struct coord_record {
     enum coord_record_type type;
     uint64_t generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED */
-    uint64_t step;       /* COMMIT: 0-based step; otherwise steps done. START: the plan's seed */
-    uint64_t digest;     /* COMMIT: digest of the places trained; START: of the plan */
+    uint64_t step;       /* COMMIT: 0-based step; otherwise steps done */
+    uint64_t digest;     /* COMMIT: of the places trained; START: of what the plan cannot change */
     uint32_t world;      /* GENERATION */
     uint32_t code;       /* FINISH: 0 or BL_E… */
     bool via_survivors;  /* COMMIT: known from a survivor's state, not from everyone's report */
@@ -181,6 +181,7 @@ int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *r
 #define COORD_ACTIONS(X)                                                                           \
     X(WELCOME, "send Welcome to peer")                                                             \
     X(REFUSE, "send Refuse (text, expected, found) to peer and forget the link")                   \
+    X(FORGET, "the link is dead: close it, answer nothing on it")                                  \
     X(PULSE, "send Pulse to every welcome peer")                                                   \
     X(END, "send End to peer")                                                                     \
     X(FORM, "send Form to peer")                                                                   \
@@ -310,7 +311,7 @@ const struct coord_ledger *coord_ledger(const struct coord *coord);
 const char *coord_state_name(enum coord_state state);
 const char *coord_event_name(enum coord_event_type type);
 const char *coord_action_name(enum coord_action_type type);
-/* The rule's entry for a pair, as docs/protocol.md prints it: "do", "late", "proto" or "bug". */
+/* The rule's entry for a pair, as docs/protocol.md prints it: "do", "late" or "proto". */
 const char *coord_rule_name(enum coord_state state, enum coord_event_type type);
 
 /* Asserts every invariant that can be seen from inside; for tests and the simulator. */

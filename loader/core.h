@@ -1,9 +1,9 @@
 /* loader/core.h - a loader's rules: joining, the bounded queue of orders, what is made and shipped
  * next, credit. A pure state machine like coordinator/core.h.
  *
- * Orders   each order sits in a `slot` (< capacity + jobs) from ACCEPT to its SENT; the loop keeps
- *          the order's samples and the made group there. Every order is answered by exactly one
- * Sent on the link it came by, also when it is not made (its generation ended): Sent is credit. */
+ * Orders   each order sits in a `slot` (< capacity + jobs) from ACCEPT to SENT or DISCARD; the
+ *          loop keeps the order's samples and the made group there. An order is answered by exactly
+ *          one Sent on the link it came by, also when it is not made: Sent is credit. */
 #pragma once
 
 #include "common/cluster.h"
@@ -78,8 +78,8 @@ struct loader_event {
     X(ACCEPT, "keep the Order being handled in slot")                                              \
     X(MAKE, "pool: fetch, decode and tokenize slot's samples; MADE follows")                       \
     X(SHIP, "send slot's group to its worker when the socket takes it; SHIPPED follows")           \
-    X(SENT, "send Sent for slot (with its voids if it was shipped), then the slot is free")        \
-    X(DISCARD, "slot is dead: stop shipping it, free what was made; no SHIPPED follows")           \
+    X(SENT, "slot is free: send Sent, with its voids if it was shipped, else stop shipping it")    \
+    X(DISCARD, "slot is free: stop shipping it, send nothing (the link it came by is gone)")       \
     X(GOODBYE, "send Goodbye")                                                                     \
     X(EXIT, "leave with code")
 enum loader_action_type {
@@ -96,8 +96,7 @@ struct loader_action {
     union {
         struct {
             uint32_t slot;
-            bool shipped; /* SENT: false = its generation ended before */
-            bool silent;  /* SENT: the link it came by is gone: free the slot, send nothing */
+            bool shipped; /* SENT: false = its generation ended before; no SHIPPED follows */
             enum bl_kind kind;
             uint64_t step;
             uint32_t group;

@@ -4,9 +4,9 @@
  * Engine   the loop gives FORM, COMPUTE, REDUCE, SNAPSHOT and ABORT to the compute thread's queue.
  *          All but ABORT run in order; ABORT makes the running one return soon, discards the queued
  *          ones, and its ABORTED comes after every other completion. A step is applied or not,
- * never half: an abort in mid-apply finishes the apply. Buffers  a group that is kept stays in the
- * loop's buffer `slot` (< plan.window) until RELEASE. Coordinator  one `link` = one connection;
- * CONNECT makes a new one and invalidates the older. */
+ *          never half: an abort in mid-apply finishes the apply.
+ * Buffers  a group that is kept stays in the loop's buffer `slot` (< plan.window) until RELEASE.
+ * Link     one connection to the coordinator; CONNECT makes a new one and ends the older. */
 #pragma once
 
 #include "common/cluster.h"
@@ -193,8 +193,8 @@ struct worker_action {
 };
 
 struct worker_actions {
-    uint32_t count;
-    struct worker_action list[64];
+    uint32_t count, capacity;
+    struct worker_action *list;
 };
 
 struct worker_config {

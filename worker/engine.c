@@ -10,6 +10,7 @@
 #include "common/cleanup.h"
 #include "common/tokenizer.h"
 #include "worker/checkpoint.h"
+#include "worker/setup.h"
 
 enum command_kind {
     COMMAND_FORM,
@@ -66,6 +67,10 @@ struct engine {
     struct captioner *captioner;
     struct trainer *trainer;
     struct tokenizer *tokenizer;
+    struct captioner_options model;
+    struct captioner_generation how; /* sample captions during validation */
+    int32_t eos[8];
+    struct checkpoint_state about; /* what a checkpoint says of its run */
     bool has_state, broken, step_open;
 
     /* the loop's */
@@ -233,13 +238,45 @@ static int install_comm(struct engine *e, struct comm *comm, uint64_t generation
     return over ? bl_fail(err, BL_EPEER, "the generation ended") : 0;
 }
 
-static int load_state(struct engine *e, const struct command *c, struct bl_error *err)
+/* Weights of train.init_from in place of the seed's; step and moments stay those of a fresh state. */
+static int take_initial_weights(struct engine *e, struct bl_error *err)
 {
-    if (!c->checkpoint[0])
-        return trainer_fresh(e->trainer, err);
     struct trainer_snapshot snapshot;
     BL_TRY(trainer_snapshot_make(e->trainer, &snapshot, err));
-    int rc = checkpoint_read(captioner_params(e->captioner), c->checkpoint, &snapshot, NULL, err);
+    int rc = checkpoint_read(captioner_params(e->captioner), e->options.config->train.init_from,
+                             &snapshot, NULL, err);
+    if (rc == 0)
+        rc = trainer_start_from(e->trainer, snapshot.values, err);
+    trainer_snapshot_release(&snapshot);
+    return rc;
+}
+
+/* A checkpoint of other frozen models would train on, and mean nothing. */
+static int check_models(struct engine *e, const char *folder, const struct checkpoint_state *state,
+                        struct bl_error *err)
+{
+    bool vision = !strcmp(state->vision_sha256, e->about.vision_sha256);
+    if (vision && !strcmp(state->llm_sha256, e->about.llm_sha256))
+        return 0;
+    bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model in this place",
+            folder);
+    bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
+    return bl_error_file(err, vision ? e->about.llm_path : e->about.vision_path);
+}
+
+static int load_state(struct engine *e, const struct command *c, struct bl_error *err)
+{
+    if (!c->checkpoint[0]) {
+        BL_TRY(trainer_fresh(e->trainer, err));
+        return e->options.config->train.init_from ? take_initial_weights(e, err) : 0;
+    }
+    struct trainer_snapshot snapshot;
+    BL_TRY(trainer_snapshot_make(e->trainer, &snapshot, err));
+    struct checkpoint_state state = {0};
+    int rc = checkpoint_read(captioner_params(e->captioner), c->checkpoint, &snapshot, &state, err);
+    if (rc == 0)
+        rc = check_models(e, c->checkpoint, &state, err);
+    checkpoint_state_release(&state);
     if (rc == 0)
         rc = trainer_restore(e->trainer, &snapshot, err);
     trainer_snapshot_release(&snapshot);
@@ -381,8 +418,8 @@ static int score(struct engine *e, const struct batch *b, const struct micro_bat
 static int add_routing(struct engine *e, const struct micro_batch *mb, struct engine_validation *v,
                        struct bl_error *err)
 {
-    size_t experts = (size_t)e->options.captioner.experts;
-    if (e->options.captioner.projector != CAPTIONER_MOE)
+    size_t experts = (size_t)e->model.experts;
+    if (e->model.projector != CAPTIONER_MOE)
         return 0;
     bl_autofree float *weights = calloc((size_t)mb->B * experts + 1, sizeof *weights);
     if (!weights)
@@ -400,11 +437,12 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
                           struct engine_validation *v, struct bl_error *err)
 {
     int64_t wanted = 0, total = 0;
-    while (wanted < b->good && b->slots[wanted].place < e->options.validation_captions)
+    while (wanted < b->good &&
+           b->slots[wanted].place < e->options.config->train.validation_captions)
         total += b->slots[wanted++].prefix;
     if (!wanted)
         return 0;
-    int32_t max_new = e->options.how.max_new;
+    int32_t max_new = e->how.max_new;
     bl_autofree int32_t *prompt = calloc((size_t)total + 1, sizeof *prompt);
     bl_autofree int32_t *prompt_start = calloc((size_t)wanted + 1, sizeof *prompt_start);
     bl_autofree int32_t *ids = calloc((size_t)wanted * (size_t)max_new, sizeof *ids);
@@ -423,7 +461,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
     prompts.B = wanted;
     prompts.ids = prompt;
     prompts.ids_start = prompt_start;
-    BL_TRY(captioner_generate(e->captioner, &prompts, &e->options.how, captions, err));
+    BL_TRY(captioner_generate(e->captioner, &prompts, &e->how, captions, err));
     for (int64_t i = 0; i < wanted; i++) {
         struct engine_caption *c = &v->captions[v->caption_count];
         BL_TRY(tokenizer_decode(e->tokenizer, captions[i].ids, (size_t)captions[i].count, true,
@@ -509,7 +547,7 @@ static void *write_snapshot(void *argument)
 {
     struct engine *e = argument;
     struct engine_event event = {.kind = ENGINE_WRITTEN, .step = (uint64_t)e->snapshot.state.step};
-    checkpoint_write(captioner_params(e->captioner), &e->snapshot, &e->options.about, e->folder,
+    checkpoint_write(captioner_params(e->captioner), &e->snapshot, &e->about, e->folder,
                      &event.error);
     engine_discard(e);
     post(e, &event);
@@ -547,11 +585,22 @@ void engine_discard(struct engine *e)
 
 static int load_models(struct engine *e, struct bl_error *err)
 {
+    const struct config *config = e->options.config;
+    int32_t bos;
     set_phase(e, "load", "");
-    BL_TRY(ops_cpu_open(e->options.precision, e->options.threads, &e->ops, err));
-    BL_TRY(tokenizer_open(e->options.tokenizer, &e->tokenizer, err));
-    BL_TRY(captioner_open(e->ops, &e->options.captioner, &e->captioner, err));
-    return trainer_open(e->ops, e->captioner, &e->options.trainer, &e->trainer, err);
+    BL_TRY(setup_about(config, e->options.data_fingerprint, &e->about, err));
+    BL_TRY(tokenizer_open(config->llm.path, &e->tokenizer, err));
+    bos = setup_bos(e->tokenizer);
+    BL_TRY(ops_cpu_open(setup_precision(config), e->options.threads, &e->ops, err));
+    e->model = setup_captioner(config, bos);
+    BL_TRY(captioner_open(e->ops, &e->model, &e->captioner, err));
+    BL_TRY(setup_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos, &e->how.eos_count,
+                     err));
+    e->how.eos = e->eos;
+    e->how.max_new = (int32_t)config->train.max_new_tokens;
+    e->how.beams = 1;
+    struct trainer_options training = setup_trainer(config);
+    return trainer_open(e->ops, e->captioner, &training, &e->trainer, err);
 }
 
 static void abort_generation(struct engine *e, struct engine_event *event)
@@ -620,6 +669,7 @@ static void *engine_thread(void *argument)
     trainer_free(&e->trainer);
     captioner_free(&e->captioner);
     tokenizer_free(&e->tokenizer);
+    checkpoint_state_release(&e->about);
     ops_free(&e->ops);
     return NULL;
 }

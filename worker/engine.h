@@ -12,24 +12,19 @@
 #include <stdint.h>
 
 #include "common/checkpoint.h"
+#include "common/config.h"
 #include "worker/batch.h"
 #include "worker/trainer.h"
 
 struct engine;
 
 struct engine_options {
-    enum ops_precision precision;
-    int threads; /* 0: all cores */
-    struct captioner_options captioner;
-    struct trainer_options trainer;
-    struct checkpoint_state
-        about; /* paths, hashes, configuration: what a checkpoint says of its run; borrowed */
-    const char *tokenizer;           /* folder; captions are decoded with it */
-    struct captioner_generation how; /* sample captions during validation */
-    int64_t validation_captions;     /* places of the validation set that get one */
-    const char *comm_host;
+    const struct config *config;  /* borrowed for the engine's life */
+    const char *data_fingerprint; /* borrowed */
+    int threads;                  /* 0: all cores */
+    const char *comm_host;        /* borrowed: address of this worker's network interface */
     int patience_ms;
-    /* Called inside a FORM command, from the engine's thread: an entry for every rank's store. */
+    /* Called inside FORM, from the engine's thread: an entry for every rank's rendezvous store. */
     void (*publish)(void *context, uint64_t generation, const char *key, const void *value,
                     size_t size);
     /* Called from the engine's threads when there is an event. */

@@ -1,9 +1,12 @@
 /* worker/ops/cpu/router.c - mixture of experts: the router's softmax, the dense mixture and both
- * backward passes. B images, E experts: the router's part is tiny and runs on the caller. */
+ * backward passes. B images, E experts: the router's part is tiny and runs on the caller. Sums over an
+ * image run over blocks in f32, over the blocks in f64. */
 #include "worker/ops/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>
+
+enum { BLOCK = 512 };
 
 static void router_softmax(struct ops *self, float *w, float *lse, const act *z_, int64_t B,
                            int64_t E)
@@ -48,13 +51,18 @@ static void mix_backward(struct ops *self, act *d_x, float *d_w, const act *d_y,
         float *restrict d_x_b = cpu_f32(d_x) + b * count;
         const float *d_y_b = cpu_const_f32(d_y) + b * count;
         const float *x_b = cpu_const_f32(x) + b * count, weight = w[b * E + e];
-        float dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < count; i++) {
-            d_x_b[i] = weight * d_y_b[i];
-            dot += d_y_b[i] * x_b[i];
+        double dot = 0;
+        for (int64_t first = 0; first < count; first += BLOCK) {
+            const int64_t end = bl_min(count, first + BLOCK);
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t i = first; i < end; i++) {
+                d_x_b[i] = weight * d_y_b[i];
+                part += d_y_b[i] * x_b[i];
+            }
+            dot += part;
         }
-        d_w[b * E + e] = dot;
+        d_w[b * E + e] = (float)dot;
     }
 }
 
