@@ -4,7 +4,6 @@
 
 #include "common/arguments.h"
 #include "common/log.h"
-#include "coordinator/check.h"
 #include "coordinator/loop.h"
 
 static const char usage[] =
@@ -57,22 +56,11 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     return coordinator_run(&options, err);
 }
 
-static int command_check(int argc, char **argv, struct bl_error *err)
-{
-    const struct argument table[] = {{0}};
-    int rest;
-    BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    if (rest != 1)
-        return bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
-    return check_run(argv[1], stdout, err);
-}
-
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv, struct bl_error *err);
 } commands[] = {
     {"train", command_train},
-    {"check", command_check},
 };
 
 static int dispatch(int argc, char **argv, struct bl_error *err)
