@@ -536,6 +536,8 @@ static int add_template_token(const struct tokenizer *tokenizer, const json_t *t
     for (size_t i = 0; rc >= 0 && i < json_array_size(list); i++) {
         int32_t id = 0;
         rc = parse_id(json_array_get(list, i), tokenizer->vocabulary.count - 1, &id, err);
+        if (rc >= 0 && !tokenizer_content(tokenizer, id))
+            rc = bl_fail(err, BL_EFORMAT, "expected the id of a token, found %d", (int)id);
         if (rc >= 0)
             rc = token_ids_add(ret, id, err);
     }

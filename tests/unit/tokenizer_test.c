@@ -431,6 +431,9 @@ static void a_part_that_is_not_known_is_named(void **state)
         {"{'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'s'}}],"
          "'special_tokens':{'s':{'ids':[3]}}}," MODEL "}",
          "x: post_processor.special_tokens.s: expected an id from 0 to 2, found 3"},
+        {"{'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'s'}}],"
+         "'special_tokens':{'s':{'ids':[1]}}},'model':{'vocab':{'a':0,'b':2},'merges':[]}}",
+         "x: post_processor.special_tokens.s: expected the id of a token, found 1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_refused(cases[i].json, BL_EFORMAT, cases[i].message);
