@@ -13,11 +13,12 @@
 #include "common/json.h"
 #include "common/limits.h"
 
+/* A config.json may list tens of thousands of labels, hence the large limit. */
 static int open_config(const char *folder, const char *name, char path[4096], json_t **ret,
                        struct bl_error *err)
 {
     BL_TRY(bl_path_join(path, 4096, folder, name, err));
-    BL_TRY(bl_json_open(path, BL_CONFIG_BYTES_MAX, ret, err));
+    BL_TRY(bl_json_open(path, BL_JSON_BYTES_MAX, ret, err));
     if (json_is_object(*ret))
         return 0;
     int rc = bl_json_fail(*ret, "an object", err);
