@@ -239,14 +239,16 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
     BL_TRY(index_path(config, path, sizeof path, err));
     BL_TRY(dataset_inputs_open(config, &inputs, err));
     d = reuse(path, inputs);
-    if (ret_reused)
-        *ret_reused = d != NULL;
-    if (!d) {
+    bool reused = d != NULL;
+    if (!reused)
         BL_TRY(make(config, inputs, progress, ctx, &d, err));
-        BL_TRY(dataset_judge(config, d, err));
+    BL_TRY(dataset_judge(config, d, err));
+    if (!reused) {
         BL_TRY(bl_folder_make(config->run_dir, err));
         BL_TRY(bl_file_write(path, d->bytes.data, d->bytes.size, err));
     }
+    if (ret_reused)
+        *ret_reused = reused;
     *ret = bl_take(&d);
     return 0;
 }
