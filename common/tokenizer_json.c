@@ -258,7 +258,8 @@ static int parse_decoder(struct tokenizer *tokenizer, const json_t *json, int de
         step.kind = DECODE_STRIP;
         BL_TRY(need_character(json, "content", &from, err));
         BL_TRY(bl_json_int(json, "start", 0, INT32_MAX, &step.start, err));
-        BL_TRY(bl_json_int(json, "stop", 0, INT32_MAX, &step.stop, err));
+        int64_t stop = 0; /* the reference fails on texts shorter than what it would cut here */
+        BL_TRY(bl_json_int(json, "stop", 0, 0, &stop, err));
     } else if (type_is(json, "Metaspace")) {
         enum metaspace_prepend prepend = PREPEND_ALWAYS;
         step.kind = DECODE_METASPACE;
