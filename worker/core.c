@@ -651,7 +651,8 @@ const struct worker_actions *worker_step(struct worker *w, const struct worker_e
     w->actions.count = 0;
     if (e->now_ms > w->now_ms)
         w->now_ms = e->now_ms;
-    if (is_of_link(e->type) && e->link != w->link) {
+    bool link_is_dead = w->state == WORKER_ENDING && !w->linked;
+    if (is_of_link(e->type) && (e->link != w->link || link_is_dead)) {
         w->late++;
         return &w->actions;
     }
