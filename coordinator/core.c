@@ -48,7 +48,7 @@ static const enum rule rules[COORD_EVENT_COUNT][COORD_STATE_COUNT] = {
     RULE(VERIFIED,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(STOP,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(TICK,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
-    /* clang-format on */
+/* clang-format on */
 #undef RULE
 };
 
@@ -1387,6 +1387,7 @@ static void on_lost(struct coord *c, const struct coord_event *e)
         c->late++;
         return;
     }
+    act_to(c, COORD_ACTION_FORGET, e->peer, w ? w->link : l->link);
     peer_lost(c, e->peer, e->lost.dead);
 }
 

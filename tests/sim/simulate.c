@@ -56,7 +56,8 @@ static void run_one(uint64_t seed, bool verbose, struct totals *totals)
 }
 
 /* One child: every jobs-th schedule; its totals go up the pipe. */
-static void run_share(int job, int jobs, uint64_t seed, uint64_t schedules, bool verbose, int pipe_fd)
+static void run_share(int job, int jobs, uint64_t seed, uint64_t schedules, bool verbose,
+                      int pipe_fd)
 {
     signal(SIGABRT, on_abort);
     signal(SIGSEGV, on_abort);
@@ -75,12 +76,10 @@ int main(int argc, char **argv)
     uint64_t schedules = 1000, seed = 1;
     int jobs = 1;
     bool verbose = false;
-    static const struct option options[] = {{"schedules", required_argument, NULL, 'n'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"jobs", required_argument, NULL, 'j'},
-                                            {"failed", required_argument, NULL, 'f'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"schedules", required_argument, NULL, 'n'}, {"seed", required_argument, NULL, 's'},
+        {"jobs", required_argument, NULL, 'j'},      {"failed", required_argument, NULL, 'f'},
+        {"verbose", no_argument, NULL, 'v'},         {NULL, 0, NULL, 0}};
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (option == 'n')
             schedules = strtoull(optarg, NULL, 10);
@@ -130,10 +129,11 @@ int main(int argc, char **argv)
         sum.crashes += part.crashes;
     }
     clock_gettime(CLOCK_MONOTONIC, &end);
-    printf("simulate: schedules=%llu seed=%llu events=%llu crashes=%llu generations=%llu rewinds=%llu s=%.1f\n",
-           (unsigned long long)sum.schedules, (unsigned long long)seed, (unsigned long long)sum.events,
-           (unsigned long long)sum.crashes, (unsigned long long)sum.generations,
-           (unsigned long long)sum.rewinds,
+    printf("simulate: schedules=%llu seed=%llu events=%llu crashes=%llu generations=%llu "
+           "rewinds=%llu s=%.1f\n",
+           (unsigned long long)sum.schedules, (unsigned long long)seed,
+           (unsigned long long)sum.events, (unsigned long long)sum.crashes,
+           (unsigned long long)sum.generations, (unsigned long long)sum.rewinds,
            (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) * 1e-9);
     return 0;
 }

@@ -19,7 +19,10 @@ void sim_fail(int code, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "simulate: %s: ", code == SIM_STUCK ? "stuck" : code == SIM_UNSAFE ? "unsafe" : "assert");
+    fprintf(stderr, "simulate: %s: ",
+            code == SIM_STUCK    ? "stuck"
+            : code == SIM_UNSAFE ? "unsafe"
+                                 : "assert");
     vfprintf(stderr, format, args);
     fprintf(stderr, "\nsimulate: seed=%llu; repeat: simulate --schedules 1 --seed %llu --verbose\n",
             (unsigned long long)failing_seed, (unsigned long long)failing_seed);
@@ -51,9 +54,10 @@ uint64_t truth_reduced(struct truth *truth, uint64_t generation, uint64_t step, 
                        uint32_t count, uint64_t sum, uint64_t expected)
 {
     if (count != truth->plan->batch || sum != expected)
-        sim_fail(SIM_UNSAFE, "step %llu of generation %llu trained %u of %u places, terms %llx, not %llx",
-                 (unsigned long long)step, (unsigned long long)generation, count, truth->plan->batch,
-                 (unsigned long long)sum, (unsigned long long)expected);
+        sim_fail(SIM_UNSAFE,
+                 "step %llu of generation %llu trained %u of %u places, terms %llx, not %llx",
+                 (unsigned long long)step, (unsigned long long)generation, count,
+                 truth->plan->batch, (unsigned long long)sum, (unsigned long long)expected);
     for (uint32_t i = 0; i < truth->node_count; i++)
         if (truth->nodes[i].generation == generation && truth->nodes[i].step == step)
             sim_fail(SIM_UNSAFE, "generation %llu reduced step %llu twice",
@@ -71,7 +75,8 @@ static uint64_t ancestor(const struct truth *truth, uint64_t state, uint64_t ste
     for (; steps > step; steps--) {
         const struct truth_node *node = node_of(truth, state);
         if (!node || node->step != steps - 1)
-            sim_fail(SIM_UNSAFE, "a state said to have %llu steps has another history", (unsigned long long)steps);
+            sim_fail(SIM_UNSAFE, "a state said to have %llu steps has another history",
+                     (unsigned long long)steps);
         state = node->parent;
     }
     if (step == 0 && state != truth->fresh)
@@ -84,8 +89,8 @@ void truth_lives(const struct truth *truth, uint64_t state, uint64_t step, const
     uint64_t common = step < truth->committed ? step : truth->committed;
     ancestor(truth, state, step, 0);
     if (ancestor(truth, state, step, common) != truth->states[common])
-        sim_fail(SIM_UNSAFE, "%s: the state after %llu steps is not of the lineage that lives", where,
-                 (unsigned long long)step);
+        sim_fail(SIM_UNSAFE, "%s: the state after %llu steps is not of the lineage that lives",
+                 where, (unsigned long long)step);
 }
 
 static void truth_commit(struct truth *truth, const struct coord_record *record, uint64_t formed)
@@ -101,11 +106,13 @@ static void truth_commit(struct truth *truth, const struct coord_record *record,
             state = node->parent;
     } else {
         for (uint32_t i = 0; i < truth->node_count; i++)
-            if (truth->nodes[i].generation == record->generation && truth->nodes[i].step == record->step)
+            if (truth->nodes[i].generation == record->generation &&
+                truth->nodes[i].step == record->step)
                 node = &truth->nodes[i];
     }
     if (!node || node->step != record->step)
-        sim_fail(SIM_UNSAFE, "step %llu is committed and nobody applied it", (unsigned long long)record->step);
+        sim_fail(SIM_UNSAFE, "step %llu is committed and nobody applied it",
+                 (unsigned long long)record->step);
     if (node->parent != truth->states[truth->committed])
         sim_fail(SIM_UNSAFE, "step %llu is committed upon another state than the committed one",
                  (unsigned long long)record->step);
@@ -150,6 +157,7 @@ void truth_accepted(struct truth *truth, uint64_t step, uint32_t group)
         memset(truth->accepted, 0, sizeof truth->accepted);
     }
     if (truth->accepted[group])
-        sim_fail(SIM_UNSAFE, "validation group %u after %llu steps counts twice", group, (unsigned long long)step);
+        sim_fail(SIM_UNSAFE, "validation group %u after %llu steps counts twice", group,
+                 (unsigned long long)step);
     truth->accepted[group] = true;
 }

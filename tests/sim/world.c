@@ -54,11 +54,11 @@ struct op {
 
 struct engine {
     struct op ops[OPS_MAX];
-    int count;       /* ops[0] runs if running */
+    int count; /* ops[0] runs if running */
     bool running;
-    bool decided;    /* its completion is on the way */
-    bool joined;     /* FORM: counted in its comm */
-    uint64_t turn;   /* completions of an older turn are void */
+    bool decided;  /* its completion is on the way */
+    bool joined;   /* FORM: counted in its comm */
+    uint64_t turn; /* completions of an older turn are void */
     uint64_t last_post_ms;
     uint64_t generation; /* of the comm it is in; 0 = none */
     uint32_t rank, rendezvous;
@@ -272,8 +272,11 @@ static void connect_peer(enum program program, int index, uint64_t core_link)
     BL_ASSERT_CMP(w->link_count, <, LINKS_MAX);
     struct process *p = process_of(program, index);
     p->link = w->link_count++;
-    w->links[p->link] = (struct link){
-        .program = program, .index = index, .instance = p->instance, .core_link = core_link, .peer = p->incarnation};
+    w->links[p->link] = (struct link){.program = program,
+                                      .index = index,
+                                      .instance = p->instance,
+                                      .core_link = core_link,
+                                      .peer = p->incarnation};
 }
 
 static void send_up(int link, struct sim_event *e)
@@ -328,8 +331,8 @@ static void send_down(uint64_t link, struct sim_event *e)
         e->worker.link = l->core_link;
     else
         e->loader.link = l->core_link;
-    uint64_t free_ms = later(w->coord_stalled_until_ms,
-                             process_of(l->program, l->index)->stalled_until_ms);
+    uint64_t free_ms =
+        later(w->coord_stalled_until_ms, process_of(l->program, l->index)->stalled_until_ms);
     l->last_down_ms = later(l->last_down_ms, later(w->now_ms, free_ms) + delay());
     sim_push(&w->queue, e, l->last_down_ms);
 }
@@ -465,7 +468,12 @@ static void form_complete(struct comm *comm, const struct op *op)
         comm->step = source->step;
     } else if (op->checkpoint[0]) {
         const struct saved *saved = saved_find(checkpoint_named(op->checkpoint));
-        BL_ASSERT(saved && saved->whole);
+        BL_ASSERT(saved);
+        if (!saved->whole) { /* it rotted after it was verified: nobody can load it */
+            for (uint32_t rank = 0; rank < comm->world; rank++)
+                schedule_op(comm->members[rank], false);
+            return;
+        }
         comm->state = saved->state;
         comm->step = (int64_t)saved->checkpoint.step;
     } else {
@@ -620,8 +628,8 @@ static void op_end(int index, bool ok)
         break;
     default:
         if (engine->step != (int64_t)op.step)
-            sim_fail(SIM_UNSAFE, "a snapshot of step %llu is taken at %lld", (unsigned long long)op.step,
-                     (long long)engine->step);
+            sim_fail(SIM_UNSAFE, "a snapshot of step %llu is taken at %lld",
+                     (unsigned long long)op.step, (long long)engine->step);
         engine->snap_state = engine->state;
         e = engine_event(WORKER_EVENT_SNAPPED);
         e->worker.applied.step = op.step;
@@ -682,8 +690,10 @@ static void restart_later(enum program program, int index, uint64_t ms)
     sim_push(&w->queue, e, w->now_ms + ms);
 }
 
-static void do_worker(int index, const struct worker_actions *actions, const struct sim_event *from);
-static void do_loader(int index, const struct loader_actions *actions, const struct sim_event *from);
+static void do_worker(int index, const struct worker_actions *actions,
+                      const struct sim_event *from);
+static void do_loader(int index, const struct loader_actions *actions,
+                      const struct sim_event *from);
 static void do_coord(const struct coord_actions *actions, const struct sim_event *from);
 
 static void start_worker(int index)
@@ -900,8 +910,8 @@ static void do_worker_action(int index, const struct worker_action *a, const str
         return;
     case WORKER_ACTION_KEEP:
         BL_ASSERT(!p->held[a->group.slot].used);
-        p->held[a->group.slot] = (struct held){true, a->group.kind, a->group.step, a->group.group,
-                                               from->content};
+        p->held[a->group.slot] =
+            (struct held){true, a->group.kind, a->group.step, a->group.group, from->content};
         return;
     case WORKER_ACTION_DROP:
         return;
@@ -920,13 +930,13 @@ static void do_worker_action(int index, const struct worker_action *a, const str
                                                .step = a->group.step,
                                                .slot = a->group.slot});
     case WORKER_ACTION_REDUCE:
-        return engine_queue(index, (struct op){.type = OP_REDUCE,
-                                               .generation = a->generation,
-                                               .step = a->report.step});
+        return engine_queue(
+            index,
+            (struct op){.type = OP_REDUCE, .generation = a->generation, .step = a->report.step});
     case WORKER_ACTION_SNAPSHOT:
-        return engine_queue(index, (struct op){.type = OP_SNAPSHOT,
-                                               .generation = a->generation,
-                                               .step = a->report.step});
+        return engine_queue(
+            index,
+            (struct op){.type = OP_SNAPSHOT, .generation = a->generation, .step = a->report.step});
     case WORKER_ACTION_DISCARD:
         return;
     case WORKER_ACTION_ABORT:
@@ -1132,8 +1142,9 @@ static void coord_journal(const struct coord_action *a)
     e->what = SIM_COORD_OWN;
     e->instance = w->coord_instance;
     e->coord.journaled.seq = a->journal.seq;
-    w->last_fsync_ms = later(w->last_fsync_ms, later(w->now_ms, w->coord_stalled_until_ms) + below(3) +
-                                                   (chance(w->slow_chance) ? below(w->slow_ms + 1) : 0));
+    w->last_fsync_ms =
+        later(w->last_fsync_ms, later(w->now_ms, w->coord_stalled_until_ms) + below(3) +
+                                    (chance(w->slow_chance) ? below(w->slow_ms + 1) : 0));
     sim_push(&w->queue, e, w->last_fsync_ms);
 }
 
@@ -1156,7 +1167,8 @@ static void coord_exit(const struct coord_action *a)
                     (a->exit.code == BL_EPEER && !w->healed);
     if (a->exit.code == 0) {
         if (ledger->committed != w->config.plan.steps || w->truth.committed != ledger->committed)
-            sim_fail(SIM_UNSAFE, "the run ends well with %llu steps", (unsigned long long)ledger->committed);
+            sim_fail(SIM_UNSAFE, "the run ends well with %llu steps",
+                     (unsigned long long)ledger->committed);
         const struct coord_checkpoint *last = &ledger->checkpoints[ledger->checkpoint_count - 1];
         if (ledger->checkpoint_count == 0 || last->step != w->config.plan.steps)
             sim_fail(SIM_UNSAFE, "the run ends well without its last checkpoint");
@@ -1255,8 +1267,9 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return;
     case COORD_ACTION_VIOLATION:
         if (!w->data_may_fail || !strstr(a->refuse.text, "bad"))
-            sim_fail(SIM_UNSAFE, "a violation among honest peers: %s: expected %llu, found %llu", a->refuse.text,
-                     (unsigned long long)a->refuse.expected, (unsigned long long)a->refuse.found);
+            sim_fail(SIM_UNSAFE, "a violation among honest peers: %s: expected %llu, found %llu",
+                     a->refuse.text, (unsigned long long)a->refuse.expected,
+                     (unsigned long long)a->refuse.found);
         return;
     case COORD_ACTION_EXIT:
         return coord_exit(a);
@@ -1311,8 +1324,12 @@ static void to_coord_now(struct sim_event *e)
         e->coord.saved.folder = e->name;
     else if (e->coord.type == COORD_EVENT_SENT)
         e->coord.group.voids = e->voids;
-    TRACE("coord <- %s %s %d g%llu link %u", coord_event_name(e->coord.type), program_names[l->program],
-          l->index, (unsigned long long)e->coord.generation, e->link);
+    bool is_group = e->coord.type == COORD_EVENT_GOT || e->coord.type == COORD_EVENT_USED ||
+                    e->coord.type == COORD_EVENT_SENT;
+    TRACE("coord <- %s %s %d g%llu link %u group %llu.%u", coord_event_name(e->coord.type),
+          program_names[l->program], l->index, (unsigned long long)e->coord.generation, e->link,
+          is_group ? (unsigned long long)e->coord.group.step : 0,
+          is_group ? e->coord.group.group : 0);
     do_coord(coord_step(w->coord, &e->coord), e);
 }
 
@@ -1346,7 +1363,8 @@ static void worker_now(struct sim_event *e)
     if (m->type == WORKER_EVENT_TICK)
         tick_later(WORKER, e->index, e->instance);
     else
-        TRACE("worker %d <- %s g%llu", e->index, worker_event_name(m->type), (unsigned long long)m->generation);
+        TRACE("worker %d <- %s g%llu", e->index, worker_event_name(m->type),
+              (unsigned long long)m->generation);
     if (m->type == WORKER_EVENT_FORM)
         m->form.checkpoint = e->name;
     if (m->type == WORKER_EVENT_SAVE)
@@ -1388,7 +1406,8 @@ static void loader_now(struct sim_event *e)
 static void engine_now(struct sim_event *e)
 {
     struct process *p = &w->workers[e->index];
-    if (p->up && p->instance == e->instance && p->engine.running && p->engine.turn == e->engine_turn)
+    if (p->up && p->instance == e->instance && p->engine.running &&
+        p->engine.turn == e->engine_turn)
         op_end(e->index, e->ok);
 }
 
@@ -1403,8 +1422,8 @@ static void fault_later(void)
 
 static int random_link(void)
 {
-    const struct process *p = chance(0.6) ? &w->workers[below(w->worker_count)]
-                                          : &w->loaders[below(w->loader_count)];
+    const struct process *p =
+        chance(0.6) ? &w->workers[below(w->worker_count)] : &w->loaders[below(w->loader_count)];
     return p->up ? p->link : -1;
 }
 
@@ -1414,19 +1433,14 @@ static void damage(void)
     if (w->saved_count == 0)
         return;
     struct saved *saved = &w->saved[below((uint32_t)w->saved_count)];
-    bool in_use = false;
-    for (uint32_t i = 0; i < w->worker_count; i++) {
-        const struct engine *engine = &w->workers[i].engine;
-        in_use |= engine->running && engine->ops[0].type == OP_FORM && engine->ops[0].checkpoint[0];
-    }
-    if (saved->checkpoint.step > 0 && !in_use)
+    if (saved->checkpoint.step > 0)
         saved->whole = false;
 }
 
 static void do_fault(enum fault fault)
 {
     TRACE("fault %s", fault_names[fault]);
-    uint64_t until_ms = w->now_ms + below(3 * patience());
+    uint64_t until_ms = w->now_ms + below(3 * patience()), *stalled;
     int link;
     switch (fault) {
     case CRASH_WORKER:
@@ -1450,12 +1464,10 @@ static void do_fault(enum fault fault)
             tell_peer_lost(link); /* a false alarm: the peer comes again on a second connection */
         return;
     case STALL:
-        if (chance(0.2))
-            w->coord_stalled_until_ms = until_ms;
-        else if (chance(0.6))
-            w->workers[below(w->worker_count)].stalled_until_ms = until_ms;
-        else
-            w->loaders[below(w->loader_count)].stalled_until_ms = until_ms;
+        stalled = chance(0.2)   ? &w->coord_stalled_until_ms
+                  : chance(0.6) ? &w->workers[below(w->worker_count)].stalled_until_ms
+                                : &w->loaders[below(w->loader_count)].stalled_until_ms;
+        *stalled = later(*stalled, until_ms);
         return;
     case HANG_LOADER:
         link = (int)below(w->loader_count);
@@ -1493,13 +1505,8 @@ static void heal(void)
     w->healed = true;
     w->slow_chance = 0;
     w->silent_chance = 0;
-    w->coord_stalled_until_ms = w->now_ms;
-    for (uint32_t i = 0; i < w->worker_count; i++)
-        w->workers[i].stalled_until_ms = w->now_ms;
-    for (uint32_t i = 0; i < w->loader_count; i++) {
-        w->loaders[i].stalled_until_ms = w->now_ms;
+    for (uint32_t i = 0; i < w->loader_count; i++)
         w->loaders[i].hung = false;
-    }
 }
 
 static void restart(const struct sim_event *e)
@@ -1581,13 +1588,16 @@ static void draw(void)
 static void print_options(void)
 {
     const struct bl_plan *plan = &w->config.plan;
-    TRACE("workers=%u (min %u, wanted %u) loaders=%u capacity=%u batch=%u group=%u window=%u ahead=%u steps=%llu "
-          "samples=%llu validate=%llu/%llu checkpoint=%llu patience=%u delay=%u slow=%u@%.2f silent=%.1f local=%d stop=%d",
-          w->worker_count, w->config.workers_min, w->config.workers_wanted, w->loader_count, w->capacity,
-          plan->batch, plan->group, plan->window, plan->steps_ahead, (unsigned long long)plan->steps,
-          (unsigned long long)plan->train_samples, (unsigned long long)plan->validate_samples,
-          (unsigned long long)plan->validate_every, (unsigned long long)plan->checkpoint_every, patience(),
-          w->delay_ms, w->slow_ms, w->slow_chance, w->silent_chance, w->local, w->stop_wanted);
+    TRACE("workers=%u (min %u, wanted %u) loaders=%u capacity=%u batch=%u group=%u window=%u "
+          "ahead=%u steps=%llu "
+          "samples=%llu validate=%llu/%llu checkpoint=%llu patience=%u delay=%u slow=%u@%.2f "
+          "silent=%.1f local=%d stop=%d",
+          w->worker_count, w->config.workers_min, w->config.workers_wanted, w->loader_count,
+          w->capacity, plan->batch, plan->group, plan->window, plan->steps_ahead,
+          (unsigned long long)plan->steps, (unsigned long long)plan->train_samples,
+          (unsigned long long)plan->validate_samples, (unsigned long long)plan->validate_every,
+          (unsigned long long)plan->checkpoint_every, patience(), w->delay_ms, w->slow_ms,
+          w->slow_chance, w->silent_chance, w->local, w->stop_wanted);
     for (int i = 0; i < FAULT_COUNT; i++)
         TRACE("fault %s weight %u", fault_names[i], w->fault_weight[i]);
 }
@@ -1649,10 +1659,12 @@ struct sim_result sim_run(const struct sim_options *options)
     while (!w->over && (e = sim_pop(&w->queue))) {
         w->now_ms = e->at_ms;
         if (w->now_ms > w->end_ms || ++w->result.events > EVENTS_MAX)
-            sim_fail(SIM_STUCK, "not finished %llu ms after everything was mended (%s, step %llu of %llu)",
-                     (unsigned long long)(w->now_ms - w->heal_ms),
-                     w->coord_up ? coord_state_name(coord_status(w->coord).state) : "no coordinator",
-                     (unsigned long long)w->truth.committed, (unsigned long long)w->config.plan.steps);
+            sim_fail(
+                SIM_STUCK,
+                "not finished %llu ms after everything was mended (%s, step %llu of %llu)",
+                (unsigned long long)(w->now_ms - w->heal_ms),
+                w->coord_up ? coord_state_name(coord_status(w->coord).state) : "no coordinator",
+                (unsigned long long)w->truth.committed, (unsigned long long)w->config.plan.steps);
         handle(e);
         sim_event_done(&w->queue, e);
     }
