@@ -42,16 +42,16 @@ static int fail(struct bl_error *err, const char *what)
     return bl_error_remedy(err, "remove it, it is made anew");
 }
 
-/* Takes a section of count elements off the front. */
-static bool take(const uint8_t **at, size_t *left, uint64_t count, size_t element, const void *ret)
+/* Takes a section of count elements off the front; NULL: it is not there. */
+static const void *take(const uint8_t **at, size_t *left, uint64_t count, size_t element)
 {
     size_t bytes;
     if (!bl_mul(count, element, &bytes) || bytes > *left)
-        return false;
-    memcpy((void *)(uintptr_t)ret, at, sizeof *at);
+        return NULL;
+    const void *section = *at;
     *at += bytes;
     *left -= bytes;
-    return true;
+    return section;
 }
 
 /* Points at the sections; they must fill the file. */
@@ -65,16 +65,14 @@ static int check_sections(struct dataset *d, const uint8_t *data, size_t size, s
     d->header = h;
     const uint8_t *at = data + sizeof *h;
     size_t left = size - sizeof *h;
-    const void *text;
-    if (!take(&at, &left, h->sample_count, sizeof *d->rows, &d->rows) ||
-        !take(&at, &left, h->caption_count, sizeof *d->captions, &d->captions) ||
-        !take(&at, &left, h->split_count[0], sizeof *d->ids[0], &d->ids[0]) ||
-        !take(&at, &left, h->split_count[1], sizeof *d->ids[1], &d->ids[1]) ||
-        !take(&at, &left, h->length_count, sizeof *d->lengths, &d->lengths) ||
-        !take(&at, &left, h->example_count, sizeof *d->notes, &d->notes) ||
-        !take(&at, &left, h->text_bytes, 1, &text) || left)
+    if (!(d->rows = take(&at, &left, h->sample_count, sizeof *d->rows)) ||
+        !(d->captions = take(&at, &left, h->caption_count, sizeof *d->captions)) ||
+        !(d->ids[0] = take(&at, &left, h->split_count[0], sizeof *d->ids[0])) ||
+        !(d->ids[1] = take(&at, &left, h->split_count[1], sizeof *d->ids[1])) ||
+        !(d->lengths = take(&at, &left, h->length_count, sizeof *d->lengths)) ||
+        !(d->notes = take(&at, &left, h->example_count, sizeof *d->notes)) ||
+        !(d->text = take(&at, &left, h->text_bytes, 1)) || left)
         return fail(err, "its length does not fit its header");
-    d->text = text;
     uint8_t digest[32];
     const uint8_t *covered = h->made_from;
     crypto_hash_sha256(digest, covered, (size_t)(data + size - covered));

@@ -258,54 +258,73 @@ static const struct source_kind *choose(enum config_format format,
     return NULL;
 }
 
-static int read_source(struct source *source, enum config_format format,
-                       struct source_listing *listing, struct bl_error *err)
+/* What every kind ends with. */
+static int finish(struct source *source, const char *kind, struct bl_error *err)
 {
-    int rc = list_folder(listing, "", BL_FOLDER_DEPTH_MAX, err);
-    if (rc < 0)
-        return bl_error_file(err, source->folder);
-    if (listing->count)
-        qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
-    const struct source_kind *kind = choose(format, listing);
-    if (!kind || !kind->recognise(listing)) {
-        bl_fail(err, BL_EFORMAT, "expected %s%s%s, found %zu files without",
-                !kind || kind == &source_imagefolder ? "metadata.jsonl or metadata.csv" : "",
-                kind ? "" : ", or ",
-                !kind || kind == &source_pairs ? "images beside .txt files" : "", listing->count);
-        return bl_error_file(err, source->folder);
-    }
-    rc = kind->read(source, listing, err);
-    if (rc < 0)
-        return bl_error_file(err, source->folder);
     if (!source->row_count) {
         bl_fail(err, BL_EFORMAT, "expected samples, found none");
         return bl_error_file(err, source->folder);
     }
     BL_TRY(check_columns(source, err));
-    fingerprint(source, kind->name);
+    fingerprint(source, kind);
+    return 0;
+}
+
+static int read_folder(struct source *source, enum config_format format,
+                       struct source_listing *listing, struct bl_error *err)
+{
+    BL_TRY(list_folder(listing, "", BL_FOLDER_DEPTH_MAX, err));
+    if (listing->count)
+        qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
+    const struct source_kind *kind = choose(format, listing);
+    if (!kind || !kind->recognise(listing))
+        return bl_fail(err, BL_EFORMAT, "expected %s%s%s, found %zu files without",
+                       !kind || kind == &source_imagefolder ? "metadata.jsonl or metadata.csv" : "",
+                       kind ? "" : ", or ",
+                       !kind || kind == &source_pairs ? "images beside .txt files" : "",
+                       listing->count);
+    BL_TRY(kind->read(source, listing, err));
+    return finish(source, kind->name, err);
+}
+
+/* Columns are only needed while it is built. */
+static int new_source(const char *folder, const char *const *columns, size_t column_count,
+                      struct source **ret, struct bl_error *err)
+{
+    bl_auto(source) struct source *source = calloc(1, sizeof *source);
+    if (!source)
+        return fail_nomem(err);
+    source->columns = columns;
+    source->column_count = column_count;
+    source->folder = strdup(folder);
+    source->column_seen = calloc(column_count + 1, sizeof *source->column_seen);
+    if (!source->folder || !source->column_seen)
+        return fail_nomem(err);
+    *ret = bl_take(&source);
     return 0;
 }
 
 int source_open(const char *folder, enum config_format format, const char *const *columns,
                 size_t column_count, struct source **ret, struct bl_error *err)
 {
-    bl_auto(source) struct source *source = calloc(1, sizeof *source);
-    if (!source)
-        return fail_nomem(err);
-    source->folder = strdup(folder);
-    source->columns = columns;
-    source->column_count = column_count;
-    bl_autofree bool *column_seen = calloc(column_count + 1, sizeof *column_seen);
-    source->column_seen = column_seen;
-    if (!source->folder || !column_seen)
-        return fail_nomem(err);
+    bl_auto(source) struct source *source = NULL;
+    BL_TRY(new_source(folder, columns, column_count, &source, err));
     struct source_listing listing = {.folder = source->folder};
-    int rc = read_source(source, format, &listing, err);
+    int rc = read_folder(source, format, &listing, err);
     listing_release(&listing);
-    source->columns = NULL;
-    source->column_seen = NULL;
     if (rc < 0)
-        return rc;
+        return bl_error_file(err, folder);
+    *ret = bl_take(&source);
+    return 0;
+}
+
+int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
+                 size_t column_count, struct source **ret, struct bl_error *err)
+{
+    bl_auto(source) struct source *source = NULL;
+    BL_TRY(new_source(".", columns, column_count, &source, err));
+    BL_TRY(source_read_metadata(source, name, data, size, err));
+    BL_TRY(finish(source, source_imagefolder.name, err));
     *ret = bl_take(&source);
     return 0;
 }
@@ -316,6 +335,7 @@ void source_free(struct source **source)
     if (!s)
         return;
     free(s->folder);
+    free(s->column_seen);
     free(s->text.data);
     free(s->rows);
     free(s->candidates);

@@ -29,6 +29,9 @@ struct source_sample {
  * no line has are errors with file and line. *ret is the caller's (source_free). */
 int source_open(const char *folder, enum config_format format, const char *const *columns,
                 size_t column_count, struct source **ret, struct bl_error *err);
+/* From the bytes of one metadata.jsonl or metadata.csv (fuzzing, tests). */
+int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
+                 size_t column_count, struct source **ret, struct bl_error *err);
 void source_free(struct source **source);
 
 uint64_t source_count(const struct source *source);

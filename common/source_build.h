@@ -58,6 +58,9 @@ int source_add(struct source *source, const char *image, const char *file, uint6
 /* A candidate of the sample added last. */
 int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
                        struct bl_error *err);
+/* Adds the samples of a metadata.jsonl or metadata.csv at `path` below the folder. */
+int source_read_metadata(struct source *source, const char *path, const void *data, size_t size,
+                         struct bl_error *err);
 /* Remembers that a column was found. */
 void source_saw_column(struct source *source, const char *name);
 

@@ -15,18 +15,14 @@
 struct metadata {
     struct source *source;
     const char *path; /* below the source's folder */
-    struct bl_map map;
+    const char *text; /* its bytes */
+    size_t size;
     uint64_t line; /* of the record at hand, from 1 */
 };
 
 static int fail_line(const struct metadata *m, struct bl_error *err)
 {
     return source_error_at(err, m->source->folder, m->path, m->line);
-}
-
-static const char *map_text(const struct metadata *m)
-{
-    return m->map.size ? (const char *)m->map.data : "";
 }
 
 /* Adds the sample of a line: file_name starts at the metadata's folder. */
@@ -113,7 +109,7 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
 
 static int read_jsonl(struct metadata *m, struct bl_error *err)
 {
-    const char *at = map_text(m), *end = at + m->map.size;
+    const char *at = m->text, *end = at + m->size;
     while (at < end) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         size_t size = (size_t)((newline ? newline : end) - at);
@@ -263,8 +259,8 @@ static int read_row(const struct metadata *m, const struct record *record,
 static int read_records(struct metadata *m, struct record *record, struct header *header,
                         struct bl_error *err)
 {
-    struct csv csv = {map_text(m), map_text(m) + m->map.size, 1};
-    if (m->map.size >= 3 && !memcmp(csv.at, "\xef\xbb\xbf", 3))
+    struct csv csv = {m->text, m->text + m->size, 1};
+    if (m->size >= 3 && !memcmp(csv.at, "\xef\xbb\xbf", 3))
         csv.at += 3; /* spreadsheets write a byte order mark */
     bool first = true;
     while (csv.at < csv.end) {
@@ -322,6 +318,13 @@ static bool has_both(const struct source_listing *listing, size_t i)
     return false;
 }
 
+int source_read_metadata(struct source *source, const char *path, const void *data, size_t size,
+                         struct bl_error *err)
+{
+    struct metadata m = {.source = source, .path = path, .text = size ? data : "", .size = size};
+    return is_csv(path) ? read_csv(&m, err) : read_jsonl(&m, err);
+}
+
 static int read_imagefolder(struct source *source, const struct source_listing *listing,
                             struct bl_error *err)
 {
@@ -329,7 +332,6 @@ static int read_imagefolder(struct source *source, const struct source_listing *
         const char *path = listing->paths[i];
         if (!is_jsonl(path) && !is_csv(path))
             continue;
-        struct metadata m = {.source = source, .path = path};
         if (is_csv(path) && has_both(listing, i)) {
             bl_fail(err, BL_EFORMAT, "found metadata.jsonl beside it");
             bl_error_remedy(err, "keep one of them");
@@ -340,10 +342,9 @@ static int read_imagefolder(struct source *source, const struct source_listing *
             full = NULL;
             return bl_fail(err, BL_ENOMEM, "out of memory");
         }
-        BL_TRY(bl_map_open(full, &m.map, err));
-        int rc = is_csv(path) ? read_csv(&m, err) : read_jsonl(&m, err);
-        bl_map_close(&m.map);
-        BL_TRY(rc);
+        bl_automap struct bl_map map = {0};
+        BL_TRY(bl_map_open(full, &map, err));
+        BL_TRY(source_read_metadata(source, path, map.data, map.size, err));
     }
     return 0;
 }

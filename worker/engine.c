@@ -251,6 +251,19 @@ static int take_initial_weights(struct engine *e, struct bl_error *err)
     return rc;
 }
 
+/* A checkpoint of other frozen models would train on, and mean nothing. */
+static int check_models(struct engine *e, const char *folder, const struct checkpoint_state *state,
+                        struct bl_error *err)
+{
+    bool vision = !strcmp(state->vision_sha256, e->about.vision_sha256);
+    if (vision && !strcmp(state->llm_sha256, e->about.llm_sha256))
+        return 0;
+    bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model in this place",
+            folder);
+    bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
+    return bl_error_file(err, vision ? e->about.llm_path : e->about.vision_path);
+}
+
 static int load_state(struct engine *e, const struct command *c, struct bl_error *err)
 {
     if (!c->checkpoint[0]) {
@@ -259,7 +272,11 @@ static int load_state(struct engine *e, const struct command *c, struct bl_error
     }
     struct trainer_snapshot snapshot;
     BL_TRY(trainer_snapshot_make(e->trainer, &snapshot, err));
-    int rc = checkpoint_read(captioner_params(e->captioner), c->checkpoint, &snapshot, NULL, err);
+    struct checkpoint_state state = {0};
+    int rc = checkpoint_read(captioner_params(e->captioner), c->checkpoint, &snapshot, &state, err);
+    if (rc == 0)
+        rc = check_models(e, c->checkpoint, &state, err);
+    checkpoint_state_release(&state);
     if (rc == 0)
         rc = trainer_restore(e->trainer, &snapshot, err);
     trainer_snapshot_release(&snapshot);

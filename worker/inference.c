@@ -118,3 +118,15 @@ int inference_image(const struct inference *in, const char *path, uint8_t *pixel
     int rc = decode(in, path, pixels, err);
     return rc < 0 ? bl_error_file(err, path) : rc;
 }
+
+int inference_precision(const char *text, struct inference_options *options, struct bl_error *err)
+{
+    if (!text)
+        return 0;
+    options->precision_given = true;
+    options->precision = !strcmp(text, "f32") ? OPS_F32 : OPS_BF16;
+    if (!strcmp(text, "f32") || !strcmp(text, "bf16"))
+        return 0;
+    bl_fail(err, BL_EUSAGE, "expected bf16 or f32, found \"%.50s\"", text);
+    return bl_error_key(err, "--precision");
+}

@@ -36,3 +36,6 @@ void inference_release(struct inference *inference);
  * name the file. */
 int inference_image(const struct inference *inference, const char *path, uint8_t *pixels,
                     struct bl_error *err);
+
+/* The option --precision, NULL when it was not given. */
+int inference_precision(const char *text, struct inference_options *options, struct bl_error *err);

@@ -11,6 +11,7 @@
 #include <uv.h>
 
 #include "common/cleanup.h"
+#include "common/file.h"
 #include "common/log.h"
 #include "common/run.h"
 #include "common/size.h"
@@ -323,7 +324,7 @@ static int open_run(struct loop *l, struct bl_error *err)
 {
     BL_TRY(run_open(l->run_folder, l->run, &l->config, &l->dataset, err));
     run_plan(l->config, l->dataset, &l->plan);
-    snprintf(l->fingerprint, sizeof l->fingerprint, "%s", dataset_fingerprint(l->dataset));
+    bl_hex(dataset_fingerprint(l->dataset), 32, l->fingerprint);
     BL_TRY(worker_set_plan(l->core, &l->plan, err));
     l->buffers = calloc(l->plan.window, sizeof(struct batch *));
     if (!l->buffers)
@@ -631,7 +632,7 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
 {
     struct loop *l = context;
     struct bl_error err;
-    uint64_t worker;
+    uint64_t worker = 0;
     if (!l->config || l->leaving)
         return;
     struct batch *b = calloc(1, sizeof *b);

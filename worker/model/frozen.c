@@ -121,7 +121,7 @@ int frozen_linear_open(const struct frozen_source *source, struct frozen_linear 
         enum bl_dtype dtype = tensors[i]->dtype;
         if (dtype != BL_F32 && dtype != BL_F16 && dtype != BL_BF16) {
             bl_fail(err, BL_EFORMAT, "expected F32, F16 or BF16, found %s", bl_dtype_name(dtype));
-            bl_error_key(err, "%s", tensors[i]->name);
+            bl_error_key(err, "tensor \"%s\"", tensors[i]->name);
             return bl_error_file(err, tensors[i]->file);
         }
         N += parts[i].rows;

@@ -204,7 +204,7 @@ int captioner_params_read(const struct captioner_params *params, enum captioner_
         if (find_param(params, file, tensor->name))
             continue;
         bl_fail(err, BL_EFORMAT, "found a tensor that the configured model does not have");
-        bl_error_key(err, "%s", tensor->name);
+        bl_error_key(err, "tensor \"%s\"", tensor->name);
         bl_error_remedy(err, "use the configuration that the checkpoint was trained with");
         return bl_error_file(err, path);
     }

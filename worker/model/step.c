@@ -9,7 +9,7 @@
 
 /* -- what the step keeps -- */
 
-/* *p (capacity elements, `used` of them in use) holds `more` more. */
+/* Room for `capacity` elements behind *p, which keeps the `used` it has. */
 static int grow(struct ops *ops, void **p, size_t element, int64_t used, int64_t capacity,
                 struct bl_error *err)
 {
@@ -31,9 +31,9 @@ static int grow(struct ops *ops, void **p, size_t element, int64_t used, int64_t
 static int reserve_tokens(struct captioner *c, int64_t more, struct bl_error *err)
 {
     struct step_store *step = &c->step;
-    if (step->tokens + more <= step->tokens_capacity)
+    if (step->tokens + more < step->tokens_capacity) /* at 0 too: no pointer stays NULL */
         return 0;
-    int64_t capacity = bl_max(step->tokens + more, 2 * step->tokens_capacity);
+    int64_t capacity = bl_max(64, bl_max(step->tokens + more + 1, 2 * step->tokens_capacity));
     void *nll = step->nll;
     BL_TRY(grow(c->ops, &nll, sizeof(float), step->tokens, capacity, err));
     step->nll = nll;
@@ -44,9 +44,9 @@ static int reserve_tokens(struct captioner *c, int64_t more, struct bl_error *er
 static int reserve_images(struct captioner *c, int64_t more, struct bl_error *err)
 {
     struct step_store *step = &c->step;
-    if (!captioner_is_moe(c) || step->images + more <= step->images_capacity)
+    if (!captioner_is_moe(c) || step->images + more < step->images_capacity)
         return 0;
-    int64_t capacity = bl_max(step->images + more, 2 * step->images_capacity),
+    int64_t capacity = bl_max(64, bl_max(step->images + more + 1, 2 * step->images_capacity)),
             E = c->options.experts;
     void *arrays[] = {step->routing, step->w, step->d_w, step->lse};
     size_t bytes[] = {(size_t)c->vision_config.hidden * c->ops->act_bytes,

@@ -17,7 +17,6 @@ import PIL
 from PIL import Image, ImageOps
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-assert PIL.__version__.startswith("13."), "the fixtures are Pillow 13's"
 WIDTH, HEIGHT = 23, 17
 cases = []
 
@@ -35,7 +34,9 @@ def reference(data):
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info.clear()  # a transparent colour kept there makes transformers composite onto white
+    return image
 
 
 def expect(name, image, filter=3, width=0, height=0):
@@ -127,7 +128,7 @@ def u24(value):
 
 
 def animated_webp(still, x, y, canvas_width, canvas_height):
-    """One frame of the size of `still` (a simple lossless file) at x, y (even) of a larger canvas."""
+    """Twice the frame `still` (a simple lossless file, WIDTH x HEIGHT) at x, y (even) of a larger canvas."""
     frame = (u24(x // 2) + u24(y // 2) + u24(WIDTH - 1) + u24(HEIGHT - 1) + u24(100) + b"\0" + still[12:])
     body = (b"WEBP" + webp_chunk(b"VP8X", b"\x02\0\0\0" + u24(canvas_width - 1) + u24(canvas_height - 1)) +
             webp_chunk(b"ANIM", b"\xff\xff\xff\xff\0\0") + webp_chunk(b"ANMF", frame) * 2)
@@ -221,12 +222,18 @@ def make_resized():
                 expect(name, image, filter, width, height)
 
 
-for old in os.listdir(HERE):
-    if old.endswith((".jpg", ".png", ".webp", ".ppm")):
-        os.remove(os.path.join(HERE, old))
-make_jpeg()
-make_png()
-make_webp()
-make_resized()
-with open(os.path.join(HERE, "cases.txt"), "w", encoding="ascii") as file:
-    file.write("\n".join(cases) + "\n")
+def main():
+    assert PIL.__version__.startswith("13."), "the fixtures are Pillow 13's"
+    for old in os.listdir(HERE):
+        if old.endswith((".jpg", ".png", ".webp", ".ppm")):
+            os.remove(os.path.join(HERE, old))
+    make_jpeg()
+    make_png()
+    make_webp()
+    make_resized()
+    with open(os.path.join(HERE, "cases.txt"), "w", encoding="ascii") as file:
+        file.write("\n".join(cases) + "\n")
+
+
+if __name__ == "__main__":
+    main()
