@@ -314,7 +314,8 @@ static void a_wrong_model_is_named(void **state)
         {"", "x: expected JSON, found at line 1, column 0: unexpected token near end of file"},
         {"[]", "x: expected an object, found a list of 0"},
         {"{}", "x: model: expected an object, found nothing"},
-        {"{'model':{'type':'Unigram'}}", "x: model.type: expected BPE, found \"Unigram\""},
+        {"{'model':{'unk_id':0,'type':'Unigram'}}",
+         "x: model.type: expected BPE, found \"Unigram\""},
         {"{'model':{'new_option':1}}", "x: model.new_option: expected no such key, found 1"},
         {"{'model':{'dropout':0.1}}", "x: model.dropout: expected a number from 0 to 0, found 0.1"},
         {"{'model':{'continuing_subword_prefix':'##'}}",
@@ -431,6 +432,9 @@ static void a_part_that_is_not_known_is_named(void **state)
         {"{'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'s'}}],"
          "'special_tokens':{'s':{'ids':[3]}}}," MODEL "}",
          "x: post_processor.special_tokens.s: expected an id from 0 to 2, found 3"},
+        {"{'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'s'}}],"
+         "'special_tokens':{'s':{'ids':[1]}}},'model':{'vocab':{'a':0,'b':2},'merges':[]}}",
+         "x: post_processor.special_tokens.s: expected the id of a token, found 1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_refused(cases[i].json, BL_EFORMAT, cases[i].message);
@@ -460,8 +464,7 @@ static void a_wrong_added_token_is_named(void **state)
          "x: added_tokens[0].lstrip: expected true or false, found 0"},
         {"{'normalizer':{'type':'Replace','pattern':{'String':'c'},'content':''},"
          "'added_tokens':[{'id':3,'content':'c'}]," MODEL "}",
-         "x: added_tokens[0].content: expected text that the normalizer does not delete, found "
-         "\"c\""},
+         "x: added_tokens[0]: the normalizer deletes all of \"c\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_refused(cases[i].json, BL_EFORMAT, cases[i].message);
