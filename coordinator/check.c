@@ -300,8 +300,8 @@ static void check_boundary(struct check *c)
 static void check_data(struct check *c)
 {
     struct bl_error err;
-    if (!c->tokenizer || !c->llm_there || c->errors)
-        return; /* the tokenizer's error is the cause */
+    if (c->eos < 0)
+        return; /* the tokenizer's or the model's error was said */
     if (!passes(c, "data", dataset_view(c->config, NULL, NULL, &c->dataset, &err), &err))
         return;
     check_boundary(c);
@@ -541,7 +541,7 @@ static void check_all(struct check *c)
 
 int check_run(const char *yaml, FILE *out, struct bl_error *err)
 {
-    struct check c = {.out = out, .yaml = yaml};
+    struct check c = {.out = out, .yaml = yaml, .eos = -1};
     check_all(&c);
     dataset_free(&c.dataset);
     tokenizer_free(&c.tokenizer);
