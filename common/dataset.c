@@ -239,15 +239,53 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
     BL_TRY(index_path(config, path, sizeof path, err));
     BL_TRY(dataset_inputs_open(config, &inputs, err));
     d = reuse(path, inputs);
-    if (ret_reused)
-        *ret_reused = d != NULL;
-    if (!d) {
+    bool reused = d != NULL;
+    if (!reused)
         BL_TRY(make(config, inputs, progress, ctx, &d, err));
+    BL_TRY(dataset_judge(config, d, err));
+    if (!reused) {
         BL_TRY(bl_folder_make(config->run_dir, err));
         BL_TRY(bl_file_write(path, d->bytes.data, d->bytes.size, err));
     }
+    if (ret_reused)
+        *ret_reused = reused;
     *ret = bl_take(&d);
     return 0;
+}
+
+/* -- judging ---------------------------------------------------------------------------------- */
+
+static const char *first_missing(const struct dataset *d)
+{
+    for (uint64_t i = 0; i < d->header->example_count; i++)
+        if (!d->notes[i].is_caption && d->notes[i].verdict == DATASET_NO_IMAGE)
+            return d->text + d->notes[i].text;
+    return "unknown";
+}
+
+int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err)
+{
+    const struct dataset_header *h = dataset->header;
+    uint64_t missing = h->sample_verdicts[DATASET_NO_IMAGE], all = 0;
+    for (int i = 0; i < DATASET_VERDICT_COUNT; i++)
+        all += h->sample_verdicts[i];
+    if ((double)missing > config->data.max_bad_fraction * (double)all) {
+        bl_fail(err, BL_EDATA,
+                "image files of %llu of %llu samples are missing or cannot be read, the first is "
+                "%.300s",
+                (unsigned long long)missing, (unsigned long long)all, first_missing(dataset));
+        bl_error_remedy(err, "data.max_bad_fraction allows %g of the samples",
+                        config->data.max_bad_fraction);
+        return bl_error_file(err, config->data.source);
+    }
+    if (h->split_count[DATASET_TRAIN])
+        return 0;
+    bl_fail(err, BL_EDATA,
+            "no sample is left to train on: of %llu, %llu are left out and %llu held out",
+            (unsigned long long)all, (unsigned long long)(all - h->sample_count),
+            (unsigned long long)h->sample_count);
+    bl_error_remedy(err, "blipren-loader inspect shows what was left out and why");
+    return bl_error_file(err, config->data.source);
 }
 
 /* -- reading ---------------------------------------------------------------------------------- */

@@ -244,8 +244,7 @@ static void ship(struct loop *l, const struct loader_action *a)
     wrap(&o->parcel.frames.at[1], g->pixels, g->pixels_size, g);
     wrap(&o->parcel.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
     o->parcel.frames.count = 3;
-    if (outlets_add(l->outlets, a->order.worker, o->endpoint, &o->parcel, uv_now(&l->uv), &err) <
-        0) {
+    if (outlets_add(l->outlets, o->endpoint, &o->parcel, uv_now(&l->uv), &err) < 0) {
         wire_frames_close(&o->parcel.frames);
         bl_error_peer(&err, l->options->endpoint);
         fail(l, &err);

@@ -1,12 +1,15 @@
 /* loader/outlet.c - see outlet.h. */
 #include "loader/outlet.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct outlet {
     struct outlets *all;
     struct outlet *next;
-    uint64_t worker, used_ms;
+    char endpoint[SOCKET_ENDPOINT_MAX];
+    uint64_t used_ms;
     struct wire_socket *socket;
     bool full; /* the socket refused; it will say when it takes one */
     struct parcel *first, **end;
@@ -55,7 +58,7 @@ static void on_writable(void *context, struct wire_socket *socket)
     outlet->all->options.writable(outlet->all->options.context);
 }
 
-static int outlet_new(struct outlets *o, uint64_t worker, const char *endpoint, struct outlet **ret,
+static int outlet_new(struct outlets *o, const char *endpoint, struct outlet **ret,
                       struct bl_error *err)
 {
     if (wire_check_endpoint(endpoint, o->options.insecure, err) < 0) {
@@ -72,7 +75,7 @@ static int outlet_new(struct outlets *o, uint64_t worker, const char *endpoint, 
         return rc;
     }
     outlet->all = o;
-    outlet->worker = worker;
+    snprintf(outlet->endpoint, sizeof outlet->endpoint, "%s", endpoint);
     outlet->end = &outlet->first;
     outlet->next = o->list;
     o->list = outlet;
@@ -80,14 +83,14 @@ static int outlet_new(struct outlets *o, uint64_t worker, const char *endpoint, 
     return 0;
 }
 
-int outlets_add(struct outlets *o, uint64_t worker, const char *endpoint, struct parcel *parcel,
-                uint64_t now_ms, struct bl_error *err)
+int outlets_add(struct outlets *o, const char *endpoint, struct parcel *parcel, uint64_t now_ms,
+                struct bl_error *err)
 {
     struct outlet *outlet = o->list;
-    while (outlet && outlet->worker != worker)
+    while (outlet && strcmp(outlet->endpoint, endpoint) != 0)
         outlet = outlet->next;
     if (!outlet)
-        BL_TRY(outlet_new(o, worker, endpoint, &outlet, err));
+        BL_TRY(outlet_new(o, endpoint, &outlet, err));
     outlet->used_ms = now_ms;
     parcel->outlet = outlet;
     parcel->next = NULL;

@@ -32,10 +32,10 @@ int outlets_open(const struct outlets_options *options, struct outlets **ret, st
  * sets *outlets to NULL. */
 void outlets_close(struct outlets **outlets);
 
-/* Puts the parcel behind those that wait for this worker, an incarnation. -BL_EPROTO: endpoint is
- * none; -BL_EIO: no socket. */
-int outlets_add(struct outlets *outlets, uint64_t worker, const char *endpoint,
-                struct parcel *parcel, uint64_t now_ms, struct bl_error *err);
+/* Puts the parcel behind those that wait for the worker at that endpoint. -BL_EUSAGE: it is none, or
+ * on another machine; -BL_EIO: no socket. */
+int outlets_add(struct outlets *outlets, const char *endpoint, struct parcel *parcel,
+                uint64_t now_ms, struct bl_error *err);
 /* Takes a waiting parcel back and drops its frames. One that does not wait is fine. */
 void outlets_withdraw(struct parcel *parcel);
 /* Ships one parcel that its worker's socket takes now, and gives it back, its frames empty. NULL:

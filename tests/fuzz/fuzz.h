@@ -1,18 +1,10 @@
-<<<<<<< HEAD
-/* tests/fuzz/fuzz.h - what a fuzz target is: libFuzzer's entry, also called by replay.c. */
-=======
 /* tests/fuzz/fuzz.h - the one function of a fuzz target. It must neither crash nor leak, whatever
  * the bytes; under sanitizers that includes reading what was never written. */
->>>>>>> tokens
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-<<<<<<< HEAD
-/* Returns 0; a defect crashes, or is caught by a sanitizer. */
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-=======
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Reads every byte of an output, so that uninitialised or foreign memory is noticed. */
@@ -22,4 +14,3 @@ static inline void fuzz_touch(const void *data, size_t size)
     for (size_t i = 0; i < size; i++)
         sink = (uint8_t)(sink + ((const uint8_t *)data)[i]);
 }
->>>>>>> tokens
