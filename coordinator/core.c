@@ -381,12 +381,12 @@ static void end_generation(struct coord *c)
     c->state = COORD_ENDING;
 }
 
-/* The state of a worker that is away can be this run's (M7): not annulled, not forked by a later
- * generation, not behind the commits. */
+/* Is the worker's state the run's (M7)? Not annulled by a rewind, and not forked by a generation that
+ * was formed without it. Such a state has every committed step: a commit needs all ranks (S3). */
 static bool is_survivor(const struct coord *c, const struct worker *w)
 {
     return w->applied_step >= 0 && w->state_generation >= c->floor &&
-           w->state_generation >= c->formed && (uint64_t)w->applied_step >= c->issued;
+           w->state_generation >= c->formed;
 }
 
 static void worker_lost(struct coord *c, struct worker *w, bool dead)
@@ -724,17 +724,14 @@ static uint64_t order_end(const struct coord *c)
     return end;
 }
 
-/* Steps of which any group was ordered. Who stops there after filling up the last of them leaves no
- * rank waiting in the all-reduce of a step that never becomes whole. */
+/* Steps that some rank has all its groups of: it may wait in their all-reduce, so who stops has to
+ * get so far. Nobody can get further. */
 static uint64_t steps_begun(const struct coord *c)
 {
     uint64_t highest = 0;
-    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
-        const struct worker *w = rank_worker(c, rank);
-        uint64_t begun = w->next_step + (w->next_index > 0);
-        if (begun > highest)
-            highest = begun;
-    }
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        if (rank_worker(c, rank)->next_step > highest)
+            highest = rank_worker(c, rank)->next_step;
     return highest;
 }
 
@@ -1144,9 +1141,14 @@ static void on_ended(struct coord *c, const struct coord_event *e)
     w->applied_step = e->ended.applied_step;
     w->state_generation = e->ended.state_generation;
     w->digest = e->ended.digest;
+    if (!is_survivor(c, w))
+        return;
     uint64_t most = c->ledger.committed + c->config.plan.steps_ahead + 1;
-    if (is_survivor(c, w) && (uint64_t)w->applied_step > most)
+    if ((uint64_t)w->applied_step > most)
         violation(c, e, "a state with steps that were never ordered", most,
+                  (uint64_t)w->applied_step);
+    else if ((uint64_t)w->applied_step < c->issued)
+        violation(c, e, "a state without a step that its generation committed", c->issued,
                   (uint64_t)w->applied_step);
 }
 

@@ -123,11 +123,12 @@ enum fault {
     FAIL_COMM,
     DAMAGE,
     RECONNECT,
+    BLACKOUT,
     FAULT_COUNT
 };
-static const char *const fault_names[] = {"crash-worker", "crash-loader", "crash-coord",
-                                          "break-link",   "stall",        "hang-loader",
-                                          "fail-comm",    "damage",       "reconnect"};
+static const char *const fault_names[] = {
+    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
+    "hang-loader",  "fail-comm",    "damage",      "reconnect",  "blackout"};
 
 struct world {
     uint64_t chance, now_ms;
@@ -1437,6 +1438,18 @@ static void damage(void)
         saved->whole = false;
 }
 
+/* Most workers go at once; who stays is alone, or away for longer than anybody waits. */
+static void blackout(void)
+{
+    for (uint32_t i = 0; i < w->worker_count; i++) {
+        struct process *p = &w->workers[i];
+        if (chance(0.8))
+            crash_and_restart(WORKER, (int)i);
+        else
+            p->stalled_until_ms = later(p->stalled_until_ms, w->now_ms + below(8 * patience()));
+    }
+}
+
 static void do_fault(enum fault fault)
 {
     TRACE("fault %s", fault_names[fault]);
@@ -1477,6 +1490,8 @@ static void do_fault(enum fault fault)
         return comm_fail(w->workers[below(w->worker_count)].engine.generation);
     case DAMAGE:
         return damage();
+    case BLACKOUT:
+        return blackout();
     case FAULT_COUNT:
         return;
     }
@@ -1573,6 +1588,8 @@ static void draw(void)
     w->fault_every_ms = patience() / 4 + below(3 * patience());
     for (int i = 0; i < FAULT_COUNT; i++)
         w->fault_weight[i] = chance(0.5) ? 0 : 1 + below(8);
+    if (chance(0.5))
+        w->fault_weight[BLACKOUT] /= 2;
     w->heal_ms = below(30 * patience());
     w->end_ms = w->heal_ms + 400ull * patience();
     w->stop_wanted = chance(0.25);
