@@ -42,16 +42,16 @@ static int fail(struct bl_error *err, const char *what)
     return bl_error_remedy(err, "remove it, it is made anew");
 }
 
-/* Takes a section of count elements off the front. */
-static bool take(const uint8_t **at, size_t *left, uint64_t count, size_t element, const void *ret)
+/* Takes a section of count elements off the front; NULL: it is not there. */
+static const void *take(const uint8_t **at, size_t *left, uint64_t count, size_t element)
 {
     size_t bytes;
     if (!bl_mul(count, element, &bytes) || bytes > *left)
-        return false;
-    memcpy((void *)(uintptr_t)ret, at, sizeof *at);
+        return NULL;
+    const void *section = *at;
     *at += bytes;
     *left -= bytes;
-    return true;
+    return section;
 }
 
 /* Points at the sections; they must fill the file. */
@@ -65,16 +65,14 @@ static int check_sections(struct dataset *d, const uint8_t *data, size_t size, s
     d->header = h;
     const uint8_t *at = data + sizeof *h;
     size_t left = size - sizeof *h;
-    const void *text;
-    if (!take(&at, &left, h->sample_count, sizeof *d->rows, &d->rows) ||
-        !take(&at, &left, h->caption_count, sizeof *d->captions, &d->captions) ||
-        !take(&at, &left, h->split_count[0], sizeof *d->ids[0], &d->ids[0]) ||
-        !take(&at, &left, h->split_count[1], sizeof *d->ids[1], &d->ids[1]) ||
-        !take(&at, &left, h->length_count, sizeof *d->lengths, &d->lengths) ||
-        !take(&at, &left, h->example_count, sizeof *d->notes, &d->notes) ||
-        !take(&at, &left, h->text_bytes, 1, &text) || left)
+    if (!(d->rows = take(&at, &left, h->sample_count, sizeof *d->rows)) ||
+        !(d->captions = take(&at, &left, h->caption_count, sizeof *d->captions)) ||
+        !(d->ids[0] = take(&at, &left, h->split_count[0], sizeof *d->ids[0])) ||
+        !(d->ids[1] = take(&at, &left, h->split_count[1], sizeof *d->ids[1])) ||
+        !(d->lengths = take(&at, &left, h->length_count, sizeof *d->lengths)) ||
+        !(d->notes = take(&at, &left, h->example_count, sizeof *d->notes)) ||
+        !(d->text = take(&at, &left, h->text_bytes, 1)) || left)
         return fail(err, "its length does not fit its header");
-    d->text = text;
     uint8_t digest[32];
     const uint8_t *covered = h->made_from;
     crypto_hash_sha256(digest, covered, (size_t)(data + size - covered));
@@ -241,15 +239,53 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
     BL_TRY(index_path(config, path, sizeof path, err));
     BL_TRY(dataset_inputs_open(config, &inputs, err));
     d = reuse(path, inputs);
-    if (ret_reused)
-        *ret_reused = d != NULL;
-    if (!d) {
+    bool reused = d != NULL;
+    if (!reused)
         BL_TRY(make(config, inputs, progress, ctx, &d, err));
+    BL_TRY(dataset_judge(config, d, err));
+    if (!reused) {
         BL_TRY(bl_folder_make(config->run_dir, err));
         BL_TRY(bl_file_write(path, d->bytes.data, d->bytes.size, err));
     }
+    if (ret_reused)
+        *ret_reused = reused;
     *ret = bl_take(&d);
     return 0;
+}
+
+/* -- judging ---------------------------------------------------------------------------------- */
+
+static const char *first_missing(const struct dataset *d)
+{
+    for (uint64_t i = 0; i < d->header->example_count; i++)
+        if (!d->notes[i].is_caption && d->notes[i].verdict == DATASET_NO_IMAGE)
+            return d->text + d->notes[i].text;
+    return "unknown";
+}
+
+int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err)
+{
+    const struct dataset_header *h = dataset->header;
+    uint64_t missing = h->sample_verdicts[DATASET_NO_IMAGE], all = 0;
+    for (int i = 0; i < DATASET_VERDICT_COUNT; i++)
+        all += h->sample_verdicts[i];
+    if ((double)missing > config->data.max_bad_fraction * (double)all) {
+        bl_fail(err, BL_EDATA,
+                "image files of %llu of %llu samples are missing or cannot be read, the first is "
+                "%.300s",
+                (unsigned long long)missing, (unsigned long long)all, first_missing(dataset));
+        bl_error_remedy(err, "data.max_bad_fraction allows %g of the samples",
+                        config->data.max_bad_fraction);
+        return bl_error_file(err, config->data.source);
+    }
+    if (h->split_count[DATASET_TRAIN])
+        return 0;
+    bl_fail(err, BL_EDATA,
+            "no sample is left to train on: of %llu, %llu are left out and %llu held out",
+            (unsigned long long)all, (unsigned long long)(all - h->sample_count),
+            (unsigned long long)h->sample_count);
+    bl_error_remedy(err, "blipren-loader inspect shows what was left out and why");
+    return bl_error_file(err, config->data.source);
 }
 
 /* -- reading ---------------------------------------------------------------------------------- */

@@ -57,9 +57,13 @@ typedef bool dataset_progress(void *ctx, uint64_t done, uint64_t total);
  * more than data.max_bad_fraction of the images are missing; the first one is named. */
 int dataset_prepare(const struct config *config, dataset_progress *progress, void *ctx,
                     struct dataset **ret, bool *ret_reused, struct bl_error *err);
-/* The same, but nothing is written: for tools that only look. */
+/* The same, but nothing is written and nothing is judged: for tools that only look. */
 int dataset_view(const struct config *config, dataset_progress *progress, void *ctx,
                  struct dataset **ret, struct bl_error *err);
+
+/* Whether a run can train on it: the two -BL_EDATA of dataset_prepare. */
+int dataset_judge(const struct config *config, const struct dataset *dataset,
+                  struct bl_error *err);
 
 /* Maps an index that exists; every offset and the checksum are checked. */
 int dataset_open(const char *path, struct dataset **ret, struct bl_error *err);

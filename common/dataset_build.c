@@ -87,7 +87,6 @@ struct build {
     uint64_t *lengths;
     size_t length_capacity;
     uint32_t sample_notes[DATASET_VERDICT_COUNT], caption_notes[CAPTION_VERDICT_COUNT];
-    char first_missing[600];
 };
 
 static void update(crypto_hash_sha256_state *state, const void *data, size_t size)
@@ -139,8 +138,6 @@ static int note(struct build *b, const struct source_sample *sample, uint32_t ve
 static int leave_out(struct build *b, const struct source_sample *sample,
                      enum dataset_verdict verdict, struct bl_error *err)
 {
-    if (verdict == DATASET_NO_IMAGE && !b->first_missing[0])
-        describe(sample, b->first_missing, sizeof b->first_missing);
     b->header.sample_verdicts[verdict]++;
     return note(b, sample, verdict, NULL, 0, err);
 }
@@ -285,21 +282,6 @@ static int collect_held_out(struct build *b, struct bl_error *err)
     return 0;
 }
 
-static int check_missing(const struct build *b, struct bl_error *err)
-{
-    uint64_t missing = b->header.sample_verdicts[DATASET_NO_IMAGE];
-    double allowed = b->config->data.max_bad_fraction * (double)b->inputs->count;
-    if (!missing || (double)missing <= allowed)
-        return 0;
-    bl_fail(
-        err, BL_EDATA,
-        "image files of %llu of %llu samples are missing or cannot be read, the first is %.300s",
-        (unsigned long long)missing, (unsigned long long)b->inputs->count, b->first_missing);
-    bl_error_file(err, b->config->data.source);
-    return bl_error_remedy(err, "data.max_bad_fraction allows %g of the samples",
-                           b->config->data.max_bad_fraction);
-}
-
 /* -- split ------------------------------------------------------------------------------------ */
 
 /* Where an image stands in the order that decides the split: the first are held out. */
@@ -328,7 +310,7 @@ static int compare_places(const void *a, const void *b)
     return memcmp(x->hash, y->hash, sizeof x->hash);
 }
 
-/* The last of the first `wanted` different images. */
+/* The last of the first `wanted` different images, or of all where there are fewer. */
 static int nth_place(const struct config *config, const struct dataset_row *rows, uint64_t count,
                      uint64_t wanted, struct place *ret, struct bl_error *err)
 {
@@ -339,23 +321,20 @@ static int nth_place(const struct config *config, const struct dataset_row *rows
         places[i] = place_of(config, rows[i].hash);
     qsort(places, count, sizeof *places, compare_places);
     uint64_t different = 0;
-    for (uint64_t i = 0; i < count; i++)
-        if (!i || compare_places(&places[i], &places[i - 1]))
-            if (++different == wanted)
-                *ret = places[i];
+    for (uint64_t i = 0; i < count && different < wanted; i++)
+        if (!i || compare_places(&places[i], &places[i - 1])) {
+            different++;
+            *ret = places[i];
+        }
     free(places);
-    if (different > wanted)
-        return 0;
-    bl_fail(err, BL_EDATA, "%llu images are to be held out, and there are %llu",
-            (unsigned long long)wanted, (unsigned long long)different);
-    return bl_error_key(err, "data.validation");
+    return 0;
 }
 
 static int split(struct build *b, struct bl_error *err)
 {
     struct dataset_row *rows = (void *)b->rows.data;
     double share = b->config->data.validation;
-    struct place last;
+    struct place last = {0};
     if (share >= 1)
         BL_TRY(nth_place(b->config, rows, b->header.sample_count, (uint64_t)share, &last, err));
     for (uint64_t i = 0; i < b->header.sample_count; i++) {
@@ -367,12 +346,7 @@ static int split(struct build *b, struct bl_error *err)
         b->header.split_count[rows[i].split]++;
         BL_TRY(append(&b->splits[rows[i].split], &i, sizeof i, err));
     }
-    if (b->header.split_count[DATASET_TRAIN])
-        return 0;
-    bl_fail(err, BL_EDATA, "no sample is left to train on, of %llu",
-            (unsigned long long)b->inputs->count);
-    bl_error_file(err, b->config->data.source);
-    return bl_error_remedy(err, "blipren-loader inspect shows what was left out and why");
+    return 0;
 }
 
 /* -- writing ---------------------------------------------------------------------------------- */
@@ -428,7 +402,6 @@ static int build_all(struct build *b, struct bl_bytes *ret, struct bl_error *err
     BL_TRY(collect_held_out(b, err));
     for (uint64_t row = 0; row < b->inputs->count; row++)
         BL_TRY(add_sample(b, row, err));
-    BL_TRY(check_missing(b, err));
     BL_TRY(split(b, err));
     return assemble(b, ret, err);
 }

@@ -52,7 +52,7 @@ static const char *piece_at(const struct pieces *pieces, size_t index, size_t *r
 {
     size_t start = index ? pieces->ends[index - 1] : 0;
     *ret_size = pieces->ends[index] - start;
-    return pieces->text.data + start;
+    return pieces->text.size ? pieces->text.data + start : "";
 }
 
 /* --- The steps: each reads `from` and fills `to`, which is empty. --- */
@@ -160,7 +160,7 @@ static int decode_replace(const struct decode_step *step, const struct pieces *f
     return 0;
 }
 
-/* At most `start` of the character at each token's start, `stop` at its end. */
+/* At most `start` of the character at each token's start vanish. */
 static int decode_strip(const struct decode_step *step, const struct pieces *from,
                         struct pieces *to, struct bl_error *err)
 {
@@ -173,10 +173,6 @@ static int decode_strip(const struct decode_step *step, const struct pieces *fro
             token += width;
             size -= width;
         }
-        for (int64_t n = 0;
-             n < step->stop && size >= width && !memcmp(token + size - width, step->from, width);
-             n++)
-            size -= width;
         BL_TRY(add_piece(to, token, size, err));
     }
     return 0;

@@ -159,7 +159,7 @@ enum decode_kind {
 struct decode_step {
     enum decode_kind kind;
     char *from, *to;         /* replace; strip and metaspace: the character `from` */
-    int64_t start, stop;     /* strip: at most so many at the start and at the end */
+    int64_t start;           /* strip: at most so many at each token's start */
     bool drop_mark_of_first; /* metaspace: the first token's marks vanish */
 };
 

@@ -258,7 +258,8 @@ static int parse_decoder(struct tokenizer *tokenizer, const json_t *json, int de
         step.kind = DECODE_STRIP;
         BL_TRY(need_character(json, "content", &from, err));
         BL_TRY(bl_json_int(json, "start", 0, INT32_MAX, &step.start, err));
-        BL_TRY(bl_json_int(json, "stop", 0, INT32_MAX, &step.stop, err));
+        int64_t stop = 0; /* the reference fails on texts shorter than what it would cut here */
+        BL_TRY(bl_json_int(json, "stop", 0, 0, &stop, err));
     } else if (type_is(json, "Metaspace")) {
         enum metaspace_prepend prepend = PREPEND_ALWAYS;
         step.kind = DECODE_METASPACE;
@@ -382,10 +383,12 @@ static int parse_merges(struct bpe *bpe, const json_t *merges, struct bl_error *
     __attribute__((cleanup(text_release))) struct text joined = {0};
     BL_TRY(bpe_init_merges(bpe, json_array_size(merges), err));
     for (size_t i = 0; i < json_array_size(merges); i++) {
-        char place[64];
-        snprintf(place, sizeof place, "model.merges[%zu]", i);
-        BL_TRY(bl_json_within(add_merge(bpe, json_array_get(merges, i), (uint32_t)i, &joined, err),
-                              place, err));
+        int rc = add_merge(bpe, json_array_get(merges, i), (uint32_t)i, &joined, err);
+        if (rc < 0) {
+            char place[64];
+            snprintf(place, sizeof place, "model.merges[%zu]", i);
+            return bl_json_within(rc, place, err);
+        }
     }
     return 0;
 }
@@ -403,6 +406,8 @@ static int check_model(const json_t *model, struct bl_error *err)
                                        "ignore_merges",
                                        "vocab",
                                        "merges"};
+    if (json_object_get(model, "type") && !type_is(model, "BPE"))
+        return fail_key(model, "type", "BPE", err);
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)model, key, value)
@@ -413,8 +418,6 @@ static int check_model(const json_t *model, struct bl_error *err)
         if (!known)
             return fail_key(model, key, "no such key", err);
     }
-    if (json_object_get(model, "type") && !type_is(model, "BPE"))
-        return fail_key(model, "type", "BPE", err);
     float dropout = 0;
     BL_TRY(bl_json_float(model, "dropout", 0, 0, &dropout, err));
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
@@ -462,13 +465,32 @@ static int check_added_id(const struct tokenizer *tokenizer, const char *content
                    content, (int)id);
 }
 
+/* Puts the token among those that are looked for. `normalized` ones are looked for as the
+ * normalizer would write them; the reference also decodes them from that form, and then no longer
+ * knows them for special ones that could be skipped. */
+static int add_pattern(struct tokenizer *tokenizer, struct added_token *token, const char *content,
+                       bool normalized, struct bl_error *err)
+{
+    __attribute__((cleanup(text_release))) struct text pattern = {0};
+    BL_TRY(normalized ? tokenizer_normalize(tokenizer, content, strlen(content), &pattern, err)
+                      : text_append(&pattern, content, strlen(content), err));
+    if (!pattern.size)
+        return bl_fail(err, BL_EFORMAT, "the normalizer deletes all of \"%.80s\"", content);
+    token->size = pattern.size;
+    BL_TRY(text_append(&pattern, "", 1, err)); /* a NUL */
+    token->pattern = pattern.data;
+    if (strcmp(pattern.data, content) != 0)
+        BL_TRY(copy_string(pattern.data, &tokenizer->vocabulary.tokens[token->id].spelling, err));
+    return added_set_add(normalized ? &tokenizer->added_after : &tokenizer->added_before, token,
+                         err);
+}
+
 static int parse_added(struct tokenizer *tokenizer, const json_t *json, size_t order,
                        int32_t *next_id, struct bl_error *err)
 {
     const char *content = NULL;
     bool special = false, normalized = true;
-    struct added_token token = {.order = order,
-                                .id = (int32_t)json_integer_value(json_object_get(json, "id"))};
+    struct added_token token = {.id = (int32_t)json_integer_value(json_object_get(json, "id"))};
     BL_TRY(need_string(json, "content", &content, err));
     if (!*content)
         return fail_key(json, "content", "some text", err);
@@ -488,24 +510,9 @@ static int parse_added(struct tokenizer *tokenizer, const json_t *json, size_t o
     if (token.id >= *next_id)
         *next_id = token.id + 1;
 
-    /* Of two tokens that look alike after the normalizer the special one is found. */
-    token.order += special ? 0 : SIZE_MAX / 2;
-    __attribute__((cleanup(text_release))) struct text pattern = {0};
-    BL_TRY(normalized ? tokenizer_normalize(tokenizer, content, strlen(content), &pattern, err)
-                      : text_append(&pattern, content, strlen(content), err));
-    if (!pattern.size)
-        return fail_key(json, "content", "text that the normalizer does not delete", err);
-    /* The reference decodes such a token from its normalized form, and then no longer knows it for
-     * a special one that could be skipped. */
-    if (pattern.size != entry->size || memcmp(pattern.data, entry->content, entry->size)) {
-        BL_TRY(text_append(&pattern, "", 1, err));
-        pattern.size--;
-        BL_TRY(copy_string(pattern.data, &entry->spelling, err));
-    }
-    token.pattern = pattern.data;
-    token.size = pattern.size;
-    return added_set_add(normalized ? &tokenizer->added_after : &tokenizer->added_before, &token,
-                         err);
+    /* Of two tokens that look alike after the normalizer a special one is found, then the first. */
+    token.order = order + (special ? 0 : SIZE_MAX / 2);
+    return add_pattern(tokenizer, &token, content, normalized, err);
 }
 
 static int parse_all_added(struct tokenizer *tokenizer, const json_t *list, size_t model_count,
@@ -535,6 +542,8 @@ static int add_template_token(const struct tokenizer *tokenizer, const json_t *t
     for (size_t i = 0; rc >= 0 && i < json_array_size(list); i++) {
         int32_t id = 0;
         rc = parse_id(json_array_get(list, i), tokenizer->vocabulary.count - 1, &id, err);
+        if (rc >= 0 && !tokenizer_content(tokenizer, id))
+            rc = bl_fail(err, BL_EFORMAT, "expected the id of a token, found %d", (int)id);
         if (rc >= 0)
             rc = token_ids_add(ret, id, err);
     }

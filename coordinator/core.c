@@ -724,14 +724,18 @@ static uint64_t order_end(const struct coord *c)
     return end;
 }
 
-/* The steps of which every group was ordered: no rank can apply more. */
-static uint64_t fully_ordered(const struct coord *c)
+/* Steps of which any group was ordered. Who stops there after filling up the last of them leaves no
+ * rank waiting in the all-reduce of a step that never becomes whole. */
+static uint64_t steps_begun(const struct coord *c)
 {
-    uint64_t lowest = UINT64_MAX;
-    for (uint32_t rank = 0; rank < c->plan.world; rank++)
-        if (rank_worker(c, rank)->next_step < lowest)
-            lowest = rank_worker(c, rank)->next_step;
-    return lowest;
+    uint64_t highest = 0;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        const struct worker *w = rank_worker(c, rank);
+        uint64_t begun = w->next_step + (w->next_index > 0);
+        if (begun > highest)
+            highest = begun;
+    }
+    return highest;
 }
 
 static struct bl_range validation_share(const struct coord *c, uint32_t rank)
@@ -991,7 +995,7 @@ static void settle_live(struct coord *c)
         c->regrouping = false;
     else if (!c->regrouping && !c->stopping && c->ledger.committed < c->config.plan.steps) {
         c->regrouping = true;
-        c->hold = fully_ordered(c);
+        c->hold = steps_begun(c);
     }
     if (c->regrouping && !c->stopping && c->ledger.committed >= c->hold)
         return end_generation(c);
@@ -1318,7 +1322,7 @@ static void begin_stop(struct coord *c, int code)
     c->stop_code = code;
     c->stop_deadline_ms = c->now_ms + c->timing.drain_ms;
     if (is_live(c))
-        c->last = fully_ordered(c);
+        c->last = steps_begun(c);
 }
 
 static bool mark(uint8_t *set, uint64_t sample)
@@ -1383,6 +1387,7 @@ static void on_lost(struct coord *c, const struct coord_event *e)
         c->late++;
         return;
     }
+    act_to(c, COORD_ACTION_FORGET, e->peer, w ? w->link : l->link);
     peer_lost(c, e->peer, e->lost.dead);
 }
 
@@ -1827,7 +1832,7 @@ static void check_worker(const struct coord *c, const struct worker *w)
         const struct lease *lease = &w->leases[k];
         count += lease->state != LEASE_FREE;
         if (lease->state == LEASE_OUT)
-            BL_ASSERT(c->loaders[lease->loader].present && c->loaders[lease->loader].held > 0);
+            BL_ASSERT(c->loaders[lease->loader].present);
     }
     BL_ASSERT_CMP(count, ==, w->lease_count);
     BL_ASSERT(w->lease_count == 0 || w->phase == MEMBER);

@@ -50,6 +50,14 @@ int registry_point(const char *run_folder, const char *name, struct coord_checkp
     return bl_error_file(err, path);
 }
 
+int registry_remove(const char *run_folder, struct coord_checkpoint checkpoint,
+                    struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(path_of(path, sizeof path, run_folder, checkpoint, err));
+    return bl_folder_remove(path, err);
+}
+
 static bool is_kept(const char *name, const struct coord_checkpoint *keep, int count)
 {
     char kept[COORD_CHECKPOINT_NAME_MAX];
@@ -61,8 +69,8 @@ static bool is_kept(const char *name, const struct coord_checkpoint *keep, int c
     return false;
 }
 
-int registry_prune(const char *run_folder, const struct coord_checkpoint *keep, int count,
-                   struct bl_error *err)
+int registry_tidy(const char *run_folder, const struct coord_checkpoint *keep, int count,
+                  struct bl_error *err)
 {
     char folder[4096], path[4096 + 256];
     BL_TRY(bl_path_join(folder, sizeof folder, run_folder, "checkpoints", err));

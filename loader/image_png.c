@@ -86,7 +86,8 @@ static void read_pixels(struct reader *reader)
 }
 
 /* Looks through all chunks, as EXIF may come behind the pixels: eXIf, and an uncompressed iTXt with
- * Adobe's key (key, 0, compressed?, method, language, 0, translated key, 0, text). */
+ * Adobe's key (key, 0, compressed?, method, language, 0, translated key, 0, text). The private text
+ * chunk that ImageMagick used before PNG had eXIf ("Raw profile type exif") is not read. */
 static void find_orientation(struct bl_cursor file, int *ret)
 {
     static const char xmp_key[] = "XML:com.adobe.xmp\0"; /* and "not compressed" */

@@ -40,6 +40,19 @@ static void axis_release(struct resize_axis *axis)
     free(axis->weights);
     free(axis->high);
     free(axis->low);
+    for (int d = 0; d < 3; d++)
+        free(axis->digits[d]);
+}
+
+static void set_weight(struct resize_axis *axis, int64_t place, int32_t weight)
+{
+    axis->weights[place] = weight;
+    axis->high[place] = (int16_t)(weight >> RESIZE_LOW_BITS);
+    axis->low[place] = (int16_t)(weight & ((1 << RESIZE_LOW_BITS) - 1));
+    for (int d = 0; d < 3; d++) {
+        axis->digits[d][place] = (int8_t)weight;
+        weight = (weight - (int8_t)weight) / 256;
+    }
 }
 
 /* Weights of result position i; scratch has axis->taps places. */
@@ -59,10 +72,7 @@ static void axis_fill(struct resize_axis *axis, int64_t i, double support, enum 
     axis->count[i] = (int32_t)count;
     for (int64_t t = 0; t < count; t++) {
         double weight = (sum != 0.0 ? scratch[t] / sum : scratch[t]) * (1 << RESIZE_PRECISION);
-        int32_t fixed = (int32_t)(weight < 0 ? weight - 0.5 : weight + 0.5);
-        axis->weights[i * axis->taps + t] = fixed;
-        axis->high[i * axis->taps + t] = (int16_t)(fixed >> RESIZE_LOW_BITS);
-        axis->low[i * axis->taps + t] = (int16_t)(fixed & ((1 << RESIZE_LOW_BITS) - 1));
+        set_weight(axis, i * axis->taps + t, (int32_t)(weight < 0 ? weight - 0.5 : weight + 0.5));
     }
 }
 
@@ -80,8 +90,11 @@ static int axis_plan(struct resize_axis *axis, int64_t from, int64_t to, enum im
     axis->weights = calloc(count, sizeof *axis->weights);
     axis->high = calloc(count, sizeof *axis->high);
     axis->low = calloc(count, sizeof *axis->low);
+    for (int d = 0; d < 3; d++)
+        axis->digits[d] = calloc(count, sizeof *axis->digits[d]);
     bl_autofree double *scratch = calloc((size_t)axis->taps, sizeof *scratch);
-    if (!axis->first || !axis->count || !axis->weights || !axis->high || !axis->low || !scratch)
+    if (!axis->first || !axis->count || !axis->weights || !axis->high || !axis->low ||
+        !axis->digits[0] || !axis->digits[1] || !axis->digits[2] || !scratch)
         return bl_fail(err, BL_ENOMEM, "no memory to resize %lld to %lld pixels", (long long)from,
                        (long long)to);
     for (int64_t i = 0; i < to; i++)
@@ -95,38 +108,39 @@ static uint8_t clip(int32_t sum)
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-static void horizontal_row(const struct resize_axis *axis, const uint8_t *row, uint8_t *out)
+static void plain_horizontal(const struct resize_axis *axis, const uint8_t *const rows[RESIZE_ROWS],
+                             uint8_t *const outs[RESIZE_ROWS])
 {
-    for (int64_t i = 0; i < axis->to; i++) {
-        const int32_t *weights = axis->weights + i * axis->taps;
-        const uint8_t *source = row + 3 * axis->first[i];
-        int32_t sums[3] = {0};
-        for (int64_t t = 0; t < axis->count[i]; t++)
+    for (int r = 0; r < RESIZE_ROWS; r++)
+        for (int64_t i = 0; i < axis->to; i++) {
+            const int32_t *weights = axis->weights + i * axis->taps;
+            const uint8_t *source = rows[r] + 3 * axis->first[i];
+            int32_t sums[3] = {0};
+            for (int64_t t = 0; t < axis->count[i]; t++)
+                for (int64_t c = 0; c < 3; c++)
+                    sums[c] += weights[t] * source[3 * t + c];
             for (int64_t c = 0; c < 3; c++)
-                sums[c] += weights[t] * source[3 * t + c];
-        for (int64_t c = 0; c < 3; c++)
-            out[3 * i + c] = clip(sums[c]);
-    }
+                outs[r][3 * i + c] = clip(sums[c]);
+        }
 }
 
-static void plain_horizontal(const struct resize_axis *axis, const uint8_t *a, const uint8_t *b,
-                             uint8_t *out_a, uint8_t *out_b)
-{
-    horizontal_row(axis, a, out_a);
-    horizontal_row(axis, b, out_b);
-}
-
-static void plain_vertical(const struct resize_axis *axis, int64_t i, const uint8_t *source,
-                           size_t row_bytes, uint8_t *out)
+void resize_vertical_rest(const struct resize_axis *axis, int64_t i, const uint8_t *source,
+                          size_t row_bytes, size_t start, uint8_t *out)
 {
     const int32_t *weights = axis->weights + i * axis->taps;
     source += (size_t)axis->first[i] * row_bytes;
-    for (size_t x = 0; x < row_bytes; x++) {
+    for (size_t x = start; x < row_bytes; x++) {
         int32_t sum = 0;
         for (int64_t t = 0; t < axis->count[i]; t++)
             sum += weights[t] * source[(size_t)t * row_bytes + x];
         out[x] = clip(sum);
     }
+}
+
+static void plain_vertical(const struct resize_axis *axis, int64_t i, const uint8_t *source,
+                           size_t row_bytes, uint8_t *out)
+{
+    resize_vertical_rest(axis, i, source, row_bytes, 0, out);
 }
 
 const struct resize_passes resize_plain = {"plain", plain_horizontal, plain_vertical};
@@ -148,20 +162,24 @@ static int resize_width(const struct resize_passes *passes, const struct image *
     __attribute__((cleanup(axis_release))) struct resize_axis axis = {0};
     BL_TRY(axis_plan(&axis, image->width, width, filter, err));
     size_t row_bytes = (size_t)image->width * 3, out_bytes = (size_t)width * 3;
-    bl_autofree uint8_t *padded = calloc(2, row_bytes + RESIZE_SLACK);
-    bl_autofree uint8_t *odd = malloc(out_bytes);
-    if (!padded || !odd)
+    size_t padded_bytes = row_bytes + RESIZE_SLACK;
+    bl_autofree uint8_t *padded = calloc(RESIZE_ROWS, padded_bytes);
+    bl_autofree uint8_t *unused = malloc(RESIZE_ROWS * out_bytes);
+    if (!padded || !unused)
         return bl_fail(err, BL_ENOMEM, "no memory to resize rows of %lld pixels",
                        (long long)image->width);
     const uint8_t *end = image->pixels + (size_t)image->height * row_bytes;
-    for (int64_t y = 0; y < image->height; y += 2) {
-        bool pair = y + 1 < image->height;
-        const uint8_t *a = image->pixels + (size_t)y * row_bytes;
-        const uint8_t *b = pair ? a + row_bytes : a;
-        uint8_t *out_a = out + (size_t)y * out_bytes;
-        passes->horizontal(&axis, with_slack(a, row_bytes, end, padded),
-                           with_slack(b, row_bytes, end, padded + row_bytes + RESIZE_SLACK), out_a,
-                           pair ? out_a + out_bytes : odd);
+    for (int64_t y = 0; y < image->height; y += RESIZE_ROWS) {
+        const uint8_t *rows[RESIZE_ROWS];
+        uint8_t *outs[RESIZE_ROWS];
+        for (int64_t r = 0; r < RESIZE_ROWS; r++) {
+            bool exists = y + r < image->height; /* a row too many repeats the last, for nothing */
+            int64_t from = bl_min(y + r, image->height - 1);
+            rows[r] = with_slack(image->pixels + (size_t)from * row_bytes, row_bytes, end,
+                                 padded + (size_t)r * padded_bytes);
+            outs[r] = exists ? out + (size_t)from * out_bytes : unused + (size_t)r * out_bytes;
+        }
+        passes->horizontal(&axis, rows, outs);
     }
     return 0;
 }
@@ -223,11 +241,9 @@ int image_resize_by(const struct resize_passes *passes, const struct image *imag
 
 static const struct resize_passes *best_passes(void)
 {
-#ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2"))
-        return &resize_avx2;
-#endif
-    return &resize_plain;
+    if (resize_avx512())
+        return resize_avx512();
+    return resize_avx2() ? resize_avx2() : &resize_plain;
 }
 
 int image_resize(const struct image *image, int64_t out_width, int64_t out_height,

@@ -3,11 +3,10 @@
  * A weight has 23 bits and a sign, the multiply-add of pairs (vpmaddwd) takes 16. So each weight is
  * split, weight = high * 2^12 + low, and sum(w p) = (sum(high p) << 12) + sum(low p). Intermediate
  * sums may wrap round 2^32; the total fits, so it comes out exact. */
+#include "loader/image_resize.h"
+
 #ifdef __x86_64__
 #include <immintrin.h>
-#include <string.h>
-
-#include "loader/image_resize.h"
 
 #define AVX2 __attribute__((target("avx2")))
 
@@ -28,8 +27,8 @@ AVX2 static inline __m256i finish(__m256i high, __m256i low)
 
 /* Row a in the lower half of each register, row b in the upper. Four taps a turn: their 12 bytes
  * become 16-bit pairs (r0 r1, g0 g1, b0 b1) and (r2 r3, g2 g3, b2 b3). */
-AVX2 static void avx2_horizontal(const struct resize_axis *axis, const uint8_t *a, const uint8_t *b,
-                                 uint8_t *out_a, uint8_t *out_b)
+AVX2 static void two_rows(const struct resize_axis *axis, const uint8_t *a, const uint8_t *b,
+                          uint8_t *out_a, uint8_t *out_b)
 {
     const __m256i taps_01 = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
@@ -53,15 +52,22 @@ AVX2 static void avx2_horizontal(const struct resize_axis *axis, const uint8_t *
         }
         __m256i value = finish(sum_high, sum_low);
         value = _mm256_packus_epi16(_mm256_packs_epi32(value, value), value);
-        int32_t pixel_a = _mm_cvtsi128_si32(_mm256_castsi256_si128(value));
-        int32_t pixel_b = _mm_cvtsi128_si32(_mm256_extracti128_si256(value, 1));
-        memcpy(out_a + 3 * i, &pixel_a, 3);
-        memcpy(out_b + 3 * i, &pixel_b, 3);
+        uint8_t pixels[32];
+        _mm256_storeu_si256((__m256i *)pixels, value);
+        resize_put_pixel(out_a + 3 * i, pixels, i + 1 == axis->to);
+        resize_put_pixel(out_b + 3 * i, pixels + 16, i + 1 == axis->to);
     }
 }
 
-/* 32 bytes of the result from two source rows at a time; the rest of the row by plain
- * sums. */
+AVX2 static void avx2_horizontal(const struct resize_axis *axis,
+                                 const uint8_t *const rows[RESIZE_ROWS],
+                                 uint8_t *const outs[RESIZE_ROWS])
+{
+    for (int r = 0; r < RESIZE_ROWS; r += 2)
+        two_rows(axis, rows[r], rows[r + 1], outs[r], outs[r + 1]);
+}
+
+/* 32 bytes of the result from two source rows at a time. */
 AVX2 static void avx2_vertical(const struct resize_axis *axis, int64_t i, const uint8_t *source,
                                size_t row_bytes, uint8_t *out)
 {
@@ -95,15 +101,17 @@ AVX2 static void avx2_vertical(const struct resize_axis *axis, int64_t i, const 
             _mm256_packs_epi32(finish(sum_high[2], sum_low[2]), finish(sum_high[3], sum_low[3]));
         _mm256_storeu_si256((__m256i *)(out + x), _mm256_packus_epi16(lower, upper));
     }
-    for (; x < row_bytes; x++) {
-        const int32_t *weights = axis->weights + i * axis->taps;
-        int32_t sum = 1 << (RESIZE_PRECISION - 1);
-        for (int64_t t = 0; t < count; t++)
-            sum += weights[t] * rows[(size_t)t * row_bytes + x];
-        sum >>= RESIZE_PRECISION;
-        out[x] = (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
-    }
+    resize_vertical_rest(axis, i, source, row_bytes, x, out);
 }
 
-const struct resize_passes resize_avx2 = {"AVX2", avx2_horizontal, avx2_vertical};
+const struct resize_passes *resize_avx2(void)
+{
+    static const struct resize_passes passes = {"AVX2", avx2_horizontal, avx2_vertical};
+    return __builtin_cpu_supports("avx2") ? &passes : NULL;
+}
+#else
+const struct resize_passes *resize_avx2(void)
+{
+    return NULL;
+}
 #endif

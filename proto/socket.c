@@ -341,14 +341,18 @@ int wire_dealer_send(struct wire_socket *s, const void *data, size_t size)
 
 bool wire_push_send(struct wire_socket *s, struct wire_frames *frames)
 {
-    /* The first frame finds out whether there is room; the others of a message then always pass. */
-    for (int i = 0; i < frames->count; i++)
-        if (zmq_msg_send(&frames->at[i], s->zmq,
-                         ZMQ_DONTWAIT | (i + 1 < frames->count ? ZMQ_SNDMORE : 0)) < 0) {
-            BL_ASSERT_CMP(i, ==, 0);
+    int more = frames->count - 1;
+    for (int i = 0; i < frames->count; i++) {
+        if (zmq_msg_send(&frames->at[i], s->zmq, ZMQ_DONTWAIT | (i < more ? ZMQ_SNDMORE : 0)) >= 0)
+            continue;
+        if (i == 0) {
             s->wants_write = true;
             return false;
         }
+        /* The connection broke in mid-message: ZeroMQ drops what it took of it, and what follows up
+         * to the last frame. For the sender that is a message lost on its way. */
+        zmq_msg_close(&frames->at[i]);
+    }
     frames->count = 0;
     return true;
 }

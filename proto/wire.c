@@ -59,6 +59,17 @@ static bool is_text(const char *text)
     return true;
 }
 
+void wire_text(char *text)
+{
+    utf8proc_int32_t point;
+    for (char *p = text; *p;) {
+        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)p, -1, &point);
+        if (n <= 0)
+            *p = '?';
+        p += n > 0 ? n : 1;
+    }
+}
+
 #define CHECK(cond, field)                                                                         \
     do {                                                                                           \
         if (!(cond))                                                                               \

@@ -29,5 +29,9 @@ int wire_unpack_header(const void *data, size_t size, Blipren__BatchHeader **ret
                        struct bl_error *err);
 void wire_header_free(Blipren__BatchHeader **header);
 
+/* Makes text fit for a message, in place: what is not UTF-8 becomes '?'. File names and the operating system's messages may
+ * hold anything. */
+void wire_text(char *text);
+
 /* "Hello", "Order": for logs. */
 const char *wire_body_name(const Blipren__Envelope *envelope);

@@ -52,6 +52,7 @@ static const struct {
     const char *name, *usage;
     int (*run)(int argc, char **argv, struct bl_error *err);
 } commands[] = {
+    {"caption", command_caption_usage, command_caption},
     {"score", command_score_usage, command_score},
     {NULL, usage, command_train},
 };

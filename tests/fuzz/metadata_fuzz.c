@@ -23,7 +23,7 @@ static void touch(const struct source *source)
             sum += c.size;
         }
     }
-    BL_ASSERT_CMP(sum, <, SIZE_MAX);
+    BL_ASSERT_CMP(sum, <, INT64_MAX);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,33 +1,27 @@
 /* tests/unit/captions_test.c - prefix, caption and EOS as ids; the rules; the choice of a caption. */
 #include "tests/unit/unit.h"
 
+#include "tests/unit/letters.h"
+
 #include "common/captions.h"
 
-/* One token a letter, "_" for the space (U+2581), and one merge that eats the space behind an a. */
-static const char tokenizer_json[] =
-    "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": ["
-    "{\"id\": 0, \"content\": \"<unk>\", \"single_word\": false, \"lstrip\": false, \"rstrip\": "
-    "false, \"normalized\": false, \"special\": true},"
-    "{\"id\": 1, \"content\": \"</s>\", \"single_word\": false, \"lstrip\": false, \"rstrip\": "
-    "false, \"normalized\": false, \"special\": true}],"
-    "\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": "
-    "\"\\u2581\"}, \"pre_tokenizer\": null, \"post_processor\": null,"
-    "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": "
-    "{\"String\": \"\\u2581\"}, \"content\": \" \"}, {\"type\": \"ByteFallback\"}, {\"type\": "
-    "\"Fuse\"}]},"
-    "\"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": \"<unk>\", "
-    "\"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, \"fuse_unk\": true, "
-    "\"byte_fallback\": true, \"vocab\": {\"<unk>\": 0, \"</s>\": 1, \"\\u2581\": 2, \"a\": 3, "
-    "\"b\": 4, \"c\": 5, \":\": 6, \"a\\u2581\": 7}, \"merges\": [\"a \\u2581\"]}}";
-enum { EOS = 1, SPACE = 2, A = 3, B = 4, C = 5, COLON = 6 };
+enum {
+    EOS = LETTERS_EOS,
+    SPACE = LETTERS_SPACE,
+    A = LETTERS_A,
+    B = LETTERS_B,
+    C = LETTERS_C,
+    COLON = LETTERS_COLON
+};
 
 static struct tokenizer *tokenizer;
 
 static int open_tokenizer(void **state)
 {
     struct bl_error err = {0};
-    assert_ok(tokenizer_parse(tokenizer_json, strlen(tokenizer_json), "inline", &tokenizer, &err),
-              err);
+    assert_ok(
+        tokenizer_parse(letters_tokenizer, strlen(letters_tokenizer), "inline", &tokenizer, &err),
+        err);
     return 0;
 }
 
@@ -195,10 +189,10 @@ static void the_eos_is_data_eos_or_the_models(void **state)
     llm.eos_count = 0;
     assert_int_equal(caption_eos(&data, tokenizer, &llm, &eos, &err), -BL_ECONFIG);
     assert_string_equal(err.text, "config.json of the language model has no eos_token_id");
-    llm = (struct hf_llm){.eos = {8}, .eos_count = 1};
+    llm = (struct hf_llm){.eos = {LETTERS_VOCABULARY}, .eos_count = 1};
     assert_int_equal(caption_eos(&data, tokenizer, &llm, &eos, &err), -BL_ECONFIG);
     assert_string_equal(err.text,
-                        "config.json's eos_token_id 8 is not in the tokenizer's vocabulary of 8");
+                        "config.json's eos_token_id 31 is not in the tokenizer's vocabulary of 31");
 }
 
 static void each_epoch_draws_a_caption_evenly(void **state)

@@ -187,12 +187,15 @@ static void what_is_left_out_is_counted_with_examples(void **state)
              inside("data"));
     refuses("  validation: 0\n", BL_EDATA, expected);
     snprintf(expected, sizeof expected,
-             "%s: no sample is left to train on, of 6; blipren-loader inspect shows what was left "
-             "out and why",
+             "%s: no sample is left to train on: of 6, 6 are left out and 0 held out; "
+             "blipren-loader inspect shows what was left out and why",
              inside("data"));
     refuses("  keep: [green]\n  max_bad_fraction: 1\n", BL_EDATA, expected);
-    refuses("  validation: 2\n  max_bad_fraction: 1\n", BL_EDATA,
-            "data.validation: 2 images are to be held out, and there are 2");
+    snprintf(expected, sizeof expected,
+             "%s: no sample is left to train on: of 6, 3 are left out and 3 held out; "
+             "blipren-loader inspect shows what was left out and why",
+             inside("data"));
+    refuses("  validation: 2\n  max_bad_fraction: 1\n", BL_EDATA, expected);
 }
 
 static void an_image_is_in_one_split_under_all_its_names(void **state)

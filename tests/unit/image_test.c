@@ -106,10 +106,9 @@ static uint32_t draw(uint32_t index, uint32_t purpose, uint32_t below)
     return words[0] % below;
 }
 
-static void vector_and_plain_resize_give_the_same_bits(void **state)
+static void assert_same_as_plain(const struct resize_passes *passes)
 {
-#ifdef __x86_64__
-    if (!__builtin_cpu_supports("avx2"))
+    if (!passes)
         skip();
     struct bl_error err;
     for (uint32_t i = 0; i < 300; i++) {
@@ -124,16 +123,22 @@ static void vector_and_plain_resize_give_the_same_bits(void **state)
         assert_ok(
             image_resize_by(&resize_plain, &image, out_width, out_height, filter, plain, &err),
             err);
-        assert_ok(
-            image_resize_by(&resize_avx2, &image, out_width, out_height, filter, vector, &err),
-            err);
+        assert_ok(image_resize_by(passes, &image, out_width, out_height, filter, vector, &err),
+                  err);
         if (memcmp(plain, vector, out_size) != 0)
-            fail_msg("case %u: %d x %d to %d x %d, filter %d", i, (int)width, (int)height,
-                     (int)out_width, (int)out_height, filter);
+            fail_msg("%s, case %u: %d x %d to %d x %d, filter %d", passes->name, i, (int)width,
+                     (int)height, (int)out_width, (int)out_height, filter);
     }
-#else
-    skip();
-#endif
+}
+
+static void avx2_and_plain_resize_give_the_same_bits(void **state)
+{
+    assert_same_as_plain(resize_avx2());
+}
+
+static void avx512_and_plain_resize_give_the_same_bits(void **state)
+{
+    assert_same_as_plain(resize_avx512());
 }
 
 static void a_resize_to_nothing_or_beyond_the_limit_is_refused(void **state)
@@ -299,7 +304,8 @@ static void a_file_of_endless_scans_is_refused(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(every_kind_of_picture_comes_out_as_pil_reads_it),
-          cmocka_unit_test(vector_and_plain_resize_give_the_same_bits),
+          cmocka_unit_test(avx2_and_plain_resize_give_the_same_bits),
+          cmocka_unit_test(avx512_and_plain_resize_give_the_same_bits),
           cmocka_unit_test(a_resize_to_nothing_or_beyond_the_limit_is_refused),
           cmocka_unit_test(other_files_are_refused_with_their_first_bytes),
           cmocka_unit_test(truncated_files_are_refused),

@@ -2,7 +2,7 @@
 """Makes common/unicode_table.inc: the character classes that tokenizers 0.23.3 works with.
 
 They come from the library itself, code point by code point, because its parts follow different
-Unicode versions (the regular expressions 16, the rest 17) and no other library has just these:
+Unicode versions (16 in its regular expressions, 17 in its Digits) and no other library has both:
   L, N, S  \\p{L}, \\p{N}, \\s of its regular expressions (Split with a Regex)
   D        what the Digits pre-tokenizer splits off
   W        what joins a word in the sense of an added token's single_word
