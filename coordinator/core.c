@@ -962,7 +962,7 @@ static void save_failed(struct coord *c, struct save *save)
         leave(c, BL_EIO, "a checkpoint that is needed cannot be written");
 }
 
-/* ---- A living generation (L1 - L4) ------------------------------------------------------------
+/* ---- A living generation (L1, L2, V1 - V3) ------------------------------------------------------------
  */
 
 static void validation_begin(struct coord *c)

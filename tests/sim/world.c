@@ -471,6 +471,7 @@ static void form_complete(struct comm *comm, const struct op *op)
         const struct saved *saved = saved_find(checkpoint_named(op->checkpoint));
         BL_ASSERT(saved);
         if (!saved->whole) { /* it rotted after it was verified: nobody can load it */
+            comm->failed = true;
             for (uint32_t rank = 0; rank < comm->world; rank++)
                 schedule_op(comm->members[rank], false);
             return;
