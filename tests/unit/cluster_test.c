@@ -69,9 +69,11 @@ static void an_epoch_of_steps_trains_every_sample_once(void **state)
 
 static void milestones_are_where_the_plan_says(void **state)
 {
-    struct bl_plan plan = {.steps = 10, .checkpoint_every = 4, .validate_every = 5, .validate_samples = 1};
+    struct bl_plan plan = {
+        .steps = 10, .checkpoint_every = 4, .validate_every = 5, .validate_samples = 1};
     for (uint64_t step = 0; step <= 10; step++) {
-        assert_int_equal(bl_plan_checkpoints(&plan, step), step == 0 || step == 4 || step == 8 || step == 10);
+        assert_int_equal(bl_plan_checkpoints(&plan, step),
+                         step == 0 || step == 4 || step == 8 || step == 10);
         assert_int_equal(bl_plan_snapshots(&plan, step), step == 4 || step == 8);
         assert_int_equal(bl_plan_validates(&plan, step), step == 5 || step == 10);
     }

@@ -9,7 +9,8 @@ static uint64_t now_ms;
 
 static struct loader_event event(enum loader_event_type type, uint64_t generation)
 {
-    return (struct loader_event){.type = type, .now_ms = now_ms, .link = 1, .generation = generation};
+    return (struct loader_event){
+        .type = type, .now_ms = now_ms, .link = 1, .generation = generation};
 }
 
 static void feed(struct loader_event e)

@@ -54,7 +54,8 @@ static void a_rewind_annuls_what_came_after_the_checkpoint(void **state)
     assert_int_equal(ledger.validated, 2);
     assert_int_equal(ledger.floor, 2);
     assert_int_equal(ledger.rewinds, 1);
-    refuse(&ledger, RECORD(COMMIT, .step = 2, .generation = 1), "generation of a commit: expected 1 but found 1");
+    refuse(&ledger, RECORD(COMMIT, .step = 2, .generation = 1),
+           "generation of a commit: expected 1 but found 1");
     apply(&ledger, RECORD(GENERATION, .generation = 2, .world = 1));
     apply(&ledger, RECORD(COMMIT, .step = 2, .generation = 2));
     apply(&ledger, RECORD(REWIND, .step = 0, .generation = 1));
@@ -69,18 +70,26 @@ static void contradictions_are_refused(void **state)
     refuse(&ledger, RECORD(COMMIT, .step = 0), "records before START: expected 1 but found 0");
     ledger = after_three_steps();
     refuse(&ledger, RECORD(START, .digest = 1), "records before START: expected 0 but found 1");
-    refuse(&ledger, RECORD(COMMIT, .step = 4, .generation = 1), "committed step: expected 3 but found 4");
-    refuse(&ledger, RECORD(COMMIT, .step = 3, .generation = 2), "generation of a commit: expected 1 but found 2");
+    refuse(&ledger, RECORD(COMMIT, .step = 4, .generation = 1),
+           "committed step: expected 3 but found 4");
+    refuse(&ledger, RECORD(COMMIT, .step = 3, .generation = 2),
+           "generation of a commit: expected 1 but found 2");
     refuse(&ledger, RECORD(GENERATION, .generation = 1), "next generation: expected 2 but found 1");
     refuse(&ledger, RECORD(VALIDATED, .step = 3), "validated step: expected 3 but found 3");
-    refuse(&ledger, RECORD(CHECKPOINT, .step = 4, .generation = 1), "step of a new checkpoint: expected 3 but found 4");
-    refuse(&ledger, RECORD(CHECKPOINT, .step = 2, .generation = 1), "step of a new checkpoint: expected 3 but found 2");
-    refuse(&ledger, RECORD(DAMAGED, .step = 1), "step of a registered checkpoint: expected 3 but found 1");
-    refuse(&ledger, RECORD(REWIND, .step = 4, .generation = 1), "rewind beyond the commits: expected 3 but found 4");
+    refuse(&ledger, RECORD(CHECKPOINT, .step = 4, .generation = 1),
+           "step of a new checkpoint: expected 3 but found 4");
+    refuse(&ledger, RECORD(CHECKPOINT, .step = 2, .generation = 1),
+           "step of a new checkpoint: expected 3 but found 2");
+    refuse(&ledger, RECORD(DAMAGED, .step = 1),
+           "step of a registered checkpoint: expected 3 but found 1");
+    refuse(&ledger, RECORD(REWIND, .step = 4, .generation = 1),
+           "rewind beyond the commits: expected 3 but found 4");
     refuse(&ledger, RECORD(REWIND, .step = 1, .generation = 1),
            "rewind to a checkpoint that is not registered: expected 2 but found 1");
-    refuse(&ledger, RECORD(REWIND, .step = 1), "rewind without a checkpoint: expected 0 but found 1");
-    refuse(&ledger, (struct coord_record){.type = COORD_RECORD_COUNT}, "type of a record: expected 8 but found 8");
+    refuse(&ledger, RECORD(REWIND, .step = 1),
+           "rewind without a checkpoint: expected 0 but found 1");
+    refuse(&ledger, (struct coord_record){.type = COORD_RECORD_COUNT},
+           "type of a record: expected 8 but found 8");
 }
 
 static void a_damaged_checkpoint_leaves_the_list(void **state)
@@ -109,7 +118,9 @@ static void checkpoint_names_sort_and_are_unique(void **state)
     assert_string_equal(name, "step-000100-g3");
 }
 
-UNIT_MAIN(cmocka_unit_test(records_add_up), cmocka_unit_test(a_rewind_annuls_what_came_after_the_checkpoint),
-          cmocka_unit_test(contradictions_are_refused), cmocka_unit_test(a_damaged_checkpoint_leaves_the_list),
+UNIT_MAIN(cmocka_unit_test(records_add_up),
+          cmocka_unit_test(a_rewind_annuls_what_came_after_the_checkpoint),
+          cmocka_unit_test(contradictions_are_refused),
+          cmocka_unit_test(a_damaged_checkpoint_leaves_the_list),
           cmocka_unit_test(the_oldest_checkpoints_give_way_and_order_is_kept),
           cmocka_unit_test(checkpoint_names_sort_and_are_unique))
