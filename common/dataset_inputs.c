@@ -190,6 +190,8 @@ static int hash_named(struct dataset_inputs *inputs, const struct named_row *nam
         else if (image->there)
             BL_TRY(hash_image(named[i].path, image, err));
     }
+    if (progress && !progress(ctx, inputs->count, inputs->count))
+        return bl_fail(err, BL_ESTOPPED, "stopped after images were read");
     return 0;
 }
 

@@ -381,12 +381,12 @@ static void end_generation(struct coord *c)
     c->state = COORD_ENDING;
 }
 
-/* The state of a worker that is away can be this run's (M7): not annulled, not forked by a later
- * generation, not behind the commits. */
+/* Is the worker's state the run's (M7)? Not annulled by a rewind, and not forked by a generation that
+ * was formed without it. Such a state has every committed step: a commit needs all ranks (S3). */
 static bool is_survivor(const struct coord *c, const struct worker *w)
 {
     return w->applied_step >= 0 && w->state_generation >= c->floor &&
-           w->state_generation >= c->formed && (uint64_t)w->applied_step >= c->issued;
+           w->state_generation >= c->formed;
 }
 
 static void worker_lost(struct coord *c, struct worker *w, bool dead)
@@ -724,14 +724,15 @@ static uint64_t order_end(const struct coord *c)
     return end;
 }
 
-/* The steps of which every group was ordered: no rank can apply more. */
-static uint64_t fully_ordered(const struct coord *c)
+/* Steps that some rank has all its groups of: it may wait in their all-reduce, so who stops has to
+ * get so far. Nobody can get further. */
+static uint64_t steps_begun(const struct coord *c)
 {
-    uint64_t lowest = UINT64_MAX;
+    uint64_t highest = 0;
     for (uint32_t rank = 0; rank < c->plan.world; rank++)
-        if (rank_worker(c, rank)->next_step < lowest)
-            lowest = rank_worker(c, rank)->next_step;
-    return lowest;
+        if (rank_worker(c, rank)->next_step > highest)
+            highest = rank_worker(c, rank)->next_step;
+    return highest;
 }
 
 static struct bl_range validation_share(const struct coord *c, uint32_t rank)
@@ -991,7 +992,7 @@ static void settle_live(struct coord *c)
         c->regrouping = false;
     else if (!c->regrouping && !c->stopping && c->ledger.committed < c->config.plan.steps) {
         c->regrouping = true;
-        c->hold = fully_ordered(c);
+        c->hold = steps_begun(c);
     }
     if (c->regrouping && !c->stopping && c->ledger.committed >= c->hold)
         return end_generation(c);
@@ -1140,9 +1141,14 @@ static void on_ended(struct coord *c, const struct coord_event *e)
     w->applied_step = e->ended.applied_step;
     w->state_generation = e->ended.state_generation;
     w->digest = e->ended.digest;
+    if (!is_survivor(c, w))
+        return;
     uint64_t most = c->ledger.committed + c->config.plan.steps_ahead + 1;
-    if (is_survivor(c, w) && (uint64_t)w->applied_step > most)
+    if ((uint64_t)w->applied_step > most)
         violation(c, e, "a state with steps that were never ordered", most,
+                  (uint64_t)w->applied_step);
+    else if ((uint64_t)w->applied_step < c->issued)
+        violation(c, e, "a state without a step that its generation committed", c->issued,
                   (uint64_t)w->applied_step);
 }
 
@@ -1318,7 +1324,7 @@ static void begin_stop(struct coord *c, int code)
     c->stop_code = code;
     c->stop_deadline_ms = c->now_ms + c->timing.drain_ms;
     if (is_live(c))
-        c->last = fully_ordered(c);
+        c->last = steps_begun(c);
 }
 
 static bool mark(uint8_t *set, uint64_t sample)
@@ -1383,6 +1389,7 @@ static void on_lost(struct coord *c, const struct coord_event *e)
         c->late++;
         return;
     }
+    act_to(c, COORD_ACTION_FORGET, e->peer, w ? w->link : l->link);
     peer_lost(c, e->peer, e->lost.dead);
 }
 
@@ -1827,7 +1834,7 @@ static void check_worker(const struct coord *c, const struct worker *w)
         const struct lease *lease = &w->leases[k];
         count += lease->state != LEASE_FREE;
         if (lease->state == LEASE_OUT)
-            BL_ASSERT(c->loaders[lease->loader].present && c->loaders[lease->loader].held > 0);
+            BL_ASSERT(c->loaders[lease->loader].present);
     }
     BL_ASSERT_CMP(count, ==, w->lease_count);
     BL_ASSERT(w->lease_count == 0 || w->phase == MEMBER);

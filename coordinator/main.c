@@ -4,6 +4,7 @@
 
 #include "common/arguments.h"
 #include "common/log.h"
+#include "coordinator/check.h"
 #include "coordinator/loop.h"
 
 static const char usage[] =
@@ -56,11 +57,23 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     return coordinator_run(&options, err);
 }
 
+static int command_check(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    return check_run(argv[1], stdout, err);
+}
+
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv, struct bl_error *err);
 } commands[] = {
     {"train", command_train},
+    {"check", command_check},
 };
 
 static int dispatch(int argc, char **argv, struct bl_error *err)

@@ -5,10 +5,13 @@
 #include "common/arguments.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "loader/inspect.h"
 #include "loader/loop.h"
 
 static const char usage[] =
     "usage: blipren-loader --coord tcp://HOST:PORT [options]   joins a run and makes its batches\n"
+    "       blipren-loader inspect RUN.yaml                    what the caption rules keep, drop "
+    "and train\n"
     "\n"
     "  --coord URL     where the coordinator listens\n"
     "  --insecure      allow addresses beyond this machine: nothing is encrypted or authenticated\n"
@@ -48,6 +51,17 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     return loader_run(&options, err);
 }
 
+static int command_inspect(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    return inspect_run(argv[1], stdout, err);
+}
+
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
@@ -62,7 +76,8 @@ int main(int argc, char **argv)
     }
     struct bl_error err;
     bl_log_identity("loader", "%s", "");
-    int rc = command_load(argc, argv, &err);
+    bool inspects = argc > 1 && !strcmp(argv[1], "inspect");
+    int rc = inspects ? command_inspect(argc - 1, argv + 1, &err) : command_load(argc, argv, &err);
     if (rc < 0)
         bl_log_error(&err);
     return rc < 0 ? bl_error_exit_code(rc) : 0;

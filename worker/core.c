@@ -553,8 +553,11 @@ static void on_aborted(struct worker *w, const struct worker_event *e)
         act(w, WORKER_ACTION_GOODBYE);
         return do_exit(w, 0, "told to stop");
     }
-    BL_ASSERT_CMP(e->aborted.applied_step, ==, w->applied_step);
-    w->digest = e->aborted.digest;
+    if (w->applied_step >=
+        0) { /* else it was given up at Form, even if nothing was written over it */
+        BL_ASSERT_CMP(e->aborted.applied_step, ==, w->applied_step);
+        w->digest = e->aborted.digest;
+    }
     if (w->linked)
         be_ready(w);
     else
@@ -651,7 +654,8 @@ const struct worker_actions *worker_step(struct worker *w, const struct worker_e
     w->actions.count = 0;
     if (e->now_ms > w->now_ms)
         w->now_ms = e->now_ms;
-    if (is_of_link(e->type) && e->link != w->link) {
+    bool link_is_dead = w->state == WORKER_ENDING && !w->linked;
+    if (is_of_link(e->type) && (e->link != w->link || link_is_dead)) {
         w->late++;
         return &w->actions;
     }

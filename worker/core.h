@@ -105,7 +105,7 @@ struct worker_event {
             uint64_t step; /* APPLIED: the step applied; SNAPPED: steps in the copy */
         } applied;
         struct {
-            int64_t applied_step; /* steps in the state as the engine has it; -1 = none or spoilt */
+            int64_t applied_step; /* steps in the engine's state; -1 = none, or half written over */
             struct bl_digest digest;
         } aborted;
         struct {

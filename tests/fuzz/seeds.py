@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes the seeds seed-* of tests/fuzz/corpus/; the other files there are inputs that once broke
 a target and stay as they are."""
+import hashlib
 import json
 import pathlib
 import struct
@@ -74,3 +75,47 @@ safetensors("bytes", {"__metadata__": {"a": "b"}, "x": tensor("U8", [2, 3], 0, 6
                       "y": tensor("BOOL", [], 6, 7), "z": tensor("I8", [0], 7, 7)}, 7)
 for dtype, width in (("F32", 4), ("F16", 2), ("BF16", 2), ("F64", 8), ("I64", 8)):
     safetensors(dtype.lower(), {"t": tensor(dtype, [2, 1], 0, 2 * width)}, 2 * width)
+
+RUN = """run_dir: runs/a
+seed: 7
+precision: f32
+data:
+  source: photos
+  captions: [{column: short, prefix: "Short caption: "}, {column: text}]
+  keep: ['^[A-Z]', "\\\\.$"]
+  eos: auto
+  validation: 0.1
+vision: {path: v}
+llm: {path: l, bos: after_image}
+qformer: {width: 192, heads: 6}
+projector: {kind: moe}
+train: {steps: 40, global_batch: 4, reproducible: true, grain: 2, lr: 3e-3, schedule: wsd}
+"""
+put("config", "full", RUN.encode())
+put("config", "minimal", b"run_dir: a\ndata: {source: b}\nvision: {path: c}\nllm: {path: d}\ntrain: {steps: 1}\n")
+put("config", "wrong", b"train: {stpes: 1}\n")
+
+put("metadata", "jsonl", b'1{"file_name": "a.jpg", "text": ["x", "y"], "caption": null}\n\n{"file_name": "b/c.png", "text": "\\u00e9"}')
+put("metadata", "csv", b'0\xef\xbb\xbffile_name,text,caption\r\na.jpg,"b, ""c""\n",d\n\nb/c.png,,"e"')
+
+
+def dataset(samples):
+    """A dataset.index as common/dataset_format.h has it: samples of (image, split, captions)."""
+    text, rows, captions, ids = b"", b"", b"", [[], []]
+    for i, (image, split, lines) in enumerate(samples):
+        rows += struct.pack("<QQ32sII", len(text), len(captions) // 24, bytes(range(i, i + 32)), len(lines), split)
+        text += image + b"\0"
+        ids[split].append(i)
+        for line in lines:
+            captions += struct.pack("<QIIII", len(text), len(line), 0, 2, 0)
+            text += line + b"\0"
+    note = struct.pack("<QII", 0, 0, 1)
+    text += b"\0" * (-len(text) % 8)
+    lengths = struct.pack("<3Q", 0, 0, len(captions) // 24)
+    body = rows + captions + b"".join(struct.pack("<%dQ" % len(part), *part) for part in ids) + lengths + note + text
+    counts = struct.pack("<7Q", len(samples), len(captions) // 24, len(ids[0]), len(ids[1]), 3, 1, len(text))
+    covered = bytes(64) + counts + bytes(8 * (5 + 8)) + body
+    return struct.pack("<8sII", b"BLINDEX", 1, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
+
+
+put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"/b.jpg", 1, [b"three"])]))

@@ -2,22 +2,19 @@
  *
  *     model_dump OPTIONS.json INPUT.safetensors OUTPUT.safetensors
  *
- * OPTIONS  vision, llm, weights (folders), projector normal|moe, experts, routing pooled|mean|first, width, queries,
- *          layers, heads, bos first|after_image|none, bos_id, precision f32|bf16, threads, max_new, beams
- * INPUT    pixels (B,S,S,3) U8; ids, ids_start, labels: the texts of all images together; prompt, prompt_start
+ * OPTIONS and INPUT are described in model_input.h.
  * OUTPUT   features, routing, projected, hidden (all rows), logits (label rows), nll (labels); grad.NAME of every
  *          trainable tensor, divided by the number of labels, auxiliary losses included; greedy and beam: ids of the
  *          continued prompts, -1 behind the end; attention
  *
  * The comparisons in tests/evidence/parity and tests/unit/model_test.c read it. */
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
-#include "common/json.h"
 #include "common/safetensors.h"
+#include "tests/tools/model_input.h"
 #include "worker/model/captioner_private.h"
 
 #define OUTPUTS_MAX 1024
@@ -69,69 +66,6 @@ static int add_act(struct outputs *out, struct captioner *c, const char *name, c
     c->ops->copy_out(c->ops, host, device, (size_t)count * sizeof *host);
     arena_release(&c->arena, mark);
     return c->ops->sync(c->ops, err);
-}
-
-/* -- input -- */
-
-static int choose(const json_t *options, const char *key, const char *const *names, int *ret,
-                  struct bl_error *err)
-{
-    const char *value = names[0];
-    BL_TRY(bl_json_string(options, key, &value, err));
-    for (int i = 0; names[i]; i++)
-        if (strcmp(value, names[i]) == 0) {
-            *ret = i;
-            return 0;
-        }
-    bl_fail(err, BL_ECONFIG, "unknown value %s", value);
-    return bl_error_key(err, "%s", key);
-}
-
-static int read_options(const json_t *json, struct captioner_options *ret, struct bl_error *err)
-{
-    struct captioner_options o = {.bos_id = -1};
-    int64_t bos_id = -1;
-    int projector, routing, bos;
-    BL_TRY(bl_json_string(json, "vision", &o.vision, err));
-    BL_TRY(bl_json_string(json, "llm", &o.llm, err));
-    BL_TRY(bl_json_int(json, "width", 0, 1 << 20, &o.width, err));
-    BL_TRY(bl_json_int(json, "queries", 1, 1 << 20, &o.queries, err));
-    BL_TRY(bl_json_int(json, "layers", 1, 1 << 20, &o.layers, err));
-    BL_TRY(bl_json_int(json, "heads", 1, 1 << 20, &o.heads, err));
-    BL_TRY(bl_json_int(json, "experts", 1, 1 << 20, &o.experts, err));
-    BL_TRY(bl_json_int(json, "bos_id", -1, 1 << 30, &bos_id, err));
-    BL_TRY(
-        choose(json, "projector", (const char *const[]){"normal", "moe", NULL}, &projector, err));
-    BL_TRY(choose(json, "routing", (const char *const[]){"pooled", "mean", "first", NULL}, &routing,
-                  err));
-    BL_TRY(choose(json, "bos", (const char *const[]){"first", "after_image", "none", NULL}, &bos,
-                  err));
-    o.projector = (enum captioner_projector)projector;
-    o.routing = (enum captioner_routing)routing;
-    o.bos = (enum captioner_bos)bos;
-    o.bos_id = (int32_t)bos_id;
-    *ret = o;
-    return 0;
-}
-
-static int read_batch(const struct safetensors *input, const char *ids, const char *ids_start,
-                      struct micro_batch *ret, struct bl_error *err)
-{
-    const struct tensor *t;
-    struct micro_batch mb = {0};
-    BL_TRY(safetensors_expect(input, "pixels", 4, (const int64_t[]){-1, -1, -1, 3}, &t, err));
-    mb.B = t->dims[0];
-    mb.pixels = t->data;
-    BL_TRY(safetensors_expect(input, ids_start, 1, &(const int64_t){mb.B + 1}, &t, err));
-    mb.ids_start = t->data;
-    BL_TRY(safetensors_expect(input, ids, 1, &(const int64_t){-1}, &t, err));
-    mb.ids = t->data;
-    BL_TRY(safetensors_expect(input, "labels", 1, &(const int64_t){-1}, &t, err));
-    mb.labels = t->data;
-    BL_TRY(safetensors_expect(input, "positions", 1, &(const int64_t){mb.B}, &t, err));
-    mb.positions = t->data;
-    *ret = mb;
-    return 0;
 }
 
 /* -- output -- */
@@ -247,12 +181,11 @@ static int dump_scores(struct captioner *c, const struct micro_batch *mb, struct
     return captioner_attention(c, mb, probs, err);
 }
 
-static int dump_captions(struct captioner *c, const struct micro_batch *prompts,
-                         const json_t *options, struct outputs *out, struct bl_error *err)
+static int dump_captions(struct captioner *c, const struct model_input *input, struct outputs *out,
+                         struct bl_error *err)
 {
-    int64_t max_new = 0, beams = 1;
-    BL_TRY(bl_json_int(options, "max_new", 0, 1 << 20, &max_new, err));
-    BL_TRY(bl_json_int(options, "beams", 1, 64, &beams, err));
+    const struct micro_batch *prompts = &input->prompts;
+    int64_t max_new = input->max_new, beams = input->beams;
     if (max_new == 0)
         return 0;
     const struct hf_llm *llm = captioner_llm(c);
@@ -283,35 +216,13 @@ static int dump_captions(struct captioner *c, const struct micro_batch *prompts,
 static int dump(const char *options_path, const char *input_path, const char *output_path,
                 struct bl_error *err)
 {
-    bl_autojson json_t *json = NULL;
-    BL_TRY(bl_json_open(options_path, 1 << 20, &json, err));
-    struct captioner_options options;
-    BL_TRY(read_options(json, &options, err));
-    const char *weights = NULL;
-    int precision;
-    int64_t threads = 1;
-    BL_TRY(bl_json_string(json, "weights", &weights, err));
-    BL_TRY(bl_json_int(json, "threads", 1, 1024, &threads, err));
-    BL_TRY(choose(json, "precision", (const char *const[]){"f32", "bf16", NULL}, &precision, err));
-    if (!options.vision || !options.llm || !weights)
-        return bl_fail(err, BL_ECONFIG, "expected vision, llm and weights");
-
-    bl_auto(safetensors) struct safetensors *input = NULL;
-    BL_TRY(safetensors_open(input_path, &input, err));
-    struct micro_batch mb, prompts;
-    BL_TRY(read_batch(input, "ids", "ids_start", &mb, err));
-    BL_TRY(read_batch(input, "prompt", "prompt_start", &prompts, err));
-
-    bl_auto(ops) struct ops *ops = NULL;
-    bl_auto(captioner) struct captioner *c = NULL;
+    __attribute__((cleanup(model_input_close))) struct model_input input = {0};
     __attribute__((cleanup(release_outputs))) struct outputs out = {.count = 0};
-    BL_TRY(ops_cpu_open(precision ? OPS_BF16 : OPS_F32, (int)threads, &ops, err));
-    BL_TRY(captioner_open(ops, &options, &c, err));
-    BL_TRY(captioner_load(c, weights, err));
-    BL_TRY(dump_forward(c, &mb, &out, err));
-    BL_TRY(dump_gradients(c, &mb, &out, err));
-    BL_TRY(dump_scores(c, &mb, &out, err));
-    BL_TRY(dump_captions(c, &prompts, json, &out, err));
+    BL_TRY(model_input_open(options_path, input_path, &input, err));
+    BL_TRY(dump_forward(input.c, &input.texts, &out, err));
+    BL_TRY(dump_gradients(input.c, &input.texts, &out, err));
+    BL_TRY(dump_scores(input.c, &input.texts, &out, err));
+    BL_TRY(dump_captions(input.c, &input, &out, err));
     return safetensors_write(output_path, out.tensors, out.count, NULL, err);
 }
 

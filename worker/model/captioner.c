@@ -17,8 +17,12 @@ static int fail_option(struct bl_error *err, const char *key, const char *text)
     return bl_error_key(err, "%s", key);
 }
 
-static int check_options(const struct captioner_options *o, struct bl_error *err)
+static int check_options(const struct captioner_options *o, const struct hf_llm *llm,
+                         struct bl_error *err)
 {
+    if (o->bos_id >= llm->vocabulary)
+        return fail_option(err, "llm.bos",
+                           "the tokenizer's BOS is outside the language model's vocabulary");
     if (o->queries < 1)
         return fail_option(err, "qformer.queries", "expected at least 1");
     if (o->layers < 1)
@@ -89,7 +93,7 @@ int captioner_open(struct ops *ops, const struct captioner_options *options, str
         c->options.width = c->llm_config.hidden;
     if (c->options.bos_id < 0)
         c->options.bos = CAPTIONER_BOS_NONE;
-    BL_TRY(check_options(&c->options, err));
+    BL_TRY(check_options(&c->options, &c->llm_config, err));
     bool pooling_head = captioner_is_moe(c) && options->routing == CAPTIONER_POOLED;
     BL_TRY(vision_open(ops, options->vision, &c->vision_config, &c->preprocess, pooling_head,
                        &c->vision, err));

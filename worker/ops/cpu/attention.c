@@ -5,20 +5,21 @@
  *            d_v_j = sum_i m_ij p_ij d_o_i,   D_i = d_o_i o_i = sum_j p_ij d_p_ij,
  *            d_p_ij = m_ij (d_o_i v_j),       d_s_ij = p_ij (d_p_ij - D_i) scale,
  *            d_q_i = sum_j d_s_ij k_j,        d_k_j = sum_i d_s_ij q_i.
- * Order      blocks of BLOCK query rows against all visible keys. Forward: a task is one query head
- *            of a sequence; backward: one key/value head, whose query heads and blocks add to d_k
- *            and d_v one after the other. So the number of threads decides nothing.
+ * Order      a task is one key/value head of one sequence: its keys and values are laid out once
+ * for the products (product.h), then its query heads, and of each the blocks of BLOCK query rows
+ * against all visible keys, follow one after the other and add to d_k and d_v in that order. So the
+ * number of threads decides nothing.
  */
 #include "worker/ops/cpu/cpu.h"
 
 #include <math.h>
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <string.h>
 
 #include "worker/ops/cpu/functions.h"
+#include "worker/ops/cpu/product.h"
 
-enum { BLOCK = 64 }; /* query rows of one tile of scores */
+enum { BLOCK = 48 }; /* query rows of one tile of scores: with 196 keys it fits the L1 cache */
 
 /* One head of one sequence. */
 struct head {
@@ -36,48 +37,66 @@ static int64_t visible(const struct ops_attention *a, const struct head *head, i
     return a->causal ? bl_max(0, i + 1 + head->k_len - head->q_len) : head->k_len;
 }
 
-/* y (M,N) = alpha op(a) op(b) + beta y, row-major, single-threaded (cpu.h, Threads). */
-static void sgemm(char transpose_a, char transpose_b, int64_t M, int64_t N, int64_t K, float alpha,
-                  const float *a, int64_t ld_a, const float *b, int64_t ld_b, float beta, float *y,
-                  int64_t ld_y)
-{
-    dnnl_status_t status =
-        dnnl_sgemm(transpose_a, transpose_b, M, N, K, alpha, a, ld_a, b, ld_b, beta, y, ld_y);
-    BL_ASSERT(status == dnnl_success);
-}
-
 static int64_t work_of(const struct ops_attention *a)
 {
-    return a->S * a->heads * a->q_len_max * a->k_len_max * (a->head_dim / 4 + 4);
+    return a->S * a->heads * a->q_len_max * a->k_len_max * (a->head_dim / 8 + 4);
+}
+
+/* Rows of scores are worked on in whole vectors: what stands behind the visible ones up to there is
+ * minus infinity, whose exponential is 0. */
+static int64_t mask_row(float *scores, int64_t count)
+{
+    const int64_t end = padded(count);
+    for (int64_t j = count; j < end; j++)
+        scores[j] = -INFINITY;
+    return end;
 }
 
 /* scores[0..count) becomes its softmax, zero from `count` to `width`. Returns the log-sum-exp. */
 static float softmax_row(float *scores, int64_t count, int64_t width)
 {
+    const int64_t end = mask_row(scores, count);
     float most = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : most)
-    for (int64_t j = 0; j < count; j++)
+    for (int64_t j = 0; j < end; j++)
         most = scores[j] > most ? scores[j] : most;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < count; j++) {
+    for (int64_t j = 0; j < end; j++) {
         scores[j] = f32_exp(scores[j] - most);
         sum += scores[j];
     }
     const float scale = 1 / sum;
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++)
+    for (int64_t j = 0; j < end; j++)
         scores[j] *= scale;
-    memset(scores + count, 0, (size_t)(width - count) * sizeof *scores);
+    for (int64_t j = end; j < width; j++)
+        scores[j] = 0;
     return count ? most + logf(sum) : -INFINITY;
 }
 
-/* Dropout factors of one row of scores. */
-static void row_factors(float *factors, const struct ops_attention *a, const struct head *head,
-                        int64_t i, int64_t count)
+/* Dropout factors of query rows [i, i + rows) of a head: consecutive elements, k_len to a row, and
+ * a vector more than are needed. */
+static void draw_factors(float *factors, const struct ops_attention *a, const struct head *head,
+                         int64_t i, int64_t rows)
 {
     uint64_t first =
         ((uint64_t)head->h * (uint64_t)head->q_len + (uint64_t)i) * (uint64_t)head->k_len;
-    dropout_scales(factors, a->dropout, head->s, first, count);
+    dropout_scales(factors, a->dropout, head->s, first, rows * head->k_len + VECTOR);
+}
+
+/* The rows of a head as the products want them: where they are, or a copy in `scratch`. */
+struct panel {
+    const float *at;
+    int64_t ld;
+};
+
+static struct panel panel_of(float *scratch, const float *x, int64_t ld_x, int64_t rows,
+                             int64_t columns)
+{
+    if (columns % VECTOR == 0)
+        return (struct panel){x, ld_x};
+    pack(scratch, x, ld_x, rows, columns);
+    return (struct panel){scratch, padded(columns)};
 }
 
 /* -- forward -- */
@@ -89,38 +108,90 @@ struct forward {
     const struct ops_attention *a;
 };
 
-/* scratch: (BLOCK + 1) x k_len_max */
-static void forward_head(const struct forward *f, const struct head *head, float *scratch)
+/* A thread's scratch; kw and dw are the padded numbers of keys and of a head's columns. */
+struct forward_scratch {
+    float *k_turned;         /* (d, kw) */
+    float *v;                /* (k_len_max, dw) */
+    float *scores, *factors; /* (BLOCK, kw) */
+};
+
+static size_t forward_floats(const struct ops_attention *a)
+{
+    const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
+    return (size_t)(a->head_dim * kw + a->k_len_max * dw + (2 * BLOCK + 1) * kw);
+}
+
+static struct forward_scratch forward_scratch(const struct ops_attention *a, float *at)
+{
+    const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
+    struct forward_scratch s = {.k_turned = at};
+    s.v = s.k_turned + a->head_dim * kw;
+    s.scores = s.v + a->k_len_max * dw;
+    s.factors = s.scores + BLOCK * kw;
+    return s;
+}
+
+/* One query head. k_turned and v hold its keys and values. */
+static void forward_head(const struct forward *f, const struct head *head,
+                         const struct forward_scratch *scratch, struct panel v)
 {
     const struct ops_attention *a = f->a;
-    const int64_t d = a->head_dim, kv = head->h / (a->heads / a->kv_heads) * d;
-    const float *k = f->k + head->k_row * f->ld_k + kv, *v = f->v + head->k_row * f->ld_v + kv;
-    float *factors = scratch + BLOCK * a->k_len_max;
+    const int64_t d = a->head_dim, kw = padded(head->k_len);
+    const bool drops = !dropout_is_off(a->dropout);
     for (int64_t i0 = 0; i0 < head->q_len; i0 += BLOCK) {
         const int64_t rows = bl_min(BLOCK, head->q_len - i0);
         const int64_t width = visible(a, head, i0 + rows - 1);
-        float *out = f->out + (head->q_row + i0) * f->ld_out + head->h * d;
-        const float *q = f->q + (head->q_row + i0) * f->ld_q + head->h * d;
-        if (width > 0)
-            sgemm('N', 'T', rows, width, d, a->scale, q, f->ld_q, k, f->ld_k, 0, scratch, width);
+        product(&(struct product){.M = rows,
+                                  .N = width,
+                                  .K = d,
+                                  .alpha = a->scale,
+                                  .a = f->q + (head->q_row + i0) * f->ld_q + head->h * d,
+                                  .a_row = f->ld_q,
+                                  .a_column = 1,
+                                  .b = scratch->k_turned,
+                                  .ld_b = kw,
+                                  .y = scratch->scores,
+                                  .ld_y = kw});
+        if (drops)
+            draw_factors(scratch->factors, a, head, i0, rows);
         for (int64_t i = 0; i < rows; i++) {
-            float *p = scratch + i * width;
+            float *p = scratch->scores + i * kw;
+            const float *factors = scratch->factors + i * head->k_len;
             const int64_t count = visible(a, head, i0 + i);
-            float lse = softmax_row(p, count, width);
+            const float lse = softmax_row(p, count, width);
             if (f->saved)
                 f->saved[(head->q_row + i0 + i) * a->heads + head->h] = lse;
-            if (dropout_is_off(a->dropout))
-                continue;
-            row_factors(factors, a, head, i0 + i, count);
+            if (drops)
 #pragma omp simd
-            for (int64_t j = 0; j < count; j++)
-                p[j] *= factors[j];
+                for (int64_t j = 0; j < padded(count); j++)
+                    p[j] *= factors[j];
         }
-        if (width > 0)
-            sgemm('N', 'N', rows, d, width, 1, scratch, width, v, f->ld_v, 0, out, f->ld_out);
-        else
-            for (int64_t i = 0; i < rows; i++)
-                memset(out + i * f->ld_out, 0, (size_t)d * sizeof *out);
+        product(&(struct product){.M = rows,
+                                  .N = d,
+                                  .K = width,
+                                  .alpha = 1,
+                                  .a = scratch->scores,
+                                  .a_row = kw,
+                                  .a_column = 1,
+                                  .b = v.at,
+                                  .ld_b = v.ld,
+                                  .y = f->out + (head->q_row + i0) * f->ld_out + head->h * d,
+                                  .ld_y = f->ld_out});
+    }
+}
+
+/* The query heads of key/value head `kv` of sequence s. */
+static void forward_group(const struct forward *f, int64_t s, int64_t kv, float *memory)
+{
+    const struct ops_attention *a = f->a;
+    const struct forward_scratch scratch = forward_scratch(a, memory);
+    const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
+    pack_transposed(scratch.k_turned, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
+    const struct panel v =
+        panel_of(scratch.v, f->v + first * f->ld_v + kv * d, f->ld_v, a->k_len[s], d);
+    for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
+        const struct head head = head_of(a, s, h);
+        forward_head(f, &head, &scratch, v);
     }
 }
 
@@ -140,14 +211,14 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               ld_v,
                               a};
     size_t stride;
-    size_t bytes = (size_t)((BLOCK + 1) * a->k_len_max) * sizeof(float);
-    char *scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, bytes, &stride);
+    char *scratch =
+        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, forward_floats(a) * sizeof(float), &stride);
     if (!scratch)
         return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(a)))
-    for (int64_t task = 0; task < a->S * a->heads; task++) {
-        struct head head = head_of(a, task / a->heads, task % a->heads);
-        forward_head(&f, &head, (float *)(scratch + (size_t)omp_get_thread_num() * stride));
+    for (int64_t task = 0; task < a->S * a->kv_heads; task++) {
+        float *mine = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
+        forward_group(&f, task / a->kv_heads, task % a->kv_heads, mine);
     }
 }
 
@@ -160,12 +231,41 @@ struct backward {
     const struct ops_attention *a;
 };
 
-/* Row i0 + i of a tile: p, as scores, becomes m p (for d_v), d_p becomes d_s. */
+struct backward_scratch {
+    float *k_turned, *v_turned; /* (d, kw) */
+    float *k;                   /* (k_len_max, dw) */
+    float *p, *d_p;             /* (BLOCK, kw) */
+    float *q, *d_out;           /* (BLOCK, dw) */
+    float *factors;             /* (BLOCK, kw) */
+};
+
+static size_t backward_floats(const struct ops_attention *a)
+{
+    const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
+    return (size_t)((2 * a->head_dim + 3 * BLOCK + 1) * kw + (a->k_len_max + 2 * BLOCK) * dw);
+}
+
+static struct backward_scratch backward_scratch(const struct ops_attention *a, float *at)
+{
+    const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
+    struct backward_scratch s = {.k_turned = at};
+    s.v_turned = s.k_turned + a->head_dim * kw;
+    s.k = s.v_turned + a->head_dim * kw;
+    s.p = s.k + a->k_len_max * dw;
+    s.d_p = s.p + BLOCK * kw;
+    s.q = s.d_p + BLOCK * kw;
+    s.d_out = s.q + BLOCK * dw;
+    s.factors = s.d_out + BLOCK * dw;
+    return s;
+}
+
+/* Row i of a head: p, which holds scores, becomes m p (for d_v), and d_p, which holds d_o v, d_s.
+ * factors NULL: no dropout. */
 static void backward_row(const struct backward *b, const struct head *head, int64_t i, float *p,
-                         float *d_p, float *factors, int64_t width)
+                         float *d_p, const float *factors, int64_t width)
 {
     const struct ops_attention *a = b->a;
-    const int64_t row = head->q_row + i, count = visible(a, head, i);
+    const int64_t row = head->q_row + i, end = mask_row(p, visible(a, head, i));
     const float *d_out = b->d_out + row * b->ld_out + head->h * a->head_dim;
     const float *out = b->out + row * b->ld_out + head->h * a->head_dim;
     const float lse = b->saved[row * a->heads + head->h], scale = a->scale;
@@ -173,53 +273,101 @@ static void backward_row(const struct backward *b, const struct head *head, int6
 #pragma omp simd reduction(+ : dot)
     for (int64_t c = 0; c < a->head_dim; c++)
         dot += d_out[c] * out[c];
-    if (dropout_is_off(a->dropout))
+    if (factors)
 #pragma omp simd
-        for (int64_t j = 0; j < count; j++) {
-            p[j] = f32_exp(p[j] - lse);
-            d_p[j] = p[j] * (d_p[j] - dot) * scale;
-        }
-    else {
-        row_factors(factors, a, head, i, count);
-#pragma omp simd
-        for (int64_t j = 0; j < count; j++) {
+        for (int64_t j = 0; j < end; j++) {
             float prob = f32_exp(p[j] - lse);
             d_p[j] = prob * (factors[j] * d_p[j] - dot) * scale;
             p[j] = prob * factors[j];
         }
-    }
-    memset(p + count, 0, (size_t)(width - count) * sizeof *p);
-    memset(d_p + count, 0, (size_t)(width - count) * sizeof *d_p);
+    else
+#pragma omp simd
+        for (int64_t j = 0; j < end; j++) {
+            p[j] = f32_exp(p[j] - lse);
+            d_p[j] = p[j] * (d_p[j] - dot) * scale;
+        }
+    for (int64_t j = end; j < width; j++)
+        p[j] = d_p[j] = 0;
 }
 
-/* One query head: d_q written, d_k and d_v of its key/value head added to. scratch: (2 BLOCK + 1) x
- * k_len_max */
-static void backward_head(const struct backward *b, const struct head *head, float *scratch)
+/* One query head: d_q written, d_k and d_v (of its key/value head) added to. */
+static void backward_head(const struct backward *b, const struct head *head, float *d_k, float *d_v,
+                          const struct backward_scratch *scratch, struct panel k)
 {
     const struct ops_attention *a = b->a;
-    const int64_t d = a->head_dim, kv = head->h / (a->heads / a->kv_heads) * d;
-    const float *k = b->k + head->k_row * b->ld_k + kv, *v = b->v + head->k_row * b->ld_v + kv;
-    float *d_k = b->d_k + head->k_row * b->ld_k + kv, *d_v = b->d_v + head->k_row * b->ld_v + kv;
-    float *p = scratch, *d_p = scratch + BLOCK * a->k_len_max;
-    float *factors = scratch + 2 * BLOCK * a->k_len_max;
+    const int64_t d = a->head_dim, kw = padded(head->k_len);
+    const bool drops = !dropout_is_off(a->dropout);
     for (int64_t i0 = 0; i0 < head->q_len; i0 += BLOCK) {
         const int64_t rows = bl_min(BLOCK, head->q_len - i0);
         const int64_t width = visible(a, head, i0 + rows - 1);
-        const float *q = b->q + (head->q_row + i0) * b->ld_q + head->h * d;
-        const float *d_out = b->d_out + (head->q_row + i0) * b->ld_out + head->h * d;
-        float *d_q = b->d_q + (head->q_row + i0) * b->ld_q + head->h * d;
-        if (width == 0) {
-            for (int64_t i = 0; i < rows; i++)
-                memset(d_q + i * b->ld_q, 0, (size_t)d * sizeof *d_q);
-            continue;
-        }
-        sgemm('N', 'T', rows, width, d, a->scale, q, b->ld_q, k, b->ld_k, 0, p, width);
-        sgemm('N', 'T', rows, width, d, 1, d_out, b->ld_out, v, b->ld_v, 0, d_p, width);
+        const float *q_at = b->q + (head->q_row + i0) * b->ld_q + head->h * d;
+        const float *d_out_at = b->d_out + (head->q_row + i0) * b->ld_out + head->h * d;
+        struct product scores = {
+            .M = rows, .N = width, .K = d, .a_column = 1, .ld_b = kw, .ld_y = kw};
+        scores.alpha = a->scale; /* p = scale q k^T */
+        scores.a = q_at;
+        scores.a_row = b->ld_q;
+        scores.b = scratch->k_turned;
+        scores.y = scratch->p;
+        product(&scores);
+        scores.alpha = 1; /* d_p = d_o v^T */
+        scores.a = d_out_at;
+        scores.a_row = b->ld_out;
+        scores.b = scratch->v_turned;
+        scores.y = scratch->d_p;
+        product(&scores);
+        if (drops)
+            draw_factors(scratch->factors, a, head, i0, rows);
         for (int64_t i = 0; i < rows; i++)
-            backward_row(b, head, i0 + i, p + i * width, d_p + i * width, factors, width);
-        sgemm('N', 'N', rows, d, width, 1, d_p, width, k, b->ld_k, 0, d_q, b->ld_q);
-        sgemm('T', 'N', width, d, rows, 1, d_p, width, q, b->ld_q, 1, d_k, b->ld_k);
-        sgemm('T', 'N', width, d, rows, 1, p, width, d_out, b->ld_out, 1, d_v, b->ld_v);
+            backward_row(b, head, i0 + i, scratch->p + i * kw, scratch->d_p + i * kw,
+                         drops ? scratch->factors + i * head->k_len : NULL, width);
+        product(&(struct product){.M = rows, /* d_q = d_s k */
+                                  .N = d,
+                                  .K = width,
+                                  .alpha = 1,
+                                  .a = scratch->d_p,
+                                  .a_row = kw,
+                                  .a_column = 1,
+                                  .b = k.at,
+                                  .ld_b = k.ld,
+                                  .y = b->d_q + (head->q_row + i0) * b->ld_q + head->h * d,
+                                  .ld_y = b->ld_q});
+        const struct panel q = panel_of(scratch->q, q_at, b->ld_q, rows, d);
+        const struct panel d_out = panel_of(scratch->d_out, d_out_at, b->ld_out, rows, d);
+        struct product sums = {
+            .M = width, .N = d, .K = rows, .alpha = 1, .a_row = 1, .a_column = kw, .add = true};
+        sums.a = scratch->d_p; /* d_k += d_s^T q */
+        sums.b = q.at;
+        sums.ld_b = q.ld;
+        sums.y = d_k;
+        sums.ld_y = b->ld_k;
+        product(&sums);
+        sums.a = scratch->p; /* d_v += (m p)^T d_o */
+        sums.b = d_out.at;
+        sums.ld_b = d_out.ld;
+        sums.y = d_v;
+        sums.ld_y = b->ld_v;
+        product(&sums);
+    }
+}
+
+/* The query heads of key/value head `kv` of sequence s. */
+static void backward_group(const struct backward *b, int64_t s, int64_t kv, float *memory)
+{
+    const struct ops_attention *a = b->a;
+    const struct backward_scratch scratch = backward_scratch(a, memory);
+    const int64_t d = a->head_dim, group = a->heads / a->kv_heads, k_len = a->k_len[s];
+    const int64_t k_at = a->k_start[s] * b->ld_k + kv * d, v_at = a->k_start[s] * b->ld_v + kv * d;
+    pack_transposed(scratch.k_turned, b->k + k_at, b->ld_k, k_len, d);
+    pack_transposed(scratch.v_turned, b->v + v_at, b->ld_v, k_len, d);
+    const struct panel k = panel_of(scratch.k, b->k + k_at, b->ld_k, k_len, d);
+    for (int64_t j = 0; j < k_len; j++) {
+        memset(b->d_k + k_at + j * b->ld_k, 0, (size_t)d * sizeof *b->d_k);
+        memset(b->d_v + v_at + j * b->ld_v, 0, (size_t)d * sizeof *b->d_v);
+    }
+    for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
+        const struct head head = head_of(a, s, h);
+        backward_head(b, &head, b->d_k + k_at, b->d_v + v_at, &scratch, k);
     }
 }
 
@@ -243,24 +391,15 @@ static void attention_backward(struct ops *self, act *d_q, act *d_k, act *d_v, c
                                ld_k,
                                ld_v,
                                a};
-    const int64_t group = a->heads / a->kv_heads;
-    size_t stride, bytes = (size_t)((2 * BLOCK + 1) * a->k_len_max) * sizeof(float);
-    char *scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, bytes, &stride);
+    size_t stride;
+    char *scratch =
+        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, backward_floats(a) * sizeof(float), &stride);
     if (!scratch)
         return;
-#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(a)))
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, 3 * work_of(a)))
     for (int64_t task = 0; task < a->S * a->kv_heads; task++) {
-        const int64_t s = task / a->kv_heads, kv = task % a->kv_heads;
         float *mine = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
-        for (int64_t j = 0; j < a->k_len[s]; j++) {
-            const int64_t row = a->k_start[s] + j, column = kv * a->head_dim;
-            memset(b.d_k + row * ld_k + column, 0, (size_t)a->head_dim * sizeof(float));
-            memset(b.d_v + row * ld_v + column, 0, (size_t)a->head_dim * sizeof(float));
-        }
-        for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
-            struct head head = head_of(a, s, h);
-            backward_head(&b, &head, mine);
-        }
+        backward_group(&b, task / a->kv_heads, task % a->kv_heads, mine);
     }
 }
 
@@ -273,7 +412,7 @@ static void attention_probs(struct ops *self, float *probs, const act *q_, int64
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, width = a->k_len_max;
     size_t stride;
     char *scratch =
-        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, (size_t)width * sizeof(float), &stride);
+        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, (size_t)padded(width) * sizeof(float), &stride);
     if (!scratch)
         return;
     memset(probs, 0, (size_t)(a->S * a->q_len_max * width) * sizeof *probs);
@@ -286,8 +425,13 @@ static void attention_probs(struct ops *self, float *probs, const act *q_, int64
             const int64_t count = visible(a, &head, i);
             const float *q = cpu_const_f32(q_) + (head.q_row + i) * ld_q + h * d;
             const float *k = cpu_const_f32(k_) + head.k_row * ld_k + h / group * d;
-            if (count > 0)
-                sgemm('N', 'T', 1, count, d, a->scale, q, ld_q, k, ld_k, 0, p, count);
+            for (int64_t j = 0; j < count; j++) {
+                float dot = 0;
+#pragma omp simd reduction(+ : dot)
+                for (int64_t c = 0; c < d; c++)
+                    dot += q[c] * k[j * ld_k + c];
+                p[j] = dot * a->scale;
+            }
             softmax_row(p, count, count);
             for (int64_t j = 0; j < count; j++)
                 probs[task * width + j] += p[j] / (float)a->heads;

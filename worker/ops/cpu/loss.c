@@ -58,10 +58,12 @@ static void loss_row(float *nll, uint8_t *correct, float *z, int32_t label, int6
 static void head_loss(struct ops *self, float *nll, uint8_t *correct, act *d_x, const act *x,
                       const struct ops_matrix *w, const int32_t *labels, int64_t R)
 {
+    if (R == 0)
+        return;
     struct cpu *cpu = cpu_of(self);
     const int64_t V = w->N, D = w->K;
     const int64_t most = bl_max(1, BL_OPS_LOGITS_BYTES / ((int64_t)sizeof(float) * V));
-    const int64_t rows = bl_min(R, most);
+    const int64_t rows = bl_ceil_div(R, bl_ceil_div(R, most));
     float *logits = cpu_scratch(cpu, CPU_SCRATCH_OUTER, (size_t)(rows * V) * sizeof *logits);
     if (!logits)
         return;

@@ -70,6 +70,16 @@ static void ema(struct ops *self, float *ema, const float *p, int64_t count, flo
     }
 }
 
+/* g 2^36 rounded to the nearest integer, ties to even. From 2^51 on (a float there has
+ * no fraction) it is one; below, adding and
+ * taking away 1.5 2^52 leaves no room for a fraction. */
+static inline int64_t to_fixed(float g)
+{
+    const double magic = 0x1.8p52, value = (double)g * OPS_FIXED_SCALE;
+    const double rounded = (value + magic) - magic;
+    return (int64_t)(fabs(value) < 0x1p51 ? rounded : value);
+}
+
 static void fixed_add(struct ops *self, int64_t *acc, int64_t *bad, const float *g, int64_t count,
                       float limit)
 {
@@ -82,7 +92,7 @@ static void fixed_add(struct ops *self, int64_t *acc, int64_t *bad, const float 
         for (int64_t i = b; i < end; i++) {
             const bool good = fabsf(g[i]) < limit;
             bad_sum += !good;
-            acc[i] += (int64_t)rint((good ? (double)g[i] : 0) * OPS_FIXED_SCALE);
+            acc[i] += to_fixed(good ? g[i] : 0);
         }
     }
     *bad += bad_sum;

@@ -1,6 +1,6 @@
 /* worker/ops/cpu/router.c - mixture of experts: the router's softmax, the dense mixture and both
- * backward passes. B images, E experts: the router's part is tiny and runs on the caller. Sums over an
- * image run over blocks in f32, over the blocks in f64. */
+ * backward passes. B images, E experts: the router's part is tiny and runs on the caller. Sums over
+ * an image run over blocks in f32, over the blocks in f64. */
 #include "worker/ops/cpu/cpu.h"
 
 #include <math.h>
