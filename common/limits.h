@@ -40,6 +40,8 @@
 #define BL_MODEL_POSITIONS_MAX (1 << 30)
 #define BL_MODEL_IMAGE_SIZE_MAX (1 << 14)
 
+#define BL_EXPERTS_MAX 64 /* of a mixture: what projector.experts allows */
+
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
 
