@@ -1,6 +1,8 @@
 /* worker/main.c - blipren-worker: the process that trains, and the subcommands that use what was trained. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/arguments.h"
 #include "common/log.h"
@@ -57,8 +59,18 @@ static const struct {
     {NULL, usage, command_train},
 };
 
+/* libgomp reads its wait policy when it is loaded, and its default, spinning, starves whatever shares the cores. */
+static void wait_passively(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY"))
+        return;
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    execv("/proc/self/exe", argv);
+}
+
 int main(int argc, char **argv)
 {
+    wait_passively(argv);
     size_t c = 0;
     while (commands[c].name && (argc < 2 || strcmp(argv[1], commands[c].name) != 0))
         c++;
