@@ -3,8 +3,7 @@
 
 /* Wire. */
 #define BL_PROTOCOL_VERSION 1
-#define BL_HEADER_BYTES_MAX                                                                        \
-    (256 << 10) /* one message: a batch header of BL_GROUP_SLOTS_MAX slots */
+#define BL_HEADER_BYTES_MAX (256 << 10) /* one message: a header of BL_GROUP_SLOTS_MAX slots */
 #define BL_HEADER_MEMORY_MAX (16 << 20) /* what unpacking it may allocate: at worst 60 times that */
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */

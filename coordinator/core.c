@@ -172,8 +172,7 @@ struct coord {
     const char *exit_text;
 };
 
-/* ---- Looking things up ------------------------------------------------------------------------
- */
+/* ---- Looking things up ----------------------------------------------------------------------- */
 
 static uint32_t ring_size(const struct coord *c)
 {
@@ -251,8 +250,7 @@ static struct coord_action *act_to(struct coord *c, enum coord_action_type type,
     return action;
 }
 
-/* ---- The journal (J1, J2) ---------------------------------------------------------------------
- */
+/* ---- The journal (J1, J2) -------------------------------------------------------------------- */
 
 static void journal(struct coord *c, struct coord_record record)
 {
@@ -288,8 +286,7 @@ static bool is_complete(const struct coord *c)
            is_saved(c, c->ledger.committed);
 }
 
-/* ---- Leaving ----------------------------------------------------------------------------------
- */
+/* ---- Leaving --------------------------------------------------------------------------------- */
 
 static void leave(struct coord *c, int code, const char *text)
 {
@@ -334,8 +331,7 @@ static void fail(struct coord *c, const struct worker *w, int code, const char *
     leave(c, code, text);
 }
 
-/* ---- Losing peers, ending a generation (M5) ---------------------------------------------------
- */
+/* ---- Losing peers, ending a generation (M5) -------------------------------------------------- */
 
 static void lease_free(struct coord *c, struct worker *w, struct lease *lease)
 {
@@ -451,8 +447,7 @@ static void violation(struct coord *c, const struct coord_event *e, const char *
     peer_lost(c, e->peer, true);
 }
 
-/* ---- Gathering, planning, forming (M1 - M9) ---------------------------------------------------
- */
+/* ---- Gathering, planning, forming (M1 - M9) -------------------------------------------------- */
 
 /* The best state present: of the newest generation, then with the most steps. NULL = none. */
 static struct worker *best_survivor(struct coord *c)
@@ -691,8 +686,7 @@ static void settle_ending(struct coord *c)
         c->state = COORD_GATHERING;
 }
 
-/* ---- Orders (O1 - O6) -------------------------------------------------------------------------
- */
+/* ---- Orders (O1 - O6) ------------------------------------------------------------------------ */
 
 static uint64_t sample_at(const struct coord *c, enum bl_kind kind, uint64_t step, uint32_t place,
                           uint32_t *ret_epoch)
@@ -874,8 +868,7 @@ void coord_order_samples(const struct coord *c, const struct coord_action *order
                                   order->order.places.first + i, &ret_epoch[i]);
 }
 
-/* ---- Checkpoints (C1 - C6) --------------------------------------------------------------------
- */
+/* ---- Checkpoints (C1 - C6) ------------------------------------------------------------------- */
 
 static uint32_t saves_unchecked(const struct coord *c)
 {
@@ -955,8 +948,7 @@ static void save_failed(struct coord *c, struct save *save)
         leave(c, BL_EIO, "a checkpoint that is needed cannot be written");
 }
 
-/* ---- A living generation (L1 - L4) ------------------------------------------------------------
- */
+/* ---- A living generation (L1 - L4) ----------------------------------------------------------- */
 
 static void validation_begin(struct coord *c)
 {
@@ -1040,8 +1032,7 @@ static void settle(struct coord *c)
     } while (c->state != before);
 }
 
-/* ---- One function per event -------------------------------------------------------------------
- */
+/* ---- One function per event ------------------------------------------------------------------ */
 
 static bool is_member(const struct coord *c, const struct worker *w, const struct coord_event *e)
 {
@@ -1554,8 +1545,7 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     }
 }
 
-/* ---- The machine ------------------------------------------------------------------------------
- */
+/* ---- The machine ----------------------------------------------------------------------------- */
 
 static bool is_from_loop(enum coord_event_type type)
 {

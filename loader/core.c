@@ -114,8 +114,7 @@ static void do_connect(struct loader *l)
     act(l, LOADER_ACTION_CONNECT);
 }
 
-/* ---- Orders (D1 - D4) -------------------------------------------------------------------------
- */
+/* ---- Orders (D1 - D4) ------------------------------------------------------------------------ */
 
 /* The order is done with: its credit goes back on the link it came by, if that still is. */
 static void slot_done(struct loader *l, struct slot *slot, bool shipped)
@@ -182,8 +181,7 @@ static void coordinator_wrong(struct loader *l)
     coordinator_lost(l);
 }
 
-/* ---- One function per event -------------------------------------------------------------------
- */
+/* ---- One function per event ------------------------------------------------------------------ */
 
 static void be_ready(struct loader *l)
 {
@@ -300,8 +298,7 @@ static void on_tick(struct loader *l, const struct loader_event *e)
     }
 }
 
-/* ---- The machine ------------------------------------------------------------------------------
- */
+/* ---- The machine ----------------------------------------------------------------------------- */
 
 static void handle(struct loader *l, const struct loader_event *e)
 {

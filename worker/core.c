@@ -118,8 +118,7 @@ static struct bl_range share(const struct worker *w)
     return bl_share(bl_plan_groups(&w->plan, BL_KIND_TRAIN), w->rank, w->world);
 }
 
-/* ---- Connection (W1, W2) ----------------------------------------------------------------------
- */
+/* ---- Connection (W1, W2) --------------------------------------------------------------------- */
 
 static void fill_ended(const struct worker *w, struct worker_action *action)
 {
@@ -179,8 +178,7 @@ static void coordinator_wrong(struct worker *w)
     coordinator_lost(w);
 }
 
-/* ---- Snapshot and checkpoint (W7, W8) ---------------------------------------------------------
- */
+/* ---- Snapshot and checkpoint (W7, W8) -------------------------------------------------------- */
 
 static void say_saved(struct worker *w, uint64_t step, const char *folder, bool ok)
 {
@@ -242,8 +240,7 @@ static void try_save(struct worker *w)
         refuse_save(w);
 }
 
-/* ---- Computing (W3 - W6) ----------------------------------------------------------------------
- */
+/* ---- Computing (W3 - W6) --------------------------------------------------------------------- */
 
 static void fill_group(const struct worker *w, struct worker_action *action, uint32_t slot)
 {
@@ -311,8 +308,7 @@ static void go_on(struct worker *w)
     w->state = WORKER_COMPUTING;
 }
 
-/* ---- One function per event -------------------------------------------------------------------
- */
+/* ---- One function per event ------------------------------------------------------------------ */
 
 static void on_welcome(struct worker *w, const struct worker_event *e)
 {
@@ -597,8 +593,7 @@ static void on_tick(struct worker *w, const struct worker_event *e)
     }
 }
 
-/* ---- The machine ------------------------------------------------------------------------------
- */
+/* ---- The machine ----------------------------------------------------------------------------- */
 
 static bool is_message(enum worker_event_type type)
 {
