@@ -42,33 +42,46 @@ static int64_t work_of(const struct ops_attention *a)
     return a->S * a->heads * a->q_len_max * a->k_len_max * (a->head_dim / 8 + 4);
 }
 
+/* Rows of scores are worked on in whole vectors: what stands behind the visible ones up to there is
+ * minus infinity, whose exponential is 0. */
+static int64_t mask_row(float *scores, int64_t count)
+{
+    const int64_t end = padded(count);
+    for (int64_t j = count; j < end; j++)
+        scores[j] = -INFINITY;
+    return end;
+}
+
 /* scores[0..count) becomes its softmax, zero from `count` to `width`. Returns the log-sum-exp. */
 static float softmax_row(float *scores, int64_t count, int64_t width)
 {
+    const int64_t end = mask_row(scores, count);
     float most = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : most)
-    for (int64_t j = 0; j < count; j++)
+    for (int64_t j = 0; j < end; j++)
         most = scores[j] > most ? scores[j] : most;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < count; j++) {
+    for (int64_t j = 0; j < end; j++) {
         scores[j] = f32_exp(scores[j] - most);
         sum += scores[j];
     }
     const float scale = 1 / sum;
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++)
+    for (int64_t j = 0; j < end; j++)
         scores[j] *= scale;
-    memset(scores + count, 0, (size_t)(width - count) * sizeof *scores);
+    for (int64_t j = end; j < width; j++)
+        scores[j] = 0;
     return count ? most + logf(sum) : -INFINITY;
 }
 
-/* Dropout factors of one row of scores. */
-static void row_factors(float *factors, const struct ops_attention *a, const struct head *head,
-                        int64_t i, int64_t count)
+/* Dropout factors of query rows [i, i + rows) of a head: consecutive elements, k_len to a row, and
+ * a vector more than are needed. */
+static void draw_factors(float *factors, const struct ops_attention *a, const struct head *head,
+                         int64_t i, int64_t rows)
 {
     uint64_t first =
         ((uint64_t)head->h * (uint64_t)head->q_len + (uint64_t)i) * (uint64_t)head->k_len;
-    dropout_scales(factors, a->dropout, head->s, first, count);
+    dropout_scales(factors, a->dropout, head->s, first, rows * head->k_len + VECTOR);
 }
 
 /* The rows of a head as the products want them: where they are, or a copy in `scratch`. */
@@ -99,13 +112,13 @@ struct forward {
 struct forward_scratch {
     float *k_turned;         /* (d, kw) */
     float *v;                /* (k_len_max, dw) */
-    float *scores, *factors; /* (BLOCK, kw), (kw) */
+    float *scores, *factors; /* (BLOCK, kw) */
 };
 
 static size_t forward_floats(const struct ops_attention *a)
 {
     const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
-    return (size_t)(a->head_dim * kw + a->k_len_max * dw + (BLOCK + 1) * kw);
+    return (size_t)(a->head_dim * kw + a->k_len_max * dw + (2 * BLOCK + 1) * kw);
 }
 
 static struct forward_scratch forward_scratch(const struct ops_attention *a, float *at)
@@ -124,6 +137,7 @@ static void forward_head(const struct forward *f, const struct head *head,
 {
     const struct ops_attention *a = f->a;
     const int64_t d = a->head_dim, kw = padded(head->k_len);
+    const bool drops = !dropout_is_off(a->dropout);
     for (int64_t i0 = 0; i0 < head->q_len; i0 += BLOCK) {
         const int64_t rows = bl_min(BLOCK, head->q_len - i0);
         const int64_t width = visible(a, head, i0 + rows - 1);
@@ -138,18 +152,19 @@ static void forward_head(const struct forward *f, const struct head *head,
                                   .ld_b = kw,
                                   .y = scratch->scores,
                                   .ld_y = kw});
+        if (drops)
+            draw_factors(scratch->factors, a, head, i0, rows);
         for (int64_t i = 0; i < rows; i++) {
             float *p = scratch->scores + i * kw;
+            const float *factors = scratch->factors + i * head->k_len;
             const int64_t count = visible(a, head, i0 + i);
-            float lse = softmax_row(p, count, width);
+            const float lse = softmax_row(p, count, width);
             if (f->saved)
                 f->saved[(head->q_row + i0 + i) * a->heads + head->h] = lse;
-            if (dropout_is_off(a->dropout))
-                continue;
-            row_factors(scratch->factors, a, head, i0 + i, count);
+            if (drops)
 #pragma omp simd
-            for (int64_t j = 0; j < count; j++)
-                p[j] *= scratch->factors[j];
+                for (int64_t j = 0; j < padded(count); j++)
+                    p[j] *= factors[j];
         }
         product(&(struct product){.M = rows,
                                   .N = d,
@@ -221,13 +236,13 @@ struct backward_scratch {
     float *k;                   /* (k_len_max, dw) */
     float *p, *d_p;             /* (BLOCK, kw) */
     float *q, *d_out;           /* (BLOCK, dw) */
-    float *factors;             /* (kw) */
+    float *factors;             /* (BLOCK, kw) */
 };
 
 static size_t backward_floats(const struct ops_attention *a)
 {
     const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
-    return (size_t)((2 * a->head_dim + 2 * BLOCK + 1) * kw + (a->k_len_max + 2 * BLOCK) * dw);
+    return (size_t)((2 * a->head_dim + 3 * BLOCK + 1) * kw + (a->k_len_max + 2 * BLOCK) * dw);
 }
 
 static struct backward_scratch backward_scratch(const struct ops_attention *a, float *at)
@@ -245,12 +260,12 @@ static struct backward_scratch backward_scratch(const struct ops_attention *a, f
 }
 
 /* Row i of a head: p, which holds scores, becomes m p (for d_v), and d_p, which holds d_o v, d_s.
- */
+ * factors NULL: no dropout. */
 static void backward_row(const struct backward *b, const struct head *head, int64_t i, float *p,
-                         float *d_p, float *factors, int64_t width)
+                         float *d_p, const float *factors, int64_t width)
 {
     const struct ops_attention *a = b->a;
-    const int64_t row = head->q_row + i, count = visible(a, head, i);
+    const int64_t row = head->q_row + i, end = mask_row(p, visible(a, head, i));
     const float *d_out = b->d_out + row * b->ld_out + head->h * a->head_dim;
     const float *out = b->out + row * b->ld_out + head->h * a->head_dim;
     const float lse = b->saved[row * a->heads + head->h], scale = a->scale;
@@ -258,23 +273,21 @@ static void backward_row(const struct backward *b, const struct head *head, int6
 #pragma omp simd reduction(+ : dot)
     for (int64_t c = 0; c < a->head_dim; c++)
         dot += d_out[c] * out[c];
-    if (dropout_is_off(a->dropout))
+    if (factors)
 #pragma omp simd
-        for (int64_t j = 0; j < count; j++) {
-            p[j] = f32_exp(p[j] - lse);
-            d_p[j] = p[j] * (d_p[j] - dot) * scale;
-        }
-    else {
-        row_factors(factors, a, head, i, count);
-#pragma omp simd
-        for (int64_t j = 0; j < count; j++) {
+        for (int64_t j = 0; j < end; j++) {
             float prob = f32_exp(p[j] - lse);
             d_p[j] = prob * (factors[j] * d_p[j] - dot) * scale;
             p[j] = prob * factors[j];
         }
-    }
-    memset(p + count, 0, (size_t)(width - count) * sizeof *p);
-    memset(d_p + count, 0, (size_t)(width - count) * sizeof *d_p);
+    else
+#pragma omp simd
+        for (int64_t j = 0; j < end; j++) {
+            p[j] = f32_exp(p[j] - lse);
+            d_p[j] = p[j] * (d_p[j] - dot) * scale;
+        }
+    for (int64_t j = end; j < width; j++)
+        p[j] = d_p[j] = 0;
 }
 
 /* One query head: d_q written, d_k and d_v (of its key/value head) added to. */
@@ -283,6 +296,7 @@ static void backward_head(const struct backward *b, const struct head *head, flo
 {
     const struct ops_attention *a = b->a;
     const int64_t d = a->head_dim, kw = padded(head->k_len);
+    const bool drops = !dropout_is_off(a->dropout);
     for (int64_t i0 = 0; i0 < head->q_len; i0 += BLOCK) {
         const int64_t rows = bl_min(BLOCK, head->q_len - i0);
         const int64_t width = visible(a, head, i0 + rows - 1);
@@ -302,9 +316,11 @@ static void backward_head(const struct backward *b, const struct head *head, flo
         scores.b = scratch->v_turned;
         scores.y = scratch->d_p;
         product(&scores);
+        if (drops)
+            draw_factors(scratch->factors, a, head, i0, rows);
         for (int64_t i = 0; i < rows; i++)
             backward_row(b, head, i0 + i, scratch->p + i * kw, scratch->d_p + i * kw,
-                         scratch->factors, width);
+                         drops ? scratch->factors + i * head->k_len : NULL, width);
         product(&(struct product){.M = rows, /* d_q = d_s k */
                                   .N = d,
                                   .K = width,
@@ -396,7 +412,7 @@ static void attention_probs(struct ops *self, float *probs, const act *q_, int64
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, width = a->k_len_max;
     size_t stride;
     char *scratch =
-        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, (size_t)width * sizeof(float), &stride);
+        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, (size_t)padded(width) * sizeof(float), &stride);
     if (!scratch)
         return;
     memset(probs, 0, (size_t)(a->S * a->q_len_max * width) * sizeof *probs);
