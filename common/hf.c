@@ -13,11 +13,12 @@
 #include "common/json.h"
 #include "common/limits.h"
 
+/* A config.json may list tens of thousands of labels, hence the large limit. */
 static int open_config(const char *folder, const char *name, char path[4096], json_t **ret,
                        struct bl_error *err)
 {
     BL_TRY(bl_path_join(path, 4096, folder, name, err));
-    BL_TRY(bl_json_open(path, BL_CONFIG_BYTES_MAX, ret, err));
+    BL_TRY(bl_json_open(path, BL_JSON_BYTES_MAX, ret, err));
     if (json_is_object(*ret))
         return 0;
     int rc = bl_json_fail(*ret, "an object", err);
@@ -339,20 +340,47 @@ int hf_llm_open(const char *folder, struct hf_llm *ret, struct bl_error *err)
 
 /* --- Preprocessing. --- */
 
-/* Image processors whose steps are: resize to `size`, rescale, normalise; other classes crop or
- * pad. */
-static int expect_processor(const json_t *json, const char *key, struct bl_error *err)
+/* Image processors whose steps are: resize to `size`, rescale, normalise (other classes crop or
+ * pad), and the filter each resizes with unless told. */
+static const struct {
+    const char *name;
+    int resample;
+} processors[] = {
+    {"SiglipImageProcessor", 3},   {"SiglipImageProcessorFast", 3}, {"SiglipImageProcessorPil", 3},
+    {"SiglipFeatureExtractor", 3}, {"ViTImageProcessor", 2},        {"ViTImageProcessorFast", 2},
+    {"ViTImageProcessorPil", 2},   {"ViTFeatureExtractor", 2},
+};
+
+/* The processor's class, under either key. */
+static int read_processor(const json_t *json, const char *key, int *resample, struct bl_error *err)
 {
     const char *name = NULL;
     BL_TRY(bl_json_string(json, key, &name, err));
-    static const char *const known[] = {"SiglipImageProcessor",    "SiglipImageProcessorFast",
-                                        "SiglipImageProcessorPil", "SiglipFeatureExtractor",
-                                        "ViTImageProcessor",       "ViTImageProcessorFast",
-                                        "ViTImageProcessorPil",    "ViTFeatureExtractor"};
-    for (size_t i = 0; name && i < sizeof known / sizeof *known; i++)
-        if (!strcmp(name, known[i]))
+    if (!name)
+        return 0;
+    for (size_t i = 0; i < sizeof processors / sizeof *processors; i++)
+        if (!strcmp(name, processors[i].name)) {
+            *resample = processors[i].resample;
             return 0;
-    return name ? fail_key(json, key, "SiglipImageProcessor or ViTImageProcessor", err) : 0;
+        }
+    return fail_key(json, key, "SiglipImageProcessor or ViTImageProcessor", err);
+}
+
+/* Every do_… switches a step: these three are ours, any other is refused unless it is off. Colours
+ * are always converted. */
+static int check_steps(const json_t *json, struct bl_error *err)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)json, key, value)
+    {
+        if (strncmp(key, "do_", 3) || !strcmp(key, "do_convert_rgb"))
+            continue;
+        bool ours =
+            !strcmp(key, "do_resize") || !strcmp(key, "do_rescale") || !strcmp(key, "do_normalize");
+        BL_TRY(expect_flag(json, key, ours, err));
+    }
+    return 0;
 }
 
 /* size: {"height": h, "width": w}, or one side for both. */
@@ -401,17 +429,13 @@ static int read_channels(const json_t *json, const char *key, double min, float 
     return 0;
 }
 
-static int read_preprocess(const json_t *json, struct hf_preprocess *preprocess,
-                           struct bl_error *err)
+static int read_preprocess(const json_t *json, const struct hf_vision *vision,
+                           struct hf_preprocess *preprocess, struct bl_error *err)
 {
-    BL_TRY(expect_processor(json, "image_processor_type", err));
-    BL_TRY(expect_processor(json, "feature_extractor_type", err));
-    BL_TRY(expect_flag(json, "do_resize", true, err));
-    BL_TRY(expect_flag(json, "do_rescale", true, err));
-    BL_TRY(expect_flag(json, "do_normalize", true, err));
-    BL_TRY(expect_flag(json, "do_center_crop", false, err));
-    BL_TRY(expect_flag(json, "do_pad", false, err));
-    BL_TRY(expect_flag(json, "do_flip_channel_order", false, err));
+    preprocess->resample = vision->kind == HF_VIT ? 2 : 3; /* where no class is named */
+    BL_TRY(read_processor(json, "image_processor_type", &preprocess->resample, err));
+    BL_TRY(read_processor(json, "feature_extractor_type", &preprocess->resample, err));
+    BL_TRY(check_steps(json, err));
     BL_TRY(read_size(json, preprocess, err));
     int64_t resample = preprocess->resample;
     BL_TRY(bl_json_int(json, "resample", 2, 3, &resample, err));
@@ -427,7 +451,7 @@ int hf_preprocess_open(const char *folder, const struct hf_vision *vision,
     struct hf_preprocess preprocess = {
         .width = vision->image_size,
         .height = vision->image_size,
-        .resample = vision->kind == HF_VIT ? 2 : 3,
+        .resample = 3,
         .rescale_factor = 1.0f / 255,
         .mean = {0.5f, 0.5f, 0.5f},
         .std = {0.5f, 0.5f, 0.5f},
@@ -437,7 +461,7 @@ int hf_preprocess_open(const char *folder, const struct hf_vision *vision,
     if (bl_path_is_file(path)) {
         bl_autojson json_t *json = NULL;
         BL_TRY(open_config(folder, "preprocessor_config.json", path, &json, err));
-        int rc = read_preprocess(json, &preprocess, err);
+        int rc = read_preprocess(json, vision, &preprocess, err);
         if (rc >= 0 &&
             (preprocess.width != vision->image_size || preprocess.height != vision->image_size)) {
             rc = bl_fail(err, BL_EFORMAT,

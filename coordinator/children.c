@@ -101,7 +101,8 @@ static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_s
     struct children *all = child->all;
     child->running = false;
     uv_close((uv_handle_t *)process, on_process_closed);
-    all->options.ended(all->options.context, child->name, (int)exit_status, term_signal);
+    all->options.ended(all->options.context, child->name, process->pid, (int)exit_status,
+                       term_signal);
     if (!all->stopping && dies_too_often(child, uv_now(all->options.loop)))
         give_up(child);
 }
@@ -114,16 +115,9 @@ static int spawn(struct child *child, int log)
              child->worker ? "worker" : "loader");
     snprintf(parent, sizeof parent, "%d", (int)getpid());
     snprintf(threads, sizeof threads, "%d", all->options.threads);
-    char *arguments[] = {program,
-                         "--coord",
-                         (char *)(uintptr_t)all->options.endpoint,
-                         "--run",
-                         (char *)(uintptr_t)all->options.run_folder,
-                         "--parent",
-                         parent,
-                         child->worker ? "--threads" : NULL,
-                         threads,
-                         NULL};
+    char *arguments[] = {program,    "--coord", (char *)(uintptr_t)all->options.endpoint,
+                         "--parent", parent,    child->worker ? "--threads" : NULL,
+                         threads,    NULL};
     uv_stdio_container_t stdio[3] = {{.flags = UV_IGNORE},
                                      {.flags = UV_INHERIT_FD, .data.fd = log},
                                      {.flags = UV_INHERIT_FD, .data.fd = log}};

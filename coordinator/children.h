@@ -22,7 +22,7 @@ struct children_options {
     /* A child is given up: the run cannot go on by itself. last_line is its log's. */
     void (*given_up)(void *context, const char *name, const char *last_line);
     /* A child ended; it will be started again unless stopping. */
-    void (*ended)(void *context, const char *name, int exit_code, int signal);
+    void (*ended)(void *context, const char *name, int pid, int exit_code, int signal);
     void *context;
 };
 

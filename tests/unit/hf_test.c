@@ -263,7 +263,7 @@ static void a_wrong_llm_config_is_named(void **state)
 static const struct hf_vision siglip_384 = {.kind = HF_SIGLIP, .image_size = 384};
 static const struct hf_vision vit_224 = {.kind = HF_VIT, .image_size = 224};
 
-static void an_absent_preprocessor_config_means_the_kinds_own(void **state)
+static void an_absent_preprocessor_config_means_that_of_siglip(void **state)
 {
     struct hf_preprocess p;
     struct bl_error err;
@@ -274,7 +274,7 @@ static void an_absent_preprocessor_config_means_the_kinds_own(void **state)
     assert_true(p.rescale_factor == 1.0f / 255);
     assert_true(p.mean[0] == 0.5f && p.std[2] == 0.5f);
     assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
-    assert_int_equal(p.resample, 2);
+    assert_int_equal(p.resample, 3);
 }
 
 static void a_preprocessor_config_is_read(void **state)
@@ -292,6 +292,13 @@ static void a_preprocessor_config_is_read(void **state)
         "{\"feature_extractor_type\":\"ViTFeatureExtractor\",\"size\":224}");
     assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
     assert_int_equal(p.height, 224);
+    assert_int_equal(p.resample, 2);
+    put("preprocessor_config.json", "{\"image_processor_type\":\"SiglipImageProcessor\"}");
+    assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
+    assert_int_equal(p.resample, 3);
+    put("preprocessor_config.json", "{}");
+    assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
+    assert_int_equal(p.resample, 2);
 }
 
 static void preprocessing_that_would_change_pixels_is_refused(void **state)
@@ -307,6 +314,9 @@ static void preprocessing_that_would_change_pixels_is_refused(void **state)
         {"{\"do_normalize\":false}", "do_normalize: expected true, found false"},
         {"{\"do_center_crop\":true}", "do_center_crop: expected false, found true"},
         {"{\"do_pad\":true}", "do_pad: expected false, found true"},
+        {"{\"do_sharpen\":true}", "do_sharpen: expected false, found true"},
+        {"{\"do_convert_rgb\":null,\"do_thumbnail\":2}",
+         "do_thumbnail: expected true or false, found 2"},
         {"{\"do_flip_channel_order\":true}", "do_flip_channel_order: expected false, found true"},
         {"{\"size\":{\"shortest_edge\":224}}",
          "size: expected height and width alone, found an object"},
@@ -365,7 +375,7 @@ UNIT_MAIN(IN_FOLDER(a_siglip_folder_takes_the_defaults_for_missing_keys),
           IN_FOLDER(a_resaved_llama_folder_keeps_its_rope_in_rope_parameters),
           IN_FOLDER(an_empty_llama_config_has_the_library_defaults),
           IN_FOLDER(a_wrong_llm_config_is_named),
-          IN_FOLDER(an_absent_preprocessor_config_means_the_kinds_own),
+          IN_FOLDER(an_absent_preprocessor_config_means_that_of_siglip),
           IN_FOLDER(a_preprocessor_config_is_read),
           IN_FOLDER(preprocessing_that_would_change_pixels_is_refused),
           IN_FOLDER(a_folders_hash_depends_on_names_and_contents_alone),

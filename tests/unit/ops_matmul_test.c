@@ -1,0 +1,166 @@
+/* tests/unit/ops_matmul_test.c - linear layers over frozen and trainable matrices of every form. */
+#include "tests/unit/ops.h"
+
+#include "worker/ops/cpu/functions.h"
+
+struct input {
+    int64_t R, N, K;
+    struct cpu_options options;
+    bool trainable, keep_data, bias, accumulate;
+    enum bl_dtype dtype;
+    enum ops_epilogue epilogue;
+    const void *stored;                       /* W in dtype */
+    const float *x, *b, *d_y;                 /* what goes in */
+    const float *old_d_x, *old_d_w, *old_d_b; /* what is added to */
+    double *pre, *y, *d_x, *d_w, *d_b;        /* what comes out */
+};
+
+static double activation(enum ops_epilogue epilogue, double x)
+{
+    switch (epilogue) {
+    case OPS_GELU_ERF:
+        return x * 0.5 * (1 + erf(x / sqrt(2)));
+    case OPS_GELU_TANH:
+        return x * 0.5 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case OPS_SILU:
+        return x / (1 + exp(-x));
+    case OPS_NONE:
+        break;
+    }
+    return x;
+}
+
+static void run(struct ops_run *run, const void *input)
+{
+    const struct input *in = input;
+    struct ops *ops = run_ops(run);
+    struct bl_error err;
+    int64_t R = in->R, N = in->N, K = in->K;
+    size_t stored_bytes = (size_t)(N * K) * (in->dtype == BL_F32 ? 4 : 2);
+    /* Errors of a sum of K random products grow with its root. */
+    double tolerance = 8 + 2 * sqrt((double)K);
+
+    struct ops_matrix *w = NULL;
+    void *host = malloc(stored_bytes);
+    memcpy(host, in->stored, stored_bytes);
+    if (in->trainable) {
+        assert_ok(ops->matrix_trainable(ops, &w, run_f32(run, host, N * K), N, K, &err), err);
+        ops->matrix_refresh(ops, w);
+    } else {
+        assert_ok(ops->matrix_frozen(ops, &w, host, in->dtype, N, K, in->keep_data, &err), err);
+        if (!in->keep_data)
+            memset(host, 0xFF, stored_bytes);
+    }
+
+    act *x = run_act(run, in->x, R * K), *y = run_act(run, NULL, R * N);
+    act *pre = run_act(run, NULL, R * N), *d_y = run_act(run, in->d_y, R * N);
+    float *bias = in->bias ? run_f32(run, in->b, N) : NULL;
+    ops->linear_forward(ops, y, pre, x, w, bias, R, in->epilogue);
+    run_expect_act(run, "pre", pre, in->pre, R * N, tolerance);
+    run_expect_act(run, "y", y, in->y, R * N, tolerance);
+    ops->linear_forward(ops, y, NULL, x, w, bias, R, in->epilogue);
+    run_expect_act(run, "y alone", y, in->y, R * N, tolerance);
+
+    act *d_x = run_act(run, in->accumulate ? in->old_d_x : NULL, R * K);
+    ops->linear_backward_input(ops, d_x, d_y, w, R, in->accumulate);
+    run_expect_act(run, "d_x", d_x, in->d_x, R * K, 8 + 2 * sqrt((double)N));
+
+    float *d_w = run_f32(run, in->old_d_w, N * K), *d_b = run_f32(run, in->old_d_b, N);
+    ops->linear_backward_weight(ops, d_w, in->bias ? d_b : NULL, d_y, x, R, N, K);
+    run_expect_f32(run, "d_w", d_w, in->d_w, N * K, 8 + 2 * sqrt((double)R));
+    run_expect_f32(run, "d_b", d_b, in->d_b, N, 8 + 2 * sqrt((double)R));
+    ops->matrix_free(ops, &w);
+    assert_null(w);
+    free(host);
+}
+
+/* Fills in->stored and returns the values that the operations are to work with. */
+static double *make_matrix(struct input *in)
+{
+    int64_t count = in->N * in->K;
+    float *w = random_f32(5, count);
+    uint16_t *half = (uint16_t *)random_f32(6, count);
+    double *values = zeros(count);
+    for (int64_t i = 0; i < count; i++) {
+        if (in->dtype == BL_BF16) {
+            half[i] = f32_to_bf16(w[i]);
+            w[i] = bf16_to_f32(half[i]);
+        } else if (in->dtype == BL_F16) {
+            /* any bits but those of infinity and NaN: the exponent stays below 15 */
+            half[i] = (uint16_t)(f32_to_bits(w[i]) >> 8 & 0xBBFF);
+            w[i] = f16_to_f32(half[i]);
+        }
+        bool rounded = !in->trainable && in->options.precision == OPS_BF16;
+        values[i] = rounded ? bf16_to_f32(f32_to_bf16(w[i])) : w[i];
+    }
+    in->stored = in->dtype == BL_F32 ? (const void *)w : half;
+    return values;
+}
+
+static void check(struct input in)
+{
+    int64_t R = in.R, N = in.N, K = in.K;
+    const double *w = make_matrix(&in);
+    in.x = random_f32(1, R * K);
+    in.b = random_f32(2, N);
+    in.d_y = random_f32(3, R * N);
+    in.old_d_x = random_f32(7, R * K);
+    in.old_d_w = random_f32(8, N * K);
+    in.old_d_b = random_f32(9, N);
+    in.pre = zeros(R * N);
+    in.y = zeros(R * N);
+    in.d_x = in.accumulate ? doubles(in.old_d_x, R * K) : zeros(R * K);
+    in.d_w = doubles(in.old_d_w, N * K);
+    in.d_b = doubles(in.old_d_b, N);
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t n = 0; n < N; n++) {
+            double sum = in.bias ? in.b[n] : 0, d = in.d_y[r * N + n];
+            for (int64_t k = 0; k < K; k++) {
+                sum += (double)in.x[r * K + k] * w[n * K + k];
+                in.d_x[r * K + k] += d * w[n * K + k];
+                in.d_w[n * K + k] += d * in.x[r * K + k];
+            }
+            in.pre[r * N + n] = sum;
+            in.y[r * N + n] = activation(in.epilogue, sum);
+            in.d_b[n] += in.bias ? d : 0;
+        }
+    ops_each(in.options, run, &in);
+    arrays_free();
+}
+
+static const int64_t shapes[][3] = {{0, 5, 7},   {1, 1, 1},     {1, 192, 64},  {7, 33, 31},
+                                    {257, 5, 3}, {64, 192, 48}, {300, 65, 65}, {257, 49, 200}};
+
+static void trainable_layers_follow_the_formula(void **state)
+{
+    for (int64_t i = 0; i < COUNT(shapes); i++)
+        check((struct input){.R = shapes[i][0],
+                             .N = shapes[i][1],
+                             .K = shapes[i][2],
+                             .options = {.precision = OPS_F32},
+                             .trainable = true,
+                             .bias = i % 2,
+                             .accumulate = i / 2 % 2,
+                             .epilogue = (enum ops_epilogue)(i % 4)});
+}
+
+static void frozen_matrices_of_every_type_give_what_they_store(void **state)
+{
+    static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
+    for (int64_t i = 0; i < COUNT(shapes) * COUNT(dtypes) * 4; i++) {
+        const int64_t *shape = shapes[i % COUNT(shapes)];
+        check((struct input){
+            .R = shape[0],
+            .N = shape[1],
+            .K = shape[2],
+            .options = {.precision = i % 2 ? OPS_BF16 : OPS_F32, .wide_max = i / 4 % 2 * 1000000},
+            .dtype = dtypes[i / COUNT(shapes) % COUNT(dtypes)],
+            .keep_data = i / 11 % 2,
+            .bias = i / 3 % 2,
+            .accumulate = i / 5 % 2,
+            .epilogue = (enum ops_epilogue)(i / 7 % 4)});
+    }
+}
+
+UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
+          cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store))

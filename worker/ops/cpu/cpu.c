@@ -1,0 +1,182 @@
+/* worker/ops/cpu/cpu.c - opening the CPU backend, its memory, and the choice of instruction set. */
+#include "worker/ops/cpu/cpu.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/limits.h"
+
+enum { CACHE_LINE = 64 };
+
+void *cpu_alloc(size_t bytes)
+{
+    size_t rounded;
+    if (!bl_add(bytes, CACHE_LINE, &rounded))
+        return NULL;
+    return aligned_alloc(CACHE_LINE, rounded & ~(size_t)(CACHE_LINE - 1));
+}
+
+void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
+{
+    if (bytes <= cpu->scratch[slot].bytes)
+        return cpu->scratch[slot].memory;
+    free(cpu->scratch[slot].memory);
+    cpu->scratch[slot].bytes = 0;
+    cpu->scratch[slot].memory = cpu_alloc(bytes);
+    if (cpu->scratch[slot].memory)
+        cpu->scratch[slot].bytes = bytes;
+    else if (!cpu->failure.code)
+        bl_fail(&cpu->failure, BL_ENOMEM, "no memory for %zu bytes of scratch", bytes);
+    return cpu->scratch[slot].memory;
+}
+
+void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes, size_t *stride)
+{
+    *stride = (bytes + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1);
+    return cpu_scratch(cpu, slot, *stride * (size_t)cpu->threads);
+}
+
+static int cpu_ops_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
+{
+    void *p = cpu_alloc(bytes);
+    if (!p)
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes on the device", bytes);
+    *ret = p;
+    return 0;
+}
+
+static void cpu_release(struct ops *self, void *p)
+{
+    free(p);
+}
+
+static void cpu_copy_in(struct ops *self, void *device, const void *host, size_t bytes)
+{
+    if (bytes)
+        memcpy(device, host, bytes);
+}
+
+static void cpu_copy_out(struct ops *self, void *host, const void *device, size_t bytes)
+{
+    if (bytes)
+        memcpy(host, device, bytes);
+}
+
+static void cpu_copy(struct ops *self, void *y, const void *x, size_t bytes)
+{
+    if (bytes)
+        memcpy(y, x, bytes);
+}
+
+static void cpu_zero(struct ops *self, void *p, size_t bytes)
+{
+    if (bytes)
+        memset(p, 0, bytes);
+}
+
+static int cpu_sync(struct ops *self, struct bl_error *err)
+{
+    const struct bl_error *failure = &cpu_of(self)->failure;
+    if (failure->code && err)
+        *err = *failure;
+    return -failure->code;
+}
+
+static void cpu_act_from_f32(struct ops *self, act *y, const float *x, int64_t count)
+{
+    cpu_copy(self, y, x, (size_t)count * sizeof(float));
+}
+
+static void cpu_act_to_f32(struct ops *self, float *y, const act *x, int64_t count)
+{
+    cpu_copy(self, y, x, (size_t)count * sizeof(float));
+}
+
+static void cpu_close(struct ops *self)
+{
+    struct cpu *cpu = cpu_of(self);
+    for (int i = 0; i < CPU_SCRATCH_COUNT; i++)
+        free(cpu->scratch[i].memory);
+    free(cpu);
+}
+
+void cpu_fill_plain(struct ops *table);
+#ifdef CPU_X86
+void cpu_fill_avx2(struct ops *table);
+void cpu_fill_avx512(struct ops *table);
+#endif
+
+static const struct {
+    const char *name;
+    void (*fill)(struct ops *table);
+} isas[CPU_ISA_COUNT] = {
+    [CPU_PLAIN] = {"plain", cpu_fill_plain},
+#ifdef CPU_X86
+    [CPU_AVX2] = {"avx2", cpu_fill_avx2},
+    [CPU_AVX512] = {"avx512", cpu_fill_avx512},
+#endif
+};
+
+enum cpu_isa cpu_isa_best(void)
+{
+#ifdef CPU_X86
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return CPU_AVX512;
+    if (avx2)
+        return CPU_AVX2;
+#endif
+    return CPU_PLAIN;
+}
+
+int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err)
+{
+    BL_ASSERT(options->threads >= 0 && options->isa <= cpu_isa_best());
+    struct cpu *cpu = calloc(1, sizeof *cpu);
+    if (!cpu)
+        return bl_fail(err, BL_ENOMEM, "no memory for the CPU backend");
+    cpu->isa = options->isa;
+    cpu->serial_work = options->serial_work;
+    cpu->wide_max = options->wide_max;
+    cpu->threads = options->threads ? options->threads : omp_get_num_procs();
+    snprintf(cpu->name, sizeof cpu->name, "cpu: %s, %s", isas[options->isa].name,
+             options->precision == OPS_F32 ? "f32" : "bf16");
+    cpu->ops = (struct ops){.name = cpu->name,
+                            .precision = options->precision,
+                            .act_bytes = sizeof(float),
+                            .close = cpu_close,
+                            .alloc = cpu_ops_alloc,
+                            .release = cpu_release,
+                            .copy_in = cpu_copy_in,
+                            .copy_out = cpu_copy_out,
+                            .copy = cpu_copy,
+                            .zero = cpu_zero,
+                            .sync = cpu_sync,
+                            .act_from_f32 = cpu_act_from_f32,
+                            .act_to_f32 = cpu_act_to_f32};
+    isas[options->isa].fill(&cpu->ops);
+    omp_set_num_threads(1); /* of this thread: see Threads in cpu.h */
+    *ret = &cpu->ops;
+    return 0;
+}
+
+int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, struct bl_error *err)
+{
+    const struct cpu_options options = {.precision = precision,
+                                        .threads = threads,
+                                        .isa = cpu_isa_best(),
+                                        .serial_work = CPU_SERIAL_WORK,
+                                        .wide_max = BL_OPS_WIDE_MAX};
+    return cpu_open(&options, ret, err);
+}
+
+void ops_free(struct ops **ops)
+{
+    if (*ops)
+        (*ops)->close(*ops);
+    *ops = NULL;
+}

@@ -1,0 +1,129 @@
+/* worker/ops/cpu/product.h - small matrix products on data at hand in the caches: a call of the
+ * matmul library costs as much as 16 x 64 x 24 multiplications, which is a head of a small model.
+ *
+ * y (M,N) = alpha a b, or += : a[i a_row + k a_column] (so that it may be transposed), b (K,N) in
+ * rows of ld_b with readable memory up to the next multiple of VECTOR columns. Tiles of 4 rows by
+ * WIDE vectors stay in registers for all of K: an element's sum runs over k in order, whatever the
+ * tile.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "common/size.h"
+
+#if defined(__AVX512F__)
+enum { VECTOR = 16, WIDE = 4 };
+#elif defined(__AVX__)
+enum { VECTOR = 8, WIDE = 2 };
+#else
+enum { VECTOR = 4, WIDE = 2 };
+#endif
+
+/* Any address will do, and it may be an array of float. */
+typedef float vector __attribute__((vector_size(VECTOR * sizeof(float)), aligned(4), may_alias));
+
+struct product {
+    int64_t M, N, K;
+    float alpha;
+    const float *a;
+    int64_t a_row, a_column;
+    const float *b;
+    int64_t ld_b;
+    float *y;
+    int64_t ld_y;
+    bool add;
+};
+
+static inline int64_t padded(int64_t columns)
+{
+    return bl_ceil_div(columns, VECTOR) * VECTOR;
+}
+
+/* `rows` and `vectors` are constants at each call. */
+static inline __attribute__((always_inline)) void product_tile(const struct product *p, int64_t i0,
+                                                               int64_t j0, int rows, int vectors)
+{
+    vector sum[4][WIDE];
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++)
+            sum[i][v] = (vector){0};
+    const float *a = p->a + i0 * p->a_row, *b = p->b + j0;
+    for (int64_t k = 0; k < p->K; k++, a += p->a_column, b += p->ld_b)
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] += a[i * p->a_row] * *(const vector *)(b + v * VECTOR);
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) {
+            float *y = p->y + (i0 + i) * p->ld_y + j0 + v * VECTOR;
+            const int64_t left = p->N - j0 - v * VECTOR;
+            if (left >= VECTOR) {
+                vector old = p->add ? *(const vector *)y : (vector){0};
+                *(vector *)y = old + p->alpha * sum[i][v];
+            } else {
+                float tail[VECTOR];
+                *(vector *)tail = p->alpha * sum[i][v];
+                for (int64_t j = 0; j < left; j++)
+                    y[j] = (p->add ? y[j] : 0) + tail[j];
+            }
+        }
+}
+
+static inline __attribute__((always_inline)) void product_rows(const struct product *p, int64_t i0,
+                                                               int rows)
+{
+    int64_t j = 0;
+    for (; j + WIDE * VECTOR <= padded(p->N); j += WIDE * VECTOR)
+        product_tile(p, i0, j, rows, WIDE);
+    switch ((padded(p->N) - j) / VECTOR) {
+    case 3:
+        product_tile(p, i0, j, rows, WIDE > 3 ? 3 : WIDE);
+        break;
+    case 2:
+        product_tile(p, i0, j, rows, WIDE > 2 ? 2 : WIDE);
+        break;
+    case 1:
+        product_tile(p, i0, j, rows, 1);
+        break;
+    }
+}
+
+static void product(const struct product *p)
+{
+    int64_t i = 0;
+    for (; i + 4 <= p->M; i += 4)
+        product_rows(p, i, 4);
+    for (; i < p->M; i++)
+        product_rows(p, i, 1);
+}
+
+/* rows x columns into rows of padded(columns), zeros behind. */
+static inline void pack(float *restrict y, const float *x, int64_t ld_x, int64_t rows,
+                        int64_t columns)
+{
+    const int64_t width = padded(columns);
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(y + r * width, x + r * ld_x, (size_t)columns * sizeof *y);
+        for (int64_t c = columns; c < width; c++)
+            y[r * width + c] = 0;
+    }
+}
+
+/* Its transpose: columns rows of padded(rows). By blocks of rows that stay in the L1 cache. */
+static inline void pack_transposed(float *restrict y, const float *x, int64_t ld_x, int64_t rows,
+                                   int64_t columns)
+{
+    const int64_t width = padded(rows);
+    for (int64_t first = 0; first < rows; first += 64)
+        for (int64_t c = 0; c < columns; c++) {
+            const int64_t end = bl_min(rows, first + 64);
+#pragma omp simd
+            for (int64_t r = first; r < end; r++)
+                y[c * width + r] = x[r * ld_x + c];
+        }
+    for (int64_t c = 0; c < columns; c++)
+        for (int64_t r = rows; r < width; r++)
+            y[c * width + r] = 0;
+}
