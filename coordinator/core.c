@@ -19,7 +19,7 @@
 #define SAVES_MAX 32          /* checkpoints on their way to being registered */
 #define SAVES_UNCHECKED_MAX 8 /* written and not yet registered: then rank 0 has to wait */
 #define SAVE_FAILURES_MAX 3   /* of a checkpoint without which the run must not go on */
-#define FORMING_FAILURES_MAX 10 /* timeouts in a row: patience is too short for this state */
+#define FORMING_PATIENCES_MAX 20 /* no generation could be formed for so long: give up */
 
 enum rule { DO, LATE, PROTO };
 
@@ -126,10 +126,11 @@ struct coord {
     struct coord_record pending[PENDING_MAX];
     uint64_t journal_first, journal_next; /* pending has the records first <= seq < next */
 
-    struct worker *workers; /* workers_max */
+    struct worker *workers; /* workers_max, of which the first worker_top were ever in use */
     struct lease *leases;   /* the workers' windows */
     uint64_t *digests;      /* the workers' rings */
-    struct loader *loaders; /* loaders_max */
+    struct loader *loaders; /* loaders_max, of which the first loader_top were ever in use */
+    uint32_t worker_top, loader_top;
     uint32_t *ranks;        /* rank -> index of its worker, while the generation lives */
     uint32_t revoked_count; /* leases in LEASE_REVOKED */
 
@@ -145,8 +146,9 @@ struct coord {
         struct coord_checkpoint checkpoint;
         bool broken; /* a planned worker was lost */
     } plan;
-    uint64_t forming_since_ms;
-    uint32_t forming_failures;
+    uint64_t forming_since_ms;  /* this one */
+    uint64_t unformed_since_ms; /* the first that failed since one was formed; 0 = none did */
+    uint64_t gather_after_ms;   /* a moment's rest after a failed one */
     bool regrouping; /* a worker waits to join: go on to `hold` steps, then a new generation */
     uint64_t hold;
     struct coord_checkpoint checking;
@@ -185,10 +187,10 @@ static uint64_t *ordered_digest(const struct coord *c, const struct worker *w, u
     return &w->digests[step % ring_size(c)];
 }
 
-/* Linear, as the numbers are small: a message costs one pass over at most 1024 + 4096 peers. */
+/* Linear: a message costs a few passes over the entries in use, microseconds for a thousand peers. */
 static struct worker *worker_find(struct coord *c, uint64_t peer)
 {
-    for (uint32_t i = 0; i < c->config.workers_max; i++)
+    for (uint32_t i = 0; i < c->worker_top; i++)
         if (c->workers[i].phase != ABSENT && c->workers[i].peer == peer)
             return &c->workers[i];
     return NULL;
@@ -196,7 +198,7 @@ static struct worker *worker_find(struct coord *c, uint64_t peer)
 
 static struct loader *loader_find(struct coord *c, uint64_t peer)
 {
-    for (uint32_t i = 0; i < c->config.loaders_max; i++)
+    for (uint32_t i = 0; i < c->loader_top; i++)
         if (c->loaders[i].present && c->loaders[i].peer == peer)
             return &c->loaders[i];
     return NULL;
@@ -205,15 +207,15 @@ static struct loader *loader_find(struct coord *c, uint64_t peer)
 static uint32_t workers_in(const struct coord *c, enum phase phase)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < c->config.workers_max; i++)
+    for (uint32_t i = 0; i < c->worker_top; i++)
         count += c->workers[i].phase == phase;
     return count;
 }
 
 static uint32_t peers_present(const struct coord *c)
 {
-    uint32_t count = c->config.workers_max - workers_in(c, ABSENT);
-    for (uint32_t i = 0; i < c->config.loaders_max; i++)
+    uint32_t count = c->worker_top - workers_in(c, ABSENT);
+    for (uint32_t i = 0; i < c->loader_top; i++)
         count += c->loaders[i].present;
     return count;
 }
@@ -313,10 +315,10 @@ static void say_stop(struct coord *c, uint64_t peer, uint64_t link)
 
 static void say_stop_to_all(struct coord *c)
 {
-    for (uint32_t i = 0; i < c->config.workers_max; i++)
+    for (uint32_t i = 0; i < c->worker_top; i++)
         if (c->workers[i].phase != ABSENT)
             say_stop(c, c->workers[i].peer, c->workers[i].link);
-    for (uint32_t i = 0; i < c->config.loaders_max; i++)
+    for (uint32_t i = 0; i < c->loader_top; i++)
         if (c->loaders[i].present)
             say_stop(c, c->loaders[i].peer, c->loaders[i].link);
 }
@@ -352,7 +354,7 @@ static void lease_revoke(struct coord *c, struct lease *lease)
 
 static void leases_clear(struct coord *c)
 {
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
+    for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++)
             if (w->leases[k].state != LEASE_FREE)
@@ -364,7 +366,7 @@ static void leases_clear(struct coord *c)
 static void end_generation(struct coord *c)
 {
     leases_clear(c);
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
+    for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         if (w->phase != MEMBER)
             continue;
@@ -372,7 +374,7 @@ static void end_generation(struct coord *c)
         w->end_sent_ms = c->now_ms;
         act_to(c, COORD_ACTION_END, w->peer, w->link);
     }
-    for (uint32_t i = 0; i < c->config.loaders_max; i++)
+    for (uint32_t i = 0; i < c->loader_top; i++)
         if (c->loaders[i].present)
             act_to(c, COORD_ACTION_END, c->loaders[i].peer, c->loaders[i].link);
     for (int i = 0; i < SAVES_MAX; i++)
@@ -411,7 +413,7 @@ static void loader_lost(struct coord *c, struct loader *l)
 {
     uint32_t index = (uint32_t)(l - c->loaders);
     l->present = false;
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
+    for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++)
             if (w->leases[k].state == LEASE_OUT && w->leases[k].loader == index)
@@ -458,7 +460,7 @@ static void violation(struct coord *c, const struct coord_event *e, const char *
 static struct worker *best_survivor(struct coord *c)
 {
     struct worker *best = NULL;
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
+    for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         if (w->phase != READY || !is_survivor(c, w))
             continue;
@@ -472,7 +474,7 @@ static struct worker *best_survivor(struct coord *c)
 /* Survivors of one generation differ by at most one step, and equal steps have equal bits (S4). */
 static bool survivors_agree(struct coord *c, const struct worker *best)
 {
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
+    for (uint32_t i = 0; i < c->worker_top; i++) {
         const struct worker *w = &c->workers[i];
         if (w->phase != READY || !is_survivor(c, w) ||
             w->state_generation != best->state_generation)
@@ -492,13 +494,15 @@ static bool survivors_agree(struct coord *c, const struct worker *best)
     return true;
 }
 
-/* Whoever has a state comes before who has none: the source must be in. */
-static void choose_members(struct coord *c)
+/* The source, then who has a state, then the others: more than a step can keep busy stay spare. */
+static void choose_members(struct coord *c, struct worker *source)
 {
     uint32_t room = bl_plan_world_max(&c->config.plan);
-    c->plan.world = 0;
+    c->plan.world = source != NULL;
+    if (source)
+        source->phase = PLANNED;
     for (int survivors = 1; survivors >= 0; survivors--)
-        for (uint32_t i = 0; i < c->config.workers_max && c->plan.world < room; i++) {
+        for (uint32_t i = 0; i < c->worker_top && c->plan.world < room; i++) {
             struct worker *w = &c->workers[i];
             if (w->phase != READY || is_survivor(c, w) != (survivors == 1))
                 continue;
@@ -507,7 +511,7 @@ static void choose_members(struct coord *c)
         }
 }
 
-static void plan_generation(struct coord *c, const struct worker *source,
+static void plan_generation(struct coord *c, struct worker *source,
                             struct coord_checkpoint checkpoint)
 {
     c->plan.broken = false;
@@ -525,7 +529,7 @@ static void plan_generation(struct coord *c, const struct worker *source,
         c->issued = checkpoint.step;
         c->floor = c->generation + 1;
     }
-    choose_members(c);
+    choose_members(c, source);
     c->generation++;
     journal(c, (struct coord_record){.type = COORD_RECORD_GENERATION,
                                      .generation = c->generation,
@@ -567,7 +571,7 @@ static void settle_gathering(struct coord *c)
     bool nobody = !best && (c->stop_overdue || c->now_ms >= c->absent_until_ms);
     if (c->stopping && (nobody || (best && is_kept(c, best))))
         return leave(c, c->stop_code, "stopped");
-    if (ready < workers_needed(c, ready))
+    if (ready < workers_needed(c, ready) || c->now_ms < c->gather_after_ms)
         return;
     if (best) {
         if (survivors_agree(c, best))
@@ -612,7 +616,7 @@ static void send_forms(struct coord *c)
 {
     uint32_t rank = 0;
     int32_t source = -1;
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
+    for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         if (w->phase != PLANNED)
             continue;
@@ -648,7 +652,7 @@ static void settle_planning(struct coord *c)
         return;
     if (!c->plan.broken)
         return send_forms(c);
-    for (uint32_t i = 0; i < c->config.workers_max; i++)
+    for (uint32_t i = 0; i < c->worker_top; i++)
         if (c->workers[i].phase == PLANNED)
             c->workers[i].phase = READY;
     c->state = COORD_GATHERING;
@@ -671,7 +675,8 @@ static void settle_forming(struct coord *c)
     c->formed = c->generation;
     c->first = false;
     c->absent_until_ms = 0;
-    c->forming_failures = c->save_failures = 0;
+    c->unformed_since_ms = 0;
+    c->save_failures = 0;
     c->regrouping = false;
     if (c->stopping)
         c->last = c->plan.step;
@@ -740,8 +745,9 @@ static struct bl_range validation_share(const struct coord *c, uint32_t rank)
     return bl_share(c->to_validate_count, rank, c->plan.world);
 }
 
-/* The next new group for this rank. */
-static bool next_group(const struct coord *c, const struct worker *w, struct lease *ret_lease)
+/* The next new group for this rank, of a training step below `end`. */
+static bool next_group(const struct coord *c, const struct worker *w, uint64_t end,
+                       struct lease *ret_lease)
 {
     if (c->state == COORD_VALIDATING) {
         struct bl_range share = validation_share(c, w->rank);
@@ -752,7 +758,7 @@ static bool next_group(const struct coord *c, const struct worker *w, struct lea
                                     .group = c->to_validate[share.first + w->next_validate]};
         return true;
     }
-    if (w->next_step >= order_end(c))
+    if (w->next_step >= end)
         return false;
     *ret_lease = (struct lease){.kind = BL_KIND_TRAIN,
                                 .step = w->next_step,
@@ -790,7 +796,7 @@ static struct lease *lease_in(const struct coord *c, const struct worker *w, enu
 
 /* A revoked lease first; else the rank whose next group comes first in its share, lowest step
  * first: so ranks are served alike. The lease is in LEASE_REVOKED, to be given out. */
-static struct lease *next_lease(struct coord *c, struct worker **ret_worker)
+static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **ret_worker)
 {
     for (uint32_t rank = 0; c->revoked_count > 0 && rank < c->plan.world; rank++) {
         *ret_worker = rank_worker(c, rank);
@@ -803,7 +809,7 @@ static struct lease *next_lease(struct coord *c, struct worker **ret_worker)
     for (uint32_t rank = 0; rank < c->plan.world; rank++) {
         struct worker *w = rank_worker(c, rank);
         struct lease lease;
-        if (w->lease_count == c->config.plan.window || !next_group(c, w, &lease))
+        if (w->lease_count == c->config.plan.window || !next_group(c, w, end, &lease))
             continue;
         if (!best || lease.step < best_lease.step ||
             (lease.step == best_lease.step &&
@@ -828,7 +834,7 @@ static struct lease *next_lease(struct coord *c, struct worker **ret_worker)
 static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
 {
     struct loader *best = NULL, *fallback = NULL;
-    for (uint32_t i = 0; i < c->config.loaders_max; i++) {
+    for (uint32_t i = 0; i < c->loader_top; i++) {
         struct loader *l = &c->loaders[i];
         if (!l->present || !l->ready || l->held == l->capacity)
             continue;
@@ -842,13 +848,14 @@ static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
 
 static void issue_orders(struct coord *c)
 {
+    uint64_t end = order_end(c);
     for (int orders = 0; loader_with_room(c, UINT32_MAX); orders++) {
         if (orders == ORDERS_PER_CALL) {
             c->actions.more = true;
             return;
         }
         struct worker *w;
-        struct lease *lease = next_lease(c, &w);
+        struct lease *lease = next_lease(c, end, &w);
         if (!lease)
             return;
         struct loader *l = loader_with_room(c, lease->loader);
@@ -955,7 +962,7 @@ static void save_failed(struct coord *c, struct save *save)
         leave(c, BL_EIO, "a checkpoint that is needed cannot be written");
 }
 
-/* ---- A living generation (L1 - L4) ------------------------------------------------------------
+/* ---- A living generation (L1, L2, V1 - V3) ------------------------------------------------------------
  */
 
 static void validation_begin(struct coord *c)
@@ -1067,19 +1074,20 @@ static void welcome(struct coord *c, const struct coord_event *e)
 
 static void hello_worker(struct coord *c, const struct coord_event *e)
 {
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
-        struct worker *w = &c->workers[i];
-        if (w->phase != ABSENT)
-            continue;
-        w->phase = OPENING;
-        w->peer = e->peer;
-        w->link = e->link;
-        w->heard_ms = e->now_ms;
-        w->applied_step = -1;
-        return welcome(c, e);
-    }
-    refuse(c, e->peer, e->link, "no room for another worker", c->config.workers_max,
-           c->config.workers_max + 1);
+    uint32_t i = 0;
+    while (i < c->worker_top && c->workers[i].phase != ABSENT)
+        i++;
+    if (i == c->config.workers_max)
+        return refuse(c, e->peer, e->link, "no room for another worker", i, (uint64_t)i + 1);
+    if (i == c->worker_top)
+        c->worker_top++;
+    struct worker *w = &c->workers[i];
+    w->phase = OPENING;
+    w->peer = e->peer;
+    w->link = e->link;
+    w->heard_ms = e->now_ms;
+    w->applied_step = -1;
+    welcome(c, e);
 }
 
 static void hello_loader(struct coord *c, const struct coord_event *e)
@@ -1087,19 +1095,19 @@ static void hello_loader(struct coord *c, const struct coord_event *e)
     if (e->hello.capacity == 0 || e->hello.capacity > BL_LOADER_CAPACITY_MAX)
         return refuse(c, e->peer, e->link, "a loader's capacity is out of range",
                       BL_LOADER_CAPACITY_MAX, e->hello.capacity);
-    for (uint32_t i = 0; i < c->config.loaders_max; i++) {
-        struct loader *l = &c->loaders[i];
-        if (l->present)
-            continue;
-        *l = (struct loader){.present = true,
-                             .peer = e->peer,
-                             .link = e->link,
-                             .heard_ms = e->now_ms,
-                             .capacity = e->hello.capacity};
-        return welcome(c, e);
-    }
-    refuse(c, e->peer, e->link, "no room for another loader", c->config.loaders_max,
-           c->config.loaders_max + 1);
+    uint32_t i = 0;
+    while (i < c->loader_top && c->loaders[i].present)
+        i++;
+    if (i == c->config.loaders_max)
+        return refuse(c, e->peer, e->link, "no room for another loader", i, (uint64_t)i + 1);
+    if (i == c->loader_top)
+        c->loader_top++;
+    c->loaders[i] = (struct loader){.present = true,
+                                    .peer = e->peer,
+                                    .link = e->link,
+                                    .heard_ms = e->now_ms,
+                                    .capacity = e->hello.capacity};
+    welcome(c, e);
 }
 
 static void on_hello(struct coord *c, const struct coord_event *e)
@@ -1290,9 +1298,26 @@ static void on_validation(struct coord *c, const struct coord_event *e)
     journal(c, (struct coord_record){.type = COORD_RECORD_VALIDATED, .step = c->validating});
 }
 
+/* Too slow, or a worker could not connect. Once is bad luck; for long, it will never succeed. */
+static void forming_failed(struct coord *c)
+{
+    if (c->unformed_since_ms == 0)
+        c->unformed_since_ms = c->now_ms;
+    uint64_t most = (uint64_t)FORMING_PATIENCES_MAX * c->config.patience_ms;
+    if (c->now_ms >= c->unformed_since_ms + most)
+        return fail(c, NULL, BL_EPEER, "the workers cannot form a communicator in time (ms)", most,
+                    c->now_ms - c->unformed_since_ms);
+    c->gather_after_ms = c->now_ms + c->timing.heartbeat_ms;
+    end_generation(c);
+}
+
 static void on_broken(struct coord *c, const struct coord_event *e)
 {
-    if (member(c, e))
+    if (!member(c, e))
+        return;
+    if (c->state == COORD_FORMING)
+        forming_failed(c);
+    else
         end_generation(c);
 }
 
@@ -1477,7 +1502,7 @@ static bool is_past(uint64_t now_ms, uint64_t since_ms, uint32_t wait_ms)
 
 static void tick_peers(struct coord *c)
 {
-    for (uint32_t i = 0; i < c->config.workers_max; i++) {
+    for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         if (w->phase == ABSENT)
             continue;
@@ -1490,7 +1515,7 @@ static void tick_peers(struct coord *c)
             worker_lost(c, w, true);
         }
     }
-    for (uint32_t i = 0; i < c->config.loaders_max; i++) {
+    for (uint32_t i = 0; i < c->loader_top; i++) {
         struct loader *l = &c->loaders[i];
         if (!l->present || !is_past(c->now_ms, l->heard_ms, c->timing.lost_ms))
             continue;
@@ -1508,16 +1533,6 @@ static void tick_leases(struct coord *c)
                 is_past(c->now_ms, lease->since_ms, c->timing.lease_ms))
                 lease_revoke(c, lease);
         }
-}
-
-static void tick_forming(struct coord *c)
-{
-    if (!is_past(c->now_ms, c->forming_since_ms, c->timing.forming_ms))
-        return;
-    if (++c->forming_failures == FORMING_FAILURES_MAX)
-        return fail(c, NULL, BL_EPEER, "the workers cannot form a communicator in time (ms)",
-                    c->timing.forming_ms, c->now_ms - c->forming_since_ms);
-    end_generation(c);
 }
 
 /* A stop that does not come to its end is cut short twice: first no further step is waited for,
@@ -1543,13 +1558,13 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     tick_peers(c);
     if (is_live(c))
         tick_leases(c);
-    if (c->state == COORD_FORMING)
-        tick_forming(c);
+    if (c->state == COORD_FORMING && is_past(c->now_ms, c->forming_since_ms, c->timing.forming_ms))
+        forming_failed(c);
     tick_stopping(c);
     if (c->state == COORD_LEAVING && c->now_ms >= c->leave_deadline_ms) {
-        for (uint32_t i = 0; i < c->config.workers_max; i++)
+        for (uint32_t i = 0; i < c->worker_top; i++)
             c->workers[i].phase = ABSENT;
-        for (uint32_t i = 0; i < c->config.loaders_max; i++)
+        for (uint32_t i = 0; i < c->loader_top; i++)
             c->loaders[i].present = false;
     }
 }
@@ -1673,7 +1688,12 @@ int coord_replay(struct coord *c, const struct coord_record *record, struct bl_e
         return bl_error_remedy(err, "seed, data, batch and group sizes of a run cannot change; "
                                     "start a new run folder");
     }
-    return coord_ledger_apply(&c->ledger, record, err);
+    BL_TRY(coord_ledger_apply(&c->ledger, record, err));
+    if (c->ledger.committed <= c->config.plan.steps)
+        return 0;
+    bl_fail(err, BL_ECONFIG, "the run has done %llu steps already, more than the %llu asked for",
+            (unsigned long long)c->ledger.committed, (unsigned long long)c->config.plan.steps);
+    return bl_error_key(err, "train.steps");
 }
 
 static int range_check(const char *key, uint64_t value, uint64_t least, uint64_t most,
@@ -1776,7 +1796,7 @@ struct coord_status coord_status(const struct coord *c)
         .generation = c->generation,
         .step = c->issued,
         .world = is_live(c) || c->state == COORD_FORMING ? c->plan.world : 0,
-        .workers = c->config.workers_max - workers_in(c, ABSENT),
+        .workers = c->worker_top - workers_in(c, ABSENT),
         .workers_needed = workers_needed(c, workers_in(c, READY)),
         .validation_done = c->validated_count,
         .validation_size = bl_plan_groups(&c->config.plan, BL_KIND_VALIDATE),
@@ -1848,9 +1868,9 @@ static void check_worker(const struct coord *c, const struct worker *w)
 
 void coord_check(const struct coord *c)
 {
-    for (uint32_t i = 0; i < c->config.workers_max; i++)
+    for (uint32_t i = 0; i < c->worker_top; i++)
         check_worker(c, &c->workers[i]);
-    for (uint32_t i = 0; i < c->config.loaders_max; i++)
+    for (uint32_t i = 0; i < c->loader_top; i++)
         BL_ASSERT(!c->loaders[i].present || c->loaders[i].held <= c->loaders[i].capacity);
     BL_ASSERT_CMP(c->issued, <=, c->config.plan.steps);
     BL_ASSERT_CMP(c->ledger.generation, <=, c->generation);

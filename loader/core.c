@@ -114,7 +114,7 @@ static void do_connect(struct loader *l)
     act(l, LOADER_ACTION_CONNECT);
 }
 
-/* ---- Orders (D1 - D4) -------------------------------------------------------------------------
+/* ---- Orders (D1 - D3) -------------------------------------------------------------------------
  */
 
 /* The order is done with: its credit goes back on the link it came by, if that still is. */

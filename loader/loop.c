@@ -151,7 +151,7 @@ static void send_sent(struct loop *l, const struct loader_action *a)
 
 static void send_goodbye(struct loop *l, const char *reason)
 {
-    char text[sizeof l->error.text];
+    char text[1600];
     snprintf(text, sizeof text, "%s", reason);
     wire_text(text);
     Blipren__Goodbye goodbye = BLIPREN__GOODBYE__INIT;
@@ -172,7 +172,9 @@ static void fail(struct loop *l, const struct bl_error *error)
 {
     if (!l->error.code)
         l->error = *error;
-    send_goodbye(l, l->error.text);
+    char line[1600];
+    bl_error_format(&l->error, line, sizeof line);
+    send_goodbye(l, line);
     leave(l);
 }
 

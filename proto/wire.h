@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "blipren.pb-c.h"
+#include "proto/blipren.pb-c.h"
 #include "common/error.h"
 #include "proto/socket.h"
 

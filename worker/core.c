@@ -242,7 +242,7 @@ static void try_save(struct worker *w)
         refuse_save(w);
 }
 
-/* ---- Computing (W3 - W6) ----------------------------------------------------------------------
+/* ---- Computing (W3 - W5) ----------------------------------------------------------------------
  */
 
 static void fill_group(const struct worker *w, struct worker_action *action, uint32_t slot)

@@ -471,6 +471,7 @@ static void form_complete(struct comm *comm, const struct op *op)
         const struct saved *saved = saved_find(checkpoint_named(op->checkpoint));
         BL_ASSERT(saved);
         if (!saved->whole) { /* it rotted after it was verified: nobody can load it */
+            comm->failed = true;
             for (uint32_t rank = 0; rank < comm->world; rank++)
                 schedule_op(comm->members[rank], false);
             return;
@@ -586,7 +587,7 @@ static void computed(struct engine *engine, const struct held *held)
         sim_fail(SIM_UNSAFE, "validation after %llu steps on a state of %lld",
                  (unsigned long long)held->step, (long long)engine->step);
     if (held->kind == BL_KIND_VALIDATE)
-        return truth_lives(&w->truth, engine->state, held->step, "validation");
+        return;
     engine->trained[engine->trained_count++] = places;
     engine->places += places.count;
     engine->sum += held->content;
@@ -864,6 +865,7 @@ static void worker_message(int index, const struct worker_action *a)
         m->group.kind = a->group.kind;
         m->group.step = a->group.step;
         m->group.group = a->group.group;
+        e->content = p->engine.state; /* what a result was computed with */
         break;
     case WORKER_ACTION_REPORT:
         m->type = COORD_EVENT_REPORT;
@@ -1165,7 +1167,7 @@ static void coord_exit(const struct coord_action *a)
     const struct coord_ledger *ledger = coord_ledger(w->coord);
     TRACE("coord exits with %d: %s", a->exit.code, a->exit.text);
     bool may_fail = (a->exit.code == BL_EIO && w->write_failure_chance > 0) ||
-                    (a->exit.code == BL_EPEER && !w->healed);
+                    (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 4ull * patience());
     if (a->exit.code == 0) {
         if (ledger->committed != w->config.plan.steps || w->truth.committed != ledger->committed)
             sim_fail(SIM_UNSAFE, "the run ends well with %llu steps",
@@ -1261,6 +1263,7 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
     case COORD_ACTION_VERIFY:
         return coord_verify(a);
     case COORD_ACTION_ACCEPTED:
+        truth_lives(&w->truth, from->content, a->step, "validation");
         return truth_accepted(&w->truth, a->step, from->coord.group.group);
     case COORD_ACTION_BAD_SAMPLE:
         if (!is_bad(from->voids[a->void_index].sample))

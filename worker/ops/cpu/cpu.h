@@ -27,6 +27,7 @@ struct cpu {
     enum cpu_isa isa;
     int threads;
     int64_t serial_work, wide_max; /* see struct cpu_options */
+    bool packed;                   /* likewise; never with OPS_F32 */
     char name[64];
     struct bl_error failure; /* the first one; sticks */
     struct {
@@ -104,6 +105,7 @@ struct cpu_options {
     enum cpu_isa isa;    /* at most what the processor has: cpu_isa_best() */
     int64_t serial_work; /* operations of less stay on the caller; CPU_SERIAL_WORK */
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
+    bool packed;         /* bf16 products (packed.h), where the precision is OPS_BF16 */
 };
 enum cpu_isa cpu_isa_best(void);
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err);

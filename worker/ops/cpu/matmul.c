@@ -7,6 +7,8 @@
  *            is the library's for a shape that R, N and K decide alone.
  * Weights    16-bit rows are widened tile by tile into a thread's scratch; a matrix of at most
  *            wide_max elements (cpu.h) once and for all.
+ * bf16       where the processor multiplies bf16, W is packed (packed.h) and x rounded row by row;
+ *            d_W stays a product of f32 values.
  */
 #include "worker/ops/cpu/matmul.h"
 
@@ -16,6 +18,7 @@
 #include <string.h>
 
 #include "worker/ops/cpu/functions.h"
+#include "worker/ops/cpu/packed.h"
 
 /* -- matrices -- */
 
@@ -80,6 +83,36 @@ static void *copy_matrix(const struct cpu *cpu, const void *data, enum bl_dtype 
     return copy;
 }
 
+static void matrix_free(struct ops *self, struct ops_matrix **matrix)
+{
+    struct ops_matrix *m = *matrix;
+    if (m) {
+        if (m->packing) {
+            packed_free(&m->packing->forward);
+            packed_free(&m->packing->backward);
+        }
+        free(m->packing);
+        free(m->owned);
+        free(m);
+    }
+    *matrix = NULL;
+}
+
+static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl_dtype dtype,
+                         int64_t N, int64_t K, struct bl_error *err)
+{
+    struct ops_matrix *matrix = calloc(1, sizeof *matrix);
+    struct matrix_packing *packing = cpu->packed ? calloc(1, sizeof *packing) : NULL;
+    if (!matrix || (cpu->packed && !packing)) {
+        free(matrix);
+        free(packing);
+        return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
+    }
+    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = dtype, .packing = packing};
+    *ret = matrix;
+    return 0;
+}
+
 static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
                          enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
                          struct bl_error *err)
@@ -88,19 +121,18 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     BL_ASSERT(N >= 1 && K >= 1);
     const struct cpu *cpu = cpu_of(self);
     enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
-    if (N * K <= cpu->wide_max)
+    if (N * K <= cpu->wide_max && !cpu->packed)
         to = BL_F32;
     bool exact = dtype == to && (to != BL_F32 || self->precision == OPS_F32);
     bool aligned = (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0;
 
-    struct ops_matrix *matrix = calloc(1, sizeof *matrix);
-    if (!matrix)
-        return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
-    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = to, .rows = data};
+    struct ops_matrix *matrix = NULL;
+    BL_TRY(matrix_create(cpu, &matrix, to, N, K, err));
+    matrix->rows = data;
     if (!exact || !aligned || !keep_data) {
         matrix->rows = matrix->owned = copy_matrix(cpu, data, dtype, to, N, K);
         if (!matrix->owned) {
-            free(matrix);
+            matrix_free(self, &matrix);
             return bl_fail(err, BL_ENOMEM, "no memory for a matrix of %lld x %lld", (long long)N,
                            (long long)K);
         }
@@ -112,26 +144,18 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
 static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const float *master,
                             int64_t N, int64_t K, struct bl_error *err)
 {
-    struct ops_matrix *matrix = calloc(1, sizeof *matrix);
-    if (!matrix)
-        return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
-    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = BL_F32, .rows = master};
+    struct ops_matrix *matrix = NULL;
+    BL_TRY(matrix_create(cpu_of(self), &matrix, BL_F32, N, K, err));
+    matrix->rows = master;
     *ret = matrix;
     return 0;
 }
 
-/* The master itself is what is multiplied. */
+/* In f32 the master itself is what is multiplied. */
 static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
 {
-}
-
-static void matrix_free(struct ops *self, struct ops_matrix **matrix)
-{
-    if (*matrix) {
-        free((*matrix)->owned);
-        free(*matrix);
-    }
-    *matrix = NULL;
+    if (matrix->packing)
+        matrix->packing->forward_fresh = matrix->packing->backward_fresh = false;
 }
 
 /* -- tiles -- */
@@ -178,7 +202,7 @@ static void sgemm(char transpose_a, char transpose_b, int64_t M, int64_t N, int6
     BL_ASSERT(status == dnnl_success);
 }
 
-/* -- forward -- */
+/* -- the end of a product: bias, what is saved, activation -- */
 
 static void finish_row(float *y, float *saved_pre, const float *bias, int64_t count,
                        enum ops_epilogue epilogue)
@@ -210,6 +234,109 @@ static void finish_row(float *y, float *saved_pre, const float *bias, int64_t co
     }
 }
 
+/* -- bf16 products -- */
+
+/* Loads all blocks of W^T (turned) or W. */
+static bool load_packed(struct cpu *cpu, struct packed *packed, const struct ops_matrix *w,
+                        bool turned)
+{
+    const uint16_t *values = w->rows;
+    if (w->dtype == BL_F32) {
+        uint16_t *rounded =
+            cpu_scratch(cpu, CPU_SCRATCH_INNER, (size_t)(w->N * w->K) * sizeof *rounded);
+        if (!rounded)
+            return false;
+#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
+        for (int64_t n = 0; n < w->N; n++)
+            narrow(rounded + n * w->K, (const float *)matrix_at(w, n * w->K), w->K);
+        values = rounded;
+    }
+#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
+    for (int64_t b = 0; b < packed_block_count(packed); b++) {
+        int64_t first, count;
+        packed_block(packed, b, &first, &count);
+        if (turned)
+            packed_load(packed, b, values + first * w->K, 1, w->K);
+        else
+            packed_load(packed, b, values + first, w->K, 1);
+    }
+    return true;
+}
+
+/* The packed copy of W^T (turned) or W, made or renewed; NULL: out of memory, recorded. */
+static struct packed *packed_of(struct cpu *cpu, const struct ops_matrix *w, bool turned)
+{
+    struct matrix_packing *packing = w->packing;
+    struct packed **packed = turned ? &packing->forward : &packing->backward;
+    bool *fresh = turned ? &packing->forward_fresh : &packing->backward_fresh;
+    struct bl_error err;
+    if (!*packed && packed_create(turned ? w->K : w->N, turned ? w->N : w->K, packed, &err) < 0) {
+        if (!cpu->failure.code)
+            cpu->failure = err;
+        return NULL;
+    }
+    if (!*fresh)
+        *fresh = load_packed(cpu, *packed, w, turned);
+    return *fresh ? *packed : NULL;
+}
+
+/* y (R,N) = or += x (R,K) B, and its end. */
+struct packed_product {
+    const struct packed *packed;
+    float *y, *saved_pre;
+    const float *x, *bias;
+    int64_t R, N, K;
+    enum ops_epilogue epilogue;
+    bool accumulate;
+};
+
+static void multiply_packed(struct cpu *cpu, const struct packed_product *p)
+{
+    const int64_t tiles = bl_ceil_div(p->R, PACKED_ROWS_MAX), rows = tiles * PACKED_ROWS_MAX;
+    const int64_t blocks = packed_block_count(p->packed);
+    int64_t first, widest;
+    packed_block(p->packed, 0, &first, &widest);
+    const size_t x_bytes = ((size_t)(rows * p->K) * sizeof(uint16_t) + 63) & ~(size_t)63;
+    const size_t tile_bytes = (size_t)(PACKED_ROWS_MAX * widest) * sizeof(float);
+    const size_t thread_bytes = tile_bytes + ((packed_scratch(p->packed) + 63) & ~(size_t)63);
+    char *scratch =
+        cpu_scratch(cpu, CPU_SCRATCH_INNER, x_bytes + thread_bytes * (size_t)cpu->threads);
+    if (!scratch)
+        return;
+    uint16_t *x = (uint16_t *)scratch;
+    const int threads = cpu_threads(cpu, work_of(p->R, p->N, p->K));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t r = 0; r < rows; r++)
+        if (r < p->R)
+            narrow(x + r * p->K, p->x + r * p->K, p->K);
+        else
+            memset(x + r * p->K, 0, (size_t)p->K * sizeof *x);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < tiles * blocks; i++) {
+        char *mine = scratch + x_bytes + (size_t)omp_get_thread_num() * thread_bytes;
+        float *tile = (float *)mine;
+        int64_t r0 = i % tiles * PACKED_ROWS_MAX, n0, columns;
+        const int64_t count = bl_min(PACKED_ROWS_MAX, p->R - r0);
+        packed_block(p->packed, i / tiles, &n0, &columns);
+        packed_multiply(p->packed, i / tiles, tile, x + r0 * p->K, packed_rows(count),
+                        mine + tile_bytes);
+        for (int64_t r = 0; r < count; r++) {
+            float *restrict y = p->y + (r0 + r) * p->N + n0;
+            const float *product = tile + r * columns;
+            if (!p->accumulate)
+                memcpy(y, product, (size_t)columns * sizeof *y);
+            else
+#pragma omp simd
+                for (int64_t n = 0; n < columns; n++)
+                    y[n] += product[n];
+            finish_row(y, p->saved_pre ? p->saved_pre + (r0 + r) * p->N + n0 : NULL,
+                       p->bias ? p->bias + n0 : NULL, columns, p->epilogue);
+        }
+    }
+}
+
+/* -- forward -- */
+
 static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act *x_,
                            const struct ops_matrix *w, const float *bias, int64_t R,
                            enum ops_epilogue epilogue)
@@ -220,6 +347,20 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
     float *y = cpu_f32(y_), *saved_pre = cpu_f32(saved_pre_);
     const float *x = cpu_const_f32(x_);
     const int64_t N = w->N, K = w->K;
+    if (w->packing) {
+        struct packed *packed = packed_of(cpu, w, true);
+        if (packed)
+            multiply_packed(cpu, &(struct packed_product){.packed = packed,
+                                                          .y = y,
+                                                          .saved_pre = saved_pre,
+                                                          .x = x,
+                                                          .bias = bias,
+                                                          .R = R,
+                                                          .N = N,
+                                                          .K = K,
+                                                          .epilogue = epilogue});
+        return;
+    }
     const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
     size_t stride = 0;
     char *scratch = NULL;
@@ -259,6 +400,18 @@ static void linear_backward_input(struct ops *self, act *d_x_, const act *d_y_,
     float *d_x = cpu_f32(d_x_);
     const float *d_y = cpu_const_f32(d_y_);
     const int64_t N = w->N, K = w->K;
+    if (w->packing) {
+        struct packed *packed = packed_of(cpu, w, false);
+        if (packed)
+            multiply_packed(cpu, &(struct packed_product){.packed = packed,
+                                                          .y = d_x,
+                                                          .x = d_y,
+                                                          .R = R,
+                                                          .N = K,
+                                                          .K = N,
+                                                          .accumulate = accumulate});
+        return;
+    }
     const struct tiles t = tiles_of(R, K, w->dtype != BL_F32);
     size_t stride = 0;
     char *scratch = NULL;
