@@ -169,6 +169,14 @@ static const char *leaf(const char *path)
     return dot ? dot + 1 : path;
 }
 
+/* Whether key stands first in its section. */
+static bool starts_section(const struct config_key *key)
+{
+    size_t length = (size_t)(leaf(key->path) - key->path);
+    return key == config_keys || (size_t)(leaf(key[-1].path) - key[-1].path) != length ||
+           strncmp(key[-1].path, key->path, length);
+}
+
 /* The key that was probably meant, or NULL. A right name in a wrong section counts as one edit. */
 static const char *nearest(const char *const *paths, size_t count, const char *path)
 {
@@ -510,6 +518,24 @@ static int find_section(const char *path)
     return -1;
 }
 
+/* The candidates are all keys, and the sections. */
+static int fail_unknown_key(struct reader *r, const char *path)
+{
+    char sections[CONFIG_KEYS_MAX][32];
+    const char *known[2 * CONFIG_KEYS_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        known[count++] = key->path;
+        if (leaf(key->path) == key->path || !starts_section(key))
+            continue;
+        snprintf(sections[i], sizeof sections[i], "%.*s", (int)(leaf(key->path) - key->path) - 1,
+                 key->path);
+        known[count++] = sections[i];
+    }
+    return fail_unknown(r, path, known, count);
+}
+
 /* A key must not come twice: says where it stood first. */
 static int once(struct reader *r, struct place *place, const char *path)
 {
@@ -534,12 +560,8 @@ static int read_keys(struct reader *r, const char *section)
                  scalar(r));
         const struct config_key *key = find_key(path);
         int first = key || section ? -1 : find_section(path);
-        if (!key && first < 0) {
-            const char *known[CONFIG_KEYS_MAX];
-            for (size_t i = 0; i < config_key_count; i++)
-                known[i] = config_keys[i].path;
-            return fail_unknown(r, path, known, config_key_count);
-        }
+        if (!key && first < 0)
+            return fail_unknown_key(r, path);
         BL_TRY(once(r, key ? &r->places[key - config_keys] : &r->sections[first], path));
         BL_TRY(next(r));
         if (key) {
@@ -768,14 +790,6 @@ static void print_value(FILE *out, const struct config *config, const struct con
     }
     }
     putc('\n', out);
-}
-
-/* Whether key stands first in its section. */
-static bool starts_section(const struct config_key *key)
-{
-    size_t length = (size_t)(leaf(key->path) - key->path);
-    return key == config_keys || (size_t)(leaf(key[-1].path) - key[-1].path) != length ||
-           strncmp(key[-1].path, key->path, length);
 }
 
 static int print_config(struct config *config, struct bl_error *err)

@@ -62,8 +62,7 @@ int dataset_view(const struct config *config, dataset_progress *progress, void *
                  struct dataset **ret, struct bl_error *err);
 
 /* Whether a run can train on it: the two -BL_EDATA of dataset_prepare. */
-int dataset_judge(const struct config *config, const struct dataset *dataset,
-                  struct bl_error *err);
+int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err);
 
 /* Maps an index that exists; every offset and the checksum are checked. */
 int dataset_open(const char *path, struct dataset **ret, struct bl_error *err);

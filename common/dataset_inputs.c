@@ -51,9 +51,11 @@ static int open_sources(const struct config *config, struct dataset_inputs *inpu
     for (size_t i = 0; i < data->captions.count; i++)
         columns[i] = data->captions.at[i].column;
     for (int i = 0; i < 2 && folders[i]; i++) {
-        if (source_open(folders[i], data->format, columns, data->captions.count,
-                        &inputs->sources[i], err) < 0)
-            return bl_error_key(err, i ? "data.validation_source" : "data.source");
+        int rc = source_open(folders[i], data->format, columns, data->captions.count,
+                             &inputs->sources[i], err);
+        if (rc < 0 && err && !strcmp(err->file, folders[i])) /* the folder, not a line in it */
+            bl_error_key(err, i ? "data.validation_source" : "data.source");
+        BL_TRY(rc);
         inputs->count += source_count(inputs->sources[i]);
     }
     return 0;

@@ -3,8 +3,8 @@
 
 /* Wire. */
 #define BL_PROTOCOL_VERSION 1
-#define BL_HEADER_BYTES_MAX (256 * 1024) /* one protobuf message: a batch header of BL_GROUP_SLOTS_MAX slots */
-#define BL_HEADER_MEMORY_MAX (16 << 20) /* what unpacking one may allocate: 60 times its size, the worst case */
+#define BL_HEADER_BYTES_MAX (256 << 10) /* one message: a header of BL_GROUP_SLOTS_MAX slots */
+#define BL_HEADER_MEMORY_MAX (16 << 20) /* what unpacking it may allocate: at worst 60 times that */
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
 
@@ -24,10 +24,10 @@
 #define BL_TENSOR_DIMS_MAX 8
 #define BL_CONFIG_BYTES_MAX (1 << 20)
 #define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
-#define BL_CONFIG_LIST_MAX 256 /* caption columns, or patterns, of a configuration */
+#define BL_CONFIG_LIST_MAX 256         /* caption columns, or patterns, of a configuration */
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
-#define BL_JPEG_SCANS_MAX 100 /* encoders write about 10; each costs a pass over the picture */
+#define BL_JPEG_SCANS_MAX 100   /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 #define BL_METADATA_LINE_MAX (16 << 20) /* one line of metadata.jsonl, one record of a CSV */
 #define BL_CSV_FIELDS_MAX 4096          /* of one record */
@@ -40,6 +40,8 @@
 #define BL_MODEL_VOCABULARY_MAX (1 << 24)
 #define BL_MODEL_POSITIONS_MAX (1 << 30)
 #define BL_MODEL_IMAGE_SIZE_MAX (1 << 14)
+
+#define BL_EXPERTS_MAX 64 /* of a mixture: what projector.experts allows */
 
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */

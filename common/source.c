@@ -278,7 +278,7 @@ static int read_folder(struct source *source, enum config_format format,
         qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
     const struct source_kind *kind = choose(format, listing);
     if (!kind || !kind->recognise(listing))
-        return bl_fail(err, BL_EFORMAT, "expected %s%s%s, found %zu files without",
+        return bl_fail(err, BL_EFORMAT, "expected %s%s%s, found none among %zu files",
                        !kind || kind == &source_imagefolder ? "metadata.jsonl or metadata.csv" : "",
                        kind ? "" : ", or ",
                        !kind || kind == &source_pairs ? "images beside .txt files" : "",

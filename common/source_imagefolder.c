@@ -121,8 +121,7 @@ static int read_jsonl(struct metadata *m, struct bl_error *err)
     return 0;
 }
 
-/* -- metadata.csv, RFC 4180 ---------------------------------------------------------------------
- */
+/* ---- metadata.csv, RFC 4180 ------------------------------------------------------------------ */
 
 /* One record: its fields' NUL-terminated texts. */
 struct record {

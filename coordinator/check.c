@@ -185,6 +185,26 @@ static bool check_vocabulary(struct check *c)
     return passes(c, "tokenizer", -BL_EFORMAT, &err);
 }
 
+static bool check_eos(struct check *c)
+{
+    struct bl_error err;
+    int32_t eos;
+    int rc = caption_eos(&c->config->data, c->tokenizer, &c->llm, &eos, &err);
+    if (rc < 0)
+        bl_error_file(&err, c->yaml);
+    if (!passes(c, "tokenizer", rc, &err))
+        return false;
+    bl_autofree char *text = NULL;
+    if (!passes(c, "tokenizer", tokenizer_decode(c->tokenizer, &eos, 1, true, &text, &err), &err))
+        return false;
+    if (*text)
+        warning(c, "tokenizer",
+                "captions end with \"%s\", which is no special token; data.eos names another",
+                tokenizer_content(c->tokenizer, eos));
+    c->eos = eos;
+    return true;
+}
+
 static void check_tokenizer(struct check *c)
 {
     struct bl_error err;
@@ -192,8 +212,7 @@ static void check_tokenizer(struct check *c)
     if (!passes(c, "tokenizer", tokenizer_open(c->config->llm.path, &c->tokenizer, &err), &err) ||
         !check_vocabulary(c) || !c->llm_there)
         return;
-    if (!passes(c, "tokenizer", caption_eos(&c->config->data, c->tokenizer, &c->llm, &c->eos, &err),
-                &err))
+    if (!check_eos(c))
         return;
     const int32_t *bos = tokenizer_bos(c->tokenizer, &bos_count);
     if (bos_count > 1)
@@ -428,11 +447,11 @@ static void check_memory(struct check *c, const struct estimate *e)
         ok(c, "memory", "%s; %s are free here now", text, size_text(available));
 }
 
-/* The nearest folder above path that exists. */
-static void existing_folder(const char *path, char *ret, size_t size)
+/* The path itself, or what is nearest above it and exists. */
+static void existing_above(const char *path, char *ret, size_t size)
 {
     snprintf(ret, size, "%s", path);
-    while (!bl_path_is_folder(ret)) {
+    while (access(ret, F_OK) < 0) {
         char *slash = strrchr(ret, '/');
         if (!slash || slash == ret) {
             snprintf(ret, size, "/");
@@ -453,10 +472,10 @@ static void check_disk(struct check *c, const struct estimate *e)
 {
     char folder[4096];
     struct statvfs fs;
-    existing_folder(c->config->run_dir, folder, sizeof folder);
-    if (access(folder, W_OK | X_OK) < 0) {
-        wrong(c, "run_dir", "run_dir", "choose another folder", "%.200s cannot be written to",
-              folder);
+    existing_above(c->config->run_dir, folder, sizeof folder);
+    if (!bl_path_is_folder(folder) || access(folder, W_OK | X_OK) < 0) {
+        wrong(c, "run_dir", "run_dir", "choose another folder",
+              "%.200s is no folder that can be written to", folder);
         return;
     }
     if (!e || statvfs(folder, &fs) < 0)

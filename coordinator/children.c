@@ -20,6 +20,7 @@ struct child {
     struct children *all;
     char name[32], log[4096];
     bool worker, running, given_up;
+    bool done; /* it left by itself, as it was told */
     int number;
     uv_process_t process;
     uv_timer_t restart;
@@ -91,7 +92,7 @@ static void on_process_closed(uv_handle_t *handle)
 {
     struct child *child = handle->data;
     child->all->open_handles--;
-    if (!child->all->stopping && !child->given_up)
+    if (!child->all->stopping && !child->given_up && !child->done)
         uv_timer_start(&child->restart, on_restart, RESTART_DELAY_MS, 0);
 }
 
@@ -100,10 +101,11 @@ static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_s
     struct child *child = process->data;
     struct children *all = child->all;
     child->running = false;
+    child->done = exit_status == 0 && term_signal == 0;
     uv_close((uv_handle_t *)process, on_process_closed);
     all->options.ended(all->options.context, child->name, process->pid, (int)exit_status,
                        term_signal);
-    if (!all->stopping && dies_too_often(child, uv_now(all->options.loop)))
+    if (!all->stopping && !child->done && dies_too_often(child, uv_now(all->options.loop)))
         give_up(child);
 }
 

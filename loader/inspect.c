@@ -207,10 +207,11 @@ static int inspect(struct inspection *in, const char *yaml, struct bl_error *err
 {
     struct hf_llm llm;
     BL_TRY(config_open(yaml, &in->config, err));
-    BL_TRY(dataset_view(in->config, NULL, NULL, &in->dataset, err));
     BL_TRY(hf_llm_open(in->config->llm.path, &llm, err));
     BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
-    BL_TRY(caption_eos(&in->config->data, in->tokenizer, &llm, &in->eos, err));
+    if (caption_eos(&in->config->data, in->tokenizer, &llm, &in->eos, err) < 0)
+        return bl_error_file(err, yaml);
+    BL_TRY(dataset_view(in->config, NULL, NULL, &in->dataset, err));
     BL_TRY(caption_rules_open(&in->config->data, in->tokenizer, in->eos, &in->rules, err));
     fprintf(in->out, "source %s\n", in->config->data.source);
     if (in->config->data.validation_source)

@@ -151,7 +151,7 @@ static void send_sent(struct loop *l, const struct loader_action *a)
 
 static void send_goodbye(struct loop *l, const char *reason)
 {
-    char text[sizeof l->error.text];
+    char text[1600];
     snprintf(text, sizeof text, "%s", reason);
     wire_text(text);
     Blipren__Goodbye goodbye = BLIPREN__GOODBYE__INIT;
@@ -172,7 +172,9 @@ static void fail(struct loop *l, const struct bl_error *error)
 {
     if (!l->error.code)
         l->error = *error;
-    send_goodbye(l, l->error.text);
+    char line[1600];
+    bl_error_format(&l->error, line, sizeof line);
+    send_goodbye(l, line);
     leave(l);
 }
 
@@ -255,6 +257,8 @@ static void ship(struct loop *l, const struct loader_action *a)
 
 static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames);
 
+static void on_lost(void *context);
+
 static void connect_control(struct loop *l, const struct loader_action *a)
 {
     struct wire_id id = wire_id_make(l->incarnation, a->link);
@@ -262,7 +266,8 @@ static void connect_control(struct loop *l, const struct loader_action *a)
     wire_socket_close(&l->control, 0);
     l->link = a->link;
     if (wire_dealer(&l->uv, l->zmq, l->options->endpoint, &id, on_control, l, &l->control, &err) <
-        0)
+            0 ||
+        wire_watch(l->control, l->zmq, on_lost, &err) < 0)
         fail(l, &err);
     else
         send_hello(l);
@@ -455,11 +460,6 @@ static int read_message(struct loop *l, struct wire_frames *frames, Blipren__Env
     if (frames->count != 1)
         return bl_fail(err, BL_EPROTO, "expected 1 frame, found %d", frames->count);
     BL_TRY(wire_unpack(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), ret, err));
-    if ((*ret)->version != BL_PROTOCOL_VERSION) {
-        bl_fail(err, BL_EPROTO, "expected version %d of the protocol, found %u",
-                BL_PROTOCOL_VERSION, (*ret)->version);
-        return bl_error_remedy(err, "install the same blipren on every host");
-    }
     return translate(l, *ret, ret_event, err);
 }
 
@@ -481,6 +481,13 @@ static void on_control(void *context, const struct wire_id *from, struct wire_fr
     }
     if (m)
         wire_envelope_free(&m);
+}
+
+static void on_lost(void *context)
+{
+    struct loop *l = context;
+    struct loader_event event = {.type = LOADER_EVENT_LOST, .link = l->link};
+    handle(l, &event);
 }
 
 /* -- threads, sockets, clock, signals --------------------------------------------------------- */

@@ -26,6 +26,8 @@ struct wire_socket {
     wire_writable *writable;
     void *user;
     uint64_t dropped;
+    struct wire_socket *monitor; /* brings ZeroMQ's events of this socket */
+    void (*lost)(void *user);
 };
 
 void wire_frames_close(struct wire_frames *frames)
@@ -57,36 +59,6 @@ void wire_context_close(void **context)
     if (*context)
         zmq_ctx_term(*context);
     *context = NULL;
-}
-
-/* -- endpoints -- */
-
-bool wire_is_loopback(const char *endpoint)
-{
-    return !strncmp(endpoint, "tcp://127.", 10) || !strncmp(endpoint, "tcp://localhost:", 16) ||
-           !strncmp(endpoint, "tcp://[::1]:", 12);
-}
-
-int wire_check_endpoint(const char *endpoint, bool insecure, struct bl_error *err)
-{
-    const char *port = strrchr(endpoint, ':');
-    char *end;
-    bool any = port && (!strcmp(port, ":*") || !strcmp(port, ":0"));
-    long number = port ? strtol(port + 1, &end, 10) : 0;
-    bool valid = !strncmp(endpoint, "tcp://", 6) && port > endpoint + 6 &&
-                 strlen(endpoint) < SOCKET_ENDPOINT_MAX &&
-                 (any || (port[1] >= '0' && port[1] <= '9' && !*end && number < 65536));
-    if (!valid)
-        return bl_fail(err, BL_EUSAGE,
-                       "expected an address like tcp://127.0.0.1:5555, found \"%.100s\"", endpoint);
-    if (insecure || wire_is_loopback(endpoint))
-        return 0;
-    bl_fail(err, BL_EUSAGE,
-            "%.100s is not on this machine alone, and connections are neither encrypted nor "
-            "authenticated",
-            endpoint);
-    return bl_error_remedy(
-        err, "use 127.0.0.1, or say cluster.insecure: true (--insecure) on a network you trust");
 }
 
 /* -- the loop -- */
@@ -188,6 +160,9 @@ void wire_socket_close(struct wire_socket **socket, int linger_ms)
     struct wire_socket *s = *socket;
     if (!s)
         return;
+    if (s->monitor)
+        zmq_socket_monitor(s->zmq, NULL, 0);
+    wire_socket_close(&s->monitor, 0);
     s->closing = true;
     uv_poll_stop(&s->poll);
     zmq_setsockopt(s->zmq, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
@@ -323,6 +298,24 @@ int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writabl
     set_int(s->zmq, ZMQ_IMMEDIATE, 1); /* nothing is queued for a worker that is not there */
     s->writable = writable;
     return connect_socket(loop, s, endpoint, ret, err);
+}
+
+static void on_event(void *context, const struct wire_id *from, struct wire_frames *frames)
+{
+    struct wire_socket *s = context;
+    s->lost(s->user);
+}
+
+int wire_watch(struct wire_socket *s, void *context, void (*lost)(void *user), struct bl_error *err)
+{
+    char address[64];
+    struct wire_socket *monitor;
+    snprintf(address, sizeof address, "inproc://monitor-%p", (void *)s);
+    if (zmq_socket_monitor(s->zmq, address, ZMQ_EVENT_DISCONNECTED) != 0)
+        return bl_fail(err, BL_EIO, "a socket cannot be watched: %s", zmq_strerror(errno));
+    BL_TRY(make_socket(context, ZMQ_PAIR, CONTROL_HWM, on_event, s, &monitor, err));
+    s->lost = lost;
+    return connect_socket(s->poll.loop, monitor, address, &s->monitor, err);
 }
 
 /* -- sending -- */

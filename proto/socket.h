@@ -46,7 +46,7 @@ typedef void wire_writable(void *context, struct wire_socket *socket);
 int wire_context_open(void **ret, struct bl_error *err);
 void wire_context_close(void **context);
 
-/* Is the address of "tcp://ADDRESS:PORT" on this machine alone? */
+/* Is the address of "tcp://ADDRESS:PORT" on this machine alone: 127.0.0.0/8, localhost, lo? */
 bool wire_is_loopback(const char *endpoint);
 /* Checks the form "tcp://ADDRESS:PORT", and refuses an address beyond loopback without `insecure`. */
 int wire_check_endpoint(const char *endpoint, bool insecure, struct bl_error *err);
@@ -65,6 +65,10 @@ int wire_pull(uv_loop_t *loop, void *context, const char *host, wire_receive *re
 /* The loader's side. */
 int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writable *writable,
               void *user, struct wire_socket **ret, struct bl_error *err);
+/* Calls lost whenever an established connection of the socket breaks, at either end (a DEALER or PUSH then connects again by
+ * itself; messages may be missing). On a ROUTER it may be anybody's: a moment later sending to that one fails. */
+int wire_watch(struct wire_socket *socket, void *context, void (*lost)(void *user),
+               struct bl_error *err);
 /* Closes at once; what is queued has linger_ms to leave in the background. NULL is fine; sets *socket to NULL. The loop
  * must run once more before it is closed. */
 void wire_socket_close(struct wire_socket **socket, int linger_ms);

@@ -1,11 +1,12 @@
 /* proto/wire.h - bytes to checked messages and back. What a message means is the programs' business; that it is well formed
- * is this file's: after unpacking, every enum is in range, every length within common/limits.h, every text UTF-8. */
+ * is this file's: after unpacking, every enum is known, every number and length within common/limits.h, every text UTF-8,
+ * and the bytes are exactly those that packing gives, so that nothing was said twice or cut. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "blipren.pb-c.h"
+#include "proto/blipren.pb-c.h"
 #include "common/error.h"
 #include "proto/socket.h"
 
@@ -19,8 +20,8 @@ uint64_t wire_incarnation(void);
 
 /* *ret is the caller's (free). */
 void wire_pack(const Blipren__Envelope *envelope, uint8_t **ret, size_t *ret_size);
-/* -BL_EPROTO names the field. *ret is the caller's (wire_envelope_free). The protocol's version is not compared: a Hello of
- * another version must be answered. */
+/* -BL_EPROTO names the field. *ret is the caller's (wire_envelope_free), NULL on failure. Of another version of the protocol
+ * only Hello and Refuse are given out, and nothing in them is checked: they must be answered, or shown. */
 int wire_unpack(const void *data, size_t size, Blipren__Envelope **ret, struct bl_error *err);
 void wire_envelope_free(Blipren__Envelope **envelope);
 

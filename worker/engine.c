@@ -241,14 +241,13 @@ static int install_comm(struct engine *e, struct comm *comm, uint64_t generation
 /* Weights of train.init_from in place of the seed's; step and moments stay those of a fresh state. */
 static int take_initial_weights(struct engine *e, struct bl_error *err)
 {
-    struct trainer_snapshot snapshot;
-    BL_TRY(trainer_snapshot_make(e->trainer, &snapshot, err));
-    int rc = checkpoint_read(captioner_params(e->captioner), e->options.config->train.init_from,
-                             &snapshot, NULL, err);
-    if (rc == 0)
-        rc = trainer_start_from(e->trainer, snapshot.values, err);
-    trainer_snapshot_release(&snapshot);
-    return rc;
+    const struct captioner_params *params = captioner_params(e->captioner);
+    bl_autofree float *values = calloc((size_t)params->count, sizeof *values);
+    if (!values)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld initial weights",
+                       (long long)params->count);
+    BL_TRY(checkpoint_read_weights(params, e->options.config->train.init_from, values, err));
+    return trainer_start_from(e->trainer, values, err);
 }
 
 /* A checkpoint of other frozen models would train on, and mean nothing. */

@@ -274,7 +274,10 @@ static void fail(struct loop *l, const struct bl_error *error)
 {
     if (!l->error.code)
         l->error = *error;
-    send_goodbye(l, l->error.text);
+    char line[1600];
+    bl_error_format(&l->error, line, sizeof line);
+    wire_text(line);
+    send_goodbye(l, line);
     leave(l);
 }
 

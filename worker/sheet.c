@@ -12,7 +12,8 @@
 #define QUERIES_MAX 16
 #define THUMB 112 /* pixels of one picture of a row */
 #define GAP 8
-#define TEXT_WIDTH 360
+#define TEXT_WIDTH 380
+#define TEXT_SCALE 1.4
 #define HEAD 28
 /* A PNG's side is bounded; what is beyond is left out and said. */
 #define ROWS_MAX 400
@@ -132,7 +133,7 @@ static void draw_row(struct picture *p, const struct sheet *s, const struct row 
         picture_heat(p, box, values, s->grid, s->grid, low, high);
     }
     int64_t x = box.x + THUMB + 2 * GAP;
-    int64_t height = picture_text_wrapped(p, x, y + 4, TEXT_WIDTH, 2, COLOUR_INK, row->caption);
+    int64_t height = picture_text_wrapped(p, x, y + 4, TEXT_WIDTH, TEXT_SCALE, COLOUR_INK, row->caption);
     const char *slash = strrchr(row->name, '/');
     picture_text(p, x, y + 4 + height + 6, 1, COLOUR_GREY, slash ? slash + 1 : row->name);
 }

@@ -2,6 +2,7 @@
 #include "tests/unit/ops.h"
 
 #include "worker/ops/cpu/functions.h"
+#include "worker/ops/cpu/packed.h"
 
 struct input {
     int64_t R, N, K;
@@ -90,11 +91,17 @@ static double *make_matrix(struct input *in)
             half[i] = (uint16_t)(f32_to_bits(w[i]) >> 8 & 0xBBFF);
             w[i] = f16_to_f32(half[i]);
         }
-        bool rounded = !in->trainable && in->options.precision == OPS_BF16;
+        bool rounded = in->options.precision == OPS_BF16 && (!in->trainable || in->options.packed);
         values[i] = rounded ? bf16_to_f32(f32_to_bf16(w[i])) : w[i];
     }
     in->stored = in->dtype == BL_F32 ? (const void *)w : half;
     return values;
+}
+
+/* What the processor multiplies for a value of x or d_y. */
+static double multiplied(const struct input *in, float x)
+{
+    return in->options.packed ? bf16_to_f32(f32_to_bf16(x)) : x;
 }
 
 static void check(struct input in)
@@ -114,11 +121,12 @@ static void check(struct input in)
     in.d_b = doubles(in.old_d_b, N);
     for (int64_t r = 0; r < R; r++)
         for (int64_t n = 0; n < N; n++) {
-            double sum = in.bias ? in.b[n] : 0, d = in.d_y[r * N + n];
+            const float *x = in.x + r * K, d = in.d_y[r * N + n];
+            double sum = in.bias ? in.b[n] : 0;
             for (int64_t k = 0; k < K; k++) {
-                sum += (double)in.x[r * K + k] * w[n * K + k];
-                in.d_x[r * K + k] += d * w[n * K + k];
-                in.d_w[n * K + k] += d * in.x[r * K + k];
+                sum += multiplied(&in, x[k]) * w[n * K + k];
+                in.d_x[r * K + k] += multiplied(&in, d) * w[n * K + k];
+                in.d_w[n * K + k] += (double)d * x[k];
             }
             in.pre[r * N + n] = sum;
             in.y[r * N + n] = activation(in.epilogue, sum);
@@ -128,8 +136,11 @@ static void check(struct input in)
     arrays_free();
 }
 
-static const int64_t shapes[][3] = {{0, 5, 7},   {1, 1, 1},     {1, 192, 64},  {7, 33, 31},
-                                    {257, 5, 3}, {64, 192, 48}, {300, 65, 65}, {257, 49, 200}};
+/* No rows; one of each; one row, as a decoder has; odd ones; several tiles of rows, of columns, and
+ * of rows widened at a time. */
+static const int64_t shapes[][3] = {{0, 5, 7},     {1, 1, 1},     {1, 192, 64},  {7, 33, 31},
+                                    {257, 5, 3},   {64, 192, 48}, {300, 65, 65}, {257, 49, 200},
+                                    {70, 500, 40}, {40, 33, 900}, {5, 2100, 17}};
 
 static void trainable_layers_follow_the_formula(void **state)
 {
@@ -162,5 +173,55 @@ static void frozen_matrices_of_every_type_give_what_they_store(void **state)
     }
 }
 
+static void bf16_products_multiply_rounded_values_and_sum_in_f32(void **state)
+{
+    static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 33}};
+    if (!packed_is_possible())
+        skip();
+    for (int64_t i = 0; i < COUNT(shapes) + COUNT(more); i++) {
+        const int64_t *shape = i < COUNT(shapes) ? shapes[i] : more[i - COUNT(shapes)];
+        check((struct input){.R = shape[0],
+                             .N = shape[1],
+                             .K = shape[2],
+                             .options = {.precision = OPS_BF16, .packed = true},
+                             .dtype = i % 3 ? BL_F32 : BL_BF16,
+                             .trainable = i % 3 == 1,
+                             .keep_data = i % 2,
+                             .bias = i / 2 % 2,
+                             .accumulate = i / 3 % 2,
+                             .epilogue = (enum ops_epilogue)(i % 4)});
+    }
+}
+
+static void run_refresh(struct ops_run *run, const void *input)
+{
+    const float one = 1, two = 2;
+    const double once = 1, twice = 2;
+    struct ops *ops = run_ops(run);
+    struct bl_error err;
+    struct ops_matrix *w = NULL;
+    float *master = run_f32(run, &one, 1);
+    act *x = run_act(run, &one, 1), *y = run_act(run, NULL, 1), *d_x = run_act(run, NULL, 1);
+    assert_ok(ops->matrix_trainable(ops, &w, master, 1, 1, &err), err);
+    for (int i = 0; i < 2; i++) {
+        ops->matrix_refresh(ops, w);
+        ops->linear_forward(ops, y, NULL, x, w, NULL, 1, OPS_NONE);
+        ops->linear_backward_input(ops, d_x, x, w, 1, false);
+        run_expect_act(run, "y", y, i ? &twice : &once, 1, 0);
+        run_expect_act(run, "d_x", d_x, i ? &twice : &once, 1, 0);
+        ops->copy_in(ops, master, &two, sizeof two);
+    }
+    ops->matrix_free(ops, &w);
+}
+
+static void a_refreshed_matrix_follows_its_master(void **state)
+{
+    ops_each((struct cpu_options){.precision = OPS_F32}, run_refresh, NULL);
+    ops_each((struct cpu_options){.precision = OPS_BF16, .packed = packed_is_possible()},
+             run_refresh, NULL);
+}
+
 UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
-          cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store))
+          cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store),
+          cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
+          cmocka_unit_test(a_refreshed_matrix_follows_its_master))

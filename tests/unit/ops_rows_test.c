@@ -3,6 +3,7 @@
 #include "tests/unit/ops.h"
 
 #include "worker/ops/cpu/functions.h"
+#include "worker/ops/cpu/packed.h"
 
 struct input {
     int64_t S, rows, D;
@@ -122,7 +123,8 @@ static void embeddings_are_rows_of_a_matrix_of_any_form(void **state)
 {
     for (int i = 0; i < 4; i++)
         ops_each((struct cpu_options){.precision = i % 2 ? OPS_BF16 : OPS_F32,
-                                      .wide_max = i / 2 * 1000000},
+                                      .wide_max = i / 2 * 1000000,
+                                      .packed = i == 3 && packed_is_possible()},
                  run_embed, NULL);
 }
 

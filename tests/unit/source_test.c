@@ -229,13 +229,13 @@ static void wrong_records_are_named(void **state)
 static void wrong_folders_are_named(void **state)
 {
     refuses(CONFIG_FORMAT_AUTO, text_column, 1,
-            ": expected metadata.jsonl or metadata.csv, or images beside .txt files, found 0 files "
-            "without");
+            ": expected metadata.jsonl or metadata.csv, or images beside .txt files, found none "
+            "among 0 files");
     put("a.jpg", "");
     refuses(CONFIG_IMAGEFOLDER, text_column, 1,
-            ": expected metadata.jsonl or metadata.csv, found 1 files without");
+            ": expected metadata.jsonl or metadata.csv, found none among 1 files");
     refuses(CONFIG_PAIRS, text_column, 1,
-            ": expected images beside .txt files, found 1 files without");
+            ": expected images beside .txt files, found none among 1 files");
     put("sub/metadata.csv", "file_name,text\n");
     put("sub/metadata.jsonl", "");
     refuses(CONFIG_FORMAT_AUTO, text_column, 1,

@@ -260,6 +260,11 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
     assert_ok(trainer_digest(rig.trainer, resumed, &err), err);
     assert_memory_equal(resumed, straight, 32);
 
+    float *weights = calloc((size_t)snapshot.count, sizeof *weights);
+    assert_ok(checkpoint_read(captioner_params(rig.captioner), path, &snapshot, NULL, &err), err);
+    assert_ok(checkpoint_read_weights(captioner_params(rig.captioner), path, weights, &err), err);
+    assert_memory_equal(weights, snapshot.values, (size_t)snapshot.count * sizeof *weights);
+
     /* one flipped byte in any file is named */
     for (int i = 0; i < read.file_count; i++) {
         char name[200], *data;
@@ -272,10 +277,32 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
             checkpoint_read(captioner_params(rig.captioner), path, &snapshot, NULL, &err),
             -BL_EFORMAT);
         assert_string_equal(err.file, name);
+        assert_int_equal(
+            checkpoint_read_weights(captioner_params(rig.captioner), path, weights, &err),
+            -BL_EFORMAT);
         data[size - 5] ^= 1;
         assert_ok(bl_file_write(name, data, size, &err), err);
         free(data);
     }
+
+    /* weights alone are enough to start from, not to go on */
+    struct checkpoint_state bare = {
+        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = read.config};
+    for (int i = 0; i < read.file_count; i++) {
+        char name[200];
+        snprintf(name, sizeof name, "%s/%s", path, read.files[i].name);
+        if (strstr(read.files[i].name, ".moment"))
+            assert_int_equal(remove(name), 0);
+        else
+            bare.files[bare.file_count++] = read.files[i];
+    }
+    assert_int_equal(bare.file_count, read.file_count - 4);
+    assert_ok(checkpoint_state_write(path, &bare, &err), err);
+    assert_ok(checkpoint_read_weights(captioner_params(rig.captioner), path, weights, &err), err);
+    assert_int_not_equal(
+        checkpoint_read(captioner_params(rig.captioner), path, &snapshot, NULL, &err), 0);
+
+    free(weights);
     checkpoint_state_release(&read);
     checkpoint_state_release(&about);
     trainer_snapshot_release(&snapshot);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/limits.h"
+#include "worker/ops/cpu/packed.h"
 
 enum { CACHE_LINE = 64 };
 
@@ -18,6 +19,12 @@ void *cpu_alloc(size_t bytes)
     return aligned_alloc(CACHE_LINE, rounded & ~(size_t)(CACHE_LINE - 1));
 }
 
+void cpu_failed(struct cpu *cpu, const struct bl_error *err)
+{
+    if (!cpu->failure.code)
+        cpu->failure = *err;
+}
+
 void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
 {
     if (bytes <= cpu->scratch[slot].bytes)
@@ -25,10 +32,13 @@ void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
     free(cpu->scratch[slot].memory);
     cpu->scratch[slot].bytes = 0;
     cpu->scratch[slot].memory = cpu_alloc(bytes);
-    if (cpu->scratch[slot].memory)
+    if (cpu->scratch[slot].memory) {
         cpu->scratch[slot].bytes = bytes;
-    else if (!cpu->failure.code)
-        bl_fail(&cpu->failure, BL_ENOMEM, "no memory for %zu bytes of scratch", bytes);
+    } else {
+        struct bl_error err;
+        bl_fail(&err, BL_ENOMEM, "no memory for %zu bytes of scratch", bytes);
+        cpu_failed(cpu, &err);
+    }
     return cpu->scratch[slot].memory;
 }
 
@@ -142,9 +152,12 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
     cpu->isa = options->isa;
     cpu->serial_work = options->serial_work;
     cpu->wide_max = options->wide_max;
+    cpu->packed = options->packed && options->precision == OPS_BF16;
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
     snprintf(cpu->name, sizeof cpu->name, "cpu: %s, %s", isas[options->isa].name,
-             options->precision == OPS_F32 ? "f32" : "bf16");
+             options->precision == OPS_F32 ? "f32"
+             : cpu->packed                 ? "bf16 products"
+                                           : "bf16 weights");
     cpu->ops = (struct ops){.name = cpu->name,
                             .precision = options->precision,
                             .act_bytes = sizeof(float),
@@ -170,7 +183,8 @@ int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, st
                                         .threads = threads,
                                         .isa = cpu_isa_best(),
                                         .serial_work = CPU_SERIAL_WORK,
-                                        .wide_max = BL_OPS_WIDE_MAX};
+                                        .wide_max = BL_OPS_WIDE_MAX,
+                                        .packed = packed_is_native()};
     return cpu_open(&options, ret, err);
 }
 

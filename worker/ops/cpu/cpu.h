@@ -27,6 +27,7 @@ struct cpu {
     enum cpu_isa isa;
     int threads;
     int64_t serial_work, wide_max; /* see struct cpu_options */
+    bool packed;                   /* likewise; never with OPS_F32 */
     char name[64];
     struct bl_error failure; /* the first one; sticks */
     struct {
@@ -49,6 +50,9 @@ static inline const float *cpu_const_f32(const act *p)
 {
     return (const float *)p;
 }
+
+/* Records a device failure, unless there is one already. */
+void cpu_failed(struct cpu *cpu, const struct bl_error *err);
 
 /* 64-byte aligned memory of at least `bytes`, valid until the slot's next use. NULL: memory ran
  * out, which is recorded as the device's failure; the operation returns without a result. */
@@ -90,6 +94,7 @@ void CPU_VARIANT(cpu_fill_elementwise)(struct ops *table);
 void CPU_VARIANT(cpu_fill_layernorm)(struct ops *table);
 void CPU_VARIANT(cpu_fill_loss)(struct ops *table);
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table);
+void CPU_VARIANT(cpu_fill_matrix)(struct ops *table);
 void CPU_VARIANT(cpu_fill_optimizer)(struct ops *table);
 void CPU_VARIANT(cpu_fill_rmsnorm)(struct ops *table);
 void CPU_VARIANT(cpu_fill_router)(struct ops *table);
@@ -104,6 +109,7 @@ struct cpu_options {
     enum cpu_isa isa;    /* at most what the processor has: cpu_isa_best() */
     int64_t serial_work; /* operations of less stay on the caller; CPU_SERIAL_WORK */
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
+    bool packed;         /* bf16 products (packed.h), where the precision is OPS_BF16 */
 };
 enum cpu_isa cpu_isa_best(void);
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err);

@@ -5,134 +5,16 @@
  *            dimension (a fixed number of them, one after the other, where W has to be widened and
  *            its scratch is bounded). OpenMP spreads the tiles. So an element's order of summation
  *            is the library's for a shape that R, N and K decide alone.
- * Weights    16-bit rows are widened tile by tile into a thread's scratch; a matrix of at most
- *            wide_max elements (cpu.h) once and for all.
+ * W          as matrix.h keeps it: f32, or widened tile by tile into a thread's scratch, or packed
+ * for bf16 products, then x is rounded row by row. d_W is a product of f32 values always.
  */
-#include "worker/ops/cpu/matmul.h"
+#include "worker/ops/cpu/matrix.h"
 
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "worker/ops/cpu/functions.h"
-
-/* -- matrices -- */
-
-static void widen(float *restrict y, const void *x, enum bl_dtype dtype, int64_t count)
-{
-    const uint16_t *half = x;
-    if (dtype == BL_F32)
-        memcpy(y, x, (size_t)count * sizeof *y);
-    else if (dtype == BL_BF16)
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            y[i] = bf16_to_f32(half[i]);
-    else
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            y[i] = f16_to_f32(half[i]);
-}
-
-/* The rounding of the default precision, in f32. */
-static void round_to_bf16(float *x, int64_t count)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++)
-        x[i] = bf16_to_f32(f32_to_bf16(x[i]));
-}
-
-static void narrow(uint16_t *restrict y, const float *x, int64_t count)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++)
-        y[i] = f32_to_bf16(x[i]);
-}
-
-/* A new copy of the N x K elements of `dtype` as f32 (rounded to bf16 in the default precision) or
- * as bf16. NULL: no memory. */
-static void *copy_matrix(const struct cpu *cpu, const void *data, enum bl_dtype dtype,
-                         enum bl_dtype to, int64_t N, int64_t K)
-{
-    int64_t element_bytes = to == BL_F32 ? 4 : 2;
-    bl_autofree float *row = cpu_alloc((size_t)K * sizeof *row);
-    char *copy = cpu_alloc((size_t)(N * K * element_bytes));
-    if (!row || !copy) {
-        free(copy);
-        return NULL;
-    }
-    int64_t from_bytes = dtype == BL_F32 ? 4 : 2;
-    for (int64_t n = 0; n < N; n++) {
-        const char *from = (const char *)data + n * K * from_bytes;
-        if (dtype == to && (to != BL_F32 || cpu->ops.precision == OPS_F32)) {
-            memcpy(copy + n * K * element_bytes, from, (size_t)(K * element_bytes));
-            continue;
-        }
-        widen(row, from, dtype, K);
-        if (to == BL_BF16) {
-            narrow((uint16_t *)copy + n * K, row, K);
-        } else {
-            if (cpu->ops.precision == OPS_BF16)
-                round_to_bf16(row, K);
-            memcpy((float *)copy + n * K, row, (size_t)K * sizeof *row);
-        }
-    }
-    return copy;
-}
-
-static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
-                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
-                         struct bl_error *err)
-{
-    BL_ASSERT(dtype == BL_F32 || dtype == BL_F16 || dtype == BL_BF16);
-    BL_ASSERT(N >= 1 && K >= 1);
-    const struct cpu *cpu = cpu_of(self);
-    enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
-    if (N * K <= cpu->wide_max)
-        to = BL_F32;
-    bool exact = dtype == to && (to != BL_F32 || self->precision == OPS_F32);
-    bool aligned = (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0;
-
-    struct ops_matrix *matrix = calloc(1, sizeof *matrix);
-    if (!matrix)
-        return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
-    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = to, .rows = data};
-    if (!exact || !aligned || !keep_data) {
-        matrix->rows = matrix->owned = copy_matrix(cpu, data, dtype, to, N, K);
-        if (!matrix->owned) {
-            free(matrix);
-            return bl_fail(err, BL_ENOMEM, "no memory for a matrix of %lld x %lld", (long long)N,
-                           (long long)K);
-        }
-    }
-    *ret = matrix;
-    return 0;
-}
-
-static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const float *master,
-                            int64_t N, int64_t K, struct bl_error *err)
-{
-    struct ops_matrix *matrix = calloc(1, sizeof *matrix);
-    if (!matrix)
-        return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
-    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = BL_F32, .rows = master};
-    *ret = matrix;
-    return 0;
-}
-
-/* The master itself is what is multiplied. */
-static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
-{
-}
-
-static void matrix_free(struct ops *self, struct ops_matrix **matrix)
-{
-    if (*matrix) {
-        free((*matrix)->owned);
-        free(*matrix);
-    }
-    *matrix = NULL;
-}
+#include "worker/ops/cpu/packed.h"
 
 /* -- tiles -- */
 
@@ -178,7 +60,7 @@ static void sgemm(char transpose_a, char transpose_b, int64_t M, int64_t N, int6
     BL_ASSERT(status == dnnl_success);
 }
 
-/* -- forward -- */
+/* -- the end of a product: bias, what is saved, activation -- */
 
 static void finish_row(float *y, float *saved_pre, const float *bias, int64_t count,
                        enum ops_epilogue epilogue)
@@ -210,6 +92,65 @@ static void finish_row(float *y, float *saved_pre, const float *bias, int64_t co
     }
 }
 
+/* -- bf16 products -- */
+
+/* y (R,N) = or += x (R,K) B, and its end. */
+struct packed_product {
+    const struct packed *packed;
+    float *y, *saved_pre;
+    const float *x, *bias;
+    int64_t R, N, K;
+    enum ops_epilogue epilogue;
+    bool accumulate;
+};
+
+static void multiply_packed(struct cpu *cpu, const struct packed_product *p)
+{
+    const int64_t tiles = bl_ceil_div(p->R, PACKED_ROWS_MAX), rows = tiles * PACKED_ROWS_MAX;
+    const int64_t blocks = packed_block_count(p->packed);
+    int64_t first, widest;
+    packed_block(p->packed, 0, &first, &widest);
+    const size_t x_bytes = ((size_t)(rows * p->K) * sizeof(uint16_t) + 63) & ~(size_t)63;
+    const size_t tile_bytes = (size_t)(PACKED_ROWS_MAX * widest) * sizeof(float);
+    const size_t thread_bytes = tile_bytes + ((packed_scratch(p->packed) + 63) & ~(size_t)63);
+    char *scratch =
+        cpu_scratch(cpu, CPU_SCRATCH_INNER, x_bytes + thread_bytes * (size_t)cpu->threads);
+    if (!scratch)
+        return;
+    uint16_t *x = (uint16_t *)scratch;
+    const int threads = cpu_threads(cpu, work_of(p->R, p->N, p->K));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t r = 0; r < rows; r++)
+        if (r < p->R)
+            narrow(x + r * p->K, p->x + r * p->K, p->K);
+        else
+            memset(x + r * p->K, 0, (size_t)p->K * sizeof *x);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < tiles * blocks; i++) {
+        char *mine = scratch + x_bytes + (size_t)omp_get_thread_num() * thread_bytes;
+        float *tile = (float *)mine;
+        int64_t r0 = i % tiles * PACKED_ROWS_MAX, n0, columns;
+        const int64_t count = bl_min(PACKED_ROWS_MAX, p->R - r0);
+        packed_block(p->packed, i / tiles, &n0, &columns);
+        packed_multiply(p->packed, i / tiles, tile, x + r0 * p->K, packed_rows(count),
+                        mine + tile_bytes);
+        for (int64_t r = 0; r < count; r++) {
+            float *restrict y = p->y + (r0 + r) * p->N + n0;
+            const float *product = tile + r * columns;
+            if (!p->accumulate)
+                memcpy(y, product, (size_t)columns * sizeof *y);
+            else
+#pragma omp simd
+                for (int64_t n = 0; n < columns; n++)
+                    y[n] += product[n];
+            finish_row(y, p->saved_pre ? p->saved_pre + (r0 + r) * p->N + n0 : NULL,
+                       p->bias ? p->bias + n0 : NULL, columns, p->epilogue);
+        }
+    }
+}
+
+/* -- forward -- */
+
 static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act *x_,
                            const struct ops_matrix *w, const float *bias, int64_t R,
                            enum ops_epilogue epilogue)
@@ -220,6 +161,20 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
     float *y = cpu_f32(y_), *saved_pre = cpu_f32(saved_pre_);
     const float *x = cpu_const_f32(x_);
     const int64_t N = w->N, K = w->K;
+    if (w->packing) {
+        struct packed *packed = CPU_VARIANT(matrix_packed)(cpu, w, true);
+        if (packed)
+            multiply_packed(cpu, &(struct packed_product){.packed = packed,
+                                                          .y = y,
+                                                          .saved_pre = saved_pre,
+                                                          .x = x,
+                                                          .bias = bias,
+                                                          .R = R,
+                                                          .N = N,
+                                                          .K = K,
+                                                          .epilogue = epilogue});
+        return;
+    }
     const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
     size_t stride = 0;
     char *scratch = NULL;
@@ -259,6 +214,18 @@ static void linear_backward_input(struct ops *self, act *d_x_, const act *d_y_,
     float *d_x = cpu_f32(d_x_);
     const float *d_y = cpu_const_f32(d_y_);
     const int64_t N = w->N, K = w->K;
+    if (w->packing) {
+        struct packed *packed = CPU_VARIANT(matrix_packed)(cpu, w, false);
+        if (packed)
+            multiply_packed(cpu, &(struct packed_product){.packed = packed,
+                                                          .y = d_x,
+                                                          .x = d_y,
+                                                          .R = R,
+                                                          .N = K,
+                                                          .K = N,
+                                                          .accumulate = accumulate});
+        return;
+    }
     const struct tiles t = tiles_of(R, K, w->dtype != BL_F32);
     size_t stride = 0;
     char *scratch = NULL;
@@ -330,26 +297,9 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
         add_column_sums(cpu, d_bias, d_y, R, N);
 }
 
-/* -- embedding: the rows of a matrix of any form -- */
-
-static void embed(struct ops *self, act *y_, const struct ops_matrix *table, const int32_t *ids,
-                  int64_t R)
-{
-    float *y = cpu_f32(y_);
-    const int64_t D = table->K;
-#pragma omp parallel for num_threads(cpu_threads(cpu_of(self), R *D))
-    for (int64_t r = 0; r < R; r++)
-        widen(y + r * D, matrix_at(table, ids[r] * D), table->dtype, D);
-}
-
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table)
 {
-    table->matrix_frozen = matrix_frozen;
-    table->matrix_trainable = matrix_trainable;
-    table->matrix_refresh = matrix_refresh;
-    table->matrix_free = matrix_free;
     table->linear_forward = linear_forward;
     table->linear_backward_input = linear_backward_input;
     table->linear_backward_weight = linear_backward_weight;
-    table->embed = embed;
 }
