@@ -284,6 +284,7 @@ static void fail(struct loop *l, const struct bl_error *error)
 /* -- actions -- */
 
 static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames);
+static void on_lost(void *context);
 
 static void connect_control(struct loop *l, const struct worker_action *a)
 {
@@ -292,7 +293,8 @@ static void connect_control(struct loop *l, const struct worker_action *a)
     struct wire_id id = wire_id_make(l->incarnation, a->link);
     struct bl_error err;
     if (wire_dealer(&l->uv, l->zmq, l->options->endpoint, &id, on_control, l, &l->control, &err) <
-        0) {
+            0 ||
+        wire_watch(l->control, l->zmq, on_lost, &err) < 0) {
         fail(l, &err);
         return;
     }
@@ -563,6 +565,14 @@ static void on_control(void *context, const struct wire_id *from, struct wire_fr
     }
     if (m)
         wire_envelope_free(&m);
+}
+
+/* A coordinator that was killed and comes back is found at once, not after the patience. */
+static void on_lost(void *context)
+{
+    struct loop *l = context;
+    struct worker_event event = {.type = WORKER_EVENT_LOST, .link = l->link};
+    handle(l, &event);
 }
 
 static void release_frames(void *frames)
