@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-#include "blipren.pb-c.h"
+#include "proto/blipren.pb-c.h"
 #include "common/error.h"
 
 /* In all fields, of the message and those in it: texts are UTF-8, enums have known values, nothing

@@ -119,3 +119,57 @@ def dataset(samples):
 
 
 put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"/b.jpg", 1, [b"three"])]))
+
+
+def varint(x):
+    out = b""
+    while x > 127:
+        out += bytes([x % 128 + 128])
+        x //= 128
+    return out + bytes([x])
+
+
+def message(*fields):
+    """Protobuf: fields of (number, value); a value of bytes is one of a string, bytes or message."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, bytes):
+            out += varint(number * 8 + 2) + varint(len(value)) + value
+        else:
+            out += varint(number * 8) + varint(value)
+    return out
+
+
+RUN_ID = b"a run's own id.."
+DIGEST = bytes(range(32))
+
+
+def envelope(name, number, *body):
+    put("proto", name, b"0" + message((1, 1), (2, RUN_ID), (3, 2), (4, 77), (number, message(*body))))
+
+
+envelope("hello", 10, (1, 1), (2, b"host:1"), (3, b"blipren"), (4, b"tcp://127.0.0.1:5"), (6, 1), (7, DIGEST), (8, 4))
+envelope("beat", 11, (1, b"train"), (2, b"data"), (3, 9))
+envelope("ended", 12, (1, 8), (2, DIGEST), (3, 1))
+envelope("rendezvous", 13, (1, b"rank0"), (2, b"\0\1\2"))
+envelope("report", 17, (1, 3), (3, 40), (8, message((1, 0), (2, 6))), (9, 123))
+envelope("validation", 18, (1, 3), (3, 40), (9, message((1, 5), (2, b"a cat"), (3, 1))))
+envelope("sent", 21, (1, 1), (2, 3), (3, 1), (4, message((1, 0), (2, 9), (3, b"truncated"))))
+envelope("welcome", 40, (1, b"/runs/a"), (2, 500), (3, 3000))
+envelope("form", 44, (1, 0), (2, 2), (3, (1 << 64) - 1), (4, 3), (5, b"step-000003-g1"))
+envelope("order", 45, (1, 1), (2, 3), (3, 1), (5, b"\5\6"), (6, b"\0\0"), (7, 5), (8, b"tcp://127.0.0.1:5"))
+
+
+def header(*slots, **changes):
+    head = dict(version=1, run=RUN_ID, generation=2, worker=5, kind=1, step=3, group=1, first=5, side=2)
+    return message(*enumerate((head | changes).values(), 1), *((10, message(*s)) for s in slots))
+
+
+def batch(name, head, pixels, ids):
+    put("batch", name, bytes([len(head), len(pixels)]) + head + pixels + struct.pack("<%di" % len(ids), *ids))
+
+
+SLOT = ((1, 9), (3, 2), (4, 1), (6, 1))
+put("proto", "header", b"1" + header(SLOT, ((1, 8), (2, 1))))
+batch("train", header(SLOT, ((1, 8), (2, 1)), SLOT, SLOT, SLOT), bytes(48), [1, 2] * 4)
+batch("validate", header(SLOT, SLOT, kind=2), bytes(24), [99, 0, 3, 4])
