@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/captions.h"
+#include "common/checkpoint.h"
 #include "common/cleanup.h"
 #include "common/config.h"
 #include "common/dataset.h"
@@ -514,21 +515,44 @@ static void check_resume(struct check *c)
         note(c, "run_dir", "%s", notice);
 }
 
-/* The two files whose weights a run starts from. */
-static void check_init(struct check *c)
+/* A checkpoint's files as its state.json knows them; *ret_weights: how many numbers the weights are. */
+static int open_checkpoint(const char *folder, int64_t *ret_weights, struct bl_error *err)
 {
     static const char *const names[] = {"qformer.safetensors", "projector.safetensors"};
-    const char *folder = c->config->train.init_from;
-    for (int i = 0; folder && i < 2; i++) {
+    struct checkpoint_state state;
+    BL_TRY(checkpoint_state_read(folder, &state, err));
+    int rc = checkpoint_verify(folder, &state, err);
+    checkpoint_state_release(&state);
+    *ret_weights = 0;
+    for (int i = 0; i < 2 && rc == 0; i++) {
         char path[4096];
-        struct bl_error err;
         bl_auto(safetensors) struct safetensors *file = NULL;
-        if (!passes(c, "init_from", bl_path_join(path, sizeof path, folder, names[i], &err),
-                    &err) ||
-            !passes(c, "init_from", safetensors_open(path, &file, &err), &err))
-            return;
+        BL_TRY(bl_path_join(path, sizeof path, folder, names[i], err));
+        BL_TRY(safetensors_open(path, &file, err));
+        for (size_t t = 0; t < safetensors_count(file); t++) {
+            const struct tensor *tensor = safetensors_at(file, t);
+            *ret_weights += (int64_t)(tensor->size_bytes / bl_dtype_bytes(tensor->dtype));
+        }
     }
-    if (folder)
+    return rc;
+}
+
+/* The checkpoint whose weights a run starts from. */
+static void check_init(struct check *c)
+{
+    struct bl_error err;
+    int64_t found, expected;
+    const char *folder = c->config->train.init_from;
+    if (!folder || !passes(c, "init_from", open_checkpoint(folder, &found, &err), &err))
+        return;
+    expected = c->vision_there && c->llm_there ? estimate_trainable(c->config, &c->vision, &c->llm)
+                                               : found;
+    if (found != expected)
+        wrong(c, "init_from", "train.init_from",
+              "give qformer and projector as that checkpoint was trained, or leave the key out",
+              "%.200s holds %lld weights, and this run has %lld", folder, (long long)found,
+              (long long)expected);
+    else
         ok(c, "init_from", "%s", folder);
 }
 

@@ -52,7 +52,7 @@ caption() { # caption PREFIX OUT IMAGE...
 }
 caption "Short caption:" short.jsonl held-out/0000[0-9]*.png held-out/0001*.png held-out/0002[0-4]*.png
 caption "Long caption:" long.jsonl held-out/0002[5-9]*.png held-out/0003*.png held-out/0004*.png
-"$programs/blipren-worker" caption --checkpoint run/checkpoints/latest --prefix "Long caption:" --attention sheet.png \
+"$programs/blipren-worker" caption --checkpoint run/checkpoints/latest --prefix "Long caption:" --attention sheet.png --queries 0,4,8,11 \
     held-out/00040[0-7].png
 verdict=$("$tools/blipren-demo-judge" --truth held-out/metadata.jsonl --captions short.jsonl --captions long.jsonl)
 echo "$verdict"

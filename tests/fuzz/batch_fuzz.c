@@ -37,7 +37,7 @@ static void touch(const struct batch *b)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const uint8_t run[] = "a run's own id..";
+    static const uint8_t run[] = "sixteen bytes...";
     const struct bl_plan plan = {
         .train_samples = 100, .validate_samples = 7, .batch = 12, .group = 5, .steps = 10};
     const struct batch_rules rules = {run, &plan, SIDE, VOCABULARY};

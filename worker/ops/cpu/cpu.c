@@ -19,6 +19,12 @@ void *cpu_alloc(size_t bytes)
     return aligned_alloc(CACHE_LINE, rounded & ~(size_t)(CACHE_LINE - 1));
 }
 
+void cpu_failed(struct cpu *cpu, const struct bl_error *err)
+{
+    if (!cpu->failure.code)
+        cpu->failure = *err;
+}
+
 void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
 {
     if (bytes <= cpu->scratch[slot].bytes)
@@ -26,10 +32,13 @@ void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
     free(cpu->scratch[slot].memory);
     cpu->scratch[slot].bytes = 0;
     cpu->scratch[slot].memory = cpu_alloc(bytes);
-    if (cpu->scratch[slot].memory)
+    if (cpu->scratch[slot].memory) {
         cpu->scratch[slot].bytes = bytes;
-    else if (!cpu->failure.code)
-        bl_fail(&cpu->failure, BL_ENOMEM, "no memory for %zu bytes of scratch", bytes);
+    } else {
+        struct bl_error err;
+        bl_fail(&err, BL_ENOMEM, "no memory for %zu bytes of scratch", bytes);
+        cpu_failed(cpu, &err);
+    }
     return cpu->scratch[slot].memory;
 }
 

@@ -51,6 +51,9 @@ static inline const float *cpu_const_f32(const act *p)
     return (const float *)p;
 }
 
+/* Records a device failure, unless there is one already. */
+void cpu_failed(struct cpu *cpu, const struct bl_error *err);
+
 /* 64-byte aligned memory of at least `bytes`, valid until the slot's next use. NULL: memory ran
  * out, which is recorded as the device's failure; the operation returns without a result. */
 void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes);
@@ -91,6 +94,7 @@ void CPU_VARIANT(cpu_fill_elementwise)(struct ops *table);
 void CPU_VARIANT(cpu_fill_layernorm)(struct ops *table);
 void CPU_VARIANT(cpu_fill_loss)(struct ops *table);
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table);
+void CPU_VARIANT(cpu_fill_matrix)(struct ops *table);
 void CPU_VARIANT(cpu_fill_optimizer)(struct ops *table);
 void CPU_VARIANT(cpu_fill_rmsnorm)(struct ops *table);
 void CPU_VARIANT(cpu_fill_router)(struct ops *table);

@@ -6,12 +6,11 @@
  * backward product: nothing is computed twice. Order      sums over the vocabulary by blocks in
  * f32, over the blocks in f64.
  */
-#include "worker/ops/cpu/matmul.h"
+#include "worker/ops/cpu/matrix.h"
 
 #include <math.h>
 
 #include "common/limits.h"
-#include "worker/ops/cpu/functions.h"
 
 enum { BLOCK = 1024 };
 
@@ -35,6 +34,7 @@ static double exp_sum(float *z, float most, int64_t V)
 /* One row: z becomes d_z. */
 static void loss_row(float *nll, uint8_t *correct, float *z, int32_t label, int64_t V)
 {
+    BL_ASSERT(label >= 0 && label < V);
     float most = z[0];
 #pragma omp simd reduction(max : most)
     for (int64_t j = 0; j < V; j++)

@@ -5,158 +5,16 @@
  *            dimension (a fixed number of them, one after the other, where W has to be widened and
  *            its scratch is bounded). OpenMP spreads the tiles. So an element's order of summation
  *            is the library's for a shape that R, N and K decide alone.
- * Weights    16-bit rows are widened tile by tile into a thread's scratch; a matrix of at most
- *            wide_max elements (cpu.h) once and for all.
- * bf16       where the processor multiplies bf16, W is packed (packed.h) and x rounded row by row;
- *            d_W stays a product of f32 values.
+ * W          as matrix.h keeps it: f32, or widened tile by tile into a thread's scratch, or packed
+ * for bf16 products, then x is rounded row by row. d_W is a product of f32 values always.
  */
-#include "worker/ops/cpu/matmul.h"
+#include "worker/ops/cpu/matrix.h"
 
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "worker/ops/cpu/functions.h"
 #include "worker/ops/cpu/packed.h"
-
-/* -- matrices -- */
-
-static void widen(float *restrict y, const void *x, enum bl_dtype dtype, int64_t count)
-{
-    const uint16_t *half = x;
-    if (dtype == BL_F32)
-        memcpy(y, x, (size_t)count * sizeof *y);
-    else if (dtype == BL_BF16)
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            y[i] = bf16_to_f32(half[i]);
-    else
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            y[i] = f16_to_f32(half[i]);
-}
-
-/* The rounding of the default precision, in f32. */
-static void round_to_bf16(float *x, int64_t count)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++)
-        x[i] = bf16_to_f32(f32_to_bf16(x[i]));
-}
-
-static void narrow(uint16_t *restrict y, const float *x, int64_t count)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++)
-        y[i] = f32_to_bf16(x[i]);
-}
-
-/* A new copy of the N x K elements of `dtype` as f32 (rounded to bf16 in the default precision) or
- * as bf16. NULL: no memory. */
-static void *copy_matrix(const struct cpu *cpu, const void *data, enum bl_dtype dtype,
-                         enum bl_dtype to, int64_t N, int64_t K)
-{
-    int64_t element_bytes = to == BL_F32 ? 4 : 2;
-    bl_autofree float *row = cpu_alloc((size_t)K * sizeof *row);
-    char *copy = cpu_alloc((size_t)(N * K * element_bytes));
-    if (!row || !copy) {
-        free(copy);
-        return NULL;
-    }
-    int64_t from_bytes = dtype == BL_F32 ? 4 : 2;
-    for (int64_t n = 0; n < N; n++) {
-        const char *from = (const char *)data + n * K * from_bytes;
-        if (dtype == to && (to != BL_F32 || cpu->ops.precision == OPS_F32)) {
-            memcpy(copy + n * K * element_bytes, from, (size_t)(K * element_bytes));
-            continue;
-        }
-        widen(row, from, dtype, K);
-        if (to == BL_BF16) {
-            narrow((uint16_t *)copy + n * K, row, K);
-        } else {
-            if (cpu->ops.precision == OPS_BF16)
-                round_to_bf16(row, K);
-            memcpy((float *)copy + n * K, row, (size_t)K * sizeof *row);
-        }
-    }
-    return copy;
-}
-
-static void matrix_free(struct ops *self, struct ops_matrix **matrix)
-{
-    struct ops_matrix *m = *matrix;
-    if (m) {
-        if (m->packing) {
-            packed_free(&m->packing->forward);
-            packed_free(&m->packing->backward);
-        }
-        free(m->packing);
-        free(m->owned);
-        free(m);
-    }
-    *matrix = NULL;
-}
-
-static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl_dtype dtype,
-                         int64_t N, int64_t K, struct bl_error *err)
-{
-    struct ops_matrix *matrix = calloc(1, sizeof *matrix);
-    struct matrix_packing *packing = cpu->packed ? calloc(1, sizeof *packing) : NULL;
-    if (!matrix || (cpu->packed && !packing)) {
-        free(matrix);
-        free(packing);
-        return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
-    }
-    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = dtype, .packing = packing};
-    *ret = matrix;
-    return 0;
-}
-
-static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
-                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
-                         struct bl_error *err)
-{
-    BL_ASSERT(dtype == BL_F32 || dtype == BL_F16 || dtype == BL_BF16);
-    BL_ASSERT(N >= 1 && K >= 1);
-    const struct cpu *cpu = cpu_of(self);
-    enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
-    if (N * K <= cpu->wide_max && !cpu->packed)
-        to = BL_F32;
-    bool exact = dtype == to && (to != BL_F32 || self->precision == OPS_F32);
-    bool aligned = (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0;
-
-    struct ops_matrix *matrix = NULL;
-    BL_TRY(matrix_create(cpu, &matrix, to, N, K, err));
-    matrix->rows = data;
-    if (!exact || !aligned || !keep_data) {
-        matrix->rows = matrix->owned = copy_matrix(cpu, data, dtype, to, N, K);
-        if (!matrix->owned) {
-            matrix_free(self, &matrix);
-            return bl_fail(err, BL_ENOMEM, "no memory for a matrix of %lld x %lld", (long long)N,
-                           (long long)K);
-        }
-    }
-    *ret = matrix;
-    return 0;
-}
-
-static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const float *master,
-                            int64_t N, int64_t K, struct bl_error *err)
-{
-    struct ops_matrix *matrix = NULL;
-    BL_TRY(matrix_create(cpu_of(self), &matrix, BL_F32, N, K, err));
-    matrix->rows = master;
-    *ret = matrix;
-    return 0;
-}
-
-/* In f32 the master itself is what is multiplied. */
-static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
-{
-    if (matrix->packing)
-        matrix->packing->forward_fresh = matrix->packing->backward_fresh = false;
-}
 
 /* -- tiles -- */
 
@@ -236,50 +94,6 @@ static void finish_row(float *y, float *saved_pre, const float *bias, int64_t co
 
 /* -- bf16 products -- */
 
-/* Loads all blocks of W^T (turned) or W. */
-static bool load_packed(struct cpu *cpu, struct packed *packed, const struct ops_matrix *w,
-                        bool turned)
-{
-    const uint16_t *values = w->rows;
-    if (w->dtype == BL_F32) {
-        uint16_t *rounded =
-            cpu_scratch(cpu, CPU_SCRATCH_INNER, (size_t)(w->N * w->K) * sizeof *rounded);
-        if (!rounded)
-            return false;
-#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
-        for (int64_t n = 0; n < w->N; n++)
-            narrow(rounded + n * w->K, (const float *)matrix_at(w, n * w->K), w->K);
-        values = rounded;
-    }
-#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
-    for (int64_t b = 0; b < packed_block_count(packed); b++) {
-        int64_t first, count;
-        packed_block(packed, b, &first, &count);
-        if (turned)
-            packed_load(packed, b, values + first * w->K, 1, w->K);
-        else
-            packed_load(packed, b, values + first, w->K, 1);
-    }
-    return true;
-}
-
-/* The packed copy of W^T (turned) or W, made or renewed; NULL: out of memory, recorded. */
-static struct packed *packed_of(struct cpu *cpu, const struct ops_matrix *w, bool turned)
-{
-    struct matrix_packing *packing = w->packing;
-    struct packed **packed = turned ? &packing->forward : &packing->backward;
-    bool *fresh = turned ? &packing->forward_fresh : &packing->backward_fresh;
-    struct bl_error err;
-    if (!*packed && packed_create(turned ? w->K : w->N, turned ? w->N : w->K, packed, &err) < 0) {
-        if (!cpu->failure.code)
-            cpu->failure = err;
-        return NULL;
-    }
-    if (!*fresh)
-        *fresh = load_packed(cpu, *packed, w, turned);
-    return *fresh ? *packed : NULL;
-}
-
 /* y (R,N) = or += x (R,K) B, and its end. */
 struct packed_product {
     const struct packed *packed;
@@ -348,7 +162,7 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
     const float *x = cpu_const_f32(x_);
     const int64_t N = w->N, K = w->K;
     if (w->packing) {
-        struct packed *packed = packed_of(cpu, w, true);
+        struct packed *packed = CPU_VARIANT(matrix_packed)(cpu, w, true);
         if (packed)
             multiply_packed(cpu, &(struct packed_product){.packed = packed,
                                                           .y = y,
@@ -401,7 +215,7 @@ static void linear_backward_input(struct ops *self, act *d_x_, const act *d_y_,
     const float *d_y = cpu_const_f32(d_y_);
     const int64_t N = w->N, K = w->K;
     if (w->packing) {
-        struct packed *packed = packed_of(cpu, w, false);
+        struct packed *packed = CPU_VARIANT(matrix_packed)(cpu, w, false);
         if (packed)
             multiply_packed(cpu, &(struct packed_product){.packed = packed,
                                                           .y = d_x,
@@ -483,26 +297,9 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
         add_column_sums(cpu, d_bias, d_y, R, N);
 }
 
-/* -- embedding: the rows of a matrix of any form -- */
-
-static void embed(struct ops *self, act *y_, const struct ops_matrix *table, const int32_t *ids,
-                  int64_t R)
-{
-    float *y = cpu_f32(y_);
-    const int64_t D = table->K;
-#pragma omp parallel for num_threads(cpu_threads(cpu_of(self), R *D))
-    for (int64_t r = 0; r < R; r++)
-        widen(y + r * D, matrix_at(table, ids[r] * D), table->dtype, D);
-}
-
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table)
 {
-    table->matrix_frozen = matrix_frozen;
-    table->matrix_trainable = matrix_trainable;
-    table->matrix_refresh = matrix_refresh;
-    table->matrix_free = matrix_free;
     table->linear_forward = linear_forward;
     table->linear_backward_input = linear_backward_input;
     table->linear_backward_weight = linear_backward_weight;
-    table->embed = embed;
 }

@@ -8,6 +8,7 @@ void CPU_VARIANT(cpu_fill)(struct ops *table)
     CPU_VARIANT(cpu_fill_layernorm)(table);
     CPU_VARIANT(cpu_fill_loss)(table);
     CPU_VARIANT(cpu_fill_matmul)(table);
+    CPU_VARIANT(cpu_fill_matrix)(table);
     CPU_VARIANT(cpu_fill_optimizer)(table);
     CPU_VARIANT(cpu_fill_rmsnorm)(table);
     CPU_VARIANT(cpu_fill_router)(table);

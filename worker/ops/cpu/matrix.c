@@ -1,0 +1,180 @@
+/* worker/ops/cpu/matrix.c - how the matrices of linear layers are kept, packed and read: matrix.h.
+ */
+#include "worker/ops/cpu/matrix.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/ops/cpu/packed.h"
+
+/* -- made from a file's data or a master -- */
+
+enum { BLOCK = 1024 }; /* elements converted at a time */
+
+/* `count` elements of dtype become dtype `to`: rounded to bf16 in the default precision, else
+ * widened to f32. */
+static void convert(const struct cpu *cpu, char *y, enum bl_dtype to, const char *x,
+                    enum bl_dtype dtype, int64_t count)
+{
+    const int64_t x_bytes = dtype == BL_F32 ? 4 : 2, y_bytes = to == BL_F32 ? 4 : 2;
+#pragma omp parallel for num_threads(cpu_threads(cpu, count))
+    for (int64_t i = 0; i < count; i += BLOCK) {
+        float wide[BLOCK];
+        uint16_t half[BLOCK];
+        const int64_t n = bl_min(BLOCK, count - i);
+        widen(wide, x + i * x_bytes, dtype, n);
+        narrow(half, wide, n);
+        if (to == BL_BF16)
+            memcpy(y + i * y_bytes, half, (size_t)(n * y_bytes));
+        else if (cpu->ops.precision == OPS_BF16)
+            widen((float *)(y + i * y_bytes), half, BL_BF16, n);
+        else
+            memcpy(y + i * y_bytes, wide, (size_t)(n * y_bytes));
+    }
+}
+
+static void matrix_free(struct ops *self, struct ops_matrix **matrix)
+{
+    struct ops_matrix *m = *matrix;
+    if (m) {
+        if (m->packing) {
+            packed_free(&m->packing->forward);
+            packed_free(&m->packing->backward);
+        }
+        free(m->packing);
+        free(m->owned);
+        free(m);
+    }
+    *matrix = NULL;
+}
+
+static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl_dtype dtype,
+                         int64_t N, int64_t K, struct bl_error *err)
+{
+    struct ops_matrix *matrix = calloc(1, sizeof *matrix);
+    struct matrix_packing *packing = cpu->packed ? calloc(1, sizeof *packing) : NULL;
+    if (!matrix || (cpu->packed && !packing)) {
+        free(matrix);
+        free(packing);
+        return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
+    }
+    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = dtype, .packing = packing};
+    *ret = matrix;
+    return 0;
+}
+
+static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
+                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
+                         struct bl_error *err)
+{
+    BL_ASSERT(dtype == BL_F32 || dtype == BL_F16 || dtype == BL_BF16);
+    BL_ASSERT(N >= 1 && K >= 1 && (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0);
+    const struct cpu *cpu = cpu_of(self);
+    enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
+    if (N * K <= cpu->wide_max && !cpu->packed)
+        to = BL_F32;
+    const bool exact = dtype == to && (to != BL_F32 || self->precision == OPS_F32);
+    const size_t bytes = (size_t)(N * K) * (to == BL_F32 ? 4 : 2);
+
+    struct ops_matrix *matrix = NULL;
+    BL_TRY(matrix_create(cpu, &matrix, to, N, K, err));
+    *ret = matrix;
+    matrix->rows = data;
+    if (exact && keep_data)
+        return 0;
+    matrix->rows = matrix->owned = cpu_alloc(bytes);
+    if (!matrix->owned) {
+        matrix_free(self, ret);
+        return bl_fail(err, BL_ENOMEM, "no memory for a matrix of %lld x %lld", (long long)N,
+                       (long long)K);
+    }
+    if (exact)
+        memcpy(matrix->owned, data, bytes);
+    else
+        convert(cpu, matrix->owned, to, data, dtype, N * K);
+    return 0;
+}
+
+static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const float *master,
+                            int64_t N, int64_t K, struct bl_error *err)
+{
+    struct ops_matrix *matrix = NULL;
+    BL_TRY(matrix_create(cpu_of(self), &matrix, BL_F32, N, K, err));
+    matrix->rows = master;
+    *ret = matrix;
+    return 0;
+}
+
+/* In f32 the master itself is what is multiplied. */
+static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
+{
+    if (matrix->packing)
+        matrix->packing->forward_fresh = matrix->packing->backward_fresh = false;
+}
+
+/* -- packed for bf16 products -- */
+
+/* Loads all blocks of W^T (turned) or W. */
+static bool load_packed(struct cpu *cpu, struct packed *packed, const struct ops_matrix *w,
+                        bool turned)
+{
+    const uint16_t *values = w->rows;
+    if (w->dtype == BL_F32) {
+        uint16_t *rounded =
+            cpu_scratch(cpu, CPU_SCRATCH_INNER, (size_t)(w->N * w->K) * sizeof *rounded);
+        if (!rounded)
+            return false;
+#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
+        for (int64_t n = 0; n < w->N; n++)
+            narrow(rounded + n * w->K, (const float *)matrix_at(w, n * w->K), w->K);
+        values = rounded;
+    }
+#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
+    for (int64_t b = 0; b < packed_block_count(packed); b++) {
+        int64_t first, count;
+        packed_block(packed, b, &first, &count);
+        if (turned)
+            packed_load(packed, b, values + first * w->K, 1, w->K);
+        else
+            packed_load(packed, b, values + first, w->K, 1);
+    }
+    return true;
+}
+
+struct packed *CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, bool turned)
+{
+    struct matrix_packing *packing = w->packing;
+    struct packed **packed = turned ? &packing->forward : &packing->backward;
+    bool *fresh = turned ? &packing->forward_fresh : &packing->backward_fresh;
+    struct bl_error err;
+    if (!*packed && packed_create(turned ? w->K : w->N, turned ? w->N : w->K, packed, &err) < 0) {
+        cpu_failed(cpu, &err);
+        return NULL;
+    }
+    if (!*fresh)
+        *fresh = load_packed(cpu, *packed, w, turned);
+    return *fresh ? *packed : NULL;
+}
+
+/* -- read as an embedding -- */
+
+static void embed(struct ops *self, act *y_, const struct ops_matrix *table, const int32_t *ids,
+                  int64_t R)
+{
+    float *y = cpu_f32(y_);
+    const int64_t D = table->K;
+#pragma omp parallel for num_threads(cpu_threads(cpu_of(self), R *D))
+    for (int64_t r = 0; r < R; r++) {
+        BL_ASSERT(ids[r] >= 0 && ids[r] < table->N);
+        widen(y + r * D, matrix_at(table, ids[r] * D), table->dtype, D);
+    }
+}
+
+void CPU_VARIANT(cpu_fill_matrix)(struct ops *table)
+{
+    table->matrix_frozen = matrix_frozen;
+    table->matrix_trainable = matrix_trainable;
+    table->matrix_refresh = matrix_refresh;
+    table->matrix_free = matrix_free;
+    table->embed = embed;
+}
