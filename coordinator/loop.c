@@ -20,6 +20,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/run.h"
+#include "coordinator/check.h"
 #include "coordinator/children.h"
 #include "coordinator/core.h"
 #include "coordinator/curves.h"
@@ -929,6 +930,7 @@ static int open_files(struct loop *l, struct bl_error *err)
 {
     char path[4096];
     BL_TRY(config_open(l->options->yaml, &l->config, err));
+    BL_TRY(check_models(l->options->yaml, l->config, err));
     BL_TRY(lock_run(l, err));
     BL_TRY(settle_config(l, err));
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
@@ -987,7 +989,8 @@ static int start(struct loop *l, struct bl_error *err)
     const struct config *c = l->config;
     snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld", c->cluster.bind,
              (long long)c->cluster.port);
-    BL_TRY(wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err));
+    if (wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err) < 0)
+        return bl_error_key(err, "cluster.bind");
     BL_TRY(wire_context_open(&l->zmq, err));
     BL_TRY(wire_router(&l->uv, l->zmq, endpoint, on_message, l, &l->router, l->endpoint, err));
     BL_TRY(peers_new(&l->peers, err));
