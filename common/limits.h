@@ -3,14 +3,18 @@
 
 /* Wire. */
 #define BL_PROTOCOL_VERSION 1
-#define BL_HEADER_BYTES_MAX                                                                        \
-    (64 * 1024)                      /* a protobuf header frame: amplification stays under 4 MB */
+#define BL_HEADER_BYTES_MAX (256 << 10) /* one message: a header of BL_GROUP_SLOTS_MAX slots */
+#define BL_HEADER_MEMORY_MAX (16 << 20) /* what unpacking it may allocate: at worst 60 times that */
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
 
 /* Run. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
+#define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
+#define BL_STEPS_AHEAD_MAX 64
+#define BL_PATIENCE_MS_MIN 60 /* heartbeats of 10 ms: a loop's timers are no finer */
+#define BL_WINDOW_MAX 256       /* groups a worker may hold */
 #define BL_GROUP_SLOTS_MAX 4096 /* samples of one micro-batch */
 #define BL_GLOBAL_BATCH_MAX (1 << 20)
 
@@ -19,9 +23,25 @@
 #define BL_SAFETENSORS_HEADER_MAX (100 << 20) /* the format's own limit */
 #define BL_TENSOR_DIMS_MAX 8
 #define BL_CONFIG_BYTES_MAX (1 << 20)
+#define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
+#define BL_CONFIG_LIST_MAX 256         /* caption columns, or patterns, of a configuration */
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
+#define BL_JPEG_SCANS_MAX 100   /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
+#define BL_METADATA_LINE_MAX (16 << 20) /* one line of metadata.jsonl, one record of a CSV */
+#define BL_CSV_FIELDS_MAX 4096          /* of one record */
+#define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
+#define BL_FOLDER_DEPTH_MAX 32
+
+/* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
+#define BL_MODEL_WIDTH_MAX (1 << 20)
+#define BL_MODEL_LAYERS_MAX 4096
+#define BL_MODEL_VOCABULARY_MAX (1 << 24)
+#define BL_MODEL_POSITIONS_MAX (1 << 30)
+#define BL_MODEL_IMAGE_SIZE_MAX (1 << 14)
+
+#define BL_EXPERTS_MAX 64 /* of a mixture: what projector.experts allows */
 
 /* Text. */
 #define BL_TOKENS_MAX (1 << 20) /* ids of one string */
@@ -30,3 +50,7 @@
 #define BL_OPS_WIDE_MAX                                                                            \
     (1 << 20) /* elements of a 16-bit matrix kept as f32: 4 MB, what a core's caches hold */
 #define BL_OPS_LOGITS_BYTES (64 << 20) /* logits at hand at a time: 128 rows of 128k entries */
+#define BL_CAPTION_TOKENS_MAX                                                                      \
+    (1 << 14) /* ids of one caption: beyond any caption, and a wire slot stays small */
+#define BL_TEXT_BYTES_MAX (4 << 20) /* one string to tokenize; places in it fit 32 bits */
+#define BL_TOKENS_MAX (1 << 20)     /* ids of one string */

@@ -1,7 +1,8 @@
 /* common/tokenizer.h - text to token ids and back, as Hugging Face `tokenizers` does from a
  * tokenizer.json. Kinds: byte-level BPE (GPT-2, SmolLM2, Llama 3 pre-tokenizers) and Llama-style
  * BPE (SentencePiece marks by Prepend/Replace, byte fallback, fuse_unk). Anything else in the file
- * that would change ids is refused by name. A tokenizer is immutable after opening and may be used
+ * that would change ids is refused by name (`truncation` and `padding` are not read: they belong to
+ * a call, and transformers resets them too). A tokenizer is immutable after opening and may be used
  * from many threads at once. */
 #pragma once
 
@@ -36,10 +37,15 @@ int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t
                      struct token_ids *ids, struct bl_error *err);
 
 /* The text of ids as UTF-8, NUL-terminated, the caller's (free); invalid byte sequences become
- * U+FFFD as the oracle's decode does. skip_special leaves out special tokens. Ids outside the
+ * U+FFFD as the oracle's decode does. skip_special leaves out special tokens - but as in the oracle
+ * not those that a normalizer changes (`normalized` in Llama-style files). Ids outside the
  * vocabulary are skipped. */
 int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
                      bool skip_special, char **ret_text, struct bl_error *err);
+/* The same with its size: a text may hold NUL bytes, which are tokens too. */
+int tokenizer_decode_sized(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
+                           bool skip_special, char **ret_text, size_t *ret_size,
+                           struct bl_error *err);
 
 /* One more than the largest id. */
 int32_t tokenizer_vocabulary_size(const struct tokenizer *tokenizer);

@@ -3,7 +3,7 @@
 # Nothing else on the system is touched. Root, or a user with sudo.
 set -eu
 packages="gcc g++ meson ninja-build pkg-config libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libpng-dev
-libturbojpeg0-dev libwebp-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libdnnl-dev libgloo-dev
+libjpeg62-turbo-dev libwebp-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libdnnl-dev libgloo-dev
 libhiredis-dev libsodium-dev libcmocka-dev"
 missing=""
 for package in $packages; do

@@ -127,3 +127,20 @@ int checkpoint_read(const struct captioner_params *params, const char *folder,
         checkpoint_state_release(&state);
     return rc;
 }
+
+int checkpoint_read_weights(const struct captioner_params *params, const char *folder,
+                            float *ret_values, struct bl_error *err)
+{
+    struct checkpoint_state state;
+    BL_TRY(checkpoint_state_read(folder, &state, err));
+    int rc = checkpoint_verify(folder, &state, err);
+    checkpoint_state_release(&state);
+    for (int file = CAPTIONER_QFORMER; file <= CAPTIONER_PROJECTOR && rc == 0; file++) {
+        char name[64], path[4096];
+        file_name(name, 0, file);
+        rc = bl_path_join(path, sizeof path, folder, name, err);
+        if (rc == 0)
+            rc = captioner_params_read(params, file, path, ret_values, err);
+    }
+    return rc;
+}

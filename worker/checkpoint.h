@@ -12,9 +12,14 @@ int checkpoint_write(const struct captioner_params *params, const struct trainer
                      const struct checkpoint_state *about, const char *folder,
                      struct bl_error *err);
 
-/* Reads and verifies everything into `snapshot`, made by trainer_snapshot_make. Moments and EMA are
- * taken when the checkpoint has them; EMA absent: the weights. ret_state, or NULL, is the caller's
+/* Reads and verifies everything into `snapshot`, made by trainer_snapshot_make. EMA absent: the
+ * weights. ret_state, or NULL, is the caller's
  * (checkpoint_state_release). */
 int checkpoint_read(const struct captioner_params *params, const char *folder,
                     struct trainer_snapshot *snapshot, struct checkpoint_state *ret_state,
                     struct bl_error *err);
+
+/* The weights alone (params->count floats), verified: what train.init_from takes. The folder need
+ * not hold moments. */
+int checkpoint_read_weights(const struct captioner_params *params, const char *folder,
+                            float *ret_values, struct bl_error *err);

@@ -10,13 +10,14 @@
 #include "common/cleanup.h"
 #include "common/tokenizer.h"
 #include "worker/checkpoint.h"
+#include "worker/setup.h"
 
 enum command_kind {
     COMMAND_FORM,
-    COMMAND_BATCH,
-    COMMAND_APPLY,
-    COMMAND_SAVE,
-    COMMAND_END,
+    COMMAND_COMPUTE,
+    COMMAND_REDUCE,
+    COMMAND_SNAPSHOT,
+    COMMAND_ABORT,
     COMMAND_QUIT
 };
 
@@ -25,9 +26,10 @@ struct command {
     enum command_kind kind;
     uint64_t generation, step;
     int rank, world, source;
-    bool last;
-    char folder[1024]; /* checkpoint to load or to write */
-    struct batch *batch;
+    bool have_state, last;
+    char checkpoint[1024];
+    uint32_t slot;
+    const struct batch *batch; /* borrowed from the loop */
 };
 
 struct event_node {
@@ -58,23 +60,23 @@ struct engine {
     uint64_t forming;
     struct entry *early; /* entries for generations after `forming` */
     const char *phase, *waiting;
-    bool saving, saver_started;
+    struct trainer_snapshot snapshot; /* count 0: none; the writer's while it runs */
 
     /* the thread's own */
     struct ops *ops;
     struct captioner *captioner;
     struct trainer *trainer;
     struct tokenizer *tokenizer;
+    struct captioner_options model;
+    struct captioner_generation how; /* sample captions during validation */
+    int32_t eos[8];
+    struct checkpoint_state about; /* what a checkpoint says of its run */
     bool has_state, broken, step_open;
-    pthread_t saver;
-};
 
-/* A checkpoint being written beside further work. */
-struct save {
-    struct engine *engine;
-    struct trainer_snapshot snapshot;
-    uint64_t generation, step;
-    char folder[1024];
+    /* the loop's */
+    pthread_t writer;
+    bool writer_started;
+    char folder[1024]; /* what the writer writes */
 };
 
 void engine_event_release(struct engine_event *event)
@@ -85,9 +87,7 @@ void engine_event_release(struct engine_event *event)
     event->validation = (struct engine_validation){0};
 }
 
-/* -- queues
- * --------------------------------------------------------------------------------------------------
- */
+/* -- queues -- */
 
 static void *must_alloc(size_t size)
 {
@@ -142,12 +142,6 @@ static void give(struct engine *e, struct command *c)
     pthread_mutex_unlock(&e->lock);
 }
 
-static void command_free(struct command *c)
-{
-    batch_free(&c->batch);
-    free(c);
-}
-
 /* The next command; waits. */
 static struct command *take(struct engine *e)
 {
@@ -189,8 +183,7 @@ static bool is_over(struct engine *e, uint64_t generation)
     return over;
 }
 
-/* -- generations
- * ---------------------------------------------------------------------------------------------- */
+/* -- generations -- */
 
 static void drop_comm(struct engine *e)
 {
@@ -245,34 +238,64 @@ static int install_comm(struct engine *e, struct comm *comm, uint64_t generation
     return over ? bl_fail(err, BL_EPEER, "the generation ended") : 0;
 }
 
+/* Weights of train.init_from in place of the seed's; step and moments stay those of a fresh state. */
+static int take_initial_weights(struct engine *e, struct bl_error *err)
+{
+    const struct captioner_params *params = captioner_params(e->captioner);
+    bl_autofree float *values = calloc((size_t)params->count, sizeof *values);
+    if (!values)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld initial weights",
+                       (long long)params->count);
+    BL_TRY(checkpoint_read_weights(params, e->options.config->train.init_from, values, err));
+    return trainer_start_from(e->trainer, values, err);
+}
+
+/* A checkpoint of other frozen models would train on, and mean nothing. */
+static int check_models(struct engine *e, const char *folder, const struct checkpoint_state *state,
+                        struct bl_error *err)
+{
+    bool vision = !strcmp(state->vision_sha256, e->about.vision_sha256);
+    if (vision && !strcmp(state->llm_sha256, e->about.llm_sha256))
+        return 0;
+    bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model in this place",
+            folder);
+    bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
+    return bl_error_file(err, vision ? e->about.llm_path : e->about.vision_path);
+}
+
 static int load_state(struct engine *e, const struct command *c, struct bl_error *err)
 {
-    if (!c->folder[0])
-        return trainer_fresh(e->trainer, err);
+    if (!c->checkpoint[0]) {
+        BL_TRY(trainer_fresh(e->trainer, err));
+        return e->options.config->train.init_from ? take_initial_weights(e, err) : 0;
+    }
     struct trainer_snapshot snapshot;
     BL_TRY(trainer_snapshot_make(e->trainer, &snapshot, err));
-    int rc = checkpoint_read(captioner_params(e->captioner), c->folder, &snapshot, NULL, err);
+    struct checkpoint_state state = {0};
+    int rc = checkpoint_read(captioner_params(e->captioner), c->checkpoint, &snapshot, &state, err);
+    if (rc == 0)
+        rc = check_models(e, c->checkpoint, &state, err);
+    checkpoint_state_release(&state);
     if (rc == 0)
         rc = trainer_restore(e->trainer, &snapshot, err);
     trainer_snapshot_release(&snapshot);
     return rc;
 }
 
-static int form(struct engine *e, const struct command *c, struct engine_event *event)
+/* Takes this worker's own way to the state, when no rank has it. */
+static int load_own_state(struct engine *e, const struct command *c, struct engine_event *event)
 {
-    struct bl_error *err = &event->error;
-    drop_comm(e);
-    e->broken = false;
-    e->step_open = false;
-    set_phase(e, "form", "");
-    if (c->source < 0) {
-        e->has_state = false;
-        if (load_state(e, c, err) < 0) {
-            event->kind = ENGINE_FAILED;
-            return -err->code;
-        }
-        e->has_state = true;
+    e->has_state = false;
+    if (load_state(e, c, &event->error) < 0) {
+        event->kind = ENGINE_BROKEN;
+        return -event->error.code;
     }
+    e->has_state = true;
+    return 0;
+}
+
+static int connect_comm(struct engine *e, const struct command *c, struct bl_error *err)
+{
     struct publisher publisher = {e, c->generation};
     struct comm_options options = {.rank = c->rank,
                                    .world = c->world,
@@ -284,13 +307,23 @@ static int form(struct engine *e, const struct command *c, struct engine_event *
     struct comm *comm = NULL;
     BL_TRY(comm_open(&options, &comm, err));
     BL_TRY(install_comm(e, comm, c->generation, err));
-    BL_TRY(comm_connect(comm, err));
+    return comm_connect(comm, err);
+}
+
+static int form(struct engine *e, const struct command *c, struct engine_event *event)
+{
+    struct bl_error *err = &event->error;
+    drop_comm(e);
+    e->broken = false;
+    e->step_open = false;
+    set_phase(e, "form", "");
+    if (c->source < 0)
+        BL_TRY(load_own_state(e, c, event));
+    BL_TRY(connect_comm(e, c, err));
     if (c->source >= 0) {
-        /* A broadcast that breaks off leaves a newcomer with a mixture: only the source keeps its
-         * state then. */
-        if (c->rank != c->source)
-            e->has_state = false;
-        BL_TRY(trainer_share(e->trainer, comm, c->source, err));
+        /* A broadcast that breaks off leaves a newcomer with a mixture. */
+        e->has_state = e->has_state && c->have_state;
+        BL_TRY(trainer_share(e->trainer, e->comm, c->source, err));
         e->has_state = true;
     }
     event->kind = ENGINE_FORMED;
@@ -298,9 +331,7 @@ static int form(struct engine *e, const struct command *c, struct engine_event *
     return trainer_digest(e->trainer, event->digest, err);
 }
 
-/* -- work
- * -----------------------------------------------------------------------------------------------------
- */
+/* -- work -- */
 
 /* A batch as the captioner takes it; arrays are owned by the struct. */
 struct prepared {
@@ -386,8 +417,8 @@ static int score(struct engine *e, const struct batch *b, const struct micro_bat
 static int add_routing(struct engine *e, const struct micro_batch *mb, struct engine_validation *v,
                        struct bl_error *err)
 {
-    size_t experts = (size_t)e->options.captioner.experts;
-    if (e->options.captioner.projector != CAPTIONER_MOE)
+    size_t experts = (size_t)e->model.experts;
+    if (e->model.projector != CAPTIONER_MOE)
         return 0;
     bl_autofree float *weights = calloc((size_t)mb->B * experts + 1, sizeof *weights);
     if (!weights)
@@ -405,11 +436,12 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
                           struct engine_validation *v, struct bl_error *err)
 {
     int64_t wanted = 0, total = 0;
-    while (wanted < b->good && b->slots[wanted].place < e->options.validation_captions)
+    while (wanted < b->good &&
+           b->slots[wanted].place < e->options.config->train.validation_captions)
         total += b->slots[wanted++].prefix;
     if (!wanted)
         return 0;
-    int32_t max_new = e->options.how.max_new;
+    int32_t max_new = e->how.max_new;
     bl_autofree int32_t *prompt = calloc((size_t)total + 1, sizeof *prompt);
     bl_autofree int32_t *prompt_start = calloc((size_t)wanted + 1, sizeof *prompt_start);
     bl_autofree int32_t *ids = calloc((size_t)wanted * (size_t)max_new, sizeof *ids);
@@ -428,7 +460,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
     prompts.B = wanted;
     prompts.ids = prompt;
     prompts.ids_start = prompt_start;
-    BL_TRY(captioner_generate(e->captioner, &prompts, &e->options.how, captions, err));
+    BL_TRY(captioner_generate(e->captioner, &prompts, &e->how, captions, err));
     for (int64_t i = 0; i < wanted; i++) {
         struct engine_caption *c = &v->captions[v->caption_count];
         BL_TRY(tokenizer_decode(e->tokenizer, captions[i].ids, (size_t)captions[i].count, true,
@@ -451,7 +483,6 @@ static int validate(struct engine *e, const struct batch *b, struct engine_event
     if (rc == 0 && b->good)
         rc = write_captions(e, b, &p.mb, &event->validation, &event->error);
     prepared_release(&p);
-    event->kind = ENGINE_VALIDATED;
     return rc;
 }
 
@@ -471,16 +502,14 @@ static int train(struct engine *e, const struct batch *b, bool last, struct engi
     BL_TRY(prepare(b, &p, &event->error));
     int rc = trainer_group(e->trainer, &p.mb, e->comm, last, &event->error);
     prepared_release(&p);
-    event->kind = ENGINE_USED;
     return rc;
 }
 
-static int run_batch(struct engine *e, const struct command *c, struct engine_event *event)
+static int compute(struct engine *e, const struct command *c, struct engine_event *event)
 {
-    event->batch_kind = c->batch->kind;
-    event->step = c->batch->step;
-    event->group = c->batch->group;
     BL_ASSERT_CMP(c->batch->step, ==, (uint64_t)trainer_state(e->trainer)->step);
+    event->kind = ENGINE_COMPUTED;
+    event->slot = c->slot;
     return c->batch->kind == BATCH_TRAIN ? train(e, c->batch, c->last, event)
                                          : validate(e, c->batch, event);
 }
@@ -497,124 +526,119 @@ static int apply(struct engine *e, const struct command *c, struct engine_event 
     return 0;
 }
 
-/* -- saving
- * ----------------------------------------------------------------------------------------------------
- */
+/* -- snapshots -- */
 
-static void *write_save(void *argument)
+static int snapshot(struct engine *e, const struct command *c, struct engine_event *event)
 {
-    struct save *s = argument;
-    struct engine *e = s->engine;
-    struct engine_event event = {
-        .kind = ENGINE_SAVED, .generation = s->generation, .step = s->step};
-    snprintf(event.folder, sizeof event.folder, "%s", s->folder);
-    checkpoint_write(captioner_params(e->captioner), &s->snapshot, &e->options.about, s->folder,
-                     &event.error);
-    trainer_snapshot_release(&s->snapshot);
-    free(s);
+    struct trainer_snapshot copy;
+    BL_ASSERT_CMP(c->step, ==, (uint64_t)trainer_state(e->trainer)->step);
+    BL_TRY(trainer_snapshot(e->trainer, &copy, &event->error));
     pthread_mutex_lock(&e->lock);
-    e->saving = false;
-    pthread_cond_broadcast(&e->changed);
+    BL_ASSERT(e->snapshot.count == 0);
+    e->snapshot = copy;
     pthread_mutex_unlock(&e->lock);
+    event->kind = ENGINE_SNAPPED;
+    event->step = c->step;
+    return 0;
+}
+
+static void *write_snapshot(void *argument)
+{
+    struct engine *e = argument;
+    struct engine_event event = {.kind = ENGINE_WRITTEN, .step = (uint64_t)e->snapshot.state.step};
+    checkpoint_write(captioner_params(e->captioner), &e->snapshot, &e->about, e->folder,
+                     &event.error);
+    engine_discard(e);
     post(e, &event);
     return NULL;
 }
 
-/* Waits for the checkpoint before: one at a time bounds the memory. */
-static void join_saver(struct engine *e)
+static void join_writer(struct engine *e)
+{
+    if (e->writer_started)
+        pthread_join(e->writer, NULL);
+    e->writer_started = false;
+}
+
+void engine_write(struct engine *e, const char *folder)
+{
+    join_writer(e); /* its WRITTEN came, or there would be no new snapshot */
+    snprintf(e->folder, sizeof e->folder, "%s", folder);
+    e->writer_started = pthread_create(&e->writer, NULL, write_snapshot, e) == 0;
+    if (e->writer_started)
+        return;
+    struct engine_event event = {.kind = ENGINE_WRITTEN, .step = (uint64_t)e->snapshot.state.step};
+    bl_fail(&event.error, BL_ENOMEM, "no thread to write a checkpoint");
+    engine_discard(e);
+    post(e, &event);
+}
+
+void engine_discard(struct engine *e)
 {
     pthread_mutex_lock(&e->lock);
-    while (e->saving)
-        pthread_cond_wait(&e->changed, &e->lock);
-    bool started = e->saver_started;
-    e->saver_started = false;
+    trainer_snapshot_release(&e->snapshot);
     pthread_mutex_unlock(&e->lock);
-    if (started)
-        pthread_join(e->saver, NULL);
 }
 
-static int save(struct engine *e, const struct command *c, struct engine_event *event)
-{
-    BL_ASSERT_CMP(c->step, ==, (uint64_t)trainer_state(e->trainer)->step);
-    join_saver(e);
-    struct save *s = must_alloc(sizeof *s);
-    s->engine = e;
-    s->generation = c->generation;
-    s->step = c->step;
-    snprintf(s->folder, sizeof s->folder, "%s", c->folder);
-    int rc = trainer_snapshot(e->trainer, &s->snapshot, &event->error);
-    if (rc < 0) {
-        free(s);
-        return rc;
-    }
-    e->saving = e->saver_started = true;
-    if (pthread_create(&e->saver, NULL, write_save, s) != 0) {
-        e->saving = e->saver_started = false;
-        trainer_snapshot_release(&s->snapshot);
-        free(s);
-        return bl_fail(&event->error, BL_ENOMEM, "no thread to write a checkpoint");
-    }
-    return 0;
-}
-
-/* -- the thread
- * --------------------------------------------------------------------------------------------------
- */
+/* -- the thread -- */
 
 static int load_models(struct engine *e, struct bl_error *err)
 {
+    const struct config *config = e->options.config;
+    int32_t bos;
     set_phase(e, "load", "");
-    BL_TRY(ops_cpu_open(e->options.precision, e->options.threads, &e->ops, err));
-    BL_TRY(tokenizer_open(e->options.tokenizer, &e->tokenizer, err));
-    BL_TRY(captioner_open(e->ops, &e->options.captioner, &e->captioner, err));
-    return trainer_open(e->ops, e->captioner, &e->options.trainer, &e->trainer, err);
+    BL_TRY(setup_about(config, e->options.data_fingerprint, &e->about, err));
+    BL_TRY(tokenizer_open(config->llm.path, &e->tokenizer, err));
+    bos = setup_bos(e->tokenizer);
+    BL_TRY(ops_cpu_open(setup_precision(config), e->options.threads, &e->ops, err));
+    e->model = setup_captioner(config, bos);
+    BL_TRY(captioner_open(e->ops, &e->model, &e->captioner, err));
+    BL_TRY(setup_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos, &e->how.eos_count,
+                     err));
+    e->how.eos = e->eos;
+    e->how.max_new = (int32_t)config->train.max_new_tokens;
+    e->how.beams = 1;
+    struct trainer_options training = setup_trainer(config);
+    return trainer_open(e->ops, e->captioner, &training, &e->trainer, err);
 }
 
-static void end(struct engine *e, struct engine_event *event)
+static void abort_generation(struct engine *e, struct engine_event *event)
 {
     drop_comm(e);
     e->broken = false;
     e->step_open = false;
-    event->kind = ENGINE_ENDED;
-    event->has_state = e->has_state;
+    event->kind = ENGINE_ABORTED;
+    event->applied_step = -1;
     if (!e->has_state)
         return;
-    event->step = (uint64_t)trainer_state(e->trainer)->step;
+    event->applied_step = trainer_state(e->trainer)->step;
     trainer_digest(e->trainer, event->digest, NULL);
 }
 
 /* Does one command; tells whether *event is to be posted. */
 static bool run(struct engine *e, const struct command *c, struct engine_event *event)
 {
-    int rc = 0;
+    static int (*const handlers[])(struct engine *, const struct command *,
+                                   struct engine_event *) = {
+        [COMMAND_FORM] = form,
+        [COMMAND_COMPUTE] = compute,
+        [COMMAND_REDUCE] = apply,
+        [COMMAND_SNAPSHOT] = snapshot,
+    };
     event->generation = c->generation;
-    if (c->kind == COMMAND_END) {
-        end(e, event);
+    if (c->kind == COMMAND_ABORT) {
+        abort_generation(e, event);
         return true;
     }
     if (is_over(e, c->generation) || e->broken)
         return false;
-    switch (c->kind) {
-    case COMMAND_FORM:
-        rc = form(e, c, event);
-        break;
-    case COMMAND_BATCH:
-        rc = run_batch(e, c, event);
-        break;
-    case COMMAND_APPLY:
-        rc = apply(e, c, event);
-        break;
-    default:
-        rc = save(e, c, event);
-        if (rc == 0)
-            return false;
-        break;
-    }
+    int rc = handlers[c->kind](e, c, event);
     if (rc == 0)
         return true;
     engine_event_release(event);
     /* A lost peer is the generation's end; anything else is this worker's own trouble. */
-    event->kind = rc == -BL_EPEER ? ENGINE_BROKEN : ENGINE_FAILED;
+    if (event->kind != ENGINE_BROKEN)
+        event->kind = rc == -BL_EPEER ? ENGINE_FAILED : ENGINE_BROKEN;
     e->broken = true;
     return true;
 }
@@ -622,29 +646,29 @@ static bool run(struct engine *e, const struct command *c, struct engine_event *
 static void *engine_thread(void *argument)
 {
     struct engine *e = argument;
-    struct engine_event event = {.kind = ENGINE_READY};
+    struct engine_event event = {.kind = ENGINE_OPENED};
     if (load_models(e, &event.error) < 0) {
-        event.kind = ENGINE_FAILED;
+        event.kind = ENGINE_BROKEN;
         e->broken = true;
     }
     post(e, &event);
     for (;;) {
         struct command *c = take(e);
         if (c->kind == COMMAND_QUIT) {
-            command_free(c);
+            free(c);
             break;
         }
         event = (struct engine_event){0};
         bool tell = run(e, c, &event);
-        command_free(c);
+        free(c);
         if (tell)
             post(e, &event);
     }
-    join_saver(e);
     drop_comm(e);
     trainer_free(&e->trainer);
     captioner_free(&e->captioner);
     tokenizer_free(&e->tokenizer);
+    checkpoint_state_release(&e->about);
     ops_free(&e->ops);
     return NULL;
 }
@@ -674,14 +698,16 @@ void engine_close(struct engine **engine)
     struct engine *e = *engine;
     if (!e)
         return;
+    join_writer(e); /* it reads the captioner's layout */
     engine_abort(e, UINT64_MAX);
     give(e, new_command(COMMAND_QUIT, 0, 0));
     pthread_join(e->thread, NULL);
+    engine_discard(e);
     for (struct engine_event event; engine_next(e, &event);)
         engine_event_release(&event);
     for (struct command *c = e->commands, *next; c; c = next) {
         next = c->next;
-        command_free(c);
+        free(c);
     }
     for (struct entry *entry = e->early, *next; entry; entry = next) {
         next = entry->next;
@@ -693,18 +719,17 @@ void engine_close(struct engine **engine)
     *engine = NULL;
 }
 
-/* -- commands
- * ------------------------------------------------------------------------------------------------------
- */
+/* -- commands -- */
 
 void engine_form(struct engine *e, uint64_t generation, int rank, int world, int source,
-                 const char *checkpoint)
+                 bool have_state, const char *checkpoint)
 {
     struct command *c = new_command(COMMAND_FORM, generation, 0);
     c->rank = rank;
     c->world = world;
     c->source = source;
-    snprintf(c->folder, sizeof c->folder, "%s", checkpoint);
+    c->have_state = have_state;
+    snprintf(c->checkpoint, sizeof c->checkpoint, "%s", checkpoint);
     give(e, c);
 }
 
@@ -724,24 +749,24 @@ void engine_deliver(struct engine *e, uint64_t generation, const char *key, cons
     pthread_mutex_unlock(&e->lock);
 }
 
-void engine_batch(struct engine *e, struct batch *batch, bool last)
+void engine_compute(struct engine *e, uint64_t generation, uint32_t slot, const struct batch *batch,
+                    bool last)
 {
-    struct command *c = new_command(COMMAND_BATCH, batch->generation, batch->step);
+    struct command *c = new_command(COMMAND_COMPUTE, generation, batch->step);
+    c->slot = slot;
     c->batch = batch;
     c->last = last;
     give(e, c);
 }
 
-void engine_apply(struct engine *e, uint64_t generation, uint64_t step)
+void engine_reduce(struct engine *e, uint64_t generation, uint64_t step)
 {
-    give(e, new_command(COMMAND_APPLY, generation, step));
+    give(e, new_command(COMMAND_REDUCE, generation, step));
 }
 
-void engine_save(struct engine *e, uint64_t generation, uint64_t step, const char *folder)
+void engine_snapshot(struct engine *e, uint64_t generation, uint64_t step)
 {
-    struct command *c = new_command(COMMAND_SAVE, generation, step);
-    snprintf(c->folder, sizeof c->folder, "%s", folder);
-    give(e, c);
+    give(e, new_command(COMMAND_SNAPSHOT, generation, step));
 }
 
 void engine_abort(struct engine *e, uint64_t generation)
@@ -753,5 +778,5 @@ void engine_abort(struct engine *e, uint64_t generation)
         comm_abort(e->comm);
     pthread_mutex_unlock(&e->lock);
     if (generation != UINT64_MAX)
-        give(e, new_command(COMMAND_END, generation, 0));
+        give(e, new_command(COMMAND_ABORT, generation, 0));
 }

@@ -1,9 +1,10 @@
 /* worker/engine.h - the thread that computes. The loop gives it commands and takes its events; they
- * share nothing else.
+ * share nothing else. worker/core.h decides what is commanded; the words here are its actions and
+ * events.
  *
- * Commands run in order. A command of a generation that engine_abort ended is dropped without an
- * event, except that each END gives one ENDED. Events are queued, and `wake` is called (from the
- * engine's threads) when there is one.
+ * Commands run in order. engine_abort makes the one under way return soon and drops the queued ones
+ * of its generation and older ones; its ABORTED comes after every other completion. A step is
+ * applied or not, never half.
  */
 #pragma once
 
@@ -11,24 +12,19 @@
 #include <stdint.h>
 
 #include "common/checkpoint.h"
+#include "common/config.h"
 #include "worker/batch.h"
 #include "worker/trainer.h"
 
 struct engine;
 
 struct engine_options {
-    enum ops_precision precision;
-    int threads; /* 0: all cores */
-    struct captioner_options captioner;
-    struct trainer_options trainer;
-    struct checkpoint_state
-        about; /* paths, hashes, configuration: what a checkpoint says of its run; borrowed */
-    const char *tokenizer;           /* folder; captions are decoded with it */
-    struct captioner_generation how; /* sample captions during validation */
-    int64_t validation_captions;     /* places of the validation set that get one */
-    const char *comm_host;
+    const struct config *config;  /* borrowed for the engine's life */
+    const char *data_fingerprint; /* borrowed */
+    int threads;                  /* 0: all cores */
+    const char *comm_host;        /* borrowed: address of this worker's network interface */
     int patience_ms;
-    /* Called inside a FORM command, from the engine's thread: an entry for every rank's store. */
+    /* Called inside FORM, from the engine's thread: an entry for every rank's rendezvous store. */
     void (*publish)(void *context, uint64_t generation, const char *key, const void *value,
                     size_t size);
     /* Called from the engine's threads when there is an event. */
@@ -37,16 +33,15 @@ struct engine_options {
 };
 
 enum engine_event_kind {
-    ENGINE_READY,     /* models are loaded */
-    ENGINE_FORMED,    /* communicator stands, state is that of `step` */
-    ENGINE_BROKEN,    /* the communicator failed; error says how */
-    ENGINE_ENDED,     /* the generation's work is dropped; state is that of `step`, or has_state is
-                         false */
-    ENGINE_USED,      /* batch (kind, step, group) is consumed */
-    ENGINE_APPLIED,   /* report */
-    ENGINE_VALIDATED, /* validation of a group */
-    ENGINE_SAVED,     /* folder is whole on disk, or error says why not */
-    ENGINE_FAILED,    /* this worker cannot go on: error */
+    ENGINE_OPENED,   /* models are loaded */
+    ENGINE_FORMED,   /* communicator stands and the state is in place: digest */
+    ENGINE_COMPUTED, /* the batch of `slot` is consumed; of a validation group: validation */
+    ENGINE_APPLIED,  /* report */
+    ENGINE_SNAPPED,  /* the state after `step` steps is copied */
+    ENGINE_FAILED,   /* the communicator failed: error says how */
+    ENGINE_ABORTED,  /* applied_step (-1: no state), digest */
+    ENGINE_WRITTEN,  /* the snapshot is whole on disk, or error says why not */
+    ENGINE_BROKEN,   /* this worker cannot go on: error */
 };
 
 struct engine_caption {
@@ -66,38 +61,41 @@ struct engine_validation {
 struct engine_event {
     enum engine_event_kind kind;
     uint64_t generation, step;
-    uint32_t group;
-    enum batch_kind batch_kind;
-    bool has_state;
+    uint32_t slot;
+    int64_t applied_step;
     uint8_t digest[32];
     struct trainer_report report;
     struct engine_validation validation;
-    char folder[1024];
     struct bl_error error;
 };
 void engine_event_release(struct engine_event *event);
 
-/* Starts the thread, which loads the models and then posts ENGINE_READY or ENGINE_FAILED. *ret is
+/* Starts the thread, which loads the models and then posts ENGINE_OPENED or ENGINE_BROKEN. *ret is
  * the caller's. */
 int engine_open(const struct engine_options *options, struct engine **ret, struct bl_error *err);
-/* Aborts, waits for a save under way, joins. */
+/* Aborts, waits for a write under way, joins. */
 void engine_close(struct engine **engine);
 
-/* A new generation's communicator; then state from rank `source`, or (-1) from `checkpoint`, or
- * ("") fresh. */
+/* A new generation's communicator; then the state: from rank `source`, or (-1) from `checkpoint`,
+ * or ("") fresh. have_state: this worker's state is the source's already, so a broadcast that
+ * breaks off cannot spoil it. */
 void engine_form(struct engine *engine, uint64_t generation, int rank, int world, int source,
-                 const char *checkpoint);
+                 bool have_state, const char *checkpoint);
 /* An entry of the rendezvous store, for the generation being formed. */
 void engine_deliver(struct engine *engine, uint64_t generation, const char *key, const void *value,
                     size_t size);
-/* Takes the batch over. `last`: the last of this rank in its step. */
-void engine_batch(struct engine *engine, struct batch *batch, bool last);
-/* All of this rank's groups of the step were given: reduce and apply. */
-void engine_apply(struct engine *engine, uint64_t generation, uint64_t step);
-/* Copies the state, which must be that of `step`, and writes it beside further work. */
-void engine_save(struct engine *engine, uint64_t generation, uint64_t step, const char *folder);
-/* Wakes a collective, drops what is queued for `generation` and older ones, and answers
- * ENGINE_ENDED. */
+/* Forward and backward, or validation. The batch is borrowed until COMPUTED or ABORTED. `last`: of
+ * this rank's groups of the step, so that its buckets may be reduced as they come. */
+void engine_compute(struct engine *engine, uint64_t generation, uint32_t slot,
+                    const struct batch *batch, bool last);
+/* All of this rank's groups of the step were computed: reduce and apply. */
+void engine_reduce(struct engine *engine, uint64_t generation, uint64_t step);
+/* Copies the state, which must be that after `step` steps. There is one copy at a time. */
+void engine_snapshot(struct engine *engine, uint64_t generation, uint64_t step);
+/* Writes the copy as a checkpoint folder, on a thread of its own, and lets it go. */
+void engine_write(struct engine *engine, const char *folder);
+/* Lets the copy go. */
+void engine_discard(struct engine *engine);
 void engine_abort(struct engine *engine, uint64_t generation);
 
 /* The next event; false when there is none. The caller releases it. */

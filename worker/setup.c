@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/captions.h"
 #include "common/size.h"
-#include "common/tokenizer.h"
 
 struct captioner_options setup_captioner(const struct config *c, int32_t bos_id)
 {
@@ -70,29 +70,19 @@ enum ops_precision setup_precision(const struct config *c)
     return c->precision == CONFIG_F32 ? OPS_F32 : OPS_BF16;
 }
 
-int setup_bos(const char *folder, int32_t *ret, struct bl_error *err)
+int32_t setup_bos(const struct tokenizer *tokenizer)
 {
-    struct tokenizer *tokenizer = NULL;
-    BL_TRY(tokenizer_open(folder, &tokenizer, err));
     size_t count;
     const int32_t *bos = tokenizer_bos(tokenizer, &count);
-    *ret = count ? bos[0] : -1;
-    tokenizer_free(&tokenizer);
-    return 0;
+    return count ? bos[0] : -1;
 }
 
 int setup_eos(const struct config *c, const struct hf_llm *llm, const struct tokenizer *tokenizer,
               int32_t ret[8], int *ret_count, struct bl_error *err)
 {
     if (c->data.eos) {
-        ret[0] = tokenizer_find(tokenizer, c->data.eos);
         *ret_count = 1;
-        if (ret[0] >= 0)
-            return 0;
-        bl_fail(err, BL_ECONFIG, "expected a token of the tokenizer, found \"%s\"", c->data.eos);
-        bl_error_remedy(err, "write a token from %s/tokenizer.json, or leave the key out",
-                        c->llm.path);
-        return bl_error_key(err, "data.eos");
+        return caption_eos(&c->data, tokenizer, llm, ret, err);
     }
     memcpy(ret, llm->eos, sizeof llm->eos);
     *ret_count = llm->eos_count;

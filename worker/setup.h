@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/config.h"
+#include "common/tokenizer.h"
 #include "worker/engine.h"
 
 /* Strings in the results are borrowed from config. bos_id: what the tokenizer puts in front of a
@@ -13,8 +14,8 @@ enum ops_precision setup_precision(const struct config *config);
 /* Places of one group: a grain when reproducible, else a micro-batch. */
 int64_t setup_group_size(const struct config *config);
 
-/* First id that the tokenizer of `folder` puts in front of a text, -1 when it adds none. */
-int setup_bos(const char *folder, int32_t *ret, struct bl_error *err);
+/* The id that the tokenizer puts in front of a text, -1 when it adds none. */
+int32_t setup_bos(const struct tokenizer *tokenizer);
 /* What ends a caption: data.eos when set, else config.json's list. At most 8 ids. */
 int setup_eos(const struct config *config, const struct hf_llm *llm,
               const struct tokenizer *tokenizer, int32_t ret[8], int *ret_count,

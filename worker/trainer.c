@@ -111,6 +111,16 @@ int trainer_fresh(struct trainer *t, struct bl_error *err)
     return t->ops->sync(t->ops, err);
 }
 
+int trainer_start_from(struct trainer *t, const float *values, struct bl_error *err)
+{
+    size_t bytes = (size_t)t->params->count * sizeof(float);
+    t->ops->copy_in(t->ops, t->params->values, values, bytes);
+    if (t->ema)
+        t->ops->copy(t->ops, t->ema, t->params->values, bytes);
+    captioner_params_changed(t->captioner);
+    return t->ops->sync(t->ops, err);
+}
+
 /* The replicated tensors, for whatever treats them alike; returns how many there are. */
 static int replicated(const struct trainer *t, float *ret[4])
 {
@@ -206,9 +216,7 @@ int trainer_digest(struct trainer *t, uint8_t ret[32], struct bl_error *err)
     return t->ops->sync(t->ops, err);
 }
 
-/* -- a step
- * ------------------------------------------------------------------------------------------------------
- */
+/* -- a step -- */
 
 int trainer_begin(struct trainer *t, struct bl_error *err)
 {

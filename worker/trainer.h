@@ -30,7 +30,7 @@ struct trainer_options {
     float ema;           /* decay, 0: none */
     float skip_outliers; /* skip a step whose gradient norm lies this many deviations over its mean;
                             0: never */
-    int64_t experts; /* 0: the normal projector; the next two belong to the mixture */
+    int64_t experts;     /* 0: the normal projector; the next two belong to the mixture */
     float balance, router_z;
 };
 
@@ -65,6 +65,8 @@ void trainer_free(struct trainer **trainer);
 
 /* Initial weights by the seed, step 0. */
 int trainer_fresh(struct trainer *trainer, struct bl_error *err);
+/* After trainer_fresh: weights (count, host) in place of the initial ones. */
+int trainer_start_from(struct trainer *trainer, const float *values, struct bl_error *err);
 const struct trainer_state *trainer_state(const struct trainer *trainer);
 /* Rank `root`'s state to everybody. */
 int trainer_share(struct trainer *trainer, struct comm *comm, int root, struct bl_error *err);

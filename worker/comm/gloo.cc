@@ -312,7 +312,8 @@ extern "C" int comm_connect(comm *c, bl_error *err)
     if (c->options.world == 1)
         return 0;
     try {
-        auto device = gloo::transport::tcp::CreateDevice(gloo::transport::tcp::attr(c->host.c_str()));
+        auto device =
+            gloo::transport::tcp::CreateDevice(gloo::transport::tcp::attr(c->host.c_str()));
         auto context =
             std::make_shared<gloo::rendezvous::Context>(c->options.rank, c->options.world);
         /* A rank that dies between publishing its address and connecting costs five of these

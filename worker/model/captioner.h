@@ -56,8 +56,7 @@ const struct hf_vision *captioner_vision(const struct captioner *c);
 const struct hf_llm *captioner_llm(const struct captioner *c);
 const struct hf_preprocess *captioner_preprocess(const struct captioner *c);
 
-/* -- trainable parameters
- * ------------------------------------------------------------------------------------- */
+/* -- trainable parameters -- */
 
 enum captioner_file {
     CAPTIONER_QFORMER,
@@ -105,8 +104,7 @@ int captioner_params_read(const struct captioner_params *params, enum captioner_
 int captioner_save(struct captioner *c, const char *folder, struct bl_error *err);
 int captioner_load(struct captioner *c, const char *folder, struct bl_error *err);
 
-/* -- micro-batches
- * -------------------------------------------------------------------------------------------- */
+/* -- micro-batches -- */
 
 /* B images that are not void (B = 0 is fine) with one text each; all host memory, borrowed for the
  * call. */
@@ -174,9 +172,7 @@ struct captioner_router {
 int captioner_router_backward(struct captioner *c, const struct captioner_router *router,
                               int64_t grain, struct bl_error *err);
 
-/* -- evaluation
- * -----------------------------------------------------------------------------------------------
- */
+/* -- evaluation -- */
 
 struct captioner_score {
     double nll;      /* nats, summed over the text's label tokens; a sum of multiples of 2^-24 */
@@ -192,9 +188,7 @@ int captioner_evaluate(struct captioner *c, const struct micro_batch *mb,
 int captioner_routing_weights(struct captioner *c, const struct micro_batch *mb, float *weights,
                               struct bl_error *err);
 
-/* -- captions
- * -------------------------------------------------------------------------------------------------
- */
+/* -- captions -- */
 
 struct captioner_generation {
     int32_t max_new;

@@ -80,9 +80,7 @@ struct ops {
 
     void (*close)(struct ops *self); /* through ops_free */
 
-    /* -- memory
-     * -------------------------------------------------------------------------------------------
-     */
+    /* -- memory -- */
     /* 64-byte aligned, not cleared. *ret is released by release(). -BL_ENOMEM says how much was
      * asked. */
     int (*alloc)(struct ops *self, size_t bytes, void **ret, struct bl_error *err);
@@ -97,8 +95,7 @@ struct ops {
     void (*act_from_f32)(struct ops *self, act *y, const float *x, int64_t count);
     void (*act_to_f32)(struct ops *self, float *y, const act *x, int64_t count);
 
-    /* -- linear layers: y (R,N) = epilogue(x (R,K) W^T + bias)
-     * ------------------------------------------------- */
+    /* -- linear layers: y (R,N) = epilogue(x (R,K) W^T + bias) -- */
     /* W (N,K) from host memory of dtype f32, f16 or bf16; packed or copied, so data may go
      * afterwards (the CPU may keep pointing into a file's mapping only if keep_data says that it
      * outlives the matrix). */
@@ -124,8 +121,7 @@ struct ops {
     void (*linear_backward_weight)(struct ops *self, float *d_w, float *d_bias, const act *d_y,
                                    const act *x, int64_t R, int64_t N, int64_t K);
 
-    /* -- norms over the last axis
-     * ------------------------------------------------------------------------------- */
+    /* -- norms over the last axis -- */
     /* y = (x - mean) rstd weight + bias. saved (R,2) f32: mean, rstd, for backward; NULL =
      * inference. In place. */
     void (*layernorm_forward)(struct ops *self, act *y, float *saved, const act *x,
@@ -143,9 +139,7 @@ struct ops {
                              const float *saved, const float *weight, int64_t R, int64_t D,
                              bool accumulate);
 
-    /* -- element-wise
-     * ---------------------------------------------------------------------------------------------
-     */
+    /* -- element-wise -- */
     void (*add)(struct ops *self, act *y, const act *a, const act *b, int64_t count); /* in place */
     /* d_x = d_y f'(pre), in place on d_y. */
     void (*activation_backward)(struct ops *self, act *d_x, const act *d_y, const act *pre,
@@ -159,9 +153,7 @@ struct ops {
     void (*dropout)(struct ops *self, act *y, const act *x, const struct ops_dropout *dropout,
                     int64_t S, int64_t rows, int64_t D);
 
-    /* -- rows
-     * ------------------------------------------------------------------------------------------------------
-     */
+    /* -- rows -- */
     /* y[i] = x[index[i]];  y[index[i]] = x[i] (indices distinct). index (R) i32 device; rows of D.
      */
     void (*gather_rows)(struct ops *self, act *y, const act *x, const int32_t *index, int64_t R,
@@ -181,9 +173,7 @@ struct ops {
     void (*mean_rows)(struct ops *self, act *y, const act *x, int64_t S, int64_t rows,
                       int64_t first, int64_t D);
 
-    /* -- attention
-     * ---------------------------------------------------------------------------------------------------
-     */
+    /* -- attention -- */
     /* In place rotation of x's heads (R rows, `heads` of head_dim at x[r*ld]): rotate-half RoPE (Su
      * et al. 2021) by angles position[r] * inv_freq[i], i < head_dim/2. direction +1 forward, -1
      * its backward. inv_freq f32 device. */
@@ -206,18 +196,14 @@ struct ops {
     void (*attention_probs)(struct ops *self, float *probs, const act *q, int64_t ld_q,
                             const act *k, int64_t ld_k, const struct ops_attention *a);
 
-    /* -- images
-     * ---------------------------------------------------------------------------------------------------------
-     */
+    /* -- images -- */
     /* y (B*g*g, 3*patch*patch) = patches of pixels (B,size,size,3) u8, channel first inside a patch
      * (the order of a Conv2d weight), value x * scale[c] + shift[c]; g = size / patch, a remainder
      * at the right and bottom is left out. */
     void (*patchify)(struct ops *self, act *y, const uint8_t *pixels, int64_t B, int64_t size,
                      int64_t patch, const float scale[3], const float shift[3]);
 
-    /* -- mixture of experts
-     * ------------------------------------------------------------------------------------------------
-     */
+    /* -- mixture of experts -- */
     /* w (B,E) f32 = softmax(z (B,E)); lse (B) f32 = logsumexp(z), NULL: not wanted. */
     void (*router_softmax)(struct ops *self, float *w, float *lse, const act *z, int64_t B,
                            int64_t E);
@@ -238,17 +224,14 @@ struct ops {
     void (*router_stats)(struct ops *self, double *share, const float *w, const float *lse,
                          int64_t B, int64_t E);
 
-    /* -- head and loss
-     * --------------------------------------------------------------------------------------------------------
-     */
+    /* -- head and loss -- */
     /* nll (R) f32 = -log softmax(x W^T)[label]; correct (R) u8 = label is the arg max (NULL: not
      * wanted); d_x (R,D) = gradient of the SUM of nll (NULL: not wanted). Chunked: the (R,
      * vocabulary) logits are never whole. */
     void (*head_loss)(struct ops *self, float *nll, uint8_t *correct, act *d_x, const act *x,
                       const struct ops_matrix *w, const int32_t *labels, int64_t R);
 
-    /* -- optimizer, all f32 unless said
-     * ----------------------------------------------------------------------------------------- */
+    /* -- optimizer, all f32 unless said -- */
     /* out[0] (f64) += sum of squares of g * scale; out[1] += number of values that are not finite
      */
     void (*grad_norm)(struct ops *self, double *out, const float *g, int64_t count, double scale);

@@ -1,0 +1,85 @@
+/* common/cluster.c - groups, shares, milestones and waiting times: what all three programs compute
+ * alike. */
+#include "common/cluster.h"
+
+#include "common/error.h"
+#include "common/random.h"
+
+struct bl_timing bl_timing_of(uint32_t patience_ms)
+{
+    return (struct bl_timing){
+        .heartbeat_ms = patience_ms / 6,
+        .lost_ms = patience_ms,
+        .lease_ms = patience_ms,
+        .ending_ms = patience_ms,
+        .forming_ms = 2 * patience_ms,
+        .drain_ms = 4 * patience_ms,
+    };
+}
+
+static uint64_t places_of(const struct bl_plan *plan, enum bl_kind kind)
+{
+    return kind == BL_KIND_TRAIN ? plan->batch : plan->validate_samples;
+}
+
+uint32_t bl_plan_groups(const struct bl_plan *plan, enum bl_kind kind)
+{
+    return (uint32_t)((places_of(plan, kind) + plan->group - 1) / plan->group);
+}
+
+struct bl_range bl_plan_places(const struct bl_plan *plan, enum bl_kind kind, uint32_t group)
+{
+    BL_ASSERT_CMP(group, <, bl_plan_groups(plan, kind));
+    uint64_t first = (uint64_t)group * plan->group, left = places_of(plan, kind) - first;
+    return (struct bl_range){(uint32_t)first, left < plan->group ? (uint32_t)left : plan->group};
+}
+
+uint32_t bl_plan_world_max(const struct bl_plan *plan)
+{
+    return bl_plan_groups(plan, BL_KIND_TRAIN);
+}
+
+struct bl_range bl_share(uint32_t total, uint32_t rank, uint32_t world)
+{
+    BL_ASSERT_CMP(rank, <, world);
+    uint32_t first = (uint32_t)((uint64_t)rank * total / world);
+    uint32_t end = (uint32_t)(((uint64_t)rank + 1) * total / world);
+    return (struct bl_range){first, end - first};
+}
+
+static bool every(uint64_t period, uint64_t step)
+{
+    return period > 0 && step % period == 0;
+}
+
+bool bl_plan_checkpoints(const struct bl_plan *plan, uint64_t step)
+{
+    return step == 0 || step == plan->steps || every(plan->checkpoint_every, step);
+}
+
+bool bl_plan_snapshots(const struct bl_plan *plan, uint64_t step)
+{
+    return step > 0 && step < plan->steps && every(plan->checkpoint_every, step);
+}
+
+bool bl_plan_validates(const struct bl_plan *plan, uint64_t step)
+{
+    if (plan->validate_samples == 0)
+        return false;
+    if (step == 0)
+        return plan->validate_at_start;
+    return step == plan->steps || every(plan->validate_every, step);
+}
+
+void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t place, uint32_t *ret_epoch,
+                    uint64_t *ret_index)
+{
+    uint64_t position = step * plan->batch + place, epoch = position / plan->train_samples;
+    *ret_epoch = (uint32_t)epoch;
+    *ret_index = bl_permute(plan->seed, epoch, plan->train_samples, position % plan->train_samples);
+}
+
+uint64_t bl_sample_term(uint32_t place, uint64_t sample)
+{
+    return bl_mix64(place, sample);
+}

@@ -1,0 +1,74 @@
+/* common/cluster.h - what the rules of the three programs (coordinator/core.h, worker/core.h,
+ * loader/core.h) must agree on: which places a group covers, which rank computes it, which steps
+ * are checkpointed and validated, and the waiting times that follow from the one knob. Pure
+ * functions.
+ *
+ * Words    step s (0-based) turns the state after s steps into the state after s + 1. A *place* is
+ *          an index into a step's global batch (or into the validation set), a *group* a run of
+ *          consecutive places that one loader makes and one worker computes at once, a *generation*
+ *          one membership of workers with ranks and a communicator. More: docs/protocol.md. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Numbers of enum Kind and enum Role in proto/blipren.proto. */
+enum bl_kind { BL_KIND_NONE = 0, BL_KIND_TRAIN = 1, BL_KIND_VALIDATE = 2 };
+enum bl_role { BL_ROLE_NONE = 0, BL_ROLE_WORKER = 1, BL_ROLE_LOADER = 2 };
+
+/* SHA-256 over the trainable state; all zero = no state. */
+struct bl_digest {
+    uint8_t bytes[32];
+};
+
+struct bl_range {
+    uint32_t first, count;
+};
+
+/* How long anybody waits, all from patience P. bl_timing_of keeps, for every P >= 60 ms:
+ * 3 heartbeats <= lost (two may be missed); lost <= ending < forming < drain; lease <= lost. */
+struct bl_timing {
+    uint32_t heartbeat_ms; /* P/6: a Beat or Pulse at least this often */
+    uint32_t lost_ms;      /* P: silence after which a peer is lost */
+    uint32_t lease_ms;     /* P: an order not Got by its worker goes to another loader */
+    uint32_t ending_ms;    /* P: a worker that does not answer End is lost */
+    uint32_t forming_ms;   /* 2P: a worker that is not Formed is lost; also: absent survivors */
+    uint32_t drain_ms;     /* 4P: from Stop to giving up on the rest */
+};
+struct bl_timing bl_timing_of(uint32_t patience_ms);
+
+/* The run as the rules see it: from configuration and index, the same in every program. */
+struct bl_plan {
+    uint64_t seed;
+    uint64_t train_samples;    /* n: an epoch; >= 1 */
+    uint64_t validate_samples; /* V: 0 = no validation */
+    uint32_t batch;            /* G: places of a step's global batch */
+    uint32_t group;            /* places of a group: a grain or micro-batch; 1..batch */
+    uint64_t steps;            /* optimizer steps of the whole run */
+    uint64_t checkpoint_every; /* 0 = only at step 0 and at the end */
+    uint64_t validate_every;   /* 0 = only at the end */
+    bool validate_at_start;    /* also after 0 steps */
+    uint32_t steps_ahead;      /* steps ordered beyond the one being trained; >= 1 */
+    uint32_t window;           /* groups a worker may hold (ordered, not Used); >= 1 */
+};
+
+/* Groups of a step, or of the validation set. */
+uint32_t bl_plan_groups(const struct bl_plan *plan, enum bl_kind kind);
+/* The places of one group; the last may be short. */
+struct bl_range bl_plan_places(const struct bl_plan *plan, enum bl_kind kind, uint32_t group);
+/* Ranks that a step can keep busy: a further worker is a spare. >= 1. */
+uint32_t bl_plan_world_max(const struct bl_plan *plan);
+/* The groups [first, first + count) of `total` that are rank's: [r*N/W, (r+1)*N/W). */
+struct bl_range bl_share(uint32_t total, uint32_t rank, uint32_t world);
+/* Must the state after `step` steps be on disk? After 0, each checkpoint_every, and the end. */
+bool bl_plan_checkpoints(const struct bl_plan *plan, uint64_t step);
+/* Of these, the ones in passing: rank 0 copies its state on reaching them and trains on. */
+bool bl_plan_snapshots(const struct bl_plan *plan, uint64_t step);
+/* Is the state after `step` steps validated? */
+bool bl_plan_validates(const struct bl_plan *plan, uint64_t step);
+/* Place of training step -> epoch and index in [0, n) of the training samples (invariant 1). */
+void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t place, uint32_t *ret_epoch,
+                    uint64_t *ret_index);
+/* One term of Report.sample_digest; terms are added modulo 2^64, so their order does not matter. */
+uint64_t bl_sample_term(uint32_t place, uint64_t sample);

@@ -1,0 +1,11 @@
+/* coordinator/check.h - `blipren-coord check RUN.yaml`: everything that training would fail on
+ * later, before anything starts. */
+#pragma once
+
+#include <stdio.h>
+
+#include "common/error.h"
+
+/* Prints a line for each check: ok, note, warning or error. Goes on after an error where it can.
+ * Returns 0, or the first error (warnings are none). Writes nothing but `out`. */
+int check_run(const char *yaml, FILE *out, struct bl_error *err);

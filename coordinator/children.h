@@ -1,0 +1,36 @@
+/* coordinator/children.h - `--local W,L`: the workers and loaders of this host, started, watched
+ * and started again.
+ *
+ * A child learns its parent's process number and dies with it (PR_SET_PDEATHSIG in the child). What
+ * it prints goes to RUN/logs/NAME.log. One that dies is started again, but after RESTARTS_MAX
+ * deaths in RESTART_WINDOW_MS it is given up: then something is wrong with it, and its log's last
+ * line says what. */
+#pragma once
+
+#include <stdbool.h>
+#include <uv.h>
+
+#include "common/error.h"
+
+struct children;
+
+struct children_options {
+    uv_loop_t *loop;
+    const char *run_folder, *endpoint;
+    int workers, loaders;
+    int threads; /* OpenMP threads of one worker */
+    /* A child is given up: the run cannot go on by itself. last_line is its log's. */
+    void (*given_up)(void *context, const char *name, const char *last_line);
+    /* A child ended; it will be started again unless stopping. */
+    void (*ended)(void *context, const char *name, int pid, int exit_code, int signal);
+    void *context;
+};
+
+int children_open(const struct children_options *options, struct children **ret,
+                  struct bl_error *err);
+/* No more restarts; SIGTERM (or SIGKILL when `at_once`) to all. */
+void children_stop(struct children *children, bool at_once);
+/* Still running? */
+int children_running(const struct children *children);
+/* Kills what is left and closes the handles; the loop must run on until they are closed. */
+void children_close(struct children **children);

@@ -1,0 +1,318 @@
+/* coordinator/core.h - the coordinator's rules: membership, work orders, commits, validation,
+ * checkpoints, the end. A pure state machine: an event in, actions out; no clock, socket, thread or
+ * file. docs/protocol.md states the rules with numbers; core.c cites them.
+ *
+ * Use      coord_new, coord_replay for each whole record of an existing journal, coord_start; then
+ *          coord_step for every message, timer and completion. The loop carries out the returned
+ *          actions in order and before the next coord_step. While `more` is set it calls coord_step
+ *          with a TICK again (work per call is bounded).
+ * Peers    a process is its incarnation (`peer`), one connection of it is a `link`: a number that
+ *          the loop gives to each connection and never uses twice. Messages of a link that said no
+ *          Hello, or was replaced by a newer one, are counted as late and dropped.
+ * Checks   the loop compares protocol version, run token, build and other texts at Hello and
+ *          refuses by itself; the core sees the Hellos that passed.
+ * Memory   all of it is allocated by coord_new from the plan and the two limits. */
+#pragma once
+
+#include "common/cluster.h"
+#include "common/error.h"
+
+/* name, what it waits for */
+#define COORD_STATES(X)                                                                            \
+    X(GATHERING, "enough workers that are ready")                                                  \
+    X(CHECKING, "the checksums of the checkpoint to go back to")                                   \
+    X(PLANNING, "the new generation's record on disk")                                             \
+    X(FORMING, "everyone's Formed")                                                                \
+    X(TRAINING, "reports of the lowest uncommitted step, and their commit on disk")                \
+    X(VALIDATING, "the results of the validation groups")                                          \
+    X(SAVING, "a checkpoint without which it must not go on")                                      \
+    X(ENDING, "Ended of the old generation's workers")                                             \
+    X(LEAVING, "everyone's Goodbye")                                                               \
+    X(FINISHED, "nothing")
+enum coord_state {
+#define X(name, waits_for) COORD_##name,
+    COORD_STATES(X)
+#undef X
+        COORD_STATE_COUNT
+};
+
+/* name, where it comes from */
+#define COORD_EVENTS(X)                                                                            \
+    X(HELLO, "peer")                                                                               \
+    X(ENDED, "peer")                                                                               \
+    X(BEAT, "peer")                                                                                \
+    X(RENDEZVOUS, "worker")                                                                        \
+    X(FORMED, "worker")                                                                            \
+    X(GOT, "worker")                                                                               \
+    X(USED, "worker")                                                                              \
+    X(REPORT, "worker")                                                                            \
+    X(VALIDATION, "worker")                                                                        \
+    X(BROKEN, "worker")                                                                            \
+    X(SAVED, "worker")                                                                             \
+    X(SENT, "loader")                                                                              \
+    X(GOODBYE, "peer")                                                                             \
+    X(LOST, "loop")                                                                                \
+    X(JOURNALED, "loop")                                                                           \
+    X(VERIFIED, "loop")                                                                            \
+    X(STOP, "loop")                                                                                \
+    X(TICK, "loop")
+enum coord_event_type {
+#define X(name, source) COORD_EVENT_##name,
+    COORD_EVENTS(X)
+#undef X
+        COORD_EVENT_COUNT
+};
+
+/* A checkpoint is the state after `step` steps, saved in `generation` (0 = none: fresh state). */
+struct coord_checkpoint {
+    uint64_t step, generation;
+};
+/* Its folder's name inside the run's checkpoints folder, "step-000100-g3": unique in the run, so
+ * that a rank 0 believed dead can never write over another's. */
+#define COORD_CHECKPOINT_NAME_MAX 64
+void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CHECKPOINT_NAME_MAX]);
+
+struct coord_void { /* of Sent */
+    uint32_t slot;  /* index within the group */
+    uint64_t sample;
+};
+
+struct coord_event {
+    enum coord_event_type type;
+    uint64_t now_ms;     /* monotonic */
+    uint64_t peer, link; /* sender; LOST: who is lost (link 0 = whatever its link) */
+    uint64_t generation; /* of the sender's envelope */
+    union {
+        struct {
+            enum bl_role role;
+            uint32_t capacity; /* loader: groups it may hold, 1..BL_LOADER_CAPACITY_MAX */
+        } hello;
+        /* Ready: no communicator, no orders. Sent after Welcome once the models (index, tokenizer)
+         * are open, and as the answer to End. Loaders send it once, with applied_step -1. */
+        struct {
+            int64_t applied_step;      /* steps in its state, -1 = it has none */
+            uint64_t state_generation; /* the last generation it was Formed in with that state */
+            struct bl_digest digest;
+        } ended;
+        struct {
+            uint64_t step;
+            struct bl_digest digest;
+        } formed;
+        struct { /* GOT, USED, VALIDATION; SENT with voids */
+            enum bl_kind kind;
+            uint64_t step;
+            uint32_t group;
+            uint32_t void_count;
+            const struct coord_void *voids; /* borrowed for the call; ascending slots */
+        } group;
+        struct {
+            uint64_t step;
+            uint64_t sample_digest;
+            uint32_t trained_count;
+            const struct bl_range *trained; /* borrowed for the call */
+        } report;
+        struct {
+            uint64_t step;
+            const char *folder; /* the name it was told; borrowed for the call */
+            bool ok;
+        } saved;
+        struct {
+            bool dead; /* the process is known to be gone: it will not come back with its state */
+        } lost;
+        struct {
+            uint64_t seq; /* this record and all before are on disk */
+        } journaled;
+        struct {
+            struct coord_checkpoint checkpoint;
+            bool ok; /* all files there, all checksums hold */
+        } verified;
+    };
+};
+
+/* name, effect on the ledger */
+#define COORD_RECORDS(X)                                                                           \
+    X(START, "the run begins")                                                                     \
+    X(GENERATION, "a generation is planned")                                                       \
+    X(REWIND, "no state survived: back to a checkpoint, later commits are annulled")               \
+    X(COMMIT, "a step is part of the living lineage")                                              \
+    X(VALIDATED, "the validation after that many steps is complete")                               \
+    X(CHECKPOINT, "a checkpoint is whole on disk")                                                 \
+    X(DAMAGED, "a registered checkpoint failed its checksums")                                     \
+    X(FINISH, "every process was told to leave")
+enum coord_record_type {
+#define X(name, effect) COORD_RECORD_##name,
+    COORD_RECORDS(X)
+#undef X
+        COORD_RECORD_COUNT
+};
+
+/* One entry of the journal. Fields that a type does not name are 0. */
+struct coord_record {
+    enum coord_record_type type;
+    uint64_t generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED */
+    uint64_t step;       /* COMMIT: 0-based step; otherwise steps done */
+    uint64_t digest;     /* COMMIT: of the places trained; START: of what the plan cannot change */
+    uint32_t world;      /* GENERATION */
+    uint32_t code;       /* FINISH: 0 or BL_E… */
+    bool via_survivors;  /* COMMIT: known from a survivor's state, not from everyone's report */
+};
+
+/* What the journal says: the fold of its records, and nothing else. */
+#define COORD_CHECKPOINTS_KEPT 64 /* how far back a damaged checkpoint can be replaced */
+struct coord_ledger {
+    bool started;
+    uint64_t generation; /* highest planned */
+    uint32_t world;      /* of that */
+    uint64_t formed;     /* highest generation known to have been formed: older states are dead */
+    uint64_t floor;      /* states of generations below it were annulled by a rewind */
+    uint64_t committed;  /* steps of the living lineage */
+    int64_t validated;   /* highest steps-done whose validation is complete; -1 = none */
+    uint64_t rewinds;
+    bool finished;
+    uint32_t checkpoint_count; /* ascending steps */
+    struct coord_checkpoint checkpoints[COORD_CHECKPOINTS_KEPT];
+};
+void coord_ledger_init(struct coord_ledger *ledger);
+/* Applies one record; -BL_EFORMAT names what contradicts what came before. */
+int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *record,
+                       struct bl_error *err);
+
+/* name, what the loop does */
+#define COORD_ACTIONS(X)                                                                           \
+    X(WELCOME, "send Welcome to peer")                                                             \
+    X(REFUSE, "send Refuse (text, expected, found) to peer and forget the link")                   \
+    X(FORGET, "the link is dead: close it, answer nothing on it")                                  \
+    X(PULSE, "send Pulse to every welcome peer")                                                   \
+    X(END, "send End to peer")                                                                     \
+    X(FORM, "send Form to peer")                                                                   \
+    X(RELAY, "send the Rendezvous being handled to peer")                                          \
+    X(ORDER, "send Order to peer (a loader); coord_order_samples gives its samples")               \
+    X(SAVE, "send Save to peer")                                                                   \
+    X(STOP, "send Stop to peer")                                                                   \
+    X(JOURNAL, "append record to the journal; JOURNALED(seq) when it is on disk")                  \
+    X(VERIFY, "check the checkpoint's checksums; VERIFIED follows")                                \
+    X(COMMITTED, "step is committed and on disk: write its metrics from the reports kept")         \
+    X(ACCEPTED, "the Validation being handled counts: keep it")                                    \
+    X(VALIDATED, "all results after step steps are kept: write them, in order of their group")     \
+    X(REWOUND, "metrics of steps >= step are annulled; forget reports and validation results")     \
+    X(REGISTERED, "the checkpoint counts: point to it, prune older ones")                          \
+    X(UNSAVED, "a checkpoint in passing could not be written: log it, ignoring")                   \
+    X(BAD_SAMPLE, "voids[void_index] of the Sent being handled is a sample not yet known as bad")  \
+    X(VIOLATION, "log: peer broke the protocol (text, expected, found); REFUSE or EXIT follows")   \
+    X(EXIT, "everything is said: leave with code")
+enum coord_action_type {
+#define X(name, effect) COORD_ACTION_##name,
+    COORD_ACTIONS(X)
+#undef X
+        COORD_ACTION_COUNT
+};
+
+struct coord_action {
+    enum coord_action_type type;
+    uint64_t peer, link; /* the addressee */
+    uint64_t generation; /* for the envelope */
+    union {
+        struct {
+            const char *text; /* static */
+            uint64_t expected, found;
+        } refuse; /* REFUSE, VIOLATION */
+        struct {
+            uint32_t rank, world;
+            int32_t source;            /* -1: load the checkpoint, or start fresh without one */
+            uint64_t step;             /* steps in the state everyone must hold */
+            uint64_t state_generation; /* of the source's state: who has (it, step) has the state */
+            struct coord_checkpoint checkpoint; /* source -1; generation 0 = fresh */
+        } form;
+        struct {
+            enum bl_kind kind;
+            uint64_t step;
+            uint32_t group;
+            struct bl_range places;
+            uint64_t worker; /* incarnation: the loop knows its endpoint */
+        } order;
+        struct {
+            uint64_t last; /* steps in the final state */
+            int code;      /* 0: the run is complete, else BL_E… */
+        } stop;
+        struct {
+            uint64_t seq;
+            struct coord_record record;
+        } journal;
+        struct coord_checkpoint checkpoint; /* SAVE, VERIFY, REGISTERED, UNSAVED */
+        struct {
+            uint64_t step;
+            bool via_survivors;
+        } committed;
+        uint64_t step; /* VALIDATED, REWOUND, ACCEPTED */
+        uint32_t void_index;
+        struct {
+            int code;         /* 0, or positive BL_E… */
+            const char *text; /* static: why */
+        } exit;
+    };
+};
+
+struct coord_actions {
+    uint32_t count, capacity;
+    bool more; /* call coord_step with a TICK at once */
+    struct coord_action *list;
+};
+
+struct coord_config {
+    struct bl_plan plan;
+    const uint64_t *train_ids;    /* plan.train_samples sample ids, borrowed for life */
+    const uint64_t *validate_ids; /* plan.validate_samples sample ids, borrowed for life */
+    uint64_t sample_count;        /* sample ids are below it */
+    double max_bad_fraction;      /* of the distinct samples seen */
+    uint64_t bad_minimum;         /* samples seen before the fraction is judged */
+    uint32_t patience_ms;
+    uint32_t workers_max, loaders_max;
+    uint32_t workers_min;    /* a generation has at least so many; >= 1 */
+    uint32_t workers_wanted; /* the first of this process waits for so many; >= workers_min */
+    bool members_gone;       /* workers of an earlier process cannot come back (--local) */
+};
+
+struct coord;
+
+/* -BL_ECONFIG names the field that is out of range; -BL_ENOMEM. */
+int coord_new(const struct coord_config *config, struct coord **ret_coord, struct bl_error *err);
+void coord_free(struct coord **coord);
+
+/* One record of the journal found at start, oldest first. -BL_EFORMAT: it contradicts an earlier
+ * one; -BL_ECONFIG: it is another run's (batch, group, seed, samples). A torn last record is the
+ * reader's business: it is not there. */
+int coord_replay(struct coord *coord, const struct coord_record *record, struct bl_error *err);
+
+/* The first call after replay, with type TICK's now_ms. */
+const struct coord_actions *coord_start(struct coord *coord, uint64_t now_ms);
+
+/* Handles one event. The actions belong to coord and live until the next call. */
+const struct coord_actions *coord_step(struct coord *coord, const struct coord_event *event);
+
+/* sample[i], epoch[i] of an ORDER's place first + i, for i < order.places.count. */
+void coord_order_samples(const struct coord *coord, const struct coord_action *order,
+                         uint64_t *ret_sample, uint32_t *ret_epoch);
+
+/* What a person may want to see; all of it is a copy. */
+struct coord_status {
+    enum coord_state state;
+    bool stopping;
+    uint64_t generation, step; /* step: the lowest uncommitted one */
+    uint32_t world, workers, loaders;
+    uint32_t workers_needed;                   /* GATHERING */
+    uint32_t leases_out;                       /* ordered, not Got */
+    uint32_t validation_done, validation_size; /* groups; VALIDATING */
+    uint64_t late, violations;                 /* messages dropped, peers dropped */
+    uint64_t seen, bad;                        /* distinct samples */
+};
+struct coord_status coord_status(const struct coord *coord);
+const struct coord_ledger *coord_ledger(const struct coord *coord);
+
+const char *coord_state_name(enum coord_state state);
+const char *coord_event_name(enum coord_event_type type);
+const char *coord_action_name(enum coord_action_type type);
+/* The rule's entry for a pair, as docs/protocol.md prints it: "do", "late" or "proto". */
+const char *coord_rule_name(enum coord_state state, enum coord_event_type type);
+
+/* Asserts every invariant that can be seen from inside; for tests and the simulator. */
+void coord_check(const struct coord *coord);

@@ -1,0 +1,17 @@
+/* coordinator/loop.h - the coordinator as a process: sockets, clock, signals, files and children around coordinator/core.h. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common/error.h"
+
+struct coordinator_options {
+    const char *yaml;     /* RUN.yaml */
+    bool local;           /* start workers and loaders here */
+    int workers, loaders; /* of this host */
+    bool insecure;        /* --insecure: cluster.insecure for this start */
+};
+
+/* Trains, or goes on training, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
+ * signal, with everything saved). */
+int coordinator_run(const struct coordinator_options *options, struct bl_error *err);

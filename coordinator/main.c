@@ -1,0 +1,107 @@
+/* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/arguments.h"
+#include "common/log.h"
+#include "coordinator/check.h"
+#include "coordinator/loop.h"
+
+static const char usage[] =
+    "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
+    "       blipren-coord check RUN.yaml                           everything that training would "
+    "fail on later\n"
+    "\n"
+    "  --local W,L   start W workers and L loaders on this machine (2,2); their logs go to "
+    "RUN/logs\n"
+    "  --cluster     start none: workers and loaders on other hosts join by\n"
+    "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
+    "tcp://HOST:PORT`\n"
+    "  --insecure    allow addresses beyond this machine: nothing is encrypted or authenticated\n"
+    "  --help, --version\n"
+    "\n"
+    "Ctrl-C saves a checkpoint and stops; the same command goes on from there. docs/config.md "
+    "lists the keys of RUN.yaml.\n";
+
+static int parse_local(const char *text, struct coordinator_options *options, struct bl_error *err)
+{
+    char extra;
+    if (sscanf(text, "%d,%d%c", &options->workers, &options->loaders, &extra) == 2 &&
+        options->workers >= 1 && options->loaders >= 1 && options->workers <= 64 &&
+        options->loaders <= 256)
+        return 0;
+    bl_fail(err, BL_EUSAGE, "expected workers and loaders like 2,2, found \"%.50s\"", text);
+    return bl_error_key(err, "--local");
+}
+
+static int command_train(int argc, char **argv, struct bl_error *err)
+{
+    struct coordinator_options options = {.local = true};
+    const char *local = "2,2";
+    bool cluster = false;
+    int rest;
+    const struct argument table[] = {
+        {"--local", ARGUMENT_TEXT, &local, 0, 0},
+        {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
+        {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
+        {0},
+    };
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
+    BL_TRY(parse_local(local, &options, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    options.local = !cluster;
+    options.yaml = argv[1];
+    return coordinator_run(&options, err);
+}
+
+static int command_check(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    return check_run(argv[1], stdout, err);
+}
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv, struct bl_error *err);
+} commands[] = {
+    {"train", command_train},
+    {"check", command_check},
+};
+
+static int dispatch(int argc, char **argv, struct bl_error *err)
+{
+    for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 1, argv + 1, err);
+    bl_fail(err, BL_EUSAGE, argc > 1 ? "unknown command %.50s" : "expected a command",
+            argc > 1 ? argv[1] : "");
+    return bl_error_remedy(err, "--help lists the commands");
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--help")) {
+            fputs(usage, stdout);
+            return 0;
+        }
+        if (!strcmp(argv[i], "--version")) {
+            puts("blipren-coord " BLIPREN_VERSION);
+            return 0;
+        }
+    }
+    struct bl_error err;
+    bl_log_identity("coord", "%s", "");
+    int rc = dispatch(argc, argv, &err);
+    if (rc < 0)
+        bl_log_error(&err);
+    return rc < 0 ? bl_error_exit_code(rc) : 0;
+}

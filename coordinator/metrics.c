@@ -1,0 +1,139 @@
+/* coordinator/metrics.c - appending to metrics.jsonl. metrics_draw is in curves.c. */
+#include "coordinator/metrics.h"
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+
+struct metrics {
+    FILE *lines, *captions;
+};
+
+static int open_append(const char *folder, const char *name, FILE **ret, struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(bl_path_join(path, sizeof path, folder, name, err));
+    *ret = fopen(path, "ae");
+    if (*ret)
+        return 0;
+    bl_fail_errno(err, "cannot be written");
+    return bl_error_file(err, path);
+}
+
+int metrics_open(const char *run_folder, struct metrics **ret, struct bl_error *err)
+{
+    struct metrics *made = calloc(1, sizeof *made);
+    if (!made)
+        return bl_fail(err, BL_ENOMEM, "no memory for the metrics");
+    int rc = open_append(run_folder, "metrics.jsonl", &made->lines, err);
+    if (rc == 0)
+        rc = open_append(run_folder, "val_predictions.jsonl", &made->captions, err);
+    if (rc < 0)
+        metrics_close(&made);
+    *ret = made;
+    return rc;
+}
+
+void metrics_close(struct metrics **metrics)
+{
+    struct metrics *m = *metrics;
+    if (!m)
+        return;
+    if (m->lines)
+        fclose(m->lines);
+    if (m->captions)
+        fclose(m->captions);
+    free(m);
+    *metrics = NULL;
+}
+
+static double wall_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1000;
+}
+
+/* JSON has no NaN: null stands for it. */
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static json_t *numbers(const double *x, int count)
+{
+    json_t *array = json_array();
+    for (int i = 0; i < count; i++)
+        json_array_append_new(array, number(x[i]));
+    return array;
+}
+
+/* Takes the object over. */
+static int append(FILE *file, json_t *object, struct bl_error *err)
+{
+    bl_autofree char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    if (!text)
+        return bl_fail(err, BL_ENOMEM, "no memory for a line of metrics");
+    if (fprintf(file, "%s\n", text) < 0 || fflush(file) != 0)
+        return bl_fail_errno(err, "the metrics cannot be written");
+    return 0;
+}
+
+int metrics_step(struct metrics *metrics, const struct metrics_step *m, struct bl_error *err)
+{
+    json_t *o = json_pack(
+        "{s:s, s:f, s:I, s:o, s:o, s:I, s:I, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "type", "step",
+        "time", wall_clock(), "step", (json_int_t)m->step, "epoch", number(m->epoch), "loss_nats",
+        number(m->loss), "tokens", (json_int_t)m->tokens, "images", (json_int_t)m->images,
+        "learning_rate", number(m->rate), "grad_norm", number(m->norm), "skipped", m->skipped,
+        "step_s", number(m->step_s), "data_wait_s", number(m->data_wait_s), "compute_s",
+        number(m->compute_s), "reduce_wait_s", number(m->reduce_wait_s));
+    if (m->experts) {
+        json_object_set_new(o, "expert_share", numbers(m->share, m->experts));
+        json_object_set_new(o, "router_entropy_nats", number(m->entropy));
+        json_object_set_new(o, "balance_loss", number(m->balance_loss));
+        json_object_set_new(o, "router_z_loss", number(m->router_z_loss));
+    }
+    return append(metrics->lines, o, err);
+}
+
+int metrics_validation(struct metrics *metrics, const struct metrics_validation *m,
+                       struct bl_error *err)
+{
+    json_t *o = json_pack(
+        "{s:s, s:f, s:I, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:i, s:i}", "type", "validation",
+        "time", wall_clock(), "step", (json_int_t)m->step, "loss_nats", number(m->loss),
+        "token_accuracy", number(m->accuracy), "tokens", (json_int_t)m->tokens, "images",
+        (json_int_t)m->images, "paired_loss_nats", number(m->paired_loss), "shuffled_loss_nats",
+        number(m->shuffled_loss), "image_matters_nats", number(m->shuffled_loss - m->paired_loss),
+        "captions", m->captions, "captions_ended", m->ended);
+    if (m->experts)
+        json_object_set_new(o, "expert_weight", numbers(m->weight, m->experts));
+    return append(metrics->lines, o, err);
+}
+
+int metrics_rewind(struct metrics *metrics, int64_t step, struct bl_error *err)
+{
+    return append(metrics->lines,
+                  json_pack("{s:s, s:f, s:I}", "type", "rewind", "time", wall_clock(), "step",
+                            (json_int_t)step),
+                  err);
+}
+
+int metrics_caption(struct metrics *metrics, int64_t step, const char *file_name,
+                    const char *reference, const char *caption, int ended, struct bl_error *err)
+{
+    json_t *o = json_pack("{s:I, s:s, s:s, s:s, s:b}", "step", (json_int_t)step, "file_name",
+                          file_name, "reference", reference, "caption", caption, "ended", ended);
+    if (!o)
+        return 0; /* a file name that is not UTF-8 has no place in JSON; ignoring */
+    return append(metrics->captions, o, err);
+}

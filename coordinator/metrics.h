@@ -1,0 +1,49 @@
+/* coordinator/metrics.h - RUN/metrics.jsonl: every measure once, with its unit in its name;
+ * everything else reads from there.
+ *
+ * One object a line; "type" is "step", "validation" or "rewind". After a rewind to step s the lines
+ * of steps >= s that stand above it are void: later lines of the same step replace them. */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/error.h"
+
+#define METRICS_EXPERTS_MAX 64
+
+struct metrics_step {
+    int64_t step; /* 1-based: optimizer steps done */
+    double epoch, loss, rate, norm;
+    int64_t tokens, images;
+    int skipped;
+    double step_s, data_wait_s, compute_s, reduce_wait_s; /* of the slowest rank */
+    int experts;
+    const double *share;
+    double entropy, balance_loss, router_z_loss;
+};
+
+struct metrics_validation {
+    int64_t step, tokens, images;
+    double loss, accuracy;
+    /* over the captions whose image could be exchanged for a different one */
+    double paired_loss, shuffled_loss;
+    int captions, ended;
+    int experts;
+    const double *weight; /* mean routing weight over the images */
+};
+
+struct metrics;
+
+int metrics_open(const char *run_folder, struct metrics **ret, struct bl_error *err);
+void metrics_close(struct metrics **metrics);
+/* Each appends one line. A failed write is reported once, by the first call that meets it. */
+int metrics_step(struct metrics *metrics, const struct metrics_step *m, struct bl_error *err);
+int metrics_validation(struct metrics *metrics, const struct metrics_validation *m,
+                       struct bl_error *err);
+int metrics_rewind(struct metrics *metrics, int64_t step, struct bl_error *err);
+/* A sample caption of a validation goes to RUN/val_predictions.jsonl. */
+int metrics_caption(struct metrics *metrics, int64_t step, const char *file_name,
+                    const char *reference, const char *caption, int ended, struct bl_error *err);
+
+/* Draws RUN/curves.png from metrics.jsonl: training and validation loss over the steps. */
+int metrics_draw(const char *run_folder, struct bl_error *err);

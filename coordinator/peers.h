@@ -1,0 +1,34 @@
+/* coordinator/peers.h - who is connected: the wire's ids, the core's link numbers and what each said of itself. */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/cluster.h"
+#include "common/error.h"
+#include "proto/socket.h"
+
+struct peer {
+    struct wire_id id; /* of the connection */
+    uint64_t link;     /* number of the connection, never used twice */
+    uint64_t incarnation;
+    enum bl_role role;
+    char name[128], build[512], endpoint[SOCKET_ENDPOINT_MAX];
+    char phase[32], waiting[32];      /* of its last Beat */
+    struct peer *next_id, *next_link; /* chains of the two tables */
+};
+
+struct peers;
+
+int peers_new(struct peers **ret, struct bl_error *err);
+void peers_free(struct peers **peers);
+/* The peer of a connection; a new one gets the next link number. Never NULL. */
+struct peer *peers_of_id(struct peers *peers, const struct wire_id *id);
+/* NULL: unknown. */
+struct peer *peers_of_link(struct peers *peers, uint64_t link);
+/* The connection's newest peer with that incarnation, that name; NULL: unknown. */
+struct peer *peers_of_incarnation(struct peers *peers, uint64_t incarnation);
+struct peer *peers_of_name(struct peers *peers, const char *name);
+/* Calls visit for every peer; visit must not add or remove. */
+void peers_each(struct peers *peers, void (*visit)(void *context, struct peer *peer),
+                void *context);
+void peers_remove(struct peers *peers, struct peer *peer);

@@ -1,0 +1,91 @@
+/* coordinator/registry.c - see registry.h. */
+#include "coordinator/registry.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/checkpoint.h"
+#include "common/file.h"
+
+static int path_of(char *ret, size_t size, const char *run_folder,
+                   struct coord_checkpoint checkpoint, struct bl_error *err)
+{
+    char name[COORD_CHECKPOINT_NAME_MAX], inside[COORD_CHECKPOINT_NAME_MAX + 16];
+    coord_checkpoint_name(checkpoint, name);
+    snprintf(inside, sizeof inside, "checkpoints/%s", name);
+    return bl_path_join(ret, size, run_folder, inside, err);
+}
+
+int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
+                    struct bl_error *err)
+{
+    char path[4096];
+    struct checkpoint_state state;
+    BL_TRY(path_of(path, sizeof path, run_folder, checkpoint, err));
+    BL_TRY(checkpoint_state_read(path, &state, err));
+    int rc = checkpoint_verify(path, &state, err);
+    if (rc == 0 && state.step != (int64_t)checkpoint.step) {
+        bl_fail(err, BL_EFORMAT, "expected the state after %llu steps, found %lld",
+                (unsigned long long)checkpoint.step, (long long)state.step);
+        rc = bl_error_file(err, path);
+    }
+    checkpoint_state_release(&state);
+    return rc;
+}
+
+int registry_point(const char *run_folder, const char *name, struct coord_checkpoint checkpoint,
+                   struct bl_error *err)
+{
+    char target[COORD_CHECKPOINT_NAME_MAX], path[4096], temporary[4100];
+    coord_checkpoint_name(checkpoint, target);
+    snprintf(path, sizeof path, "%s/checkpoints/%s", run_folder, name);
+    snprintf(temporary, sizeof temporary, "%s.new", path);
+    unlink(temporary);
+    if (symlink(target, temporary) == 0 && rename(temporary, path) == 0)
+        return 0;
+    bl_fail_errno(err, "the link cannot be set");
+    return bl_error_file(err, path);
+}
+
+int registry_remove(const char *run_folder, struct coord_checkpoint checkpoint,
+                    struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(path_of(path, sizeof path, run_folder, checkpoint, err));
+    return bl_folder_remove(path, err);
+}
+
+static bool is_kept(const char *name, const struct coord_checkpoint *keep, int count)
+{
+    char kept[COORD_CHECKPOINT_NAME_MAX];
+    for (int i = 0; i < count; i++) {
+        coord_checkpoint_name(keep[i], kept);
+        if (!strcmp(name, kept))
+            return true;
+    }
+    return false;
+}
+
+int registry_tidy(const char *run_folder, const struct coord_checkpoint *keep, int count,
+                  struct bl_error *err)
+{
+    char folder[4096], path[4096 + 256];
+    BL_TRY(bl_path_join(folder, sizeof folder, run_folder, "checkpoints", err));
+    DIR *d = opendir(folder);
+    if (!d) {
+        bl_fail_errno(err, "the folder cannot be read");
+        return bl_error_file(err, folder);
+    }
+    int rc = 0;
+    for (struct dirent *entry; rc == 0 && (entry = readdir(d));) {
+        if (strncmp(entry->d_name, "step-", 5) || is_kept(entry->d_name, keep, count))
+            continue;
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        rc = bl_folder_remove(path, err);
+    }
+    closedir(d);
+    return rc;
+}

@@ -1,0 +1,24 @@
+/* coordinator/registry.h - RUN/checkpoints: verified, pointed to, pruned. File work only; the core decides what counts. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common/error.h"
+#include "coordinator/core.h"
+
+/* All files there and all checksums hold? Reads everything: for a worker thread. */
+int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
+                    struct bl_error *err);
+
+/* RUN/checkpoints/NAME -> the checkpoint's folder: "latest", "best". */
+int registry_point(const char *run_folder, const char *name, struct coord_checkpoint checkpoint,
+                   struct bl_error *err);
+
+/* Removes one checkpoint. Absent is fine. */
+int registry_remove(const char *run_folder, struct coord_checkpoint checkpoint,
+                    struct bl_error *err);
+
+/* Before the run starts: removes every folder of RUN/checkpoints that is none of the `count` registered ones, what a killed
+ * worker left half written included. */
+int registry_tidy(const char *run_folder, const struct coord_checkpoint *registered, int count,
+                  struct bl_error *err);

@@ -1,0 +1,179 @@
+/* coordinator/results.c - see results.h. */
+#include "coordinator/results.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Workers are at most one step apart, so two would do. */
+#define STEPS_KEPT 8
+
+struct step_result {
+    bool used;
+    struct metrics_step m;
+    double share[METRICS_EXPERTS_MAX];
+};
+
+struct caption {
+    uint64_t sample;
+    char *text;
+    bool ended;
+};
+
+struct group_result {
+    bool used;
+    struct metrics_validation sums; /* losses are sums here, paired and shuffled too */
+    double tokens_shuffled, correct;
+    int experts;
+    double weight[METRICS_EXPERTS_MAX];
+    size_t caption_count;
+    struct caption *captions;
+};
+
+struct results {
+    struct step_result steps[STEPS_KEPT];
+    uint32_t group_count;
+    struct group_result groups[];
+};
+
+int results_new(uint32_t validation_groups, struct results **ret, struct bl_error *err)
+{
+    struct results *r = calloc(1, sizeof *r + (size_t)validation_groups * sizeof r->groups[0]);
+    if (!r)
+        return bl_fail(err, BL_ENOMEM, "no memory for the results of %u groups", validation_groups);
+    r->group_count = validation_groups;
+    *ret = r;
+    return 0;
+}
+
+static void clear_group(struct group_result *g)
+{
+    for (size_t i = 0; i < g->caption_count; i++)
+        free(g->captions[i].text);
+    free(g->captions);
+    *g = (struct group_result){0};
+}
+
+void results_clear_validation(struct results *r)
+{
+    for (uint32_t i = 0; i < r->group_count; i++)
+        clear_group(&r->groups[i]);
+}
+
+void results_clear(struct results *r)
+{
+    memset(r->steps, 0, sizeof r->steps);
+    results_clear_validation(r);
+}
+
+void results_free(struct results **results)
+{
+    if (!*results)
+        return;
+    results_clear(*results);
+    free(*results);
+    *results = NULL;
+}
+
+void results_report(struct results *r, const Blipren__Report *report)
+{
+    struct step_result *s = &r->steps[report->step % STEPS_KEPT];
+    if (!s->used || s->m.step != (int64_t)report->step)
+        *s = (struct step_result){.used = true, .m.step = (int64_t)report->step};
+    struct metrics_step *m = &s->m;
+    m->loss = report->tokens ? report->nll_sum / (double)report->tokens : NAN;
+    m->rate = report->learning_rate;
+    m->norm = report->grad_norm;
+    m->tokens = (int64_t)report->tokens;
+    m->images = (int64_t)report->images;
+    m->skipped = report->skipped;
+    m->data_wait_s = fmax(m->data_wait_s, report->data_wait_s);
+    m->compute_s = fmax(m->compute_s, report->compute_s);
+    m->reduce_wait_s = fmax(m->reduce_wait_s, report->reduce_wait_s);
+    m->experts = (int)report->n_expert_share;
+    memcpy(s->share, report->expert_share, report->n_expert_share * sizeof *s->share);
+    m->entropy = report->router_entropy;
+    m->balance_loss = report->balance_loss;
+    m->router_z_loss = report->router_z_loss;
+}
+
+bool results_take_step(struct results *r, uint64_t step, struct metrics_step *ret,
+                       double share[METRICS_EXPERTS_MAX])
+{
+    struct step_result *s = &r->steps[step % STEPS_KEPT];
+    if (!s->used || s->m.step != (int64_t)step)
+        return false;
+    *ret = s->m;
+    memcpy(share, s->share, sizeof s->share);
+    ret->share = share;
+    s->used = false;
+    return true;
+}
+
+void results_validation(struct results *r, const Blipren__Validation *v)
+{
+    if (v->group >= r->group_count)
+        return;
+    struct group_result *g = &r->groups[v->group];
+    clear_group(g);
+    g->used = true;
+    g->sums.loss = v->nll_sum;
+    g->sums.tokens = (int64_t)v->tokens;
+    g->sums.images = (int64_t)v->images;
+    g->sums.paired_loss = v->paired_nll_sum;
+    g->sums.shuffled_loss = v->shuffled_nll_sum;
+    g->tokens_shuffled = (double)v->shuffled_tokens;
+    g->correct = (double)v->correct;
+    g->experts = (int)v->n_expert_weight;
+    memcpy(g->weight, v->expert_weight, v->n_expert_weight * sizeof *g->weight);
+    g->captions = calloc(v->n_captions + 1, sizeof *g->captions);
+    BL_ASSERT(g->captions != NULL);
+    for (size_t i = 0; i < v->n_captions; i++)
+        g->captions[g->caption_count++] = (struct caption){.sample = v->captions[i]->sample,
+                                                           .text = strdup(v->captions[i]->text),
+                                                           .ended = v->captions[i]->ended};
+}
+
+void results_sum_validation(const struct results *r, struct metrics_validation *ret,
+                            double weight[METRICS_EXPERTS_MAX])
+{
+    struct metrics_validation sum = {.step = ret->step};
+    double correct = 0, shuffled_tokens = 0;
+    memset(weight, 0, METRICS_EXPERTS_MAX * sizeof *weight);
+    for (uint32_t i = 0; i < r->group_count; i++) {
+        const struct group_result *g = &r->groups[i];
+        sum.loss += g->sums.loss;
+        sum.tokens += g->sums.tokens;
+        sum.images += g->sums.images;
+        sum.paired_loss += g->sums.paired_loss;
+        sum.shuffled_loss += g->sums.shuffled_loss;
+        shuffled_tokens += g->tokens_shuffled;
+        correct += g->correct;
+        if (g->experts > sum.experts)
+            sum.experts = g->experts;
+        for (int x = 0; x < g->experts; x++)
+            weight[x] += g->weight[x];
+        for (size_t c = 0; c < g->caption_count; c++)
+            sum.ended += g->captions[c].ended;
+        sum.captions += (int)g->caption_count;
+    }
+    sum.loss /= (double)sum.tokens;
+    sum.accuracy = correct / (double)sum.tokens;
+    sum.paired_loss /= shuffled_tokens;
+    sum.shuffled_loss /= shuffled_tokens;
+    for (int x = 0; x < sum.experts; x++)
+        weight[x] /= (double)sum.images;
+    sum.weight = weight;
+    *ret = sum;
+}
+
+void results_each_caption(const struct results *r,
+                          void (*visit)(void *context, uint64_t sample, const char *text,
+                                        bool ended),
+                          void *context)
+{
+    for (uint32_t i = 0; i < r->group_count; i++)
+        for (size_t c = 0; c < r->groups[i].caption_count; c++)
+            visit(context, r->groups[i].captions[c].sample, r->groups[i].captions[c].text,
+                  r->groups[i].captions[c].ended);
+}

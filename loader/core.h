@@ -1,0 +1,147 @@
+/* loader/core.h - a loader's rules: joining, the bounded queue of orders, what is made and shipped
+ * next, credit. A pure state machine like coordinator/core.h.
+ *
+ * Orders   each order sits in a `slot` (< capacity + jobs) from ACCEPT to SENT or DISCARD; the
+ *          loop keeps the order's samples and the made group there. An order is answered by exactly
+ *          one Sent on the link it came by, also when it is not made: Sent is credit. */
+#pragma once
+
+#include "common/cluster.h"
+#include "common/error.h"
+
+/* name, what it waits for */
+#define LOADER_STATES(X)                                                                           \
+    X(JOINING, "Welcome")                                                                          \
+    X(OPENING, "index, tokenizer and source to be open")                                           \
+    X(WORKING, "orders, and the threads that make and ship them")                                  \
+    X(GONE, "nothing")
+enum loader_state {
+#define X(name, waits_for) LOADER_##name,
+    LOADER_STATES(X)
+#undef X
+        LOADER_STATE_COUNT
+};
+
+/* name, where it comes from */
+#define LOADER_EVENTS(X)                                                                           \
+    X(WELCOME, "coordinator")                                                                      \
+    X(REFUSE, "coordinator")                                                                       \
+    X(PULSE, "coordinator")                                                                        \
+    X(END, "coordinator")                                                                          \
+    X(ORDER, "coordinator")                                                                        \
+    X(STOP, "coordinator")                                                                         \
+    X(OPENED, "loop")                                                                              \
+    X(MADE, "pool")                                                                                \
+    X(SHIPPED, "loop")                                                                             \
+    X(LOST, "loop")                                                                                \
+    X(TICK, "loop")
+enum loader_event_type {
+#define X(name, source) LOADER_EVENT_##name,
+    LOADER_EVENTS(X)
+#undef X
+        LOADER_EVENT_COUNT
+};
+
+struct loader_event {
+    enum loader_event_type type;
+    uint64_t now_ms;     /* monotonic */
+    uint64_t link;       /* messages of the coordinator, LOST: the connection */
+    uint64_t generation; /* of the message's envelope */
+    union {
+        struct {
+            uint32_t patience_ms;
+        } welcome;
+        struct {
+            enum bl_kind kind;
+            uint64_t step;
+            uint32_t group;
+            uint64_t worker;
+        } order;
+        struct {
+            int code;
+        } stop;
+        struct {
+            bool ok; /* false: cannot be opened; the loop has the error */
+        } opened;
+        struct {
+            uint32_t slot; /* MADE, SHIPPED */
+        } slot;
+    };
+};
+
+/* name, what the loop does */
+#define LOADER_ACTIONS(X)                                                                          \
+    X(CONNECT, "drop the coordinator's connection, if any, make a new one and send Hello on it")   \
+    X(OPEN, "open run folder, index and tokenizer; OPENED follows")                                \
+    X(BEAT, "send Beat")                                                                           \
+    X(ENDED, "send Ended: ready for orders")                                                       \
+    X(ACCEPT, "keep the Order being handled in slot")                                              \
+    X(MAKE, "pool: fetch, decode and tokenize slot's samples; MADE follows")                       \
+    X(SHIP, "send slot's group to its worker when the socket takes it; SHIPPED follows")           \
+    X(SENT, "slot is free: send Sent, with its voids if it was shipped, else stop shipping it")    \
+    X(DISCARD, "slot is free: stop shipping it, send nothing (the link it came by is gone)")       \
+    X(GOODBYE, "send Goodbye")                                                                     \
+    X(EXIT, "leave with code")
+enum loader_action_type {
+#define X(name, effect) LOADER_ACTION_##name,
+    LOADER_ACTIONS(X)
+#undef X
+        LOADER_ACTION_COUNT
+};
+
+struct loader_action {
+    enum loader_action_type type;
+    uint64_t link;       /* messages: the connection; CONNECT: the number of the new one */
+    uint64_t generation; /* for the envelope: Sent has its order's */
+    union {
+        struct {
+            uint32_t slot;
+            bool shipped; /* SENT: false = its generation ended before; no SHIPPED follows */
+            enum bl_kind kind;
+            uint64_t step;
+            uint32_t group;
+            uint64_t worker;
+        } order;
+        struct {
+            int code; /* 0, or positive BL_E… */
+            const char *text;
+        } exit;
+    };
+};
+
+struct loader_actions {
+    uint32_t count, capacity;
+    struct loader_action *list;
+};
+
+struct loader_config {
+    uint64_t incarnation;  /* random, not 0 */
+    uint32_t capacity;     /* orders it may hold, what Hello says; 1..BL_LOADER_CAPACITY_MAX */
+    uint32_t jobs;         /* orders made at the same time; 1..capacity */
+    uint32_t patience_ms;  /* until Welcome tells the run's */
+    uint64_t reconnect_ms; /* without a coordinator for so long: exit */
+};
+
+struct loader;
+
+int loader_new(const struct loader_config *config, struct loader **ret_loader,
+               struct bl_error *err);
+void loader_free(struct loader **loader);
+/* The first call: connects. */
+const struct loader_actions *loader_start(struct loader *loader, uint64_t now_ms);
+/* Handles one event. The actions belong to loader and live until the next call. */
+const struct loader_actions *loader_step(struct loader *loader, const struct loader_event *event);
+
+struct loader_status {
+    enum loader_state state;
+    uint64_t generation;
+    uint32_t queued, making, shipping;
+    uint64_t made, dropped, violations;
+};
+struct loader_status loader_status(const struct loader *loader);
+
+const char *loader_state_name(enum loader_state state);
+const char *loader_event_name(enum loader_event_type type);
+const char *loader_action_name(enum loader_action_type type);
+const char *loader_rule_name(enum loader_state state, enum loader_event_type type);
+void loader_check(const struct loader *loader);

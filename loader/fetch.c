@@ -1,0 +1,320 @@
+/* loader/fetch.c - see fetch.h. */
+#include "loader/fetch.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/limits.h"
+#include "loader/sample.h"
+#include "proto/wire.h"
+
+/* A linked list that is taken from its front. */
+struct queue {
+    struct fetch_group *first, **end;
+};
+
+struct fetch {
+    struct fetch_options options;
+    int thread_count; /* running */
+    pthread_t *threads;
+
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    /* under the lock: */
+    bool stopping, open_wanted, opened_told, failed_told;
+    struct queue jobs, made;
+    struct bl_error open_error, failure; /* code 0: none */
+    bool open_done, failed;
+
+    char run_folder[4096];
+    uint8_t run[RUN_ID_BYTES];
+    struct sample_source *source; /* immutable once open_done */
+
+    struct fetch_group *groups; /* all that exist; the loop's own */
+};
+
+static void queue_init(struct queue *q)
+{
+    q->first = NULL;
+    q->end = &q->first;
+}
+
+static void queue_add(struct queue *q, struct fetch_group *g)
+{
+    g->next_job = NULL;
+    *q->end = g;
+    q->end = &g->next_job;
+}
+
+static struct fetch_group *queue_take(struct queue *q)
+{
+    struct fetch_group *g = q->first;
+    if (g && !(q->first = g->next_job))
+        q->end = &q->first;
+    return g;
+}
+
+/* -- the threads ------------------------------------------------------------------------------ */
+
+static bool is_stopping(struct fetch *f)
+{
+    pthread_mutex_lock(&f->lock);
+    bool stopping = f->stopping;
+    pthread_mutex_unlock(&f->lock);
+    return stopping;
+}
+
+static void make_void(struct fetch_slot *slot, const struct bl_error *err)
+{
+    slot->bad = true;
+    snprintf(slot->reason, sizeof slot->reason, "%s", err->text);
+    wire_text(slot->reason);
+}
+
+/* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
+static int make_group(struct fetch *f, struct fetch_group *g, struct bl_error *err)
+{
+    size_t side = sample_side(f->source), image_bytes = side * side * 3;
+    for (uint32_t i = 0; i < g->count && !is_stopping(f); i++) {
+        struct fetch_slot *slot = &g->slots[i];
+        struct sample_info info;
+        struct bl_error why;
+        int rc = sample_make(f->source, slot->sample, slot->epoch,
+                             g->pixels + g->good * image_bytes, &g->ids, &info, &why);
+        if (rc == -BL_ENOMEM) {
+            *err = why;
+            return rc;
+        }
+        if (rc < 0) {
+            make_void(slot, &why);
+            continue;
+        }
+        slot->tokens = info.tokens;
+        slot->prefix = info.prefix;
+        slot->label_first = info.label_first;
+        slot->image_hash = info.image_hash;
+        g->good++;
+    }
+    g->pixels_size = g->good * image_bytes;
+    return 0;
+}
+
+static void do_open(struct fetch *f)
+{
+    struct bl_error err = {0};
+    struct sample_source *source = NULL;
+    sample_source_open(f->run_folder, f->run, &source, &err);
+    pthread_mutex_lock(&f->lock);
+    f->source = source;
+    f->open_error = source ? (struct bl_error){0} : err;
+    f->open_done = true;
+    pthread_mutex_unlock(&f->lock);
+}
+
+static void do_job(struct fetch *f, struct fetch_group *g)
+{
+    struct bl_error err;
+    int rc = make_group(f, g, &err);
+    pthread_mutex_lock(&f->lock);
+    if (rc == 0) {
+        queue_add(&f->made, g);
+    } else if (!f->failed) {
+        f->failed = true;
+        f->failure = err;
+    }
+    pthread_mutex_unlock(&f->lock);
+}
+
+static void *run_thread(void *argument)
+{
+    struct fetch *f = argument;
+    pthread_mutex_lock(&f->lock);
+    while (!f->stopping) {
+        bool open = f->open_wanted;
+        struct fetch_group *g = open ? NULL : queue_take(&f->jobs);
+        if (!open && !g) {
+            pthread_cond_wait(&f->work, &f->lock);
+            continue;
+        }
+        f->open_wanted = false;
+        pthread_mutex_unlock(&f->lock);
+        if (open)
+            do_open(f);
+        else
+            do_job(f, g);
+        f->options.wake(f->options.context);
+        pthread_mutex_lock(&f->lock);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return NULL;
+}
+
+/* -- the loop's side -------------------------------------------------------------------------- */
+
+int fetch_start(const struct fetch_options *options, struct fetch **ret, struct bl_error *err)
+{
+    BL_ASSERT_CMP(options->threads, >=, 1);
+    struct fetch *f = calloc(1, sizeof *f);
+    if (!f)
+        return bl_fail(err, BL_ENOMEM, "no memory for %d threads", options->threads);
+    f->options = *options;
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_cond_init(&f->work, NULL);
+    queue_init(&f->jobs);
+    queue_init(&f->made);
+    f->threads = calloc((size_t)options->threads, sizeof *f->threads);
+    int rc = f->threads ? 0 : bl_fail(err, BL_ENOMEM, "no memory for %d threads", options->threads);
+    while (rc == 0 && f->thread_count < options->threads) {
+        int code = pthread_create(&f->threads[f->thread_count], NULL, run_thread, f);
+        if (code)
+            rc = bl_fail(err, BL_ENOMEM, "thread %d of %d cannot be started: %s",
+                         f->thread_count + 1, options->threads, strerror(code));
+        else
+            f->thread_count++;
+    }
+    if (rc < 0)
+        fetch_free(&f);
+    else
+        *ret = f;
+    return rc;
+}
+
+void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_ID_BYTES])
+{
+    pthread_mutex_lock(&f->lock);
+    BL_ASSERT(!f->open_done && !f->open_wanted);
+    snprintf(f->run_folder, sizeof f->run_folder, "%s", run_folder);
+    memcpy(f->run, run, sizeof f->run);
+    f->open_wanted = true;
+    pthread_cond_signal(&f->work);
+    pthread_mutex_unlock(&f->lock);
+}
+
+uint64_t fetch_samples(const struct fetch *f)
+{
+    return sample_count(f->source);
+}
+
+uint32_t fetch_side(const struct fetch *f)
+{
+    return sample_side(f->source);
+}
+
+/* A group that nobody holds any more, or a new one. */
+static struct fetch_group *find_group(struct fetch *f)
+{
+    for (struct fetch_group *g = f->groups; g; g = g->next)
+        if (atomic_load_explicit(&g->holders, memory_order_acquire) == 0)
+            return g;
+    struct fetch_group *g = calloc(1, sizeof *g);
+    if (g) {
+        g->next = f->groups;
+        f->groups = g;
+    }
+    return g;
+}
+
+/* At least `size` bytes. What was there is not needed: no copy, unlike realloc. */
+static void *make_room(void *data, size_t *capacity, size_t size)
+{
+    if (size <= *capacity)
+        return data;
+    free(data);
+    data = malloc(size);
+    *capacity = data ? size : 0;
+    return data;
+}
+
+int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
+               uint32_t count, struct bl_error *err)
+{
+    size_t side = fetch_side(f), pixels = (size_t)count * side * side * 3;
+    if (pixels > BL_FRAME_BYTES_MAX) {
+        bl_fail(err, BL_ELIMIT, "a group of %u images has %zu bytes, more than %d", count, pixels,
+                BL_FRAME_BYTES_MAX);
+        return bl_error_remedy(err, "make train.micro_batch (train.grain) smaller");
+    }
+    struct fetch_group *g = find_group(f);
+    if (g) {
+        g->slots = make_room(g->slots, &g->slots_capacity, count * sizeof *g->slots);
+        g->pixels = make_room(g->pixels, &g->pixels_capacity, pixels);
+    }
+    if (!g || !g->slots || !g->pixels)
+        return bl_fail(err, BL_ENOMEM, "no memory for a group of %u images, %zu bytes", count,
+                       pixels);
+    atomic_store_explicit(&g->holders, 1, memory_order_relaxed);
+    g->slot = slot;
+    g->count = count;
+    g->good = 0;
+    g->pixels_size = 0;
+    g->ids.count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        BL_ASSERT_CMP(samples[i], <, fetch_samples(f));
+        g->slots[i] = (struct fetch_slot){.sample = samples[i], .epoch = epochs[i]};
+    }
+    pthread_mutex_lock(&f->lock);
+    queue_add(&f->jobs, g);
+    pthread_cond_signal(&f->work);
+    pthread_mutex_unlock(&f->lock);
+    return 0;
+}
+
+bool fetch_next(struct fetch *f, struct fetch_event *ret)
+{
+    bool found = true;
+    *ret = (struct fetch_event){0};
+    pthread_mutex_lock(&f->lock);
+    if (f->failed && !f->failed_told) {
+        f->failed_told = true;
+        ret->kind = FETCH_FAILED;
+        ret->error = f->failure;
+    } else if (f->open_done && !f->opened_told) {
+        f->opened_told = true;
+        ret->kind = FETCH_OPENED;
+        ret->error = f->open_error;
+    } else if ((ret->group = queue_take(&f->made))) {
+        ret->kind = FETCH_MADE;
+    } else {
+        found = false;
+    }
+    pthread_mutex_unlock(&f->lock);
+    return found;
+}
+
+void fetch_group_release(struct fetch_group *group)
+{
+    atomic_fetch_sub_explicit(&group->holders, 1, memory_order_release);
+}
+
+void fetch_stop(struct fetch *f)
+{
+    pthread_mutex_lock(&f->lock);
+    f->stopping = true;
+    pthread_cond_broadcast(&f->work);
+    pthread_mutex_unlock(&f->lock);
+    while (f->thread_count)
+        pthread_join(f->threads[--f->thread_count], NULL);
+}
+
+void fetch_free(struct fetch **fetch)
+{
+    struct fetch *f = *fetch;
+    if (!f)
+        return;
+    fetch_stop(f);
+    for (struct fetch_group *g = f->groups, *next; g; g = next) {
+        next = g->next;
+        free(g->slots);
+        free(g->pixels);
+        token_ids_release(&g->ids);
+        free(g);
+    }
+    sample_source_free(&f->source);
+    pthread_cond_destroy(&f->work);
+    pthread_mutex_destroy(&f->lock);
+    free(f->threads);
+    free(f);
+    *fetch = NULL;
+}

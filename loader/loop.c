@@ -1,0 +1,666 @@
+/* loader/loop.c - events from sockets, threads and clock into loader/core.h, its actions back out. */
+#include "loader/loop.h"
+
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "common/cleanup.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/run.h"
+#include "loader/core.h"
+#include "loader/fetch.h"
+#include "loader/outlet.h"
+#include "proto/wire.h"
+
+#define TICK_MS 50
+#define LINGER_MS 500
+
+/* An order in a slot of the core, from ACCEPT to SENT or DISCARD. */
+struct order {
+    uint64_t *samples;
+    uint32_t *epochs;
+    uint32_t count, first;
+    char endpoint[SOCKET_ENDPOINT_MAX];
+    struct fetch_group *group; /* once it is made; held */
+    struct parcel parcel;
+};
+
+struct loop {
+    const struct loader_options *options;
+    uv_loop_t uv;
+    uv_async_t wake;
+    uv_timer_t tick;
+    uv_signal_t signals[2];
+    void *zmq;
+    struct wire_socket *control;
+    struct outlets *outlets;
+    char name[128], build[128];
+    uint64_t incarnation, link;
+
+    struct loader *core;
+    struct fetch *fetch;
+    uint32_t threads, capacity, slot_count, patience_ms;
+    struct order *orders;             /* (slot_count) */
+    const Blipren__Envelope *handled; /* the message being handled */
+
+    char run_folder[4096];
+    uint8_t run[RUN_ID_BYTES];
+    bool run_known, data_open;
+
+    bool leaving;
+    struct bl_error error; /* why it left, code 0: as told */
+};
+
+/* -- messages out ----------------------------------------------------------------------------- */
+
+static void send_envelope(struct loop *l, uint64_t generation, Blipren__Envelope *e)
+{
+    bl_autofree uint8_t *data = NULL;
+    size_t size;
+    e->version = BL_PROTOCOL_VERSION;
+    e->generation = generation;
+    e->peer = l->incarnation;
+    if (l->run_known)
+        e->run = (ProtobufCBinaryData){sizeof l->run, l->run};
+    wire_pack(e, &data, &size);
+    /* A full or lost connection shows as silence; the core deals with that. */
+    if (l->control && wire_dealer_send(l->control, data, size) < 0)
+        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection, ignoring", wire_body_name(e));
+}
+
+#define ENVELOPE(name, BODY, message)                                                              \
+    Blipren__Envelope name = BLIPREN__ENVELOPE__INIT;                                              \
+    name.body_case = BLIPREN__ENVELOPE__BODY_##BODY;                                               \
+    name.message
+
+static void send_hello(struct loop *l)
+{
+    Blipren__Hello hello = BLIPREN__HELLO__INIT;
+    hello.role = BLIPREN__ROLE__ROLE_LOADER;
+    hello.name = l->name;
+    hello.build = l->build;
+    hello.applied_step = -1;
+    hello.capacity = l->capacity;
+    ENVELOPE(e, HELLO, hello) = &hello;
+    send_envelope(l, 0, &e);
+}
+
+static void send_ended(struct loop *l, const struct loader_action *a)
+{
+    Blipren__Ended ended = BLIPREN__ENDED__INIT;
+    ended.applied_step = -1;
+    ENVELOPE(e, ENDED, ended) = &ended;
+    send_envelope(l, a->generation, &e);
+}
+
+static void send_beat(struct loop *l, const struct loader_action *a)
+{
+    struct loader_status status = loader_status(l->core);
+    Blipren__Beat beat = BLIPREN__BEAT__INIT;
+    beat.phase = (char *)"load";
+    beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "orders");
+    ENVELOPE(e, BEAT, beat) = &beat;
+    send_envelope(l, a->generation, &e);
+}
+
+/* Reasons share half of what a message may hold. */
+static void fill_voids(const struct fetch_group *g, Blipren__VoidSlot *voids, size_t count)
+{
+    size_t room = BL_HEADER_BYTES_MAX / 2 / (count ? count : 1), n = 0;
+    for (uint32_t i = 0; i < g->count; i++) {
+        struct fetch_slot *slot = &g->slots[i];
+        if (!slot->bad)
+            continue;
+        if (strlen(slot->reason) >= room) {
+            slot->reason[room - 1] = 0;
+            wire_text(slot->reason); /* a character may have been cut */
+        }
+        voids[n] = (Blipren__VoidSlot)BLIPREN__VOID_SLOT__INIT;
+        voids[n].slot = i;
+        voids[n].sample = slot->sample;
+        voids[n++].reason = slot->reason;
+    }
+}
+
+static void send_sent(struct loop *l, const struct loader_action *a)
+{
+    const struct fetch_group *g = a->order.shipped ? l->orders[a->order.slot].group : NULL;
+    size_t count = g ? g->count - g->good : 0;
+    bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
+    bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
+    BL_ASSERT(voids && list);
+    if (g)
+        fill_voids(g, voids, count);
+    for (size_t i = 0; i < count; i++)
+        list[i] = &voids[i];
+    Blipren__Sent sent = BLIPREN__SENT__INIT;
+    sent.kind = (Blipren__Kind)a->order.kind;
+    sent.step = a->order.step;
+    sent.group = a->order.group;
+    sent.n_voids = count;
+    sent.voids = list;
+    ENVELOPE(e, SENT, sent) = &sent;
+    send_envelope(l, a->generation, &e);
+}
+
+static void send_goodbye(struct loop *l, const char *reason)
+{
+    char text[1600];
+    snprintf(text, sizeof text, "%s", reason);
+    wire_text(text);
+    Blipren__Goodbye goodbye = BLIPREN__GOODBYE__INIT;
+    goodbye.reason = text;
+    ENVELOPE(e, GOODBYE, goodbye) = &goodbye;
+    send_envelope(l, 0, &e);
+}
+
+/* -- leaving ---------------------------------------------------------------------------------- */
+
+static void leave(struct loop *l)
+{
+    l->leaving = true;
+    uv_stop(&l->uv);
+}
+
+static void fail(struct loop *l, const struct bl_error *error)
+{
+    if (!l->error.code)
+        l->error = *error;
+    char line[1600];
+    bl_error_format(&l->error, line, sizeof line);
+    send_goodbye(l, line);
+    leave(l);
+}
+
+/* -- a group, as data message ----------------------------------------------------------------- */
+
+static void release_frame(void *data, void *group)
+{
+    fetch_group_release(group);
+}
+
+/* A frame around memory of the group, which it holds until it is sent or dropped. */
+static void wrap(zmq_msg_t *frame, void *data, size_t size, struct fetch_group *g)
+{
+    atomic_fetch_add_explicit(&g->holders, 1, memory_order_relaxed);
+    if (zmq_msg_init_data(frame, data, size, release_frame, g) == 0)
+        return;
+    fetch_group_release(g);
+    bl_assert_failed("memory for a frame's head", __FILE__, __LINE__, __func__);
+}
+
+static void free_packed(void *data, void *hint)
+{
+    free(data);
+}
+
+static void pack_header(struct loop *l, const struct loader_action *a, const struct order *o,
+                        zmq_msg_t *frame)
+{
+    const struct fetch_group *g = o->group;
+    bl_autofree Blipren__Slot *slots = calloc(g->count, sizeof *slots);
+    bl_autofree Blipren__Slot **list = calloc(g->count, sizeof *list);
+    BL_ASSERT(slots && list);
+    for (uint32_t i = 0; i < g->count; i++) {
+        const struct fetch_slot *from = &g->slots[i];
+        slots[i] = (Blipren__Slot)BLIPREN__SLOT__INIT;
+        slots[i].sample = from->sample;
+        slots[i].bad = from->bad;
+        slots[i].tokens = from->tokens;
+        slots[i].prefix = from->prefix;
+        slots[i].label_first = from->label_first;
+        slots[i].image_hash = from->image_hash;
+        list[i] = &slots[i];
+    }
+    Blipren__BatchHeader header = BLIPREN__BATCH_HEADER__INIT;
+    header.version = BL_PROTOCOL_VERSION;
+    header.run = (ProtobufCBinaryData){sizeof l->run, l->run};
+    header.generation = a->generation;
+    header.worker = a->order.worker;
+    header.kind = (Blipren__Kind)a->order.kind;
+    header.step = a->order.step;
+    header.group = a->order.group;
+    header.first = o->first;
+    header.image_side = fetch_side(l->fetch);
+    header.n_slots = g->count;
+    header.slots = list;
+    uint8_t *data;
+    size_t size;
+    wire_pack_header(&header, &data, &size);
+    if (zmq_msg_init_data(frame, data, size, free_packed, NULL) != 0)
+        bl_assert_failed("memory for a frame's head", __FILE__, __LINE__, __func__);
+}
+
+static void ship(struct loop *l, const struct loader_action *a)
+{
+    struct order *o = &l->orders[a->order.slot];
+    struct fetch_group *g = o->group;
+    struct bl_error err;
+    pack_header(l, a, o, &o->parcel.frames.at[0]);
+    wrap(&o->parcel.frames.at[1], g->pixels, g->pixels_size, g);
+    wrap(&o->parcel.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
+    o->parcel.frames.count = 3;
+    if (outlets_add(l->outlets, o->endpoint, &o->parcel, uv_now(&l->uv), &err) < 0) {
+        wire_frames_close(&o->parcel.frames);
+        bl_error_peer(&err, l->options->endpoint);
+        fail(l, &err);
+    }
+}
+
+/* -- actions ---------------------------------------------------------------------------------- */
+
+static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames);
+
+static void on_lost(void *context);
+
+static void connect_control(struct loop *l, const struct loader_action *a)
+{
+    struct wire_id id = wire_id_make(l->incarnation, a->link);
+    struct bl_error err;
+    wire_socket_close(&l->control, 0);
+    l->link = a->link;
+    if (wire_dealer(&l->uv, l->zmq, l->options->endpoint, &id, on_control, l, &l->control, &err) <
+            0 ||
+        wire_watch(l->control, l->zmq, on_lost, &err) < 0)
+        fail(l, &err);
+    else
+        send_hello(l);
+}
+
+static void keep_order(struct loop *l, uint32_t slot)
+{
+    const Blipren__Order *m = l->handled->order;
+    struct order *o = &l->orders[slot];
+    o->count = (uint32_t)m->n_sample;
+    o->first = m->first;
+    o->samples = calloc(o->count, sizeof *o->samples);
+    o->epochs = calloc(o->count, sizeof *o->epochs);
+    BL_ASSERT(o->samples && o->epochs);
+    memcpy(o->samples, m->sample, o->count * sizeof *o->samples);
+    memcpy(o->epochs, m->epoch, o->count * sizeof *o->epochs);
+    snprintf(o->endpoint, sizeof o->endpoint, "%s", m->endpoint);
+}
+
+/* The slot is free again. */
+static void drop_order(struct order *o)
+{
+    outlets_withdraw(&o->parcel);
+    if (o->group)
+        fetch_group_release(o->group);
+    free(o->samples);
+    free(o->epochs);
+    *o = (struct order){0};
+}
+
+static void make(struct loop *l, uint32_t slot)
+{
+    const struct order *o = &l->orders[slot];
+    struct bl_error err;
+    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, &err) < 0)
+        fail(l, &err);
+}
+
+static void exit_with(struct loop *l, const struct loader_action *a)
+{
+    if (a->exit.code && !l->error.code) {
+        bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s", a->exit.text);
+        bl_error_remedy(&l->error, "start blipren-coord there, or give its address by --coord");
+        bl_error_peer(&l->error, l->options->endpoint);
+    }
+    leave(l);
+}
+
+static void carry_out(struct loop *l, const struct loader_action *a)
+{
+    switch (a->type) {
+    case LOADER_ACTION_CONNECT:
+        connect_control(l, a);
+        break;
+    case LOADER_ACTION_OPEN:
+        fetch_open(l->fetch, l->run_folder, l->run);
+        break;
+    case LOADER_ACTION_BEAT:
+        send_beat(l, a);
+        break;
+    case LOADER_ACTION_ENDED:
+        send_ended(l, a);
+        break;
+    case LOADER_ACTION_ACCEPT:
+        keep_order(l, a->order.slot);
+        break;
+    case LOADER_ACTION_MAKE:
+        make(l, a->order.slot);
+        break;
+    case LOADER_ACTION_SHIP:
+        ship(l, a);
+        break;
+    case LOADER_ACTION_SENT:
+        send_sent(l, a);
+        drop_order(&l->orders[a->order.slot]);
+        break;
+    case LOADER_ACTION_DISCARD:
+        drop_order(&l->orders[a->order.slot]);
+        break;
+    case LOADER_ACTION_GOODBYE:
+        send_goodbye(l, "done");
+        break;
+    case LOADER_ACTION_EXIT:
+        exit_with(l, a);
+        break;
+    case LOADER_ACTION_COUNT:
+        break;
+    }
+}
+
+static void step(struct loop *l, struct loader_event *event)
+{
+    if (l->leaving)
+        return;
+    event->now_ms = uv_now(&l->uv);
+    const struct loader_actions *actions = loader_step(l->core, event);
+    for (uint32_t i = 0; i < actions->count && !l->leaving; i++)
+        carry_out(l, &actions->list[i]);
+}
+
+/* Ships what the sockets take. */
+static void pump(struct loop *l)
+{
+    struct parcel *parcel;
+    while (!l->leaving && (parcel = outlets_ship(l->outlets, uv_now(&l->uv)))) {
+        size_t offset = offsetof(struct order, parcel);
+        const struct order *o = (const struct order *)((const char *)parcel - offset);
+        struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
+                                     .slot = {(uint32_t)(o - l->orders)}};
+        step(l, &event);
+    }
+}
+
+static void handle(struct loop *l, struct loader_event *event)
+{
+    step(l, event);
+    pump(l);
+}
+
+/* -- messages in ------------------------------------------------------------------------------ */
+
+/* The coordinator's word on the run: taken once, and the same for ever. */
+static int take_welcome(struct loop *l, const Blipren__Envelope *m, struct bl_error *err)
+{
+    if (m->run.len != RUN_ID_BYTES)
+        return bl_fail(err, BL_EPROTO, "a Welcome without the run's id");
+    if (l->run_known && memcmp(l->run, m->run.data, RUN_ID_BYTES) != 0) {
+        bl_fail(err, BL_EPEER, "the coordinator now owns another run");
+        return bl_error_remedy(err, "start this loader again to join it");
+    }
+    memcpy(l->run, m->run.data, RUN_ID_BYTES);
+    l->run_known = true;
+    l->patience_ms = m->welcome->patience_ms;
+    snprintf(l->run_folder, sizeof l->run_folder, "%s", m->welcome->run_folder);
+    return 0;
+}
+
+/* What the core does not look at. */
+static int check_order(const struct loop *l, const Blipren__Order *m, struct bl_error *err)
+{
+    for (size_t i = 0; l->data_open && i < m->n_sample; i++)
+        if (m->sample[i] >= fetch_samples(l->fetch)) {
+            bl_fail(err, BL_EPROTO, "expected samples below %" PRIu64 ", found %" PRIu64,
+                    fetch_samples(l->fetch), m->sample[i]);
+            return bl_error_key(err, "Order.sample");
+        }
+    return 0;
+}
+
+/* Fills the event from a message. */
+static int translate(struct loop *l, const Blipren__Envelope *m, struct loader_event *e,
+                     struct bl_error *err)
+{
+    *e = (struct loader_event){.link = l->link, .generation = m->generation};
+    switch (m->body_case) {
+    case BLIPREN__ENVELOPE__BODY_WELCOME:
+        e->type = LOADER_EVENT_WELCOME;
+        e->welcome.patience_ms = m->welcome->patience_ms;
+        return take_welcome(l, m, err);
+    case BLIPREN__ENVELOPE__BODY_REFUSE:
+        e->type = LOADER_EVENT_REFUSE;
+        bl_fail(&l->error, BL_EPEER, "refused: %.400s", m->refuse->text);
+        bl_error_remedy(&l->error, "%.200s", m->refuse->remedy);
+        bl_error_peer(&l->error, l->options->endpoint);
+        return 0;
+    case BLIPREN__ENVELOPE__BODY_PULSE:
+        e->type = LOADER_EVENT_PULSE;
+        return 0;
+    case BLIPREN__ENVELOPE__BODY_END:
+        e->type = LOADER_EVENT_END;
+        return 0;
+    case BLIPREN__ENVELOPE__BODY_ORDER:
+        e->type = LOADER_EVENT_ORDER;
+        e->order.kind = (enum bl_kind)m->order->kind;
+        e->order.step = m->order->step;
+        e->order.group = m->order->group;
+        e->order.worker = m->order->worker;
+        return check_order(l, m->order, err);
+    case BLIPREN__ENVELOPE__BODY_STOP:
+        e->type = LOADER_EVENT_STOP;
+        return 0;
+    default:
+        return bl_fail(err, BL_EPROTO, "a loader has no use for %s", wire_body_name(m));
+    }
+}
+
+static int read_message(struct loop *l, struct wire_frames *frames, Blipren__Envelope **ret,
+                        struct loader_event *ret_event, struct bl_error *err)
+{
+    if (frames->count != 1)
+        return bl_fail(err, BL_EPROTO, "expected 1 frame, found %d", frames->count);
+    BL_TRY(wire_unpack(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), ret, err));
+    return translate(l, *ret, ret_event, err);
+}
+
+static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames)
+{
+    struct loop *l = context;
+    Blipren__Envelope *m = NULL;
+    struct loader_event event;
+    struct bl_error err;
+    if (l->leaving)
+        return;
+    if (read_message(l, frames, &m, &event, &err) == 0) {
+        l->handled = m;
+        handle(l, &event);
+        l->handled = NULL;
+    } else {
+        bl_error_peer(&err, l->options->endpoint);
+        fail(l, &err);
+    }
+    if (m)
+        wire_envelope_free(&m);
+}
+
+static void on_lost(void *context)
+{
+    struct loop *l = context;
+    struct loader_event event = {.type = LOADER_EVENT_LOST, .link = l->link};
+    handle(l, &event);
+}
+
+/* -- threads, sockets, clock, signals --------------------------------------------------------- */
+
+static void on_opened(struct loop *l, const struct bl_error *error)
+{
+    if (error->code) {
+        fail(l, error);
+        return;
+    }
+    l->data_open = true;
+    bl_log(BL_LOG_INFO, "run=%s samples=%" PRIu64 " side=%u threads=%u capacity=%u", l->run_folder,
+           fetch_samples(l->fetch), fetch_side(l->fetch), l->threads, l->capacity);
+    struct loader_event event = {.type = LOADER_EVENT_OPENED, .opened = {true}};
+    handle(l, &event);
+}
+
+static void on_made(struct loop *l, struct fetch_group *group)
+{
+    l->orders[group->slot].group = group;
+    struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {group->slot}};
+    handle(l, &event);
+}
+
+static void on_wake(uv_async_t *async)
+{
+    struct loop *l = async->data;
+    struct fetch_event event;
+    while (!l->leaving && fetch_next(l->fetch, &event))
+        switch (event.kind) {
+        case FETCH_OPENED:
+            on_opened(l, &event.error);
+            break;
+        case FETCH_MADE:
+            on_made(l, event.group);
+            break;
+        case FETCH_FAILED:
+            fail(l, &event.error);
+            break;
+        }
+}
+
+static void wake(void *context)
+{
+    struct loop *l = context;
+    uv_async_send(&l->wake);
+}
+
+static void on_writable(void *context)
+{
+    pump(context);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct loop *l = timer->data;
+    struct loader_event event = {.type = LOADER_EVENT_TICK};
+    outlets_sweep(l->outlets, uv_now(&l->uv), bl_timing_of(l->patience_ms).drain_ms);
+    handle(l, &event);
+}
+
+/* The first signal ends the process in order; the handlers are gone then, so that a second one ends
+ * it at once. */
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct loop *l = handle->data;
+    struct bl_error err;
+    for (int i = 0; i < 2; i++)
+        uv_signal_stop(&l->signals[i]);
+    bl_fail(&err, BL_ESTOPPED, "stopped by signal %d", number);
+    fail(l, &err);
+}
+
+/* -- start and end ---------------------------------------------------------------------------- */
+
+static uint32_t all_cores(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+}
+
+static void start_handles(struct loop *l)
+{
+    static const int numbers[] = {SIGINT, SIGTERM};
+    uv_async_init(&l->uv, &l->wake, on_wake);
+    uv_timer_init(&l->uv, &l->tick);
+    l->wake.data = l->tick.data = l;
+    uv_timer_start(&l->tick, on_tick, TICK_MS, TICK_MS);
+    for (int i = 0; i < 2; i++) {
+        uv_signal_init(&l->uv, &l->signals[i]);
+        l->signals[i].data = l;
+        uv_signal_start(&l->signals[i], on_signal, numbers[i]);
+    }
+}
+
+static void close_handle(uv_handle_t *handle, void *argument)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+/* ZeroMQ lets go of the groups when its context is closed, so they are freed after it. */
+static void close_all(struct loop *l)
+{
+    if (l->fetch)
+        fetch_stop(l->fetch);
+    for (uint32_t i = 0; l->orders && i < l->slot_count; i++)
+        drop_order(&l->orders[i]);
+    outlets_close(&l->outlets);
+    wire_socket_close(&l->control, LINGER_MS);
+    uv_walk(&l->uv, close_handle, NULL);
+    while (uv_loop_close(&l->uv) == UV_EBUSY)
+        uv_run(&l->uv, UV_RUN_ONCE);
+    wire_context_close(&l->zmq);
+    fetch_free(&l->fetch);
+    loader_free(&l->core);
+    free(l->orders);
+}
+
+static int start(struct loop *l, struct bl_error *err)
+{
+    const struct loader_options *o = l->options;
+    l->threads = o->threads ? (uint32_t)o->threads : all_cores();
+    l->capacity = o->capacity ? (uint32_t)o->capacity : 2 * l->threads;
+    if (l->capacity > BL_LOADER_CAPACITY_MAX)
+        l->capacity = BL_LOADER_CAPACITY_MAX;
+    if (l->threads > l->capacity)
+        l->threads = l->capacity; /* a thread makes a group */
+    struct loader_config config = {.incarnation = l->incarnation,
+                                   .capacity = l->capacity,
+                                   .jobs = l->threads,
+                                   .patience_ms = l->patience_ms,
+                                   .reconnect_ms = (uint64_t)o->patience_s * 1000};
+    BL_TRY(wire_check_endpoint(o->endpoint, o->insecure, err));
+    BL_TRY(loader_new(&config, &l->core, err));
+    l->slot_count = config.capacity + config.jobs;
+    l->orders = calloc(l->slot_count, sizeof *l->orders);
+    if (!l->orders)
+        return bl_fail(err, BL_ENOMEM, "no memory for %u orders", l->slot_count);
+    BL_TRY(wire_context_open(&l->zmq, err));
+    struct outlets_options outlets = {&l->uv, l->zmq, o->insecure, on_writable, l};
+    BL_TRY(outlets_open(&outlets, &l->outlets, err));
+    BL_TRY(fetch_start(&(struct fetch_options){(int)l->threads, wake, l}, &l->fetch, err));
+    uv_update_time(&l->uv);
+    const struct loader_actions *actions = loader_start(l->core, uv_now(&l->uv));
+    for (uint32_t i = 0; i < actions->count; i++)
+        carry_out(l, &actions->list[i]);
+    return 0;
+}
+
+int loader_run(const struct loader_options *options, struct bl_error *err)
+{
+    struct loop l = {.options = options, .incarnation = wire_incarnation(), .patience_ms = 10000};
+    char host[64] = "";
+    if (options->parent)
+        run_die_with_parent(options->parent);
+    gethostname(host, sizeof host - 1);
+    if (options->name)
+        snprintf(l.name, sizeof l.name, "%s", options->name);
+    else
+        snprintf(l.name, sizeof l.name, "%s:%d", host, (int)getpid());
+    wire_text(l.name);
+    run_build(l.build, sizeof l.build);
+    bl_log_identity("loader", "%s", l.name);
+    uv_loop_init(&l.uv);
+    start_handles(&l);
+    int rc = start(&l, err);
+    if (rc == 0 && !l.leaving)
+        uv_run(&l.uv, UV_RUN_DEFAULT);
+    if (rc == 0 && l.error.code) {
+        *err = l.error;
+        rc = -l.error.code;
+    }
+    close_all(&l);
+    return rc;
+}

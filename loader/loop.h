@@ -1,0 +1,20 @@
+/* loader/loop.h - the loader as a process: sockets, clock, signals and threads around loader/core.h. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+struct loader_options {
+    const char *endpoint; /* of the coordinator */
+    const char *name;     /* for people; NULL: host:pid */
+    bool insecure;        /* coordinator and workers may be on other machines */
+    int threads;          /* that make groups, one each; 0: all cores */
+    int capacity;         /* groups it may hold; 0: two for each thread */
+    int parent;           /* process to die with; 0: none */
+    unsigned patience_s;  /* without a coordinator for so long: leave */
+};
+
+/* Runs until the coordinator says stop. 0, or the failure that ended it. */
+int loader_run(const struct loader_options *options, struct bl_error *err);

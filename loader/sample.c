@@ -1,0 +1,144 @@
+/* loader/sample.c - see sample.h. */
+#include "loader/sample.h"
+
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+#include "common/hf.h"
+#include "common/limits.h"
+#include "loader/square.h"
+
+struct sample_source {
+    struct config *config;
+    struct dataset *dataset;
+    struct tokenizer *tokenizer;
+    struct caption_rules *rules;
+    struct square square;
+    uint32_t *prefixes; /* ids of each caption column's prefix */
+};
+
+/* Ids of each column's prompt: generation continues a caption from there. */
+static int count_prefixes(struct sample_source *s, struct bl_error *err)
+{
+    const struct config_captions *captions = &s->config->data.captions;
+    struct token_ids ids = {0};
+    int rc = 0;
+    s->prefixes = calloc(captions->count, sizeof *s->prefixes);
+    if (!s->prefixes)
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu prefixes", captions->count);
+    for (size_t i = 0; i < captions->count && rc == 0; i++) {
+        ids.count = 0;
+        rc = caption_prompt(s->tokenizer, captions->at[i].prefix, &ids, err);
+        s->prefixes[i] = (uint32_t)ids.count;
+    }
+    token_ids_release(&ids);
+    return rc;
+}
+
+static int open_captions(struct sample_source *s, struct bl_error *err)
+{
+    struct hf_llm llm;
+    int32_t eos;
+    BL_TRY(tokenizer_open(s->config->llm.path, &s->tokenizer, err));
+    BL_TRY(hf_llm_open(s->config->llm.path, &llm, err));
+    BL_TRY(caption_eos(&s->config->data, s->tokenizer, &llm, &eos, err));
+    BL_TRY(caption_rules_open(&s->config->data, s->tokenizer, eos, &s->rules, err));
+    return count_prefixes(s, err);
+}
+
+int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
+                       struct sample_source **ret, struct bl_error *err)
+{
+    bl_auto(sample_source) struct sample_source *s = calloc(1, sizeof *s);
+    if (!s)
+        return bl_fail(err, BL_ENOMEM, "no memory for the run's data");
+    BL_TRY(run_open(run_folder, run, &s->config, &s->dataset, err));
+    BL_TRY(open_captions(s, err));
+    BL_TRY(square_open(s->config->vision.path, s->config->data.max_pixels, &s->square, err));
+    *ret = bl_take(&s);
+    return 0;
+}
+
+void sample_source_free(struct sample_source **source)
+{
+    struct sample_source *s = *source;
+    if (!s)
+        return;
+    free(s->prefixes);
+    caption_rules_free(&s->rules);
+    tokenizer_free(&s->tokenizer);
+    dataset_free(&s->dataset);
+    config_free(&s->config);
+    free(s);
+    *source = NULL;
+}
+
+uint64_t sample_count(const struct sample_source *s)
+{
+    return dataset_samples(s->dataset);
+}
+
+uint32_t sample_side(const struct sample_source *s)
+{
+    return s->square.side;
+}
+
+/* The file's bytes, which must be those that were indexed: the split, and what counts as the same
+ * image, were decided by their hash. */
+static int read_image(const struct sample_source *s, const struct dataset_sample *sample,
+                      char **ret_data, size_t *ret_size, struct bl_error *err)
+{
+    uint8_t hash[crypto_hash_sha256_BYTES];
+    bl_autofree char *data = NULL;
+    size_t size;
+    BL_TRY(bl_file_read(sample->image, BL_IMAGE_FILE_BYTES_MAX, &data, &size, err));
+    crypto_hash_sha256(hash, (const uint8_t *)data, size);
+    if (memcmp(hash, sample->hash, sizeof hash) != 0)
+        return bl_fail(err, BL_EDATA, "the file has changed since the run's index was made");
+    *ret_data = bl_take(&data);
+    *ret_size = size;
+    return 0;
+}
+
+static int make_pixels(const struct sample_source *s, const struct dataset_sample *sample,
+                       uint8_t *pixels, struct bl_error *err)
+{
+    bl_autofree char *data = NULL;
+    size_t size = 0;
+    BL_TRY(read_image(s, sample, &data, &size, err));
+    return square_make(&s->square, (const uint8_t *)data, size, pixels, NULL, NULL, err);
+}
+
+static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
+                    struct token_ids *ids, struct sample_info *ret, struct bl_error *err)
+{
+    struct dataset_caption caption;
+    enum caption_verdict verdict;
+    size_t before = ids->count, label_first;
+    dataset_choose(s->dataset, id, (uint64_t)s->config->seed, epoch, &caption);
+    struct caption_text text = {caption.text, caption.size, caption.column};
+    BL_TRY(caption_rules_encode(s->rules, &text, ids, &label_first, &verdict, err));
+    if (verdict != CAPTION_KEPT)
+        return bl_fail(err, BL_EDATA, "its caption is %s, though it was indexed",
+                       caption_verdict_words(verdict));
+    ret->tokens = (uint32_t)(ids->count - before);
+    ret->label_first = (uint32_t)label_first;
+    ret->prefix = s->prefixes[caption.column];
+    return 0;
+}
+
+int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint8_t *pixels,
+                struct token_ids *ids, struct sample_info *ret, struct bl_error *err)
+{
+    struct dataset_sample sample;
+    struct sample_info info;
+    dataset_sample(s->dataset, id, &sample);
+    BL_TRY(make_pixels(s, &sample, pixels, err));
+    BL_TRY(make_ids(s, id, epoch, ids, &info, err));
+    memcpy(&info.image_hash, sample.hash, sizeof info.image_hash);
+    *ret = info;
+    return 0;
+}

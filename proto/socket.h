@@ -1,0 +1,85 @@
+/* proto/socket.h - ZeroMQ sockets inside a libuv loop.
+ *
+ * A ZeroMQ descriptor only signals the change from empty to ready, and sending swallows the signal. So each socket is asked
+ * before every wait of the loop (uv_prepare: anything ready keeps the loop from sleeping) and drained after it (uv_check), at
+ * most SOCKET_MESSAGES_PER_TURN messages a turn so that timers stay on time.
+ *
+ * All of it belongs to the loop's thread. Nothing blocks.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+#include <zmq.h>
+
+#include "common/error.h"
+#include "common/limits.h"
+
+#define SOCKET_MESSAGES_PER_TURN 64
+#define SOCKET_ENDPOINT_MAX 256
+
+/* One message: its frames, without a ROUTER's routing id. Frames beyond BL_FRAMES_MAX are dropped and counted. */
+struct wire_frames {
+    int count;
+    zmq_msg_t at[BL_FRAMES_MAX];
+};
+void wire_frames_close(struct wire_frames *frames);
+/* Moves the frames out of *from, which is then empty. */
+void wire_frames_move(struct wire_frames *to, struct wire_frames *from);
+
+/* A peer as a ROUTER sees it. */
+#define WIRE_ID_BYTES 16
+struct wire_id {
+    uint8_t bytes[WIRE_ID_BYTES];
+};
+
+struct wire_socket;
+
+/* A message came. from is NULL except on a ROUTER. What is not moved out of frames is closed afterwards. */
+typedef void wire_receive(void *context, const struct wire_id *from, struct wire_frames *frames);
+/* A PUSH that refused a message (socket_push gave false) takes one again. */
+typedef void wire_writable(void *context, struct wire_socket *socket);
+
+/* A loop's ZeroMQ context. *ret is the caller's; close it after all its sockets. */
+int wire_context_open(void **ret, struct bl_error *err);
+void wire_context_close(void **context);
+
+/* Is the address of "tcp://ADDRESS:PORT" on this machine alone: 127.0.0.0/8, localhost, lo? */
+bool wire_is_loopback(const char *endpoint);
+/* Checks the form "tcp://ADDRESS:PORT", and refuses an address beyond loopback without `insecure`. */
+int wire_check_endpoint(const char *endpoint, bool insecure, struct bl_error *err);
+
+/* The coordinator's side. endpoint may end in ":*" or ":0" for any free port; the one taken is copied to ret_endpoint. */
+int wire_router(uv_loop_t *loop, void *context, const char *endpoint, wire_receive *receive,
+                void *user, struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
+                struct bl_error *err);
+/* A peer's side. id must be new for each socket: a ROUTER ignores a second peer of the same id. */
+int wire_dealer(uv_loop_t *loop, void *context, const char *endpoint, const struct wire_id *id,
+                wire_receive *receive, void *user, struct wire_socket **ret, struct bl_error *err);
+/* The worker's side of batches, on any free port of `host`. */
+int wire_pull(uv_loop_t *loop, void *context, const char *host, wire_receive *receive, void *user,
+              struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
+              struct bl_error *err);
+/* The loader's side. */
+int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writable *writable,
+              void *user, struct wire_socket **ret, struct bl_error *err);
+/* Calls lost whenever an established connection of the socket breaks, at either end (a DEALER or PUSH then connects again by
+ * itself; messages may be missing). On a ROUTER it may be anybody's: a moment later sending to that one fails. */
+int wire_watch(struct wire_socket *socket, void *context, void (*lost)(void *user),
+               struct bl_error *err);
+/* Closes at once; what is queued has linger_ms to leave in the background. NULL is fine; sets *socket to NULL. The loop
+ * must run once more before it is closed. */
+void wire_socket_close(struct wire_socket **socket, int linger_ms);
+
+/* -BL_EPEER: nobody of that id is connected, or it lets thousands of messages pile up: it is lost. */
+int wire_router_send(struct wire_socket *socket, const struct wire_id *to, const void *data,
+                     size_t size);
+int wire_dealer_send(struct wire_socket *socket, const void *data, size_t size);
+/* True: the message is on its way and the frames are empty. False: the socket is full, frames are as before, and `writable`
+ * will be called. */
+bool wire_push_send(struct wire_socket *socket, struct wire_frames *frames);
+
+/* Messages dropped because of their form. */
+uint64_t wire_socket_dropped(const struct wire_socket *socket);

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""tests/e2e/cluster_test.py [NAME…] - the programs as a user starts them, on the demo's models and a few scenes.
+
+Each test is a function whose name is the sentence it proves. Prints one line a test; exit 0 only if all hold."""
+import os
+import sys
+import traceback
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "evidence"))
+from lib import *
+
+STOPPED, CONFIG, USAGE, FORMAT, DATA = 12, 3, 2, 4, 11
+
+
+class Case:
+    """A run folder of its own over shared data."""
+
+    def __init__(self, place, name, **changes):
+        self.place, self.name = place, name
+        self.run, self.yaml = place.path(name), place.path(name + ".yaml")
+        self.changes = dict({"train__steps": 16, "train__checkpoint_every": 4}, **changes)
+        self.write()
+
+    def write(self, **more):
+        changes = dict(self.changes, **more)
+        write_yaml(self.yaml, changes.pop("data", self.place.path("data")), self.run, **changes)
+
+    def start(self, local="2,2"):
+        self.log = open(self.place.path(self.name + ".log"), "ab")
+        return subprocess.Popen([program("blipren-coord"), "train", self.yaml, "--local", local], stdout=self.log,
+                                stderr=subprocess.STDOUT)
+
+    def train(self, local="2,2"):
+        done = subprocess.run([program("blipren-coord"), "train", self.yaml, "--local", local], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=300)
+        return done.returncode, done.stdout.decode()
+
+    def must_train(self, local="2,2"):
+        code, output = self.train(local)
+        expect(code == 0, "train ended with %d:\n%s" % (code, output))
+        return output
+
+    def committed(self):
+        try:
+            return sum(r["record"] == "COMMIT" for r in journal(self.run))
+        except (OSError, ValueError):
+            return 0
+
+
+def expect(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def wait_until(condition, seconds=120):
+    end = time.time() + seconds
+    while not condition():
+        expect(time.time() < end, "waited %d s in vain" % seconds)
+        time.sleep(0.01)
+
+
+def descendants_gone(pids):
+    wait_until(lambda: not any(os.path.exists("/proc/%d" % p) and
+                               open("/proc/%d/stat" % p).read().split()[2] != "Z" for p in pids), 30)
+
+
+def children_of(process):
+    return processes_of(process.pid, "blipren-")
+
+
+# -- the tests --
+
+
+def a_run_trains_saves_and_draws(place):
+    case = Case(place, "plain", train__validate_every=8)
+    output = case.must_train()
+    expect("complete: 16 steps" in output, output)
+    losses = [m["loss_nats"] for m in metrics(case.run)]
+    expect(len(losses) == 16 and all(0 < x < 20 for x in losses), losses)
+    expect([m["step"] for m in metrics(case.run, "validation")] == [8, 16], metrics(case.run, "validation"))
+    lineage(case.run, 16)
+    for name in ("curves.png", "config.yaml", "dataset.index", "val_predictions.jsonl", "checkpoints/latest/state.json",
+                 "checkpoints/step-000000-g1/qformer.safetensors"):
+        expect(os.path.exists(os.path.join(case.run, name)), name + " is missing")
+
+
+def any_worlds_give_one_sum(place):
+    sums = set()
+    for local in ("1,1", "2,2", "3,1"):
+        case = Case(place, "world-" + local.replace(",", "-"), train__reproducible=True, projector__kind="moe")
+        case.must_train(local)
+        sums.add(weights_sha(case.run))
+    expect(len(sums) == 1, sums)
+
+
+def an_interrupt_in_every_phase_saves_and_resumes_to_the_same_weights(place):
+    whole = Case(place, "whole", train__reproducible=True, train__validate_every=5)
+    whole.must_train()
+    expected = weights_sha(whole.run)
+    for name, ready in (("early", lambda c: os.path.exists(os.path.join(c.run, "lock"))),
+                        ("forming", lambda c: os.path.exists(os.path.join(c.run, "journal"))),
+                        ("training", lambda c: c.committed() >= 3),
+                        ("validating", lambda c: c.committed() >= 5),
+                        ("late", lambda c: c.committed() >= 15)):
+        case = Case(place, "stop-" + name, train__reproducible=True, train__validate_every=5)
+        process = case.start()
+        wait_until(lambda: ready(case) or process.poll() is not None)
+        family = children_of(process)
+        process.send_signal(signal.SIGINT if name != "late" else signal.SIGTERM)
+        code = process.wait(timeout=120)
+        expect(code in (STOPPED, 0, -signal.SIGINT), "%s: ended with %d" % (name, code))
+        descendants_gone(family)
+        case.must_train("1,1" if name == "training" else "2,2")
+        lineage(case.run, 16)
+        expect(weights_sha(case.run) == expected, name + ": other weights")
+
+
+def a_second_signal_stops_at_once_and_leaves_nobody(place):
+    case = Case(place, "twice", train__steps=1000)
+    process = case.start()
+    wait_until(lambda: case.committed() >= 2)
+    family = children_of(process)
+    expect(len(family) == 4, family)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    expect(process.wait(timeout=60) != 0, "exit code 0")
+    descendants_gone(family)
+
+
+def children_die_with_a_killed_coordinator(place):
+    case = Case(place, "orphans", train__steps=1000)
+    process = case.start()
+    wait_until(lambda: case.committed() >= 1)
+    family = children_of(process)
+    process.kill()
+    process.wait()
+    descendants_gone(family)
+
+
+def a_killed_worker_costs_no_step(place):
+    case = Case(place, "killed", train__steps=30)
+    process = case.start()
+    wait_until(lambda: case.committed() >= 3)
+    os.kill(processes_of(process.pid, "blipren-worker")[0], signal.SIGKILL)
+    expect(process.wait(timeout=200) == 0, "see %s.log" % case.run)
+    lineage(case.run, 30)
+
+
+def a_changed_key_is_refused_by_name_and_a_harmless_one_is_not(place):
+    case = Case(place, "changed")
+    case.must_train("1,1")
+    case.write(train__lr=0.5)
+    code, output = case.train()
+    expect(code == CONFIG and "train.lr" in output, output)
+    case.write(log__every=1)
+    case.must_train("1,1")
+
+
+def two_coordinators_do_not_share_a_run_folder(place):
+    case = Case(place, "shared", train__steps=1000)
+    process = case.start("1,1")
+    wait_until(lambda: case.committed() >= 1)
+    code, output = case.train("1,1")
+    expect(code == USAGE and "another coordinator" in output, output)
+    process.kill()
+    process.wait()
+
+
+def a_damaged_checkpoint_is_named_and_the_one_before_is_used(place):
+    case = Case(place, "damaged", train__reproducible=True)
+    case.must_train()
+    expected = weights_sha(case.run)
+    case = Case(place, "damaged2", train__reproducible=True, train__steps=16)
+    process = case.start()
+    wait_until(lambda: sum(r["record"] == "CHECKPOINT" for r in journal(case.run)) >= 3
+               if os.path.exists(os.path.join(case.run, "journal")) else False)
+    process.kill()
+    process.wait()
+    last = [r for r in journal(case.run) if r["record"] == "CHECKPOINT"][-1]
+    victim = os.path.join(case.run, "checkpoints/step-%06d-g%d/projector.safetensors" % (last["step"], last["generation"]))
+    with open(victim, "r+b") as f:
+        f.seek(-3, 2)
+        byte = f.read(1)
+        f.seek(-3, 2)
+        f.write(bytes([byte[0] ^ 1]))
+    output = case.must_train()
+    expect(victim in output and "damaged" in output, output)
+    expect(weights_sha(case.run) == expected, "other weights")
+
+
+def a_run_starts_from_a_checkpoints_weights_or_says_why_not(place):
+    first = Case(place, "first")
+    first.must_train()
+    begun = os.path.join(first.run, "checkpoints/latest")
+    second = Case(place, "second", train__init_from=begun, train__steps=4, seed=9)
+    second.must_train("1,1")
+    expect(tensors(os.path.join(second.run, "checkpoints/step-000000-g1/qformer.safetensors")) ==
+           tensors(os.path.join(begun, "qformer.safetensors")), "other weights at step 0")
+    expect([m["step"] for m in metrics(second.run)] == [1, 2, 3, 4], metrics(second.run))
+
+    def check(**changes):
+        case = Case(place, "unfit", train__init_from=begun, **changes)
+        done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return done.returncode, done.stdout.decode()
+
+    code, output = check()
+    expect(code == 0 and "init_from" in output, output)
+    code, output = check(qformer__layers=3)
+    expect(code == CONFIG and "train.init_from" in output and "weights" in output, output)
+    with open(os.path.join(begun, "projector.safetensors"), "r+b") as f:
+        f.truncate(os.path.getsize(os.path.join(begun, "projector.safetensors")) - 4)
+    code, output = check()
+    expect(code == FORMAT and "projector.safetensors" in output and "damaged" in output, output)
+
+
+def bad_images_void_their_slots_and_are_listed(place):
+    data = place.path("bad")
+    shutil.copytree(place.path("data"), data)
+    names = sorted(n for n in os.listdir(data) if n.endswith(".png"))
+    broken = {names[3]: b"", names[7]: b"not an image", names[11]: open(os.path.join(data, names[11]), "rb").read()[:200]}
+    for name, content in broken.items():
+        with open(os.path.join(data, name), "wb") as f:
+            f.write(content)
+    case = Case(place, "badimages", data=data, train__reproducible=True, data__max_bad_fraction=0.2,
+                data__validation=0)
+    case.must_train("1,2")
+    again = Case(place, "badimages2", data=data, train__reproducible=True, data__max_bad_fraction=0.2,
+                 data__validation=0)
+    again.must_train("2,1")
+    expect(weights_sha(case.run) == weights_sha(again.run), "other weights")
+    listed = [json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))]
+    expect({os.path.basename(b["file_name"]) for b in listed} == set(broken), listed)
+    expect(all(b["reason"] for b in listed), listed)
+
+
+def workers_and_loaders_started_by_hand_join(place):
+    case = Case(place, "byhand")
+    log = open(place.path("byhand.log"), "wb")
+    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
+    endpoint = []
+
+    def listening():
+        for line in open(place.path("byhand.log"), errors="replace"):
+            if "endpoint=" in line:
+                endpoint.append(line.split("endpoint=")[1].split()[0])
+        return endpoint
+
+    wait_until(listening)
+    peers = [subprocess.Popen([program(p), "--coord", endpoint[0], "--threads", "1"], stdout=log, stderr=log)
+             for p in ("blipren-loader", "blipren-worker")]
+    expect(coordinator.wait(timeout=120) == 0, open(place.path("byhand.log")).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
+
+
+def a_trained_captioner_captions_and_scores(place):
+    case = Case(place, "speaks")
+    case.must_train()
+    data, checkpoint = place.path("data"), os.path.join(case.run, "checkpoints/latest")
+    images = [os.path.join(data, n) for n in sorted(os.listdir(data)) if n.endswith(".png")][:3]
+    done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", checkpoint, "--json", "--attention",
+                           place.path("sheet.png")] + images, stdout=subprocess.PIPE, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    expect([set(line) for line in lines] == [{"file_name", "caption", "token_ids", "ended"}] * 3, lines)
+    expect(open(place.path("sheet.png"), "rb").read(8) == b"\x89PNG\r\n\x1a\n", "no sheet")
+    with open(os.path.join(data, "pairs.jsonl"), "w") as f:
+        for line in lines[:2]:
+            f.write(json.dumps({"file_name": os.path.basename(line["file_name"]), "caption": line["caption"]}) + "\n")
+        f.write(json.dumps({"file_name": "absent.png", "caption": "x"}) + "\n")
+    done = subprocess.run([program("blipren-worker"), "score", "--checkpoint", checkpoint, "--pairs",
+                           os.path.join(data, "pairs.jsonl")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.unlink(os.path.join(data, "pairs.jsonl"))
+    scored = [json.loads(line) for line in done.stdout.splitlines()]
+    expect(done.returncode == DATA, done.returncode)
+    expect(all(s["nll"] > 0 and s["tokens"] > 1 for s in scored[:2]) and "absent.png" in scored[2]["error"], scored)
+
+
+def main():
+    tests = [f for f in list(globals().values()) if callable(f) and getattr(f, "__code__", None) and
+             f.__code__.co_varnames[:1] == ("place",) and f.__code__.co_filename == __file__ and f.__code__.co_argcount == 1]
+    wanted = sys.argv[1:]
+    failed = 0
+    with Workplace("e2e") as place:
+        scenes(place.path("data"), 80)
+        for test in tests:
+            if wanted and test.__name__ not in wanted:
+                continue
+            begun = time.time()
+            try:
+                test(place)
+                print("ok    %5.1f s  %s" % (time.time() - begun, test.__name__), flush=True)
+            except Exception:
+                failed += 1
+                print("FAIL  %5.1f s  %s" % (time.time() - begun, test.__name__), flush=True)
+                traceback.print_exc(file=sys.stdout)
+    sys.exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Writes the seeds seed-* of tests/fuzz/corpus/; the other files there are inputs that once broke
+a target and stay as they are."""
+import hashlib
+import json
+import pathlib
+import struct
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+def put(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"seed-{name}").write_bytes(data)
+
+
+def tokenizer(name, text, vocab, merges=(), model={}, **parts):
+    model = {"vocab": {t: i for i, t in enumerate(vocab)}, "merges": list(merges)} | model
+    text_json = json.dumps(parts | {"model": model}, ensure_ascii=False, separators=(",", ":"))
+    put("tokenizer", name, text_json.encode() + b"\0" + text)
+
+
+def added(id, content, **flags):
+    return {"id": id, "content": content, "special": True, "normalized": False} | flags
+
+
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+          r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+TEXT = "it's 12 ab\n\n  abab! É\u3000\u017f\ud7ff<s> ".encode() + b"\xff\xe2\x82"
+LETTERS = [*"ab", "ab", "abab", "Ġ", "Ċ", "Ã", "1", "2", "'", "s", "Ġab"]
+MERGES = ["a b", "ab ab", "Ġ ab"]
+
+tokenizer("gpt2", TEXT, LETTERS, MERGES, pre_tokenizer={"type": "ByteLevel"},
+          decoder={"type": "ByteLevel"}, added_tokens=[added(12, "<s>", normalized=True)])
+tokenizer("llama3", TEXT, LETTERS, MERGES, {"ignore_merges": True},
+          pre_tokenizer={"type": "Sequence", "pretokenizers": [
+              {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated"},
+              {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]},
+          decoder={"type": "ByteLevel"}, added_tokens=[added(12, "<s>")],
+          post_processor={"type": "TemplateProcessing",
+                          "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+                          "special_tokens": {"<s>": {"ids": [12]}}})
+tokenizer("digits", TEXT, LETTERS, MERGES,
+          pre_tokenizer={"type": "Sequence", "pretokenizers": [
+              {"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"}]})
+tokenizer("llama2", TEXT, ["?", "▁", "a", "b", "▁a", "<0xFF>", "<0xE2>", "<0x0A>"],
+          [["▁", "a"]], {"unk_token": "?", "fuse_unk": True, "byte_fallback": True},
+          normalizer={"type": "Sequence", "normalizers": [
+              {"type": "Prepend", "prepend": "▁"},
+              {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+          decoder={"type": "Sequence", "decoders": [
+              {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+              {"type": "ByteFallback"}, {"type": "Fuse"},
+              {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+          added_tokens=[added(8, "<s>", normalized=True, single_word=True)])
+MARK = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
+tokenizer("metaspace", TEXT, ["?", "▁", "a", "b", "▁a"], [["▁", "a"]], {"unk_token": "?"},
+          pre_tokenizer=MARK, decoder=MARK,
+          added_tokens=[added(5, "<s>", lstrip=True, rstrip=True), added(6, "s", special=False)])
+
+
+def safetensors(name, header, size):
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    put("safetensors", name, struct.pack("<Q", len(text)) + text + bytes(range(size)))
+
+
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+safetensors("empty", {}, 0)
+safetensors("bytes", {"__metadata__": {"a": "b"}, "x": tensor("U8", [2, 3], 0, 6),
+                      "y": tensor("BOOL", [], 6, 7), "z": tensor("I8", [0], 7, 7)}, 7)
+for dtype, width in (("F32", 4), ("F16", 2), ("BF16", 2), ("F64", 8), ("I64", 8)):
+    safetensors(dtype.lower(), {"t": tensor(dtype, [2, 1], 0, 2 * width)}, 2 * width)
+
+RUN = """run_dir: runs/a
+seed: 7
+precision: f32
+data:
+  source: photos
+  captions: [{column: short, prefix: "Short caption: "}, {column: text}]
+  keep: ['^[A-Z]', "\\\\.$"]
+  eos: auto
+  validation: 0.1
+vision: {path: v}
+llm: {path: l, bos: after_image}
+qformer: {width: 192, heads: 6}
+projector: {kind: moe}
+train: {steps: 40, global_batch: 4, reproducible: true, grain: 2, lr: 3e-3, schedule: wsd}
+"""
+put("config", "full", RUN.encode())
+put("config", "minimal", b"run_dir: a\ndata: {source: b}\nvision: {path: c}\nllm: {path: d}\ntrain: {steps: 1}\n")
+put("config", "wrong", b"train: {stpes: 1}\n")
+
+put("metadata", "jsonl", b'1{"file_name": "a.jpg", "text": ["x", "y"], "caption": null}\n\n{"file_name": "b/c.png", "text": "\\u00e9"}')
+put("metadata", "csv", b'0\xef\xbb\xbffile_name,text,caption\r\na.jpg,"b, ""c""\n",d\n\nb/c.png,,"e"')
+
+
+def dataset(samples):
+    """A dataset.index as common/dataset_format.h has it: samples of (image, split, captions)."""
+    text, rows, captions, ids = b"", b"", b"", [[], []]
+    for i, (image, split, lines) in enumerate(samples):
+        rows += struct.pack("<QQ32sII", len(text), len(captions) // 24, bytes(range(i, i + 32)), len(lines), split)
+        text += image + b"\0"
+        ids[split].append(i)
+        for line in lines:
+            captions += struct.pack("<QIIII", len(text), len(line), 0, 2, 0)
+            text += line + b"\0"
+    note = struct.pack("<QII", 0, 0, 1)
+    text += b"\0" * (-len(text) % 8)
+    lengths = struct.pack("<3Q", 0, 0, len(captions) // 24)
+    body = rows + captions + b"".join(struct.pack("<%dQ" % len(part), *part) for part in ids) + lengths + note + text
+    counts = struct.pack("<7Q", len(samples), len(captions) // 24, len(ids[0]), len(ids[1]), 3, 1, len(text))
+    covered = bytes(64) + counts + bytes(8 * (5 + 8)) + body
+    return struct.pack("<8sII", b"BLINDEX", 1, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
+
+
+put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"/b.jpg", 1, [b"three"])]))
+
+
+def varint(n):
+    n &= (1 << 64) - 1
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+
+def message(fields):
+    """Protobuf of {number: value}: whole numbers, texts, bytes, floats, lists of messages (dicts)."""
+    out = b""
+    for number, value in fields.items():
+        if isinstance(value, list):
+            out += b"".join(message({number: v}) for v in value)
+        elif isinstance(value, float):
+            out += varint(number << 3 | 1) + struct.pack("<d", value)
+        elif isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            data = value.encode() if isinstance(value, str) else value
+            data = message(data) if isinstance(data, dict) else data
+            out += varint(number << 3 | 2) + varint(len(data)) + data
+    return out
+
+
+def control(name, body, fields):
+    envelope = {1: 1, 2: b"sixteen bytes...", 3: 3, 4: 42, body: fields}
+    put("proto", name, b"\0" + message(envelope))
+
+
+WORKER = "tcp://127.0.0.1:4000"
+control("hello", 10, {1: 1, 2: "host:17", 3: "blipren avx2", 4: WORKER, 6: 1, 7: b"d" * 32})
+control("hello-loader", 10, {1: 2, 2: "host:18", 6: 1, 8: 4})
+control("beat", 11, {1: "train", 2: "data", 3: 7})
+control("ended", 12, {1: 24, 2: b"d" * 32, 3: 2})
+control("rendezvous", 13, {1: "rank_0", 2: b"host"})
+control("formed", 14, {1: 7, 2: b"d" * 32})
+control("got", 15, {1: 1, 2: 7, 3: 2})
+control("used", 16, {1: 2, 2: 7, 3: 2})
+control("report", 17, {1: 7, 2: 12.5, 3: 90, 4: 8, 5: 0.5, 6: 1e-4, 8: [{2: 8}], 9: 99, 10: 0.25,
+                       13: struct.pack("<2d", 0.25, 0.75)})
+control("validation", 18, {1: 7, 3: 12.5, 4: 90, 9: [{1: 5, 2: "two circles", 3: 1}], 11: 8})
+control("broken", 19, {1: "reset"})
+control("saved", 20, {1: 7, 2: "step-000007-g3"})
+control("sent", 21, {1: 1, 2: 7, 3: 2, 4: [{1: 1, 2: 5, 3: "truncated"}, {1: 4, 3: "giant"}]})
+control("goodbye", 22, {1: "done"})
+control("welcome", 40, {1: "/runs/1", 2: 1666, 3: 10000})
+control("refuse", 41, {1: "no", 2: "yes"})
+control("pulse", 42, {})
+control("end", 43, {1: "lost"})
+control("form", 44, {1: 1, 2: 2, 3: 1, 4: 7, 5: "step-000007-g3", 6: 2})
+control("order", 45, {1: 1, 2: 7, 3: 2, 4: 16, 5: b"\1\2\3", 6: b"\0\0\1", 7: 9, 8: WORKER})
+control("save", 46, {1: 7, 2: "step-000007-g3"})
+control("stop", 47, {1: 7, 2: "done"})
+HASH = struct.pack("<Q", 1 << 63)
+put("proto", "header", b"\1" + message({
+    1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: 1, 6: 7, 7: 2, 8: 16, 9: 64, 10: [
+        message({1: 5, 3: 9, 4: 3}) + varint(5 << 3 | 1) + HASH + message({6: 3}),
+        {1: 6, 2: 1}]}))

@@ -1,0 +1,1064 @@
+/* tests/unit/core_coord_test.c - the coordinator's rules: who is a member, what is ordered of whom, what counts, what is
+ * saved, how it ends. Peers are played by hand; the log has every action since it was last cleared. */
+#include "tests/unit/unit.h"
+
+#include "coordinator/core.h"
+
+#define LOG_MAX 4096
+#define RECORDS_MAX 256
+enum { WORKER_A = 11, WORKER_B = 12, WORKER_C = 13, LOADER_A = 21, LOADER_B = 22 };
+
+static uint64_t train_ids[40], validate_ids[4];
+static struct coord_config config;
+static struct coord *c;
+static uint64_t now_ms;
+static struct coord_action log_list[LOG_MAX];
+static uint32_t log_count;
+static struct coord_record records[RECORDS_MAX]; /* the journal */
+static uint64_t record_seqs[RECORDS_MAX];
+static uint32_t record_count, on_disk;
+
+static void keep(const struct coord_actions *actions)
+{
+    for (uint32_t i = 0; i < actions->count; i++) {
+        assert_true(log_count < LOG_MAX && record_count < RECORDS_MAX);
+        log_list[log_count++] = actions->list[i];
+        if (actions->list[i].type == COORD_ACTION_JOURNAL) {
+            record_seqs[record_count] = actions->list[i].journal.seq;
+            records[record_count++] = actions->list[i].journal.record;
+        }
+    }
+}
+
+static void feed(struct coord_event e)
+{
+    e.now_ms = now_ms;
+    const struct coord_actions *actions = coord_step(c, &e);
+    coord_check(c);
+    keep(actions);
+    while (actions->more) {
+        actions = coord_step(c, &(struct coord_event){.type = COORD_EVENT_TICK, .now_ms = now_ms});
+        keep(actions);
+    }
+}
+
+static uint32_t count(enum coord_action_type type, uint64_t peer)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < log_count; i++)
+        found += log_list[i].type == type && (peer == 0 || log_list[i].peer == peer);
+    return found;
+}
+
+/* The last action of its type, to anybody if peer is 0. */
+static const struct coord_action *last(enum coord_action_type type, uint64_t peer)
+{
+    for (uint32_t i = log_count; i-- > 0;)
+        if (log_list[i].type == type && (peer == 0 || log_list[i].peer == peer))
+            return &log_list[i];
+    fail_msg("expected the action %s to peer %llu", coord_action_name(type),
+             (unsigned long long)peer);
+    return NULL;
+}
+
+static void assert_state(enum coord_state state)
+{
+    assert_string_equal(coord_state_name(coord_status(c).state), coord_state_name(state));
+}
+
+/* Everything journaled comes to lie on disk. */
+static void disk(void)
+{
+    while (on_disk < record_count) {
+        struct coord_event e = {.type = COORD_EVENT_JOURNALED};
+        e.journaled.seq = record_seqs[record_count - 1];
+        on_disk = record_count;
+        feed(e);
+    }
+}
+
+static struct coord_event from(uint64_t peer, enum coord_event_type type)
+{
+    return (struct coord_event){
+        .type = type, .peer = peer, .link = 100 + peer, .generation = coord_status(c).generation};
+}
+
+static struct bl_digest state_of(uint64_t step)
+{
+    return (struct bl_digest){{7, (uint8_t)step}};
+}
+
+static void hello(uint64_t peer)
+{
+    struct coord_event e = from(peer, COORD_EVENT_HELLO);
+    e.hello.role = peer >= LOADER_A ? BL_ROLE_LOADER : BL_ROLE_WORKER;
+    e.hello.capacity = 64;
+    feed(e);
+}
+
+static void ended(uint64_t peer, int64_t applied_step, uint64_t state_generation)
+{
+    struct coord_event e = from(peer, COORD_EVENT_ENDED);
+    e.ended.applied_step = applied_step;
+    e.ended.state_generation = state_generation;
+    if (applied_step >= 0)
+        e.ended.digest = state_of((uint64_t)applied_step);
+    feed(e);
+}
+
+static void join(uint64_t peer)
+{
+    hello(peer);
+    ended(peer, -1, 0);
+}
+
+static void lost(uint64_t peer, bool dead)
+{
+    struct coord_event e = {.type = COORD_EVENT_LOST, .peer = peer};
+    e.lost.dead = dead;
+    feed(e);
+}
+
+static void tick(uint64_t ms)
+{
+    now_ms += ms;
+    feed((struct coord_event){.type = COORD_EVENT_TICK});
+}
+
+static void formed(uint64_t peer, uint64_t step)
+{
+    struct coord_event e = from(peer, COORD_EVENT_FORMED);
+    e.formed.step = step;
+    e.formed.digest = state_of(step);
+    feed(e);
+}
+
+static void group_event(uint64_t peer, enum coord_event_type type, enum bl_kind kind, uint64_t step,
+                        uint32_t group)
+{
+    struct coord_event e = from(peer, type);
+    e.group.kind = kind;
+    e.group.step = step;
+    e.group.group = group;
+    feed(e);
+}
+
+/* The loader ships an order, the worker gets and uses it. */
+static void serve(const struct coord_action *order)
+{
+    struct coord_action o = *order;
+    uint64_t worker = o.order.worker;
+    group_event(o.peer, COORD_EVENT_SENT, o.order.kind, o.order.step, o.order.group);
+    group_event(worker, COORD_EVENT_GOT, o.order.kind, o.order.step, o.order.group);
+    if (o.order.kind == BL_KIND_VALIDATE)
+        group_event(worker, COORD_EVENT_VALIDATION, o.order.kind, o.order.step, o.order.group);
+    group_event(worker, COORD_EVENT_USED, o.order.kind, o.order.step, o.order.group);
+}
+
+static uint64_t digest_of_places(uint64_t step, struct bl_range places)
+{
+    uint64_t sum = 0;
+    for (uint32_t place = places.first; place < places.first + places.count; place++) {
+        uint32_t epoch;
+        uint64_t index;
+        bl_plan_sample(&config.plan, step, place, &epoch, &index);
+        sum += bl_sample_term(place, train_ids[index]);
+    }
+    return sum;
+}
+
+static void report(uint64_t peer, uint64_t step, struct bl_range places)
+{
+    struct coord_event e = from(peer, COORD_EVENT_REPORT);
+    e.report.step = step;
+    e.report.trained = &places;
+    e.report.trained_count = 1;
+    e.report.sample_digest = digest_of_places(step, places);
+    feed(e);
+}
+
+/* Serves the orders of one step (or of the validation) that the log has and those that follow. */
+static void serve_step(enum bl_kind kind, uint64_t step)
+{
+    for (uint32_t i = 0; i < log_count; i++)
+        if (log_list[i].type == COORD_ACTION_ORDER && log_list[i].order.kind == kind &&
+            log_list[i].order.step == step)
+            serve(&log_list[i]);
+}
+
+/* Rank 0 saves as told, the checksums hold, the record comes to lie on disk. */
+static void save_well(void)
+{
+    const struct coord_action *save = last(COORD_ACTION_SAVE, 0);
+    char name[COORD_CHECKPOINT_NAME_MAX];
+    coord_checkpoint_name(save->checkpoint, name);
+    struct coord_checkpoint checkpoint = save->checkpoint;
+    struct coord_event e = from(save->peer, COORD_EVENT_SAVED);
+    e.saved.step = checkpoint.step;
+    e.saved.folder = name;
+    e.saved.ok = true;
+    feed(e);
+    e = (struct coord_event){.type = COORD_EVENT_VERIFIED};
+    e.verified.checkpoint = checkpoint;
+    e.verified.ok = true;
+    feed(e);
+    disk();
+    assert_int_equal(last(COORD_ACTION_REGISTERED, 0)->checkpoint.step, checkpoint.step);
+}
+
+static void start(void)
+{
+    struct bl_error err = {0};
+    assert_ok(coord_new(&config, &c, &err), err);
+    for (uint32_t i = 0; i < on_disk; i++)
+        assert_ok(coord_replay(c, &records[i], &err), err);
+    keep(coord_start(c, now_ms));
+}
+
+/* The process dies and starts again with the journal; what is not on disk yet is gone. */
+static void restart(void)
+{
+    coord_free(&c);
+    record_count = on_disk;
+    log_count = 0;
+    start();
+}
+
+/* 4 groups of 2 places, window 2, 1 step ahead, 6 steps, a checkpoint every 2; P = 600 ms. */
+static int begin(void **state)
+{
+    for (uint64_t i = 0; i < 40; i++)
+        train_ids[i] = 2 * i;
+    for (uint64_t i = 0; i < 4; i++)
+        validate_ids[i] = 2 * i + 1;
+    config = (struct coord_config){.plan = {.seed = 3,
+                                            .train_samples = 40,
+                                            .validate_samples = 0,
+                                            .batch = 8,
+                                            .group = 2,
+                                            .steps = 6,
+                                            .checkpoint_every = 2,
+                                            .steps_ahead = 1,
+                                            .window = 2},
+                                   .train_ids = train_ids,
+                                   .validate_ids = validate_ids,
+                                   .sample_count = 80,
+                                   .max_bad_fraction = 0.5,
+                                   .bad_minimum = 4,
+                                   .patience_ms = 600,
+                                   .workers_max = 8,
+                                   .loaders_max = 8,
+                                   .workers_min = 1,
+                                   .workers_wanted = 1};
+    now_ms = 10000;
+    log_count = record_count = on_disk = 0;
+    return 0;
+}
+
+static int end(void **state)
+{
+    coord_free(&c);
+    assert_null(c);
+    return 0;
+}
+
+static const struct bl_range all_places = {0, 8}, first_half = {0, 4}, second_half = {4, 4};
+
+/* One worker and one loader, checkpoint 0 registered, step 0 being ordered. */
+static void begin_alone(void)
+{
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    disk();
+    formed(WORKER_A, 0);
+    save_well();
+    assert_state(COORD_TRAINING);
+}
+
+/* Two workers. */
+static void begin_pair(void)
+{
+    config.workers_wanted = 2;
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    assert_state(COORD_GATHERING);
+    join(WORKER_B);
+    disk();
+    formed(WORKER_A, 0);
+    formed(WORKER_B, 0);
+    save_well();
+    assert_state(COORD_TRAINING);
+}
+
+static void train_alone(uint64_t step)
+{
+    serve_step(BL_KIND_TRAIN, step);
+    report(WORKER_A, step, all_places);
+    disk();
+}
+
+static void a_run_goes_from_hello_to_goodbye(void **state)
+{
+    config.plan.validate_samples = 4;
+    config.plan.validate_every = 3;
+    begin_alone();
+    for (uint64_t step = 0; step < 6; step++) {
+        train_alone(step);
+        assert_int_equal(last(COORD_ACTION_COMMITTED, 0)->committed.step, step);
+        if ((step + 1) % 2 == 0 && step < 5) {
+            assert_int_equal(last(COORD_ACTION_SAVE, WORKER_A)->checkpoint.step, step + 1);
+            save_well();
+        }
+        if (step + 1 == 3 || step + 1 == 6) {
+            assert_state(COORD_VALIDATING);
+            serve_step(BL_KIND_VALIDATE, step + 1);
+            assert_int_equal(last(COORD_ACTION_VALIDATED, 0)->step, step + 1);
+            disk();
+        }
+    }
+    assert_state(COORD_SAVING);
+    save_well();
+    assert_int_equal(count(COORD_ACTION_REGISTERED, 0), 4);
+    assert_int_equal(count(COORD_ACTION_ACCEPTED, 0), 4);
+    disk();
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.last, 6);
+    assert_int_equal(last(COORD_ACTION_STOP, LOADER_A)->stop.code, 0);
+    feed(from(WORKER_A, COORD_EVENT_GOODBYE));
+    assert_state(COORD_LEAVING);
+    feed(from(LOADER_A, COORD_EVENT_GOODBYE));
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, 0);
+    assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
+}
+
+static void nothing_is_said_before_it_is_on_disk(void **state)
+{
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    assert_state(COORD_PLANNING);
+    assert_int_equal(count(COORD_ACTION_FORM, 0), 0);
+    disk();
+    assert_int_equal(count(COORD_ACTION_FORM, WORKER_A), 1);
+    formed(WORKER_A, 0);
+    save_well();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, all_places);
+    assert_int_equal(count(COORD_ACTION_COMMITTED, 0), 0);
+    disk();
+    assert_int_equal(count(COORD_ACTION_COMMITTED, 0), 1);
+}
+
+static void the_first_generation_waits_for_those_wanted_but_not_for_ever(void **state)
+{
+    config.workers_wanted = 3;
+    start();
+    disk();
+    join(WORKER_A);
+    assert_state(COORD_GATHERING);
+    tick(0);
+    for (int i = 0; i < 12; i++) {
+        assert_state(COORD_GATHERING);
+        feed(from(WORKER_A, COORD_EVENT_BEAT));
+        tick(100);
+    }
+    assert_state(COORD_PLANNING);
+}
+
+static void orders_keep_to_window_room_and_steps_ahead(void **state)
+{
+    begin_alone();
+    assert_int_equal(count(COORD_ACTION_ORDER, 0), 2); /* the window */
+    join(LOADER_B);
+    assert_int_equal(count(COORD_ACTION_ORDER, 0), 2);
+    for (uint32_t i = 0; i < log_count; i++) /* serving goes on without a report */
+        if (log_list[i].type == COORD_ACTION_ORDER)
+            serve(&log_list[i]);
+    uint32_t orders = count(COORD_ACTION_ORDER, 0);
+    assert_int_equal(orders, 8); /* steps 0 and 1 */
+    for (uint32_t i = 0, n = 0; i < log_count; i++)
+        if (log_list[i].type == COORD_ACTION_ORDER) {
+            assert_int_equal(log_list[i].order.step, n / 4);
+            assert_int_equal(log_list[i].order.group, n % 4);
+            n++;
+        }
+}
+
+static void two_ranks_are_served_alike(void **state)
+{
+    begin_pair();
+    assert_int_equal(count(COORD_ACTION_ORDER, 0), 4);
+    const uint64_t workers[] = {WORKER_A, WORKER_B, WORKER_A, WORKER_B};
+    const uint32_t groups[] = {0, 2, 1, 3};
+    for (uint32_t i = 0, n = 0; i < log_count; i++)
+        if (log_list[i].type == COORD_ACTION_ORDER) {
+            assert_int_equal(log_list[i].order.worker, workers[n]);
+            assert_int_equal(log_list[i].order.group, groups[n]);
+            n++;
+        }
+}
+
+static void an_order_names_its_samples(void **state)
+{
+    begin_alone();
+    uint64_t samples[2], sum = 0;
+    uint32_t epochs[2];
+    const struct coord_action *order = last(COORD_ACTION_ORDER, LOADER_A);
+    coord_order_samples(c, order, samples, epochs);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(epochs[i], 0);
+        sum += bl_sample_term(order->order.places.first + i, samples[i]);
+    }
+    assert_int_equal(sum, digest_of_places(0, order->order.places));
+}
+
+static void a_lost_loaders_orders_go_to_another(void **state)
+{
+    begin_alone();
+    join(LOADER_B);
+    group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, 0, 0);
+    log_count = 0;
+    lost(LOADER_A, true);
+    assert_int_equal(count(COORD_ACTION_ORDER, 0), 1); /* what the worker has is not made again */
+    assert_int_equal(last(COORD_ACTION_ORDER, LOADER_B)->order.group, 1);
+}
+
+static void an_order_that_takes_too_long_goes_to_another(void **state)
+{
+    begin_alone();
+    join(LOADER_B);
+    log_count = 0;
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(count(COORD_ACTION_ORDER, 0), 0);
+        feed(from(WORKER_A, COORD_EVENT_BEAT));
+        feed(from(LOADER_A, COORD_EVENT_BEAT));
+        feed(from(LOADER_B, COORD_EVENT_BEAT));
+        tick(100);
+    }
+    assert_int_equal(count(COORD_ACTION_ORDER, LOADER_B), 2);
+    group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, 0, 0); /* the first one's, after all */
+    assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
+}
+
+static void a_step_counts_when_all_ranks_have_reported_it(void **state)
+{
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, first_half);
+    disk();
+    assert_int_equal(count(COORD_ACTION_COMMITTED, 0), 0);
+    report(WORKER_B, 0, second_half);
+    disk();
+    assert_int_equal(count(COORD_ACTION_COMMITTED, 0), 1);
+    assert_int_equal(records[record_count - 1].digest, digest_of_places(0, all_places));
+}
+
+static void other_samples_or_places_than_ordered_stop_the_run(void **state)
+{
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    struct coord_event e = from(WORKER_A, COORD_EVENT_REPORT);
+    e.report.trained = &first_half;
+    e.report.trained_count = 1;
+    e.report.sample_digest = digest_of_places(0, first_half) + 1;
+    feed(e);
+    assert_string_equal(last(COORD_ACTION_VIOLATION, WORKER_A)->refuse.text,
+                        "a rank trained other samples than ordered");
+    assert_state(COORD_LEAVING);
+    disk();
+    lost(WORKER_A, true);
+    lost(WORKER_B, true);
+    lost(LOADER_A, true);
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, BL_EPROTO);
+    end(state);
+    begin(state);
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, second_half);
+    assert_string_equal(last(COORD_ACTION_VIOLATION, WORKER_A)->refuse.text,
+                        "a rank trained other places than its own");
+}
+
+/* A and B trained step 0; B applied step 1 too, which A did not report. A is lost. */
+static void lose_one_of_the_pair(void)
+{
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    disk();
+    serve_step(BL_KIND_TRAIN, 1);
+    report(WORKER_B, 1, second_half);
+    log_count = 0;
+    lost(WORKER_A, true);
+}
+
+static void a_survivor_carries_the_step_that_it_applied(void **state)
+{
+    lose_one_of_the_pair();
+    assert_state(COORD_ENDING);
+    assert_int_equal(count(COORD_ACTION_END, WORKER_B), 1);
+    assert_int_equal(count(COORD_ACTION_END, LOADER_A), 1);
+    ended(WORKER_B, 2, 1);
+    disk();
+    const struct coord_action *form = last(COORD_ACTION_FORM, WORKER_B);
+    assert_int_equal(form->form.source, 0);
+    assert_int_equal(form->form.step, 2);
+    assert_int_equal(form->form.state_generation, 1);
+    assert_int_equal(coord_ledger(c)->committed, 1); /* not before everyone has it */
+    formed(WORKER_B, 2);
+    disk();
+    assert_int_equal(coord_ledger(c)->committed, 2);
+    assert_true(last(COORD_ACTION_COMMITTED, 0)->committed.via_survivors);
+    assert_int_equal(last(COORD_ACTION_ORDER, 0)->order.step, 2);
+}
+
+static void a_step_that_no_survivor_applied_is_done_again(void **state)
+{
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    log_count = 0;
+    lost(WORKER_A, true);
+    ended(WORKER_B, 0, 1);
+    disk();
+    formed(WORKER_B, 0);
+    assert_int_equal(coord_ledger(c)->committed, 0);
+    for (uint32_t i = 0; i < log_count; i++)
+        if (log_list[i].type == COORD_ACTION_ORDER)
+            serve(&log_list[i]);
+    report(WORKER_B, 0, all_places);
+    disk();
+    assert_int_equal(coord_ledger(c)->committed, 1);
+}
+
+static void a_state_from_before_the_last_generation_is_no_survivor(void **state)
+{
+    lose_one_of_the_pair();
+    ended(WORKER_B, 1, 1);
+    disk();
+    formed(WORKER_B, 1); /* generation 2 goes on from step 1 … */
+    hello(WORKER_A);
+    ended(WORKER_A, 2, 1);      /* … and A comes back with the step 1 of generation 1 */
+    assert_state(COORD_ENDING); /* nothing was ordered yet: a step boundary */
+    ended(WORKER_B, 1, 2);
+    disk();
+    const struct coord_action *form = last(COORD_ACTION_FORM, WORKER_A);
+    assert_int_equal(form->form.step, 1);
+    assert_int_equal(form->form.state_generation, 2);
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.rank, form->form.source);
+}
+
+static void different_states_of_one_step_stop_the_run(void **state)
+{
+    begin_pair();
+    struct coord_event e = from(WORKER_A, COORD_EVENT_BROKEN);
+    feed(e);
+    ended(WORKER_A, 0, 1);
+    e = from(WORKER_B, COORD_EVENT_ENDED);
+    e.ended.applied_step = 0;
+    e.ended.state_generation = 1;
+    e.ended.digest = state_of(9);
+    feed(e);
+    assert_string_equal(last(COORD_ACTION_VIOLATION, 0)->refuse.text,
+                        "survivors hold different states of one step");
+    assert_state(COORD_LEAVING);
+}
+
+static void a_rank_that_formed_with_another_state_stops_the_run(void **state)
+{
+    config.workers_wanted = 2;
+    start();
+    disk();
+    join(WORKER_A);
+    join(WORKER_B);
+    disk();
+    formed(WORKER_A, 0);
+    struct coord_event e = from(WORKER_B, COORD_EVENT_FORMED);
+    e.formed.digest = state_of(9);
+    feed(e);
+    assert_state(COORD_LEAVING);
+}
+
+static void a_newcomer_joins_at_a_step_boundary(void **state)
+{
+    begin_alone();
+    for (uint32_t i = 0, n = 0; i < log_count && n < 3; i++)
+        if (log_list[i].type == COORD_ACTION_ORDER) {
+            serve(&log_list[i]);
+            n++;
+        }
+    log_count = 0;
+    join(WORKER_B);
+    assert_state(COORD_TRAINING);
+    assert_int_equal(count(COORD_ACTION_END, 0), 0);
+    group_event(LOADER_A, COORD_EVENT_SENT, BL_KIND_TRAIN, 0, 3);
+    group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, 0, 3);
+    group_event(WORKER_A, COORD_EVENT_USED, BL_KIND_TRAIN, 0, 3);
+    report(WORKER_A, 0, all_places);
+    disk();
+    serve_step(BL_KIND_TRAIN, 1);
+    while (coord_status(c).state == COORD_TRAINING) {
+        uint64_t step = coord_status(c).step;
+        assert_int_equal(step, 1); /* it was begun when the newcomer came */
+        report(WORKER_A, step, all_places);
+        disk();
+    }
+    assert_state(COORD_ENDING);
+    ended(WORKER_A, 2, 1);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.world, 2);
+}
+
+static void the_source_is_a_member_even_when_there_are_more_workers_than_groups(void **state)
+{
+    config.plan.group = 4; /* two groups: two ranks, a third worker is spare */
+    begin_pair();
+    join(WORKER_C);
+    lost(WORKER_B, false);
+    ended(WORKER_A, 0, 1);
+    disk();
+    formed(WORKER_C, 0);
+    feed(from(WORKER_A, COORD_EVENT_BROKEN)); /* C alone was formed in generation 2 */
+    ended(WORKER_A, 0, 1);
+    ended(WORKER_C, 0, 2);
+    hello(WORKER_B);
+    ended(WORKER_B, 0, 1);
+    tick(100);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, 0)->form.world, 2);
+    const struct coord_action *form = last(COORD_ACTION_FORM, WORKER_C);
+    assert_int_equal(form->generation, 3);
+    assert_int_equal(form->form.state_generation, 2);
+    assert_int_equal(form->form.rank, form->form.source);
+}
+
+static void with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint(void **state)
+{
+    begin_alone();
+    for (uint64_t step = 0; step < 5; step++) {
+        train_alone(step);
+        if (step == 1 || step == 3)
+            save_well();
+    }
+    assert_int_equal(coord_ledger(c)->committed, 5);
+    lost(WORKER_A, true);
+    join(WORKER_B);
+    assert_state(COORD_CHECKING);
+    assert_int_equal(last(COORD_ACTION_VERIFY, 0)->checkpoint.step, 4);
+    struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    feed(e); /* damaged */
+    disk();
+    assert_state(COORD_CHECKING);
+    assert_int_equal(last(COORD_ACTION_VERIFY, 0)->checkpoint.step, 2);
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    e.verified.ok = true;
+    feed(e);
+    disk();
+    assert_int_equal(last(COORD_ACTION_REWOUND, 0)->step, 2);
+    const struct coord_action *form = last(COORD_ACTION_FORM, WORKER_B);
+    assert_int_equal(form->form.source, -1);
+    assert_int_equal(form->form.checkpoint.step, 2);
+    assert_int_equal(coord_ledger(c)->committed, 2);
+    formed(WORKER_B, 2);
+    assert_int_equal(last(COORD_ACTION_ORDER, 0)->order.step, 2);
+}
+
+static void a_worker_that_may_come_back_is_waited_for(void **state)
+{
+    begin_alone();
+    train_alone(0);
+    lost(WORKER_A, false);
+    join(WORKER_B);
+    assert_state(COORD_GATHERING);
+    hello(WORKER_A);
+    ended(WORKER_A, 1, 1);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.step, 1);
+    assert_int_equal(count(COORD_ACTION_REWOUND, 0), 0);
+}
+
+static void a_run_whose_checkpoints_are_all_damaged_stops(void **state)
+{
+    begin_alone();
+    train_alone(0);
+    lost(WORKER_A, true);
+    join(WORKER_B);
+    struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    feed(e);
+    disk();
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_B)->stop.code, BL_EDATA);
+}
+
+static void a_restarted_coordinator_goes_on_from_its_journal(void **state)
+{
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    restart(); /* the commit of step 0 was not on disk */
+    assert_int_equal(coord_ledger(c)->committed, 0);
+    hello(WORKER_A);
+    ended(WORKER_A, 1, 1);
+    assert_state(COORD_GATHERING); /* the journal knows of two */
+    hello(WORKER_B);
+    ended(WORKER_B, 1, 1);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, 0)->generation, 2);
+    formed(WORKER_A, 1);
+    formed(WORKER_B, 1);
+    disk();
+    assert_int_equal(coord_ledger(c)->committed, 1);
+    assert_int_equal(count(COORD_ACTION_REWOUND, 0), 0);
+}
+
+static void the_journal_of_another_run_is_refused(void **state)
+{
+    start();
+    disk();
+    coord_free(&c);
+    config.plan.seed++;
+    struct bl_error err = {0};
+    assert_ok(coord_new(&config, &c, &err), err);
+    assert_int_equal(coord_replay(c, &records[0], &err), -BL_ECONFIG);
+    assert_non_null(strstr(err.text, "the journal is of another run"));
+}
+
+static void a_finished_run_has_nothing_to_do(void **state)
+{
+    config.plan.steps = 1;
+    begin_alone();
+    train_alone(0);
+    save_well();
+    disk();
+    restart();
+    disk();
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, 0);
+    assert_int_equal(count(COORD_ACTION_FORM, 0), 0);
+}
+
+static void more_steps_done_than_asked_for_are_refused(void **state)
+{
+    begin_alone();
+    for (uint64_t step = 0; step < 3; step++)
+        train_alone(step);
+    coord_free(&c);
+    config.plan.steps = 2;
+    struct bl_error err = {0};
+    assert_ok(coord_new(&config, &c, &err), err);
+    int rc = 0;
+    for (uint32_t i = 0; i < on_disk && rc == 0; i++)
+        rc = coord_replay(c, &records[i], &err);
+    assert_int_equal(rc, -BL_ECONFIG);
+    assert_string_equal(err.key, "train.steps");
+}
+
+static void stop(void)
+{
+    feed((struct coord_event){.type = COORD_EVENT_STOP});
+}
+
+static void a_stop_before_anything_began_ends_at_once(void **state)
+{
+    start();
+    disk();
+    stop();
+    disk();
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, BL_ESTOPPED);
+}
+
+static void a_stop_finishes_the_steps_begun_and_saves(void **state)
+{
+    begin_alone();
+    for (uint32_t i = 0, n = 0; i < log_count && n < 5; i++) /* step 0, and one group of step 1 */
+        if (log_list[i].type == COORD_ACTION_ORDER) {
+            serve(&log_list[i]);
+            n++;
+        }
+    stop();
+    report(WORKER_A, 0, all_places);
+    disk();
+    assert_state(COORD_SAVING);
+    assert_int_equal(last(COORD_ACTION_SAVE, 0)->checkpoint.step, 1);
+    save_well();
+    disk();
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.last, 1);
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.code, BL_ESTOPPED);
+}
+
+static void a_stop_that_cannot_finish_its_steps_saves_what_there_is(void **state)
+{
+    begin_alone();
+    train_alone(0);
+    serve_step(BL_KIND_TRAIN, 1);
+    serve_step(BL_KIND_TRAIN, 2);
+    lost(LOADER_A, true);
+    stop();
+    assert_state(COORD_TRAINING);
+    for (int i = 0; i < 24; i++) {
+        feed(from(WORKER_A, COORD_EVENT_BEAT));
+        tick(100);
+    }
+    assert_state(COORD_ENDING);
+    ended(WORKER_A, 1, 1);
+    disk();
+    formed(WORKER_A, 1);
+    save_well();
+    disk();
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.last, 1);
+}
+
+static void a_peer_that_does_not_leave_is_left(void **state)
+{
+    config.plan.steps = 1;
+    begin_alone();
+    train_alone(0);
+    save_well();
+    disk();
+    assert_state(COORD_LEAVING);
+    hello(LOADER_B); /* who comes now is told at once */
+    assert_int_equal(count(COORD_ACTION_STOP, LOADER_B), 1);
+    for (int i = 0; i < 24; i++) {
+        assert_state(COORD_LEAVING);
+        feed(from(WORKER_A, COORD_EVENT_BEAT));
+        tick(100);
+    }
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, 0);
+}
+
+static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
+{
+    begin_alone();
+    uint64_t bad = 0;
+    for (uint32_t i = 0; i < log_count && !coord_status(c).stopping; i++) {
+        if (log_list[i].type != COORD_ACTION_ORDER)
+            continue;
+        struct coord_action order = log_list[i];
+        uint64_t samples[2];
+        uint32_t epochs[2];
+        coord_order_samples(c, &order, samples, epochs);
+        struct coord_void voids[2] = {{0, samples[0]}, {1, samples[1]}};
+        struct coord_event e = from(LOADER_A, COORD_EVENT_SENT);
+        e.group.kind = BL_KIND_TRAIN;
+        e.group.step = order.order.step;
+        e.group.group = order.order.group;
+        e.group.voids = voids;
+        e.group.void_count = 2;
+        feed(e);
+        group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, order.order.step, order.order.group);
+        group_event(WORKER_A, COORD_EVENT_USED, BL_KIND_TRAIN, order.order.step, order.order.group);
+        bad += 2;
+    }
+    assert_int_equal(bad, 4); /* the minimum that is judged */
+    assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), 4);
+    serve_step(BL_KIND_TRAIN, 0);
+    lost(WORKER_A, true);
+    disk();
+    assert_int_equal(last(COORD_ACTION_STOP, LOADER_A)->stop.code, BL_EDATA);
+}
+
+static void a_void_slot_with_another_sample_drops_the_loader(void **state)
+{
+    begin_alone();
+    struct coord_void lie = {0, 79};
+    struct coord_event e = from(LOADER_A, COORD_EVENT_SENT);
+    e.group.kind = BL_KIND_TRAIN;
+    e.group.voids = &lie;
+    e.group.void_count = 1;
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_REFUSE, LOADER_A), 1);
+    assert_state(COORD_TRAINING);
+}
+
+static void silent_peers_are_lost(void **state)
+{
+    begin_alone();
+    tick(599);
+    assert_int_equal(count(COORD_ACTION_FORGET, 0), 0);
+    assert_int_equal(count(COORD_ACTION_PULSE, 0), 1);
+    tick(1);
+    assert_int_equal(count(COORD_ACTION_FORGET, 0), 2);
+    assert_state(COORD_GATHERING);
+}
+
+static void a_second_connection_of_a_member_ends_the_generation(void **state)
+{
+    begin_alone();
+    hello(WORKER_A); /* the same one again: nothing */
+    assert_state(COORD_TRAINING);
+    struct coord_event e = from(WORKER_A, COORD_EVENT_HELLO);
+    e.link = 999;
+    e.hello.role = BL_ROLE_WORKER;
+    feed(e);
+    assert_int_equal(last(COORD_ACTION_FORGET, WORKER_A)->link, 100 + WORKER_A);
+    assert_state(COORD_GATHERING);
+    log_count = 0;
+    ended(WORKER_A, 0, 1); /* on the old connection: late */
+    disk();
+    assert_int_equal(count(COORD_ACTION_FORM, 0), 0);
+}
+
+static void messages_that_no_honest_peer_sends_drop_the_peer(void **state)
+{
+    struct {
+        enum coord_event_type type;
+        uint64_t peer;
+        const char *text;
+    } cases[] = {
+        {COORD_EVENT_FORMED, WORKER_A, "a message that this state does not expect"},
+        {COORD_EVENT_GOT, LOADER_A, "a message of the other role"},
+        {COORD_EVENT_SENT, WORKER_A, "a message of the other role"},
+        {COORD_EVENT_USED, WORKER_A, "Used before Got"},
+        {COORD_EVENT_REPORT, WORKER_A, "Report of a step that is not the next"},
+        {COORD_EVENT_VALIDATION, WORKER_A, "a message that this state does not expect"},
+        {COORD_EVENT_ENDED, WORKER_A, "Ended is the answer to Welcome or End"},
+        {COORD_EVENT_ENDED, LOADER_A, "a loader is ready once"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        begin(state);
+        begin_alone();
+        feed(from(cases[i].peer, cases[i].type));
+        assert_string_equal(last(COORD_ACTION_REFUSE, cases[i].peer)->refuse.text, cases[i].text);
+        assert_int_equal(coord_status(c).violations, 1);
+        coord_free(&c);
+    }
+    begin(state);
+    begin_alone();
+    struct coord_event e = from(WORKER_A, COORD_EVENT_GOT);
+    e.generation = 99;
+    feed(e);
+    assert_string_equal(last(COORD_ACTION_REFUSE, WORKER_A)->refuse.text,
+                        "a generation that never was");
+}
+
+static void a_worker_that_does_not_answer_end_is_refused(void **state)
+{
+    begin_pair();
+    feed(from(WORKER_A, COORD_EVENT_BROKEN));
+    ended(WORKER_A, 0, 1);
+    for (int i = 0; i < 6; i++) {
+        assert_state(COORD_ENDING);
+        feed(from(WORKER_A, COORD_EVENT_BEAT));
+        feed(from(WORKER_B, COORD_EVENT_BEAT));
+        feed(from(LOADER_A, COORD_EVENT_BEAT));
+        tick(100);
+    }
+    assert_int_equal(count(COORD_ACTION_REFUSE, WORKER_B), 1);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.world, 1);
+}
+
+static void a_checkpoint_that_is_needed_is_tried_three_times(void **state)
+{
+    start();
+    disk();
+    join(WORKER_A);
+    disk();
+    formed(WORKER_A, 0);
+    for (int i = 1; i <= 3; i++) {
+        assert_int_equal(count(COORD_ACTION_SAVE, WORKER_A), i);
+        struct coord_event e = from(WORKER_A, COORD_EVENT_SAVED);
+        char name[COORD_CHECKPOINT_NAME_MAX];
+        coord_checkpoint_name(last(COORD_ACTION_SAVE, 0)->checkpoint, name);
+        e.saved.folder = name;
+        feed(e);
+    }
+    disk();
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.code, BL_EIO);
+}
+
+static void a_generation_that_is_not_formed_in_time_ends(void **state)
+{
+    start();
+    disk();
+    join(WORKER_A);
+    disk();
+    assert_state(COORD_FORMING);
+    for (int i = 0; i < 12; i++) {
+        assert_state(COORD_FORMING);
+        feed(from(WORKER_A, COORD_EVENT_BEAT));
+        tick(100);
+    }
+    assert_state(COORD_ENDING);
+    ended(WORKER_A, -1, 0);
+    assert_state(COORD_GATHERING); /* a moment's rest */
+    tick(100);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->generation, 2);
+}
+
+static void an_interrupted_validation_goes_on_where_it_was(void **state)
+{
+    config.plan.validate_samples = 4;
+    config.plan.validate_at_start = true;
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    disk();
+    formed(WORKER_A, 0);
+    save_well();
+    assert_state(COORD_VALIDATING);
+    serve(last(COORD_ACTION_ORDER, LOADER_A));
+    assert_int_equal(count(COORD_ACTION_ACCEPTED, 0), 1);
+    feed(from(WORKER_A, COORD_EVENT_BROKEN));
+    log_count = 0;
+    ended(WORKER_A, 0, 1);
+    disk();
+    formed(WORKER_A, 0);
+    assert_state(COORD_VALIDATING);
+    assert_int_equal(count(COORD_ACTION_ORDER, 0), 1);
+    serve(last(COORD_ACTION_ORDER, LOADER_A));
+    assert_int_equal(count(COORD_ACTION_VALIDATED, 0), 1);
+    disk();
+    assert_state(COORD_TRAINING);
+}
+
+static void a_configuration_out_of_range_is_named(void **state)
+{
+    struct bl_error err = {0};
+    config.plan.window = 0;
+    assert_int_equal(coord_new(&config, &c, &err), -BL_ECONFIG);
+    assert_string_equal(err.key, "window");
+    assert_string_equal(err.text, "expected 1 to 256 but found 0");
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
+UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
+          CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
+          CASE(orders_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
+          CASE(an_order_names_its_samples), CASE(a_lost_loaders_orders_go_to_another),
+          CASE(an_order_that_takes_too_long_goes_to_another),
+          CASE(a_step_counts_when_all_ranks_have_reported_it),
+          CASE(other_samples_or_places_than_ordered_stop_the_run),
+          CASE(a_survivor_carries_the_step_that_it_applied),
+          CASE(a_step_that_no_survivor_applied_is_done_again),
+          CASE(a_state_from_before_the_last_generation_is_no_survivor),
+          CASE(different_states_of_one_step_stop_the_run),
+          CASE(a_rank_that_formed_with_another_state_stops_the_run),
+          CASE(a_newcomer_joins_at_a_step_boundary),
+          CASE(the_source_is_a_member_even_when_there_are_more_workers_than_groups),
+          CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
+          CASE(a_worker_that_may_come_back_is_waited_for),
+          CASE(a_run_whose_checkpoints_are_all_damaged_stops),
+          CASE(a_restarted_coordinator_goes_on_from_its_journal),
+          CASE(the_journal_of_another_run_is_refused), CASE(a_finished_run_has_nothing_to_do),
+          CASE(more_steps_done_than_asked_for_are_refused),
+          CASE(a_stop_before_anything_began_ends_at_once),
+          CASE(a_stop_finishes_the_steps_begun_and_saves),
+          CASE(a_stop_that_cannot_finish_its_steps_saves_what_there_is),
+          CASE(a_peer_that_does_not_leave_is_left),
+          CASE(too_many_bad_samples_stop_the_run_with_a_checkpoint),
+          CASE(a_void_slot_with_another_sample_drops_the_loader), CASE(silent_peers_are_lost),
+          CASE(a_second_connection_of_a_member_ends_the_generation),
+          CASE(messages_that_no_honest_peer_sends_drop_the_peer),
+          CASE(a_worker_that_does_not_answer_end_is_refused),
+          CASE(a_checkpoint_that_is_needed_is_tried_three_times),
+          CASE(a_generation_that_is_not_formed_in_time_ends),
+          CASE(an_interrupted_validation_goes_on_where_it_was),
+          CASE(a_configuration_out_of_range_is_named))

@@ -1,0 +1,353 @@
+/* tests/unit/dataset_test.c - the dataset index: what is kept, counted and split, and what a damaged
+ * one is refused with. */
+#include "tests/unit/unit.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/dataset.h"
+#include "common/file.h"
+
+static char folder[64];
+
+static const char *inside(const char *name)
+{
+    static char path[4][256];
+    static int at;
+    at = (at + 1) % 4;
+    snprintf(path[at], sizeof path[at], "%s/%s", folder, name);
+    return path[at];
+}
+
+static int make_folder(void **state)
+{
+    snprintf(folder, sizeof folder, "/tmp/blipren-dataset-XXXXXX");
+    return mkdtemp(folder) && bl_folder_make(inside("data"), NULL) == 0 &&
+                   bl_folder_make(inside("held"), NULL) == 0
+               ? 0
+               : -1;
+}
+
+static int remove_folder(void **state)
+{
+    return bl_folder_remove(folder, NULL);
+}
+
+static void put(const char *name, const char *text)
+{
+    struct bl_error err = {0};
+    assert_ok(bl_file_write(inside(name), text, strlen(text), &err), err);
+}
+
+/* A configuration over the demo's language model, with extra keys of data. */
+static struct config *configure(const char *data)
+{
+    char yaml[2048];
+    struct bl_error err = {0};
+    struct config *config = NULL;
+    snprintf(yaml, sizeof yaml,
+             "run_dir: run\nvision: {path: v}\nllm: {path: %s/deploy/demo/models/llm}\n"
+             "train: {steps: 1}\ndata:\n  source: data\n%s",
+             getenv("BLIPREN_SOURCE"), data);
+    assert_ok(config_parse(yaml, strlen(yaml), "run.yaml", folder, &config, &err), err);
+    return config;
+}
+
+static struct dataset *prepared(const char *data, bool *reused)
+{
+    struct bl_error err = {0};
+    struct dataset *dataset = NULL;
+    struct config *config = configure(data);
+    assert_ok(dataset_prepare(config, NULL, NULL, &dataset, reused, &err), err);
+    config_free(&config);
+    return dataset;
+}
+
+static void refuses(const char *data, int code, const char *expected)
+{
+    struct bl_error err = {0};
+    struct dataset *dataset = NULL;
+    struct config *config = configure(data);
+    char line[1600];
+    assert_int_equal(dataset_prepare(config, NULL, NULL, &dataset, NULL, &err), -code);
+    bl_error_format(&err, line, sizeof line);
+    assert_string_equal(line, expected);
+    config_free(&config);
+}
+
+static void put_samples(int count)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    for (int i = 0; i < count; i++) {
+        char name[32], content[32];
+        snprintf(name, sizeof name, "data/%d.jpg", i);
+        snprintf(content, sizeof content, "image %d", i);
+        put(name, content);
+        fprintf(out, "{\"file_name\": \"%d.jpg\", \"text\": \"a red circle %d\"}\n", i, i);
+    }
+    fclose(out);
+    put("data/metadata.jsonl", text);
+    free(text);
+}
+
+static void an_index_holds_images_captions_and_splits(void **state)
+{
+    put("data/a.jpg", "image a");
+    put("data/b.jpg", "image b");
+    put("data/metadata.jsonl",
+        "{\"file_name\": \"a.jpg\", \"short\": \" two  red circles \", \"long\": [\"x\", \"y\"]}\n"
+        "{\"file_name\": \"b.jpg\", \"short\": \" \", \"long\": [\"\", \"one\", \"two\"]}\n");
+    struct dataset *d = prepared("  validation: 0\n  captions: [{column: short, prefix: 'Short "
+                                 "caption:'}, {column: long}]\n",
+                                 NULL);
+    assert_int_equal(dataset_samples(d), 2);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 2);
+    assert_int_equal(dataset_count(d, DATASET_VALIDATION), 0);
+    assert_int_equal(dataset_id(d, DATASET_TRAIN, 1), 1);
+    struct dataset_sample sample;
+    struct dataset_caption caption;
+    dataset_sample(d, 0, &sample);
+    assert_string_equal(sample.image, inside("data/a.jpg"));
+    assert_int_equal(sample.caption_count, 1);
+    char hex[65], expected[65];
+    bl_hex(sample.hash, 32, hex);
+    assert_int_equal(bl_file_sha256(inside("data/a.jpg"), expected, NULL), 0);
+    assert_string_equal(hex, expected);
+    dataset_caption(d, 0, 0, &caption);
+    assert_string_equal(caption.text, "two  red circles");
+    assert_int_equal(caption.column, 0);
+    dataset_sample(d, 1, &sample);
+    assert_int_equal(sample.caption_count, 2);
+    dataset_caption(d, 1, 1, &caption);
+    assert_string_equal(caption.text, "two");
+    assert_int_equal(caption.column, 1);
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_KEPT), 3);
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_EMPTY), 1);
+    uint64_t lengths = 0;
+    for (uint32_t tokens = 0; tokens <= dataset_longest(d); tokens++)
+        lengths += dataset_length(d, tokens);
+    assert_int_equal(lengths, 3);
+    dataset_free(&d);
+
+    d = prepared("  validation: 0\n  caption_choice: any\n  captions: [{column: short}, {column: "
+                 "long}]\n",
+                 NULL);
+    dataset_sample(d, 0, &sample);
+    assert_int_equal(sample.caption_count, 3);
+    int drawn[3] = {0};
+    for (uint64_t epoch = 0; epoch < 60; epoch++) {
+        dataset_choose(d, 0, 5, epoch, &caption);
+        drawn[caption.column == 0 ? 0 : caption.text[0] == 'x' ? 1 : 2]++;
+    }
+    assert_true(drawn[0] && drawn[1] && drawn[2]);
+    dataset_free(&d);
+}
+
+static void what_is_left_out_is_counted_with_examples(void **state)
+{
+    put("data/a.jpg", "same");
+    put("data/b.jpg", "same");
+    put("data/c.jpg", "other");
+    put("data/metadata.jsonl", "{\"file_name\": \"a.jpg\", \"text\": \"a red circle\"}\n"
+                               "{\"file_name\": \"b.jpg\", \"text\": \" a red circle\"}\n"
+                               "{\"file_name\": \"c.jpg\", \"text\": \"a red circle\"}\n"
+                               "{\"file_name\": \"c.jpg\", \"text\": \"circle\"}\n"
+                               "{\"file_name\": \"c.jpg\"}\n"
+                               "{\"file_name\": \"missing.jpg\", \"text\": \"a blue star\"}\n");
+    static const char keys[] = "  validation: 0\n  keep: [red]\n  max_bad_fraction: 0.2\n";
+    struct dataset *d = prepared(keys, NULL);
+    assert_int_equal(dataset_samples(d), 2);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_KEPT), 2);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_IMAGE), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_CAPTION), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NOTHING_KEPT), 2);
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_DUPLICATE), 1);
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_NOT_KEPT), 1);
+    static const char *const examples[] = {"metadata.jsonl:2: b.jpg: a red circle",
+                                           "metadata.jsonl:2: b.jpg",
+                                           "metadata.jsonl:4: c.jpg: circle",
+                                           "metadata.jsonl:4: c.jpg",
+                                           "metadata.jsonl:5: c.jpg",
+                                           "metadata.jsonl:6: missing.jpg"};
+    assert_int_equal(dataset_example_count(d), 6);
+    for (uint32_t i = 0; i < 6; i++) {
+        struct dataset_example example;
+        dataset_example(d, i, &example);
+        assert_string_equal(example.text, examples[i]);
+        assert_int_equal(example.is_caption, i == 0 || i == 2);
+    }
+    dataset_free(&d);
+
+    char expected[512];
+    snprintf(expected, sizeof expected,
+             "%s: image files of 1 of 6 samples are missing or cannot be read, the first is "
+             "metadata.jsonl:6: missing.jpg; data.max_bad_fraction allows 0.05 of the samples",
+             inside("data"));
+    refuses("  validation: 0\n", BL_EDATA, expected);
+    snprintf(expected, sizeof expected,
+             "%s: no sample is left to train on: of 6, 6 are left out and 0 held out; "
+             "blipren-loader inspect shows what was left out and why",
+             inside("data"));
+    refuses("  keep: [green]\n  max_bad_fraction: 1\n", BL_EDATA, expected);
+    snprintf(expected, sizeof expected,
+             "%s: no sample is left to train on: of 6, 3 are left out and 3 held out; "
+             "blipren-loader inspect shows what was left out and why",
+             inside("data"));
+    refuses("  validation: 2\n  max_bad_fraction: 1\n", BL_EDATA, expected);
+}
+
+static void an_image_is_in_one_split_under_all_its_names(void **state)
+{
+    static const char *const keys[] = {"  validation: 30\n", "  validation: 0.2\n",
+                                       "  validation: 30\nseed: 3\n"};
+    put_samples(100);
+    for (int i = 0; i < 100; i++) { /* 50 to 99 are copies of 0 to 49 */
+        char name[32], content[32];
+        snprintf(name, sizeof name, "data/%d.jpg", i);
+        snprintf(content, sizeof content, "image %d", i % 50);
+        put(name, content);
+    }
+    uint8_t splits[3][100];
+    for (size_t k = 0; k < 3; k++) {
+        struct dataset *d = prepared(keys[k], NULL);
+        for (uint64_t i = 0; i < 100; i++) {
+            struct dataset_sample sample;
+            dataset_sample(d, i, &sample);
+            splits[k][i] = (uint8_t)sample.split;
+        }
+        assert_memory_equal(splits[k], splits[k] + 50, 50);
+        uint64_t held = dataset_count(d, DATASET_VALIDATION);
+        assert_int_equal(held + dataset_count(d, DATASET_TRAIN), 100);
+        if (k == 1)
+            assert_in_range(held, 6, 40);
+        else
+            assert_int_equal(held, 60);
+        dataset_free(&d);
+    }
+    assert_memory_not_equal(splits[0], splits[2], 50);
+}
+
+static void a_validation_source_keeps_its_images_out_of_training(void **state)
+{
+    put_samples(4);
+    put("held/x.jpg", "image 2");
+    put("held/y.jpg", "another");
+    put("held/metadata.csv", "file_name,text\nx.jpg,a blue star\ny.jpg,a star\n");
+    struct dataset *d = prepared("  validation_source: held\n", NULL);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 3);
+    assert_int_equal(dataset_count(d, DATASET_VALIDATION), 2);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_HELD_OUT), 1);
+    struct dataset_sample sample;
+    dataset_sample(d, dataset_id(d, DATASET_VALIDATION, 0), &sample);
+    assert_string_equal(sample.image, inside("held/x.jpg"));
+    dataset_free(&d);
+}
+
+static void an_index_that_fits_is_used_again(void **state)
+{
+    bool reused;
+    uint8_t first[32];
+    put_samples(10);
+    struct dataset *d = prepared("  validation: 2\n", &reused);
+    memcpy(first, dataset_fingerprint(d), 32);
+    assert_false(reused);
+    dataset_free(&d);
+    d = prepared("  validation: 2\n  max_pixels: 5\n", &reused);
+    assert_true(reused);
+    dataset_free(&d);
+    d = prepared("  validation: 3\n", &reused);
+    assert_false(reused);
+    assert_memory_not_equal(dataset_fingerprint(d), first, 32);
+    dataset_free(&d);
+    put("data/3.jpg", "a picture of another size");
+    d = prepared("  validation: 3\n", &reused);
+    assert_false(reused);
+    dataset_free(&d);
+    put("run/dataset.index", "damaged");
+    d = prepared("  validation: 3\n", &reused);
+    assert_false(reused);
+    dataset_free(&d);
+    d = prepared("  validation: 3\n", &reused);
+    assert_true(reused);
+    dataset_free(&d);
+}
+
+static void the_fingerprint_stays_when_the_folder_moves(void **state)
+{
+    uint8_t first[32];
+    put_samples(10);
+    struct dataset *d = prepared("", NULL);
+    memcpy(first, dataset_fingerprint(d), 32);
+    dataset_free(&d);
+    assert_int_equal(rename(inside("data"), inside("moved")), 0);
+    assert_int_equal(symlink("moved", inside("data")), 0);
+    put("moved/3.jpg", "image 3"); /* another time, the same content */
+    d = prepared("", NULL);
+    assert_memory_equal(dataset_fingerprint(d), first, 32);
+    dataset_free(&d);
+    unlink(inside("data"));
+}
+
+static bool stop_at_three(void *ctx, uint64_t done, uint64_t total)
+{
+    assert_int_equal(total, 10);
+    return done < 3;
+}
+
+static void making_can_be_stopped_and_leaves_nothing(void **state)
+{
+    put_samples(10);
+    struct bl_error err = {0};
+    struct dataset *d = NULL;
+    struct config *config = configure("");
+    assert_int_equal(dataset_prepare(config, stop_at_three, NULL, &d, NULL, &err), -BL_ESTOPPED);
+    assert_false(bl_path_is_file(inside("run/dataset.index")));
+    assert_ok(dataset_view(config, NULL, NULL, &d, &err), err);
+    assert_int_equal(dataset_samples(d), 10);
+    assert_false(bl_path_is_file(inside("run/dataset.index")));
+    dataset_free(&d);
+    config_free(&config);
+}
+
+static void a_damaged_index_is_refused_by_name(void **state)
+{
+    put_samples(10);
+    struct dataset *d = prepared("", NULL);
+    dataset_free(&d);
+    char *data;
+    size_t size;
+    struct bl_error err = {0};
+    const char *path = inside("run/dataset.index");
+    assert_ok(bl_file_read(path, 1 << 20, &data, &size, &err), err);
+    for (size_t i = 0; i < size; i += 1 + size / 97) {
+        data[i] ^= 0x20;
+        assert_ok(bl_file_write(path, data, size, &err), err);
+        assert_int_equal(dataset_open(path, &d, &err), -BL_EFORMAT);
+        assert_string_equal(err.file, path);
+        data[i] ^= 0x20;
+    }
+    data[size / 2] ^= 1;
+    assert_ok(bl_file_write(path, data, size, &err), err);
+    dataset_open(path, &d, &err);
+    assert_string_equal(err.text, "the dataset index is damaged: its checksum is wrong");
+    assert_string_equal(err.remedy, "remove it, it is made anew");
+    data[size / 2] ^= 1;
+    for (size_t cut = 0; cut < size; cut += 1 + size / 31) {
+        assert_int_equal(dataset_parse(data, cut, "cut", &d, &err), -BL_EFORMAT);
+        assert_string_equal(err.file, "cut");
+    }
+    free(data);
+}
+
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
+
+UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
+          IN_FOLDER(what_is_left_out_is_counted_with_examples),
+          IN_FOLDER(an_image_is_in_one_split_under_all_its_names),
+          IN_FOLDER(a_validation_source_keeps_its_images_out_of_training),
+          IN_FOLDER(an_index_that_fits_is_used_again),
+          IN_FOLDER(the_fingerprint_stays_when_the_folder_moves),
+          IN_FOLDER(making_can_be_stopped_and_leaves_nothing),
+          IN_FOLDER(a_damaged_index_is_refused_by_name))

@@ -1,0 +1,115 @@
+/* tests/unit/hf_tensors_test.c - a folder's tensors are all looked for, and a missing one is named.
+ */
+#include "tests/unit/unit.h"
+
+#include "common/file.h"
+#include "common/hf_tensors.h"
+
+static const char *demo(const char *model)
+{
+    static char path[2][512];
+    char *at = path[model[0] == 'l'];
+    snprintf(at, sizeof path[0], "%s/deploy/demo/models/%s", getenv("BLIPREN_SOURCE"), model);
+    return at;
+}
+
+static struct safetensors *opened(const char *path)
+{
+    struct bl_error err = {0};
+    struct safetensors *file = NULL;
+    assert_ok(safetensors_open(path, &file, &err), err);
+    return file;
+}
+
+static int64_t numbers(const struct safetensors *file)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < safetensors_count(file); i++) {
+        const struct tensor *tensor = safetensors_at(file, i);
+        sum += (int64_t)(tensor->size_bytes / bl_dtype_bytes(tensor->dtype));
+    }
+    return sum;
+}
+
+static void the_demos_folders_are_complete_and_counted(void **state)
+{
+    struct bl_error err = {0};
+    struct hf_vision vision;
+    struct hf_llm llm;
+    struct safetensors *file = opened(demo("vision"));
+    assert_ok(hf_vision_open(demo("vision"), &vision, &err), err);
+    assert_ok(hf_vision_check(&vision, true, file, &err), err);
+    assert_int_equal(hf_vision_parameters(&vision, true), numbers(file));
+    assert_true(hf_vision_parameters(&vision, false) < numbers(file));
+    safetensors_free(&file);
+    file = opened(demo("llm"));
+    assert_ok(hf_llm_open(demo("llm"), &llm, &err), err);
+    assert_ok(hf_llm_check(&llm, file, &err), err);
+    assert_int_equal(hf_llm_parameters(&llm), numbers(file));
+    safetensors_free(&file);
+}
+
+/* Writes the demo's model without tensor `left_out`, or with it in another type. */
+static void write_without(const char *path, const char *model, const char *left_out, bool retype)
+{
+    struct safetensors *file = opened(demo(model));
+    struct tensor tensors[256];
+    struct bl_error err = {0};
+    size_t count = 0;
+    for (size_t i = 0; i < safetensors_count(file); i++) {
+        struct tensor tensor = *safetensors_at(file, i);
+        bool named = !strcmp(tensor.name, left_out);
+        if (named && retype)
+            tensor.dtype = BL_I16;
+        if (!named || retype)
+            tensors[count++] = tensor;
+    }
+    assert_ok(safetensors_write(path, tensors, count, NULL, &err), err);
+    safetensors_free(&file);
+}
+
+static void what_is_missing_is_named(void **state)
+{
+    char folder[] = "/tmp/blipren-tensors-XXXXXX", path[64], line[1600], expected[512];
+    struct bl_error err = {0};
+    struct hf_vision vision;
+    struct hf_llm llm;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    assert_ok(hf_vision_open(demo("vision"), &vision, &err), err);
+    assert_ok(hf_llm_open(demo("llm"), &llm, &err), err);
+
+    write_without(path, "llm", "model.layers.3.mlp.up_proj.weight", false);
+    struct safetensors *file = opened(path);
+    assert_int_equal(hf_llm_check(&llm, file, &err), -BL_EFORMAT);
+    bl_error_format(&err, line, sizeof line);
+    snprintf(expected, sizeof expected,
+             "%s: tensor \"model.layers.3.mlp.up_proj.weight\": expected shape [384, 128], found "
+             "no such tensor",
+             path);
+    assert_string_equal(line, expected);
+    safetensors_free(&file);
+
+    write_without(path, "llm", "lm_head.weight", true);
+    file = opened(path);
+    assert_int_equal(hf_llm_check(&llm, file, &err), -BL_EFORMAT);
+    assert_string_equal(err.text, "expected F32, F16 or BF16, found I16");
+    safetensors_free(&file);
+
+    static const char probe[] = "head.probe";
+    write_without(path, "vision", probe, false);
+    file = opened(path);
+    assert_ok(hf_vision_check(&vision, false, file, &err), err);
+    assert_int_equal(hf_vision_check(&vision, true, file, &err), -BL_EFORMAT);
+    assert_non_null(strstr(err.key, probe));
+    safetensors_free(&file);
+    vision.hidden = 64;
+    file = opened(demo("vision"));
+    assert_int_equal(hf_vision_check(&vision, true, file, &err), -BL_EFORMAT);
+    assert_string_equal(err.text, "expected shape [64, 3, 8, 8], found [128, 3, 8, 8]");
+    safetensors_free(&file);
+    assert_ok(bl_folder_remove(folder, &err), err);
+}
+
+UNIT_MAIN(cmocka_unit_test(the_demos_folders_are_complete_and_counted),
+          cmocka_unit_test(what_is_missing_is_named))

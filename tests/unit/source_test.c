@@ -1,0 +1,261 @@
+/* tests/unit/source_test.c - image folders and pairs: what is read, and what is refused with file
+ * and line. */
+#include "tests/unit/unit.h"
+
+#include <unistd.h>
+
+#include "common/file.h"
+#include "common/source.h"
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    snprintf(folder, sizeof folder, "/tmp/blipren-source-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    return bl_folder_remove(folder, NULL);
+}
+
+static void put_bytes(const char *name, const char *data, size_t size)
+{
+    char path[256], parent[256];
+    struct bl_error err = {0};
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    snprintf(parent, sizeof parent, "%s", path);
+    *strrchr(parent, '/') = 0;
+    assert_ok(bl_folder_make(parent, &err), err);
+    assert_ok(bl_file_write(path, data, size, &err), err);
+}
+
+static void put(const char *name, const char *text)
+{
+    put_bytes(name, text, strlen(text));
+}
+
+static const char *const text_column[] = {"text"};
+
+static struct source *opened(const char *const *columns, size_t count)
+{
+    struct bl_error err = {0};
+    struct source *source = NULL;
+    assert_ok(source_open(folder, CONFIG_FORMAT_AUTO, columns, count, &source, &err), err);
+    return source;
+}
+
+/* The message must be FOLDER + rest. */
+static void refuses(enum config_format format, const char *const *columns, size_t count,
+                    const char *rest)
+{
+    struct bl_error err = {0};
+    struct source *source = NULL;
+    char line[1600], expected[1600];
+    assert_true(source_open(folder, format, columns, count, &source, &err) < 0);
+    assert_null(source);
+    bl_error_format(&err, line, sizeof line);
+    snprintf(expected, sizeof expected, "%s%s", folder, rest);
+    assert_string_equal(line, expected);
+}
+
+static void expect_sample(const struct source *source, uint64_t id, const char *image,
+                          const char *const *captions, const uint32_t *columns, size_t count)
+{
+    struct source_sample sample;
+    source_get(source, id, &sample);
+    assert_string_equal(sample.image, image);
+    assert_int_equal(sample.candidate_count, count);
+    for (size_t i = 0; i < count; i++) {
+        struct source_candidate c;
+        source_candidate(source, id, i, &c);
+        assert_string_equal(c.text, captions[i]);
+        assert_int_equal(c.size, strlen(captions[i]));
+        assert_int_equal(c.column, columns ? columns[i] : 0);
+    }
+}
+#define ONE(text) (const char *const[]){text}, NULL, 1
+
+static void jsonl_lines_give_captions_in_the_order_of_columns(void **state)
+{
+    static const char *const columns[] = {"short", "long"};
+    put("metadata.jsonl",
+        "{\"file_name\": \"a.jpg\", \"long\": [\"one\", \"two \\u00e9\"], \"short\": \"s\"}\n"
+        "\n"
+        "{\"file_name\": \"deep/er/b.png\", \"long\": null, \"n\": 3}");
+    struct source *source = opened(columns, 2);
+    assert_int_equal(source_count(source), 2);
+    expect_sample(source, 0, "a.jpg", (const char *const[]){"s", "one", "two \xc3\xa9"},
+                  (const uint32_t[]){0, 1, 1}, 3);
+    expect_sample(source, 1, "deep/er/b.png", NULL, NULL, 0);
+    struct source_sample sample;
+    source_get(source, 1, &sample);
+    assert_string_equal(sample.file, "metadata.jsonl");
+    assert_int_equal(sample.line, 3);
+    source_free(&source);
+}
+
+static void each_folder_has_its_own_metadata(void **state)
+{
+    put("train/metadata.jsonl", "{\"file_name\": \"a.jpg\", \"text\": \"x\"}\n");
+    put("more/metadata.csv", "file_name,text\nsub/b.jpg,y\n");
+    struct source *source = opened(text_column, 1);
+    assert_int_equal(source_count(source), 2);
+    expect_sample(source, 0, "more/sub/b.jpg", ONE("y"));
+    expect_sample(source, 1, "train/a.jpg", ONE("x"));
+    source_free(&source);
+}
+
+static void csv_is_read_as_rfc_4180_says(void **state)
+{
+    put("metadata.csv", "\xef\xbb\xbftext,\"file_name\",rest\r\n"
+                        "plain,a.jpg,1\r\n"
+                        "\"with, comma and \"\"quotes\"\"\",b.jpg,\r\n"
+                        "\"two\nlines\",c.jpg,\"\"\n"
+                        "\n"
+                        ",d.jpg,x");
+    struct source *source = opened(text_column, 1);
+    assert_int_equal(source_count(source), 4);
+    expect_sample(source, 0, "a.jpg", ONE("plain"));
+    expect_sample(source, 1, "b.jpg", ONE("with, comma and \"quotes\""));
+    expect_sample(source, 2, "c.jpg", ONE("two\nlines"));
+    expect_sample(source, 3, "d.jpg", ONE(""));
+    struct source_sample sample;
+    source_get(source, 3, &sample);
+    assert_int_equal(sample.line, 7);
+    source_free(&source);
+}
+
+static void pairs_are_images_beside_texts(void **state)
+{
+    put("000001.jpg", "");
+    put("000001.txt", "\xef\xbb\xbfShort caption: a dog\n");
+    put("b/000002.WEBP", "");
+    put("b/000002.txt", "two");
+    put("c.png", "");
+    put("notes.txt", "no image");
+    put(".hidden.jpg", "");
+    struct source *source = opened(text_column, 1);
+    assert_int_equal(source_count(source), 3);
+    expect_sample(source, 0, "000001.jpg", ONE("Short caption: a dog\n"));
+    expect_sample(source, 1, "b/000002.WEBP", ONE("two"));
+    expect_sample(source, 2, "c.png", NULL, NULL, 0);
+    source_free(&source);
+}
+
+static void the_fingerprint_is_of_what_training_reads(void **state)
+{
+    uint8_t first[32];
+    put("metadata.jsonl", "{\"file_name\": \"a.jpg\", \"text\": \"x\", \"other\": 1}\n");
+    struct source *source = opened(text_column, 1);
+    memcpy(first, source_fingerprint(source), 32);
+    source_free(&source);
+    put("metadata.jsonl", "{ \"text\": \"x\",  \"file_name\": \"a.jpg\"}");
+    source = opened(text_column, 1);
+    assert_memory_equal(source_fingerprint(source), first, 32);
+    source_free(&source);
+    put("metadata.jsonl", "{\"file_name\": \"a.jpg\", \"text\": \"y\"}\n");
+    source = opened(text_column, 1);
+    assert_memory_not_equal(source_fingerprint(source), first, 32);
+    source_free(&source);
+}
+
+static void wrong_lines_are_named(void **state)
+{
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"{\"file_name\": \"a\"}\n{\"file_name\" 3}\n",
+         "/metadata.jsonl:2: no valid JSON: ':' expected near '3'"},
+        {"{\"file_name\": \"a\", \"file_name\": \"b\"}",
+         "/metadata.jsonl:1: no valid JSON: duplicate object key near '\"file_name\"'"},
+        {"[1]", "/metadata.jsonl:1: expected an object, found a list of 1"},
+        {"{\"text\": \"a\"}", "/metadata.jsonl:1: file_name: expected a text, found nothing"},
+        {"{\"file_name\": 1}", "/metadata.jsonl:1: file_name: expected a text, found 1"},
+        {"{\"file_name\": \"../a\"}", "/metadata.jsonl:1: file_name: expected a path that stays "
+                                      "below the folder, found \"../a\""},
+        {"{\"file_name\": \"b/../../a\"}", "/metadata.jsonl:1: file_name: expected a path that "
+                                           "stays below the folder, found \"b/../../a\""},
+        {"{\"file_name\": \"/etc/passwd\"}",
+         "/metadata.jsonl:1: file_name: expected a path that stays below the folder, found "
+         "\"/etc/passwd\""},
+        {"{\"file_name\": \"\"}", "/metadata.jsonl:1: file_name: expected a path that stays below "
+                                  "the folder, found \"\""},
+        {"{\"file_name\": \"a\", \"text\": 5}",
+         "/metadata.jsonl:1: text: expected a text or a list of texts, found 5"},
+        {"{\"file_name\": \"a\", \"text\": [\"b\", {}]}",
+         "/metadata.jsonl:1: text: expected a list of texts, found an object"},
+        {"{\"file_name\": \"a\\u0000b\"}",
+         "/metadata.jsonl:1: no valid JSON: \\u0000 is not allowed without JSON_ALLOW_NUL near "
+         "'\"a\\u0000b\"'"},
+        {"", ": expected samples, found none"},
+        {"{\"file_name\": \"a\", \"caption\": \"b\"}",
+         ": data.captions: no sample has the column \"text\"; there are file_name, caption"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put("metadata.jsonl", cases[i].text);
+        refuses(CONFIG_FORMAT_AUTO, text_column, 1, cases[i].message);
+    }
+}
+
+static void wrong_records_are_named(void **state)
+{
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"text\na\n", "/metadata.csv:1: expected a column file_name, found none"},
+        {"file_name,text,text\n", "/metadata.csv:1: column \"text\" is given twice"},
+        {"file_name,text\na,b\nc\n",
+         "/metadata.csv:3: expected 2 fields as in the first line, found 1"},
+        {"file_name,text\na,\"b\n\nc", "/metadata.csv:2: a quote is opened and not closed"},
+        {"file_name,text\na,\"b\"c\n", "/metadata.csv:2: expected a comma after the closing quote"},
+        {"file_name,text\na,b\"c\"\n",
+         "/metadata.csv:2: found a quote in the middle of a field; put the whole field in quotes "
+         "and double the quotes in it"},
+        {"file_name,text\n\"x\n\",1\n../y,2\n",
+         "/metadata.csv:4: file_name: expected a path that stays below the folder, found "
+         "\"../y\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put("metadata.csv", cases[i].text);
+        refuses(CONFIG_FORMAT_AUTO, text_column, 1, cases[i].message);
+    }
+    put_bytes("metadata.csv", "file_name,text\na,\"b\"\0\n", 21);
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1,
+            "/metadata.csv:2: expected a comma after the closing quote");
+}
+
+static void wrong_folders_are_named(void **state)
+{
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1,
+            ": expected metadata.jsonl or metadata.csv, or images beside .txt files, found none "
+            "among 0 files");
+    put("a.jpg", "");
+    refuses(CONFIG_IMAGEFOLDER, text_column, 1,
+            ": expected metadata.jsonl or metadata.csv, found none among 1 files");
+    refuses(CONFIG_PAIRS, text_column, 1,
+            ": expected images beside .txt files, found none among 1 files");
+    put("sub/metadata.csv", "file_name,text\n");
+    put("sub/metadata.jsonl", "");
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1,
+            "/sub/metadata.csv: found metadata.jsonl beside it; keep one of them");
+    put("a.txt", "x\0y");
+    put_bytes("a.txt", "x\0y", 3);
+    refuses(CONFIG_PAIRS, text_column, 1, "/a.txt: a text must not hold the character NUL");
+    static const char *const other[] = {"caption"};
+    put("a.txt", "x");
+    refuses(CONFIG_PAIRS, other, 1,
+            ": data.captions: no sample has the column \"caption\"; there are text");
+    remove_folder(NULL);
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1,
+            ": cannot be opened as a folder: No such file or directory");
+}
+
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
+
+UNIT_MAIN(IN_FOLDER(jsonl_lines_give_captions_in_the_order_of_columns),
+          IN_FOLDER(each_folder_has_its_own_metadata), IN_FOLDER(csv_is_read_as_rfc_4180_says),
+          IN_FOLDER(pairs_are_images_beside_texts),
+          IN_FOLDER(the_fingerprint_is_of_what_training_reads), IN_FOLDER(wrong_lines_are_named),
+          IN_FOLDER(wrong_records_are_named), IN_FOLDER(wrong_folders_are_named))

@@ -1,0 +1,215 @@
+/* worker/caption.c - `blipren-worker caption`: images in, captions out. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/arguments.h"
+#include "common/captions.h"
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "common/size.h"
+#include "worker/commands.h"
+#include "worker/inference.h"
+#include "worker/setup.h"
+#include "worker/sheet.h"
+
+#define BATCH_IMAGES 16
+
+const char command_caption_usage[] =
+    "usage: blipren-worker caption --checkpoint DIR [options] IMAGE...\n"
+    "\n"
+    "  --checkpoint DIR   a folder RUN/checkpoints/step-...\n"
+    "  --prefix TEXT      what the caption follows (the first prefix of the run)\n"
+    "  --beam N           beam search over N candidates (1: the most likely token each time)\n"
+    "  --temperature T    sample instead (0: do not)\n"
+    "  --top-p P          sample from the likeliest tokens of this mass (1)\n"
+    "  --seed N           of sampling (0)\n"
+    "  --max-new N        tokens of a caption at most (the run's train.max_new_tokens)\n"
+    "  --json             a line of JSON for each image: file_name, caption, token_ids, ended\n"
+    "  --attention PNG    draw the cross-attention of chosen queries beside each image\n"
+    "  --queries LIST     which queries, as 0,1,2,3 (the first four)\n"
+    "  --ema              use the averaged weights\n"
+    "  --vision DIR, --llm DIR   where the frozen models are now\n"
+    "  --precision bf16|f32      (the run's)\n"
+    "  --threads N\n";
+
+struct caption_job {
+    struct inference in;
+    struct captioner_generation how;
+    int32_t eos[8];
+    struct token_ids prompt;
+    bool json;
+    struct sheet *sheet; /* NULL: none */
+    int failures;
+};
+
+/* -- one batch -- */
+
+static void print_failure(struct caption_job *job, const char *path, const struct bl_error *error)
+{
+    char line[1600];
+    bl_error_format(error, line, sizeof line);
+    job->failures++;
+    if (!job->json) {
+        bl_log(BL_LOG_ERROR, "%s", line);
+        return;
+    }
+    json_t *o = json_pack("{s:s, s:s}", "file_name", path, "error", line);
+    bl_autofree char *text = json_dumps(o, JSON_COMPACT);
+    puts(text ? text : "{}");
+    json_decref(o);
+}
+
+static int print_caption(struct caption_job *job, const char *path,
+                         const struct captioner_caption *c, const char *text)
+{
+    if (!job->json) {
+        printf("%s\t%s%s\n", path, text, c->ended ? "" : " […]");
+        return 0;
+    }
+    json_t *ids = json_array();
+    for (int32_t i = 0; i < c->count; i++)
+        json_array_append_new(ids, json_integer(c->ids[i]));
+    json_t *o = json_pack("{s:s, s:s, s:o, s:b}", "file_name", path, "caption", text, "token_ids",
+                          ids, "ended", c->ended);
+    bl_autofree char *line = json_dumps(o, JSON_COMPACT);
+    puts(line ? line : "{}");
+    json_decref(o);
+    return 0;
+}
+
+/* Captions of the images that could be read. */
+static int caption_batch(struct caption_job *job, const char *const *paths, const uint8_t *pixels,
+                         int64_t B, int32_t first, struct bl_error *err)
+{
+    int32_t ids[BATCH_IMAGES * 4096], max_new = job->how.max_new;
+    int32_t ids_start[BATCH_IMAGES + 1] = {0}, positions[BATCH_IMAGES];
+    struct captioner_caption captions[BATCH_IMAGES];
+    size_t prompt = job->prompt.count;
+    bl_autofree int32_t *new_ids = calloc((size_t)B * (size_t)max_new, sizeof *new_ids);
+    if (!new_ids || prompt > 4096)
+        return bl_fail(err, BL_ELIMIT, "a prompt of %zu tokens and %d new ones are too many",
+                       prompt, max_new);
+    for (int64_t b = 0; b < B; b++) {
+        memcpy(ids + (size_t)b * prompt, job->prompt.ids, prompt * sizeof *ids);
+        ids_start[b + 1] = (int32_t)((size_t)(b + 1) * prompt);
+        positions[b] = first + (int32_t)b;
+        captions[b] = (struct captioner_caption){.ids = new_ids + b * max_new};
+    }
+    struct micro_batch mb = {
+        .B = B, .pixels = pixels, .ids = ids, .ids_start = ids_start, .positions = positions};
+    BL_TRY(captioner_generate(job->in.captioner, &mb, &job->how, captions, err));
+    if (job->sheet)
+        BL_TRY(sheet_attend(job->sheet, job->in.captioner, &mb, err));
+    for (int64_t b = 0; b < B; b++) {
+        bl_autofree char *text = NULL;
+        BL_TRY(tokenizer_decode(job->in.tokenizer, captions[b].ids, (size_t)captions[b].count, true,
+                                &text, err));
+        size_t size;
+        const char *stripped = caption_strip(text, strlen(text), &size);
+        text[(size_t)(stripped - text) + size] = 0;
+        print_caption(job, paths[b], &captions[b], stripped);
+        if (job->sheet)
+            BL_TRY(sheet_add(job->sheet, b, pixels, paths[b], stripped, err));
+    }
+    return 0;
+}
+
+static int caption_all(struct caption_job *job, char **paths, int count, struct bl_error *err)
+{
+    int64_t side = captioner_vision(job->in.captioner)->image_size;
+    size_t image = (size_t)side * (size_t)side * 3;
+    bl_autofree uint8_t *pixels = malloc(image * BATCH_IMAGES);
+    const char *good[BATCH_IMAGES];
+    if (!pixels)
+        return bl_fail(err, BL_ENOMEM, "no memory for %d images", BATCH_IMAGES);
+    for (int i = 0; i < count;) {
+        int64_t B = 0;
+        int first = i;
+        for (; i < count && B < BATCH_IMAGES; i++) {
+            struct bl_error failure;
+            good[B] = paths[i];
+            if (inference_image(&job->in, paths[i], pixels + (size_t)B * image, &failure) < 0)
+                print_failure(job, paths[i], &failure);
+            else
+                B++;
+        }
+        if (B)
+            BL_TRY(caption_batch(job, good, pixels, B, first, err));
+    }
+    if (!job->failures)
+        return 0;
+    return bl_fail(err, BL_EDATA, "%d of %d images could not be captioned", job->failures, count);
+}
+
+/* -- the command -- */
+
+static int open_job(struct caption_job *job, const struct inference_options *open,
+                    const char *prefix, int64_t max_new, struct bl_error *err)
+{
+    BL_TRY(inference_open(open, &job->in, err));
+    const struct config *config = job->in.config;
+    BL_TRY(setup_eos(config, captioner_llm(job->in.captioner), job->in.tokenizer, job->eos,
+                     &job->how.eos_count, err));
+    job->how.eos = job->eos;
+    job->how.max_new = (int32_t)(max_new ? max_new : config->train.max_new_tokens);
+    return caption_prompt(job->in.tokenizer, prefix ? prefix : config->data.captions.at[0].prefix,
+                          &job->prompt, err);
+}
+
+int command_caption(int argc, char **argv, struct bl_error *err)
+{
+    struct inference_options open = {0};
+    struct caption_job job = {0};
+    const char *prefix = NULL, *precision = NULL, *attention = NULL, *queries = "0,1,2,3";
+    int64_t beam = 1, seed = 0, max_new = 0, threads = 0;
+    double temperature = 0, top_p = 1;
+    int rest;
+    const struct argument table[] = {
+        {"--checkpoint", ARGUMENT_TEXT, &open.checkpoint, 0, 0},
+        {"--prefix", ARGUMENT_TEXT, &prefix, 0, 0},
+        {"--beam", ARGUMENT_WHOLE, &beam, 1, 64},
+        {"--temperature", ARGUMENT_NUMBER, &temperature, 0, 100},
+        {"--top-p", ARGUMENT_NUMBER, &top_p, 0, 1},
+        {"--seed", ARGUMENT_WHOLE, &seed, 0, 1e15},
+        {"--max-new", ARGUMENT_WHOLE, &max_new, 1, 4096},
+        {"--json", ARGUMENT_FLAG, &job.json, 0, 0},
+        {"--attention", ARGUMENT_TEXT, &attention, 0, 0},
+        {"--queries", ARGUMENT_TEXT, &queries, 0, 0},
+        {"--ema", ARGUMENT_FLAG, &open.ema, 0, 0},
+        {"--vision", ARGUMENT_TEXT, &open.vision, 0, 0},
+        {"--llm", ARGUMENT_TEXT, &open.llm, 0, 0},
+        {"--precision", ARGUMENT_TEXT, &precision, 0, 0},
+        {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
+        {0},
+    };
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
+    BL_TRY(inference_precision(precision, &open, err));
+    if (!open.checkpoint || !rest) {
+        bl_fail(err, BL_EUSAGE,
+                open.checkpoint ? "expected at least one image" : "expected --checkpoint");
+        return bl_error_remedy(err, "caption --help says how it is used");
+    }
+    open.threads = (int)threads;
+    job.how = (struct captioner_generation){.beams = (int32_t)beam,
+                                            .temperature = (float)temperature,
+                                            .top_p = (float)top_p,
+                                            .seed = (uint64_t)seed};
+    int rc = open_job(&job, &open, prefix, max_new, err);
+    if (rc == 0 && attention)
+        rc = sheet_open(job.in.captioner, queries, &job.sheet, err);
+    if (rc == 0)
+        rc = caption_all(&job, argv + 1, rest, err);
+    if (job.sheet && (rc == 0 || rc == -BL_EDATA)) {
+        struct bl_error failure;
+        if (sheet_write(job.sheet, attention, &failure) < 0) {
+            *err = failure;
+            rc = -failure.code;
+        }
+    }
+    sheet_free(&job.sheet);
+    token_ids_release(&job.prompt);
+    inference_release(&job.in);
+    return rc;
+}

@@ -1,0 +1,11 @@
+/* worker/commands.h - the worker's subcommands: each takes its own arguments and returns 0 or the failure. */
+#pragma once
+
+#include "common/error.h"
+
+/* `caption --checkpoint C IMAGE…` */
+int command_caption(int argc, char **argv, struct bl_error *err);
+/* `score --checkpoint C --pairs LIST.jsonl` */
+int command_score(int argc, char **argv, struct bl_error *err);
+
+extern const char command_caption_usage[], command_score_usage[];

@@ -1,0 +1,132 @@
+/* worker/inference.c - see inference.h. */
+#include "worker/inference.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+#include "loader/image.h"
+#include "common/limits.h"
+#include "worker/setup.h"
+
+/* Puts `folder` in place of *path when given, and compares what it holds with what the checkpoint
+ * was trained on. */
+static int use_folder(char **path, const char *folder, const char *expected_sha256,
+                      const char *option, struct bl_error *err)
+{
+    char hex[65];
+    if (folder) {
+        free(*path);
+        *path = strdup(folder);
+        if (!*path)
+            return bl_fail(err, BL_ENOMEM, "no memory for a path");
+    }
+    if (hf_folder_sha256(*path, hex, err) < 0) {
+        bl_error_remedy(err, "say where the model is with %s DIR", option);
+        return bl_error_file(err, *path);
+    }
+    if (!strcmp(hex, expected_sha256))
+        return 0;
+    bl_fail(
+        err, BL_ECONFIG,
+        "expected the model the checkpoint was trained on (SHA-256 %.16s…), found another (%.16s…)",
+        expected_sha256, hex);
+    bl_error_remedy(err, "say where the right one is with %s DIR", option);
+    return bl_error_file(err, *path);
+}
+
+static int load_weights(struct inference *in, const struct inference_options *o,
+                        struct bl_error *err)
+{
+    const struct captioner_params *params = captioner_params(in->captioner);
+    bl_autofree float *host = calloc((size_t)params->count, sizeof *host);
+    if (!host)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld parameters", (long long)params->count);
+    static const char *const names[2][2] = {
+        {"qformer.safetensors", "projector.safetensors"},
+        {"qformer.ema.safetensors", "projector.ema.safetensors"}};
+    for (int file = CAPTIONER_QFORMER; file <= CAPTIONER_PROJECTOR; file++) {
+        char path[4096];
+        BL_TRY(bl_path_join(path, sizeof path, o->checkpoint, names[o->ema][file], err));
+        if (o->ema && !bl_path_is_file(path)) {
+            bl_fail(err, BL_EUSAGE, "the checkpoint has no averaged weights");
+            bl_error_remedy(err, "leave --ema out, or train with train.ema");
+            return bl_error_file(err, o->checkpoint);
+        }
+        BL_TRY(captioner_params_read(params, file, path, host, err));
+    }
+    in->ops->copy_in(in->ops, params->values, host, (size_t)params->count * sizeof *host);
+    captioner_params_changed(in->captioner);
+    return in->ops->sync(in->ops, err);
+}
+
+static int open_all(const struct inference_options *o, struct inference *in, struct bl_error *err)
+{
+    BL_TRY(checkpoint_state_read(o->checkpoint, &in->state, err));
+    BL_TRY(checkpoint_verify(o->checkpoint, &in->state, err));
+    BL_TRY(config_parse(in->state.config, strlen(in->state.config), "state.json: config", "/",
+                        &in->config, err));
+    BL_TRY(
+        use_folder(&in->config->vision.path, o->vision, in->state.vision_sha256, "--vision", err));
+    BL_TRY(use_folder(&in->config->llm.path, o->llm, in->state.llm_sha256, "--llm", err));
+    BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
+    enum ops_precision precision = o->precision_given ? o->precision : setup_precision(in->config);
+    BL_TRY(ops_cpu_open(precision, o->threads, &in->ops, err));
+    struct captioner_options options = setup_captioner(in->config, setup_bos(in->tokenizer));
+    BL_TRY(captioner_open(in->ops, &options, &in->captioner, err));
+    return load_weights(in, o, err);
+}
+
+int inference_open(const struct inference_options *options, struct inference *ret,
+                   struct bl_error *err)
+{
+    *ret = (struct inference){0};
+    int rc = open_all(options, ret, err);
+    if (rc < 0)
+        inference_release(ret);
+    return rc;
+}
+
+void inference_release(struct inference *in)
+{
+    captioner_free(&in->captioner);
+    ops_free(&in->ops);
+    tokenizer_free(&in->tokenizer);
+    config_free(&in->config);
+    checkpoint_state_release(&in->state);
+}
+
+static int decode(const struct inference *in, const char *path, uint8_t *pixels,
+                  struct bl_error *err)
+{
+    bl_autofree char *data = NULL;
+    size_t size;
+    BL_TRY(bl_file_read(path, BL_IMAGE_FILE_BYTES_MAX, &data, &size, err));
+    const struct hf_preprocess *p = captioner_preprocess(in->captioner);
+    struct image image = {0};
+    BL_TRY(image_decode((const uint8_t *)data, size, in->config->data.max_pixels, &image, err));
+    int rc = image_resize(&image, p->width, p->height, (enum image_filter)p->resample, pixels, err);
+    image_release(&image);
+    return rc;
+}
+
+int inference_image(const struct inference *in, const char *path, uint8_t *pixels,
+                    struct bl_error *err)
+{
+    int rc = decode(in, path, pixels, err);
+    return rc < 0 ? bl_error_file(err, path) : rc;
+}
+
+int inference_precision(const char *text, struct inference_options *options, struct bl_error *err)
+{
+    if (!text)
+        return 0;
+    options->precision_given = true;
+    options->precision = !strcmp(text, "f32") ? OPS_F32 : OPS_BF16;
+    if (!strcmp(text, "f32") || !strcmp(text, "bf16"))
+        return 0;
+    bl_fail(err, BL_EUSAGE, "expected bf16 or f32, found \"%.50s\"", text);
+    return bl_error_key(err, "--precision");
+}

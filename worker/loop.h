@@ -1,0 +1,18 @@
+/* worker/loop.h - the worker as a process: sockets, clock, signals and the engine around worker/core.h. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common/error.h"
+
+struct worker_options {
+    const char *endpoint; /* of the coordinator */
+    const char *host;     /* address of this worker's sockets */
+    bool insecure;        /* host may be another address than loopback */
+    int threads;          /* 0: all cores */
+    int parent;           /* process to die with; 0: none */
+    unsigned patience_s;  /* without a coordinator for so long: leave */
+};
+
+/* Runs until the coordinator says stop. 0, or the failure that ended it. */
+int worker_run(const struct worker_options *options, struct bl_error *err);

@@ -1,0 +1,94 @@
+/* worker/main.c - blipren-worker: the process that trains, and the subcommands that use what was trained. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/arguments.h"
+#include "common/log.h"
+#include "worker/commands.h"
+#include "worker/loop.h"
+
+static const char usage[] =
+    "usage: blipren-worker --coord tcp://HOST:PORT [options]     joins a run and trains\n"
+    "       blipren-worker caption --checkpoint DIR IMAGE...     captions images\n"
+    "       blipren-worker score --checkpoint DIR --pairs LIST   log-likelihood of given captions\n"
+    "\n"
+    "  --coord URL      where the coordinator listens\n"
+    "  --host ADDRESS   this worker's own network address (127.0.0.1)\n"
+    "  --insecure       allow addresses beyond this machine: nothing is encrypted or "
+    "authenticated\n"
+    "  --threads N      computing threads (all cores)\n"
+    "  --patience S     leave after so many seconds without a coordinator (60)\n"
+    "  --parent PID     die with that process\n"
+    "  --help, --version\n"
+    "Each subcommand has its own --help.\n";
+
+static int command_train(int argc, char **argv, struct bl_error *err)
+{
+    struct worker_options options = {.host = "127.0.0.1"};
+    int64_t threads = 0, parent = 0, patience_s = 60;
+    int rest;
+    const struct argument table[] = {
+        {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
+        {"--host", ARGUMENT_TEXT, &options.host, 0, 0},
+        {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
+        {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
+        {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
+        {"--parent", ARGUMENT_WHOLE, &parent, 0, 1 << 30},
+        {0},
+    };
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
+    if (rest || !options.endpoint) {
+        bl_fail(err, BL_EUSAGE, rest ? "unexpected argument %.100s" : "expected --coord",
+                rest ? argv[1] : "");
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    options.threads = (int)threads;
+    options.parent = (int)parent;
+    options.patience_s = (unsigned)patience_s;
+    return worker_run(&options, err);
+}
+
+static const struct {
+    const char *name, *usage;
+    int (*run)(int argc, char **argv, struct bl_error *err);
+} commands[] = {
+    {"caption", command_caption_usage, command_caption},
+    {"score", command_score_usage, command_score},
+    {NULL, usage, command_train},
+};
+
+/* libgomp reads its wait policy when it is loaded, and its default, spinning, starves whatever shares the cores. */
+static void wait_passively(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY"))
+        return;
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    execv("/proc/self/exe", argv);
+}
+
+int main(int argc, char **argv)
+{
+    wait_passively(argv);
+    size_t c = 0;
+    while (commands[c].name && (argc < 2 || strcmp(argv[1], commands[c].name) != 0))
+        c++;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--help")) {
+            fputs(commands[c].usage, stdout);
+            return 0;
+        }
+        if (!strcmp(argv[i], "--version")) {
+            puts("blipren-worker " BLIPREN_VERSION);
+            return 0;
+        }
+    }
+    int skip = commands[c].name != NULL;
+    struct bl_error err;
+    bl_log_identity("worker", "%s", "");
+    int rc = commands[c].run(argc - skip, argv + skip, &err);
+    if (rc < 0)
+        bl_log_error(&err);
+    return rc < 0 ? bl_error_exit_code(rc) : 0;
+}

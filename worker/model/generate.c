@@ -1,0 +1,519 @@
+/* worker/model/generate.c - captions: prompt and image once through the LLM into a KV cache, then token by token.
+ *
+ * The cache has one slot of rows for each running text. Logits come to the host, where the next tokens are chosen. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/random.h"
+#include "common/size.h"
+#include "worker/model/captioner_private.h"
+
+/* -- decoder: running texts in slots of a KV cache -- */
+
+struct decoder {
+    struct captioner *c;
+    int64_t slots, rows, width; /* texts, rows of each, elements of a row */
+    act **layers,
+        **spare;     /* host lists of device buffers (slots*rows, width); spare: for reordering */
+    int32_t *length; /* (slots) host: rows filled */
+    float *logits;   /* (slots, V) host: of the texts last run */
+};
+
+static void decoder_release(struct decoder *decoder)
+{
+    free(decoder->layers);
+    free(decoder->spare);
+    free(decoder->length);
+    free(decoder->logits);
+}
+
+static int take_cache(struct decoder *decoder, act ***ret, struct bl_error *err)
+{
+    int64_t layers = decoder->c->llm_config.layers;
+    bl_autofree act **list = calloc((size_t)layers, sizeof *list);
+    if (!list)
+        return bl_fail(err, BL_ENOMEM, "no memory for a list of %lld layers", (long long)layers);
+    for (int64_t i = 0; i < layers; i++)
+        BL_TRY(arena_act(&decoder->c->arena, decoder->slots * decoder->rows * decoder->width,
+                         &list[i], err));
+    *ret = bl_take(&list);
+    return 0;
+}
+
+static int decoder_init(struct decoder *decoder, struct captioner *c, int64_t slots, int64_t rows,
+                        bool reorders, struct bl_error *err)
+{
+    *decoder =
+        (struct decoder){.c = c, .slots = slots, .rows = rows, .width = llm_cache_width(c->llm)};
+    decoder->length = calloc((size_t)slots + 1, sizeof *decoder->length);
+    decoder->logits =
+        malloc((size_t)(slots * c->llm_config.vocabulary + 1) * sizeof *decoder->logits);
+    if (!decoder->length || !decoder->logits)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)slots);
+    BL_TRY(take_cache(decoder, &decoder->layers, err));
+    return reorders ? take_cache(decoder, &decoder->spare, err) : 0;
+}
+
+/* Runs x (R, d), the next rows of the texts in `slot`, and leaves their logits in decoder->logits. added (n): each
+ * text's rows in this call. */
+static int run(struct decoder *decoder, act *x, const struct llm_rows *rows, const int32_t *slot,
+               const int32_t *added, struct bl_error *err)
+{
+    struct captioner *c = decoder->c;
+    struct arena *arena = &c->arena;
+    int64_t n = rows->sequences.S, V = c->llm_config.vocabulary;
+    bl_autofree int32_t *host = malloc((size_t)(2 * n + rows->R + 1) * sizeof *host);
+    if (!host)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
+    int32_t *start = host, *length = host + n, *write = host + 2 * n;
+    int64_t row = 0;
+    for (int64_t i = 0; i < n; i++) {
+        start[i] = (int32_t)(slot[i] * decoder->rows);
+        for (int32_t j = 0; j < added[i]; j++)
+            write[row++] = start[i] + decoder->length[slot[i]]++;
+        length[i] = decoder->length[slot[i]];
+        BL_ASSERT_CMP(length[i], <=, decoder->rows);
+    }
+    struct llm_cache cache = {.layers = decoder->layers};
+    act *h, *logits;
+    float *device;
+    BL_TRY(sequences_from(arena, n, start, length, &cache.keys, err));
+    BL_TRY(arena_i32_from(arena, write, rows->R, &cache.write, err));
+    BL_TRY(arena_act(arena, n * c->llm_config.hidden, &h, err));
+    BL_TRY(arena_act(arena, n * V, &logits, err));
+    BL_TRY(arena_f32(arena, n * V, &device, err));
+    BL_TRY(llm_forward(c->llm, arena, h, x, rows, &cache, false, err));
+    BL_TRY(llm_logits(c->llm, arena, logits, h, n, err));
+    c->ops->act_to_f32(c->ops, device, logits, n * V);
+    c->ops->copy_out(c->ops, decoder->logits, device, (size_t)(n * V) * sizeof *device);
+    return c->ops->sync(c->ops, err);
+}
+
+/* Images and prompts into slots 0, stride, 2 stride, … */
+static int decoder_prompt(struct decoder *decoder, const struct layout *layout, const act *y,
+                          int64_t stride, struct bl_error *err)
+{
+    struct captioner *c = decoder->c;
+    struct arena_mark mark = arena_mark(&c->arena);
+    bl_autofree int32_t *slot = malloc((size_t)(layout->S + 1) * sizeof *slot);
+    if (!slot)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)layout->S);
+    for (int64_t s = 0; s < layout->S; s++)
+        slot[s] = (int32_t)(s * stride);
+    act *x;
+    BL_TRY(arena_act(&c->arena, layout->rows.R * c->llm_config.hidden, &x, err));
+    BL_TRY(captioner_inputs(c, x, layout, y, err));
+    BL_TRY(run(decoder, x, &layout->rows, slot, layout->lengths, err));
+    arena_release(&c->arena, mark);
+    return 0;
+}
+
+/* One more token for each of n texts. */
+static int decoder_token(struct decoder *decoder, const int32_t *slot, const int32_t *token,
+                         int64_t n, struct bl_error *err)
+{
+    struct captioner *c = decoder->c;
+    struct arena *arena = &c->arena;
+    struct arena_mark mark = arena_mark(arena);
+    bl_autofree int32_t *host = malloc((size_t)(3 * n + 1) * sizeof *host);
+    if (!host)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
+    int32_t *position = host, *row = host + n, *one = host + 2 * n;
+    for (int64_t i = 0; i < n; i++) {
+        position[i] = decoder->length[slot[i]];
+        row[i] = (int32_t)i;
+        one[i] = 1;
+    }
+    struct llm_rows rows = {.R = n, .kept = n};
+    const int32_t *ids;
+    act *x;
+    BL_TRY(sequences_from(arena, n, row, one, &rows.sequences, err));
+    BL_TRY(arena_i32_from(arena, position, n, &rows.position, err));
+    BL_TRY(arena_i32_from(arena, row, n, &rows.keep, err));
+    BL_TRY(arena_i32_from(arena, token, n, &ids, err));
+    BL_TRY(arena_act(arena, n * c->llm_config.hidden, &x, err));
+    llm_embed(c->llm, x, ids, n);
+    BL_TRY(run(decoder, x, &rows, slot, one, err));
+    arena_release(arena, mark);
+    return 0;
+}
+
+/* Slot s goes on from what slot parent[s] holds. */
+static int decoder_reorder(struct decoder *decoder, const int32_t *parent, struct bl_error *err)
+{
+    struct captioner *c = decoder->c;
+    struct arena_mark mark = arena_mark(&c->arena);
+    const int32_t *index;
+    bl_autofree int32_t *length = malloc((size_t)(decoder->slots + 1) * sizeof *length);
+    if (!length)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)decoder->slots);
+    BL_TRY(arena_i32_from(&c->arena, parent, decoder->slots, &index, err));
+    for (int64_t i = 0; i < c->llm_config.layers; i++)
+        c->ops->gather_rows(c->ops, decoder->spare[i], decoder->layers[i], index, decoder->slots,
+                            decoder->rows * decoder->width);
+    act **layers = decoder->layers;
+    decoder->layers = decoder->spare;
+    decoder->spare = layers;
+    for (int64_t s = 0; s < decoder->slots; s++)
+        length[s] = decoder->length[parent[s]];
+    memcpy(decoder->length, length, (size_t)decoder->slots * sizeof *length);
+    arena_release(&c->arena, mark);
+    return 0;
+}
+
+/* -- choosing -- */
+
+static bool ends(const struct captioner_generation *how, int32_t id)
+{
+    for (int32_t i = 0; i < how->eos_count; i++)
+        if (how->eos[i] == id)
+            return true;
+    return false;
+}
+
+static int32_t most_likely(const float *logits, int64_t V)
+{
+    int64_t best = 0;
+    for (int64_t v = 1; v < V; v++)
+        if (logits[v] > logits[best])
+            best = v;
+    return (int32_t)best;
+}
+
+/* log sum exp(logits / temperature) */
+static double log_sum(const float *logits, int64_t V, double temperature)
+{
+    double max = (double)logits[most_likely(logits, V)], sum = 0;
+    for (int64_t v = 0; v < V; v++)
+        sum += exp(((double)logits[v] - max) / temperature);
+    return max / temperature + log(sum);
+}
+
+struct candidate {
+    float logit;
+    int32_t id;
+};
+
+/* Likelier first; equals by id, so that the order is the same everywhere. */
+static int compare_candidates(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->logit != y->logit)
+        return x->logit > y->logit ? -1 : 1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* Draws from softmax(logits / temperature), cut to the likeliest tokens whose mass before them is below top_p
+ * (Holtzman et al., "The curious case of neural text degeneration", 2020). u in [0, 1). scratch (V). */
+static int32_t sample(const float *logits, int64_t V, const struct captioner_generation *how,
+                      double u, struct candidate *scratch)
+{
+    double temperature = (double)how->temperature, norm = log_sum(logits, V, temperature), mass = 0;
+    for (int64_t v = 0; v < V; v++)
+        scratch[v] = (struct candidate){logits[v], (int32_t)v};
+    qsort(scratch, (size_t)V, sizeof *scratch, compare_candidates);
+    int64_t count = 0;
+    while (count < V && (count == 0 || mass < (double)how->top_p))
+        mass += exp((double)scratch[count++].logit / temperature - norm);
+    double left = u * mass;
+    for (int64_t i = 0; i < count - 1; i++) {
+        left -= exp((double)scratch[i].logit / temperature - norm);
+        if (left < 0)
+            return scratch[i].id;
+    }
+    return scratch[count - 1].id;
+}
+
+/* -- one text an image: greedy or sampling -- */
+
+static int32_t next_token(const struct captioner_generation *how, const float *logits, int64_t V,
+                          int32_t position, int32_t index, struct candidate *scratch)
+{
+    if (!(how->temperature > 0))
+        return most_likely(logits, V);
+    uint32_t words[4];
+    bl_draw(how->seed, BL_RANDOM_SAMPLING, (uint64_t)position, (uint64_t)index, words);
+    return sample(logits, V, how, (double)bl_unit_f32(words[0]), scratch);
+}
+
+static int generate_single(struct decoder *decoder, const struct micro_batch *mb,
+                           const struct captioner_generation *how,
+                           struct captioner_caption *captions, struct bl_error *err)
+{
+    int64_t V = decoder->c->llm_config.vocabulary, live = mb->B;
+    bool sampling = how->temperature > 0;
+    bl_autofree struct candidate *scratch = sampling ? malloc((size_t)V * sizeof *scratch) : NULL;
+    bl_autofree int32_t *slot = malloc((size_t)(2 * mb->B + 1) * sizeof *slot);
+    if (!slot || (sampling && !scratch))
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld captions", (long long)mb->B);
+    int32_t *token = slot + mb->B;
+    for (int64_t b = 0; b < mb->B; b++)
+        slot[b] = (int32_t)b;
+    for (int32_t step = 0; live > 0 && step < how->max_new; step++) {
+        int64_t kept = 0;
+        for (int64_t i = 0; i < live; i++) {
+            const float *logits = decoder->logits + i * V;
+            struct captioner_caption *caption = &captions[slot[i]];
+            int32_t id =
+                next_token(how, logits, V, sampling ? mb->positions[slot[i]] : 0, step, scratch);
+            caption->nll += (float)(log_sum(logits, V, 1) - (double)logits[id]);
+            if (ends(how, id)) {
+                caption->ended = true;
+                continue;
+            }
+            caption->ids[caption->count++] = id;
+            slot[kept] = slot[i];
+            token[kept++] = id;
+        }
+        live = kept;
+        if (live > 0 && step + 1 < how->max_new)
+            BL_TRY(decoder_token(decoder, slot, token, live, err));
+    }
+    return 0;
+}
+
+/* -- beam search -- */
+
+/* A text of one image's search; ids (max_new) lie in the search's block. */
+struct hypothesis {
+    double log_p, score; /* score = log p / length, of finished ones */
+    int32_t *ids;
+    int32_t count;
+    bool ended;
+};
+
+/* A continuation: hypothesis `from` and one more token. */
+struct continuation {
+    double log_p;
+    int32_t from, id;
+};
+
+struct search {
+    struct hypothesis *running, *next, *finished; /* (beams) each */
+    int32_t running_count, finished_count;
+    bool done;
+};
+
+/* Everything that beam search keeps on the host. */
+struct beams {
+    const struct captioner_generation *how;
+    int64_t B, V;
+    int32_t candidates_max;
+    struct search *searches; /* (B) */
+    struct hypothesis *hypotheses;
+    int32_t *ids;
+    struct continuation *candidates; /* best first */
+};
+
+static void beams_release(struct beams *beams)
+{
+    free(beams->searches);
+    free(beams->hypotheses);
+    free(beams->ids);
+    free(beams->candidates);
+}
+
+static int beams_init(struct beams *beams, const struct captioner_generation *how, int64_t B,
+                      int64_t V, struct bl_error *err)
+{
+    int64_t k = how->beams, each = 3 * k;
+    *beams = (struct beams){.how = how, .B = B, .V = V};
+    /* Enough that k of them go on, whichever of the best are an EOS. */
+    beams->candidates_max = (int32_t)bl_min(k * bl_max(2, 1 + how->eos_count), V);
+    beams->searches = calloc((size_t)B + 1, sizeof *beams->searches);
+    beams->hypotheses = calloc((size_t)(B * each) + 1, sizeof *beams->hypotheses);
+    beams->ids = calloc((size_t)(B * each * how->max_new) + 1, sizeof *beams->ids);
+    beams->candidates = calloc((size_t)beams->candidates_max + 1, sizeof *beams->candidates);
+    if (!beams->searches || !beams->hypotheses || !beams->ids || !beams->candidates)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)(B * k));
+    for (int64_t i = 0; i < B * each; i++)
+        beams->hypotheses[i].ids = beams->ids + i * how->max_new;
+    for (int64_t b = 0; b < B; b++) {
+        struct hypothesis *own = beams->hypotheses + b * each;
+        beams->searches[b] = (struct search){own, own + k, own + 2 * k, 1, 0, false};
+    }
+    return 0;
+}
+
+/* Inserts into the sorted list of the best. Returns its new length. */
+static int32_t insert_candidate(struct continuation *list, int32_t count, int32_t max,
+                                struct continuation c)
+{
+    int32_t at = count < max ? count : max - 1;
+    if (count == max && !(c.log_p > list[at].log_p))
+        return count;
+    for (; at > 0 && c.log_p > list[at - 1].log_p; at--)
+        list[at] = list[at - 1];
+    list[at] = c;
+    return count < max ? count + 1 : max;
+}
+
+/* The best continuations of one image's running texts; logits (running_count, V). */
+static int32_t best_continuations(struct beams *beams, const struct search *search,
+                                  const float *logits)
+{
+    int32_t count = 0;
+    for (int32_t r = 0; r < search->running_count; r++) {
+        const float *row = logits + r * beams->V;
+        double base = search->running[r].log_p - log_sum(row, beams->V, 1);
+        for (int64_t v = 0; v < beams->V; v++)
+            count = insert_candidate(beams->candidates, count, beams->candidates_max,
+                                     (struct continuation){base + (double)row[v], r, (int32_t)v});
+    }
+    return count;
+}
+
+static void copy_hypothesis(struct hypothesis *to, const struct hypothesis *from)
+{
+    int32_t *ids = to->ids;
+    memcpy(ids, from->ids, (size_t)from->count * sizeof *ids);
+    *to = *from;
+    to->ids = ids;
+}
+
+/* Puts a finished text among the best `beams` by score. */
+static void finish(struct search *search, int32_t max, const struct hypothesis *text, double score,
+                   bool ended)
+{
+    int32_t at = search->finished_count;
+    if (at == max) {
+        at = 0;
+        for (int32_t i = 1; i < max; i++)
+            if (search->finished[i].score < search->finished[at].score)
+                at = i;
+        if (!(score > search->finished[at].score))
+            return;
+    } else {
+        search->finished_count++;
+    }
+    copy_hypothesis(&search->finished[at], text);
+    search->finished[at].score = score;
+    search->finished[at].ended = ended;
+}
+
+/* No running text can still beat the worst finished one, at today's length. */
+static bool is_settled(const struct search *search, int32_t max, int32_t length)
+{
+    if (search->finished_count < max)
+        return false;
+    double worst = search->finished[0].score, best = search->running[0].log_p;
+    for (int32_t i = 1; i < max; i++)
+        worst = fmin(worst, search->finished[i].score);
+    for (int32_t i = 1; i < search->running_count; i++)
+        best = fmax(best, search->running[i].log_p);
+    return !(best / length > worst);
+}
+
+/* One step of one image: the running texts become the best continuations; parent[i], token[i] tell which text and token
+ * the i-th of them goes on from. length = tokens of each continuation. */
+static void advance(struct beams *beams, struct search *search, const float *logits, int32_t length,
+                    int32_t *parent, int32_t *token)
+{
+    const struct captioner_generation *how = beams->how;
+    int32_t count = best_continuations(beams, search, logits), next = 0;
+    for (int32_t rank = 0; rank < count && next < how->beams; rank++) {
+        const struct continuation *c = &beams->candidates[rank];
+        struct hypothesis *to = &search->next[next];
+        bool ended = ends(how, c->id);
+        copy_hypothesis(to, &search->running[c->from]);
+        to->log_p = c->log_p;
+        if (!ended)
+            to->ids[to->count++] = c->id;
+        if ((ended || length == how->max_new) && rank < how->beams)
+            finish(search, how->beams, to, c->log_p / length, ended);
+        if (ended)
+            continue;
+        parent[next] = c->from;
+        token[next++] = c->id;
+    }
+    struct hypothesis *running = search->running;
+    search->running = search->next;
+    search->next = running;
+    search->running_count = next;
+    search->done = next == 0 || length == how->max_new || is_settled(search, how->beams, length);
+}
+
+static void take_best(const struct search *search, struct captioner_caption *caption)
+{
+    const struct hypothesis *best = &search->finished[0];
+    for (int32_t i = 1; i < search->finished_count; i++)
+        if (search->finished[i].score > best->score)
+            best = &search->finished[i];
+    memcpy(caption->ids, best->ids, (size_t)best->count * sizeof *best->ids);
+    caption->count = best->count;
+    caption->ended = best->ended;
+    caption->nll = (float)-best->log_p;
+}
+
+static int generate_beams(struct decoder *decoder, int64_t B,
+                          const struct captioner_generation *how,
+                          struct captioner_caption *captions, struct bl_error *err)
+{
+    int64_t k = how->beams, slots = B * k, V = decoder->c->llm_config.vocabulary;
+    __attribute__((cleanup(beams_release))) struct beams beams;
+    BL_TRY(beams_init(&beams, how, B, V, err));
+    bl_autofree int32_t *host = malloc((size_t)(3 * slots + 1) * sizeof *host);
+    if (!host)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)slots);
+    int32_t *parent = host, *slot = host + slots, *token = host + 2 * slots;
+    for (int32_t length = 1; length <= how->max_new; length++) {
+        int64_t live = 0, row = 0;
+        for (int64_t s = 0; s < slots; s++)
+            parent[s] = (int32_t)s;
+        for (int64_t b = 0; b < B; b++) {
+            struct search *search = &beams.searches[b];
+            if (search->done)
+                continue;
+            const float *logits = decoder->logits + row * V;
+            row += search->running_count;
+            advance(&beams, search, logits, length, parent + b * k, token + live);
+            if (search->done)
+                continue;
+            for (int32_t i = 0; i < search->running_count; i++) {
+                parent[b * k + i] += (int32_t)(b * k);
+                slot[live++] = (int32_t)(b * k + i);
+            }
+        }
+        if (live == 0)
+            break;
+        BL_TRY(decoder_reorder(decoder, parent, err));
+        BL_TRY(decoder_token(decoder, slot, token, live, err));
+    }
+    for (int64_t b = 0; b < B; b++)
+        take_best(&beams.searches[b], &captions[b]);
+    return 0;
+}
+
+/* -- the whole -- */
+
+int captioner_generate(struct captioner *c, const struct micro_batch *mb,
+                       const struct captioner_generation *how, struct captioner_caption *captions,
+                       struct bl_error *err)
+{
+    BL_ASSERT(how->max_new >= 1 && how->beams >= 1);
+    for (int64_t b = 0; b < mb->B; b++)
+        captions[b] = (struct captioner_caption){.ids = captions[b].ids};
+    if (mb->B == 0)
+        return 0;
+    struct arena *arena = &c->arena;
+    BL_TRY(arena_reset(arena, err));
+    __attribute__((cleanup(layout_release))) struct layout layout = {0};
+    BL_TRY(captioner_layout(c, mb, true, &layout, err));
+    int64_t rows = layout.rows.sequences.len_max + how->max_new;
+    if (rows > c->llm_config.positions_max)
+        return bl_fail(err, BL_EDATA,
+                       "prompt and caption of %lld rows exceed the language model's %lld",
+                       (long long)rows, (long long)c->llm_config.positions_max);
+    struct images images;
+    act *y;
+    BL_TRY(captioner_images(c, mb, NULL, &images, err));
+    BL_TRY(arena_act(arena, mb->B * c->options.queries * c->llm_config.hidden, &y, err));
+    BL_TRY(captioner_project(c, &images, y, NULL, err));
+    __attribute__((cleanup(decoder_release))) struct decoder decoder = {0};
+    BL_TRY(decoder_init(&decoder, c, mb->B * how->beams, rows, how->beams > 1, err));
+    BL_TRY(decoder_prompt(&decoder, &layout, y, how->beams, err));
+    return how->beams > 1 ? generate_beams(&decoder, mb->B, how, captions, err)
+                          : generate_single(&decoder, mb, how, captions, err);
+}

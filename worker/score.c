@@ -1,0 +1,172 @@
+/* worker/score.c - `blipren-worker score`: how likely given captions are under given images. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/arguments.h"
+#include "common/captions.h"
+#include "common/cleanup.h"
+#include "common/file.h"
+#include "worker/commands.h"
+#include "worker/inference.h"
+#include "worker/setup.h"
+
+#define LIST_BYTES_MAX (1 << 30)
+
+const char command_score_usage[] =
+    "usage: blipren-worker score --checkpoint DIR --pairs LIST.jsonl [options]\n"
+    "\n"
+    "  --pairs LIST   lines of JSON: file_name (relative to the list's folder), caption and, if "
+    "wanted, prefix\n"
+    "  --prefix TEXT  for lines without one (the first prefix of the run)\n"
+    "  --ema, --vision DIR, --llm DIR, --precision bf16|f32, --threads N   as for caption\n"
+    "\n"
+    "Prints the same lines with nll (nats, summed over caption and EOS) and tokens (their number); "
+    "a line that\n"
+    "cannot be scored gets error instead, and the exit code is then not 0.\n";
+
+struct score_job {
+    struct inference in;
+    int32_t eos;
+    const char *prefix;
+    char folder[4096]; /* of the list */
+    uint8_t *pixels;
+    struct token_ids ids;
+};
+
+static int score_pair(struct score_job *job, const char *file_name, const char *prefix,
+                      const char *caption, struct captioner_score *ret, struct bl_error *err)
+{
+    char path[4096];
+    size_t label_first;
+    enum caption_verdict verdict;
+    BL_TRY(bl_path_join(path, sizeof path, job->folder, file_name, err));
+    BL_TRY(inference_image(&job->in, path, job->pixels, err));
+    job->ids.count = 0;
+    BL_TRY(caption_encode(job->in.tokenizer, prefix, caption, strlen(caption), job->eos, &job->ids,
+                          &label_first, &verdict, err));
+    if (verdict != CAPTION_KEPT)
+        return bl_fail(err, BL_EDATA, "the caption cannot be scored: %s",
+                       caption_verdict_words(verdict));
+    bl_autofree uint8_t *labels = malloc(job->ids.count);
+    if (!labels)
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu labels", job->ids.count);
+    for (size_t i = 0; i < job->ids.count; i++)
+        labels[i] = i >= label_first;
+    struct micro_batch mb = {.B = 1,
+                             .pixels = job->pixels,
+                             .ids = job->ids.ids,
+                             .ids_start = (int32_t[]){0, (int32_t)job->ids.count},
+                             .labels = labels,
+                             .positions = (int32_t[]){0}};
+    return captioner_evaluate(job->in.captioner, &mb, ret, NULL, NULL, err);
+}
+
+/* Scores one line; a line that cannot be scored is printed with its error. */
+static int score_line(struct score_job *job, json_t *line, bool *ret_failed, struct bl_error *err)
+{
+    const char *file_name = json_string_value(json_object_get(line, "file_name"));
+    const char *caption = json_string_value(json_object_get(line, "caption"));
+    const char *prefix = json_string_value(json_object_get(line, "prefix"));
+    if (!file_name || !caption)
+        return bl_fail(err, BL_EFORMAT, "expected the texts file_name and caption");
+    struct captioner_score score;
+    struct bl_error failure;
+    *ret_failed =
+        score_pair(job, file_name, prefix ? prefix : job->prefix, caption, &score, &failure) < 0;
+    if (*ret_failed) {
+        char text[1600];
+        bl_error_format(&failure, text, sizeof text);
+        json_object_set_new(line, "error", json_string(text));
+    } else {
+        json_object_set_new(line, "nll", json_real(score.nll));
+        json_object_set_new(line, "tokens", json_integer(score.tokens));
+    }
+    bl_autofree char *out = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    puts(out ? out : "{}");
+    return 0;
+}
+
+static int score_list(struct score_job *job, const char *path, struct bl_error *err)
+{
+    bl_autofree char *text = NULL;
+    size_t size;
+    int failed = 0, number = 0;
+    BL_TRY(bl_file_read(path, LIST_BYTES_MAX, &text, &size, err));
+    for (char *at = text, *next; *at; at = next) {
+        size_t length = strcspn(at, "\n");
+        next = at + length + (at[length] == '\n');
+        number++;
+        if (strspn(at, " \t\r") >= length)
+            continue;
+        json_error_t wrong;
+        json_t *line = json_loadb(at, length, JSON_REJECT_DUPLICATES, &wrong);
+        bool bad = false;
+        int rc = json_is_object(line) ? score_line(job, line, &bad, err)
+                                      : bl_fail(err, BL_EFORMAT, "expected a JSON object: %s",
+                                                line ? "" : wrong.text);
+        json_decref(line);
+        if (rc < 0) {
+            bl_error_key(err, "line %d", number);
+            return bl_error_file(err, path);
+        }
+        failed += bad;
+    }
+    if (!failed)
+        return 0;
+    bl_fail(err, BL_EDATA, "%d of %d lines could not be scored; each says why", failed, number);
+    return bl_error_file(err, path);
+}
+
+static int open_job(struct score_job *job, const struct inference_options *open, const char *prefix,
+                    const char *pairs, struct bl_error *err)
+{
+    BL_TRY(inference_open(open, &job->in, err));
+    const struct config *config = job->in.config;
+    job->prefix = prefix ? prefix : config->data.captions.at[0].prefix;
+    BL_TRY(caption_eos(&config->data, job->in.tokenizer, captioner_llm(job->in.captioner),
+                       &job->eos, err));
+    const char *slash = strrchr(pairs, '/');
+    snprintf(job->folder, sizeof job->folder, "%.*s", slash ? (int)(slash - pairs) + 1 : 1,
+             slash ? pairs : ".");
+    int64_t side = captioner_vision(job->in.captioner)->image_size;
+    job->pixels = malloc((size_t)side * (size_t)side * 3);
+    return job->pixels ? 0 : bl_fail(err, BL_ENOMEM, "no memory for an image");
+}
+
+int command_score(int argc, char **argv, struct bl_error *err)
+{
+    struct inference_options open = {0};
+    struct score_job job = {0};
+    const char *prefix = NULL, *precision = NULL, *pairs = NULL;
+    int64_t threads = 0;
+    int rest;
+    const struct argument table[] = {
+        {"--checkpoint", ARGUMENT_TEXT, &open.checkpoint, 0, 0},
+        {"--pairs", ARGUMENT_TEXT, &pairs, 0, 0},
+        {"--prefix", ARGUMENT_TEXT, &prefix, 0, 0},
+        {"--ema", ARGUMENT_FLAG, &open.ema, 0, 0},
+        {"--vision", ARGUMENT_TEXT, &open.vision, 0, 0},
+        {"--llm", ARGUMENT_TEXT, &open.llm, 0, 0},
+        {"--precision", ARGUMENT_TEXT, &precision, 0, 0},
+        {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
+        {0},
+    };
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
+    BL_TRY(inference_precision(precision, &open, err));
+    if (!open.checkpoint || !pairs || rest) {
+        bl_fail(err, BL_EUSAGE,
+                rest ? "unexpected argument %.100s" : "expected --checkpoint and --pairs",
+                rest ? argv[1] : "");
+        return bl_error_remedy(err, "score --help says how it is used");
+    }
+    open.threads = (int)threads;
+    int rc = open_job(&job, &open, prefix, pairs, err);
+    if (rc == 0)
+        rc = score_list(&job, pairs, err);
+    free(job.pixels);
+    token_ids_release(&job.ids);
+    inference_release(&job.in);
+    return rc;
+}
