@@ -658,7 +658,7 @@ static void settle_planning(struct coord *c)
     c->state = COORD_GATHERING;
 }
 
-static bool order_save(struct coord *c, uint64_t step);
+static void order_save(struct coord *c, uint64_t step);
 
 /* Everyone holds the same state: the steps in it are the lineage (M8). */
 static void settle_forming(struct coord *c)
@@ -892,7 +892,8 @@ static uint32_t saves_unchecked(const struct coord *c)
     return count;
 }
 
-/* A free entry; if there is none, the one whose writer was asked longest ago gives way. */
+/* A free entry; if there is none, the one whose writer was asked longest ago gives way. NULL: all
+ * wait for the checksums of others, which needs a rank 0 that does not wait for its Saves. */
 static struct save *save_entry(struct coord *c)
 {
     struct save *oldest = NULL;
@@ -904,7 +905,6 @@ static struct save *save_entry(struct coord *c)
             (!oldest || save->checkpoint.generation < oldest->checkpoint.generation))
             oldest = save;
     }
-    BL_ASSERT(oldest != NULL); /* WANTED <= 2 a generation, unchecked <= SAVES_UNCHECKED_MAX */
     return oldest;
 }
 
@@ -916,12 +916,16 @@ static bool is_being_saved(const struct coord *c, uint64_t step)
     return false;
 }
 
-static bool order_save(struct coord *c, uint64_t step)
+static void order_save(struct coord *c, uint64_t step)
 {
+    struct coord_checkpoint checkpoint = {step, c->generation};
     if (is_saved(c, step) || is_being_saved(c, step))
-        return false;
-    *save_entry(c) = (struct save){.state = SAVE_WANTED, .checkpoint = {step, c->generation}};
-    return true;
+        return;
+    struct save *save = save_entry(c);
+    if (save)
+        *save = (struct save){.state = SAVE_WANTED, .checkpoint = checkpoint};
+    else
+        act(c, COORD_ACTION_UNSAVED)->checkpoint = checkpoint;
 }
 
 static void send_saves(struct coord *c)
@@ -1430,10 +1434,8 @@ static void record_on_disk(struct coord *c, const struct coord_record *record)
         action->committed.step = record->step;
         action->committed.via_survivors = record->via_survivors;
         if (is_live(c) && record->generation == c->generation && !record->via_survivors &&
-            bl_plan_snapshots(&c->config.plan, record->step + 1)) {
-            bool ordered = order_save(c, record->step + 1);
-            BL_ASSERT(ordered); /* rank 0 has its copy ready and waits for the word (C2) */
-        }
+            bl_plan_snapshots(&c->config.plan, record->step + 1))
+            order_save(c, record->step + 1); /* rank 0 has its copy ready and waits for it (C2) */
         break;
     case COORD_RECORD_REWIND:
         act(c, COORD_ACTION_REWOUND)->step = record->step;
@@ -1717,7 +1719,8 @@ static int config_check(const struct coord_config *config, struct bl_error *err)
     BL_TRY(range_check("steps_ahead", plan->steps_ahead, 1, BL_STEPS_AHEAD_MAX, err));
     BL_TRY(range_check("window", plan->window, 1, BL_WINDOW_MAX, err));
     BL_TRY(range_check("sample_count", config->sample_count, 1, (uint64_t)1 << 40, err));
-    BL_TRY(range_check("patience_ms", config->patience_ms, 60, 24 * 3600 * 1000, err));
+    BL_TRY(range_check("patience_ms", config->patience_ms, BL_PATIENCE_MS_MIN,
+                       UINT32_C(24) * 3600 * 1000, err));
     BL_TRY(range_check("workers_max", config->workers_max, 1, BL_WORKERS_MAX, err));
     BL_TRY(range_check("loaders_max", config->loaders_max, 1, BL_LOADERS_MAX, err));
     BL_TRY(range_check("workers_min", config->workers_min, 1, config->workers_max, err));

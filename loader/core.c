@@ -193,6 +193,8 @@ static void be_ready(struct loader *l)
 
 static void on_welcome(struct loader *l, const struct loader_event *e)
 {
+    if (e->welcome.patience_ms < BL_PATIENCE_MS_MIN)
+        return coordinator_wrong(l);
     l->linked = true;
     l->timing = bl_timing_of(e->welcome.patience_ms);
     l->beat_ms = l->now_ms + l->timing.heartbeat_ms;

@@ -316,6 +316,8 @@ static void go_on(struct worker *w)
 
 static void on_welcome(struct worker *w, const struct worker_event *e)
 {
+    if (e->welcome.patience_ms < BL_PATIENCE_MS_MIN)
+        return coordinator_wrong(w);
     w->linked = true;
     w->timing = bl_timing_of(e->welcome.patience_ms);
     w->beat_ms = w->now_ms + w->timing.heartbeat_ms;

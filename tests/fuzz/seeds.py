@@ -177,3 +177,16 @@ put("proto", "header", b"\1" + message({
     1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: 1, 6: 7, 7: 2, 8: 16, 9: 64, 10: [
         message({1: 5, 3: 9, 4: 3}) + varint(5 << 3 | 1) + HASH + message({6: 3}),
         {1: 6, 2: 1}]}))
+
+
+def batch(name, kind, samples, pixels, ids):
+    """tests/fuzz/batch_fuzz.c's plan: groups of 5 places, images of side 2."""
+    first = 5 if kind == 2 else 0
+    slots = [{1: 9 + i, 2: 1} if bad else {1: 9 + i, 3: 2, 4: 1, 6: 1} for i, bad in enumerate(samples)]
+    header = message({1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: kind, 6: 7, 7: first // 5, 8: first, 9: 2, 10: slots})
+    put("batch", name, bytes([len(header), pixels]) + header + bytes(pixels) + struct.pack("<%di" % len(ids), *ids))
+
+
+batch("train", 1, [0, 1, 0, 0, 0], 48, [1, 2] * 4)
+batch("validate", 2, [0, 0], 24, [99, 0, 3, 4])
+batch("foreign-id", 2, [0, 0], 24, [100, 0, -1, 4])
