@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +11,9 @@
 static const struct {
     const char *name;
     int exit_code;
-} codes[] = {{"OK", 0},
-#define X(name, exit_code, meaning) {#name, exit_code},
+    const char *remedy;
+} codes[] = {{"OK", 0, ""},
+#define X(name, exit_code, meaning, remedy) {#name, exit_code, remedy},
              BL_ERROR_CODES(X)
 #undef X
 };
@@ -41,6 +43,7 @@ int bl_fail_errno(struct bl_error *err, const char *format, ...)
         va_end(args);
         size_t used = strlen(err->text);
         snprintf(err->text + used, sizeof err->text - used, ": %s", strerror(saved));
+        err->os_error = saved;
     }
     return -BL_EIO;
 }
@@ -84,6 +87,39 @@ int bl_error_remedy(struct bl_error *err, const char *format, ...)
         va_end(args);
     }
     return code_of(err);
+}
+
+static const char *remedy_of_errno(int number)
+{
+    switch (number) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case ENAMETOOLONG:
+        return "check the path";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+        return "choose a place this user may use, or change its permissions";
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+        return "make room, then start again: a run goes on from its last checkpoint";
+    case EMFILE:
+    case ENFILE:
+        return "raise the limit of open files (ulimit -n)";
+    default:
+        return NULL;
+    }
+}
+
+void bl_error_complete(struct bl_error *err)
+{
+    const char *remedy = remedy_of_errno(err->os_error);
+    bool known = err->code > 0 && err->code < (int)(sizeof codes / sizeof *codes);
+    if (!remedy)
+        remedy = known ? codes[err->code].remedy : "";
+    bl_error_remedy(err, "%s", remedy);
 }
 
 void bl_error_format(const struct bl_error *err, char *buffer, unsigned long size)

@@ -10,29 +10,32 @@
 extern "C" {
 #endif
 
-/* name, exit code of a program that ends with it, meaning */
+/* name, exit code of a program that ends with it, meaning, what to do where nobody knows better */
 #define BL_ERROR_CODES(X)                                                                          \
-    X(USAGE, 2, "the command line is wrong")                                                       \
-    X(CONFIG, 3, "the configuration is wrong")                                                     \
-    X(FORMAT, 4, "a file's content is wrong")                                                      \
-    X(IO, 5, "the operating system refused a file or socket operation")                            \
-    X(NOMEM, 6, "memory ran out")                                                                  \
-    X(PROTO, 7, "a peer broke the protocol")                                                       \
-    X(PEER, 8, "a peer is lost or refused")                                                        \
-    X(DEVICE, 9, "the compute device failed")                                                      \
-    X(LIMIT, 10, "a limit was exceeded")                                                           \
-    X(DATA, 11, "too much of the data is bad")                                                     \
-    X(STOPPED, 12, "stopped on request before the end")
+    X(USAGE, 2, "the command line is wrong", "--help says how this program is used")               \
+    X(CONFIG, 3, "the configuration is wrong", "docs/config.md describes every key")               \
+    X(FORMAT, 4, "a file's content is wrong", "replace the file by a whole one")                   \
+    X(IO, 5, "the operating system refused a file or socket operation",                            \
+      "check the path and its permissions")                                                        \
+    X(NOMEM, 6, "memory ran out", "free some memory, or lower train.micro_batch")                  \
+    X(PROTO, 7, "a peer broke the protocol", "install the same version of BLIPren on every host")  \
+    X(PEER, 8, "a peer is lost or refused", "see that peer's own log")                             \
+    X(DEVICE, 9, "the compute device failed", "see the system's log (dmesg)")                      \
+    X(LIMIT, 10, "a limit was exceeded", "make it smaller; the limit protects this machine")       \
+    X(DATA, 11, "too much of the data is bad",                                                     \
+      "`blipren-loader inspect RUN.yaml` shows what is dropped and why")                           \
+    X(STOPPED, 12, "stopped on request before the end", "the same command goes on from there")
 
 enum bl_error_code {
     BL_OK = 0,
-#define X(name, exit_code, meaning) BL_E##name,
+#define X(name, exit_code, meaning, remedy) BL_E##name,
     BL_ERROR_CODES(X)
 #undef X
 };
 
 struct bl_error {
     int code;         /* positive BL_E…, 0 = nothing recorded */
+    int os_error;     /* errno of bl_fail_errno, or 0 */
     char file[512];   /* file concerned, or "" */
     char key[128];    /* configuration key, tensor or field, or "" */
     char peer[128];   /* peer concerned, or "" */
@@ -57,6 +60,9 @@ int bl_error_key(struct bl_error *err, const char *format, ...)
 int bl_error_peer(struct bl_error *err, const char *peer);
 int bl_error_remedy(struct bl_error *err, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* Gives an error without a remedy the common one of its code or of its errno: for whoever shows it. */
+void bl_error_complete(struct bl_error *err);
 
 /* Writes the one-line form into buffer (always terminated). Control characters become '?'. */
 void bl_error_format(const struct bl_error *err, char *buffer, unsigned long size);

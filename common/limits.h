@@ -13,7 +13,7 @@
 #define BL_LOADERS_MAX 4096
 #define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
 #define BL_STEPS_AHEAD_MAX 64
-#define BL_PATIENCE_MS_MIN 60 /* heartbeats of 10 ms: a loop's timers are no finer */
+#define BL_PATIENCE_MS_MIN 60   /* heartbeats of 10 ms: a loop's timers are no finer */
 #define BL_WINDOW_MAX 256       /* groups a worker may hold */
 #define BL_GROUP_SLOTS_MAX 4096 /* samples of one micro-batch */
 #define BL_GLOBAL_BATCH_MAX (1 << 20)

@@ -51,6 +51,10 @@ void bl_log(enum bl_log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
+    /* Peers' words and file names may hold anything; a line stays one line. */
+    for (char *c = line; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
     pthread_mutex_lock(&lock);
     if (level >= threshold) {
         if (hook_before)
@@ -67,6 +71,8 @@ void bl_log(enum bl_log_level level, const char *format, ...)
 void bl_log_error(const struct bl_error *err)
 {
     char line[1600];
-    bl_error_format(err, line, sizeof line);
+    struct bl_error whole = *err;
+    bl_error_complete(&whole);
+    bl_error_format(&whole, line, sizeof line);
     bl_log(BL_LOG_ERROR, "%s", line);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/captions.h"
+#include "common/checkpoint.h"
 #include "common/cleanup.h"
 #include "common/config.h"
 #include "common/dataset.h"
@@ -23,11 +24,11 @@
 #include "coordinator/estimate.h"
 
 struct check {
-    FILE *out;
+    FILE *out; /* NULL: quiet */
     const char *yaml;
     struct bl_error first;
     int errors, warnings;
-    struct config *config;
+    const struct config *config;
     struct hf_vision vision;
     struct hf_llm llm;
     struct tokenizer *tokenizer;
@@ -41,6 +42,8 @@ struct check {
 static void say(struct check *c, const char *level, const char *topic, const char *format,
                 va_list args)
 {
+    if (!c->out)
+        return;
     fprintf(c->out, "%-8s %-9s ", level, topic);
     vfprintf(c->out, format, args);
     putc('\n', c->out);
@@ -61,16 +64,26 @@ SAYER(note, (void)0)
 SAYER(warning, c->warnings++)
 
 /* Prints an error and remembers the first. True: rc is none. */
-static bool passes(struct check *c, const char *topic, int rc, const struct bl_error *err)
+static bool passes(struct check *c, const char *topic, int rc, struct bl_error *err)
 {
     char line[1600];
     if (rc >= 0)
         return true;
+    bl_error_complete(err);
     bl_error_format(err, line, sizeof line);
-    fprintf(c->out, "%-8s %-9s %s\n", "error", topic, line);
+    if (c->out)
+        fprintf(c->out, "%-8s %-9s %s\n", "error", topic, line);
     if (!c->errors++)
         c->first = *err;
     return false;
+}
+
+/* The same of a model's folder, which a key of RUN.yaml names. */
+static bool model_passes(struct check *c, const char *topic, int rc, struct bl_error *err)
+{
+    if (rc < 0)
+        bl_error_key(err, "%s.path", topic);
+    return passes(c, topic, rc, err);
 }
 
 /* An error about a key of RUN.yaml. */
@@ -116,7 +129,7 @@ static bool check_pictures(struct check *c)
     struct hf_preprocess preprocess;
     const struct hf_vision *v = &c->vision;
     const char *folder = c->config->vision.path;
-    if (!passes(c, "vision", hf_preprocess_open(folder, v, &preprocess, &err), &err))
+    if (!model_passes(c, "vision", hf_preprocess_open(folder, v, &preprocess, &err), &err))
         return false;
     if (preprocess.width != v->image_size || preprocess.height != v->image_size) {
         bl_fail(&err, BL_EFORMAT,
@@ -142,9 +155,9 @@ static void check_vision(struct check *c)
     bl_auto(safetensors) struct safetensors *file = NULL;
     bool head =
         c->config->projector.kind == CONFIG_MOE && c->config->projector.routing == CONFIG_POOLED;
-    if (!passes(c, "vision", hf_vision_open(folder, &c->vision, &err), &err) ||
-        !passes(c, "vision", safetensors_open(folder, &file, &err), &err) ||
-        !passes(c, "vision", hf_vision_check(&c->vision, head, file, &err), &err) ||
+    if (!model_passes(c, "vision", hf_vision_open(folder, &c->vision, &err), &err) ||
+        !model_passes(c, "vision", safetensors_open(folder, &file, &err), &err) ||
+        !model_passes(c, "vision", hf_vision_check(&c->vision, head, file, &err), &err) ||
         !check_pictures(c))
         return;
     c->vision_there = true;
@@ -159,9 +172,9 @@ static void check_llm(struct check *c)
     struct bl_error err;
     const char *folder = c->config->llm.path;
     bl_auto(safetensors) struct safetensors *file = NULL;
-    if (!passes(c, "llm", hf_llm_open(folder, &c->llm, &err), &err) ||
-        !passes(c, "llm", safetensors_open(folder, &file, &err), &err) ||
-        !passes(c, "llm", hf_llm_check(&c->llm, file, &err), &err))
+    if (!model_passes(c, "llm", hf_llm_open(folder, &c->llm, &err), &err) ||
+        !model_passes(c, "llm", safetensors_open(folder, &file, &err), &err) ||
+        !model_passes(c, "llm", hf_llm_check(&c->llm, file, &err), &err))
         return;
     c->llm_there = true;
     ok(c, "llm", "%s: %lld layers of %lld, vocabulary of %lld, %lld positions", folder,
@@ -514,21 +527,57 @@ static void check_resume(struct check *c)
         note(c, "run_dir", "%s", notice);
 }
 
-/* The two files whose weights a run starts from. */
-static void check_init(struct check *c)
+/* A checkpoint's files as its state.json knows them; *ret_weights: how many numbers the weights are. */
+static int open_checkpoint(const char *folder, int64_t *ret_weights, struct bl_error *err)
 {
     static const char *const names[] = {"qformer.safetensors", "projector.safetensors"};
-    const char *folder = c->config->train.init_from;
-    for (int i = 0; folder && i < 2; i++) {
+    struct checkpoint_state state;
+    BL_TRY(checkpoint_state_read(folder, &state, err));
+    int rc = checkpoint_verify(folder, &state, err);
+    checkpoint_state_release(&state);
+    *ret_weights = 0;
+    for (int i = 0; i < 2 && rc == 0; i++) {
         char path[4096];
-        struct bl_error err;
         bl_auto(safetensors) struct safetensors *file = NULL;
-        if (!passes(c, "init_from", bl_path_join(path, sizeof path, folder, names[i], &err),
-                    &err) ||
-            !passes(c, "init_from", safetensors_open(path, &file, &err), &err))
-            return;
+        BL_TRY(bl_path_join(path, sizeof path, folder, names[i], err));
+        BL_TRY(safetensors_open(path, &file, err));
+        for (size_t t = 0; t < safetensors_count(file); t++) {
+            const struct tensor *tensor = safetensors_at(file, t);
+            *ret_weights += (int64_t)(tensor->size_bytes / bl_dtype_bytes(tensor->dtype));
+        }
     }
-    if (folder)
+    return rc;
+}
+
+/* A run that goes on has weights of its own. */
+static bool is_begun(const struct config *config)
+{
+    char path[4096];
+    return bl_path_join(path, sizeof path, config->run_dir, "journal", NULL) == 0 &&
+           bl_path_is_file(path);
+}
+
+/* The checkpoint whose weights a run starts from. */
+static void check_init(struct check *c)
+{
+    struct bl_error err;
+    int64_t found, expected;
+    const char *folder = c->config->train.init_from;
+    if (!folder || is_begun(c->config))
+        return;
+    int rc = open_checkpoint(folder, &found, &err);
+    if (rc < 0)
+        bl_error_key(&err, "train.init_from");
+    if (!passes(c, "init_from", rc, &err))
+        return;
+    expected = c->vision_there && c->llm_there ? estimate_trainable(c->config, &c->vision, &c->llm)
+                                               : found;
+    if (found != expected)
+        wrong(c, "init_from", "train.init_from",
+              "give qformer and projector as that checkpoint was trained, or leave the key out",
+              "%.200s holds %lld weights, and this run has %lld", folder, (long long)found,
+              (long long)expected);
+    else
         ok(c, "init_from", "%s", folder);
 }
 
@@ -536,10 +585,7 @@ static void check_init(struct check *c)
 
 static void check_all(struct check *c)
 {
-    struct bl_error err;
     struct estimate estimate;
-    if (!passes(c, "config", config_open(c->yaml, &c->config, &err), &err))
-        return;
     ok(c, "config", "%s", c->yaml);
     check_vision(c);
     check_llm(c);
@@ -561,14 +607,34 @@ static void check_all(struct check *c)
 int check_run(const char *yaml, FILE *out, struct bl_error *err)
 {
     struct check c = {.out = out, .yaml = yaml, .eos = -1};
-    check_all(&c);
+    struct config *config = NULL;
+    struct bl_error wrong_config;
+    if (passes(&c, "config", config_open(yaml, &config, &wrong_config), &wrong_config)) {
+        c.config = config;
+        check_all(&c);
+    }
     dataset_free(&c.dataset);
     tokenizer_free(&c.tokenizer);
-    config_free(&c.config);
+    config_free(&config);
     fprintf(out, "%d errors, %d warnings\n", c.errors, c.warnings);
     if (!c.errors)
         return 0;
     if (err)
         *err = c.first;
+    return -c.first.code;
+}
+
+int check_models(const char *yaml, const struct config *config, struct bl_error *err)
+{
+    struct check c = {.yaml = yaml, .config = config, .eos = -1};
+    check_vision(&c);
+    check_llm(&c);
+    check_tokenizer(&c);
+    check_qformer(&c);
+    check_init(&c);
+    tokenizer_free(&c.tokenizer);
+    if (!c.errors)
+        return 0;
+    *err = c.first;
     return -c.first.code;
 }

@@ -199,6 +199,14 @@ int children_running(const struct children *all)
     return running;
 }
 
+bool children_runs(const struct children *all, int pid)
+{
+    for (int i = 0; all && i < all->count; i++)
+        if (all->at[i].running && all->at[i].process.pid == pid)
+            return true;
+    return false;
+}
+
 void children_stop(struct children *all, bool at_once)
 {
     all->stopping = true;

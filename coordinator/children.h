@@ -32,5 +32,7 @@ int children_open(const struct children_options *options, struct children **ret,
 void children_stop(struct children *children, bool at_once);
 /* Still running? */
 int children_running(const struct children *children);
+/* Is the process one of them, and its end not told yet? NULL has none. */
+bool children_runs(const struct children *children, int pid);
 /* Kills what is left and closes the handles; the loop must run on until they are closed. */
 void children_close(struct children **children);

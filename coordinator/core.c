@@ -1717,8 +1717,8 @@ static int config_check(const struct coord_config *config, struct bl_error *err)
     BL_TRY(range_check("steps_ahead", plan->steps_ahead, 1, BL_STEPS_AHEAD_MAX, err));
     BL_TRY(range_check("window", plan->window, 1, BL_WINDOW_MAX, err));
     BL_TRY(range_check("sample_count", config->sample_count, 1, (uint64_t)1 << 40, err));
-    BL_TRY(
-        range_check("patience_ms", config->patience_ms, BL_PATIENCE_MS_MIN, 24 * 3600 * 1000, err));
+    BL_TRY(range_check("patience_ms", config->patience_ms, BL_PATIENCE_MS_MIN,
+                       UINT32_C(24) * 3600 * 1000, err));
     BL_TRY(range_check("workers_max", config->workers_max, 1, BL_WORKERS_MAX, err));
     BL_TRY(range_check("loaders_max", config->loaders_max, 1, BL_LOADERS_MAX, err));
     BL_TRY(range_check("workers_min", config->workers_min, 1, config->workers_max, err));

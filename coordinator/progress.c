@@ -62,7 +62,7 @@ static void compose(char *ret, size_t size, const struct progress_view *v)
     char left[32];
     progress_duration(left, sizeof left, v->seconds_left);
     snprintf(ret, size,
-             "step %lld/%lld  epoch %.2f  loss %.4f  %.1f images/s  %.0f tokens/s  left %s  "
+             "step %lld/%lld  epoch %.2f  loss %.4f  %.1f images/s  %.0f tokens/s  ETA %s  "
              "waiting for: %s  "
              "%s  %d workers, %d loaders",
              (long long)v->step, (long long)v->steps, v->epoch, v->loss, v->images_per_s,
@@ -70,9 +70,27 @@ static void compose(char *ret, size_t size, const struct progress_view *v)
              v->loaders);
 }
 
+/* The same in fewer than 80 columns. */
+static void compose_narrow(char *ret, size_t size, const struct progress_view *v)
+{
+    char left[32];
+    progress_duration(left, sizeof left, v->seconds_left);
+    snprintf(ret, size, "%lld/%lld ep %.2f loss %.4f %.0f img/s %.0f tok/s ETA %s waits for %s",
+             (long long)v->step, (long long)v->steps, v->epoch, v->loss, v->images_per_s,
+             v->tokens_per_s, left, v->waiting[0] ? v->waiting : v->phase);
+}
+
+static void compose_bar(char ret[BAR_WIDTH + 1], const struct progress_view *v)
+{
+    int64_t full = v->steps > 0 ? BAR_WIDTH * v->step / v->steps : 0;
+    memset(ret, '.', BAR_WIDTH);
+    memset(ret, '#', (size_t)(full < 0 ? 0 : full > BAR_WIDTH ? BAR_WIDTH : full));
+    ret[BAR_WIDTH] = 0;
+}
+
 void progress_show(const struct progress_view *v, bool line)
 {
-    char text[400];
+    char text[400], bar[BAR_WIDTH + 1];
     compose(text, sizeof text, v);
     if (!isatty(STDOUT_FILENO)) {
         if (line) {
@@ -81,13 +99,11 @@ void progress_show(const struct progress_view *v, bool line)
         }
         return;
     }
-    char bar[BAR_WIDTH + 1];
-    int full = v->steps > 0 ? (int)(BAR_WIDTH * v->step / v->steps) : 0;
-    memset(bar, '.', BAR_WIDTH);
-    memset(bar, '#', (size_t)(full < 0 ? 0 : full > BAR_WIDTH ? BAR_WIDTH : full));
-    bar[BAR_WIDTH] = 0;
     bl_log_around(erase, draw);
+    compose_bar(bar, v);
     snprintf(drawn, sizeof drawn, "[%s] %s", bar, text);
+    if ((int)strlen(drawn) >= columns())
+        compose_narrow(drawn, sizeof drawn, v);
     draw();
 }
 

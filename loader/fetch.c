@@ -105,10 +105,11 @@ static void do_open(struct fetch *f)
 {
     struct bl_error err = {0};
     struct sample_source *source = NULL;
-    sample_source_open(f->run_folder, f->run, &source, &err);
+    int rc = sample_source_open(f->run_folder, f->run, &source, &err);
     pthread_mutex_lock(&f->lock);
     f->source = source;
-    f->open_error = source ? (struct bl_error){0} : err;
+    if (rc < 0)
+        f->open_error = err;
     f->open_done = true;
     pthread_mutex_unlock(&f->lock);
 }

@@ -1,17 +1,21 @@
-/* loader/main.c - blipren-loader: the process that makes batches. */
+/* loader/main.c - blipren-loader: the process that makes batches, and the subcommands that show what is in them. */
 #include <stdio.h>
 #include <string.h>
 
 #include "common/arguments.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "loader/commands.h"
 #include "loader/inspect.h"
 #include "loader/loop.h"
 
 static const char usage[] =
-    "usage: blipren-loader --coord tcp://HOST:PORT [options]   joins a run and makes its batches\n"
-    "       blipren-loader inspect RUN.yaml                    what the caption rules keep, drop "
+    "usage: blipren-loader --coord tcp://HOST:PORT [options]    joins a run and makes its batches\n"
+    "       blipren-loader inspect RUN.yaml                     what the caption rules keep, drop "
     "and train\n"
+    "       blipren-loader tokenize --model DIR                 texts as token ids, and back\n"
+    "       blipren-loader preprocess --model DIR IMAGE...      images as the vision model sees "
+    "them\n"
     "\n"
     "  --coord URL     where the coordinator listens\n"
     "  --insecure      allow addresses beyond this machine: nothing is encrypted or authenticated\n"
@@ -20,7 +24,41 @@ static const char usage[] =
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
     "  --patience S    leave after so many seconds without a coordinator (60)\n"
     "  --parent PID    die with that process\n"
-    "  --help, --version\n";
+    "  --help, --version\n"
+    "Each subcommand has its own --help.\n";
+
+static const char inspect_usage[] =
+    "usage: blipren-loader inspect RUN.yaml\n"
+    "\n"
+    "Counts what the caption rules keep and drop, and why; lengths in tokens; examples token by\n"
+    "token, with marks for prefix, label and EOS. Reads as training would, writes nothing.\n";
+
+static const char tokenize_usage[] =
+    "usage: blipren-loader tokenize --model DIR [options] < TEXTS\n"
+    "\n"
+    "Prints the token ids of each line.\n"
+    "\n"
+    "  --model DIR   folder with tokenizer.json\n"
+    "  --tokens      one id a line with its token; an empty line after each text\n"
+    "  --special     with the ids that the tokenizer adds, such as BOS\n"
+    "  --decode      lines of ids to texts; without special tokens, unless --special\n";
+
+static const char preprocess_usage[] =
+    "usage: blipren-loader preprocess --model DIR [options] IMAGE...\n"
+    "\n"
+    "Prints a line for each image: path, width, height (upright), side of the square that the "
+    "model\n"
+    "takes, SHA-256 of its RGB bytes; between tabs.\n"
+    "\n"
+    "  --model DIR      the vision model's folder\n"
+    "  --into FOLDER    also write the squares there, as NAME.png\n"
+    "  --max-pixels N   refuse larger pictures (100000000)\n";
+
+static int wrong_usage(struct bl_error *err, const char *expected)
+{
+    bl_fail(err, BL_EUSAGE, "expected %s", expected);
+    return bl_error_remedy(err, "--help says how this command is used");
+}
 
 static int command_load(int argc, char **argv, struct bl_error *err)
 {
@@ -38,11 +76,8 @@ static int command_load(int argc, char **argv, struct bl_error *err)
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    if (rest || !options.endpoint) {
-        bl_fail(err, BL_EUSAGE, rest ? "unexpected argument %.100s" : "expected --coord",
-                rest ? argv[1] : "");
-        return bl_error_remedy(err, "--help says how this program is used");
-    }
+    if (rest || !options.endpoint)
+        return wrong_usage(err, "--coord tcp://HOST:PORT or a subcommand");
     options.threads = (int)threads;
     options.capacity = (int)capacity;
     options.parent = (int)parent;
@@ -55,18 +90,60 @@ static int command_inspect(int argc, char **argv, struct bl_error *err)
 {
     int rest;
     BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
-    if (rest != 1) {
-        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
-        return bl_error_remedy(err, "--help says how this program is used");
-    }
-    return inspect_run(argv[1], stdout, err);
+    return rest == 1 ? inspect_run(argv[1], stdout, err) : wrong_usage(err, "one RUN.yaml");
 }
+
+static int command_tokenize(int argc, char **argv, struct bl_error *err)
+{
+    struct tokenize_options options = {0};
+    int rest;
+    const struct argument table[] = {
+        {"--model", ARGUMENT_TEXT, &options.model, 0, 0},
+        {"--decode", ARGUMENT_FLAG, &options.decode, 0, 0},
+        {"--special", ARGUMENT_FLAG, &options.special, 0, 0},
+        {"--tokens", ARGUMENT_FLAG, &options.tokens, 0, 0},
+        {0},
+    };
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
+    if (rest || !options.model)
+        return wrong_usage(err, "--model, and texts on standard input");
+    return tokenize_run(&options, stdin, stdout, err);
+}
+
+static int command_preprocess(int argc, char **argv, struct bl_error *err)
+{
+    struct preprocess_options options = {.max_pixels = 100000000};
+    int rest;
+    const struct argument table[] = {
+        {"--model", ARGUMENT_TEXT, &options.model, 0, 0},
+        {"--into", ARGUMENT_TEXT, &options.into, 0, 0},
+        {"--max-pixels", ARGUMENT_WHOLE, &options.max_pixels, 1, 4294836225.},
+        {0},
+    };
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
+    if (!rest || !options.model)
+        return wrong_usage(err, "--model and images");
+    return preprocess_run(&options, argv + 1, rest, stdout, err);
+}
+
+static const struct {
+    const char *name, *usage;
+    int (*run)(int argc, char **argv, struct bl_error *err);
+} commands[] = {
+    {"inspect", inspect_usage, command_inspect},
+    {"tokenize", tokenize_usage, command_tokenize},
+    {"preprocess", preprocess_usage, command_preprocess},
+    {NULL, usage, command_load},
+};
 
 int main(int argc, char **argv)
 {
+    size_t c = 0;
+    while (commands[c].name && (argc < 2 || strcmp(argv[1], commands[c].name) != 0))
+        c++;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--help")) {
-            fputs(usage, stdout);
+            fputs(commands[c].usage, stdout);
             return 0;
         }
         if (!strcmp(argv[i], "--version")) {
@@ -74,10 +151,10 @@ int main(int argc, char **argv)
             return 0;
         }
     }
+    int skip = commands[c].name != NULL;
     struct bl_error err;
     bl_log_identity("loader", "%s", "");
-    bool inspects = argc > 1 && !strcmp(argv[1], "inspect");
-    int rc = inspects ? command_inspect(argc - 1, argv + 1, &err) : command_load(argc, argv, &err);
+    int rc = commands[c].run(argc - skip, argv + skip, &err);
     if (rc < 0)
         bl_log_error(&err);
     return rc < 0 ? bl_error_exit_code(rc) : 0;

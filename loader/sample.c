@@ -9,14 +9,14 @@
 #include "common/file.h"
 #include "common/hf.h"
 #include "common/limits.h"
-#include "loader/image.h"
+#include "loader/square.h"
 
 struct sample_source {
     struct config *config;
     struct dataset *dataset;
     struct tokenizer *tokenizer;
     struct caption_rules *rules;
-    struct hf_preprocess preprocess;
+    struct square square;
     uint32_t *prefixes; /* ids of each caption column's prefix */
 };
 
@@ -49,23 +49,6 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
     return count_prefixes(s, err);
 }
 
-static int open_preprocess(struct sample_source *s, struct bl_error *err)
-{
-    struct hf_vision vision;
-    const struct hf_preprocess *p = &s->preprocess;
-    BL_TRY(hf_vision_open(s->config->vision.path, &vision, err));
-    BL_TRY(hf_preprocess_open(s->config->vision.path, &vision, &s->preprocess, err));
-    if (p->width == vision.image_size && p->height == vision.image_size)
-        return 0;
-    bl_fail(err, BL_ECONFIG,
-            "expected images of %lld x %lld, which the model takes, found %lld x %lld",
-            (long long)vision.image_size, (long long)vision.image_size, (long long)p->width,
-            (long long)p->height);
-    bl_error_key(err, "size");
-    bl_error_remedy(err, "correct preprocessor_config.json there");
-    return bl_error_file(err, s->config->vision.path);
-}
-
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
                        struct sample_source **ret, struct bl_error *err)
 {
@@ -74,7 +57,7 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
         return bl_fail(err, BL_ENOMEM, "no memory for the run's data");
     BL_TRY(run_open(run_folder, run, &s->config, &s->dataset, err));
     BL_TRY(open_captions(s, err));
-    BL_TRY(open_preprocess(s, err));
+    BL_TRY(square_open(s->config->vision.path, s->config->data.max_pixels, &s->square, err));
     *ret = bl_take(&s);
     return 0;
 }
@@ -100,7 +83,7 @@ uint64_t sample_count(const struct sample_source *s)
 
 uint32_t sample_side(const struct sample_source *s)
 {
-    return (uint32_t)s->preprocess.width;
+    return s->square.side;
 }
 
 /* The file's bytes, which must be those that were indexed: the split, and what counts as the same
@@ -124,12 +107,9 @@ static int make_pixels(const struct sample_source *s, const struct dataset_sampl
                        uint8_t *pixels, struct bl_error *err)
 {
     bl_autofree char *data = NULL;
-    bl_autoimage struct image image = {0};
     size_t size = 0;
     BL_TRY(read_image(s, sample, &data, &size, err));
-    BL_TRY(image_decode((const uint8_t *)data, size, s->config->data.max_pixels, &image, err));
-    return image_resize(&image, s->preprocess.width, s->preprocess.height,
-                        (enum image_filter)s->preprocess.resample, pixels, err);
+    return square_make(&s->square, (const uint8_t *)data, size, pixels, NULL, NULL, err);
 }
 
 static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,

@@ -2,15 +2,134 @@
 #include "worker/batch.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/limits.h"
+#include "common/run.h"
+#include "proto/wire.h"
+
+static int check_places(const struct batch_rules *rules, const struct batch *b,
+                        struct bl_error *err)
+{
+    enum bl_kind kind = (enum bl_kind)b->kind;
+    uint32_t groups = bl_plan_groups(rules->plan, kind);
+    if (b->group >= groups)
+        return bl_fail(err, BL_EPROTO, "expected a group below %u, found %u", groups, b->group);
+    struct bl_range places = bl_plan_places(rules->plan, kind, b->group);
+    if (places.first != b->first || places.count != b->count)
+        return bl_fail(err, BL_EPROTO, "expected group %u with places %u + %u, found %u + %u",
+                       b->group, places.first, places.count, b->first, b->count);
+    return 0;
+}
+
+static int read_header(const struct batch_rules *rules, const Blipren__BatchHeader *h,
+                       struct batch *b, struct bl_error *err)
+{
+    if (h->version != BL_PROTOCOL_VERSION)
+        return bl_fail(err, BL_EPROTO, "expected a batch of protocol version %d, found %u",
+                       BL_PROTOCOL_VERSION, h->version);
+    if (memcmp(h->run.data, rules->run, RUN_ID_BYTES) != 0)
+        return bl_fail(err, BL_EPROTO, "a batch of another run");
+    if (h->image_side != rules->image_side)
+        return bl_fail(err, BL_EPROTO, "expected images of side %lld, found %u",
+                       (long long)rules->image_side, h->image_side);
+    b->kind = (enum batch_kind)h->kind;
+    b->generation = h->generation;
+    b->worker = h->worker;
+    b->step = h->step;
+    b->group = h->group;
+    b->first = h->first;
+    b->count = (uint32_t)h->n_slots;
+    return check_places(rules, b, err);
+}
+
+/* The good slots; returns the number of their ids. */
+static size_t read_slots(const Blipren__BatchHeader *h, struct batch *b)
+{
+    size_t tokens = 0;
+    for (size_t i = 0; i < h->n_slots; i++) {
+        const Blipren__Slot *s = h->slots[i];
+        uint32_t place = h->first + (uint32_t)i;
+        b->digest += bl_sample_term(place, s->sample);
+        if (s->bad)
+            continue;
+        b->slots[b->good++] = (struct batch_slot){.sample = s->sample,
+                                                  .image_hash = s->image_hash,
+                                                  .place = (int32_t)place,
+                                                  .tokens = (int32_t)s->tokens,
+                                                  .prefix = (int32_t)s->prefix,
+                                                  .label_first = (int32_t)s->label_first};
+        tokens += s->tokens;
+    }
+    return tokens;
+}
+
+static int check_sizes(const struct batch_rules *rules, struct wire_frames *frames, int64_t good,
+                       size_t tokens, struct bl_error *err)
+{
+    size_t pixels = (size_t)(good * rules->image_side * rules->image_side * 3);
+    size_t found_pixels = zmq_msg_size(&frames->at[1]), found_ids = zmq_msg_size(&frames->at[2]);
+    if (found_pixels == pixels && found_ids == tokens * sizeof(int32_t))
+        return 0;
+    return bl_fail(err, BL_EPROTO, "expected %zu bytes of pixels and %zu of ids, found %zu and %zu",
+                   pixels, tokens * sizeof(int32_t), found_pixels, found_ids);
+}
+
+/* A copy: a frame may lie anywhere in ZeroMQ's buffer, an int32_t may not. */
+static int read_ids(const struct batch_rules *rules, zmq_msg_t *frame, size_t count, int32_t **ret,
+                    struct bl_error *err)
+{
+    int32_t *ids = *ret = malloc((count + 1) * sizeof *ids);
+    if (!ids)
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu ids", count);
+    memcpy(ids, zmq_msg_data(frame), count * sizeof *ids);
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= rules->vocabulary)
+            return bl_fail(err, BL_EPROTO, "expected ids below %lld, found %d",
+                           (long long)rules->vocabulary, ids[i]);
+    return 0;
+}
+
+static int read_all(const struct batch_rules *rules, const Blipren__BatchHeader *h,
+                    struct wire_frames *frames, struct batch *b, struct bl_error *err)
+{
+    BL_TRY(read_header(rules, h, b, err));
+    b->slots = calloc(h->n_slots, sizeof *b->slots);
+    if (!b->slots)
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu slots", h->n_slots);
+    size_t tokens = read_slots(h, b);
+    BL_TRY(check_sizes(rules, frames, b->good, tokens, err));
+    return read_ids(rules, &frames->at[2], tokens, &b->ids, err);
+}
+
+int batch_read(const struct batch_rules *rules, struct wire_frames *frames, struct batch **ret,
+               struct bl_error *err)
+{
+    bl_auto(batch) struct batch *b = calloc(1, sizeof *b);
+    Blipren__BatchHeader *h;
+    if (!b)
+        return bl_fail(err, BL_ENOMEM, "no memory for a batch");
+    if (frames->count != 3)
+        return bl_fail(err, BL_EPROTO, "expected 3 frames, found %d", frames->count);
+    BL_TRY(wire_unpack_header(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), &h, err));
+    int rc = read_all(rules, h, frames, b, err);
+    wire_header_free(&h);
+    BL_TRY(rc);
+    wire_frames_move(&b->frames, frames);
+    b->pixels = zmq_msg_data(&b->frames.at[1]);
+    *ret = bl_take(&b);
+    return 0;
+}
 
 void batch_free(struct batch **batch)
 {
     struct batch *b = *batch;
     if (!b)
         return;
-    if (b->release_frames)
-        b->release_frames(b->frames);
+    wire_frames_close(&b->frames);
     free(b->slots);
+    free(b->ids);
     free(b);
     *batch = NULL;
 }

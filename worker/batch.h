@@ -1,10 +1,15 @@
-/* worker/batch.h - a group of slots as it came from a loader: borrowed frames and what the header
- * said of each slot. */
+/* worker/batch.h - a group of slots as it came from a loader. A loader is another process, maybe of
+ * another version: nothing it says is believed before it was held against the plan and the models.
+ */
 #pragma once
 
 #include <stdint.h>
 
-enum batch_kind { BATCH_TRAIN = 1, BATCH_VALIDATE = 2 }; /* the wire's numbers */
+#include "common/cluster.h"
+#include "common/error.h"
+#include "proto/socket.h"
+
+enum batch_kind { BATCH_TRAIN = BL_KIND_TRAIN, BATCH_VALIDATE = BL_KIND_VALIDATE };
 
 struct batch_slot {
     uint64_t sample, image_hash;
@@ -14,16 +19,27 @@ struct batch_slot {
 
 struct batch {
     enum batch_kind kind;
-    uint64_t generation, step;
-    uint32_t group, first, count;         /* places [first, first + count), void slots included */
-    int64_t good;                         /* slots that are not void: */
-    struct batch_slot *slots;             /* (good) owned */
-    const uint8_t *pixels;                /* (good, side, side, 3) in `frames` */
-    const int32_t *ids;                   /* the slots' ids, one after the other, in `frames` */
-    uint64_t digest;                      /* sum of bl_mix64(place, sample) over all count slots */
-    void *frames;                         /* what holds the memory … */
-    void (*release_frames)(void *frames); /* … and lets it go */
+    uint64_t generation, step, worker;
+    uint32_t group, first, count; /* places [first, first + count), void slots included */
+    int64_t good;                 /* slots that are not void: */
+    struct batch_slot *slots;     /* (good) */
+    const uint8_t *pixels;        /* (good, side, side, 3) in `frames` */
+    int32_t *ids;                 /* the slots' ids, one after the other */
+    uint64_t digest;              /* sum of bl_mix64(place, sample) over all count slots */
+    struct wire_frames frames;
 };
+
+/* What a batch must fit. */
+struct batch_rules {
+    const uint8_t *run; /* (RUN_ID_BYTES) */
+    const struct bl_plan *plan;
+    int64_t image_side, vocabulary;
+};
+
+/* Reads a data message. On success its frames have moved into *ret, which is the caller's.
+ * -BL_EPROTO says what does not fit. */
+int batch_read(const struct batch_rules *rules, struct wire_frames *frames, struct batch **ret,
+               struct bl_error *err);
 
 /* NULL is fine; sets *batch to NULL. */
 void batch_free(struct batch **batch);

@@ -49,12 +49,12 @@ struct caption_job {
 static void print_failure(struct caption_job *job, const char *path, const struct bl_error *error)
 {
     char line[1600];
-    bl_error_format(error, line, sizeof line);
     job->failures++;
     if (!job->json) {
-        bl_log(BL_LOG_ERROR, "%s", line);
+        bl_log_error(error);
         return;
     }
+    bl_error_format(error, line, sizeof line);
     json_t *o = json_pack("{s:s, s:s}", "file_name", path, "error", line);
     bl_autofree char *text = json_dumps(o, JSON_COMPACT);
     puts(text ? text : "{}");

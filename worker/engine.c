@@ -107,6 +107,12 @@ static void post(struct engine *e, const struct engine_event *event)
     e->options.wake(e->options.context);
 }
 
+void engine_fits(const struct engine *e, int64_t *ret_side, int64_t *ret_vocabulary)
+{
+    *ret_side = captioner_vision(e->captioner)->image_size;
+    *ret_vocabulary = captioner_llm(e->captioner)->vocabulary;
+}
+
 bool engine_next(struct engine *e, struct engine_event *ret)
 {
     pthread_mutex_lock(&e->lock);

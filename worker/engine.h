@@ -98,6 +98,10 @@ void engine_write(struct engine *engine, const char *folder);
 void engine_discard(struct engine *engine);
 void engine_abort(struct engine *engine, uint64_t generation);
 
+/* What a batch's parts must fit, once ENGINE_OPENED came: the side of its images, and the number of
+ * token ids. */
+void engine_fits(const struct engine *engine, int64_t *ret_side, int64_t *ret_vocabulary);
+
 /* The next event; false when there is none. The caller releases it. */
 bool engine_next(struct engine *engine, struct engine_event *ret);
 /* What the thread is doing, for heartbeats: "load", "train", "validate", "idle"; waiting: "data",

@@ -51,6 +51,7 @@ struct loop {
     uint8_t run[RUN_ID_BYTES];
     bool run_known;
 
+    int64_t image_side, vocabulary;   /* of the models; 0 until they are open */
     struct batch **buffers;           /* (window), the core's slots */
     struct batch *incoming;           /* the data being handled */
     const Blipren__Envelope *handled; /* the message being handled */
@@ -284,6 +285,7 @@ static void fail(struct loop *l, const struct bl_error *error)
 /* -- actions -- */
 
 static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames);
+static void on_lost(void *context);
 
 static void connect_control(struct loop *l, const struct worker_action *a)
 {
@@ -292,7 +294,8 @@ static void connect_control(struct loop *l, const struct worker_action *a)
     struct wire_id id = wire_id_make(l->incarnation, a->link);
     struct bl_error err;
     if (wire_dealer(&l->uv, l->zmq, l->options->endpoint, &id, on_control, l, &l->control, &err) <
-        0) {
+            0 ||
+        wire_watch(l->control, l->zmq, on_lost, &err) < 0) {
         fail(l, &err);
         return;
     }
@@ -565,99 +568,34 @@ static void on_control(void *context, const struct wire_id *from, struct wire_fr
         wire_envelope_free(&m);
 }
 
-static void release_frames(void *frames)
+/* A coordinator that was killed and comes back is found at once, not after the patience. */
+static void on_lost(void *context)
 {
-    wire_frames_close(frames);
-    free(frames);
-}
-
-/* The header's good slots, and what they say of the sizes of the other two frames. */
-static int take_slots(const Blipren__BatchHeader *h, struct batch *b, size_t *ret_tokens,
-                      struct bl_error *err)
-{
-    b->slots = calloc(h->n_slots, sizeof *b->slots);
-    if (!b->slots)
-        return bl_fail(err, BL_ENOMEM, "no memory for %zu slots", h->n_slots);
-    size_t tokens = 0;
-    for (size_t i = 0; i < h->n_slots; i++) {
-        const Blipren__Slot *s = h->slots[i];
-        uint32_t place = h->first + (uint32_t)i;
-        b->digest += bl_sample_term(place, s->sample);
-        if (s->bad)
-            continue;
-        b->slots[b->good++] = (struct batch_slot){.sample = s->sample,
-                                                  .image_hash = s->image_hash,
-                                                  .place = (int32_t)place,
-                                                  .tokens = (int32_t)s->tokens,
-                                                  .prefix = (int32_t)s->prefix,
-                                                  .label_first = (int32_t)s->label_first};
-        tokens += s->tokens;
-    }
-    *ret_tokens = tokens;
-    return 0;
-}
-
-static int parse_batch(struct loop *l, struct wire_frames *frames, struct batch *b,
-                       uint64_t *ret_worker, struct bl_error *err)
-{
-    Blipren__BatchHeader *h;
-    if (frames->count != 3)
-        return bl_fail(err, BL_EPROTO, "expected 3 frames, found %d", frames->count);
-    BL_TRY(wire_unpack_header(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), &h, err));
-    size_t tokens = 0, side = h->image_side;
-    int rc = take_slots(h, b, &tokens, err);
-    bool ours =
-        h->version == BL_PROTOCOL_VERSION && memcmp(h->run.data, l->run, sizeof l->run) == 0;
-    *ret_worker = h->worker;
-    b->kind = (enum batch_kind)h->kind;
-    b->generation = h->generation;
-    b->step = h->step;
-    b->group = h->group;
-    b->first = h->first;
-    b->count = (uint32_t)h->n_slots;
-    wire_header_free(&h);
-    BL_TRY(rc);
-    if (!ours)
-        return bl_fail(err, BL_EPROTO, "a batch of another run or version");
-    struct bl_range places = bl_plan_places(&l->plan, (enum bl_kind)b->kind, b->group);
-    if (places.first != b->first || places.count != b->count)
-        return bl_fail(err, BL_EPROTO, "group %u has places %u + %u, found %u + %u", b->group,
-                       places.first, places.count, b->first, b->count);
-    size_t pixels = (size_t)b->good * side * side * 3;
-    if (zmq_msg_size(&frames->at[1]) != pixels || zmq_msg_size(&frames->at[2]) != tokens * 4)
-        return bl_fail(err, BL_EPROTO,
-                       "expected %zu bytes of pixels and %zu of ids, found %zu and %zu", pixels,
-                       tokens * 4, zmq_msg_size(&frames->at[1]), zmq_msg_size(&frames->at[2]));
-    return 0;
+    struct loop *l = context;
+    struct worker_event event = {.type = WORKER_EVENT_LOST, .link = l->link};
+    handle(l, &event);
 }
 
 static void on_data(void *context, const struct wire_id *from, struct wire_frames *frames)
 {
     struct loop *l = context;
     struct bl_error err;
-    uint64_t worker = 0;
-    if (!l->config || l->leaving)
+    if (!l->image_side || l->leaving)
         return;
-    struct batch *b = calloc(1, sizeof *b);
-    struct wire_frames *kept = calloc(1, sizeof *kept);
-    BL_ASSERT(b && kept);
-    if (parse_batch(l, frames, b, &worker, &err) < 0) {
+    struct batch_rules rules = {l->run, &l->plan, l->image_side, l->vocabulary};
+    if (batch_read(&rules, frames, &l->incoming, &err) < 0) {
+        bl_error_peer(&err, "a loader");
+        bl_error_remedy(&err, "ignoring its batch");
         bl_log_error(&err);
-        free(kept);
-        batch_free(&b);
         return;
     }
-    wire_frames_move(kept, frames);
-    b->frames = kept;
-    b->release_frames = release_frames;
-    b->pixels = zmq_msg_data(&kept->at[1]);
-    b->ids = zmq_msg_data(&kept->at[2]);
-    l->incoming = b;
-    struct worker_event event = {
-        .type = WORKER_EVENT_DATA,
-        .generation = b->generation,
-        .data = {
-            .worker = worker, .kind = (enum bl_kind)b->kind, .step = b->step, .group = b->group}};
+    const struct batch *b = l->incoming;
+    struct worker_event event = {.type = WORKER_EVENT_DATA,
+                                 .generation = b->generation,
+                                 .data = {.worker = b->worker,
+                                          .kind = (enum bl_kind)b->kind,
+                                          .step = b->step,
+                                          .group = b->group}};
     handle(l, &event);
     batch_free(&l->incoming);
 }
@@ -672,6 +610,7 @@ static void handle_engine_event(struct loop *l)
     memcpy(digest.bytes, from->digest, sizeof digest.bytes);
     switch (from->kind) {
     case ENGINE_OPENED:
+        engine_fits(l->engine, &l->image_side, &l->vocabulary);
         event.type = WORKER_EVENT_OPENED;
         event.opened.ok = true;
         break;

@@ -92,7 +92,7 @@ static int score_list(struct score_job *job, const char *path, struct bl_error *
 {
     bl_autofree char *text = NULL;
     size_t size;
-    int failed = 0, number = 0;
+    int failed = 0, scored = 0, number = 0;
     BL_TRY(bl_file_read(path, LIST_BYTES_MAX, &text, &size, err));
     for (char *at = text, *next; *at; at = next) {
         size_t length = strcspn(at, "\n");
@@ -112,10 +112,13 @@ static int score_list(struct score_job *job, const char *path, struct bl_error *
             return bl_error_file(err, path);
         }
         failed += bad;
+        scored += !bad;
     }
-    if (!failed)
+    if (!failed && scored)
         return 0;
-    bl_fail(err, BL_EDATA, "%d of %d lines could not be scored; each says why", failed, number);
+    bl_fail(err, BL_EDATA, "%d of %d lines could not be scored", failed, failed + scored);
+    bl_error_remedy(err,
+                    scored || failed ? "each says why" : "write lines of file_name and caption");
     return bl_error_file(err, path);
 }
 

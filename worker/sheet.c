@@ -133,7 +133,8 @@ static void draw_row(struct picture *p, const struct sheet *s, const struct row 
         picture_heat(p, box, values, s->grid, s->grid, low, high);
     }
     int64_t x = box.x + THUMB + 2 * GAP;
-    int64_t height = picture_text_wrapped(p, x, y + 4, TEXT_WIDTH, TEXT_SCALE, COLOUR_INK, row->caption);
+    int64_t height =
+        picture_text_wrapped(p, x, y + 4, TEXT_WIDTH, TEXT_SCALE, COLOUR_INK, row->caption);
     const char *slash = strrchr(row->name, '/');
     picture_text(p, x, y + 4 + height + 6, 1, COLOUR_GREY, slash ? slash + 1 : row->name);
 }

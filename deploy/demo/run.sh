@@ -11,6 +11,10 @@ folder=
 for argument; do
     case $argument in
     --moe) projector=moe ;;
+    --help)
+        echo "usage: $(basename "$0") [--moe] [FOLDER]   --moe: with the mixture of experts as projector"
+        exit 0
+        ;;
     -*)
         echo "usage: $(basename "$0") [--moe] [FOLDER]" >&2
         exit 2
@@ -21,7 +25,7 @@ done
 [ -n "$folder" ] || folder=blipren-demo
 [ "$projector" = normal ] || folder=$folder-moe
 
-if [ -f "$here/../../meson.build" ]; then
+if [ -f "$here/demo.yaml" ]; then
     share=$here
     programs=${BLIPREN_BUILD:-$here/../../build}
     tools=$programs/deploy/demo

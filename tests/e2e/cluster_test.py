@@ -190,6 +190,31 @@ def a_damaged_checkpoint_is_named_and_the_one_before_is_used(place):
     expect(weights_sha(case.run) == expected, "other weights")
 
 
+def a_run_starts_from_a_checkpoints_weights_or_says_why_not(place):
+    first = Case(place, "first")
+    first.must_train()
+    begun = os.path.join(first.run, "checkpoints/latest")
+    second = Case(place, "second", train__init_from=begun, train__steps=4, seed=9)
+    second.must_train("1,1")
+    expect(tensors(os.path.join(second.run, "checkpoints/step-000000-g1/qformer.safetensors")) ==
+           tensors(os.path.join(begun, "qformer.safetensors")), "other weights at step 0")
+    expect([m["step"] for m in metrics(second.run)] == [1, 2, 3, 4], metrics(second.run))
+
+    def check(**changes):
+        case = Case(place, "unfit", train__init_from=begun, **changes)
+        done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return done.returncode, done.stdout.decode()
+
+    code, output = check()
+    expect(code == 0 and "init_from" in output, output)
+    code, output = check(qformer__layers=3)
+    expect(code == CONFIG and "train.init_from" in output and "weights" in output, output)
+    with open(os.path.join(begun, "projector.safetensors"), "r+b") as f:
+        f.truncate(os.path.getsize(os.path.join(begun, "projector.safetensors")) - 4)
+    code, output = check()
+    expect(code == FORMAT and "projector.safetensors" in output and "damaged" in output, output)
+
+
 def bad_images_void_their_slots_and_are_listed(place):
     data = place.path("bad")
     shutil.copytree(place.path("data"), data)

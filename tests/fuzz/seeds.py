@@ -119,3 +119,74 @@ def dataset(samples):
 
 
 put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"/b.jpg", 1, [b"three"])]))
+
+
+def varint(n):
+    n &= (1 << 64) - 1
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+
+def message(fields):
+    """Protobuf of {number: value}: whole numbers, texts, bytes, floats, lists of messages (dicts)."""
+    out = b""
+    for number, value in fields.items():
+        if isinstance(value, list):
+            out += b"".join(message({number: v}) for v in value)
+        elif isinstance(value, float):
+            out += varint(number << 3 | 1) + struct.pack("<d", value)
+        elif isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            data = value.encode() if isinstance(value, str) else value
+            data = message(data) if isinstance(data, dict) else data
+            out += varint(number << 3 | 2) + varint(len(data)) + data
+    return out
+
+
+def control(name, body, fields):
+    envelope = {1: 1, 2: b"sixteen bytes...", 3: 3, 4: 42, body: fields}
+    put("proto", name, b"\0" + message(envelope))
+
+
+WORKER = "tcp://127.0.0.1:4000"
+control("hello", 10, {1: 1, 2: "host:17", 3: "blipren avx2", 4: WORKER, 6: 1, 7: b"d" * 32})
+control("hello-loader", 10, {1: 2, 2: "host:18", 6: 1, 8: 4})
+control("beat", 11, {1: "train", 2: "data", 3: 7})
+control("ended", 12, {1: 24, 2: b"d" * 32, 3: 2})
+control("rendezvous", 13, {1: "rank_0", 2: b"host"})
+control("formed", 14, {1: 7, 2: b"d" * 32})
+control("got", 15, {1: 1, 2: 7, 3: 2})
+control("used", 16, {1: 2, 2: 7, 3: 2})
+control("report", 17, {1: 7, 2: 12.5, 3: 90, 4: 8, 5: 0.5, 6: 1e-4, 8: [{2: 8}], 9: 99, 10: 0.25,
+                       13: struct.pack("<2d", 0.25, 0.75)})
+control("validation", 18, {1: 7, 3: 12.5, 4: 90, 9: [{1: 5, 2: "two circles", 3: 1}], 11: 8})
+control("broken", 19, {1: "reset"})
+control("saved", 20, {1: 7, 2: "step-000007-g3"})
+control("sent", 21, {1: 1, 2: 7, 3: 2, 4: [{1: 1, 2: 5, 3: "truncated"}, {1: 4, 3: "giant"}]})
+control("goodbye", 22, {1: "done"})
+control("welcome", 40, {1: "/runs/1", 2: 1666, 3: 10000})
+control("refuse", 41, {1: "no", 2: "yes"})
+control("pulse", 42, {})
+control("end", 43, {1: "lost"})
+control("form", 44, {1: 1, 2: 2, 3: 1, 4: 7, 5: "step-000007-g3", 6: 2})
+control("order", 45, {1: 1, 2: 7, 3: 2, 4: 16, 5: b"\1\2\3", 6: b"\0\0\1", 7: 9, 8: WORKER})
+control("save", 46, {1: 7, 2: "step-000007-g3"})
+control("stop", 47, {1: 7, 2: "done"})
+HASH = struct.pack("<Q", 1 << 63)
+put("proto", "header", b"\1" + message({
+    1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: 1, 6: 7, 7: 2, 8: 16, 9: 64, 10: [
+        message({1: 5, 3: 9, 4: 3}) + varint(5 << 3 | 1) + HASH + message({6: 3}),
+        {1: 6, 2: 1}]}))
+
+
+def batch(name, kind, samples, pixels, ids):
+    """tests/fuzz/batch_fuzz.c's plan: groups of 5 places, images of side 2."""
+    first = 5 if kind == 2 else 0
+    slots = [{1: 9 + i, 2: 1} if bad else {1: 9 + i, 3: 2, 4: 1, 6: 1} for i, bad in enumerate(samples)]
+    header = message({1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: kind, 6: 7, 7: first // 5, 8: first, 9: 2, 10: slots})
+    put("batch", name, bytes([len(header), pixels]) + header + bytes(pixels) + struct.pack("<%di" % len(ids), *ids))
+
+
+batch("train", 1, [0, 1, 0, 0, 0], 48, [1, 2] * 4)
+batch("validate", 2, [0, 0], 24, [99, 0, 3, 4])
+batch("foreign-id", 2, [0, 0], 24, [100, 0, -1, 4])

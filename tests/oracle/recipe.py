@@ -234,12 +234,13 @@ class AdamW:
         return norm
 
 
-def train(captioner, steps, peak, warmup, floor, clip=1.0, decay=0.01, decay_norms=True, total=None):
+def train(captioner, steps, peak, warmup, floor, clip=1.0, decay=0.01, decay_norms=True, total=None, alpha=0.01,
+          beta=0.001):
     """steps: iterable of global batches (lists of micro-batches). Yields {loss, grad_norm, lr, tokens} per step."""
     optimizer = AdamW(captioner.trained(), decay, decay_norms=decay_norms)
     steps = list(steps)
     for s, micro_batches in enumerate(steps):
-        loss, ce, tokens = objective(captioner, micro_batches)
+        loss, ce, tokens = objective(captioner, micro_batches, alpha, beta)
         loss.backward()
         lr = learning_rate(s, peak, warmup, total or len(steps), floor)
         yield {"loss": ce, "grad_norm": optimizer.step(lr, clip), "lr": lr, "tokens": tokens}

@@ -4,7 +4,7 @@
 
 Every case trains once in PyTorch (recipe.py, data.py, order.py: nothing of the C code) and several times through the
 cluster: accumulation 1 and 4, one and two workers. Compared are the losses step by step; gradient norms and final
-weights are shown beside them. Exit 1 when a loss is further than BAR away.
+weights are shown beside them. Exit 1 when a loss is too far away (evidence/steps.py).
 """
 
 import hashlib
@@ -24,10 +24,7 @@ import data  # noqa: E402
 import lib  # noqa: E402
 import make_models  # noqa: E402
 import recipe  # noqa: E402
-
-BAR = 1e-4
-STEPS, BATCH, HELD_OUT = 20, 8, 5
-TRAIN = {"lr": 0.002, "warmup_steps": 4, "floor": 0.1, "weight_decay": 0.05, "clip": 1.0}
+import steps  # noqa: E402
 
 
 # -- cases ---------------------------------------------------------------------------------------
@@ -113,70 +110,58 @@ def expected(case, seed, initial):
     captioner = recipe.Captioner(case | {"bos_id": text.bos})
     captioner.save(initial)
     write_state(initial, case)
-    dataset = data.Dataset(case["data"], case["captions"], case["choice"], text, seed, HELD_OUT)
-    batches = [[batch] for batch in dataset.steps(STEPS, BATCH, data.Look(case["vision"]))]
-    steps = list(recipe.train(captioner, batches, TRAIN["lr"], TRAIN["warmup_steps"], TRAIN["lr"] * TRAIN["floor"],
-                              clip=TRAIN["clip"], decay=TRAIN["weight_decay"]))
-    return steps, {n: p.detach() for n, p in captioner.trained()}
+    dataset = data.Dataset(case["data"], case["captions"], case["choice"], text, seed, steps.HELD_OUT)
+    batches = [[batch] for batch in dataset.steps(steps.STEPS, steps.BATCH, data.Look(case["vision"]))]
+    t = steps.TRAIN
+    made = recipe.train(captioner, batches, t["lr"], t["warmup_steps"], t["lr"] * t["floor"], clip=t["clip"],
+                        decay=t["weight_decay"], alpha=steps.BALANCE, beta=steps.ROUTER_Z)
+    return list(made), {n: p.detach() for n, p in captioner.trained()}
 
 
 # -- through the cluster -------------------------------------------------------------------------
 
 
-def run_cluster(place, case, seed, initial, workers, micro):
-    run = place.path("run")
-    captions = ", ".join('{column: %s, prefix: "%s"}' % pair for pair in case["captions"])
-    lib.write_yaml(run + ".yaml", case["data"], run, seed=seed, data__validation=HELD_OUT,
-                   data__captions=f"[{captions}]", data__caption_choice=case["choice"], data__max_bad_fraction=0.5,
-                   vision__path=case["vision"], llm__path=case["llm"], llm__bos=case["bos"],
-                   qformer__width=case["width"] or "auto", qformer__queries=case["queries"],
-                   qformer__layers=case["layers"], qformer__heads=case["heads"], qformer__dropout=0,
-                   projector__kind=case["projector"], projector__experts=case["experts"],
-                   projector__routing=case["routing"], projector__dropout=0, train__steps=STEPS,
-                   train__global_batch=BATCH, train__micro_batch=micro, train__grain=micro, train__init_from=initial,
-                   train__checkpoint_every=0, **{"train__" + key: value for key, value in TRAIN.items()})
-    lib.train(run + ".yaml", f"{workers},1")
-    steps, weights = lib.metrics(run), {}
+def final_weights(run):
+    weights = {}
     for name in ("qformer", "projector"):
         weights |= load_file(os.path.join(run, "checkpoints/latest", name + ".safetensors"))
-    shutil.rmtree(run)
-    return steps, weights
+    return weights
 
 
-def compare(steps, weights, found_steps, found_weights):
-    """Worst relative difference of a loss and of a gradient norm, and that of the weights; sizes must agree."""
-    if [s["tokens"] for s in steps] != [s["tokens"] for s in found_steps]:
-        raise SystemExit(f"trajectory: label tokens differ: {[s['tokens'] for s in found_steps]}, "
-                         f"expected {[s['tokens'] for s in steps]}")
-    loss = max(abs(f["loss_nats"] / e["loss"] - 1) for e, f in zip(steps, found_steps))
-    norm = max(abs(f["grad_norm"] / e["grad_norm"] - 1) for e, f in zip(steps, found_steps))
-    names = sorted(weights)
-    gap = torch.cat([(found_weights[n] - weights[n]).flatten() for n in names])
-    return loss, norm, (gap.norm() / torch.cat([weights[n].flatten() for n in names]).norm()).item()
+def compare(expected_steps, expected_weights, found_steps, found_weights):
+    """Relative differences of losses and gradient norms, the worst of each, and of the weights; counts must agree."""
+    tokens = [s["tokens"] for s in expected_steps], [s["tokens"] for s in found_steps]
+    if tokens[0] != tokens[1]:
+        raise SystemExit(f"trajectory: expected {tokens[0]} label tokens, found {tokens[1]}")
+    names = sorted(expected_weights)
+    wanted = torch.cat([expected_weights[n].flatten() for n in names])
+    gap = torch.cat([found_weights[n].flatten() for n in names]) - wanted
+    return (steps.worst("loss", expected_steps, found_steps, "loss_nats"),
+            steps.worst("grad_norm", expected_steps, found_steps, "grad_norm"), (gap.norm() / wanted.norm()).item())
 
 
 def main():
     lib.build()
     torch.set_num_threads(1)
-    worst, runs = {"loss": 0.0, "norm": 0.0, "weights": 0.0}, 0
+    worst, runs = [0.0, 0.0, 0.0], 0
     with lib.Workplace("trajectory") as place:
         found = cases(place)
         for seed, case in enumerate(found[:1] if "--quick" in sys.argv else found, 20):
             for projector in ("normal", "moe"):
                 case = case | {"projector": projector}
                 initial = place.path(f"initial-{case['name']}-{projector}")
-                steps, weights = expected(case, seed, initial)
-                for workers, accumulation in ((1, 1), (1, 4), (2, 1), (2, 4)):
-                    result = compare(steps, weights, *run_cluster(place, case, seed, initial, workers,
-                                                                  BATCH // (workers * accumulation)))
+                wanted, weights = expected(case, seed, initial)
+                for workers, accumulation in steps.WORLDS:
+                    result = compare(wanted, weights, *steps.train(place, case, seed, initial, workers, accumulation,
+                                                                   final_weights))
                     print(f"{case['name']:5} {projector:6} workers={workers} accumulation={accumulation}: loss "
-                          f"{steps[0]['loss']:.3f} -> {steps[-1]['loss']:.3f} differs by {result[0]:.1e}, gradient norm "
-                          f"by {result[1]:.1e}, final weights by {result[2]:.1e}", flush=True)
-                    worst = {key: max(worst[key], value) for key, value in zip(worst, result)}
+                          f"{wanted[0]['loss']:.3f} -> {wanted[-1]['loss']:.3f} differs by {result[0]:.1e}, gradient "
+                          f"norm by {result[1]:.1e}, final weights by {result[2]:.1e}", flush=True)
+                    worst = [max(pair) for pair in zip(worst, result)]
                     runs += 1
-    print(f"trajectory: runs={runs} steps={STEPS} worst_relative={worst['loss']:.1e} grad_norm={worst['norm']:.1e} "
-          f"weights={worst['weights']:.1e} bar={BAR:.0e}")
-    return 0 if worst["loss"] <= BAR else 1
+    print("trajectory: runs=%d steps=%d worst_relative=%.1e grad_norm=%.1e weights=%.1e bar=%.0e"
+          % (runs, steps.STEPS, *worst, steps.BAR))
+    return 0 if worst[0] <= steps.BAR else 1
 
 
 if __name__ == "__main__":

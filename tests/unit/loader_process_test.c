@@ -231,6 +231,8 @@ static void say(Blipren__Envelope *m)
     assert_int_equal(wire_router_send(play.control, &play.from, data, size), 0);
 }
 
+static uint32_t patience_ms = PATIENCE_MS; /* what Welcome says */
+
 static void say_welcome(void)
 {
     Blipren__Welcome welcome = BLIPREN__WELCOME__INIT;
@@ -238,8 +240,8 @@ static void say_welcome(void)
     char path[256];
     snprintf(path, sizeof path, "%s", inside("run"));
     welcome.run_folder = path;
-    welcome.patience_ms = PATIENCE_MS;
-    welcome.heartbeat_ms = PATIENCE_MS / 6;
+    welcome.patience_ms = patience_ms;
+    welcome.heartbeat_ms = patience_ms / 6;
     m.body_case = BLIPREN__ENVELOPE__BODY_WELCOME;
     m.welcome = &welcome;
     say(&m);
@@ -611,6 +613,33 @@ static void a_silent_coordinator_is_called_again_and_then_given_up(void **state)
     close_play();
 }
 
+/* The coordinator's process ends and another takes its port: nobody waits for a minute of silence. */
+static void a_lost_connection_is_made_anew_at_once(void **state)
+{
+    struct bl_error err;
+    char endpoint[SOCKET_ENDPOINT_MAX];
+    static const uint64_t samples[] = {0, 1};
+    patience_ms = 60000;
+    open_ready();
+    patience_ms = PATIENCE_MS;
+    struct wire_id first = play.from;
+    wire_socket_close(&play.control, 0);
+    for (int tries = 0; !play.control && tries < 100; tries++) {
+        run_a_turn(10); /* ZeroMQ closes its listener in the background */
+        (void)wire_router(&play.uv, play.zmq, play.endpoint, on_control, NULL, &play.control,
+                          endpoint, &err);
+    }
+    assert_non_null(play.control);
+    expect_and_drop(BLIPREN__ENVELOPE__BODY_HELLO);
+    assert_memory_not_equal(first.bytes, play.from.bytes, sizeof first.bytes);
+    say_welcome();
+    expect_and_drop(BLIPREN__ENVELOPE__BODY_ENDED);
+    say_order(0, samples, 2, play.data_endpoint);
+    compare(expect_batch(0), samples, 2);
+    expect_and_drop(BLIPREN__ENVELOPE__BODY_SENT);
+    expect_stop();
+}
+
 static void bytes_that_are_no_message_end_the_loader_with_a_line(void **state)
 {
     open_play(false);
@@ -691,6 +720,7 @@ int main(void)
         cmocka_unit_test(a_refused_loader_prints_reason_and_remedy),
         cmocka_unit_test(another_run_folder_is_refused_by_name),
         cmocka_unit_test(a_silent_coordinator_is_called_again_and_then_given_up),
+        cmocka_unit_test(a_lost_connection_is_made_anew_at_once),
         cmocka_unit_test(bytes_that_are_no_message_end_the_loader_with_a_line),
         cmocka_unit_test(a_sample_that_does_not_exist_is_a_broken_protocol),
         cmocka_unit_test(a_worker_on_another_machine_needs_consent),

@@ -1,0 +1,21 @@
+/* loader/square.h - an image file's bytes as the square of pixels that a vision model takes. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "loader/image.h"
+
+struct square {
+    uint32_t side;
+    enum image_filter filter;
+    int64_t max_pixels;
+};
+
+/* From the vision model's config.json and preprocessor_config.json. */
+int square_open(const char *vision_folder, int64_t max_pixels, struct square *ret,
+                struct bl_error *err);
+/* pixels (side, side, 3) u8 RGB. *ret_width, *ret_height: the image's own, upright; may be NULL. */
+int square_make(const struct square *square, const uint8_t *data, size_t size, uint8_t *pixels,
+                int64_t *ret_width, int64_t *ret_height, struct bl_error *err);
