@@ -124,8 +124,11 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
 
 static void send_refuse(struct loop *l, struct peer *peer, const char *text, const char *remedy)
 {
+    char line[700];
+    snprintf(line, sizeof line, "%s", text);
+    wire_text(line);
     Blipren__Refuse refuse = BLIPREN__REFUSE__INIT;
-    refuse.text = (char *)(uintptr_t)text;
+    refuse.text = line;
     refuse.remedy = (char *)(uintptr_t)remedy;
     ENVELOPE(e, REFUSE, refuse) = &refuse;
     bl_log(BL_LOG_WARNING, "peer=%s refused: %s", peer->name, text);

@@ -235,6 +235,7 @@ static void send_formed(struct loop *l, const struct worker_action *a)
 static void send_broken(struct loop *l, const struct worker_action *a)
 {
     Blipren__Broken broken = BLIPREN__BROKEN__INIT;
+    wire_text(l->event.error.text); /* what the system and libraries say may be anything */
     broken.text = l->event.error.text;
     ENVELOPE(e, BROKEN, broken) = &broken;
     send_envelope(l, a->generation, &e);
@@ -245,6 +246,7 @@ static void send_saved(struct loop *l, const struct worker_action *a)
     char line[600] = "";
     if (!a->save.ok)
         bl_error_format(&l->event.error, line, sizeof line);
+    wire_text(line);
     Blipren__Saved saved = BLIPREN__SAVED__INIT;
     saved.step = a->save.step;
     saved.folder = (char *)(uintptr_t)a->save.folder;
@@ -763,6 +765,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
         run_die_with_parent(options->parent);
     gethostname(host, sizeof host - 1);
     snprintf(l.name, sizeof l.name, "%s:%d", host, (int)getpid());
+    wire_text(l.name);
     run_build(l.build, sizeof l.build);
     bl_log_identity("worker", "%s", l.name);
     pthread_mutex_init(&l.lock, NULL);
