@@ -744,8 +744,14 @@ static int start(struct loop *l, struct bl_error *err)
     const struct worker_options *o = l->options;
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
-    BL_TRY(wire_check_endpoint(o->endpoint, true, err));
+    /* a coordinator that starts us was told already */
+    BL_TRY(wire_check_endpoint(o->endpoint, o->insecure || o->parent, err));
     BL_TRY(wire_check_endpoint(listen, o->insecure, err));
+    if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
+        bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s", o->host);
+        bl_error_remedy(err, "give this host's own address");
+        return bl_error_key(err, "--host");
+    }
     BL_TRY(wire_context_open(&l->zmq, err));
     BL_TRY(wire_pull(&l->uv, l->zmq, o->host, on_data, l, &l->data, l->data_endpoint, err));
     struct worker_config config = {.incarnation = l->incarnation,
