@@ -300,7 +300,7 @@ static void start_loader(bool parent)
                                "--capacity",
                                "3",
                                "--patience",
-                               "2",
+                               "5",
                                parent ? "--parent" : NULL,
                                number,
                                NULL};
