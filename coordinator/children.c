@@ -12,7 +12,8 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 
-#define RESTARTS_MAX 5
+#define FAILURES_MAX 5
+#define KILLS_MAX 20
 #define RESTART_WINDOW_MS 30000
 #define RESTART_DELAY_MS 200
 
@@ -24,7 +25,7 @@ struct child {
     int number;
     uv_process_t process;
     uv_timer_t restart;
-    uint64_t deaths[RESTARTS_MAX]; /* times of the latest, a ring */
+    uint64_t deaths[KILLS_MAX]; /* times of the latest, a ring */
     int death_count;
 };
 
@@ -65,12 +66,13 @@ static void last_line(const char *path, char *ret, size_t size)
         snprintf(ret, size, "%s", line);
 }
 
-static bool dies_too_often(struct child *child, uint64_t now)
+static bool dies_too_often(struct child *child, bool killed, uint64_t now)
 {
-    child->deaths[child->death_count++ % RESTARTS_MAX] = now;
-    if (child->death_count < RESTARTS_MAX)
+    int most = killed ? KILLS_MAX : FAILURES_MAX;
+    child->deaths[child->death_count++ % KILLS_MAX] = now;
+    if (child->death_count < most)
         return false;
-    return now - child->deaths[child->death_count % RESTARTS_MAX] < RESTART_WINDOW_MS;
+    return now - child->deaths[(child->death_count - most) % KILLS_MAX] < RESTART_WINDOW_MS;
 }
 
 static void on_restart(uv_timer_t *timer)
@@ -105,7 +107,8 @@ static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_s
     uv_close((uv_handle_t *)process, on_process_closed);
     all->options.ended(all->options.context, child->name, process->pid, (int)exit_status,
                        term_signal);
-    if (!all->stopping && !child->done && dies_too_often(child, uv_now(all->options.loop)))
+    if (!all->stopping && !child->done &&
+        dies_too_often(child, term_signal == SIGKILL, uv_now(all->options.loop)))
         give_up(child);
 }
 
@@ -197,6 +200,14 @@ int children_running(const struct children *all)
     for (int i = 0; i < all->count; i++)
         running += all->at[i].running;
     return running;
+}
+
+bool children_runs(const struct children *all, int pid)
+{
+    for (int i = 0; all && i < all->count; i++)
+        if (all->at[i].running && all->at[i].process.pid == pid)
+            return true;
+    return false;
 }
 
 void children_stop(struct children *all, bool at_once)

@@ -1,10 +1,9 @@
-/* coordinator/children.h - `--local W,L`: the workers and loaders of this host, started, watched
- * and started again.
+/* coordinator/children.h - `--local W,L`: the workers and loaders of this host, started, watched and started again.
  *
- * A child learns its parent's process number and dies with it (PR_SET_PDEATHSIG in the child). What
- * it prints goes to RUN/logs/NAME.log. One that dies is started again, but after RESTARTS_MAX
- * deaths in RESTART_WINDOW_MS it is given up: then something is wrong with it, and its log's last
- * line says what. */
+ * A child learns its parent's process number and dies with it (PR_SET_PDEATHSIG in the child). What it prints goes to
+ * RUN/logs/NAME.log. One that dies is started again, unless it left as it was told (exit code 0). After FAILURES_MAX deaths of
+ * its own making, or KILLS_MAX by somebody's kill -9, in RESTART_WINDOW_MS it is given up: then something is wrong, and its
+ * log's last line says what. */
 #pragma once
 
 #include <stdbool.h>
@@ -32,5 +31,7 @@ int children_open(const struct children_options *options, struct children **ret,
 void children_stop(struct children *children, bool at_once);
 /* Still running? */
 int children_running(const struct children *children);
+/* Is the process one of them, and its end not told yet? NULL has none. */
+bool children_runs(const struct children *children, int pid);
 /* Kills what is left and closes the handles; the loop must run on until they are closed. */
 void children_close(struct children **children);

@@ -323,17 +323,16 @@ static void say_stop_to_all(struct coord *c)
             say_stop(c, c->loaders[i].peer, c->loaders[i].link);
 }
 
-/* The run itself contradicts itself: stop before anything wrong is built on (S5). */
-static void fail(struct coord *c, const struct worker *w, int code, const char *text,
-                 uint64_t expected, uint64_t found)
+/* The run contradicts itself: it stops before anything is built on that (S5). */
+static void fail(struct coord *c, const struct worker *w, const char *text, uint64_t expected,
+                 uint64_t found)
 {
-    struct coord_action *action =
-        act_to(c, COORD_ACTION_VIOLATION, w ? w->peer : 0, w ? w->link : 0);
+    struct coord_action *action = act_to(c, COORD_ACTION_VIOLATION, w->peer, w->link);
     action->refuse.text = text;
     action->refuse.expected = expected;
     action->refuse.found = found;
     c->violations++;
-    leave(c, code, text);
+    leave(c, BL_EPROTO, text);
 }
 
 /* ---- Losing peers, ending a generation (M5) ---------------------------------------------------
@@ -480,14 +479,14 @@ static bool survivors_agree(struct coord *c, const struct worker *best)
             w->state_generation != best->state_generation)
             continue;
         if (w->applied_step + 1 < best->applied_step) {
-            fail(c, w, BL_EPROTO, "survivors are more than one step apart",
-                 (uint64_t)best->applied_step, (uint64_t)w->applied_step);
+            fail(c, w, "survivors are more than one step apart", (uint64_t)best->applied_step,
+                 (uint64_t)w->applied_step);
             return false;
         }
         if (w->applied_step == best->applied_step &&
             memcmp(&w->digest, &best->digest, sizeof w->digest) != 0) {
-            fail(c, w, BL_EPROTO, "survivors hold different states of one step",
-                 (uint64_t)best->applied_step, (uint64_t)w->applied_step);
+            fail(c, w, "survivors hold different states of one step", (uint64_t)best->applied_step,
+                 (uint64_t)w->applied_step);
             return false;
         }
     }
@@ -588,7 +587,7 @@ static void settle_gathering(struct coord *c)
     } else if (c->ledger.committed == 0) {
         plan_generation(c, NULL, (struct coord_checkpoint){0});
     } else {
-        fail(c, NULL, BL_EDATA, "no registered checkpoint is whole", 1, 0);
+        leave(c, BL_EDATA, "no registered checkpoint is whole");
     }
 }
 
@@ -670,8 +669,8 @@ static void settle_forming(struct coord *c)
                                                          : &rank_worker(c, 0)->formed_digest;
     for (uint32_t rank = 0; rank < c->plan.world; rank++)
         if (memcmp(&rank_worker(c, rank)->formed_digest, digest, sizeof *digest) != 0)
-            return fail(c, rank_worker(c, rank), BL_EPROTO,
-                        "a rank holds another state than the source", c->plan.step, c->plan.step);
+            return fail(c, rank_worker(c, rank), "a rank holds another state than the source",
+                        c->plan.step, c->plan.step);
     c->formed = c->generation;
     c->first = false;
     c->absent_until_ms = 0;
@@ -1273,10 +1272,10 @@ static void on_report(struct coord *c, const struct coord_event *e)
                              e->report.step);
     uint64_t expected = *ordered_digest(c, w, e->report.step);
     if (!trained_is_share(c, w, e))
-        return fail(c, w, BL_EPROTO, "a rank trained other places than its own",
-                    rank_groups(c, w->rank).count, e->report.trained_count);
+        return fail(c, w, "a rank trained other places than its own", rank_groups(c, w->rank).count,
+                    e->report.trained_count);
     if (e->report.sample_digest != expected)
-        return fail(c, w, BL_EPROTO, "a rank trained other samples than ordered", expected,
+        return fail(c, w, "a rank trained other samples than ordered", expected,
                     e->report.sample_digest);
     w->done++;
     commit(c);
@@ -1309,8 +1308,7 @@ static void forming_failed(struct coord *c)
         c->unformed_since_ms = c->now_ms;
     uint64_t most = (uint64_t)FORMING_PATIENCES_MAX * c->config.patience_ms;
     if (c->now_ms >= c->unformed_since_ms + most)
-        return fail(c, NULL, BL_EPEER, "the workers cannot form a communicator in time (ms)", most,
-                    c->now_ms - c->unformed_since_ms);
+        return leave(c, BL_EPEER, "the workers cannot form a communicator");
     c->gather_after_ms = c->now_ms + c->timing.heartbeat_ms;
     end_generation(c);
 }

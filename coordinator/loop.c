@@ -82,7 +82,8 @@ struct loop {
     double wait_data, wait_compute, wait_reduce;
     uint64_t last_commit_ms;
     uint64_t steps_at_start;
-    int stops; /* signals taken */
+    int stops;       /* signals taken */
+    int probe_ticks; /* until everyone gets a Pulse; 0: no need */
     bool leaving;
     struct bl_error error; /* why it ends, code 0: complete */
 };
@@ -100,10 +101,9 @@ static void send_to(struct loop *l, struct peer *peer, uint64_t generation, Blip
     e->peer = l->incarnation;
     e->run = (ProtobufCBinaryData){sizeof l->run, l->run};
     wire_pack(e, &data, &size);
-    /* An unreachable peer's silence ends its membership; a child's death is told by the system. */
+    /* The next tick tells the core that it is lost. */
     if (wire_router_send(l->router, &peer->id, data, size) < 0)
-        bl_log(BL_LOG_DEBUG, "peer=%s message=%s not sent: unreachable, ignoring", peer->name,
-               wire_body_name(e));
+        peer->unreachable = true;
 }
 
 #define ENVELOPE(name, BODY, message)                                                              \
@@ -124,8 +124,11 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
 
 static void send_refuse(struct loop *l, struct peer *peer, const char *text, const char *remedy)
 {
+    char line[700];
+    snprintf(line, sizeof line, "%s", text);
+    wire_text(line);
     Blipren__Refuse refuse = BLIPREN__REFUSE__INIT;
-    refuse.text = (char *)(uintptr_t)text;
+    refuse.text = line;
     refuse.remedy = (char *)(uintptr_t)remedy;
     ENVELOPE(e, REFUSE, refuse) = &refuse;
     bl_log(BL_LOG_WARNING, "peer=%s refused: %s", peer->name, text);
@@ -737,10 +740,53 @@ static void on_message(void *context, const struct wire_id *from, struct wire_fr
 
 /* -- other events -- */
 
+/* Somebody's connection broke; a Pulse to everyone will show whose, once ZeroMQ has let go of it. */
+static void on_connection_lost(void *context)
+{
+    struct loop *l = context;
+    l->probe_ticks = 2;
+}
+
+struct search {
+    const struct children *children;
+    struct peer *found;
+};
+
+/* A child's end is told by the system, which also knows that it will not come back with its state. */
+static void note_unreachable(void *context, struct peer *peer)
+{
+    struct search *search = context;
+    const char *colon = strrchr(peer->name, ':'); /* host:pid */
+    if (peer->unreachable && !(colon && children_runs(search->children, atoi(colon + 1))))
+        search->found = peer;
+}
+
+static void drop_unreachable(struct loop *l)
+{
+    for (;;) {
+        struct search search = {.children = l->children};
+        peers_each(l->peers, note_unreachable, &search);
+        struct peer *peer = search.found;
+        if (!peer || l->leaving)
+            return;
+        uint64_t link = peer->link;
+        struct coord_event event = {
+            .type = COORD_EVENT_LOST, .peer = peer->incarnation, .link = link};
+        bl_log(BL_LOG_WARNING, "peer=%s connection lost", peer->name);
+        step_core(l, &event);
+        if ((peer = peers_of_link(l->peers, link))) /* the core knew it no more */
+            forget(l, peer);
+    }
+}
+
 static void on_tick(uv_timer_t *timer)
 {
+    struct loop *l = timer->data;
     struct coord_event event = {.type = COORD_EVENT_TICK};
-    step_core(timer->data, &event);
+    if (l->probe_ticks && --l->probe_ticks == 0)
+        peers_each(l->peers, pulse_one, l);
+    drop_unreachable(l);
+    step_core(l, &event);
 }
 
 static void on_draw(uv_timer_t *timer)
@@ -993,6 +1039,7 @@ static int start(struct loop *l, struct bl_error *err)
         return bl_error_key(err, "cluster.bind");
     BL_TRY(wire_context_open(&l->zmq, err));
     BL_TRY(wire_router(&l->uv, l->zmq, endpoint, on_message, l, &l->router, l->endpoint, err));
+    BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
     BL_TRY(peers_new(&l->peers, err));
     bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);
     uv_update_time(&l->uv);

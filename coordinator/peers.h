@@ -1,6 +1,7 @@
 /* coordinator/peers.h - who is connected: the wire's ids, the core's link numbers and what each said of itself. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/cluster.h"
@@ -14,6 +15,7 @@ struct peer {
     enum bl_role role;
     char name[128], build[512], endpoint[SOCKET_ENDPOINT_MAX];
     char phase[32], waiting[32];      /* of its last Beat */
+    bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */
 };
 

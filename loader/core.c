@@ -291,7 +291,7 @@ static void on_lost(struct loader *l, const struct loader_event *e)
 static void on_tick(struct loader *l, const struct loader_event *e)
 {
     if (!l->linked && l->now_ms >= l->away_ms + l->config.reconnect_ms)
-        return do_exit(l, BL_EPEER, "no coordinator for the whole of cluster.patience");
+        return do_exit(l, BL_EPEER, "no coordinator for the whole of --patience");
     if (l->linked && l->now_ms >= l->heard_ms + l->timing.lost_ms)
         return coordinator_lost(l);
     if (l->state == LOADER_JOINING && l->now_ms >= l->connect_ms + l->timing.lost_ms)

@@ -49,9 +49,13 @@ void wire_frames_move(struct wire_frames *to, struct wire_frames *from)
 
 int wire_context_open(void **ret, struct bl_error *err)
 {
-    *ret = zmq_ctx_new();
-    return *ret ? 0
-                : bl_fail(err, BL_ENOMEM, "no ZeroMQ context can be made: %s", zmq_strerror(errno));
+    void *context = zmq_ctx_new();
+    if (!context)
+        return bl_fail(err, BL_ENOMEM, "no ZeroMQ context can be made: %s", zmq_strerror(errno));
+    /* A loader has one for each worker; ZeroMQ's own limit is 1023. */
+    zmq_ctx_set(context, ZMQ_MAX_SOCKETS, 2 * BL_WORKERS_MAX);
+    *ret = context;
+    return 0;
 }
 
 void wire_context_close(void **context)

@@ -588,7 +588,7 @@ static void on_lost(struct worker *w, const struct worker_event *e)
 static void on_tick(struct worker *w, const struct worker_event *e)
 {
     if (!w->linked && w->now_ms >= w->away_ms + w->config.reconnect_ms)
-        return do_exit(w, BL_EPEER, "no coordinator for the whole of cluster.patience");
+        return do_exit(w, BL_EPEER, "no coordinator for the whole of --patience");
     if (w->linked && w->now_ms >= w->heard_ms + w->timing.lost_ms)
         return coordinator_lost(w);
     if (w->state == WORKER_JOINING && w->now_ms >= w->connect_ms + w->timing.lost_ms)

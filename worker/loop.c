@@ -235,6 +235,7 @@ static void send_formed(struct loop *l, const struct worker_action *a)
 static void send_broken(struct loop *l, const struct worker_action *a)
 {
     Blipren__Broken broken = BLIPREN__BROKEN__INIT;
+    wire_text(l->event.error.text); /* what the system and libraries say may be anything */
     broken.text = l->event.error.text;
     ENVELOPE(e, BROKEN, broken) = &broken;
     send_envelope(l, a->generation, &e);
@@ -245,6 +246,7 @@ static void send_saved(struct loop *l, const struct worker_action *a)
     char line[600] = "";
     if (!a->save.ok)
         bl_error_format(&l->event.error, line, sizeof line);
+    wire_text(line);
     Blipren__Saved saved = BLIPREN__SAVED__INIT;
     saved.step = a->save.step;
     saved.folder = (char *)(uintptr_t)a->save.folder;
@@ -285,6 +287,7 @@ static void fail(struct loop *l, const struct bl_error *error)
 /* -- actions -- */
 
 static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames);
+static void on_lost(void *context);
 
 static void connect_control(struct loop *l, const struct worker_action *a)
 {
@@ -293,7 +296,8 @@ static void connect_control(struct loop *l, const struct worker_action *a)
     struct wire_id id = wire_id_make(l->incarnation, a->link);
     struct bl_error err;
     if (wire_dealer(&l->uv, l->zmq, l->options->endpoint, &id, on_control, l, &l->control, &err) <
-        0) {
+            0 ||
+        wire_watch(l->control, l->zmq, on_lost, &err) < 0) {
         fail(l, &err);
         return;
     }
@@ -566,6 +570,14 @@ static void on_control(void *context, const struct wire_id *from, struct wire_fr
         wire_envelope_free(&m);
 }
 
+/* A coordinator that was killed and comes back is found at once, not after the patience. */
+static void on_lost(void *context)
+{
+    struct loop *l = context;
+    struct worker_event event = {.type = WORKER_EVENT_LOST, .link = l->link};
+    handle(l, &event);
+}
+
 static void on_data(void *context, const struct wire_id *from, struct wire_frames *frames)
 {
     struct loop *l = context;
@@ -732,8 +744,14 @@ static int start(struct loop *l, struct bl_error *err)
     const struct worker_options *o = l->options;
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
-    BL_TRY(wire_check_endpoint(o->endpoint, true, err));
+    /* a coordinator that starts us was told already */
+    BL_TRY(wire_check_endpoint(o->endpoint, o->insecure || o->parent, err));
     BL_TRY(wire_check_endpoint(listen, o->insecure, err));
+    if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
+        bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s", o->host);
+        bl_error_remedy(err, "give this host's own address");
+        return bl_error_key(err, "--host");
+    }
     BL_TRY(wire_context_open(&l->zmq, err));
     BL_TRY(wire_pull(&l->uv, l->zmq, o->host, on_data, l, &l->data, l->data_endpoint, err));
     struct worker_config config = {.incarnation = l->incarnation,
@@ -753,6 +771,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
         run_die_with_parent(options->parent);
     gethostname(host, sizeof host - 1);
     snprintf(l.name, sizeof l.name, "%s:%d", host, (int)getpid());
+    wire_text(l.name);
     run_build(l.build, sizeof l.build);
     bl_log_identity("worker", "%s", l.name);
     pthread_mutex_init(&l.lock, NULL);

@@ -6,11 +6,15 @@
 # Installed as blipren-demo, it uses the installed programs; in the source tree it sets up and builds first.
 set -eu
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
-projector=normal
+projector=normal steps=1400 warmup=40
 folder=
 for argument; do
     case $argument in
-    --moe) projector=moe ;;
+    --moe) projector=moe steps=2600 warmup=100 ;;
+    --help)
+        echo "usage: $(basename "$0") [--moe] [FOLDER]   --moe: with the mixture of experts as projector"
+        exit 0
+        ;;
     -*)
         echo "usage: $(basename "$0") [--moe] [FOLDER]" >&2
         exit 2
@@ -21,7 +25,7 @@ done
 [ -n "$folder" ] || folder=blipren-demo
 [ "$projector" = normal ] || folder=$folder-moe
 
-if [ -f "$here/../../meson.build" ]; then
+if [ -f "$here/demo.yaml" ]; then
     share=$here
     programs=${BLIPREN_BUILD:-$here/../../build}
     tools=$programs/deploy/demo
@@ -37,7 +41,7 @@ cd "$folder"
 echo "drawing scenes into $(pwd)"
 [ -f train/metadata.jsonl ] || "$tools/blipren-demo-scenes" --out train --count 6000 --seed 1 --split train
 [ -f held-out/metadata.jsonl ] || "$tools/blipren-demo-scenes" --out held-out --count 500 --seed 2 --split held-out
-sed -e "s|@MODELS@|$share/models|; s|@PROJECTOR@|$projector|" "$share/demo.yaml" >demo.yaml
+sed -e "s|@MODELS@|$share/models|; s|@PROJECTOR@|$projector|; s|@STEPS@|$steps|; s|@WARMUP@|$warmup|" "$share/demo.yaml" >demo.yaml
 
 started=$(date +%s)
 "$programs/blipren-coord" train demo.yaml --local 2,2

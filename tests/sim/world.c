@@ -1167,7 +1167,7 @@ static void coord_exit(const struct coord_action *a)
     const struct coord_ledger *ledger = coord_ledger(w->coord);
     TRACE("coord exits with %d: %s", a->exit.code, a->exit.text);
     bool may_fail = (a->exit.code == BL_EIO && w->write_failure_chance > 0) ||
-                    (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 4ull * patience());
+                    (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 12ull * patience());
     if (a->exit.code == 0) {
         if (ledger->committed != w->config.plan.steps || w->truth.committed != ledger->committed)
             sim_fail(SIM_UNSAFE, "the run ends well with %llu steps",
@@ -1270,10 +1270,9 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
             sim_fail(SIM_UNSAFE, "a good sample is called bad");
         return;
     case COORD_ACTION_VIOLATION:
-        if (!w->data_may_fail || !strstr(a->refuse.text, "bad"))
-            sim_fail(SIM_UNSAFE, "a violation among honest peers: %s: expected %llu, found %llu",
-                     a->refuse.text, (unsigned long long)a->refuse.expected,
-                     (unsigned long long)a->refuse.found);
+        sim_fail(SIM_UNSAFE, "a violation among honest peers: %s: expected %llu, found %llu",
+                 a->refuse.text, (unsigned long long)a->refuse.expected,
+                 (unsigned long long)a->refuse.found);
         return;
     case COORD_ACTION_EXIT:
         return coord_exit(a);

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""tests/docs/docs_test.py BUILD - what docs/, man pages and completion say about the programs is what the programs do.
+
+Each test is a function whose name is the sentence it proves. Prints one line a test; exit 0 only if all hold."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(sys.argv[1])
+PROGRAMS = {"coord": "coordinator", "loader": "loader", "worker": "worker"}  # and its folder
+OPTION = r"--[a-z][a-z-]*"
+
+
+def help_of(program, command):
+    """Without what it quotes: commands of other programs."""
+    words = [str(BUILD / ("blipren-" + program))] + ([command] if command else []) + ["--help"]
+    return re.sub("`[^`]*`", "", subprocess.run(words, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout)
+
+
+def man(program):
+    """The page without formatting: \\- is a minus, and font changes vanish."""
+    text = (ROOT / "docs/man" / ("blipren-%s.1" % program)).read_text("utf-8")
+    return re.sub(r"\\f.", "", text.replace("\\-", "-"))
+
+
+def same(found, expected, what):
+    if found != expected:
+        raise AssertionError("%s: too much %s, missing %s" % (what, sorted(found - expected), sorted(expected - found)))
+
+
+def commands(program):
+    """Its subcommands, from the lines of usage."""
+    return set(re.findall("blipren-%s ([a-z]+) " % program, help_of(program, "")))
+
+
+def options(program):
+    return set().union(*(re.findall(OPTION, help_of(program, c)) for c in ["", *commands(program)]))
+
+
+def the_help_lists_exactly_the_options_that_are_accepted():
+    for program, folder in PROGRAMS.items():
+        sources = "".join(f.read_text() for f in (ROOT / folder).glob("*.c"))
+        accepted = set(re.findall(r'\{"(%s)", ARGUMENT' % OPTION, sources)) | {"--help", "--version"}
+        same(options(program), accepted, "--help of blipren-" + program)
+
+
+def the_man_pages_describe_exactly_the_commands_and_options_of_the_help():
+    demo = subprocess.run([ROOT / "deploy/demo/run.sh", "--help"], check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+    expected = {p: commands(p) | options(p) for p in PROGRAMS} | {"demo": set(re.findall(OPTION, demo)) | {"--help"}}
+    for program, words in expected.items():
+        described = re.findall(r'^\.T[PQ]\n\.B[IR]? "?([a-z-]+)', man(program), re.M)
+        same(set(described), words, "blipren-%s.1" % program)
+
+
+def the_exit_statuses_documented_are_those_of_the_programs():
+    header = (ROOT / "common/error.h").read_text()
+    true = {(number, name, meaning) for name, number, meaning in re.findall(r'X\((\w+), (\d+), "([^"]*)"', header)}
+    rows = re.findall(r"^\| (\d+) \| ([A-Z]+) \| (.*) \|$", (ROOT / "docs/operating.md").read_text("utf-8"), re.M)
+    same(set(rows), true, "docs/operating.md")
+    listed = man("coord").split(".SH EXIT STATUS")[1].split(".SH")[0]
+    same(set(re.findall(r"\d+", listed)) - {"0"}, {number for number, _, _ in true}, "blipren-coord.1, exit status")
+
+
+def completion_offers_the_commands_and_options_of_each_program():
+    script = r'''
+        source "$1"; shift
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); complete -p "$(basename "$1")" >/dev/null || exit 1
+        _blipren "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; printf '%s\n' "${COMPREPLY[@]}"'''
+
+    def offered(*words):
+        done = subprocess.run(["bash", "-c", script, "bash", ROOT / "deploy/completion/blipren.bash", *words], check=True,
+                              stdout=subprocess.PIPE, encoding="utf-8")
+        return set(done.stdout.split())
+
+    for program in PROGRAMS:
+        path = str(BUILD / ("blipren-" + program))
+        same(offered(path, ""), commands(program), "commands of blipren-" + program)
+        for command in ["", *commands(program)]:
+            words = [path, command, "--"] if command else [path, "--"]
+            same(offered(*words), set(re.findall(OPTION, help_of(program, command))), "blipren-%s %s" % (program, command))
+
+
+def links_between_the_pages_lead_somewhere():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            if not (page.parent / target).exists():
+                raise AssertionError("%s: there is no %s" % (page.relative_to(ROOT), target))
+
+
+TESTS = (the_help_lists_exactly_the_options_that_are_accepted,
+         the_man_pages_describe_exactly_the_commands_and_options_of_the_help,
+         the_exit_statuses_documented_are_those_of_the_programs,
+         completion_offers_the_commands_and_options_of_each_program, links_between_the_pages_lead_somewhere)
+
+
+def main():
+    failed = 0
+    for test in TESTS:
+        try:
+            test()
+            print("ok    ", test.__name__.replace("_", " "))
+        except (AssertionError, OSError, subprocess.CalledProcessError) as e:
+            failed += 1
+            print("FAILED", test.__name__.replace("_", " "), "\n      ", e)
+    return failed != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
