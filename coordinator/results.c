@@ -91,7 +91,8 @@ void results_report(struct results *r, const Blipren__Report *report)
     m->compute_s = fmax(m->compute_s, report->compute_s);
     m->reduce_wait_s = fmax(m->reduce_wait_s, report->reduce_wait_s);
     m->experts = (int)report->n_expert_share;
-    memcpy(s->share, report->expert_share, report->n_expert_share * sizeof *s->share);
+    for (int i = 0; i < m->experts; i++)
+        s->share[i] = report->expert_share[i];
     m->entropy = report->router_entropy;
     m->balance_loss = report->balance_loss;
     m->router_z_loss = report->router_z_loss;
@@ -125,7 +126,8 @@ void results_validation(struct results *r, const Blipren__Validation *v)
     g->tokens_shuffled = (double)v->shuffled_tokens;
     g->correct = (double)v->correct;
     g->experts = (int)v->n_expert_weight;
-    memcpy(g->weight, v->expert_weight, v->n_expert_weight * sizeof *g->weight);
+    for (int i = 0; i < g->experts; i++)
+        g->weight[i] = v->expert_weight[i];
     g->captions = calloc(v->n_captions + 1, sizeof *g->captions);
     BL_ASSERT(g->captions != NULL);
     for (size_t i = 0; i < v->n_captions; i++)
