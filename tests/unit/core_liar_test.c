@@ -130,7 +130,8 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
             struct coord_void voids[2];
             struct bl_range trained[2];
             char folder[COORD_CHECKPOINT_NAME_MAX];
-            struct coord_event e = {.now_ms = now_ms += below(8)};
+            now_ms += below(8);
+            struct coord_event e = {.now_ms = now_ms};
             uint32_t pick = below(16);
             if (pick == 0 && debts.seq) {
                 e.type = COORD_EVENT_JOURNALED;
@@ -326,7 +327,8 @@ static void no_message_of_another_breaks_a_worker(void **state)
         const struct worker_actions *actions = worker_start(w, now_ms);
         obey(&engine, actions, &link);
         for (int i = 0; i < 1000 && !engine.over; i++) {
-            struct worker_event e = {.now_ms = now_ms += below(8), .link = link};
+            now_ms += below(8);
+            struct worker_event e = {.now_ms = now_ms, .link = link};
             uint64_t step;
             if (snapshot_asked(actions, &step) && !engine.aborting) {
                 e.type = WORKER_EVENT_SNAPPED;
@@ -380,8 +382,8 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
                 if (a->type == LOADER_ACTION_SENT || a->type == LOADER_ACTION_DISCARD)
                     shipping[slot] = making[slot] = false;
             }
-            struct loader_event e = {
-                .now_ms = now_ms += below(8), .link = link, .generation = number()};
+            now_ms += below(8);
+            struct loader_event e = {.now_ms = now_ms, .link = link, .generation = number()};
             uint32_t slot = below(5);
             if (opening && below(3) == 0) {
                 e.type = LOADER_EVENT_OPENED;
