@@ -887,8 +887,8 @@ static int lock_run(struct loop *l, struct bl_error *err)
     return bl_error_file(err, path);
 }
 
-/* config.yaml of the run folder: compared with what it was, then written. */
-static int settle_config(struct loop *l, struct bl_error *err)
+/* config.yaml of the run folder: may the run go on under what is asked now? */
+static int compare_config(struct loop *l, struct bl_error *err)
 {
     char path[4096], notice[600];
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "config.yaml", err));
@@ -902,6 +902,14 @@ static int settle_config(struct loop *l, struct bl_error *err)
         if (notice[0])
             bl_log(BL_LOG_INFO, "%s", notice);
     }
+    return 0;
+}
+
+/* What the peers will read. A start that failed before leaves the old one. */
+static int write_config(struct loop *l, struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "config.yaml", err));
     return bl_file_write(path, l->config->text, strlen(l->config->text), err);
 }
 
@@ -978,7 +986,7 @@ static int open_files(struct loop *l, struct bl_error *err)
     BL_TRY(config_open(l->options->yaml, &l->config, err));
     BL_TRY(check_models(l->options->yaml, l->config, err));
     BL_TRY(lock_run(l, err));
-    BL_TRY(settle_config(l, err));
+    BL_TRY(compare_config(l, err));
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
     BL_TRY(bl_folder_make(path, err));
@@ -1039,6 +1047,7 @@ static int start(struct loop *l, struct bl_error *err)
         return bl_error_key(err, "cluster.bind");
     BL_TRY(wire_context_open(&l->zmq, err));
     BL_TRY(wire_router(&l->uv, l->zmq, endpoint, on_message, l, &l->router, l->endpoint, err));
+    BL_TRY(write_config(l, err));
     BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
     BL_TRY(peers_new(&l->peers, err));
     bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);

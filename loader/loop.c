@@ -621,7 +621,8 @@ static int start(struct loop *l, struct bl_error *err)
                                    .jobs = l->threads,
                                    .patience_ms = l->patience_ms,
                                    .reconnect_ms = (uint64_t)o->patience_s * 1000};
-    BL_TRY(wire_check_endpoint(o->endpoint, o->insecure, err));
+    if (wire_check_endpoint(o->endpoint, o->insecure, err) < 0)
+        return bl_error_key(err, "--coord");
     BL_TRY(loader_new(&config, &l->core, err));
     l->slot_count = config.capacity + config.jobs;
     l->orders = calloc(l->slot_count, sizeof *l->orders);

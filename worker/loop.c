@@ -745,10 +745,13 @@ static int start(struct loop *l, struct bl_error *err)
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
     /* a coordinator that starts us was told already */
-    BL_TRY(wire_check_endpoint(o->endpoint, o->insecure || o->parent, err));
-    BL_TRY(wire_check_endpoint(listen, o->insecure, err));
+    if (wire_check_endpoint(o->endpoint, o->insecure || o->parent, err) < 0)
+        return bl_error_key(err, "--coord");
+    if (wire_check_endpoint(listen, o->insecure, err) < 0)
+        return bl_error_key(err, "--host");
     if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
-        bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s", o->host);
+        bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
+                o->host);
         bl_error_remedy(err, "give this host's own address");
         return bl_error_key(err, "--host");
     }
