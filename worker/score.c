@@ -41,8 +41,11 @@ static int score_pair(struct score_job *job, const char *file_name, const char *
     char path[4096];
     size_t label_first;
     enum caption_verdict verdict;
-    BL_TRY(bl_path_join(path, sizeof path, job->folder, file_name, err));
-    BL_TRY(inference_image(&job->in, path, job->pixels, err));
+    if (*file_name != '/') {
+        BL_TRY(bl_path_join(path, sizeof path, job->folder, file_name, err));
+        file_name = path;
+    }
+    BL_TRY(inference_image(&job->in, file_name, job->pixels, err));
     job->ids.count = 0;
     BL_TRY(caption_encode(job->in.tokenizer, prefix, caption, strlen(caption), job->eos, &job->ids,
                           &label_first, &verdict, err));

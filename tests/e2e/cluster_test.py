@@ -265,8 +265,8 @@ def a_trained_captioner_captions_and_scores(place):
     expect([set(line) for line in lines] == [{"file_name", "caption", "token_ids", "ended"}] * 3, lines)
     expect(open(place.path("sheet.png"), "rb").read(8) == b"\x89PNG\r\n\x1a\n", "no sheet")
     with open(os.path.join(data, "pairs.jsonl"), "w") as f:
-        for line in lines[:2]:
-            f.write(json.dumps({"file_name": os.path.basename(line["file_name"]), "caption": line["caption"]}) + "\n")
+        for line, name in zip(lines, (os.path.basename(images[0]), images[1])):
+            f.write(json.dumps({"file_name": name, "caption": line["caption"]}) + "\n")
         f.write(json.dumps({"file_name": "absent.png", "caption": "x"}) + "\n")
     done = subprocess.run([program("blipren-worker"), "score", "--checkpoint", checkpoint, "--pairs",
                            os.path.join(data, "pairs.jsonl")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
