@@ -1,5 +1,5 @@
 """Holds the C model against transformers and PyTorch: features, pooled vectors, hidden states, logits, nll, gradients of
-every trainable parameter, captions.
+every trainable parameter, captions; and `blipren-worker score` on checkpoints that the programs trained.
 
     python parity.py MODEL_DUMP WORK [SHARED]
 
@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 import make_models
 import recipe
+import scored
 
 BARS = {"features": 1e-5, "routing": 1e-5, "hidden": 1e-5, "logits": 1e-5, "nll": 1e-5, "grad": 1e-4,
-        "attention": 1e-5, "bf16": 3e-2, "bf16_nll": 1e-2}
+        "attention": 1e-5, "bf16": 3e-2, "bf16_nll": 1e-2, "score": 1e-5, "bf16_score": 1e-2}
 IMAGES = 3
 
 
@@ -168,13 +169,15 @@ def main():
         compare(run_ours(dump, work, options | {"precision": "f32"}), expected, worst, where)
         compare_bf16(run_ours(dump, work, options | {"precision": "bf16"}), expected, worst, where)
         count += 1
+    for kind, error, where in scored.errors():
+        note(worst, kind, error, f"{where}: blipren-worker score")
     bad = 0
     for kind, (error, where) in worst.items():
         bar = BARS.get(kind, 1e-5 if kind == "projected" else 0.0)
         print(f"{kind:10} {error:.2e} (bar {bar:.0e}) at {where}{'' if error <= bar else '   <-- over its bar'}")
         bad += error > bar
     figures = " ".join(f"{kind}={worst[kind][0]:.1e}" for kind in ("features", "routing", "hidden", "logits", "nll",
-                                                                   "grad", "bf16", "bf16_nll"))
+                                                                   "grad", "bf16", "bf16_nll", "score", "bf16_score"))
     print(f"parity: cases={count} {figures} captions={'equal' if not worst['greedy'][0] + worst['beam'][0] else 'differ'}")
     return 1 if bad else 0
 
