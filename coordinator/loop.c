@@ -106,11 +106,6 @@ static void send_to(struct loop *l, struct peer *peer, uint64_t generation, Blip
         peer->unreachable = true;
 }
 
-#define ENVELOPE(name, BODY, message)                                                              \
-    Blipren__Envelope name = BLIPREN__ENVELOPE__INIT;                                              \
-    name.body_case = BLIPREN__ENVELOPE__BODY_##BODY;                                               \
-    name.message
-
 static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
 {
     uint32_t patience_ms = (uint32_t)(l->config->cluster.patience_s * 1000);
@@ -118,7 +113,7 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
     welcome.run_folder = l->config->run_dir;
     welcome.patience_ms = patience_ms;
     welcome.heartbeat_ms = bl_timing_of(patience_ms).heartbeat_ms;
-    ENVELOPE(e, WELCOME, welcome) = &welcome;
+    WIRE_ENVELOPE(e, WELCOME, welcome) = &welcome;
     send_to(l, peer, generation, &e);
 }
 
@@ -130,7 +125,7 @@ static void send_refuse(struct loop *l, struct peer *peer, const char *text, con
     Blipren__Refuse refuse = BLIPREN__REFUSE__INIT;
     refuse.text = line;
     refuse.remedy = (char *)(uintptr_t)remedy;
-    ENVELOPE(e, REFUSE, refuse) = &refuse;
+    WIRE_ENVELOPE(e, REFUSE, refuse) = &refuse;
     bl_log(BL_LOG_WARNING, "peer=%s refused: %s", peer->name, text);
     send_to(l, peer, 0, &e);
 }
@@ -147,7 +142,7 @@ static void send_form(struct loop *l, struct peer *peer, const struct coord_acti
     form.step = a->form.step;
     form.state_generation = a->form.state_generation;
     form.checkpoint = name;
-    ENVELOPE(e, FORM, form) = &form;
+    WIRE_ENVELOPE(e, FORM, form) = &form;
     send_to(l, peer, a->generation, &e);
 }
 
@@ -167,7 +162,7 @@ static void send_order(struct loop *l, struct peer *peer, const struct coord_act
     order.epoch = epochs;
     order.worker = a->order.worker;
     order.endpoint = worker ? worker->endpoint : (char *)"";
-    ENVELOPE(e, ORDER, order) = &order;
+    WIRE_ENVELOPE(e, ORDER, order) = &order;
     send_to(l, peer, a->generation, &e);
 }
 
@@ -178,7 +173,7 @@ static void send_save(struct loop *l, struct peer *peer, const struct coord_acti
     Blipren__Save save = BLIPREN__SAVE__INIT;
     save.step = a->checkpoint.step;
     save.folder = name;
-    ENVELOPE(e, SAVE, save) = &save;
+    WIRE_ENVELOPE(e, SAVE, save) = &save;
     send_to(l, peer, a->generation, &e);
 }
 
@@ -187,20 +182,20 @@ static void send_stop(struct loop *l, struct peer *peer, const struct coord_acti
     Blipren__Stop stop = BLIPREN__STOP__INIT;
     stop.last = a->stop.last;
     stop.reason = (char *)(uintptr_t)bl_error_name(a->stop.code);
-    ENVELOPE(e, STOP, stop) = &stop;
+    WIRE_ENVELOPE(e, STOP, stop) = &stop;
     send_to(l, peer, a->generation, &e);
 }
 
 static void send_end(struct loop *l, struct peer *peer, const struct coord_action *a)
 {
     Blipren__End end = BLIPREN__END__INIT;
-    ENVELOPE(e, END, end) = &end;
+    WIRE_ENVELOPE(e, END, end) = &end;
     send_to(l, peer, a->generation, &e);
 }
 
 static void send_rendezvous(struct loop *l, struct peer *peer, const struct coord_action *a)
 {
-    ENVELOPE(e, RENDEZVOUS, rendezvous) = l->handled->rendezvous;
+    WIRE_ENVELOPE(e, RENDEZVOUS, rendezvous) = l->handled->rendezvous;
     send_to(l, peer, a->generation, &e);
 }
 
@@ -208,7 +203,7 @@ static void pulse_one(void *context, struct peer *peer)
 {
     struct loop *l = context;
     Blipren__Pulse pulse = BLIPREN__PULSE__INIT;
-    ENVELOPE(e, PULSE, pulse) = &pulse;
+    WIRE_ENVELOPE(e, PULSE, pulse) = &pulse;
     if (peer->role != BL_ROLE_NONE)
         send_to(l, peer, coord_status(l->core).generation, &e);
 }
@@ -726,10 +721,7 @@ static void on_message(void *context, const struct wire_id *from, struct wire_fr
     if (l->leaving)
         return;
     struct peer *peer = peers_of_id(l->peers, from);
-    int rc = frames->count == 1
-                 ? wire_unpack(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), &m, &err)
-                 : bl_fail(&err, BL_EPROTO, "expected one frame, found %d", frames->count);
-    if (rc < 0) {
+    if (wire_unpack_frames(frames, &m, &err) < 0) {
         bl_error_peer(&err, peer->name[0] ? peer->name : "unknown peer");
         bl_log_error(&err);
         return;
@@ -1056,12 +1048,6 @@ static int start(struct loop *l, struct bl_error *err)
     return l->options->local && !l->leaving ? start_children(l, err) : 0;
 }
 
-static void close_handle(uv_handle_t *handle, void *argument)
-{
-    if (!uv_is_closing(handle))
-        uv_close(handle, NULL);
-}
-
 static void close_all(struct loop *l)
 {
     if (l->uv_open) {
@@ -1071,9 +1057,7 @@ static void close_all(struct loop *l)
         while (l->verifications)
             uv_run(&l->uv, UV_RUN_ONCE);
         uv_run(&l->uv, UV_RUN_NOWAIT);
-        uv_walk(&l->uv, close_handle, NULL);
-        while (uv_loop_close(&l->uv) == UV_EBUSY)
-            uv_run(&l->uv, UV_RUN_ONCE);
+        wire_loop_close(&l->uv);
         wire_context_close(&l->zmq);
     }
     peers_free(&l->peers);

@@ -65,6 +65,19 @@ void wire_context_close(void **context)
     *context = NULL;
 }
 
+static void close_handle(uv_handle_t *handle, void *argument)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+void wire_loop_close(uv_loop_t *loop)
+{
+    uv_walk(loop, close_handle, NULL);
+    while (uv_loop_close(loop) == UV_EBUSY)
+        uv_run(loop, UV_RUN_ONCE);
+}
+
 /* -- the loop -- */
 
 static int events_of(struct wire_socket *s)
