@@ -82,7 +82,7 @@ void sim_queue_release(struct sim_queue *queue);
 /* ---- truth.c ---------------------------------------------------------------------------------- */
 
 /* Prints the text, the seed and the command that repeats it; ends the process with the code. */
-_Noreturn void sim_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void sim_fail(int code, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
 /* What sim_fail prints. */
 void sim_failing(uint64_t seed);
 
