@@ -1,5 +1,5 @@
 /* tests/sim/sim.h - a cluster in one thread: the real cores of the three programs over an imagined network, disk, compute
- * engine and clock, all drawn from one seed. queue.c: chance and time; truth.c: what must hold; world.c: everything else;
+ * engine and clock, all drawn from one seed. queue.c: chance and time; truth.c: what must hold; world*.c: everything else;
  * simulate.c: the command. */
 #pragma once
 
