@@ -1,8 +1,7 @@
 /* worker/loop.c - events from sockets, engine and clock into worker/core.h, its actions back out. */
-#include "worker/loop.h"
+#include "worker/loop_state.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -14,43 +13,6 @@
 #include "common/log.h"
 #include "common/run.h"
 #include "common/size.h"
-#include "proto/member.h"
-#include "worker/core.h"
-#include "worker/engine.h"
-
-/* A rendezvous entry on its way from the engine's thread to the coordinator. */
-struct outgoing {
-    struct outgoing *next;
-    uint64_t generation;
-    char key[64];
-    size_t size;
-    uint8_t value[];
-};
-
-struct loop {
-    const struct worker_options *options;
-    struct member member;
-    struct wire_socket *data;
-    char data_endpoint[SOCKET_ENDPOINT_MAX];
-
-    struct worker *core;
-    struct engine *engine;
-    struct config *config;
-    struct dataset *dataset;
-    struct bl_plan plan;
-    char fingerprint[65];
-
-    int64_t image_side, vocabulary;   /* of the models; 0 until they are open */
-    struct batch **buffers;           /* (window), the core's slots */
-    struct batch *incoming;           /* the data being handled */
-    const Blipren__Envelope *handled; /* the message being handled */
-    struct engine_event event;        /* the engine's event being handled */
-    uint64_t step_digest;             /* places trained in the step under way */
-    double idle_since, data_wait_s;   /* waiting for batches in the step under way */
-
-    pthread_mutex_t lock;
-    struct outgoing *outgoing, **outgoing_end; /* under the lock */
-};
 
 static double now_s(void)
 {
@@ -59,171 +21,13 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* -- messages out -- */
-
-static ProtobufCBinaryData digest_bytes(const struct bl_digest *digest)
-{
-    return (ProtobufCBinaryData){32, (uint8_t *)(uintptr_t)digest->bytes};
-}
-
-static void send_hello(struct loop *l, const struct worker_action *a)
-{
-    Blipren__Hello hello = BLIPREN__HELLO__INIT;
-    hello.data_endpoint = l->data_endpoint;
-    hello.applied_step = a->ended.applied_step;
-    hello.state_digest = digest_bytes(&a->ended.digest);
-    member_hello(&l->member, &hello);
-}
-
-static void send_ended(struct loop *l, const struct worker_action *a)
-{
-    Blipren__Ended ended = BLIPREN__ENDED__INIT;
-    ended.applied_step = a->ended.applied_step;
-    ended.state_generation = a->ended.state_generation;
-    ended.state_digest = digest_bytes(&a->ended.digest);
-    WIRE_ENVELOPE(e, ENDED, ended) = &ended;
-    member_send(&l->member, a->generation, &e);
-}
-
-static void send_beat(struct loop *l, const struct worker_action *a)
-{
-    const char *phase = "join", *waiting = "";
-    if (l->engine)
-        engine_phase(l->engine, &phase, &waiting);
-    struct worker_status status = worker_status(l->core);
-    Blipren__Beat beat = BLIPREN__BEAT__INIT;
-    beat.phase = (char *)(uintptr_t)phase;
-    beat.waiting = (char *)(uintptr_t)status.waiting;
-    beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
-    WIRE_ENVELOPE(e, BEAT, beat) = &beat;
-    member_send(&l->member, a->generation, &e);
-}
-
-static void send_group(struct loop *l, const struct worker_action *a)
-{
-    if (a->type == WORKER_ACTION_GOT) {
-        Blipren__Got got = BLIPREN__GOT__INIT;
-        got.kind = (Blipren__Kind)a->group.kind;
-        got.step = a->group.step;
-        got.group = a->group.group;
-        WIRE_ENVELOPE(e, GOT, got) = &got;
-        member_send(&l->member, a->generation, &e);
-    } else {
-        Blipren__Used used = BLIPREN__USED__INIT;
-        used.kind = (Blipren__Kind)a->group.kind;
-        used.step = a->group.step;
-        used.group = a->group.group;
-        WIRE_ENVELOPE(e, USED, used) = &used;
-        member_send(&l->member, a->generation, &e);
-    }
-}
-
-static void send_report(struct loop *l, const struct worker_action *a)
-{
-    const struct trainer_report *r = &l->event.report;
-    Blipren__Range range = BLIPREN__RANGE__INIT, *ranges[1] = {&range};
-    range.first = a->report.places.first;
-    range.count = a->report.places.count;
-    Blipren__Report report = BLIPREN__REPORT__INIT;
-    report.step = a->report.step;
-    report.nll_sum = r->nll;
-    report.tokens = (uint64_t)r->tokens;
-    report.images = (uint64_t)r->images;
-    report.grad_norm = r->norm;
-    report.learning_rate = r->rate;
-    report.skipped = r->skipped;
-    report.n_trained = range.count > 0;
-    report.trained = ranges;
-    report.sample_digest = l->step_digest;
-    report.data_wait_s = l->data_wait_s;
-    report.compute_s = r->compute_s;
-    report.reduce_wait_s = r->reduce_wait_s;
-    bool moe = l->config->projector.kind == CONFIG_MOE;
-    report.n_expert_share = moe ? (size_t)l->config->projector.experts : 0;
-    report.expert_share = (double *)(uintptr_t)r->share;
-    report.router_entropy = r->entropy;
-    report.balance_loss = r->balance_loss;
-    report.router_z_loss = r->router_z_loss;
-    WIRE_ENVELOPE(e, REPORT, report) = &report;
-    member_send(&l->member, a->generation, &e);
-    l->step_digest = 0;
-    l->data_wait_s = 0;
-}
-
-static void send_result(struct loop *l, const struct worker_action *a)
-{
-    const struct engine_validation *v = &l->event.validation;
-    size_t count = (size_t)v->caption_count;
-    bl_autofree Blipren__Caption *captions = calloc(count + 1, sizeof *captions);
-    bl_autofree Blipren__Caption **list = calloc(count + 1, sizeof *list);
-    BL_ASSERT(captions && list);
-    for (size_t i = 0; i < count; i++) {
-        captions[i] = (Blipren__Caption)BLIPREN__CAPTION__INIT;
-        captions[i].sample = v->captions[i].sample;
-        captions[i].text = v->captions[i].text;
-        captions[i].ended = v->captions[i].ended;
-        list[i] = &captions[i];
-    }
-    Blipren__Validation result = BLIPREN__VALIDATION__INIT;
-    result.step = a->group.step;
-    result.group = a->group.group;
-    result.nll_sum = v->nll;
-    result.tokens = (uint64_t)v->tokens;
-    result.correct = (uint64_t)v->correct;
-    result.shuffled_nll_sum = v->shuffled_nll;
-    result.shuffled_tokens = (uint64_t)v->shuffled_tokens;
-    result.paired_nll_sum = v->paired_nll;
-    result.n_captions = count;
-    result.captions = list;
-    bool moe = l->config->projector.kind == CONFIG_MOE;
-    result.n_expert_weight = moe ? (size_t)l->config->projector.experts : 0;
-    result.expert_weight = (double *)(uintptr_t)v->weight;
-    result.images = (uint64_t)v->images;
-    WIRE_ENVELOPE(e, VALIDATION, validation) = &result;
-    member_send(&l->member, a->generation, &e);
-}
-
-static void send_formed(struct loop *l, const struct worker_action *a)
-{
-    Blipren__Formed formed = BLIPREN__FORMED__INIT;
-    formed.step = a->formed.step;
-    formed.state_digest = digest_bytes(&a->formed.digest);
-    WIRE_ENVELOPE(e, FORMED, formed) = &formed;
-    member_send(&l->member, a->generation, &e);
-}
-
-static void send_broken(struct loop *l, const struct worker_action *a)
-{
-    Blipren__Broken broken = BLIPREN__BROKEN__INIT;
-    wire_text(l->event.error.text); /* what the system and libraries say may be anything */
-    broken.text = l->event.error.text;
-    WIRE_ENVELOPE(e, BROKEN, broken) = &broken;
-    member_send(&l->member, a->generation, &e);
-}
-
-static void send_saved(struct loop *l, const struct worker_action *a)
-{
-    char line[600] = "";
-    if (!a->save.ok)
-        bl_error_format(&l->event.error, line, sizeof line);
-    wire_text(line);
-    Blipren__Saved saved = BLIPREN__SAVED__INIT;
-    saved.step = a->save.step;
-    saved.folder = (char *)(uintptr_t)a->save.folder;
-    saved.error = a->save.ok ? (char *)"" : line[0] ? line : (char *)"failed";
-    WIRE_ENVELOPE(e, SAVED, saved) = &saved;
-    member_send(&l->member, a->generation, &e);
-}
-
-/* -- actions -- */
-
 static void connect_control(struct loop *l, const struct worker_action *a)
 {
     struct bl_error err;
     if (member_connect(&l->member, a->link, &err) < 0)
         member_fail(&l->member, &err);
     else
-        send_hello(l, a);
+        loop_send_hello(l, a);
 }
 
 static void publish(void *context, uint64_t generation, const char *key, const void *value,
@@ -313,29 +117,29 @@ static void carry_out(struct loop *l, const struct worker_action *a)
             member_fail(&l->member, &err);
         break;
     case WORKER_ACTION_BEAT:
-        send_beat(l, a);
+        loop_send_beat(l, a);
         break;
     case WORKER_ACTION_ENDED:
-        send_ended(l, a);
+        loop_send_ended(l, a);
         break;
     case WORKER_ACTION_FORMED:
-        send_formed(l, a);
+        loop_send_formed(l, a);
         break;
     case WORKER_ACTION_GOT:
     case WORKER_ACTION_USED:
-        send_group(l, a);
+        loop_send_group(l, a);
         break;
     case WORKER_ACTION_REPORT:
-        send_report(l, a);
+        loop_send_report(l, a);
         break;
     case WORKER_ACTION_RESULT:
-        send_result(l, a);
+        loop_send_result(l, a);
         break;
     case WORKER_ACTION_BROKEN:
-        send_broken(l, a);
+        loop_send_broken(l, a);
         break;
     case WORKER_ACTION_SAVED:
-        send_saved(l, a);
+        loop_send_saved(l, a);
         break;
     case WORKER_ACTION_GOODBYE:
         member_goodbye(&l->member, "done");
@@ -396,8 +200,6 @@ static void handle(struct loop *l, struct worker_event *event)
     event->now_ms = uv_now(&l->member.uv);
     carry_out_all(l, worker_step(l->core, event));
 }
-
-/* -- messages in -- */
 
 /* Fills the event from a message. */
 static int translate(const struct loop *l, const Blipren__Envelope *m, struct worker_event *e,
@@ -486,8 +288,6 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     batch_free(&l->incoming);
 }
 
-/* -- the engine -- */
-
 static void handle_engine_event(struct loop *l)
 {
     const struct engine_event *from = &l->event;
@@ -571,8 +371,6 @@ static void on_tick(void *context)
     struct worker_event event = {.type = WORKER_EVENT_TICK};
     handle(context, &event);
 }
-
-/* -- start and end -- */
 
 static void close_all(struct loop *l)
 {
