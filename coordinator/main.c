@@ -1,6 +1,5 @@
 /* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
 #include <stdio.h>
-#include <string.h>
 
 #include "common/arguments.h"
 #include "common/program.h"

@@ -1,6 +1,5 @@
 /* loader/main.c - blipren-loader: the process that makes batches, and the subcommands that show what is in them. */
 #include <stdio.h>
-#include <string.h>
 
 #include "common/arguments.h"
 #include "common/limits.h"

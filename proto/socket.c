@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/cleanup.h"
-
 /* Control messages are small; a peer with so many waiting does not read any more. */
 #define CONTROL_HWM 10000
 /* Batches are large, and credit bounds them already: two keep the wire busy. */

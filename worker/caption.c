@@ -7,7 +7,6 @@
 #include "common/captions.h"
 #include "common/cleanup.h"
 #include "common/log.h"
-#include "common/size.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/setup.h"

@@ -5,14 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 #include <uv.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "common/run.h"
-#include "common/size.h"
 
 static double now_s(void)
 {

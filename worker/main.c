@@ -1,7 +1,5 @@
 /* worker/main.c - blipren-worker: the process that trains, and the subcommands that use what was trained. */
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "common/arguments.h"
