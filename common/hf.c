@@ -36,28 +36,22 @@ static int fail_key(const json_t *object, const char *key, const char *expected,
 
 /* --- Vision. --- */
 
-static const struct hf_vision siglip_defaults = {.kind = HF_SIGLIP,
-                                                 .hidden = 768,
-                                                 .layers = 12,
-                                                 .heads = 12,
-                                                 .intermediate = 3072,
-                                                 .image_size = 224,
-                                                 .patch = 16,
-                                                 .channels = 3,
-                                                 .norm_eps = 1e-6f,
-                                                 .activation = HF_GELU_TANH,
-                                                 .qkv_bias = true};
-static const struct hf_vision vit_defaults = {.kind = HF_VIT,
-                                              .hidden = 768,
-                                              .layers = 12,
-                                              .heads = 12,
-                                              .intermediate = 3072,
-                                              .image_size = 224,
-                                              .patch = 16,
-                                              .channels = 3,
-                                              .norm_eps = 1e-12f,
-                                              .activation = HF_GELU_ERF,
-                                              .qkv_bias = true};
+/* What SiglipVisionConfig and ViTConfig have for keys that config.json leaves out. */
+static struct hf_vision vision_defaults(enum hf_vision_kind kind)
+{
+    bool vit = kind == HF_VIT;
+    return (struct hf_vision){.kind = kind,
+                              .hidden = 768,
+                              .layers = 12,
+                              .heads = 12,
+                              .intermediate = 3072,
+                              .image_size = 224,
+                              .patch = 16,
+                              .channels = 3,
+                              .norm_eps = vit ? 1e-12f : 1e-6f,
+                              .activation = vit ? HF_GELU_ERF : HF_GELU_TANH,
+                              .qkv_bias = true};
+}
 
 static const struct {
     const char *name;
@@ -140,9 +134,9 @@ static int read_vision_config(const json_t *json, struct hf_vision *vision, stru
     BL_TRY(bl_json_string(json, "model_type", &type, err));
     bool full = type && !strcmp(type, "siglip");
     if (full || (type && !strcmp(type, "siglip_vision_model")))
-        *vision = siglip_defaults;
+        *vision = vision_defaults(HF_SIGLIP);
     else if (type && !strcmp(type, "vit"))
-        *vision = vit_defaults;
+        *vision = vision_defaults(HF_VIT);
     else
         return fail_key(json, "model_type", "siglip, siglip_vision_model or vit", err);
     if (!full)

@@ -5,21 +5,12 @@
 
 void bl_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t ret[4])
 {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (uint32_t)p1;
-        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    ret[0] = c0;
-    ret[1] = c1;
-    ret[2] = c2;
-    ret[3] = c3;
+    struct bl_philox_block x = {counter[0], counter[1], counter[2], counter[3]};
+    x = bl_philox_rounds(x, key[0], key[1]);
+    ret[0] = x.a;
+    ret[1] = x.b;
+    ret[2] = x.c;
+    ret[3] = x.d;
 }
 
 uint64_t bl_mix64(uint64_t a, uint64_t b)

@@ -10,6 +10,8 @@
 #include "common/error.h"
 #include "common/limits.h"
 
+#define SAFETENSORS_METADATA "__metadata__" /* the header's one name that is no tensor */
+
 enum bl_dtype { BL_F32, BL_F16, BL_BF16, BL_F64, BL_I64, BL_I32, BL_I16, BL_I8, BL_U8, BL_BOOL };
 size_t bl_dtype_bytes(enum bl_dtype dtype);
 const char *bl_dtype_name(enum bl_dtype dtype); /* "F32", as the format writes it */
@@ -48,7 +50,8 @@ int safetensors_expect(const struct safetensors *file, const char *name, int ran
 int tensor_to_f32(const struct tensor *tensor, size_t first, size_t count, float *ret,
                   struct bl_error *err);
 
-/* Writes tensors (names unique, data filled in) in the given order, whole or not at all, data
- * 64-byte aligned. metadata: pairs key, value, …, NULL; NULL for none. */
+/* Writes tensors (names unique, data filled in), whole or not at all: wider elements first, else in
+ * the given order, the first at a multiple of 64 bytes. metadata: pairs key, value, …, NULL; NULL
+ * for none. */
 int safetensors_write(const char *path, const struct tensor *tensors, size_t count,
                       const char *const *metadata, struct bl_error *err);

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/cleanup.h"
 #include "common/size.h"
 #include "common/tokenizer_internal.h"
 #include "common/unicode.h"

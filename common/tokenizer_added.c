@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/cleanup.h"
 #include "common/unicode.h"
 
 int added_set_add(struct added_set *set, const struct added_token *token, struct bl_error *err)

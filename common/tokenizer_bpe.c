@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/cleanup.h"
-#include "common/size.h"
 #include "common/unicode.h"
 
 struct bpe_symbol {

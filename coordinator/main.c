@@ -1,9 +1,8 @@
 /* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
 #include <stdio.h>
-#include <string.h>
 
 #include "common/arguments.h"
-#include "common/log.h"
+#include "common/program.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
 
@@ -68,19 +67,8 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     return check_run(argv[1], stdout, err);
 }
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv, struct bl_error *err);
-} commands[] = {
-    {"train", command_train},
-    {"check", command_check},
-};
-
-static int dispatch(int argc, char **argv, struct bl_error *err)
+static int no_command(int argc, char **argv, struct bl_error *err)
 {
-    for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
-        if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1, err);
     bl_fail(err, BL_EUSAGE, argc > 1 ? "unknown command %.50s" : "expected a command",
             argc > 1 ? argv[1] : "");
     return bl_error_remedy(err, "--help lists the commands");
@@ -88,20 +76,10 @@ static int dispatch(int argc, char **argv, struct bl_error *err)
 
 int main(int argc, char **argv)
 {
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help")) {
-            fputs(usage, stdout);
-            return 0;
-        }
-        if (!strcmp(argv[i], "--version")) {
-            puts("blipren-coord " BLIPREN_VERSION);
-            return 0;
-        }
-    }
-    struct bl_error err;
-    bl_log_identity("coord", "%s", "");
-    int rc = dispatch(argc, argv, &err);
-    if (rc < 0)
-        bl_log_error(&err);
-    return rc < 0 ? bl_error_exit_code(rc) : 0;
+    static const struct command commands[] = {
+        {"train", usage, command_train},
+        {"check", usage, command_check},
+        {NULL, usage, no_command},
+    };
+    return program_run("coord", commands, argc, argv);
 }

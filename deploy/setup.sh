@@ -1,10 +1,18 @@
 #!/bin/sh
-# deploy/setup.sh - installs the Debian packages that building and testing BLIPren needs and that are missing here.
-# Nothing else on the system is touched. Root, or a user with sudo.
+# deploy/setup.sh [tests] - installs the Debian packages that building BLIPren needs and that are missing here; with `tests` also
+# those that tests/lint.sh and builds by clang need. Nothing else on the system is touched. Root, or a user with sudo.
 set -eu
 packages="gcc g++ meson ninja-build pkg-config libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libpng-dev
 libjpeg62-turbo-dev libwebp-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libdnnl-dev libgloo-dev
 libhiredis-dev libsodium-dev libcmocka-dev"
+case ${1-} in
+"") ;;
+tests) packages="$packages clang clang-format cppcheck libclang-rt-14-dev shellcheck" ;;
+*)
+    echo "usage: deploy/setup.sh [tests]" >&2
+    exit 2
+    ;;
+esac
 missing=""
 for package in $packages; do
     state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)

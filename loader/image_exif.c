@@ -2,7 +2,6 @@
  *
  * EXIF is a TIFF header (8 bytes: byte order, 42, offset of the first directory) and directories: a
  * 16-bit count, then entries of 12 bytes: tag, type, count, value. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "loader/image_format.h"

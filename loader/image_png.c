@@ -2,7 +2,6 @@
  * and transparent colours dropped, gamma and colour profiles ignored, as PIL does. */
 #include <setjmp.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <png.h>

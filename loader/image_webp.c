@@ -1,6 +1,5 @@
 /* loader/image_webp.c - WebP by libwebp: lossy, lossless, and of an animation the first frame on a
  * black canvas; alpha is dropped. */
-#include <stdlib.h>
 #include <string.h>
 
 #include <webp/decode.h>

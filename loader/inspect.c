@@ -1,10 +1,7 @@
 /* loader/inspect.c - see inspect.h. */
 #include "loader/inspect.h"
 
-#include <string.h>
-
 #include "common/captions.h"
-#include "common/cleanup.h"
 #include "common/config.h"
 #include "common/dataset.h"
 #include "common/hf.h"

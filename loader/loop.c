@@ -3,10 +3,8 @@
 
 #include <inttypes.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <uv.h>
 
 #include "common/cleanup.h"
@@ -16,10 +14,7 @@
 #include "loader/core.h"
 #include "loader/fetch.h"
 #include "loader/outlet.h"
-#include "proto/wire.h"
-
-#define TICK_MS 50
-#define LINGER_MS 500
+#include "proto/member.h"
 
 /* An order in a slot of the core, from ACCEPT to SENT or DISCARD. */
 struct order {
@@ -33,15 +28,8 @@ struct order {
 
 struct loop {
     const struct loader_options *options;
-    uv_loop_t uv;
-    uv_async_t wake;
-    uv_timer_t tick;
-    uv_signal_t signals[2];
-    void *zmq;
-    struct wire_socket *control;
+    struct member member;
     struct outlets *outlets;
-    char name[128], build[128];
-    uint64_t incarnation, link;
 
     struct loader *core;
     struct fetch *fetch;
@@ -49,54 +37,25 @@ struct loop {
     struct order *orders;             /* (slot_count) */
     const Blipren__Envelope *handled; /* the message being handled */
 
-    char run_folder[4096];
-    uint8_t run[RUN_ID_BYTES];
-    bool run_known, data_open;
-
-    bool leaving;
-    struct bl_error error; /* why it left, code 0: as told */
+    bool data_open;
 };
 
 /* -- messages out ----------------------------------------------------------------------------- */
 
-static void send_envelope(struct loop *l, uint64_t generation, Blipren__Envelope *e)
-{
-    bl_autofree uint8_t *data = NULL;
-    size_t size;
-    e->version = BL_PROTOCOL_VERSION;
-    e->generation = generation;
-    e->peer = l->incarnation;
-    if (l->run_known)
-        e->run = (ProtobufCBinaryData){sizeof l->run, l->run};
-    wire_pack(e, &data, &size);
-    /* A full or lost connection shows as silence; the core deals with that. */
-    if (l->control && wire_dealer_send(l->control, data, size) < 0)
-        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection, ignoring", wire_body_name(e));
-}
-
-#define ENVELOPE(name, BODY, message)                                                              \
-    Blipren__Envelope name = BLIPREN__ENVELOPE__INIT;                                              \
-    name.body_case = BLIPREN__ENVELOPE__BODY_##BODY;                                               \
-    name.message
-
 static void send_hello(struct loop *l)
 {
     Blipren__Hello hello = BLIPREN__HELLO__INIT;
-    hello.role = BLIPREN__ROLE__ROLE_LOADER;
-    hello.name = l->name;
-    hello.build = l->build;
     hello.applied_step = -1;
     hello.capacity = l->capacity;
-    ENVELOPE(e, HELLO, hello) = &hello;
-    send_envelope(l, 0, &e);
+    member_hello(&l->member, &hello);
 }
 
 static void send_ended(struct loop *l, const struct loader_action *a)
 {
     Blipren__Ended ended = BLIPREN__ENDED__INIT;
     ended.applied_step = -1;
-    ENVELOPE(e, ENDED, ended) = &ended;
-    send_envelope(l, a->generation, &e);
+    WIRE_ENVELOPE(e, ENDED, ended) = &ended;
+    member_send(&l->member, a->generation, &e);
 }
 
 static void send_beat(struct loop *l, const struct loader_action *a)
@@ -105,8 +64,8 @@ static void send_beat(struct loop *l, const struct loader_action *a)
     Blipren__Beat beat = BLIPREN__BEAT__INIT;
     beat.phase = (char *)"load";
     beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "orders");
-    ENVELOPE(e, BEAT, beat) = &beat;
-    send_envelope(l, a->generation, &e);
+    WIRE_ENVELOPE(e, BEAT, beat) = &beat;
+    member_send(&l->member, a->generation, &e);
 }
 
 /* Reasons share half of what a message may hold. */
@@ -145,37 +104,8 @@ static void send_sent(struct loop *l, const struct loader_action *a)
     sent.group = a->order.group;
     sent.n_voids = count;
     sent.voids = list;
-    ENVELOPE(e, SENT, sent) = &sent;
-    send_envelope(l, a->generation, &e);
-}
-
-static void send_goodbye(struct loop *l, const char *reason)
-{
-    char text[1600];
-    snprintf(text, sizeof text, "%s", reason);
-    wire_text(text);
-    Blipren__Goodbye goodbye = BLIPREN__GOODBYE__INIT;
-    goodbye.reason = text;
-    ENVELOPE(e, GOODBYE, goodbye) = &goodbye;
-    send_envelope(l, 0, &e);
-}
-
-/* -- leaving ---------------------------------------------------------------------------------- */
-
-static void leave(struct loop *l)
-{
-    l->leaving = true;
-    uv_stop(&l->uv);
-}
-
-static void fail(struct loop *l, const struct bl_error *error)
-{
-    if (!l->error.code)
-        l->error = *error;
-    char line[1600];
-    bl_error_format(&l->error, line, sizeof line);
-    send_goodbye(l, line);
-    leave(l);
+    WIRE_ENVELOPE(e, SENT, sent) = &sent;
+    member_send(&l->member, a->generation, &e);
 }
 
 /* -- a group, as data message ----------------------------------------------------------------- */
@@ -220,7 +150,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     }
     Blipren__BatchHeader header = BLIPREN__BATCH_HEADER__INIT;
     header.version = BL_PROTOCOL_VERSION;
-    header.run = (ProtobufCBinaryData){sizeof l->run, l->run};
+    header.run = (ProtobufCBinaryData){sizeof l->member.run, l->member.run};
     header.generation = a->generation;
     header.worker = a->order.worker;
     header.kind = (Blipren__Kind)a->order.kind;
@@ -246,29 +176,20 @@ static void ship(struct loop *l, const struct loader_action *a)
     wrap(&o->parcel.frames.at[1], g->pixels, g->pixels_size, g);
     wrap(&o->parcel.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
     o->parcel.frames.count = 3;
-    if (outlets_add(l->outlets, o->endpoint, &o->parcel, uv_now(&l->uv), &err) < 0) {
+    if (outlets_add(l->outlets, o->endpoint, &o->parcel, uv_now(&l->member.uv), &err) < 0) {
         wire_frames_close(&o->parcel.frames);
         bl_error_peer(&err, l->options->endpoint);
-        fail(l, &err);
+        member_fail(&l->member, &err);
     }
 }
 
 /* -- actions ---------------------------------------------------------------------------------- */
 
-static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames);
-
-static void on_lost(void *context);
-
 static void connect_control(struct loop *l, const struct loader_action *a)
 {
-    struct wire_id id = wire_id_make(l->incarnation, a->link);
     struct bl_error err;
-    wire_socket_close(&l->control, 0);
-    l->link = a->link;
-    if (wire_dealer(&l->uv, l->zmq, l->options->endpoint, &id, on_control, l, &l->control, &err) <
-            0 ||
-        wire_watch(l->control, l->zmq, on_lost, &err) < 0)
-        fail(l, &err);
+    if (member_connect(&l->member, a->link, &err) < 0)
+        member_fail(&l->member, &err);
     else
         send_hello(l);
 }
@@ -303,17 +224,7 @@ static void make(struct loop *l, uint32_t slot)
     const struct order *o = &l->orders[slot];
     struct bl_error err;
     if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, &err) < 0)
-        fail(l, &err);
-}
-
-static void exit_with(struct loop *l, const struct loader_action *a)
-{
-    if (a->exit.code && !l->error.code) {
-        bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s", a->exit.text);
-        bl_error_remedy(&l->error, "start blipren-coord there, or give its address by --coord");
-        bl_error_peer(&l->error, l->options->endpoint);
-    }
-    leave(l);
+        member_fail(&l->member, &err);
 }
 
 static void carry_out(struct loop *l, const struct loader_action *a)
@@ -323,7 +234,7 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         connect_control(l, a);
         break;
     case LOADER_ACTION_OPEN:
-        fetch_open(l->fetch, l->run_folder, l->run);
+        fetch_open(l->fetch, l->member.run_folder, l->member.run);
         break;
     case LOADER_ACTION_BEAT:
         send_beat(l, a);
@@ -348,10 +259,10 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         drop_order(&l->orders[a->order.slot]);
         break;
     case LOADER_ACTION_GOODBYE:
-        send_goodbye(l, "done");
+        member_goodbye(&l->member, "done");
         break;
     case LOADER_ACTION_EXIT:
-        exit_with(l, a);
+        member_exit(&l->member, a->exit.code, a->exit.text);
         break;
     case LOADER_ACTION_COUNT:
         break;
@@ -360,11 +271,11 @@ static void carry_out(struct loop *l, const struct loader_action *a)
 
 static void step(struct loop *l, struct loader_event *event)
 {
-    if (l->leaving)
+    if (l->member.leaving)
         return;
-    event->now_ms = uv_now(&l->uv);
+    event->now_ms = uv_now(&l->member.uv);
     const struct loader_actions *actions = loader_step(l->core, event);
-    for (uint32_t i = 0; i < actions->count && !l->leaving; i++)
+    for (uint32_t i = 0; i < actions->count && !l->member.leaving; i++)
         carry_out(l, &actions->list[i]);
 }
 
@@ -372,7 +283,7 @@ static void step(struct loop *l, struct loader_event *event)
 static void pump(struct loop *l)
 {
     struct parcel *parcel;
-    while (!l->leaving && (parcel = outlets_ship(l->outlets, uv_now(&l->uv)))) {
+    while (!l->member.leaving && (parcel = outlets_ship(l->outlets, uv_now(&l->member.uv)))) {
         size_t offset = offsetof(struct order, parcel);
         const struct order *o = (const struct order *)((const char *)parcel - offset);
         struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
@@ -388,22 +299,6 @@ static void handle(struct loop *l, struct loader_event *event)
 }
 
 /* -- messages in ------------------------------------------------------------------------------ */
-
-/* The coordinator's word on the run: taken once, and the same for ever. */
-static int take_welcome(struct loop *l, const Blipren__Envelope *m, struct bl_error *err)
-{
-    if (m->run.len != RUN_ID_BYTES)
-        return bl_fail(err, BL_EPROTO, "a Welcome without the run's id");
-    if (l->run_known && memcmp(l->run, m->run.data, RUN_ID_BYTES) != 0) {
-        bl_fail(err, BL_EPEER, "the coordinator now owns another run");
-        return bl_error_remedy(err, "start this loader again to join it");
-    }
-    memcpy(l->run, m->run.data, RUN_ID_BYTES);
-    l->run_known = true;
-    l->patience_ms = m->welcome->patience_ms;
-    snprintf(l->run_folder, sizeof l->run_folder, "%s", m->welcome->run_folder);
-    return 0;
-}
 
 /* What the core does not look at. */
 static int check_order(const struct loop *l, const Blipren__Order *m, struct bl_error *err)
@@ -421,17 +316,15 @@ static int check_order(const struct loop *l, const Blipren__Order *m, struct bl_
 static int translate(struct loop *l, const Blipren__Envelope *m, struct loader_event *e,
                      struct bl_error *err)
 {
-    *e = (struct loader_event){.link = l->link, .generation = m->generation};
+    *e = (struct loader_event){.link = l->member.link, .generation = m->generation};
     switch (m->body_case) {
     case BLIPREN__ENVELOPE__BODY_WELCOME:
         e->type = LOADER_EVENT_WELCOME;
         e->welcome.patience_ms = m->welcome->patience_ms;
-        return take_welcome(l, m, err);
+        l->patience_ms = m->welcome->patience_ms;
+        return 0;
     case BLIPREN__ENVELOPE__BODY_REFUSE:
         e->type = LOADER_EVENT_REFUSE;
-        bl_fail(&l->error, BL_EPEER, "refused: %.400s", m->refuse->text);
-        bl_error_remedy(&l->error, "%.200s", m->refuse->remedy);
-        bl_error_peer(&l->error, l->options->endpoint);
         return 0;
     case BLIPREN__ENVELOPE__BODY_PULSE:
         e->type = LOADER_EVENT_PULSE;
@@ -454,39 +347,21 @@ static int translate(struct loop *l, const Blipren__Envelope *m, struct loader_e
     }
 }
 
-static int read_message(struct loop *l, struct wire_frames *frames, Blipren__Envelope **ret,
-                        struct loader_event *ret_event, struct bl_error *err)
-{
-    if (frames->count != 1)
-        return bl_fail(err, BL_EPROTO, "expected 1 frame, found %d", frames->count);
-    BL_TRY(wire_unpack(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), ret, err));
-    return translate(l, *ret, ret_event, err);
-}
-
-static void on_control(void *context, const struct wire_id *from, struct wire_frames *frames)
+static int on_message(void *context, const Blipren__Envelope *m, struct bl_error *err)
 {
     struct loop *l = context;
-    Blipren__Envelope *m = NULL;
     struct loader_event event;
-    struct bl_error err;
-    if (l->leaving)
-        return;
-    if (read_message(l, frames, &m, &event, &err) == 0) {
-        l->handled = m;
-        handle(l, &event);
-        l->handled = NULL;
-    } else {
-        bl_error_peer(&err, l->options->endpoint);
-        fail(l, &err);
-    }
-    if (m)
-        wire_envelope_free(&m);
+    BL_TRY(translate(l, m, &event, err));
+    l->handled = m;
+    handle(l, &event);
+    l->handled = NULL;
+    return 0;
 }
 
 static void on_lost(void *context)
 {
     struct loop *l = context;
-    struct loader_event event = {.type = LOADER_EVENT_LOST, .link = l->link};
+    struct loader_event event = {.type = LOADER_EVENT_LOST, .link = l->member.link};
     handle(l, &event);
 }
 
@@ -495,12 +370,13 @@ static void on_lost(void *context)
 static void on_opened(struct loop *l, const struct bl_error *error)
 {
     if (error->code) {
-        fail(l, error);
+        member_fail(&l->member, error);
         return;
     }
     l->data_open = true;
-    bl_log(BL_LOG_INFO, "run=%s samples=%" PRIu64 " side=%u threads=%u capacity=%u", l->run_folder,
-           fetch_samples(l->fetch), fetch_side(l->fetch), l->threads, l->capacity);
+    bl_log(BL_LOG_INFO, "run=%s samples=%" PRIu64 " side=%u threads=%u capacity=%u",
+           l->member.run_folder, fetch_samples(l->fetch), fetch_side(l->fetch), l->threads,
+           l->capacity);
     struct loader_event event = {.type = LOADER_EVENT_OPENED, .opened = {true}};
     handle(l, &event);
 }
@@ -512,11 +388,11 @@ static void on_made(struct loop *l, struct fetch_group *group)
     handle(l, &event);
 }
 
-static void on_wake(uv_async_t *async)
+static void on_woken(void *context)
 {
-    struct loop *l = async->data;
+    struct loop *l = context;
     struct fetch_event event;
-    while (!l->leaving && fetch_next(l->fetch, &event))
+    while (!l->member.leaving && fetch_next(l->fetch, &event))
         switch (event.kind) {
         case FETCH_OPENED:
             on_opened(l, &event.error);
@@ -525,7 +401,7 @@ static void on_wake(uv_async_t *async)
             on_made(l, event.group);
             break;
         case FETCH_FAILED:
-            fail(l, &event.error);
+            member_fail(&l->member, &event.error);
             break;
         }
 }
@@ -533,7 +409,7 @@ static void on_wake(uv_async_t *async)
 static void wake(void *context)
 {
     struct loop *l = context;
-    uv_async_send(&l->wake);
+    member_wake(&l->member);
 }
 
 static void on_writable(void *context)
@@ -541,24 +417,12 @@ static void on_writable(void *context)
     pump(context);
 }
 
-static void on_tick(uv_timer_t *timer)
+static void on_tick(void *context)
 {
-    struct loop *l = timer->data;
+    struct loop *l = context;
     struct loader_event event = {.type = LOADER_EVENT_TICK};
-    outlets_sweep(l->outlets, uv_now(&l->uv), bl_timing_of(l->patience_ms).drain_ms);
+    outlets_sweep(l->outlets, uv_now(&l->member.uv), bl_timing_of(l->patience_ms).drain_ms);
     handle(l, &event);
-}
-
-/* The first signal ends the process in order; the handlers are gone then, so that a second one ends
- * it at once. */
-static void on_signal(uv_signal_t *handle, int number)
-{
-    struct loop *l = handle->data;
-    struct bl_error err;
-    for (int i = 0; i < 2; i++)
-        uv_signal_stop(&l->signals[i]);
-    bl_fail(&err, BL_ESTOPPED, "stopped by signal %d", number);
-    fail(l, &err);
 }
 
 /* -- start and end ---------------------------------------------------------------------------- */
@@ -569,26 +433,6 @@ static uint32_t all_cores(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
 }
 
-static void start_handles(struct loop *l)
-{
-    static const int numbers[] = {SIGINT, SIGTERM};
-    uv_async_init(&l->uv, &l->wake, on_wake);
-    uv_timer_init(&l->uv, &l->tick);
-    l->wake.data = l->tick.data = l;
-    uv_timer_start(&l->tick, on_tick, TICK_MS, TICK_MS);
-    for (int i = 0; i < 2; i++) {
-        uv_signal_init(&l->uv, &l->signals[i]);
-        l->signals[i].data = l;
-        uv_signal_start(&l->signals[i], on_signal, numbers[i]);
-    }
-}
-
-static void close_handle(uv_handle_t *handle, void *argument)
-{
-    if (!uv_is_closing(handle))
-        uv_close(handle, NULL);
-}
-
 /* ZeroMQ lets go of the groups when its context is closed, so they are freed after it. */
 static void close_all(struct loop *l)
 {
@@ -597,11 +441,7 @@ static void close_all(struct loop *l)
     for (uint32_t i = 0; l->orders && i < l->slot_count; i++)
         drop_order(&l->orders[i]);
     outlets_close(&l->outlets);
-    wire_socket_close(&l->control, LINGER_MS);
-    uv_walk(&l->uv, close_handle, NULL);
-    while (uv_loop_close(&l->uv) == UV_EBUSY)
-        uv_run(&l->uv, UV_RUN_ONCE);
-    wire_context_close(&l->zmq);
+    member_close(&l->member);
     fetch_free(&l->fetch);
     loader_free(&l->core);
     free(l->orders);
@@ -616,7 +456,7 @@ static int start(struct loop *l, struct bl_error *err)
         l->capacity = BL_LOADER_CAPACITY_MAX;
     if (l->threads > l->capacity)
         l->threads = l->capacity; /* a thread makes a group */
-    struct loader_config config = {.incarnation = l->incarnation,
+    struct loader_config config = {.incarnation = l->member.incarnation,
                                    .capacity = l->capacity,
                                    .jobs = l->threads,
                                    .patience_ms = l->patience_ms,
@@ -628,12 +468,12 @@ static int start(struct loop *l, struct bl_error *err)
     l->orders = calloc(l->slot_count, sizeof *l->orders);
     if (!l->orders)
         return bl_fail(err, BL_ENOMEM, "no memory for %u orders", l->slot_count);
-    BL_TRY(wire_context_open(&l->zmq, err));
-    struct outlets_options outlets = {&l->uv, l->zmq, o->insecure, on_writable, l};
+    BL_TRY(wire_context_open(&l->member.zmq, err));
+    struct outlets_options outlets = {&l->member.uv, l->member.zmq, o->insecure, on_writable, l};
     BL_TRY(outlets_open(&outlets, &l->outlets, err));
     BL_TRY(fetch_start(&(struct fetch_options){(int)l->threads, wake, l}, &l->fetch, err));
-    uv_update_time(&l->uv);
-    const struct loader_actions *actions = loader_start(l->core, uv_now(&l->uv));
+    uv_update_time(&l->member.uv);
+    const struct loader_actions *actions = loader_start(l->core, uv_now(&l->member.uv));
     for (uint32_t i = 0; i < actions->count; i++)
         carry_out(l, &actions->list[i]);
     return 0;
@@ -641,27 +481,18 @@ static int start(struct loop *l, struct bl_error *err)
 
 int loader_run(const struct loader_options *options, struct bl_error *err)
 {
-    struct loop l = {.options = options, .incarnation = wire_incarnation(), .patience_ms = 10000};
-    char host[64] = "";
-    if (options->parent)
-        run_die_with_parent(options->parent);
-    gethostname(host, sizeof host - 1);
-    if (options->name)
-        snprintf(l.name, sizeof l.name, "%s", options->name);
-    else
-        snprintf(l.name, sizeof l.name, "%s:%d", host, (int)getpid());
-    wire_text(l.name);
-    run_build(l.build, sizeof l.build);
-    bl_log_identity("loader", "%s", l.name);
-    uv_loop_init(&l.uv);
-    start_handles(&l);
+    static const struct member_calls calls = {on_message, on_lost, on_woken, on_tick};
+    struct loop l = {.options = options, .patience_ms = 10000};
+    struct member_options member = {.role = BLIPREN__ROLE__ROLE_LOADER,
+                                    .endpoint = options->endpoint,
+                                    .name = options->name,
+                                    .parent = options->parent,
+                                    .calls = &calls,
+                                    .context = &l};
+    member_open(&l.member, &member);
     int rc = start(&l, err);
-    if (rc == 0 && !l.leaving)
-        uv_run(&l.uv, UV_RUN_DEFAULT);
-    if (rc == 0 && l.error.code) {
-        *err = l.error;
-        rc = -l.error.code;
-    }
+    if (rc == 0)
+        rc = member_run(&l.member, err);
     close_all(&l);
     return rc;
 }

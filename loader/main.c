@@ -1,10 +1,9 @@
 /* loader/main.c - blipren-loader: the process that makes batches, and the subcommands that show what is in them. */
 #include <stdio.h>
-#include <string.h>
 
 #include "common/arguments.h"
 #include "common/limits.h"
-#include "common/log.h"
+#include "common/program.h"
 #include "loader/commands.h"
 #include "loader/inspect.h"
 #include "loader/loop.h"
@@ -126,36 +125,13 @@ static int command_preprocess(int argc, char **argv, struct bl_error *err)
     return preprocess_run(&options, argv + 1, rest, stdout, err);
 }
 
-static const struct {
-    const char *name, *usage;
-    int (*run)(int argc, char **argv, struct bl_error *err);
-} commands[] = {
-    {"inspect", inspect_usage, command_inspect},
-    {"tokenize", tokenize_usage, command_tokenize},
-    {"preprocess", preprocess_usage, command_preprocess},
-    {NULL, usage, command_load},
-};
-
 int main(int argc, char **argv)
 {
-    size_t c = 0;
-    while (commands[c].name && (argc < 2 || strcmp(argv[1], commands[c].name) != 0))
-        c++;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help")) {
-            fputs(commands[c].usage, stdout);
-            return 0;
-        }
-        if (!strcmp(argv[i], "--version")) {
-            puts("blipren-loader " BLIPREN_VERSION);
-            return 0;
-        }
-    }
-    int skip = commands[c].name != NULL;
-    struct bl_error err;
-    bl_log_identity("loader", "%s", "");
-    int rc = commands[c].run(argc - skip, argv + skip, &err);
-    if (rc < 0)
-        bl_log_error(&err);
-    return rc < 0 ? bl_error_exit_code(rc) : 0;
+    static const struct command commands[] = {
+        {"inspect", inspect_usage, command_inspect},
+        {"tokenize", tokenize_usage, command_tokenize},
+        {"preprocess", preprocess_usage, command_preprocess},
+        {NULL, usage, command_load},
+    };
+    return program_run("loader", commands, argc, argv);
 }

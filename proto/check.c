@@ -9,6 +9,7 @@
 
 #include "common/cleanup.h"
 #include "common/limits.h"
+#include "common/run.h"
 #include "proto/wire.h"
 
 /* -- all fields alike ------------------------------------------------------------------------- */
@@ -262,8 +263,8 @@ static int check_body(const Blipren__Envelope *e, struct bl_error *err)
 
 int check_envelope(const Blipren__Envelope *e, struct bl_error *err)
 {
-    CHECK(e->run.len == 0 || e->run.len == WIRE_RUN_BYTES, "Envelope.run",
-          "expected %d bytes, found %zu", WIRE_RUN_BYTES, e->run.len);
+    CHECK(e->run.len == 0 || e->run.len == RUN_ID_BYTES, "Envelope.run",
+          "expected %d bytes, found %zu", RUN_ID_BYTES, e->run.len);
     CHECK(e->peer != 0, "Envelope.peer", "expected an incarnation, found 0");
     return check_body(e, err);
 }
@@ -279,8 +280,8 @@ static int check_slot(const Blipren__Slot *s, struct bl_error *err)
 
 int check_header(const Blipren__BatchHeader *h, struct bl_error *err)
 {
-    CHECK(h->run.len == WIRE_RUN_BYTES, "BatchHeader.run", "expected %d bytes, found %zu",
-          WIRE_RUN_BYTES, h->run.len);
+    CHECK(h->run.len == RUN_ID_BYTES, "BatchHeader.run", "expected %d bytes, found %zu",
+          RUN_ID_BYTES, h->run.len);
     BL_TRY(check_kind(h->kind, "BatchHeader.kind", err));
     CHECK(h->worker != 0, "BatchHeader.worker", "expected an incarnation, found 0");
     CHECK_RANGE(h->image_side, 1, BL_MODEL_IMAGE_SIZE_MAX, "BatchHeader.image_side");

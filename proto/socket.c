@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/cleanup.h"
-
 /* Control messages are small; a peer with so many waiting does not read any more. */
 #define CONTROL_HWM 10000
 /* Batches are large, and credit bounds them already: two keep the wire busy. */
@@ -63,6 +61,19 @@ void wire_context_close(void **context)
     if (*context)
         zmq_ctx_term(*context);
     *context = NULL;
+}
+
+static void close_handle(uv_handle_t *handle, void *argument)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+void wire_loop_close(uv_loop_t *loop)
+{
+    uv_walk(loop, close_handle, NULL);
+    while (uv_loop_close(loop) == UV_EBUSY)
+        uv_run(loop, UV_RUN_ONCE);
 }
 
 /* -- the loop -- */

@@ -45,6 +45,8 @@ typedef void wire_writable(void *context, struct wire_socket *socket);
 /* A loop's ZeroMQ context. *ret is the caller's; close it after all its sockets. */
 int wire_context_open(void **ret, struct bl_error *err);
 void wire_context_close(void **context);
+/* Closes whatever handles the loop still has, then the loop: runs until their callbacks are done. */
+void wire_loop_close(uv_loop_t *loop);
 
 /* Is the address of "tcp://ADDRESS:PORT" on this machine alone: 127.0.0.0/8, localhost, lo? */
 bool wire_is_loopback(const char *endpoint);

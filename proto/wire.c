@@ -120,6 +120,14 @@ int wire_unpack(const void *data, size_t size, Blipren__Envelope **ret, struct b
     return rc;
 }
 
+int wire_unpack_frames(struct wire_frames *frames, Blipren__Envelope **ret, struct bl_error *err)
+{
+    *ret = NULL;
+    if (frames->count != 1)
+        return bl_fail(err, BL_EPROTO, "expected 1 frame, found %d", frames->count);
+    return wire_unpack(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), ret, err);
+}
+
 int wire_unpack_header(const void *data, size_t size, Blipren__BatchHeader **ret,
                        struct bl_error *err)
 {

@@ -1,25 +1,36 @@
 #!/bin/sh
-# tests/lint.sh - what no compiler says: layout (clang-format 14), arrows between rooms, cppcheck.
-# A tool that is not installed is skipped by name. Ends with 1 when anything was found.
+# tests/lint.sh - what no compiler says: layout (clang-format 14), arrows between rooms, purity of the rules, cppcheck, shellcheck.
+# Ends with 1 when anything was found, else with 77 when a tool is not installed (deploy/setup.sh tests installs them).
 # clang-tidy takes minutes: `tests/lint.sh --tidy BUILD` runs it over BUILD's compile_commands.json as well.
+# shellcheck disable=SC2046,SC2086,SC2317  # lists of files are meant to be split; checks are called by name
 set -u
 cd "$(dirname "$0")/.." || exit 1
-sources=$(git ls-files '*.c' '*.h' '*.cc' 2>/dev/null || true)
-[ -n "$sources" ] || sources=$(find common proto coordinator loader worker deploy tests -name '*.[ch]' -o -name '*.cc')
-bad=0
+files=$(git ls-files 2>/dev/null) || files=$(find common proto coordinator loader worker deploy tests .ci -type f)
+sources=$(echo "$files" | grep -E '\.(c|h|cc)$')
+units=$(echo "$sources" | grep '\.c$')
+status=0
 
-say() {
+# verdict NAME WORDS : what a check came to; FOUND and skipped count.
+verdict() {
     echo "$1: $2"
-    [ "$2" != FOUND ] || bad=1
+    case $2 in
+    FOUND) status=1 ;;
+    skipped*) [ $status -ne 0 ] || status=77 ;;
+    esac
+}
+
+# judge NAME COMMAND… : found something if the command fails.
+judge() {
+    name=$1
+    shift
+    if "$@"; then verdict "$name" ok; else verdict "$name" FOUND; fi
 }
 
 layout() {
-    command -v clang-format >/dev/null || { say layout "skipped, no clang-format"; return; }
-    case $(clang-format --version) in
-    *"version 14."*) ;;
-    *) say layout "skipped, clang-format is not version 14"; return ;;
+    case $(clang-format --version 2>/dev/null) in
+    *"version 14."*) judge layout clang-format --dry-run -Werror $sources ;;
+    *) verdict layout "skipped, no clang-format of version 14" ;;
     esac
-    if echo "$sources" | xargs clang-format --dry-run -Werror; then say layout ok; else say layout FOUND; fi
 }
 
 # Each room and what it may include besides the system's and libraries' headers; docs/design.md, Rooms.
@@ -52,38 +63,27 @@ arrows() {
                 bad = 1
             }
         }
-        END { exit bad }' && say arrows ok || say arrows FOUND
+        END { exit bad }'
 }
 
 # Rules are pure: no clock, no socket, no thread, no file.
 purity() {
-    pure=$(echo "$sources" | grep -E '(^|/)core\.[ch]$|^coordinator/ledger\.c$')
-    if grep -nE '#include <(uv|zmq|time|unistd|pthread|fcntl|sys/.*)\.?h?>|[^_a-z](rand|time|clock_gettime|fopen|getenv)\(' $pure; then
-        say purity FOUND
-    else
-        say purity ok
-    fi
+    pure=$(echo "$sources" | grep -E '(^|/)core(_[a-z]+)?\.[ch]$|^coordinator/ledger\.c$')
+    ! grep -nE '#include <(uv|zmq|time|unistd|pthread|fcntl|sys/.*)\.?h?>|[^_a-z](rand|time|clock_gettime|fopen|getenv)\(' $pure
 }
 
-check() {
-    command -v cppcheck >/dev/null || { say cppcheck "skipped, not installed"; return; }
-    if echo "$sources" | grep '\.c$' | xargs cppcheck -q --std=c11 --language=c --enable=warning,performance,portability \
-        --suppressions-list=tests/suppressions/cppcheck.txt --inline-suppr -I . --error-exitcode=1 \
-        --library=tests/suppressions/jansson.cfg; then
-        say cppcheck ok
-    else
-        say cppcheck FOUND
-    fi
-}
-
-tidy() {
-    command -v clang-tidy >/dev/null || { say clang-tidy "skipped, not installed"; return; }
-    if echo "$sources" | grep '\.c$' | xargs clang-tidy --quiet -p "$1"; then say clang-tidy ok; else say clang-tidy FOUND; fi
+# with TOOL COMMAND… : the command, if the tool is installed.
+with() {
+    command -v "$1" >/dev/null || { verdict "$1" "skipped, not installed"; return; }
+    judge "$1" "$@"
 }
 
 layout
-arrows
-purity
-check
-[ "${1-}" != --tidy ] || tidy "$2"
-exit $bad
+judge arrows arrows
+judge purity purity
+with cppcheck -q --std=c11 --language=c --enable=warning,performance,portability -I . --error-exitcode=1 --inline-suppr \
+    --suppressions-list=tests/suppressions/cppcheck.txt --library=tests/suppressions/jansson.cfg $units
+with shellcheck $(grep -lE '^#!.*[/ ](ba)?sh$' $(echo "$files" | grep -vE '\.(c|h|cc|png|jpg|webp|safetensors)$'))
+# Builds by gcc name warnings that clang does not have.
+[ "${1-}" != --tidy ] || with clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option -p "$2" $units
+exit $status

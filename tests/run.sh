@@ -4,7 +4,7 @@
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
-deploy/setup.sh || exit 1
+deploy/setup.sh tests || exit 1
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0

@@ -4,11 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/arguments.h"
 #include "common/captions.h"
 #include "common/cleanup.h"
 #include "common/log.h"
-#include "common/size.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/setup.h"
@@ -162,12 +160,12 @@ int command_caption(int argc, char **argv, struct bl_error *err)
 {
     struct inference_options open = {0};
     struct caption_job job = {0};
-    const char *prefix = NULL, *precision = NULL, *attention = NULL, *queries = "0,1,2,3";
-    int64_t beam = 1, seed = 0, max_new = 0, threads = 0;
+    const char *prefix = NULL, *attention = NULL, *queries = "0,1,2,3";
+    int64_t beam = 1, seed = 0, max_new = 0;
     double temperature = 0, top_p = 1;
     int rest;
     const struct argument table[] = {
-        {"--checkpoint", ARGUMENT_TEXT, &open.checkpoint, 0, 0},
+        INFERENCE_ARGUMENTS(open),
         {"--prefix", ARGUMENT_TEXT, &prefix, 0, 0},
         {"--beam", ARGUMENT_WHOLE, &beam, 1, 64},
         {"--temperature", ARGUMENT_NUMBER, &temperature, 0, 100},
@@ -177,21 +175,14 @@ int command_caption(int argc, char **argv, struct bl_error *err)
         {"--json", ARGUMENT_FLAG, &job.json, 0, 0},
         {"--attention", ARGUMENT_TEXT, &attention, 0, 0},
         {"--queries", ARGUMENT_TEXT, &queries, 0, 0},
-        {"--ema", ARGUMENT_FLAG, &open.ema, 0, 0},
-        {"--vision", ARGUMENT_TEXT, &open.vision, 0, 0},
-        {"--llm", ARGUMENT_TEXT, &open.llm, 0, 0},
-        {"--precision", ARGUMENT_TEXT, &precision, 0, 0},
-        {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    BL_TRY(inference_precision(precision, &open, err));
     if (!open.checkpoint || !rest) {
         bl_fail(err, BL_EUSAGE,
                 open.checkpoint ? "expected at least one image" : "expected --checkpoint");
         return bl_error_remedy(err, "caption --help says how it is used");
     }
-    open.threads = (int)threads;
     job.how = (struct captioner_generation){.beams = (int32_t)beam,
                                             .temperature = (float)temperature,
                                             .top_p = (float)top_p,

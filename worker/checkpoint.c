@@ -2,11 +2,9 @@
 #include "worker/checkpoint.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "common/cleanup.h"
 #include "common/file.h"
 
 static const char *const file_stems[] = {

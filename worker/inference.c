@@ -62,6 +62,19 @@ static int load_weights(struct inference *in, const struct inference_options *o,
     return in->ops->sync(in->ops, err);
 }
 
+static int choose_precision(const char *text, const struct config *config, enum ops_precision *ret,
+                            struct bl_error *err)
+{
+    *ret = setup_precision(config);
+    if (!text)
+        return 0;
+    *ret = !strcmp(text, "f32") ? OPS_F32 : OPS_BF16;
+    if (!strcmp(text, "f32") || !strcmp(text, "bf16"))
+        return 0;
+    bl_fail(err, BL_EUSAGE, "expected bf16 or f32, found \"%.50s\"", text);
+    return bl_error_key(err, "--precision");
+}
+
 static int open_all(const struct inference_options *o, struct inference *in, struct bl_error *err)
 {
     BL_TRY(checkpoint_state_read(o->checkpoint, &in->state, err));
@@ -72,8 +85,9 @@ static int open_all(const struct inference_options *o, struct inference *in, str
         use_folder(&in->config->vision.path, o->vision, in->state.vision_sha256, "--vision", err));
     BL_TRY(use_folder(&in->config->llm.path, o->llm, in->state.llm_sha256, "--llm", err));
     BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
-    enum ops_precision precision = o->precision_given ? o->precision : setup_precision(in->config);
-    BL_TRY(ops_cpu_open(precision, o->threads, &in->ops, err));
+    enum ops_precision precision;
+    BL_TRY(choose_precision(o->precision, in->config, &precision, err));
+    BL_TRY(ops_cpu_open(precision, (int)o->threads, &in->ops, err));
     struct captioner_options options = setup_captioner(in->config, setup_bos(in->tokenizer));
     BL_TRY(captioner_open(in->ops, &options, &in->captioner, err));
     return load_weights(in, o, err);
@@ -117,16 +131,4 @@ int inference_image(const struct inference *in, const char *path, uint8_t *pixel
 {
     int rc = decode(in, path, pixels, err);
     return rc < 0 ? bl_error_file(err, path) : rc;
-}
-
-int inference_precision(const char *text, struct inference_options *options, struct bl_error *err)
-{
-    if (!text)
-        return 0;
-    options->precision_given = true;
-    options->precision = !strcmp(text, "f32") ? OPS_F32 : OPS_BF16;
-    if (!strcmp(text, "f32") || !strcmp(text, "bf16"))
-        return 0;
-    bl_fail(err, BL_EUSAGE, "expected bf16 or f32, found \"%.50s\"", text);
-    return bl_error_key(err, "--precision");
 }

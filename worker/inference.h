@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "common/arguments.h"
 #include "common/checkpoint.h"
 #include "common/config.h"
 #include "common/tokenizer.h"
@@ -11,13 +12,23 @@
 
 struct inference_options {
     const char *checkpoint; /* folder */
-    const char *vision,
-        *llm; /* NULL: where the checkpoint says; elsewhere the content's hash must be the same */
-    enum ops_precision precision;
-    bool precision_given; /* else the run's */
-    int threads;
-    bool ema; /* the averaged weights instead of the last ones */
+    /* NULL: where the checkpoint says; elsewhere the content's hash must be the same */
+    const char *vision, *llm;
+    const char *precision; /* "bf16" or "f32"; NULL: the run's */
+    int64_t threads;       /* 0: all cores */
+    bool ema;              /* the averaged weights instead of the last ones */
 };
+
+/* The rows of an argument table that fill them. */
+/* clang-format off */
+#define INFERENCE_ARGUMENTS(options) \
+    {"--checkpoint", ARGUMENT_TEXT, &(options).checkpoint, 0, 0}, \
+    {"--vision", ARGUMENT_TEXT, &(options).vision, 0, 0}, \
+    {"--llm", ARGUMENT_TEXT, &(options).llm, 0, 0}, \
+    {"--precision", ARGUMENT_TEXT, &(options).precision, 0, 0}, \
+    {"--threads", ARGUMENT_WHOLE, &(options).threads, 0, 4096}, \
+    {"--ema", ARGUMENT_FLAG, &(options).ema, 0, 0}
+/* clang-format on */
 
 struct inference {
     struct checkpoint_state state;
@@ -36,6 +47,3 @@ void inference_release(struct inference *inference);
  * name the file. */
 int inference_image(const struct inference *inference, const char *path, uint8_t *pixels,
                     struct bl_error *err);
-
-/* The option --precision, NULL when it was not given. */
-int inference_precision(const char *text, struct inference_options *options, struct bl_error *err);

@@ -1,11 +1,9 @@
 /* worker/main.c - blipren-worker: the process that trains, and the subcommands that use what was trained. */
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "common/arguments.h"
-#include "common/log.h"
+#include "common/program.h"
 #include "worker/commands.h"
 #include "worker/loop.h"
 
@@ -50,15 +48,6 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     return worker_run(&options, err);
 }
 
-static const struct {
-    const char *name, *usage;
-    int (*run)(int argc, char **argv, struct bl_error *err);
-} commands[] = {
-    {"caption", command_caption_usage, command_caption},
-    {"score", command_score_usage, command_score},
-    {NULL, usage, command_train},
-};
-
 /* libgomp reads its wait policy when it is loaded, and its default, spinning, starves whatever shares the cores. */
 static void wait_passively(char **argv)
 {
@@ -70,25 +59,11 @@ static void wait_passively(char **argv)
 
 int main(int argc, char **argv)
 {
+    static const struct command commands[] = {
+        {"caption", command_caption_usage, command_caption},
+        {"score", command_score_usage, command_score},
+        {NULL, usage, command_train},
+    };
     wait_passively(argv);
-    size_t c = 0;
-    while (commands[c].name && (argc < 2 || strcmp(argv[1], commands[c].name) != 0))
-        c++;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help")) {
-            fputs(commands[c].usage, stdout);
-            return 0;
-        }
-        if (!strcmp(argv[i], "--version")) {
-            puts("blipren-worker " BLIPREN_VERSION);
-            return 0;
-        }
-    }
-    int skip = commands[c].name != NULL;
-    struct bl_error err;
-    bl_log_identity("worker", "%s", "");
-    int rc = commands[c].run(argc - skip, argv + skip, &err);
-    if (rc < 0)
-        bl_log_error(&err);
-    return rc < 0 ? bl_error_exit_code(rc) : 0;
+    return program_run("worker", commands, argc, argv);
 }

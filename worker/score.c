@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/arguments.h"
 #include "common/captions.h"
 #include "common/cleanup.h"
 #include "common/file.h"
@@ -145,29 +144,21 @@ int command_score(int argc, char **argv, struct bl_error *err)
 {
     struct inference_options open = {0};
     struct score_job job = {0};
-    const char *prefix = NULL, *precision = NULL, *pairs = NULL;
-    int64_t threads = 0;
+    const char *prefix = NULL, *pairs = NULL;
     int rest;
     const struct argument table[] = {
-        {"--checkpoint", ARGUMENT_TEXT, &open.checkpoint, 0, 0},
+        INFERENCE_ARGUMENTS(open),
         {"--pairs", ARGUMENT_TEXT, &pairs, 0, 0},
         {"--prefix", ARGUMENT_TEXT, &prefix, 0, 0},
-        {"--ema", ARGUMENT_FLAG, &open.ema, 0, 0},
-        {"--vision", ARGUMENT_TEXT, &open.vision, 0, 0},
-        {"--llm", ARGUMENT_TEXT, &open.llm, 0, 0},
-        {"--precision", ARGUMENT_TEXT, &precision, 0, 0},
-        {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    BL_TRY(inference_precision(precision, &open, err));
     if (!open.checkpoint || !pairs || rest) {
         bl_fail(err, BL_EUSAGE,
                 rest ? "unexpected argument %.100s" : "expected --checkpoint and --pairs",
                 rest ? argv[1] : "");
         return bl_error_remedy(err, "score --help says how it is used");
     }
-    open.threads = (int)threads;
     int rc = open_job(&job, &open, prefix, pairs, err);
     if (rc == 0)
         rc = score_list(&job, pairs, err);

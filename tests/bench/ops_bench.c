@@ -12,7 +12,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "common/random.h"
 #include "worker/ops/cpu/cpu.h"
 
 static struct ops *ops;

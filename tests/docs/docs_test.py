@@ -42,7 +42,7 @@ def options(program):
 
 def the_help_lists_exactly_the_options_that_are_accepted():
     for program, folder in PROGRAMS.items():
-        sources = "".join(f.read_text() for f in (ROOT / folder).glob("*.c"))
+        sources = "".join(f.read_text() for f in (ROOT / folder).glob("*.[ch]"))
         accepted = set(re.findall(r'\{"(%s)", ARGUMENT' % OPTION, sources)) | {"--help", "--version"}
         same(options(program), accepted, "--help of blipren-" + program)
 

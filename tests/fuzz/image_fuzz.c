@@ -1,5 +1,4 @@
 /* tests/fuzz/image_fuzz.c - any bytes, as an image file: refused, or decoded and resized. */
-#include <stdlib.h>
 
 #include "common/error.h"
 #include "loader/image.h"

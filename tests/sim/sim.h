@@ -1,5 +1,5 @@
 /* tests/sim/sim.h - a cluster in one thread: the real cores of the three programs over an imagined network, disk, compute
- * engine and clock, all drawn from one seed. queue.c: chance and time; truth.c: what must hold; world.c: everything else;
+ * engine and clock, all drawn from one seed. queue.c: chance and time; truth.c: what must hold; world*.c: everything else;
  * simulate.c: the command. */
 #pragma once
 
@@ -82,7 +82,7 @@ void sim_queue_release(struct sim_queue *queue);
 /* ---- truth.c ---------------------------------------------------------------------------------- */
 
 /* Prints the text, the seed and the command that repeats it; ends the process with the code. */
-_Noreturn void sim_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void sim_fail(int code, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
 /* What sim_fail prints. */
 void sim_failing(uint64_t seed);
 

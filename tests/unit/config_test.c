@@ -2,7 +2,6 @@
 #include "tests/unit/unit.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "common/config.h"
 #include "common/file.h"

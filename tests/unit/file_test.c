@@ -1,8 +1,6 @@
 /* tests/unit/file_test.c - files are whole or absent, and failures name them. */
 #include "tests/unit/unit.h"
 
-#include <unistd.h>
-
 #include "common/file.h"
 
 static char folder[64];

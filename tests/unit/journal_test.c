@@ -1,8 +1,6 @@
 /* tests/unit/journal_test.c - what was acknowledged reads back; a torn end is cut off; damage before it is named. */
 #include "tests/unit/unit.h"
 
-#include <unistd.h>
-
 #include "common/file.h"
 #include "coordinator/journal.h"
 

@@ -2,7 +2,6 @@
 #include "tests/unit/unit.h"
 
 #include <sodium.h>
-#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"

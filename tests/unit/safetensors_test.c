@@ -3,7 +3,6 @@
 #include "tests/unit/unit.h"
 
 #include <math.h>
-#include <unistd.h>
 
 #include "common/file.h"
 #include "common/safetensors.h"

@@ -2,8 +2,6 @@
  * and line. */
 #include "tests/unit/unit.h"
 
-#include <unistd.h>
-
 #include "common/file.h"
 #include "common/source.h"
 

@@ -8,9 +8,10 @@
 #include "common/file.h"
 #include "common/limits.h"
 #include "common/random.h"
+#include "common/run.h"
 #include "proto/wire.h"
 
-static uint8_t run[WIRE_RUN_BYTES] = "sixteen bytes!!";
+static uint8_t run[RUN_ID_BYTES] = "sixteen bytes!!";
 static uint8_t digest[32] = "thirty-two bytes of a digest ...";
 
 /* One honest message of each body; what a test changes in it is its own. */

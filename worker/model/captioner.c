@@ -2,11 +2,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/size.h"
 #include "worker/model/captioner_private.h"
 
 /* -- opening -- */

@@ -1,13 +1,11 @@
 /* worker/model/frozen.c - frozen weights: named tensors to packed matrices and device vectors. */
 #include "worker/model/frozen.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
-#include "common/size.h"
 
 #define NAME_BYTES 256
 #define PARTS_MAX 4

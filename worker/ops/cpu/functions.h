@@ -178,21 +178,12 @@ static inline void dropout_scales(float *restrict scale, const struct ops_dropou
         const uint32_t counter = (uint32_t)((first + (uint64_t)i) / 4);
 #pragma omp simd
         for (int lane = 0; lane < COUNTERS; lane++) {
-            uint32_t c0 = counter + (uint32_t)lane, c1 = site, c2 = position, c3 = step;
-            uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-            for (int round = 0; round < 10; round++) {
-                uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-                c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-                c1 = (uint32_t)p1;
-                c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-                c3 = (uint32_t)p0;
-                k0 += 0x9E3779B9u;
-                k1 += 0xBB67AE85u;
-            }
-            block[4 * lane] = (int32_t)(c0 >> 8) >= threshold ? keep : 0;
-            block[4 * lane + 1] = (int32_t)(c1 >> 8) >= threshold ? keep : 0;
-            block[4 * lane + 2] = (int32_t)(c2 >> 8) >= threshold ? keep : 0;
-            block[4 * lane + 3] = (int32_t)(c3 >> 8) >= threshold ? keep : 0;
+            struct bl_philox_block x = {counter + (uint32_t)lane, site, position, step};
+            x = bl_philox_rounds(x, (uint32_t)key, (uint32_t)(key >> 32));
+            block[4 * lane] = (int32_t)(x.a >> 8) >= threshold ? keep : 0;
+            block[4 * lane + 1] = (int32_t)(x.b >> 8) >= threshold ? keep : 0;
+            block[4 * lane + 2] = (int32_t)(x.c >> 8) >= threshold ? keep : 0;
+            block[4 * lane + 3] = (int32_t)(x.d >> 8) >= threshold ? keep : 0;
         }
         int64_t from = bl_max(0, -i), to = bl_min(4 * COUNTERS, count - i);
         for (int64_t j = from; j < to; j++)

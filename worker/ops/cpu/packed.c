@@ -5,7 +5,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "common/cleanup.h"
 #include "worker/ops/cpu/cpu.h"
 
 /* Columns of a block: multiples of 64, the library's own AMX and AVX-512 step. */

@@ -1,0 +1,36 @@
+/* common/program.c - see program.h. */
+#include "common/program.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/log.h"
+
+static const struct command *choose(const struct command *command, int argc, char **argv)
+{
+    while (command->name && (argc < 2 || strcmp(argv[1], command->name) != 0))
+        command++;
+    return command;
+}
+
+int program_run(const char *name, const struct command *commands, int argc, char **argv)
+{
+    const struct command *command = choose(commands, argc, argv);
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--help")) {
+            fputs(command->usage, stdout);
+            return 0;
+        }
+        if (!strcmp(argv[i], "--version")) {
+            printf("blipren-%s %s\n", name, BLIPREN_VERSION);
+            return 0;
+        }
+    }
+    int chosen = command->name != NULL;
+    struct bl_error err;
+    bl_log_identity(name, "%s", "");
+    int rc = command->run(argc - chosen, argv + chosen, &err);
+    if (rc < 0)
+        bl_log_error(&err);
+    return rc < 0 ? bl_error_exit_code(rc) : 0;
+}

@@ -1,0 +1,126 @@
+/* coordinator/check_data.c - is there something to train on, with labels that end, within what the LLM has positions for? */
+#include "coordinator/check_parts.h"
+
+#include "common/captions.h"
+#include "common/cleanup.h"
+
+/* What a look at the first captions of training says about labels and EOS. */
+struct labels {
+    uint64_t captions, with_eos_inside, fewest, most;
+};
+
+static int look_at_caption(struct check *c, const struct caption_rules *rules, uint64_t id,
+                           uint32_t i, struct labels *labels, struct bl_error *err)
+{
+    __attribute__((cleanup(token_ids_release))) struct token_ids ids = {0};
+    struct dataset_caption caption;
+    size_t first;
+    enum caption_verdict verdict;
+    dataset_caption(c->dataset, id, i, &caption);
+    struct caption_text text = {caption.text, caption.size, caption.column};
+    BL_TRY(caption_rules_encode(rules, &text, &ids, &first, &verdict, err));
+    if (verdict != CAPTION_KEPT || ids.count != caption.tokens ||
+        ids.ids[ids.count - 1] != c->eos || first + 2 > ids.count) {
+        bl_fail(err, BL_EDATA, "sample %llu has no label or no EOS", (unsigned long long)id);
+        return bl_error_file(err, c->config->data.source);
+    }
+    labels->captions++;
+    labels->fewest = labels->captions == 1 || ids.count - first < labels->fewest ? ids.count - first
+                                                                                 : labels->fewest;
+    labels->most = ids.count - first > labels->most ? ids.count - first : labels->most;
+    for (size_t t = first; t + 1 < ids.count; t++)
+        if (ids.ids[t] == c->eos) {
+            labels->with_eos_inside++;
+            break;
+        }
+    return 0;
+}
+
+static void check_labels(struct check *c)
+{
+    enum { LOOKED_AT = 2000 };
+    bl_auto(caption_rules) struct caption_rules *rules = NULL;
+    struct bl_error err;
+    struct labels labels = {0};
+    if (!check_passes(c, "labels",
+                      caption_rules_open(&c->config->data, c->tokenizer, c->eos, &rules, &err),
+                      &err))
+        return;
+    uint64_t count = dataset_count(c->dataset, DATASET_TRAIN);
+    for (uint64_t s = 0; s < count && s < LOOKED_AT; s++) {
+        struct dataset_sample sample;
+        uint64_t id = dataset_id(c->dataset, DATASET_TRAIN, s);
+        dataset_sample(c->dataset, id, &sample);
+        for (uint32_t i = 0; i < sample.caption_count; i++)
+            if (!check_passes(c, "labels", look_at_caption(c, rules, id, i, &labels, &err), &err))
+                return;
+    }
+    if (labels.with_eos_inside)
+        check_warning(c, "labels", "%llu of %llu captions hold the EOS token before their end",
+                      (unsigned long long)labels.with_eos_inside,
+                      (unsigned long long)labels.captions);
+    check_ok(c, "labels",
+             "%llu to %llu tokens a caption are trained, EOS included; looked at %llu captions",
+             (unsigned long long)labels.fewest, (unsigned long long)labels.most,
+             (unsigned long long)labels.captions);
+}
+
+/* Captions that begin in the middle of a token are lost silently otherwise. */
+static void check_boundary(struct check *c)
+{
+    uint64_t merged = dataset_caption_verdicts(c->dataset, CAPTION_BOUNDARY);
+    uint64_t kept = dataset_caption_verdicts(c->dataset, CAPTION_KEPT);
+    if (merged && merged * 10 > kept)
+        check_warning(
+            c, "data",
+            "%llu captions are dropped because their first token merges with the prefix; try a "
+            "prefix that ends with punctuation",
+            (unsigned long long)merged);
+}
+
+void check_data(struct check *c)
+{
+    struct bl_error err;
+    if (c->eos < 0)
+        return; /* the tokenizer's or the model's error was said */
+    if (!check_passes(c, "data", dataset_view(c->config, NULL, NULL, &c->dataset, &err), &err))
+        return;
+    check_boundary(c);
+    if (!check_passes(c, "data", dataset_judge(c->config, c->dataset, &err), &err)) {
+        dataset_free(&c->dataset);
+        return;
+    }
+    uint64_t left_out = 0, dropped = 0;
+    for (int v = DATASET_KEPT + 1; v < DATASET_VERDICT_COUNT; v++)
+        left_out += dataset_sample_verdicts(c->dataset, (enum dataset_verdict)v);
+    for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++)
+        dropped += dataset_caption_verdicts(c->dataset, (enum caption_verdict)v);
+    bool validates = c->config->data.validation > 0 || c->config->data.validation_source;
+    if (validates && !dataset_count(c->dataset, DATASET_VALIDATION))
+        check_warning(c, "data", "no image is held out for validation");
+    check_ok(c, "data",
+             "%llu samples to train, %llu to validate, %llu left out, %llu captions dropped "
+             "(blipren-loader inspect shows why); the longest caption has %u tokens",
+             (unsigned long long)dataset_count(c->dataset, DATASET_TRAIN),
+             (unsigned long long)dataset_count(c->dataset, DATASET_VALIDATION),
+             (unsigned long long)left_out, (unsigned long long)dropped,
+             dataset_longest(c->dataset));
+    check_labels(c);
+}
+
+void check_positions(struct check *c)
+{
+    if (!c->dataset)
+        return;
+    int64_t image = c->config->qformer.queries + 1;
+    int64_t longest = image + dataset_longest(c->dataset);
+    if (longest > c->llm.positions_max)
+        check_wrong(c, "positions", "data.max_tokens", "lower it, or use fewer queries",
+                    "the longest caption needs %lld positions with its image, the model has %lld",
+                    (long long)longest, (long long)c->llm.positions_max);
+    else if (image + c->config->train.max_new_tokens > c->llm.positions_max)
+        check_warning(
+            c, "positions",
+            "train.max_new_tokens: %lld with the image is more than the model's %lld positions",
+            (long long)c->config->train.max_new_tokens, (long long)c->llm.positions_max);
+}

@@ -1,0 +1,69 @@
+/* coordinator/check_parts.h - what the parts of `check` share. Private to check*.c.
+ *
+ *   check_report.c  the lines it prints        check_models.c  models and tokenizer
+ *   check_data.c    captions, labels, lengths  check_plan.c    batches, schedule, memory, disk, what the run starts from */
+#pragma once
+
+#include "common/dataset.h"
+#include "common/hf.h"
+#include "common/tokenizer.h"
+#include "coordinator/check.h"
+#include "coordinator/estimate.h"
+
+struct check {
+    FILE *out; /* NULL: quiet */
+    const char *yaml;
+    struct bl_error first;
+    int errors, warnings;
+    const struct config *config;
+    struct hf_vision vision;
+    struct hf_llm llm;
+    struct tokenizer *tokenizer;
+    struct dataset *dataset;
+    bool vision_there, llm_there;
+    int32_t eos;
+};
+
+/* ---- check_report.c */
+
+/* A line each; topic: the second column. */
+void check_ok(struct check *c, const char *topic, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void check_note(struct check *c, const char *topic, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void check_warning(struct check *c, const char *topic, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Prints an error and remembers the first. True: rc is none. */
+bool check_passes(struct check *c, const char *topic, int rc, struct bl_error *err);
+/* The same of a model's folder, which a key of RUN.yaml names. */
+bool check_model_passes(struct check *c, const char *topic, int rc, struct bl_error *err);
+/* An error about a key of RUN.yaml. */
+void check_wrong(struct check *c, const char *topic, const char *key, const char *remedy,
+                 const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* "1.3 GB"; four texts live at a time. */
+const char *check_size_text(int64_t bytes);
+
+/* ---- check_models.c: each prints what it looked at */
+
+void check_vision(struct check *c);
+void check_llm(struct check *c);
+void check_tokenizer(struct check *c);
+void check_qformer(struct check *c);
+
+/* ---- check_data.c: each prints what it looked at */
+
+void check_data(struct check *c);
+/* Image, BOS and text must fit the positions the model was trained with. */
+void check_positions(struct check *c);
+
+/* ---- check_plan.c: each prints what it looked at */
+
+void check_batches(struct check *c);
+/* The learning rate over the run: a column for each 64th of it. */
+void check_schedule(struct check *c);
+void check_memory(struct check *c, const struct estimate *e);
+void check_disk(struct check *c, const struct estimate *e);
+/* A run folder that was begun: may it go on under this configuration? */
+void check_resume(struct check *c);
+/* The checkpoint whose weights a run starts from. */
+void check_init(struct check *c);

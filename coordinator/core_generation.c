@@ -1,0 +1,310 @@
+/* coordinator/core_generation.c - from READY workers to a formed generation, and its end (M1 - M9). */
+#include "coordinator/core_state.h"
+
+#include <string.h>
+
+void core_end_generation(struct coord *c)
+{
+    core_leases_clear(c);
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        struct worker *w = &c->workers[i];
+        if (w->phase != MEMBER)
+            continue;
+        w->phase = CLOSING;
+        w->end_sent_ms = c->now_ms;
+        core_act_to(c, COORD_ACTION_END, w->peer, w->link);
+    }
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        if (c->loaders[i].present)
+            core_act_to(c, COORD_ACTION_END, c->loaders[i].peer, c->loaders[i].link);
+    for (int i = 0; i < SAVES_MAX; i++)
+        if (c->saves[i].state == SAVE_WANTED)
+            c->saves[i].state = SAVE_FREE;
+    c->state = COORD_ENDING;
+}
+
+bool core_is_survivor(const struct coord *c, const struct worker *w)
+{
+    return w->applied_step >= 0 && w->state_generation >= c->floor &&
+           w->state_generation >= c->formed;
+}
+
+/* The best state present: of the newest generation, then with the most steps. NULL = none. */
+static struct worker *best_survivor(struct coord *c)
+{
+    struct worker *best = NULL;
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        struct worker *w = &c->workers[i];
+        if (w->phase != READY || !core_is_survivor(c, w))
+            continue;
+        if (!best || w->state_generation > best->state_generation ||
+            (w->state_generation == best->state_generation && w->applied_step > best->applied_step))
+            best = w;
+    }
+    return best;
+}
+
+/* Survivors of one generation differ by at most one step, and equal steps have equal bits (S4). */
+static bool survivors_agree(struct coord *c, const struct worker *best)
+{
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        const struct worker *w = &c->workers[i];
+        if (w->phase != READY || !core_is_survivor(c, w) ||
+            w->state_generation != best->state_generation)
+            continue;
+        if (w->applied_step + 1 < best->applied_step) {
+            core_fail(c, w, "survivors are more than one step apart", (uint64_t)best->applied_step,
+                      (uint64_t)w->applied_step);
+            return false;
+        }
+        if (w->applied_step == best->applied_step &&
+            memcmp(&w->digest, &best->digest, sizeof w->digest) != 0) {
+            core_fail(c, w, "survivors hold different states of one step",
+                      (uint64_t)best->applied_step, (uint64_t)w->applied_step);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The source, then who has a state, then the others: more than a step can keep busy stay spare. */
+static void choose_members(struct coord *c, struct worker *source)
+{
+    uint32_t room = bl_plan_world_max(&c->config.plan);
+    c->plan.world = source != NULL;
+    if (source)
+        source->phase = PLANNED;
+    for (int survivors = 1; survivors >= 0; survivors--)
+        for (uint32_t i = 0; i < c->worker_top && c->plan.world < room; i++) {
+            struct worker *w = &c->workers[i];
+            if (w->phase != READY || core_is_survivor(c, w) != (survivors == 1))
+                continue;
+            w->phase = PLANNED;
+            c->plan.world++;
+        }
+}
+
+static void plan_generation(struct coord *c, struct worker *source,
+                            struct coord_checkpoint checkpoint)
+{
+    c->plan.broken = false;
+    c->plan.source = source ? source - c->workers : -1;
+    c->plan.step = source ? (uint64_t)source->applied_step : checkpoint.step;
+    c->plan.state_generation = source ? source->state_generation : 0;
+    c->plan.checkpoint = checkpoint;
+    bool put_back = c->ledger.committed > 0 || checkpoint.generation > 0;
+    if (!source && put_back) {
+        core_journal(c, (struct coord_record){.type = COORD_RECORD_REWIND,
+                                              .step = checkpoint.step,
+                                              .generation = checkpoint.generation});
+        memset(c->saves, 0, sizeof c->saves);
+        c->validated_count = 0;
+        c->issued = checkpoint.step;
+        c->floor = c->generation + 1;
+    }
+    choose_members(c, source);
+    c->generation++;
+    core_journal(c, (struct coord_record){.type = COORD_RECORD_GENERATION,
+                                          .generation = c->generation,
+                                          .step = c->plan.step,
+                                          .world = c->plan.world});
+    c->state = COORD_PLANNING;
+}
+
+uint32_t core_workers_needed(const struct coord *c, uint32_t ready)
+{
+    if (c->stopping)
+        return 1;
+    uint32_t need = c->config.workers_min;
+    bool patient = c->first && (ready < c->config.workers_min ||
+                                c->now_ms < c->ready_since_ms + c->timing.forming_ms);
+    if (patient && c->config.workers_wanted > need)
+        need = c->config.workers_wanted;
+    if (patient && !c->config.members_gone && c->ledger.world > need)
+        need = c->ledger.world;
+    return need;
+}
+
+/* Nothing of this state is lost when everybody leaves: the fresh state is a function of the seed.
+ */
+static bool is_kept(const struct coord *c, const struct worker *w)
+{
+    return w->applied_step == 0 || core_is_saved(c, (uint64_t)w->applied_step);
+}
+
+void core_settle_gathering(struct coord *c)
+{
+    uint32_t ready = core_workers_in(c, READY);
+    if (ready < c->config.workers_min)
+        c->ready_since_ms = c->now_ms;
+    if (core_is_complete(c))
+        return core_leave(c, 0, "the run is complete");
+    struct worker *best = best_survivor(c);
+    bool nobody = !best && (c->stop_overdue || c->now_ms >= c->absent_until_ms);
+    if (c->stopping && (nobody || (best && is_kept(c, best))))
+        return core_leave(c, c->stop_code, "stopped");
+    if (ready < core_workers_needed(c, ready) || c->now_ms < c->gather_after_ms)
+        return;
+    if (best) {
+        if (survivors_agree(c, best))
+            plan_generation(c, best, (struct coord_checkpoint){0});
+        return;
+    }
+    if (c->now_ms < c->absent_until_ms)
+        return; /* a worker that is away may come back with its state */
+    if (c->ledger.checkpoint_count > 0) {
+        c->checking = c->ledger.checkpoints[c->ledger.checkpoint_count - 1];
+        c->check = CHECK_RUNNING;
+        core_act(c, COORD_ACTION_VERIFY)->checkpoint = c->checking;
+        c->state = COORD_CHECKING;
+    } else if (c->ledger.committed == 0) {
+        plan_generation(c, NULL, (struct coord_checkpoint){0});
+    } else {
+        core_leave(c, BL_EDATA, "no registered checkpoint is whole");
+    }
+}
+
+void core_settle_checking(struct coord *c)
+{
+    if (c->check == CHECK_BAD) {
+        core_journal(c, (struct coord_record){.type = COORD_RECORD_DAMAGED,
+                                              .step = c->checking.step,
+                                              .generation = c->checking.generation});
+        c->check = CHECK_DROPPING;
+    }
+    if (c->check == CHECK_DROPPING) {
+        if (journal_is_idle(c))
+            c->state = COORD_GATHERING;
+        return;
+    }
+    uint32_t ready = core_workers_in(c, READY);
+    if (c->stopping || best_survivor(c) || ready < core_workers_needed(c, ready))
+        c->state = COORD_GATHERING;
+    else if (c->check == CHECK_OK)
+        plan_generation(c, NULL, c->checking);
+}
+
+static void send_forms(struct coord *c)
+{
+    uint32_t rank = 0;
+    int32_t source = -1;
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        struct worker *w = &c->workers[i];
+        if (w->phase != PLANNED)
+            continue;
+        w->phase = MEMBER;
+        w->rank = rank;
+        w->formed = false;
+        w->done = w->next_step = c->plan.step;
+        w->next_index = w->next_validate = 0;
+        *ordered_digest(c, w, c->plan.step) = 0;
+        c->ranks[rank] = i;
+        if (i == c->plan.source)
+            source = (int32_t)rank;
+        rank++;
+    }
+    BL_ASSERT_CMP(rank, ==, c->plan.world);
+    for (rank = 0; rank < c->plan.world; rank++) {
+        struct worker *w = rank_worker(c, rank);
+        struct coord_action *action = core_act_to(c, COORD_ACTION_FORM, w->peer, w->link);
+        action->form.rank = rank;
+        action->form.world = c->plan.world;
+        action->form.source = source;
+        action->form.step = c->plan.step;
+        action->form.state_generation = c->plan.state_generation;
+        action->form.checkpoint = c->plan.checkpoint;
+    }
+    c->forming_since_ms = c->now_ms;
+    c->state = COORD_FORMING;
+}
+
+void core_settle_planning(struct coord *c)
+{
+    if (!journal_is_idle(c))
+        return;
+    if (!c->plan.broken)
+        return send_forms(c);
+    for (uint32_t i = 0; i < c->worker_top; i++)
+        if (c->workers[i].phase == PLANNED)
+            c->workers[i].phase = READY;
+    c->state = COORD_GATHERING;
+}
+
+void core_settle_forming(struct coord *c)
+{
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        if (!rank_worker(c, rank)->formed)
+            return;
+    const struct bl_digest *digest = c->plan.source >= 0 ? &c->workers[c->plan.source].digest
+                                                         : &rank_worker(c, 0)->formed_digest;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        if (memcmp(&rank_worker(c, rank)->formed_digest, digest, sizeof *digest) != 0)
+            return core_fail(c, rank_worker(c, rank), "a rank holds another state than the source",
+                             c->plan.step, c->plan.step);
+    c->formed = c->generation;
+    c->first = false;
+    c->absent_until_ms = 0;
+    c->unformed_since_ms = 0;
+    c->save_failures = 0;
+    c->regrouping = false;
+    if (c->stopping)
+        c->last = c->plan.step;
+    while (c->issued < c->plan.step)
+        core_journal(c, (struct coord_record){.type = COORD_RECORD_COMMIT,
+                                              .generation = c->generation,
+                                              .step = c->issued++,
+                                              .via_survivors = true});
+    c->state = COORD_TRAINING;
+    if (bl_plan_checkpoints(&c->config.plan, c->plan.step))
+        core_order_save(c, c->plan.step);
+}
+
+void core_settle_ending(struct coord *c)
+{
+    if (core_workers_in(c, CLOSING) == 0)
+        c->state = COORD_GATHERING;
+}
+
+void core_on_rendezvous(struct coord *c, const struct coord_event *e)
+{
+    if (!core_member(c, e))
+        return;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        const struct worker *w = rank_worker(c, rank);
+        core_act_to(c, COORD_ACTION_RELAY, w->peer, w->link);
+    }
+}
+
+void core_on_formed(struct coord *c, const struct coord_event *e)
+{
+    struct worker *w = core_member(c, e);
+    if (!w)
+        return;
+    if (w->formed)
+        return core_violation(c, e, "Formed once a generation", 1, 2);
+    if (e->formed.step != c->plan.step)
+        return core_violation(c, e, "Formed with another step", c->plan.step, e->formed.step);
+    w->formed = true;
+    w->formed_digest = e->formed.digest;
+}
+
+void core_forming_failed(struct coord *c)
+{
+    if (c->unformed_since_ms == 0)
+        c->unformed_since_ms = c->now_ms;
+    uint64_t most = (uint64_t)FORMING_PATIENCES_MAX * c->config.patience_ms;
+    if (c->now_ms >= c->unformed_since_ms + most)
+        return core_leave(c, BL_EPEER, "the workers cannot form a communicator");
+    c->gather_after_ms = c->now_ms + c->timing.heartbeat_ms;
+    core_end_generation(c);
+}
+
+void core_on_broken(struct coord *c, const struct coord_event *e)
+{
+    if (!core_member(c, e))
+        return;
+    if (c->state == COORD_FORMING)
+        core_forming_failed(c);
+    else
+        core_end_generation(c);
+}

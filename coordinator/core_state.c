@@ -1,0 +1,129 @@
+/* coordinator/core_state.c - the ground the rules stand on: looking things up, actions, the journal (J1, J2), leaving. */
+#include "coordinator/core_state.h"
+
+struct worker *core_worker_find(struct coord *c, uint64_t peer)
+{
+    for (uint32_t i = 0; i < c->worker_top; i++)
+        if (c->workers[i].phase != ABSENT && c->workers[i].peer == peer)
+            return &c->workers[i];
+    return NULL;
+}
+
+struct loader *core_loader_find(struct coord *c, uint64_t peer)
+{
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        if (c->loaders[i].present && c->loaders[i].peer == peer)
+            return &c->loaders[i];
+    return NULL;
+}
+
+uint32_t core_workers_in(const struct coord *c, enum phase phase)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < c->worker_top; i++)
+        count += c->workers[i].phase == phase;
+    return count;
+}
+
+uint32_t core_peers_present(const struct coord *c)
+{
+    uint32_t count = c->worker_top - core_workers_in(c, ABSENT);
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        count += c->loaders[i].present;
+    return count;
+}
+
+struct coord_action *core_act(struct coord *c, enum coord_action_type type)
+{
+    BL_ASSERT_CMP(c->actions.count, <, c->actions.capacity);
+    struct coord_action *action = &c->actions.list[c->actions.count++];
+    *action = (struct coord_action){.type = type, .generation = c->ledger.generation};
+    return action;
+}
+
+struct coord_action *core_act_to(struct coord *c, enum coord_action_type type, uint64_t peer,
+                                 uint64_t link)
+{
+    struct coord_action *action = core_act(c, type);
+    action->peer = peer;
+    action->link = link;
+    return action;
+}
+
+void core_journal(struct coord *c, struct coord_record record)
+{
+    BL_ASSERT_CMP(c->journal_next - c->journal_first, <, PENDING_MAX);
+    struct coord_action *action = core_act(c, COORD_ACTION_JOURNAL);
+    action->journal.seq = c->journal_next;
+    action->journal.record = record;
+    c->pending[c->journal_next++ % PENDING_MAX] = record;
+}
+
+bool core_is_saved(const struct coord *c, uint64_t step)
+{
+    for (uint32_t i = 0; i < c->ledger.checkpoint_count; i++)
+        if (c->ledger.checkpoints[i].step == step)
+            return true;
+    return false;
+}
+
+bool core_validation_is_due(const struct coord *c)
+{
+    return bl_plan_validates(&c->config.plan, c->ledger.committed) &&
+           c->ledger.validated < (int64_t)c->ledger.committed;
+}
+
+bool core_is_complete(const struct coord *c)
+{
+    return c->ledger.committed == c->config.plan.steps && !core_validation_is_due(c) &&
+           core_is_saved(c, c->ledger.committed);
+}
+
+void core_leave(struct coord *c, int code, const char *text)
+{
+    if (c->state == COORD_LEAVING || c->state == COORD_FINISHED)
+        return;
+    c->state = COORD_LEAVING;
+    c->exit_code = code;
+    c->exit_text = text;
+    c->leave_deadline_ms = c->now_ms + c->timing.drain_ms;
+    core_journal(c, (struct coord_record){.type = COORD_RECORD_FINISH,
+                                          .step = c->ledger.committed,
+                                          .code = (uint32_t)code});
+}
+
+void core_fail(struct coord *c, const struct worker *w, const char *text, uint64_t expected,
+               uint64_t found)
+{
+    struct coord_action *action = core_act_to(c, COORD_ACTION_VIOLATION, w->peer, w->link);
+    action->refuse.text = text;
+    action->refuse.expected = expected;
+    action->refuse.found = found;
+    c->violations++;
+    core_leave(c, BL_EPROTO, text);
+}
+
+uint64_t core_steps_begun(const struct coord *c)
+{
+    uint64_t highest = 0;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        if (rank_worker(c, rank)->next_step > highest)
+            highest = rank_worker(c, rank)->next_step;
+    return highest;
+}
+
+uint64_t core_end_step(const struct coord *c)
+{
+    return c->stopping ? c->last : c->config.plan.steps;
+}
+
+void core_begin_stop(struct coord *c, int code)
+{
+    if (c->stopping)
+        return;
+    c->stopping = true;
+    c->stop_code = code;
+    c->stop_deadline_ms = c->now_ms + c->timing.drain_ms;
+    if (is_live(c))
+        c->last = core_steps_begun(c);
+}

@@ -1,0 +1,115 @@
+/* coordinator/loop_figures.c - what a step and a validation came to: into metrics, log and the line of progress. */
+#include <inttypes.h>
+
+#include "common/log.h"
+#include "coordinator/loop_state.h"
+#include "coordinator/progress.h"
+
+/* Rates are means over about this many steps. */
+#define RATE_STEPS 20
+
+void loop_progress(struct loop *l, bool line)
+{
+    struct coord_status s = coord_status(l->core);
+    double left = l->step_s > 0 ? l->step_s * (double)(l->plan.steps - s.step) : -1;
+    struct progress_view view = {
+        .phase = coord_state_name(s.state),
+        .step = (int64_t)s.step,
+        .steps = (int64_t)l->plan.steps,
+        .epoch = (double)s.step * l->plan.batch / (double)l->plan.train_samples,
+        .loss = l->latest_train_loss,
+        .images_per_s = l->step_s > 0 ? l->images / l->step_s : 0,
+        .tokens_per_s = l->step_s > 0 ? l->tokens / l->step_s : 0,
+        .seconds_left = left,
+        .waiting = progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce),
+        .workers = (int)s.workers,
+        .loaders = (int)s.loaders};
+    progress_show(&view, line);
+}
+
+static void blend(double *mean, double x, bool first)
+{
+    *mean = first ? x : *mean + (x - *mean) / RATE_STEPS;
+}
+
+void loop_committed(struct loop *l, uint64_t step)
+{
+    struct metrics_step m;
+    double share[METRICS_EXPERTS_MAX];
+    struct bl_error err;
+    uint64_t now = uv_now(&l->uv);
+    double step_s = l->last_commit_ms ? (double)(now - l->last_commit_ms) / 1000 : 0;
+    bool first = l->step_s <= 0;
+    l->last_commit_ms = now;
+    if (!results_take_step(l->results, step, &m, share))
+        return; /* known from a survivor's state alone: no rank lived to tell its loss */
+    m.step = (int64_t)step + 1;
+    m.epoch = (double)m.step * l->plan.batch / (double)l->plan.train_samples;
+    m.step_s = step_s;
+    l->latest_train_loss = m.loss;
+    if (step_s > 0) {
+        blend(&l->step_s, step_s, first);
+        blend(&l->images, (double)m.images, first);
+        blend(&l->tokens, (double)m.tokens, first);
+        blend(&l->wait_data, m.data_wait_s, first);
+        blend(&l->wait_compute, m.compute_s, first);
+        blend(&l->wait_reduce, m.reduce_wait_s, first);
+    }
+    if (m.skipped)
+        bl_log(BL_LOG_WARNING, "step=%" PRIu64 " skipped: its gradient is not usable (norm %g)",
+               step, m.norm);
+    for (int e = 0; e < m.experts; e++)
+        if (share[e] < 0.01 && m.step % l->config->log.every == 0)
+            bl_log(BL_LOG_WARNING,
+                   "step=%" PRIu64
+                   " expert=%d gets %.2f %% of the routing weight: the mixture collapses",
+                   step, e, 100 * share[e]);
+    if (metrics_step(l->metrics, &m, &err) < 0) {
+        loop_fail(l, &err);
+        return;
+    }
+    loop_progress(l, m.step % l->config->log.every == 0 || m.step == (int64_t)l->plan.steps);
+}
+
+struct caption_writer {
+    struct loop *loop;
+    uint64_t step;
+    int shown;
+};
+
+static void write_caption(void *context, uint64_t sample, const char *text, bool ended)
+{
+    struct caption_writer *w = context;
+    struct dataset_sample about;
+    struct dataset_caption reference;
+    struct bl_error err;
+    if (sample >= dataset_samples(w->loop->dataset))
+        return;
+    dataset_sample(w->loop->dataset, sample, &about);
+    dataset_caption(w->loop->dataset, sample, 0, &reference);
+    if (metrics_caption(w->loop->metrics, (int64_t)w->step, about.image, reference.text, text,
+                        ended, &err) < 0)
+        bl_log_error(&err);
+    if (w->shown++ < 2)
+        bl_log(BL_LOG_INFO, "caption step=%" PRIu64 " \"%s\" (%s)", w->step, text, reference.text);
+}
+
+void loop_validated(struct loop *l, uint64_t step)
+{
+    struct metrics_validation m = {.step = (int64_t)step};
+    double weight[METRICS_EXPERTS_MAX];
+    struct caption_writer writer = {l, step, 0};
+    struct bl_error err;
+    results_sum_validation(l->results, &m, weight);
+    results_each_caption(l->results, write_caption, &writer);
+    results_clear_validation(l->results);
+    l->last_loss = m.loss;
+    l->last_loss_step = step;
+    l->last_commit_ms = 0; /* the next step's time is not the validation's */
+    bl_log(BL_LOG_INFO,
+           "validation step=%" PRIu64
+           " loss=%.4f accuracy=%.3f image_matters=%.4f captions=%d ended=%d",
+           step, m.loss, m.accuracy, m.shuffled_loss - m.paired_loss, m.captions, m.ended);
+    if (metrics_validation(l->metrics, &m, &err) < 0)
+        loop_fail(l, &err);
+}

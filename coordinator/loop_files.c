@@ -1,0 +1,194 @@
+/* coordinator/loop_files.c - the run folder: opened under a lock, its checkpoints verified, registered and pruned, its bad samples
+ * noted. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+#include "common/log.h"
+#include "coordinator/check.h"
+#include "coordinator/loop_state.h"
+#include "coordinator/registry.h"
+
+struct verification {
+    uv_work_t work;
+    struct loop *loop;
+    struct coord_checkpoint checkpoint;
+    struct bl_error error;
+    bool ok;
+};
+
+static void verify_work(uv_work_t *work)
+{
+    struct verification *v = work->data;
+    v->ok = registry_verify(v->loop->config->run_dir, v->checkpoint, &v->error) == 0;
+}
+
+static void verify_done(uv_work_t *work, int status)
+{
+    struct verification *v = work->data;
+    struct loop *l = v->loop;
+    struct coord_event event = {.type = COORD_EVENT_VERIFIED, .verified = {v->checkpoint, v->ok}};
+    if (!v->ok)
+        bl_log_error(&v->error);
+    l->verifications--;
+    free(v);
+    loop_step(l, &event);
+}
+
+void loop_verify(struct loop *l, struct coord_checkpoint checkpoint)
+{
+    struct verification *v = calloc(1, sizeof *v);
+    BL_ASSERT(v != NULL);
+    v->work.data = v;
+    v->loop = l;
+    v->checkpoint = checkpoint;
+    l->verifications++;
+    uv_queue_work(&l->uv, &v->work, verify_work, verify_done);
+}
+
+void loop_register(struct loop *l, struct coord_checkpoint checkpoint)
+{
+    const struct coord_ledger *ledger = coord_ledger(l->core);
+    const char *run = l->config->run_dir;
+    struct bl_error err;
+    int rc = registry_point(run, "latest", checkpoint, &err);
+    bool better = l->last_loss_step == checkpoint.step &&
+                  (!l->best.generation || l->last_loss < l->best_loss);
+    if (l->config->train.keep_best && better && isfinite(l->last_loss)) {
+        l->best = checkpoint;
+        l->best_loss = l->last_loss;
+        if (rc == 0)
+            rc = registry_point(run, "best", checkpoint, &err);
+    }
+    int64_t keep = l->config->train.keep_last;
+    for (uint32_t i = 0; rc == 0 && i + keep < ledger->checkpoint_count; i++) {
+        struct coord_checkpoint old = ledger->checkpoints[i];
+        bool is_best = old.step == l->best.step && old.generation == l->best.generation;
+        if (!is_best)
+            rc = registry_remove(run, old, &err);
+    }
+    if (rc < 0)
+        bl_log_error(&err); /* the checkpoint itself is whole; ignoring */
+    bl_log(BL_LOG_INFO, "checkpoint step=%" PRIu64 " is whole on disk", checkpoint.step);
+}
+
+void loop_bad_sample(struct loop *l, uint32_t index)
+{
+    const Blipren__VoidSlot *slot = l->handled->sent->voids[index];
+    struct dataset_sample sample;
+    if (slot->sample >= dataset_samples(l->dataset))
+        return;
+    dataset_sample(l->dataset, slot->sample, &sample);
+    bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample,
+           sample.image, slot->reason);
+    json_t *o = json_pack("{s:I, s:s, s:s}", "sample", (json_int_t)slot->sample, "file_name",
+                          sample.image, "reason", slot->reason);
+    bl_autofree char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    json_decref(o);
+    if (line && (fprintf(l->bad_samples, "%s\n", line) < 0 || fflush(l->bad_samples) != 0))
+        bl_log(BL_LOG_WARNING, "bad_samples.jsonl cannot be written: %s; ignoring",
+               strerror(errno));
+}
+
+/* One coordinator a run folder. */
+static int lock_run(struct loop *l, struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(bl_folder_make(l->config->run_dir, err));
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "lock", err));
+    l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    if (l->lock_fd >= 0 && errno == EWOULDBLOCK) {
+        bl_fail(err, BL_EUSAGE, "another coordinator works in this run folder");
+        bl_error_remedy(err, "stop it first, or choose another run_dir");
+        return bl_error_file(err, l->config->run_dir);
+    }
+    bl_fail_errno(err, "cannot be locked");
+    return bl_error_file(err, path);
+}
+
+/* config.yaml of the run folder: may the run go on under what is asked now? */
+static int compare_config(struct loop *l, struct bl_error *err)
+{
+    char path[4096], notice[600];
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "config.yaml", err));
+    if (bl_path_is_file(path)) {
+        struct config *before = NULL;
+        BL_TRY(config_open(path, &before, err));
+        int rc = config_may_resume(before, l->config, notice, sizeof notice, err);
+        config_free(&before);
+        if (rc < 0)
+            return bl_error_file(err, l->options->yaml);
+        if (notice[0])
+            bl_log(BL_LOG_INFO, "%s", notice);
+    }
+    return 0;
+}
+
+int loop_write_config(struct loop *l, struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "config.yaml", err));
+    return bl_file_write(path, l->config->text, strlen(l->config->text), err);
+}
+
+static int read_ids(const struct dataset *dataset, enum dataset_split split, uint64_t **ret,
+                    struct bl_error *err)
+{
+    uint64_t count = dataset_count(dataset, split);
+    *ret = calloc(count + 1, sizeof **ret);
+    if (!*ret)
+        return bl_fail(err, BL_ENOMEM, "no memory for %" PRIu64 " sample ids", count);
+    for (uint64_t i = 0; i < count; i++)
+        (*ret)[i] = dataset_id(dataset, split, i);
+    return 0;
+}
+
+static bool indexing(void *context, uint64_t done, uint64_t total)
+{
+    if (isatty(STDOUT_FILENO))
+        printf("\r\033[Kindexing %" PRIu64 "/%" PRIu64 "%s", done, total,
+               done == total ? "\n" : "");
+    fflush(stdout);
+    return true;
+}
+
+static int prepare_data(struct loop *l, struct bl_error *err)
+{
+    bool reused;
+    BL_TRY(dataset_prepare(l->config, indexing, l, &l->dataset, &reused, err));
+    BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
+    BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
+    run_plan(l->config, l->dataset, &l->plan);
+    bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
+           l->plan.validate_samples, reused ? " (index reused)" : "");
+    return 0;
+}
+
+int loop_open_files(struct loop *l, struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(config_open(l->options->yaml, &l->config, err));
+    BL_TRY(check_models(l->options->yaml, l->config, err));
+    BL_TRY(lock_run(l, err));
+    BL_TRY(compare_config(l, err));
+    BL_TRY(run_id(l->config->run_dir, true, l->run, err));
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
+    BL_TRY(bl_folder_make(path, err));
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "bad_samples.jsonl", err));
+    l->bad_samples = fopen(path, "ae");
+    if (!l->bad_samples) {
+        bl_fail_errno(err, "cannot be written");
+        return bl_error_file(err, path);
+    }
+    return prepare_data(l, err);
+}

@@ -1,0 +1,182 @@
+/* coordinator/loop_in.c - messages of peers as the core's events. */
+#include <string.h>
+
+#include "common/limits.h"
+#include "common/log.h"
+#include "coordinator/loop_state.h"
+
+/* What only texts can tell; the core judges the rest. */
+static const char *refusal(struct loop *l, const Blipren__Envelope *m, const char **ret_remedy)
+{
+    static char text[700];
+    char build[512];
+    *ret_remedy = "install the same version of BLIPren on every host";
+    if (m->version != BL_PROTOCOL_VERSION) {
+        snprintf(text, sizeof text, "this coordinator speaks protocol version %d, you speak %u",
+                 BL_PROTOCOL_VERSION, m->version);
+        return text;
+    }
+    run_build(build, sizeof build);
+    if (m->hello->role == BLIPREN__ROLE__ROLE_WORKER && l->config->train.reproducible &&
+        strcmp(build, m->hello->build)) {
+        snprintf(text, sizeof text,
+                 "a reproducible run needs the same build everywhere: here %s, there %s", build,
+                 m->hello->build);
+        *ret_remedy = "use machines of one kind, or train.reproducible: false";
+        return text;
+    }
+    return NULL;
+}
+
+static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelope *m,
+                       struct coord_event *e)
+{
+    const char *remedy, *text;
+    snprintf(peer->name, sizeof peer->name, "%s", m->hello->name);
+    snprintf(peer->build, sizeof peer->build, "%s", m->hello->build);
+    snprintf(peer->endpoint, sizeof peer->endpoint, "%s", m->hello->data_endpoint);
+    text = refusal(l, m, &remedy);
+    if (text) {
+        loop_refuse(l, peer, text, remedy);
+        loop_forget(l, peer);
+        return false;
+    }
+    peer->incarnation = m->peer;
+    peer->role = (enum bl_role)m->hello->role;
+    e->type = COORD_EVENT_HELLO;
+    e->hello.role = peer->role;
+    e->hello.capacity = m->hello->capacity;
+    bl_log(BL_LOG_INFO, "peer=%s joins as %s", peer->name,
+           peer->role == BL_ROLE_WORKER ? "worker" : "loader");
+    return true;
+}
+
+static void take_digest(struct bl_digest *ret, const ProtobufCBinaryData *bytes)
+{
+    memset(ret, 0, sizeof *ret);
+    if (bytes->len == sizeof ret->bytes)
+        memcpy(ret->bytes, bytes->data, sizeof ret->bytes);
+}
+
+static void take_group(struct coord_event *e, enum coord_event_type type, Blipren__Kind kind,
+                       uint64_t step, uint32_t group)
+{
+    e->type = type;
+    e->group.kind = (enum bl_kind)kind;
+    e->group.step = step;
+    e->group.group = group;
+}
+
+struct scratch {
+    struct coord_void voids[BL_GROUP_SLOTS_MAX];
+    struct bl_range trained[BL_GROUP_SLOTS_MAX];
+};
+
+/* Fills the event from a message; false: it is dealt with. */
+static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope *m,
+                      struct coord_event *e, struct scratch *scratch)
+{
+    switch (m->body_case) {
+    case BLIPREN__ENVELOPE__BODY_HELLO:
+        return take_hello(l, peer, m, e);
+    case BLIPREN__ENVELOPE__BODY_ENDED:
+        e->type = COORD_EVENT_ENDED;
+        e->ended.applied_step = m->ended->applied_step;
+        e->ended.state_generation = m->ended->state_generation;
+        take_digest(&e->ended.digest, &m->ended->state_digest);
+        return true;
+    case BLIPREN__ENVELOPE__BODY_BEAT:
+        snprintf(peer->phase, sizeof peer->phase, "%s", m->beat->phase);
+        snprintf(peer->waiting, sizeof peer->waiting, "%s", m->beat->waiting);
+        e->type = COORD_EVENT_BEAT;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
+        e->type = COORD_EVENT_RENDEZVOUS;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_FORMED:
+        e->type = COORD_EVENT_FORMED;
+        e->formed.step = m->formed->step;
+        take_digest(&e->formed.digest, &m->formed->state_digest);
+        return true;
+    case BLIPREN__ENVELOPE__BODY_GOT:
+        take_group(e, COORD_EVENT_GOT, m->got->kind, m->got->step, m->got->group);
+        return true;
+    case BLIPREN__ENVELOPE__BODY_USED:
+        take_group(e, COORD_EVENT_USED, m->used->kind, m->used->step, m->used->group);
+        return true;
+    case BLIPREN__ENVELOPE__BODY_REPORT:
+        results_report(l->results, m->report);
+        for (size_t i = 0; i < m->report->n_trained; i++)
+            scratch->trained[i] =
+                (struct bl_range){m->report->trained[i]->first, m->report->trained[i]->count};
+        e->type = COORD_EVENT_REPORT;
+        e->report.step = m->report->step;
+        e->report.sample_digest = m->report->sample_digest;
+        e->report.trained_count = (uint32_t)m->report->n_trained;
+        e->report.trained = scratch->trained;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_VALIDATION:
+        take_group(e, COORD_EVENT_VALIDATION, BLIPREN__KIND__KIND_VALIDATE, m->validation->step,
+                   m->validation->group);
+        return true;
+    case BLIPREN__ENVELOPE__BODY_BROKEN:
+        bl_log(BL_LOG_WARNING, "peer=%s %s", peer->name, m->broken->text);
+        e->type = COORD_EVENT_BROKEN;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_SAVED:
+        e->type = COORD_EVENT_SAVED;
+        e->saved.step = m->saved->step;
+        e->saved.folder = m->saved->folder;
+        e->saved.ok = !m->saved->error[0];
+        return true;
+    case BLIPREN__ENVELOPE__BODY_SENT:
+        take_group(e, COORD_EVENT_SENT, m->sent->kind, m->sent->step, m->sent->group);
+        for (size_t i = 0; i < m->sent->n_voids; i++)
+            scratch->voids[i] =
+                (struct coord_void){m->sent->voids[i]->slot, m->sent->voids[i]->sample};
+        e->group.void_count = (uint32_t)m->sent->n_voids;
+        e->group.voids = scratch->voids;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_GOODBYE:
+        bl_log(BL_LOG_INFO, "peer=%s leaves: %s", peer->name, m->goodbye->reason);
+        e->type = COORD_EVENT_GOODBYE;
+        return true;
+    default:
+        bl_log(BL_LOG_WARNING, "peer=%s sent %s, which is no peer's to send; ignoring", peer->name,
+               wire_body_name(m));
+        return false;
+    }
+}
+
+static void handle_message(struct loop *l, struct peer *peer, const Blipren__Envelope *m)
+{
+    static struct scratch scratch; /* the loop has one thread */
+    struct coord_event event = {.peer = m->peer, .link = peer->link, .generation = m->generation};
+    if (m->body_case != BLIPREN__ENVELOPE__BODY_HELLO && peer->role == BL_ROLE_NONE)
+        return; /* of a connection that was refused or never said Hello */
+    if (m->version != BL_PROTOCOL_VERSION && m->body_case != BLIPREN__ENVELOPE__BODY_HELLO)
+        return;
+    l->handled = m;
+    l->sender = peer;
+    if (translate(l, peer, m, &event, &scratch))
+        loop_step(l, &event);
+    l->handled = NULL;
+    l->sender = NULL;
+}
+
+void loop_message(void *context, const struct wire_id *from, struct wire_frames *frames)
+{
+    struct loop *l = context;
+    Blipren__Envelope *m = NULL;
+    struct bl_error err;
+    if (l->leaving)
+        return;
+    struct peer *peer = peers_of_id(l->peers, from);
+    if (wire_unpack_frames(frames, &m, &err) < 0) {
+        bl_error_peer(&err, peer->name[0] ? peer->name : "unknown peer");
+        bl_log_error(&err);
+        return;
+    }
+    handle_message(l, peer, m);
+    wire_envelope_free(&m);
+}

@@ -1,0 +1,170 @@
+/* coordinator/loop_out.c - the core's actions as messages to peers. */
+#include <inttypes.h>
+
+#include "common/cleanup.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "coordinator/loop_state.h"
+
+static void send_to(struct loop *l, struct peer *peer, uint64_t generation, Blipren__Envelope *e)
+{
+    bl_autofree uint8_t *data = NULL;
+    size_t size;
+    e->version = BL_PROTOCOL_VERSION;
+    e->generation = generation;
+    e->peer = l->incarnation;
+    e->run = (ProtobufCBinaryData){sizeof l->run, l->run};
+    wire_pack(e, &data, &size);
+    /* The next tick tells the core that it is lost. */
+    if (wire_router_send(l->router, &peer->id, data, size) < 0)
+        peer->unreachable = true;
+}
+
+static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
+{
+    uint32_t patience_ms = (uint32_t)(l->config->cluster.patience_s * 1000);
+    Blipren__Welcome welcome = BLIPREN__WELCOME__INIT;
+    welcome.run_folder = l->config->run_dir;
+    welcome.patience_ms = patience_ms;
+    welcome.heartbeat_ms = bl_timing_of(patience_ms).heartbeat_ms;
+    WIRE_ENVELOPE(e, WELCOME, welcome) = &welcome;
+    send_to(l, peer, generation, &e);
+}
+
+void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char *remedy)
+{
+    char line[700];
+    snprintf(line, sizeof line, "%s", text);
+    wire_text(line);
+    Blipren__Refuse refuse = BLIPREN__REFUSE__INIT;
+    refuse.text = line;
+    refuse.remedy = (char *)(uintptr_t)remedy;
+    WIRE_ENVELOPE(e, REFUSE, refuse) = &refuse;
+    bl_log(BL_LOG_WARNING, "peer=%s refused: %s", peer->name, text);
+    send_to(l, peer, 0, &e);
+}
+
+static void send_form(struct loop *l, struct peer *peer, const struct coord_action *a)
+{
+    char name[COORD_CHECKPOINT_NAME_MAX] = "";
+    if (a->form.source < 0 && a->form.checkpoint.generation)
+        coord_checkpoint_name(a->form.checkpoint, name);
+    Blipren__Form form = BLIPREN__FORM__INIT;
+    form.rank = a->form.rank;
+    form.world = a->form.world;
+    form.source = a->form.source;
+    form.step = a->form.step;
+    form.state_generation = a->form.state_generation;
+    form.checkpoint = name;
+    WIRE_ENVELOPE(e, FORM, form) = &form;
+    send_to(l, peer, a->generation, &e);
+}
+
+static void send_order(struct loop *l, struct peer *peer, const struct coord_action *a)
+{
+    static uint64_t samples[BL_GROUP_SLOTS_MAX];
+    static uint32_t epochs[BL_GROUP_SLOTS_MAX];
+    struct peer *worker = peers_of_incarnation(l->peers, a->order.worker);
+    coord_order_samples(l->core, a, samples, epochs);
+    Blipren__Order order = BLIPREN__ORDER__INIT;
+    order.kind = (Blipren__Kind)a->order.kind;
+    order.step = a->order.step;
+    order.group = a->order.group;
+    order.first = a->order.places.first;
+    order.n_sample = order.n_epoch = a->order.places.count;
+    order.sample = samples;
+    order.epoch = epochs;
+    order.worker = a->order.worker;
+    order.endpoint = worker ? worker->endpoint : (char *)"";
+    WIRE_ENVELOPE(e, ORDER, order) = &order;
+    send_to(l, peer, a->generation, &e);
+}
+
+static void send_save(struct loop *l, struct peer *peer, const struct coord_action *a)
+{
+    char name[COORD_CHECKPOINT_NAME_MAX];
+    coord_checkpoint_name(a->checkpoint, name);
+    Blipren__Save save = BLIPREN__SAVE__INIT;
+    save.step = a->checkpoint.step;
+    save.folder = name;
+    WIRE_ENVELOPE(e, SAVE, save) = &save;
+    send_to(l, peer, a->generation, &e);
+}
+
+static void send_stop(struct loop *l, struct peer *peer, const struct coord_action *a)
+{
+    Blipren__Stop stop = BLIPREN__STOP__INIT;
+    stop.last = a->stop.last;
+    stop.reason = (char *)(uintptr_t)bl_error_name(a->stop.code);
+    WIRE_ENVELOPE(e, STOP, stop) = &stop;
+    send_to(l, peer, a->generation, &e);
+}
+
+static void send_end(struct loop *l, struct peer *peer, const struct coord_action *a)
+{
+    Blipren__End end = BLIPREN__END__INIT;
+    WIRE_ENVELOPE(e, END, end) = &end;
+    send_to(l, peer, a->generation, &e);
+}
+
+static void send_rendezvous(struct loop *l, struct peer *peer, const struct coord_action *a)
+{
+    WIRE_ENVELOPE(e, RENDEZVOUS, rendezvous) = l->handled->rendezvous;
+    send_to(l, peer, a->generation, &e);
+}
+
+void loop_pulse_one(void *context, struct peer *peer)
+{
+    struct loop *l = context;
+    Blipren__Pulse pulse = BLIPREN__PULSE__INIT;
+    WIRE_ENVELOPE(e, PULSE, pulse) = &pulse;
+    if (peer->role != BL_ROLE_NONE)
+        send_to(l, peer, coord_status(l->core).generation, &e);
+}
+
+void loop_forget(struct loop *l, struct peer *peer)
+{
+    if (peer == l->sender)
+        l->sender = NULL;
+    peers_remove(l->peers, peer);
+}
+
+void loop_send(struct loop *l, const struct coord_action *a)
+{
+    struct peer *peer = peers_of_link(l->peers, a->link);
+    char text[256];
+    if (!peer)
+        return;
+    switch (a->type) {
+    case COORD_ACTION_WELCOME:
+        send_welcome(l, peer, a->generation);
+        break;
+    case COORD_ACTION_REFUSE:
+        snprintf(text, sizeof text, "%s (expected %" PRIu64 ", found %" PRIu64 ")", a->refuse.text,
+                 a->refuse.expected, a->refuse.found);
+        loop_refuse(l, peer, text, "");
+        loop_forget(l, peer);
+        break;
+    case COORD_ACTION_FORGET:
+        loop_forget(l, peer);
+        break;
+    case COORD_ACTION_END:
+        send_end(l, peer, a);
+        break;
+    case COORD_ACTION_FORM:
+        send_form(l, peer, a);
+        break;
+    case COORD_ACTION_RELAY:
+        send_rendezvous(l, peer, a);
+        break;
+    case COORD_ACTION_ORDER:
+        send_order(l, peer, a);
+        break;
+    case COORD_ACTION_SAVE:
+        send_save(l, peer, a);
+        break;
+    default:
+        send_stop(l, peer, a);
+        break;
+    }
+}

@@ -1,0 +1,117 @@
+/* coordinator/loop_state.h - what the parts of the coordinator's loop share. Private to loop*.c.
+ *
+ *   loop.c          start and end, the clock, signals, the journal's and the children's word, actions
+ *   loop_in.c       messages to events
+ *   loop_out.c      actions to messages
+ *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
+ *   loop_figures.c  what a step and a validation came to: metrics, progress
+ *
+ * All of it runs on the loop's thread, except where a comment says so. */
+#pragma once
+
+#include <pthread.h>
+#include <stdio.h>
+#include <uv.h>
+
+#include "common/config.h"
+#include "common/dataset.h"
+#include "common/run.h"
+#include "coordinator/children.h"
+#include "coordinator/core.h"
+#include "coordinator/journal.h"
+#include "coordinator/loop.h"
+#include "coordinator/metrics.h"
+#include "coordinator/peers.h"
+#include "coordinator/results.h"
+#include "proto/wire.h"
+
+struct loop {
+    const struct coordinator_options *options;
+    struct config *config;
+    struct dataset *dataset;
+    uint64_t *train_ids, *validate_ids;
+    struct bl_plan plan;
+    uint8_t run[RUN_ID_BYTES];
+    uint64_t incarnation;
+    int lock_fd;
+
+    uv_loop_t uv;
+    bool uv_open;
+    uv_timer_t tick, draw;
+    uv_signal_t signals[2];
+    uv_async_t journaled;
+    void *zmq;
+    struct wire_socket *router;
+    char endpoint[SOCKET_ENDPOINT_MAX];
+
+    struct coord *core;
+    struct journal *journal;
+    struct metrics *metrics;
+    struct results *results;
+    struct peers *peers;
+    struct children *children;
+    FILE *bad_samples;
+
+    pthread_mutex_t lock;
+    uint64_t journaled_seq;        /* under the lock, from the journal's thread */
+    struct bl_error journal_error; /* under the lock */
+
+    const Blipren__Envelope *handled; /* the message being handled … */
+    struct peer *sender;              /* … and whose it is */
+    int verifications;                /* under way on the thread pool */
+    struct coord_checkpoint best;     /* generation 0: none */
+    double best_loss, last_loss;      /* of validations */
+    uint64_t last_loss_step;
+    double latest_train_loss;
+    double step_s, images, tokens; /* running means per step */
+    double wait_data, wait_compute, wait_reduce;
+    uint64_t last_commit_ms;
+    int stops;       /* signals taken */
+    int probe_ticks; /* until everyone gets a Pulse; 0: no need */
+    bool leaving;
+    struct bl_error error; /* why it ends, code 0: complete */
+};
+
+/* ---- loop.c */
+
+/* Ends the loop with this error; the first counts. */
+void loop_fail(struct loop *l, const struct bl_error *error);
+/* One event into the core, at the loop's time, and its actions carried out. Nothing once the loop ends. */
+void loop_step(struct loop *l, struct coord_event *event);
+
+/* ---- loop_in.c */
+
+/* wire_receive of the router's socket; context is the loop. */
+void loop_message(void *context, const struct wire_id *from, struct wire_frames *frames);
+
+/* ---- loop_out.c */
+
+/* Sends Refuse. The peer may be forgotten afterwards. */
+void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char *remedy);
+/* For peers_each; context is the loop. */
+void loop_pulse_one(void *context, struct peer *peer);
+/* Removes the peer, also from `sender`. */
+void loop_forget(struct loop *l, struct peer *peer);
+/* Carries out an action that is a message to one peer (or that forgets it); a peer that is gone gets none. */
+void loop_send(struct loop *l, const struct coord_action *a);
+
+/* ---- loop_files.c */
+
+/* Checks checksums on a thread of libuv's pool; VERIFIED follows. */
+void loop_verify(struct loop *l, struct coord_checkpoint checkpoint);
+/* Points "latest" and "best", removes what train.keep_last no longer keeps. */
+void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
+/* Into bad_samples.jsonl and the log: void slot `index` of the Sent being handled. */
+void loop_bad_sample(struct loop *l, uint32_t index);
+/* What the peers will read. A start that failed before leaves the old one. */
+int loop_write_config(struct loop *l, struct bl_error *err);
+/* Configuration checked, run folder locked and compared, data indexed. close_all() in loop.c releases what is there. */
+int loop_open_files(struct loop *l, struct bl_error *err);
+
+/* ---- loop_figures.c */
+
+/* Shows where the run is; `line`: as a line of the log too, not only as the terminal's last line. */
+void loop_progress(struct loop *l, bool line);
+/* Step `step` (0-based) is committed; a validation after `step` steps is complete. */
+void loop_committed(struct loop *l, uint64_t step);
+void loop_validated(struct loop *l, uint64_t step);

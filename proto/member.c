@@ -1,0 +1,232 @@
+/* proto/member.c - see member.h. */
+#include "proto/member.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+
+#define LINGER_MS 500
+
+static const char *role_name(const struct member *m)
+{
+    return m->options.role == BLIPREN__ROLE__ROLE_WORKER ? "worker" : "loader";
+}
+
+/* -- messages out -- */
+
+void member_send(struct member *m, uint64_t generation, Blipren__Envelope *e)
+{
+    bl_autofree uint8_t *data = NULL;
+    size_t size;
+    e->version = BL_PROTOCOL_VERSION;
+    e->generation = generation;
+    e->peer = m->incarnation;
+    if (m->run_known)
+        e->run = (ProtobufCBinaryData){sizeof m->run, m->run};
+    wire_pack(e, &data, &size);
+    if (m->control && wire_dealer_send(m->control, data, size) < 0)
+        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection, ignoring", wire_body_name(e));
+}
+
+void member_hello(struct member *m, Blipren__Hello *hello)
+{
+    hello->role = m->options.role;
+    hello->name = m->name;
+    hello->build = m->build;
+    WIRE_ENVELOPE(e, HELLO, hello) = hello;
+    member_send(m, 0, &e);
+}
+
+void member_goodbye(struct member *m, const char *reason)
+{
+    char text[1600];
+    snprintf(text, sizeof text, "%s", reason);
+    wire_text(text);
+    Blipren__Goodbye goodbye = BLIPREN__GOODBYE__INIT;
+    goodbye.reason = text;
+    WIRE_ENVELOPE(e, GOODBYE, goodbye) = &goodbye;
+    member_send(m, 0, &e);
+}
+
+/* -- leaving -- */
+
+void member_leave(struct member *m)
+{
+    m->leaving = true;
+    uv_stop(&m->uv);
+}
+
+void member_fail(struct member *m, const struct bl_error *error)
+{
+    if (!m->error.code)
+        m->error = *error;
+    char line[1600];
+    bl_error_format(&m->error, line, sizeof line);
+    member_goodbye(m, line);
+    member_leave(m);
+}
+
+void member_exit(struct member *m, int code, const char *text)
+{
+    if (code && !m->error.code) {
+        bl_fail(&m->error, (enum bl_error_code)code, "%s", text);
+        bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
+        bl_error_peer(&m->error, m->options.endpoint);
+    }
+    member_leave(m);
+}
+
+/* -- messages in -- */
+
+/* The coordinator's word on the run: taken once, and the same for ever. */
+static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_error *err)
+{
+    if (e->run.len != RUN_ID_BYTES)
+        return bl_fail(err, BL_EPROTO, "a Welcome without the run's id");
+    if (m->run_known && memcmp(m->run, e->run.data, RUN_ID_BYTES) != 0) {
+        bl_fail(err, BL_EPEER, "the coordinator now owns another run");
+        return bl_error_remedy(err, "start this %s again to join it", role_name(m));
+    }
+    memcpy(m->run, e->run.data, RUN_ID_BYTES);
+    m->run_known = true;
+    snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
+    return 0;
+}
+
+static void take_refuse(struct member *m, const Blipren__Refuse *refuse)
+{
+    bl_fail(&m->error, BL_EPEER, "refused: %.400s", refuse->text);
+    bl_error_remedy(&m->error, "%.200s", refuse->remedy);
+    bl_error_peer(&m->error, m->options.endpoint);
+}
+
+static int handle(struct member *m, const Blipren__Envelope *e, struct bl_error *err)
+{
+    if (e->body_case == BLIPREN__ENVELOPE__BODY_WELCOME)
+        BL_TRY(take_welcome(m, e, err));
+    if (e->body_case == BLIPREN__ENVELOPE__BODY_REFUSE)
+        take_refuse(m, e->refuse);
+    return m->options.calls->message(m->options.context, e, err);
+}
+
+static void on_control(void *member, const struct wire_id *from, struct wire_frames *frames)
+{
+    struct member *m = member;
+    Blipren__Envelope *e = NULL;
+    struct bl_error err;
+    if (m->leaving)
+        return;
+    int rc = wire_unpack_frames(frames, &e, &err);
+    if (rc == 0)
+        rc = handle(m, e, &err);
+    if (rc < 0) {
+        bl_error_peer(&err, m->options.endpoint);
+        member_fail(m, &err);
+    }
+    if (e)
+        wire_envelope_free(&e);
+}
+
+/* A coordinator that was killed and comes back is found at once, not after the patience. */
+static void on_lost(void *member)
+{
+    struct member *m = member;
+    if (!m->leaving)
+        m->options.calls->lost(m->options.context);
+}
+
+int member_connect(struct member *m, uint64_t link, struct bl_error *err)
+{
+    struct wire_id id = wire_id_make(m->incarnation, link);
+    wire_socket_close(&m->control, 0);
+    m->link = link;
+    BL_TRY(wire_dealer(&m->uv, m->zmq, m->options.endpoint, &id, on_control, m, &m->control, err));
+    return wire_watch(m->control, m->zmq, on_lost, err);
+}
+
+/* -- clock, signals, other threads -- */
+
+static void on_wake(uv_async_t *async)
+{
+    struct member *m = async->data;
+    if (!m->leaving)
+        m->options.calls->woken(m->options.context);
+}
+
+void member_wake(struct member *m)
+{
+    uv_async_send(&m->wake);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct member *m = timer->data;
+    if (!m->leaving)
+        m->options.calls->tick(m->options.context);
+}
+
+/* The first signal ends the process in order; the handlers are gone then, so that a second one ends it at once. */
+static void on_signal(uv_signal_t *signal, int number)
+{
+    struct member *m = signal->data;
+    struct bl_error err;
+    for (int i = 0; i < 2; i++)
+        uv_signal_stop(&m->signals[i]);
+    bl_fail(&err, BL_ESTOPPED, "stopped by signal %d", number);
+    member_fail(m, &err);
+}
+
+/* -- start and end -- */
+
+static void start_handles(struct member *m)
+{
+    static const int numbers[] = {SIGINT, SIGTERM};
+    uv_loop_init(&m->uv);
+    uv_async_init(&m->uv, &m->wake, on_wake);
+    uv_timer_init(&m->uv, &m->tick);
+    m->wake.data = m->tick.data = m;
+    uv_timer_start(&m->tick, on_tick, MEMBER_TICK_MS, MEMBER_TICK_MS);
+    for (int i = 0; i < 2; i++) {
+        uv_signal_init(&m->uv, &m->signals[i]);
+        m->signals[i].data = m;
+        uv_signal_start(&m->signals[i], on_signal, numbers[i]);
+    }
+}
+
+void member_open(struct member *m, const struct member_options *options)
+{
+    char host[64] = "";
+    *m = (struct member){.options = *options, .incarnation = wire_incarnation()};
+    if (options->parent)
+        run_die_with_parent(options->parent);
+    gethostname(host, sizeof host - 1);
+    if (options->name)
+        snprintf(m->name, sizeof m->name, "%s", options->name);
+    else
+        snprintf(m->name, sizeof m->name, "%s:%d", host, (int)getpid());
+    wire_text(m->name);
+    run_build(m->build, sizeof m->build);
+    bl_log_identity(role_name(m), "%s", m->name);
+    start_handles(m);
+}
+
+int member_run(struct member *m, struct bl_error *err)
+{
+    if (!m->leaving)
+        uv_run(&m->uv, UV_RUN_DEFAULT);
+    if (!m->error.code)
+        return 0;
+    *err = m->error;
+    return -m->error.code;
+}
+
+void member_close(struct member *m)
+{
+    wire_socket_close(&m->control, LINGER_MS);
+    wire_loop_close(&m->uv);
+    wire_context_close(&m->zmq);
+}

@@ -1,0 +1,82 @@
+/* proto/member.h - a process that joins a run: what worker and loader share outside their rules. It has a libuv loop with a
+ * clock and signals, one connection to the coordinator at a time, a name, and knows the one run it belongs to.
+ *
+ * All of it belongs to the loop's thread, member_wake apart.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "common/error.h"
+#include "common/run.h"
+#include "proto/socket.h"
+#include "proto/wire.h"
+
+/* What the program does about what happens; each gets its context. None is called once the member is leaving. */
+struct member_calls {
+    /* From the coordinator, on the newest connection. The member has taken note of Welcome and Refuse already. A failure
+     * ends the process. */
+    int (*message)(void *context, const Blipren__Envelope *message, struct bl_error *err);
+    void (*lost)(void *context);  /* the connection broke */
+    void (*woken)(void *context); /* after member_wake, once for any number of them */
+    void (*tick)(void *context);  /* every MEMBER_TICK_MS */
+};
+#define MEMBER_TICK_MS 50
+
+struct member_options {
+    Blipren__Role role;
+    const char *endpoint; /* of the coordinator */
+    const char *name;     /* for people; NULL: host:pid */
+    int parent;           /* process to die with; 0: none */
+    const struct member_calls *calls;
+    void *context;
+};
+
+/* To be read; written by the functions below. */
+struct member {
+    struct member_options options;
+    uv_loop_t uv;
+    uv_async_t wake;
+    uv_timer_t tick;
+    uv_signal_t signals[2];
+    void *zmq; /* for the program's other sockets too; NULL until it opens it */
+    struct wire_socket *control;
+
+    char name[128], build[128];
+    uint64_t incarnation, link; /* of this process, of its newest connection */
+    bool run_known;             /* then these are the run's, for ever */
+    uint8_t run[RUN_ID_BYTES];
+    char run_folder[4096];
+
+    bool leaving;
+    struct bl_error error; /* why, code 0: as told */
+};
+
+/* Draws its incarnation, opens the loop with the handles, and says in the log who it is. Options are copied. */
+void member_open(struct member *m, const struct member_options *options);
+/* Runs the loop until the member leaves. 0, or why it did. */
+int member_run(struct member *m, struct bl_error *err);
+/* Closes the connection, then whatever handles the loop still has, and the ZeroMQ context. The program's other sockets must
+ * be closed before. */
+void member_close(struct member *m);
+
+/* Any thread: calls->woken on the loop's. */
+void member_wake(struct member *m);
+
+/* A new connection, whose number is `link`, in place of the one before; what that had not sent yet is dropped. */
+int member_connect(struct member *m, uint64_t link, struct bl_error *err);
+
+/* Fills in who sends, and sends. A connection that is full or lost shows as silence, which the rules deal with. */
+void member_send(struct member *m, uint64_t generation, Blipren__Envelope *envelope);
+/* Fills in role, name and build, and sends. */
+void member_hello(struct member *m, Blipren__Hello *hello);
+void member_goodbye(struct member *m, const char *reason);
+
+/* Ends the loop. */
+void member_leave(struct member *m);
+/* Says Goodbye with the error, and leaves with it. The first error counts. */
+void member_fail(struct member *m, const struct bl_error *error);
+/* The rules' word: leave, with this code (positive BL_E…, 0: as told) unless a better reason is known. */
+void member_exit(struct member *m, int code, const char *text);

@@ -1,0 +1,285 @@
+/* tests/sim/world.h - the imagined cluster: processes, connections, disk, engines, and what breaks them. Everything a loop would
+ * do for its core is done here, as late, as often lost and as badly timed as the real thing is allowed to. Private to world*.c.
+ *
+ *   world.c           a schedule: drawn, run, ended          world_net.c      connections
+ *   world_engine.c    the workers' engines                   world_process.c  starts, crashes and other faults
+ *   world_actions.c   what the loops do for their cores      world_events.c   what arrives at a core */
+#pragma once
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/random.h"
+#include "tests/sim/sim.h"
+
+#define LINKS_MAX 8192
+#define COMMS_MAX 1024
+#define RECORDS_MAX 8192
+#define SAVED_MAX 512
+#define OPS_MAX 16
+#define EVENTS_MAX 400000
+
+enum program { COORD, WORKER, LOADER };
+
+/* One connection between a worker or loader and a coordinator, in order in both directions. */
+struct link {
+    enum program program;
+    int index;
+    uint32_t instance;       /* of the peer */
+    uint64_t core_link;      /* the peer core's number of it */
+    uint64_t peer;           /* its incarnation */
+    uint32_t coord_instance; /* 0: no coordinator has heard on it */
+    bool open;               /* the coordinator's side */
+    bool up_lost, down_lost; /* nothing arrives any more */
+    uint64_t last_up_ms, last_down_ms;
+};
+
+/* The communicator of one generation. */
+struct comm {
+    uint32_t world;
+    int members[SIM_WORKERS_MAX]; /* by rank; -1 = not joined */
+    uint32_t joined;
+    bool failed;
+    uint64_t state; /* what it was formed with */
+    int64_t step;
+    uint64_t reduce_step, reduce_sum, reduce_state, reduced;
+    uint32_t reduce_count, arrived;
+};
+
+enum op_type { OP_FORM, OP_COMPUTE, OP_REDUCE, OP_SNAPSHOT };
+struct op {
+    enum op_type type;
+    uint64_t generation, step;
+    uint32_t slot, rank, world;
+    int32_t source;
+    bool have_state;
+    char checkpoint[COORD_CHECKPOINT_NAME_MAX];
+};
+
+struct engine {
+    struct op ops[OPS_MAX];
+    int count; /* ops[0] runs if running */
+    bool running;
+    bool decided;  /* its completion is on the way */
+    bool joined;   /* FORM: counted in its comm */
+    uint64_t turn; /* completions of an older turn are void */
+    uint64_t last_post_ms;
+    uint64_t generation; /* of the comm it is in; 0 = none */
+    uint32_t rank, rendezvous;
+    uint64_t state;
+    int64_t step; /* of state; -1 = none */
+    uint32_t trained_count, places;
+    struct bl_range trained[SIM_BATCH_MAX];
+    uint64_t sum;
+    uint64_t snap_state;
+    struct { /* of the step being reduced, for Report */
+        uint32_t count;
+        struct bl_range ranges[SIM_BATCH_MAX];
+        uint64_t sum;
+    } report;
+};
+
+struct held {
+    bool used;
+    enum bl_kind kind;
+    uint64_t step;
+    uint32_t group;
+    uint64_t content;
+};
+
+struct process {
+    bool up;
+    uint32_t instance;
+    uint64_t incarnation;
+    int link; /* newest; -1 = none */
+    uint64_t stalled_until_ms;
+    /* worker */
+    struct worker *worker;
+    struct engine engine;
+    struct held held[SIM_WINDOW_MAX];
+    /* loader */
+    struct loader *loader;
+    bool hung;
+    struct {
+        uint64_t turn; /* completions of an older turn are void */
+        uint64_t content;
+        uint64_t worker;
+        uint32_t void_count;
+        struct coord_void voids[SIM_BATCH_MAX];
+    } slots[2 * SIM_CAPACITY_MAX];
+    uint64_t slot_turn;
+    uint32_t capacity, jobs;
+};
+
+struct saved {
+    struct coord_checkpoint checkpoint;
+    uint64_t state;
+    bool whole;
+};
+
+enum fault {
+    CRASH_WORKER,
+    CRASH_LOADER,
+    CRASH_COORD,
+    BREAK_LINK,
+    STALL,
+    HANG_LOADER,
+    FAIL_COMM,
+    DAMAGE,
+    RECONNECT,
+    BLACKOUT,
+    FAULT_COUNT
+};
+
+struct world {
+    uint64_t chance, now_ms;
+    bool verbose;
+    struct sim_queue queue;
+    struct sim_result result;
+    struct truth truth;
+
+    /* drawn */
+    struct coord_config config;
+    uint32_t worker_count, loader_count, capacity, jobs;
+    uint32_t delay_ms, slow_ms;
+    double slow_chance, silent_chance, bad_chance, duplicate_chance, write_failure_chance;
+    bool local, healed, stop_wanted, data_may_fail;
+    uint32_t fault_every_ms;
+    uint32_t fault_weight[FAULT_COUNT];
+    uint64_t train_ids[SIM_SAMPLES_MAX], validate_ids[SIM_SAMPLES_MAX];
+    uint64_t heal_ms, end_ms;
+    uint64_t expected[SIM_STEPS_MAX]; /* sums of the terms of each step */
+
+    struct coord *coord;
+    uint32_t coord_instance;
+    bool coord_up, over;
+    uint64_t coord_stalled_until_ms, last_fsync_ms;
+    struct process workers[SIM_WORKERS_MAX], loaders[SIM_LOADERS_MAX];
+    struct link links[LINKS_MAX];
+    int link_count;
+    struct comm comms[COMMS_MAX];
+    uint64_t data_last_ms[SIM_LOADERS_MAX][SIM_WORKERS_MAX];
+
+    struct coord_record records[RECORDS_MAX]; /* the journal: on disk, then on its way */
+    uint64_t record_seqs[RECORDS_MAX];
+    int on_disk, record_count;
+    struct saved saved[SAVED_MAX];
+    int saved_count;
+};
+
+extern struct world *w; /* one at a time: what works on it reads as rules, not as plumbing */
+
+#define TRACE(...)                                                                                 \
+    do {                                                                                           \
+        if (w->verbose) {                                                                          \
+            printf("%6llu ", (unsigned long long)w->now_ms);                                       \
+            printf(__VA_ARGS__);                                                                   \
+            putchar('\n');                                                                         \
+        }                                                                                          \
+    } while (0)
+
+static inline uint32_t below(uint32_t n)
+{
+    return sim_below(&w->chance, n);
+}
+
+static inline bool chance(double p)
+{
+    return sim_chance(&w->chance, p);
+}
+
+/* How long something takes: mostly little, sometimes long. */
+static inline uint64_t delay(void)
+{
+    uint64_t ms = below(w->delay_ms + 1);
+    return chance(w->slow_chance) ? ms + below(w->slow_ms + 1) : ms;
+}
+
+static inline uint64_t later(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline uint32_t patience(void)
+{
+    return w->config.patience_ms;
+}
+
+static inline struct process *process_of(enum program program, int index)
+{
+    return program == WORKER ? &w->workers[index] : &w->loaders[index];
+}
+
+/* ---- world.c */
+
+/* The worker with this incarnation, if it is up; else -1. */
+int worker_index(uint64_t incarnation);
+/* Is the sample an image that no loader can decode? */
+bool is_bad(uint64_t sample);
+void name_copy(char to[COORD_CHECKPOINT_NAME_MAX], const char *from);
+struct bl_digest digest_of(uint64_t number);
+/* NULL: that checkpoint was never written. */
+struct saved *saved_find(struct coord_checkpoint checkpoint);
+struct coord_checkpoint checkpoint_named(const char *name);
+/* The journal's oldest record on its way reaches the disk. */
+void record_to_disk(void);
+
+/* ---- world_net.c */
+
+/* Events given to these are theirs. A link is an index into w->links; core_link is what a core calls it. */
+void connect_peer(enum program program, int index, uint64_t core_link);
+void send_up(int link, struct sim_event *e);
+struct sim_event *to_coord(enum coord_event_type type, uint64_t generation);
+void send_up_from(const struct process *p, uint64_t core_link, struct sim_event *e);
+int coord_link(uint64_t link);
+void send_down(uint64_t link, struct sim_event *e);
+void down_worker(uint64_t link, enum worker_event_type type, uint64_t generation);
+void down_loader(uint64_t link, enum loader_event_type type, uint64_t generation);
+bool is_worker_link(uint64_t link);
+void tell_coord_lost(int link, bool dead);
+void tell_peer_lost(int link);
+/* What is under way on the link is lost; each side hears of it, or has to notice by the silence. */
+void break_link(int link);
+
+/* ---- world_engine.c */
+
+/* A new event of the engine for its worker's core. */
+struct sim_event *engine_event(enum worker_event_type type);
+/* A member is gone: who waits for it fails; who had everything already may still get through. */
+void comm_fail(uint64_t generation);
+/* The engine, whose operation is FORM, has met its rendezvous: the comm is complete once all have. */
+void form_join(int index);
+void engine_queue(int index, struct op op);
+/* The running operation comes to its end: what it changes, and what the loop hears. */
+void op_end(int index, bool ok);
+void engine_abort(int index);
+
+/* ---- world_process.c */
+
+/* The next tick, restart, fault: some time from now. */
+void tick_later(enum program program, int index, uint32_t instance);
+void restart_later(enum program program, int index, uint64_t ms);
+/* The journal keeps what is on disk, and of what was on its way a part from its beginning: a torn
+ * record is one that is not there. */
+void crash_coord(void);
+void fault_later(void);
+void random_fault(void);
+/* From here on nothing breaks, and everything that was broken is mended: the run has to finish. */
+void heal(void);
+void restart(const struct sim_event *e);
+
+/* ---- world_actions.c */
+
+/* Carries out what a core asked for; `from` is the event it answers, NULL at the start. */
+void do_worker(int index, const struct worker_actions *actions, const struct sim_event *from);
+void do_loader(int index, const struct loader_actions *actions, const struct sim_event *from);
+void do_coord(const struct coord_actions *actions, const struct sim_event *from);
+
+/* ---- world_events.c */
+
+/* Each takes the event's content, not the event. What cannot happen yet is pushed again. */
+void to_coord_now(struct sim_event *e);
+void coord_own(struct sim_event *e);
+void worker_now(struct sim_event *e);
+void loader_now(struct sim_event *e);
+void engine_now(struct sim_event *e);

@@ -1,0 +1,502 @@
+/* tests/sim/world_actions.c - what the loops do: each action of a core becomes messages, writes, work and timers. */
+#include "tests/sim/world.h"
+
+static void worker_form(int index, const struct worker_action *a)
+{
+    struct engine *engine = &w->workers[index].engine;
+    struct comm *comm = &w->comms[a->generation];
+    BL_ASSERT_CMP(a->generation, <, COMMS_MAX);
+    comm->world = a->form.world;
+    engine->generation = a->generation;
+    engine->rank = a->form.rank;
+    engine->rendezvous = 0;
+    struct op op = {.type = OP_FORM,
+                    .generation = a->generation,
+                    .step = a->form.step,
+                    .rank = a->form.rank,
+                    .world = a->form.world,
+                    .source = a->form.source,
+                    .have_state = a->form.have_state};
+    name_copy(op.checkpoint, a->form.checkpoint);
+    engine_queue(index, op);
+}
+
+static void worker_write(int index, const struct worker_action *a)
+{
+    const struct process *p = &w->workers[index];
+    struct sim_event *e = engine_event(WORKER_EVENT_WRITTEN);
+    e->what = SIM_WORKER_OWN;
+    e->index = index;
+    e->instance = p->instance;
+    e->worker.written.step = a->save.step;
+    e->worker.written.ok = w->healed || !chance(w->write_failure_chance);
+    e->content = p->engine.snap_state;
+    name_copy(e->name, a->save.folder);
+    sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
+}
+
+static void worker_message(int index, const struct worker_action *a)
+{
+    struct process *p = &w->workers[index];
+    struct sim_event *e = to_coord(COORD_EVENT_BEAT, a->generation);
+    struct coord_event *m = &e->coord;
+    switch (a->type) {
+    case WORKER_ACTION_ENDED:
+        m->type = COORD_EVENT_ENDED;
+        m->ended.applied_step = a->ended.applied_step;
+        m->ended.state_generation = a->ended.state_generation;
+        m->ended.digest = a->ended.digest;
+        break;
+    case WORKER_ACTION_FORMED:
+        m->type = COORD_EVENT_FORMED;
+        m->formed.step = a->formed.step;
+        m->formed.digest = a->formed.digest;
+        break;
+    case WORKER_ACTION_GOT:
+    case WORKER_ACTION_USED:
+    case WORKER_ACTION_RESULT:
+        m->type = a->type == WORKER_ACTION_GOT    ? COORD_EVENT_GOT
+                  : a->type == WORKER_ACTION_USED ? COORD_EVENT_USED
+                                                  : COORD_EVENT_VALIDATION;
+        m->group.kind = a->group.kind;
+        m->group.step = a->group.step;
+        m->group.group = a->group.group;
+        e->content = p->engine.state; /* what a result was computed with */
+        break;
+    case WORKER_ACTION_REPORT:
+        m->type = COORD_EVENT_REPORT;
+        m->report.step = a->report.step;
+        m->report.sample_digest = p->engine.report.sum;
+        m->report.trained_count = p->engine.report.count;
+        memcpy(e->trained, p->engine.report.ranges, sizeof e->trained);
+        break;
+    case WORKER_ACTION_BROKEN:
+        m->type = COORD_EVENT_BROKEN;
+        break;
+    case WORKER_ACTION_SAVED:
+        m->type = COORD_EVENT_SAVED;
+        m->saved.step = a->save.step;
+        m->saved.ok = a->save.ok;
+        name_copy(e->name, a->save.folder);
+        break;
+    case WORKER_ACTION_GOODBYE:
+        m->type = COORD_EVENT_GOODBYE;
+        break;
+    default:
+        BL_ASSERT(a->type == WORKER_ACTION_BEAT);
+    }
+    send_up_from(p, a->link, e);
+}
+
+static void do_worker_action(int index, const struct worker_action *a, const struct sim_event *from)
+{
+    struct process *p = &w->workers[index];
+    struct sim_event *e;
+    switch (a->type) {
+    case WORKER_ACTION_CONNECT:
+        connect_peer(WORKER, index, a->link);
+        e = to_coord(COORD_EVENT_HELLO, a->generation);
+        e->coord.hello.role = BL_ROLE_WORKER;
+        send_up(p->link, e);
+        return;
+    case WORKER_ACTION_OPEN:
+        e = engine_event(WORKER_EVENT_OPENED);
+        e->what = SIM_WORKER_OWN;
+        e->index = index;
+        e->instance = p->instance;
+        e->worker.opened.ok = true;
+        sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
+        return;
+    case WORKER_ACTION_KEEP:
+        BL_ASSERT(!p->held[a->group.slot].used);
+        p->held[a->group.slot] =
+            (struct held){true, a->group.kind, a->group.step, a->group.group, from->content};
+        return;
+    case WORKER_ACTION_DROP:
+        return;
+    case WORKER_ACTION_RELEASE:
+        BL_ASSERT(p->held[a->group.slot].used);
+        p->held[a->group.slot].used = false;
+        return;
+    case WORKER_ACTION_FORM:
+        return worker_form(index, a);
+    case WORKER_ACTION_HAND_ON:
+        p->engine.rendezvous++;
+        return form_join(index);
+    case WORKER_ACTION_COMPUTE:
+        return engine_queue(index, (struct op){.type = OP_COMPUTE,
+                                               .generation = a->generation,
+                                               .step = a->group.step,
+                                               .slot = a->group.slot});
+    case WORKER_ACTION_REDUCE:
+        return engine_queue(
+            index,
+            (struct op){.type = OP_REDUCE, .generation = a->generation, .step = a->report.step});
+    case WORKER_ACTION_SNAPSHOT:
+        return engine_queue(
+            index,
+            (struct op){.type = OP_SNAPSHOT, .generation = a->generation, .step = a->report.step});
+    case WORKER_ACTION_DISCARD:
+        return;
+    case WORKER_ACTION_ABORT:
+        return engine_abort(index);
+    case WORKER_ACTION_WRITE:
+        return worker_write(index, a);
+    case WORKER_ACTION_EXIT:
+        if (a->exit.code != 0 && strstr(a->exit.text, "refused") && !w->over)
+            TRACE("worker %d was refused", index);
+        p->up = false;
+        comm_fail(p->engine.generation);
+        if (!w->over)
+            restart_later(WORKER, index, patience());
+        return;
+    default:
+        return worker_message(index, a);
+    }
+}
+
+void do_worker(int index, const struct worker_actions *actions, const struct sim_event *from)
+{
+    struct process *p = &w->workers[index];
+    for (uint32_t i = 0; i < actions->count; i++) {
+        const struct worker_action *a = &actions->list[i];
+        TRACE("  worker %d %s %s g%llu", index, worker_state_name(worker_status(p->worker).state),
+              worker_action_name(a->type), (unsigned long long)a->generation);
+        do_worker_action(index, a, from);
+    }
+    worker_check(p->worker);
+    if (worker_status(p->worker).violations > 0)
+        sim_fail(SIM_UNSAFE, "worker %d saw a violation", index);
+    if (!p->up)
+        worker_free(&p->worker);
+}
+
+static void loader_ship(int index, const struct loader_action *a)
+{
+    struct process *p = &w->loaders[index];
+    uint32_t slot = a->order.slot;
+    int to = worker_index(a->order.worker);
+    uint64_t sent_ms = later(w->now_ms, p->stalled_until_ms) + delay();
+    for (int copies = to < 0 ? 0 : chance(w->duplicate_chance) ? 2 : 1; copies > 0; copies--) {
+        struct sim_event *e = engine_event(WORKER_EVENT_DATA);
+        e->what = SIM_WORKER_OWN;
+        e->index = to;
+        e->instance = w->workers[to].instance;
+        e->worker.generation = a->generation;
+        e->worker.data.worker = a->order.worker;
+        e->worker.data.kind = a->order.kind;
+        e->worker.data.step = a->order.step;
+        e->worker.data.group = a->order.group;
+        e->content = p->slots[slot].content;
+        uint64_t *last = &w->data_last_ms[index][to];
+        *last = later(*last, later(sent_ms, w->workers[to].stalled_until_ms) + delay());
+        if (!w->healed && chance(w->slow_chance * 0.2))
+            sim_event_done(&w->queue, e); /* a data connection broke */
+        else
+            sim_push(&w->queue, e, *last);
+    }
+    struct sim_event *done = sim_event_new(&w->queue);
+    done->what = SIM_LOADER_OWN;
+    done->index = index;
+    done->instance = p->instance;
+    done->loader.type = LOADER_EVENT_SHIPPED;
+    done->loader.slot.slot = slot;
+    done->engine_turn = p->slots[slot].turn = ++p->slot_turn;
+    sim_push(&w->queue, done, sent_ms);
+}
+
+static void loader_make(int index, const struct loader_action *a)
+{
+    struct process *p = &w->loaders[index];
+    struct sim_event *e = sim_event_new(&w->queue);
+    e->what = SIM_LOADER_OWN;
+    e->index = index;
+    e->instance = p->instance;
+    e->loader.type = LOADER_EVENT_MADE;
+    e->loader.slot.slot = a->order.slot;
+    e->engine_turn = p->slots[a->order.slot].turn = ++p->slot_turn;
+    sim_push(&w->queue, e, later(w->now_ms, p->stalled_until_ms) + 1 + delay());
+}
+
+static void do_loader_action(int index, const struct loader_action *a, const struct sim_event *from)
+{
+    struct process *p = &w->loaders[index];
+    struct sim_event *e;
+    switch (a->type) {
+    case LOADER_ACTION_CONNECT:
+        connect_peer(LOADER, index, a->link);
+        e = to_coord(COORD_EVENT_HELLO, 0);
+        e->coord.hello.role = BL_ROLE_LOADER;
+        e->coord.hello.capacity = p->capacity;
+        send_up(p->link, e);
+        return;
+    case LOADER_ACTION_OPEN:
+        e = sim_event_new(&w->queue);
+        e->what = SIM_LOADER_OWN;
+        e->index = index;
+        e->instance = p->instance;
+        e->loader.type = LOADER_EVENT_OPENED;
+        e->loader.opened.ok = true;
+        sim_push(&w->queue, e, w->now_ms + 1 + delay());
+        return;
+    case LOADER_ACTION_ACCEPT:
+        p->slots[a->order.slot].content = from->content;
+        p->slots[a->order.slot].void_count = from->void_count;
+        memcpy(p->slots[a->order.slot].voids, from->voids, sizeof from->voids);
+        return;
+    case LOADER_ACTION_MAKE:
+        return loader_make(index, a);
+    case LOADER_ACTION_SHIP:
+        return loader_ship(index, a);
+    case LOADER_ACTION_DISCARD:
+        p->slots[a->order.slot].turn = ++p->slot_turn;
+        return;
+    case LOADER_ACTION_EXIT:
+        p->up = false;
+        if (!w->over)
+            restart_later(LOADER, index, patience());
+        return;
+    case LOADER_ACTION_SENT:
+        e = to_coord(COORD_EVENT_SENT, a->generation);
+        e->coord.group.kind = a->order.kind;
+        e->coord.group.step = a->order.step;
+        e->coord.group.group = a->order.group;
+        if (a->order.shipped) {
+            e->coord.group.void_count = p->slots[a->order.slot].void_count;
+            memcpy(e->voids, p->slots[a->order.slot].voids, sizeof e->voids);
+        }
+        p->slots[a->order.slot].turn = ++p->slot_turn;
+        return send_up_from(p, a->link, e);
+    case LOADER_ACTION_BEAT:
+        return send_up_from(p, a->link, to_coord(COORD_EVENT_BEAT, a->generation));
+    case LOADER_ACTION_ENDED:
+        e = to_coord(COORD_EVENT_ENDED, a->generation);
+        e->coord.ended.applied_step = -1;
+        return send_up_from(p, a->link, e);
+    case LOADER_ACTION_GOODBYE:
+        return send_up_from(p, a->link, to_coord(COORD_EVENT_GOODBYE, a->generation));
+    case LOADER_ACTION_COUNT:
+        return;
+    }
+}
+
+void do_loader(int index, const struct loader_actions *actions, const struct sim_event *from)
+{
+    struct process *p = &w->loaders[index];
+    for (uint32_t i = 0; i < actions->count; i++) {
+        const struct loader_action *a = &actions->list[i];
+        TRACE("  loader %d %s %s g%llu", index, loader_state_name(loader_status(p->loader).state),
+              loader_action_name(a->type), (unsigned long long)a->generation);
+        do_loader_action(index, a, from);
+    }
+    loader_check(p->loader);
+    if (loader_status(p->loader).violations > 0)
+        sim_fail(SIM_UNSAFE, "loader %d saw a violation", index);
+    if (!p->up)
+        loader_free(&p->loader);
+}
+
+static void coord_form(const struct coord_action *a)
+{
+    struct sim_event *e = sim_event_new(&w->queue);
+    e->worker.type = WORKER_EVENT_FORM;
+    e->worker.generation = a->generation;
+    e->worker.form.rank = a->form.rank;
+    e->worker.form.world = a->form.world;
+    e->worker.form.source = a->form.source;
+    e->worker.form.step = a->form.step;
+    e->worker.form.state_generation = a->form.state_generation;
+    if (a->form.source < 0 && a->form.checkpoint.generation > 0)
+        coord_checkpoint_name(a->form.checkpoint, e->name);
+    send_down(a->link, e);
+}
+
+static void coord_order(const struct coord_action *a)
+{
+    struct sim_event *e = sim_event_new(&w->queue);
+    uint64_t samples[SIM_BATCH_MAX];
+    uint32_t epochs[SIM_BATCH_MAX];
+    BL_ASSERT_CMP(a->order.places.count, <=, SIM_BATCH_MAX);
+    coord_order_samples(w->coord, a, samples, epochs);
+    e->loader.type = LOADER_EVENT_ORDER;
+    e->loader.generation = a->generation;
+    e->loader.order.kind = a->order.kind;
+    e->loader.order.step = a->order.step;
+    e->loader.order.group = a->order.group;
+    e->loader.order.worker = a->order.worker;
+    for (uint32_t i = 0; i < a->order.places.count; i++) {
+        e->content += bl_sample_term(a->order.places.first + i, samples[i]);
+        if (is_bad(samples[i]))
+            e->voids[e->void_count++] = (struct coord_void){i, samples[i]};
+    }
+    send_down(a->link, e);
+}
+
+static void coord_journal(const struct coord_action *a)
+{
+    BL_ASSERT_CMP(w->record_count, <, RECORDS_MAX);
+    w->record_seqs[w->record_count] = a->journal.seq;
+    w->records[w->record_count++] = a->journal.record;
+    struct sim_event *e = to_coord(COORD_EVENT_JOURNALED, 0);
+    e->what = SIM_COORD_OWN;
+    e->instance = w->coord_instance;
+    e->coord.journaled.seq = a->journal.seq;
+    w->last_fsync_ms =
+        later(w->last_fsync_ms, later(w->now_ms, w->coord_stalled_until_ms) + below(3) +
+                                    (chance(w->slow_chance) ? below(w->slow_ms + 1) : 0));
+    sim_push(&w->queue, e, w->last_fsync_ms);
+}
+
+static void coord_verify(const struct coord_action *a)
+{
+    const struct saved *saved = saved_find(a->checkpoint);
+    struct sim_event *e = to_coord(COORD_EVENT_VERIFIED, 0);
+    e->what = SIM_COORD_OWN;
+    e->instance = w->coord_instance;
+    e->coord.verified.checkpoint = a->checkpoint;
+    e->coord.verified.ok = saved && saved->whole;
+    sim_push(&w->queue, e, w->now_ms + 1 + delay());
+}
+
+static void coord_exit(const struct coord_action *a)
+{
+    const struct coord_ledger *ledger = coord_ledger(w->coord);
+    TRACE("coord exits with %d: %s", a->exit.code, a->exit.text);
+    bool may_fail = (a->exit.code == BL_EIO && w->write_failure_chance > 0) ||
+                    (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 12ull * patience());
+    if (a->exit.code == 0) {
+        if (ledger->committed != w->config.plan.steps || w->truth.committed != ledger->committed)
+            sim_fail(SIM_UNSAFE, "the run ends well with %llu steps",
+                     (unsigned long long)ledger->committed);
+        const struct coord_checkpoint *last = &ledger->checkpoints[ledger->checkpoint_count - 1];
+        if (ledger->checkpoint_count == 0 || last->step != w->config.plan.steps)
+            sim_fail(SIM_UNSAFE, "the run ends well without its last checkpoint");
+        if (bl_plan_validates(&w->config.plan, ledger->committed) &&
+            ledger->validated != (int64_t)ledger->committed)
+            sim_fail(SIM_UNSAFE, "the run ends well without its last validation");
+        w->over = true;
+    } else if (a->exit.code == BL_EDATA && w->data_may_fail) {
+        w->over = true;
+    } else if ((a->exit.code == BL_ESTOPPED && w->stop_wanted) || may_fail) {
+        w->stop_wanted = false; /* the second act: the same run again, to its end */
+        crash_coord();
+        restart_later(COORD, 0, below(patience()));
+        if (w->healed)
+            w->end_ms += 400ull * patience();
+    } else {
+        sim_fail(SIM_UNSAFE, "the coordinator leaves with %s: %s", bl_error_name(a->exit.code),
+                 a->exit.text);
+    }
+}
+
+static void coord_pulse(const struct coord_action *a)
+{
+    for (int i = 0; i < w->link_count; i++)
+        if (w->links[i].open && w->links[i].coord_instance == w->coord_instance) {
+            if (w->links[i].program == WORKER)
+                down_worker((uint64_t)i + 1, WORKER_EVENT_PULSE, a->generation);
+            else
+                down_loader((uint64_t)i + 1, LOADER_EVENT_PULSE, a->generation);
+        }
+}
+
+static void do_coord_action(const struct coord_action *a, const struct sim_event *from)
+{
+    struct sim_event *e;
+    switch (a->type) {
+    case COORD_ACTION_WELCOME:
+        w->links[coord_link(a->link)].open = true;
+        e = sim_event_new(&w->queue);
+        if (is_worker_link(a->link)) {
+            e->worker.type = WORKER_EVENT_WELCOME;
+            e->worker.welcome.patience_ms = patience();
+        } else {
+            e->loader.type = LOADER_EVENT_WELCOME;
+            e->loader.welcome.patience_ms = patience();
+        }
+        return send_down(a->link, e);
+    case COORD_ACTION_REFUSE:
+        if (!strstr(a->refuse.text, "End was not answered"))
+            sim_fail(SIM_UNSAFE, "an honest peer is refused: %s", a->refuse.text);
+        if (is_worker_link(a->link))
+            down_worker(a->link, WORKER_EVENT_REFUSE, a->generation);
+        else
+            down_loader(a->link, LOADER_EVENT_REFUSE, a->generation);
+        w->links[coord_link(a->link)].open = false;
+        return;
+    case COORD_ACTION_FORGET:
+        w->links[coord_link(a->link)].open = false;
+        return;
+    case COORD_ACTION_PULSE:
+        return coord_pulse(a);
+    case COORD_ACTION_END:
+        if (is_worker_link(a->link))
+            down_worker(a->link, WORKER_EVENT_END, a->generation);
+        else
+            down_loader(a->link, LOADER_EVENT_END, a->generation);
+        return;
+    case COORD_ACTION_FORM:
+        return coord_form(a);
+    case COORD_ACTION_RELAY:
+        return down_worker(a->link, WORKER_EVENT_RENDEZVOUS, a->generation);
+    case COORD_ACTION_ORDER:
+        return coord_order(a);
+    case COORD_ACTION_SAVE:
+        e = sim_event_new(&w->queue);
+        e->worker.type = WORKER_EVENT_SAVE;
+        e->worker.generation = a->generation;
+        e->worker.save.step = a->checkpoint.step;
+        coord_checkpoint_name(a->checkpoint, e->name);
+        return send_down(a->link, e);
+    case COORD_ACTION_STOP:
+        if (is_worker_link(a->link))
+            down_worker(a->link, WORKER_EVENT_STOP, a->generation);
+        else
+            down_loader(a->link, LOADER_EVENT_STOP, a->generation);
+        return;
+    case COORD_ACTION_JOURNAL:
+        return coord_journal(a);
+    case COORD_ACTION_VERIFY:
+        return coord_verify(a);
+    case COORD_ACTION_ACCEPTED:
+        truth_lives(&w->truth, from->content, a->step, "validation");
+        return truth_accepted(&w->truth, a->step, from->coord.group.group);
+    case COORD_ACTION_BAD_SAMPLE:
+        if (!is_bad(from->voids[a->void_index].sample))
+            sim_fail(SIM_UNSAFE, "a good sample is called bad");
+        return;
+    case COORD_ACTION_VIOLATION:
+        sim_fail(SIM_UNSAFE, "a violation among honest peers: %s: expected %llu, found %llu",
+                 a->refuse.text, (unsigned long long)a->refuse.expected,
+                 (unsigned long long)a->refuse.found);
+        return;
+    case COORD_ACTION_EXIT:
+        return coord_exit(a);
+    case COORD_ACTION_COMMITTED:
+    case COORD_ACTION_VALIDATED:
+    case COORD_ACTION_REWOUND:
+    case COORD_ACTION_REGISTERED:
+    case COORD_ACTION_UNSAVED:
+    case COORD_ACTION_COUNT:
+        return;
+    }
+}
+
+void do_coord(const struct coord_actions *actions, const struct sim_event *from)
+{
+    uint32_t instance = w->coord_instance;
+    coord_check(w->coord);
+    for (uint32_t i = 0; i < actions->count; i++) {
+        const struct coord_action *a = &actions->list[i];
+        TRACE("  coord %s %s g%llu peer %llx", coord_state_name(coord_status(w->coord).state),
+              coord_action_name(a->type), (unsigned long long)a->generation,
+              (unsigned long long)a->peer >> 48);
+        do_coord_action(a, from);
+        if (!w->coord_up || w->coord_instance != instance)
+            return; /* it left */
+    }
+    if (!actions->more)
+        return;
+    const struct coord_event tick = {.type = COORD_EVENT_TICK, .now_ms = w->now_ms};
+    do_coord(coord_step(w->coord, &tick), NULL);
+}

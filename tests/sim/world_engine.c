@@ -1,0 +1,258 @@
+/* tests/sim/world_engine.c - the workers' engines: operations one after the other, collectives when all have come. */
+#include "tests/sim/world.h"
+
+static void engine_go(int index);
+
+static void post(int index, struct sim_event *e)
+{
+    struct engine *engine = &w->workers[index].engine;
+    e->what = SIM_WORKER_OWN;
+    e->index = index;
+    e->instance = w->workers[index].instance;
+    e->worker.generation = engine->generation;
+    engine->last_post_ms = later(engine->last_post_ms, w->now_ms + (chance(0.8) ? 0 : below(4)));
+    sim_push(&w->queue, e, engine->last_post_ms);
+}
+
+struct sim_event *engine_event(enum worker_event_type type)
+{
+    struct sim_event *e = sim_event_new(&w->queue);
+    e->worker.type = type;
+    return e;
+}
+
+static void schedule_op(int index, bool ok)
+{
+    struct engine *engine = &w->workers[index].engine;
+    struct sim_event *e = sim_event_new(&w->queue);
+    e->what = SIM_ENGINE;
+    e->index = index;
+    e->instance = w->workers[index].instance;
+    e->engine_turn = ++engine->turn;
+    e->ok = ok;
+    engine->decided = true;
+    sim_push(&w->queue, e, later(w->now_ms, w->workers[index].stalled_until_ms) + 1 + delay());
+}
+
+static bool is_collective(const struct op *op)
+{
+    return op->type == OP_FORM || op->type == OP_REDUCE;
+}
+
+void comm_fail(uint64_t generation)
+{
+    struct comm *comm = &w->comms[generation];
+    if (generation == 0 || comm->failed)
+        return;
+    comm->failed = true;
+    TRACE("comm %llu fails", (unsigned long long)generation);
+    for (uint32_t i = 0; i < w->worker_count; i++) {
+        struct engine *engine = &w->workers[i].engine;
+        if (!w->workers[i].up || engine->generation != generation || !engine->running ||
+            !is_collective(&engine->ops[0]) || (engine->decided && chance(0.5)))
+            continue;
+        schedule_op((int)i, false);
+    }
+}
+
+/* Everybody of the generation takes the source's state. */
+static void form_complete(struct comm *comm, const struct op *op)
+{
+    if (op->source >= 0) {
+        const struct engine *source = &w->workers[comm->members[op->source]].engine;
+        comm->state = source->state;
+        comm->step = source->step;
+    } else if (op->checkpoint[0]) {
+        const struct saved *saved = saved_find(checkpoint_named(op->checkpoint));
+        BL_ASSERT(saved);
+        if (!saved->whole) { /* it rotted after it was verified: nobody can load it */
+            comm->failed = true;
+            for (uint32_t rank = 0; rank < comm->world; rank++)
+                schedule_op(comm->members[rank], false);
+            return;
+        }
+        comm->state = saved->state;
+        comm->step = (int64_t)saved->checkpoint.step;
+    } else {
+        comm->state = w->truth.fresh;
+        comm->step = 0;
+    }
+    if (comm->step != (int64_t)op->step)
+        sim_fail(SIM_UNSAFE, "a generation is formed at step %lld, not %llu", (long long)comm->step,
+                 (unsigned long long)op->step);
+    truth_lives(&w->truth, comm->state, op->step, "forming");
+    for (uint32_t rank = 0; rank < comm->world; rank++)
+        schedule_op(comm->members[rank], true);
+}
+
+void form_join(int index)
+{
+    struct engine *engine = &w->workers[index].engine;
+    const struct op *op = &engine->ops[0];
+    if (!engine->running || op->type != OP_FORM || engine->joined || engine->decided ||
+        engine->rendezvous < op->world)
+        return;
+    struct comm *comm = &w->comms[op->generation];
+    engine->joined = true;
+    comm->members[op->rank] = index;
+    if (++comm->joined == comm->world)
+        form_complete(comm, op);
+}
+
+static void reduce_join(int index)
+{
+    struct engine *engine = &w->workers[index].engine;
+    const struct op *op = &engine->ops[0];
+    struct comm *comm = &w->comms[op->generation];
+    if (engine->step != (int64_t)op->step)
+        sim_fail(SIM_UNSAFE, "worker %d reduces step %llu with %lld steps", index,
+                 (unsigned long long)op->step, (long long)engine->step);
+    if (comm->arrived == 0) {
+        comm->reduce_step = op->step;
+        comm->reduce_state = engine->state;
+        comm->reduce_sum = comm->reduce_count = 0;
+    }
+    if (comm->reduce_step != op->step || comm->reduce_state != engine->state)
+        sim_fail(SIM_UNSAFE, "ranks reduce different steps or states");
+    comm->reduce_count += engine->places;
+    comm->reduce_sum += engine->sum;
+    engine->report.count = engine->trained_count;
+    memcpy(engine->report.ranges, engine->trained, sizeof engine->trained);
+    engine->report.sum = engine->sum;
+    if (++comm->arrived < comm->world)
+        return;
+    comm->arrived = 0;
+    comm->reduced = truth_reduced(&w->truth, op->generation, op->step, comm->reduce_state,
+                                  comm->reduce_count, comm->reduce_sum, w->expected[op->step]);
+    for (uint32_t rank = 0; rank < comm->world; rank++)
+        schedule_op(comm->members[rank], true);
+}
+
+static void clear_trained(struct engine *engine)
+{
+    engine->trained_count = engine->places = 0;
+    engine->sum = 0;
+}
+
+static void op_start(int index)
+{
+    struct process *p = &w->workers[index];
+    struct engine *engine = &p->engine;
+    const struct op *op = &engine->ops[0];
+    engine->running = true;
+    engine->decided = engine->joined = false;
+    if (is_collective(op) && w->comms[op->generation].failed)
+        return schedule_op(index, false);
+    switch (op->type) {
+    case OP_FORM:
+        clear_trained(engine);
+        if (!op->have_state)
+            engine->step = -1;
+        send_up_from(p, p->link >= 0 ? w->links[p->link].core_link : 0,
+                     to_coord(COORD_EVENT_RENDEZVOUS, op->generation));
+        form_join(index);
+        return;
+    case OP_REDUCE:
+        return reduce_join(index);
+    case OP_COMPUTE:
+    case OP_SNAPSHOT:
+        return schedule_op(index, true);
+    }
+}
+
+static void engine_go(int index)
+{
+    struct engine *engine = &w->workers[index].engine;
+    if (!engine->running && engine->count > 0)
+        op_start(index);
+}
+
+void engine_queue(int index, struct op op)
+{
+    struct engine *engine = &w->workers[index].engine;
+    BL_ASSERT_CMP(engine->count, <, OPS_MAX);
+    engine->ops[engine->count++] = op;
+    engine_go(index);
+}
+
+static void computed(struct engine *engine, const struct held *held)
+{
+    struct bl_range places = bl_plan_places(&w->config.plan, held->kind, held->group);
+    if (engine->step != (int64_t)held->step && held->kind == BL_KIND_VALIDATE)
+        sim_fail(SIM_UNSAFE, "validation after %llu steps on a state of %lld",
+                 (unsigned long long)held->step, (long long)engine->step);
+    if (held->kind == BL_KIND_VALIDATE)
+        return;
+    engine->trained[engine->trained_count++] = places;
+    engine->places += places.count;
+    engine->sum += held->content;
+}
+
+void op_end(int index, bool ok)
+{
+    struct process *p = &w->workers[index];
+    struct engine *engine = &p->engine;
+    struct op op = engine->ops[0];
+    struct comm *comm = &w->comms[op.generation];
+    engine->running = false;
+    if (!ok) {
+        engine->count = 0;
+        return post(index, engine_event(WORKER_EVENT_FAILED));
+    }
+    memmove(engine->ops, engine->ops + 1, (size_t)--engine->count * sizeof *engine->ops);
+    struct sim_event *e;
+    switch (op.type) {
+    case OP_FORM:
+        if (op.have_state && engine->state != comm->state)
+            sim_fail(SIM_UNSAFE, "worker %d keeps a state that is not the source's", index);
+        engine->state = comm->state;
+        engine->step = comm->step;
+        e = engine_event(WORKER_EVENT_FORMED);
+        e->worker.formed.digest = digest_of(engine->state);
+        break;
+    case OP_COMPUTE:
+        computed(engine, &p->held[op.slot]);
+        e = engine_event(WORKER_EVENT_COMPUTED);
+        e->worker.computed.slot = op.slot;
+        break;
+    case OP_REDUCE:
+        engine->state = comm->reduced;
+        engine->step++;
+        clear_trained(engine);
+        e = engine_event(WORKER_EVENT_APPLIED);
+        e->worker.applied.step = op.step;
+        break;
+    default:
+        if (engine->step != (int64_t)op.step)
+            sim_fail(SIM_UNSAFE, "a snapshot of step %llu is taken at %lld",
+                     (unsigned long long)op.step, (long long)engine->step);
+        engine->snap_state = engine->state;
+        e = engine_event(WORKER_EVENT_SNAPPED);
+        e->worker.applied.step = op.step;
+        break;
+    }
+    post(index, e);
+    engine_go(index);
+}
+
+void engine_abort(int index)
+{
+    struct engine *engine = &w->workers[index].engine;
+    if (engine->running && engine->decided && chance(0.5)) {
+        bool failed = is_collective(&engine->ops[0]) && w->comms[engine->generation].failed;
+        engine->count = 1; /* what is queued does not run */
+        if (!failed)
+            op_end(index, true);
+    }
+    engine->turn++;
+    engine->running = false;
+    engine->count = 0;
+    clear_trained(engine);
+    comm_fail(engine->generation);
+    struct sim_event *e = engine_event(WORKER_EVENT_ABORTED);
+    e->worker.aborted.applied_step = engine->step;
+    if (engine->step >= 0)
+        e->worker.aborted.digest = digest_of(engine->state);
+    post(index, e);
+    engine->generation = 0;
+}

@@ -1,0 +1,111 @@
+/* tests/sim/world_events.c - what arrives: each event goes into its core, unless the process is gone or stalled. */
+#include "tests/sim/world.h"
+
+static const char *const program_names[] = {"coord", "worker", "loader"};
+
+void to_coord_now(struct sim_event *e)
+{
+    struct link *l = &w->links[e->link];
+    if (l->up_lost)
+        return;
+    if (l->coord_instance == 0 && !w->coord_up) /* its socket tries to connect */
+        return sim_push_again(&w->queue, e, w->now_ms + 1 + delay());
+    if (w->coord_stalled_until_ms > w->now_ms)
+        return sim_push_again(&w->queue, e, w->coord_stalled_until_ms);
+    if (l->coord_instance == 0)
+        l->coord_instance = w->coord_instance;
+    if (l->coord_instance != w->coord_instance || !w->coord_up)
+        return;
+    e->coord.now_ms = w->now_ms;
+    if (e->coord.type == COORD_EVENT_REPORT)
+        e->coord.report.trained = e->trained;
+    else if (e->coord.type == COORD_EVENT_SAVED)
+        e->coord.saved.folder = e->name;
+    else if (e->coord.type == COORD_EVENT_SENT)
+        e->coord.group.voids = e->voids;
+    bool is_group = e->coord.type == COORD_EVENT_GOT || e->coord.type == COORD_EVENT_USED ||
+                    e->coord.type == COORD_EVENT_SENT;
+    TRACE("coord <- %s %s %d g%llu link %u group %llu.%u", coord_event_name(e->coord.type),
+          program_names[l->program], l->index, (unsigned long long)e->coord.generation, e->link,
+          is_group ? (unsigned long long)e->coord.group.step : 0,
+          is_group ? e->coord.group.group : 0);
+    do_coord(coord_step(w->coord, &e->coord), e);
+}
+
+void coord_own(struct sim_event *e)
+{
+    if (!w->coord_up || e->instance != w->coord_instance)
+        return;
+    e->coord.now_ms = w->now_ms;
+    if (w->coord_stalled_until_ms > w->now_ms)
+        return sim_push_again(&w->queue, e, w->coord_stalled_until_ms);
+    if (e->coord.type == COORD_EVENT_TICK) {
+        tick_later(COORD, 0, w->coord_instance);
+    } else if (e->coord.type == COORD_EVENT_JOURNALED) {
+        while (w->on_disk < w->record_count && w->record_seqs[w->on_disk] <= e->coord.journaled.seq)
+            record_to_disk();
+    }
+    if (e->coord.type != COORD_EVENT_TICK)
+        TRACE("coord <- %s", coord_event_name(e->coord.type));
+    do_coord(coord_step(w->coord, &e->coord), e);
+}
+
+void worker_now(struct sim_event *e)
+{
+    struct process *p = &w->workers[e->index];
+    if (!p->up || p->instance != e->instance)
+        return;
+    if (p->stalled_until_ms > w->now_ms)
+        return sim_push_again(&w->queue, e, p->stalled_until_ms);
+    struct worker_event *m = &e->worker;
+    m->now_ms = w->now_ms;
+    if (m->type == WORKER_EVENT_TICK)
+        tick_later(WORKER, e->index, e->instance);
+    else
+        TRACE("worker %d <- %s g%llu", e->index, worker_event_name(m->type),
+              (unsigned long long)m->generation);
+    if (m->type == WORKER_EVENT_FORM)
+        m->form.checkpoint = e->name;
+    if (m->type == WORKER_EVENT_SAVE)
+        m->save.folder = e->name;
+    if (m->type == WORKER_EVENT_OPENED)
+        BL_ASSERT(worker_set_plan(p->worker, &w->config.plan, NULL) == 0);
+    if (m->type == WORKER_EVENT_WRITTEN && m->written.ok) {
+        struct coord_checkpoint checkpoint = checkpoint_named(e->name);
+        struct saved *saved = saved_find(checkpoint);
+        BL_ASSERT(saved || w->saved_count < SAVED_MAX);
+        if (!saved)
+            saved = &w->saved[w->saved_count++];
+        *saved = (struct saved){checkpoint, e->content, true};
+    }
+    do_worker(e->index, worker_step(p->worker, m), e);
+}
+
+void loader_now(struct sim_event *e)
+{
+    struct process *p = &w->loaders[e->index];
+    if (!p->up || p->instance != e->instance)
+        return;
+    struct loader_event *m = &e->loader;
+    bool is_work = m->type == LOADER_EVENT_MADE || m->type == LOADER_EVENT_SHIPPED;
+    if (is_work && p->slots[m->slot.slot].turn != e->engine_turn)
+        return;
+    if (p->stalled_until_ms > w->now_ms)
+        return sim_push_again(&w->queue, e, p->stalled_until_ms);
+    if (p->hung && is_work)
+        return sim_push_again(&w->queue, e, w->now_ms + patience() / 8);
+    m->now_ms = w->now_ms;
+    if (m->type == LOADER_EVENT_TICK)
+        tick_later(LOADER, e->index, e->instance);
+    else
+        TRACE("loader %d <- %s", e->index, loader_event_name(m->type));
+    do_loader(e->index, loader_step(p->loader, m), e);
+}
+
+void engine_now(struct sim_event *e)
+{
+    struct process *p = &w->workers[e->index];
+    if (p->up && p->instance == e->instance && p->engine.running &&
+        p->engine.turn == e->engine_turn)
+        op_end(e->index, e->ok);
+}

@@ -1,0 +1,259 @@
+/* tests/sim/world_process.c - processes that start, tick, crash and come back, and everything else that goes wrong. */
+#include "tests/sim/world.h"
+
+static const char *const fault_names[] = {
+    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
+    "hang-loader",  "fail-comm",    "damage",      "reconnect",  "blackout"};
+
+void tick_later(enum program program, int index, uint32_t instance)
+{
+    struct sim_event *e = sim_event_new(&w->queue);
+    e->index = index;
+    e->instance = instance;
+    if (program == COORD) {
+        e->what = SIM_COORD_OWN;
+        e->coord.type = COORD_EVENT_TICK;
+    } else if (program == WORKER) {
+        e->what = SIM_WORKER_OWN;
+        e->worker.type = WORKER_EVENT_TICK;
+    } else {
+        e->what = SIM_LOADER_OWN;
+        e->loader.type = LOADER_EVENT_TICK;
+    }
+    sim_push(&w->queue, e, w->now_ms + 1 + patience() / 16 + below(patience() / 16));
+}
+
+void restart_later(enum program program, int index, uint64_t ms)
+{
+    struct sim_event *e = sim_event_new(&w->queue);
+    e->what = SIM_RESTART;
+    e->program = program;
+    e->index = index;
+    sim_push(&w->queue, e, w->now_ms + ms);
+}
+
+static void start_worker(int index)
+{
+    struct process *p = &w->workers[index];
+    uint32_t instance = p->instance + 1;
+    *p = (struct process){.up = true, .instance = instance, .link = -1};
+    p->engine.step = -1;
+    p->incarnation = sim_random(&w->chance) | 1;
+    struct worker_config config = {.incarnation = p->incarnation,
+                                   .patience_ms = patience(),
+                                   .reconnect_ms = 40ull * patience()};
+    BL_ASSERT(worker_new(&config, &p->worker, NULL) == 0);
+    do_worker(index, worker_start(p->worker, w->now_ms), NULL);
+    tick_later(WORKER, index, instance);
+}
+
+static void start_loader(int index)
+{
+    struct process *p = &w->loaders[index];
+    uint32_t instance = p->instance + 1;
+    *p = (struct process){.up = true, .instance = instance, .link = -1};
+    p->incarnation = sim_random(&w->chance) | 1;
+    p->capacity = 1 + below(w->capacity);
+    p->jobs = 1 + below(p->capacity);
+    struct loader_config config = {.incarnation = p->incarnation,
+                                   .capacity = p->capacity,
+                                   .jobs = p->jobs,
+                                   .patience_ms = patience(),
+                                   .reconnect_ms = 40ull * patience()};
+    BL_ASSERT(loader_new(&config, &p->loader, NULL) == 0);
+    do_loader(index, loader_start(p->loader, w->now_ms), NULL);
+    tick_later(LOADER, index, instance);
+}
+
+static void start_coord(void)
+{
+    w->coord_up = true;
+    w->coord_instance++;
+    struct bl_error err = {0};
+    BL_ASSERT(coord_new(&w->config, &w->coord, &err) == 0);
+    for (int i = 0; i < w->on_disk; i++)
+        if (coord_replay(w->coord, &w->records[i], &err) < 0)
+            sim_fail(SIM_UNSAFE, "the journal cannot be replayed: %s", err.text);
+    do_coord(coord_start(w->coord, w->now_ms), NULL);
+    tick_later(COORD, 0, w->coord_instance);
+}
+
+static void crash_peer(enum program program, int index)
+{
+    struct process *p = process_of(program, index);
+    if (!p->up)
+        return;
+    w->result.crashes++;
+    p->up = false;
+    worker_free(&p->worker);
+    loader_free(&p->loader);
+    if (program == WORKER)
+        comm_fail(p->engine.generation);
+    if (p->link >= 0) {
+        struct link *l = &w->links[p->link];
+        l->down_lost = true;
+        l->up_lost |= chance(0.5);
+        if (l->coord_instance == w->coord_instance && !chance(w->silent_chance))
+            tell_coord_lost(p->link, chance(0.7));
+    }
+}
+
+static void crash_and_restart(enum program program, int index)
+{
+    if (!process_of(program, index)->up)
+        return;
+    crash_peer(program, index);
+    restart_later(program, index, below(3 * patience()));
+}
+
+void crash_coord(void)
+{
+    if (!w->coord_up)
+        return;
+    w->result.crashes++;
+    w->coord_up = false;
+    coord_free(&w->coord);
+    int keep = w->on_disk + (int)below((uint32_t)(w->record_count - w->on_disk + 1));
+    while (w->on_disk < keep)
+        record_to_disk();
+    w->record_count = w->on_disk;
+    w->truth.validating = UINT64_MAX; /* results were kept in its memory */
+    for (int i = 0; i < w->link_count; i++) {
+        struct link *l = &w->links[i];
+        if (l->coord_instance != w->coord_instance || l->down_lost)
+            continue;
+        l->open = false;
+        l->up_lost = l->down_lost = true;
+        if (!chance(w->silent_chance))
+            tell_peer_lost(i);
+    }
+    if (!w->local)
+        return;
+    for (uint32_t i = 0; i < w->worker_count; i++)
+        crash_and_restart(WORKER, (int)i);
+    for (uint32_t i = 0; i < w->loader_count; i++)
+        crash_and_restart(LOADER, (int)i);
+}
+
+void fault_later(void)
+{
+    struct sim_event *e = sim_event_new(&w->queue);
+    e->what = SIM_FAULT;
+    sim_push(&w->queue, e, w->now_ms + 1 + below(2 * w->fault_every_ms));
+}
+
+static int random_link(void)
+{
+    const struct process *p =
+        chance(0.6) ? &w->workers[below(w->worker_count)] : &w->loaders[below(w->loader_count)];
+    return p->up ? p->link : -1;
+}
+
+/* A checkpoint rots on disk; the one at step 0 stays, as somebody always has to. */
+static void damage(void)
+{
+    if (w->saved_count == 0)
+        return;
+    struct saved *saved = &w->saved[below((uint32_t)w->saved_count)];
+    if (saved->checkpoint.step > 0)
+        saved->whole = false;
+}
+
+/* Most workers go at once; who stays is alone, or away for longer than anybody waits. */
+static void blackout(void)
+{
+    for (uint32_t i = 0; i < w->worker_count; i++) {
+        struct process *p = &w->workers[i];
+        if (chance(0.8))
+            crash_and_restart(WORKER, (int)i);
+        else
+            p->stalled_until_ms = later(p->stalled_until_ms, w->now_ms + below(8 * patience()));
+    }
+}
+
+static void do_fault(enum fault fault)
+{
+    TRACE("fault %s", fault_names[fault]);
+    uint64_t until_ms = w->now_ms + below(3 * patience()), *stalled;
+    int link;
+    switch (fault) {
+    case CRASH_WORKER:
+        return crash_and_restart(WORKER, (int)below(w->worker_count));
+    case CRASH_LOADER:
+        return crash_and_restart(LOADER, (int)below(w->loader_count));
+    case CRASH_COORD:
+        if (!w->coord_up)
+            return;
+        crash_coord();
+        restart_later(COORD, 0, below(3 * patience()));
+        return;
+    case BREAK_LINK:
+        link = random_link();
+        if (link >= 0)
+            break_link(link);
+        return;
+    case RECONNECT:
+        link = random_link();
+        if (link >= 0)
+            tell_peer_lost(link); /* a false alarm: the peer comes again on a second connection */
+        return;
+    case STALL:
+        stalled = chance(0.2)   ? &w->coord_stalled_until_ms
+                  : chance(0.6) ? &w->workers[below(w->worker_count)].stalled_until_ms
+                                : &w->loaders[below(w->loader_count)].stalled_until_ms;
+        *stalled = later(*stalled, until_ms);
+        return;
+    case HANG_LOADER:
+        link = (int)below(w->loader_count);
+        w->loaders[link].hung = !w->loaders[link].hung;
+        return;
+    case FAIL_COMM:
+        return comm_fail(w->workers[below(w->worker_count)].engine.generation);
+    case DAMAGE:
+        return damage();
+    case BLACKOUT:
+        return blackout();
+    case FAULT_COUNT:
+        return;
+    }
+}
+
+void random_fault(void)
+{
+    if (w->healed)
+        return;
+    uint32_t total = 0;
+    for (int i = 0; i < FAULT_COUNT; i++)
+        total += w->fault_weight[i];
+    if (total == 0)
+        return;
+    uint32_t pick = below(total);
+    int fault = 0;
+    while (pick >= w->fault_weight[fault])
+        pick -= w->fault_weight[fault++];
+    do_fault((enum fault)fault);
+    fault_later();
+}
+
+void heal(void)
+{
+    TRACE("healed");
+    w->healed = true;
+    w->slow_chance = 0;
+    w->silent_chance = 0;
+    for (uint32_t i = 0; i < w->loader_count; i++)
+        w->loaders[i].hung = false;
+}
+
+void restart(const struct sim_event *e)
+{
+    if (e->program == COORD) {
+        if (!w->coord_up)
+            start_coord();
+    } else if (!process_of((enum program)e->program, e->index)->up) {
+        if (e->program == WORKER)
+            start_worker(e->index);
+        else
+            start_loader(e->index);
+    }
+}

@@ -1,0 +1,151 @@
+/* worker/engine_generation.c - forming a generation: its communicator, and the state that all ranks begin with. */
+#include "worker/engine_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+
+void engine_drop_comm(struct engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    struct comm *comm = e->comm;
+    e->comm = NULL;
+    e->forming = 0;
+    pthread_mutex_unlock(&e->lock);
+    comm_free(&comm);
+}
+
+struct publisher {
+    struct engine *engine;
+    uint64_t generation;
+};
+
+static void publish(void *context, const char *key, const void *value, size_t size)
+{
+    struct publisher *p = context;
+    p->engine->options.publish(p->engine->options.context, p->generation, key, value, size);
+}
+
+void engine_deliver_early(struct engine *e)
+{
+    for (struct entry **at = &e->early; *at;) {
+        struct entry *entry = *at;
+        if (entry->generation > e->forming) {
+            at = &entry->next;
+            continue;
+        }
+        if (entry->generation == e->forming)
+            comm_deliver(e->comm, entry->key, entry->value, entry->size);
+        *at = entry->next;
+        free(entry);
+    }
+}
+
+/* Makes the communicator known to deliver and abort, unless the generation is over already. */
+static int install_comm(struct engine *e, struct comm *comm, uint64_t generation,
+                        struct bl_error *err)
+{
+    pthread_mutex_lock(&e->lock);
+    bool over = generation <= e->ended;
+    e->comm = comm;
+    e->forming = generation;
+    if (over)
+        comm_abort(comm);
+    engine_deliver_early(e);
+    pthread_mutex_unlock(&e->lock);
+    return over ? bl_fail(err, BL_EPEER, "the generation ended") : 0;
+}
+
+/* Weights of train.init_from in place of the seed's; step and moments stay those of a fresh state. */
+static int take_initial_weights(struct engine *e, struct bl_error *err)
+{
+    const struct captioner_params *params = captioner_params(e->captioner);
+    bl_autofree float *values = calloc((size_t)params->count, sizeof *values);
+    if (!values)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld initial weights",
+                       (long long)params->count);
+    BL_TRY(checkpoint_read_weights(params, e->options.config->train.init_from, values, err));
+    return trainer_start_from(e->trainer, values, err);
+}
+
+/* A checkpoint of other frozen models would train on, and mean nothing. */
+static int check_models(struct engine *e, const char *folder, const struct checkpoint_state *state,
+                        struct bl_error *err)
+{
+    bool vision = !strcmp(state->vision_sha256, e->about.vision_sha256);
+    if (vision && !strcmp(state->llm_sha256, e->about.llm_sha256))
+        return 0;
+    bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model in this place",
+            folder);
+    bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
+    return bl_error_file(err, vision ? e->about.llm_path : e->about.vision_path);
+}
+
+static int load_state(struct engine *e, const struct command *c, struct bl_error *err)
+{
+    if (!c->checkpoint[0]) {
+        BL_TRY(trainer_fresh(e->trainer, err));
+        return e->options.config->train.init_from ? take_initial_weights(e, err) : 0;
+    }
+    struct trainer_snapshot snapshot;
+    BL_TRY(trainer_snapshot_make(e->trainer, &snapshot, err));
+    struct checkpoint_state state = {0};
+    int rc = checkpoint_read(captioner_params(e->captioner), c->checkpoint, &snapshot, &state, err);
+    if (rc == 0)
+        rc = check_models(e, c->checkpoint, &state, err);
+    checkpoint_state_release(&state);
+    if (rc == 0)
+        rc = trainer_restore(e->trainer, &snapshot, err);
+    trainer_snapshot_release(&snapshot);
+    return rc;
+}
+
+/* Takes this worker's own way to the state, when no rank has it. */
+static int load_own_state(struct engine *e, const struct command *c, struct engine_event *event)
+{
+    e->has_state = false;
+    if (load_state(e, c, &event->error) < 0) {
+        event->kind = ENGINE_BROKEN;
+        return -event->error.code;
+    }
+    e->has_state = true;
+    return 0;
+}
+
+static int connect_comm(struct engine *e, const struct command *c, struct bl_error *err)
+{
+    struct publisher publisher = {e, c->generation};
+    struct comm_options options = {.rank = c->rank,
+                                   .world = c->world,
+                                   .host = e->options.comm_host,
+                                   .connect_ms = 2 * e->options.patience_ms,
+                                   .silence_ms = e->options.patience_ms,
+                                   .publish = publish,
+                                   .context = &publisher};
+    struct comm *comm = NULL;
+    BL_TRY(comm_open(&options, &comm, err));
+    BL_TRY(install_comm(e, comm, c->generation, err));
+    return comm_connect(comm, err);
+}
+
+int engine_do_form(struct engine *e, const struct command *c, struct engine_event *event)
+{
+    struct bl_error *err = &event->error;
+    engine_drop_comm(e);
+    e->broken = false;
+    e->step_open = false;
+    engine_set_phase(e, "form", "");
+    if (c->source < 0)
+        BL_TRY(load_own_state(e, c, event));
+    BL_TRY(connect_comm(e, c, err));
+    if (c->source >= 0) {
+        /* A broadcast that breaks off leaves a newcomer with a mixture. */
+        e->has_state = e->has_state && c->have_state;
+        BL_TRY(trainer_share(e->trainer, e->comm, c->source, err));
+        e->has_state = true;
+    }
+    event->kind = ENGINE_FORMED;
+    event->step = (uint64_t)trainer_state(e->trainer)->step;
+    return trainer_digest(e->trainer, event->digest, err);
+}

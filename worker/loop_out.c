@@ -1,0 +1,159 @@
+/* worker/loop_out.c - the core's actions as messages to the coordinator. */
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "worker/loop_state.h"
+
+static ProtobufCBinaryData digest_bytes(const struct bl_digest *digest)
+{
+    return (ProtobufCBinaryData){32, (uint8_t *)(uintptr_t)digest->bytes};
+}
+
+void loop_send_hello(struct loop *l, const struct worker_action *a)
+{
+    Blipren__Hello hello = BLIPREN__HELLO__INIT;
+    hello.data_endpoint = l->data_endpoint;
+    hello.applied_step = a->ended.applied_step;
+    hello.state_digest = digest_bytes(&a->ended.digest);
+    member_hello(&l->member, &hello);
+}
+
+void loop_send_ended(struct loop *l, const struct worker_action *a)
+{
+    Blipren__Ended ended = BLIPREN__ENDED__INIT;
+    ended.applied_step = a->ended.applied_step;
+    ended.state_generation = a->ended.state_generation;
+    ended.state_digest = digest_bytes(&a->ended.digest);
+    WIRE_ENVELOPE(e, ENDED, ended) = &ended;
+    member_send(&l->member, a->generation, &e);
+}
+
+void loop_send_beat(struct loop *l, const struct worker_action *a)
+{
+    const char *phase = "join", *waiting = "";
+    if (l->engine)
+        engine_phase(l->engine, &phase, &waiting);
+    struct worker_status status = worker_status(l->core);
+    Blipren__Beat beat = BLIPREN__BEAT__INIT;
+    beat.phase = (char *)(uintptr_t)phase;
+    beat.waiting = (char *)(uintptr_t)status.waiting;
+    beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
+    WIRE_ENVELOPE(e, BEAT, beat) = &beat;
+    member_send(&l->member, a->generation, &e);
+}
+
+void loop_send_group(struct loop *l, const struct worker_action *a)
+{
+    if (a->type == WORKER_ACTION_GOT) {
+        Blipren__Got got = BLIPREN__GOT__INIT;
+        got.kind = (Blipren__Kind)a->group.kind;
+        got.step = a->group.step;
+        got.group = a->group.group;
+        WIRE_ENVELOPE(e, GOT, got) = &got;
+        member_send(&l->member, a->generation, &e);
+    } else {
+        Blipren__Used used = BLIPREN__USED__INIT;
+        used.kind = (Blipren__Kind)a->group.kind;
+        used.step = a->group.step;
+        used.group = a->group.group;
+        WIRE_ENVELOPE(e, USED, used) = &used;
+        member_send(&l->member, a->generation, &e);
+    }
+}
+
+void loop_send_report(struct loop *l, const struct worker_action *a)
+{
+    const struct trainer_report *r = &l->event.report;
+    Blipren__Range range = BLIPREN__RANGE__INIT, *ranges[1] = {&range};
+    range.first = a->report.places.first;
+    range.count = a->report.places.count;
+    Blipren__Report report = BLIPREN__REPORT__INIT;
+    report.step = a->report.step;
+    report.nll_sum = r->nll;
+    report.tokens = (uint64_t)r->tokens;
+    report.images = (uint64_t)r->images;
+    report.grad_norm = r->norm;
+    report.learning_rate = r->rate;
+    report.skipped = r->skipped;
+    report.n_trained = range.count > 0;
+    report.trained = ranges;
+    report.sample_digest = l->step_digest;
+    report.data_wait_s = l->data_wait_s;
+    report.compute_s = r->compute_s;
+    report.reduce_wait_s = r->reduce_wait_s;
+    bool moe = l->config->projector.kind == CONFIG_MOE;
+    report.n_expert_share = moe ? (size_t)l->config->projector.experts : 0;
+    report.expert_share = (double *)(uintptr_t)r->share;
+    report.router_entropy = r->entropy;
+    report.balance_loss = r->balance_loss;
+    report.router_z_loss = r->router_z_loss;
+    WIRE_ENVELOPE(e, REPORT, report) = &report;
+    member_send(&l->member, a->generation, &e);
+    l->step_digest = 0;
+    l->data_wait_s = 0;
+}
+
+void loop_send_result(struct loop *l, const struct worker_action *a)
+{
+    const struct engine_validation *v = &l->event.validation;
+    size_t count = (size_t)v->caption_count;
+    bl_autofree Blipren__Caption *captions = calloc(count + 1, sizeof *captions);
+    bl_autofree Blipren__Caption **list = calloc(count + 1, sizeof *list);
+    BL_ASSERT(captions && list);
+    for (size_t i = 0; i < count; i++) {
+        captions[i] = (Blipren__Caption)BLIPREN__CAPTION__INIT;
+        captions[i].sample = v->captions[i].sample;
+        captions[i].text = v->captions[i].text;
+        captions[i].ended = v->captions[i].ended;
+        list[i] = &captions[i];
+    }
+    Blipren__Validation result = BLIPREN__VALIDATION__INIT;
+    result.step = a->group.step;
+    result.group = a->group.group;
+    result.nll_sum = v->nll;
+    result.tokens = (uint64_t)v->tokens;
+    result.correct = (uint64_t)v->correct;
+    result.shuffled_nll_sum = v->shuffled_nll;
+    result.shuffled_tokens = (uint64_t)v->shuffled_tokens;
+    result.paired_nll_sum = v->paired_nll;
+    result.n_captions = count;
+    result.captions = list;
+    bool moe = l->config->projector.kind == CONFIG_MOE;
+    result.n_expert_weight = moe ? (size_t)l->config->projector.experts : 0;
+    result.expert_weight = (double *)(uintptr_t)v->weight;
+    result.images = (uint64_t)v->images;
+    WIRE_ENVELOPE(e, VALIDATION, validation) = &result;
+    member_send(&l->member, a->generation, &e);
+}
+
+void loop_send_formed(struct loop *l, const struct worker_action *a)
+{
+    Blipren__Formed formed = BLIPREN__FORMED__INIT;
+    formed.step = a->formed.step;
+    formed.state_digest = digest_bytes(&a->formed.digest);
+    WIRE_ENVELOPE(e, FORMED, formed) = &formed;
+    member_send(&l->member, a->generation, &e);
+}
+
+void loop_send_broken(struct loop *l, const struct worker_action *a)
+{
+    Blipren__Broken broken = BLIPREN__BROKEN__INIT;
+    wire_text(l->event.error.text); /* what the system and libraries say may be anything */
+    broken.text = l->event.error.text;
+    WIRE_ENVELOPE(e, BROKEN, broken) = &broken;
+    member_send(&l->member, a->generation, &e);
+}
+
+void loop_send_saved(struct loop *l, const struct worker_action *a)
+{
+    char line[600] = "";
+    if (!a->save.ok)
+        bl_error_format(&l->event.error, line, sizeof line);
+    wire_text(line);
+    Blipren__Saved saved = BLIPREN__SAVED__INIT;
+    saved.step = a->save.step;
+    saved.folder = (char *)(uintptr_t)a->save.folder;
+    saved.error = a->save.ok ? (char *)"" : line[0] ? line : (char *)"failed";
+    WIRE_ENVELOPE(e, SAVED, saved) = &saved;
+    member_send(&l->member, a->generation, &e);
+}

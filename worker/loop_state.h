@@ -1,0 +1,54 @@
+/* worker/loop_state.h - what the two parts of the worker's loop share: loop.c, and loop_out.c, which turns actions into messages. */
+#pragma once
+
+#include <pthread.h>
+
+#include "proto/member.h"
+#include "worker/core.h"
+#include "worker/engine.h"
+#include "worker/loop.h"
+
+/* A rendezvous entry on its way from the engine's thread to the coordinator. */
+struct outgoing {
+    struct outgoing *next;
+    uint64_t generation;
+    char key[64];
+    size_t size;
+    uint8_t value[];
+};
+
+struct loop {
+    const struct worker_options *options;
+    struct member member;
+    struct wire_socket *data;
+    char data_endpoint[SOCKET_ENDPOINT_MAX];
+
+    struct worker *core;
+    struct engine *engine;
+    struct config *config;
+    struct dataset *dataset;
+    struct bl_plan plan;
+    char fingerprint[65];
+
+    int64_t image_side, vocabulary;   /* of the models; 0 until they are open */
+    struct batch **buffers;           /* (window), the core's slots */
+    struct batch *incoming;           /* the data being handled */
+    const Blipren__Envelope *handled; /* the message being handled */
+    struct engine_event event;        /* the engine's event being handled */
+    uint64_t step_digest;             /* places trained in the step under way */
+    double idle_since, data_wait_s;   /* waiting for batches in the step under way */
+
+    pthread_mutex_t lock;
+    struct outgoing *outgoing, **outgoing_end; /* under the lock */
+};
+
+/* Each sends the message its action asks for; what the engine said comes from l->event. */
+void loop_send_hello(struct loop *l, const struct worker_action *a);
+void loop_send_ended(struct loop *l, const struct worker_action *a);
+void loop_send_beat(struct loop *l, const struct worker_action *a);
+void loop_send_group(struct loop *l, const struct worker_action *a);
+void loop_send_report(struct loop *l, const struct worker_action *a);
+void loop_send_result(struct loop *l, const struct worker_action *a);
+void loop_send_formed(struct loop *l, const struct worker_action *a);
+void loop_send_broken(struct loop *l, const struct worker_action *a);
+void loop_send_saved(struct loop *l, const struct worker_action *a);
