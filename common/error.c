@@ -1,4 +1,5 @@
 /* common/error.c - filling and printing struct bl_error. */
+#define BL_ERROR_DEFINITIONS
 #include "common/error.h"
 
 #include <errno.h>

@@ -61,6 +61,24 @@ int bl_error_peer(struct bl_error *err, const char *peer);
 int bl_error_remedy(struct bl_error *err, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+#if defined(__clang_analyzer__) && !defined(BL_ERROR_DEFINITIONS)
+/* That a failure is negative cannot be seen from the declarations; with it the analyzer knows that what a function gives back
+ * on success is there. */
+#define BL_NEGATIVE(call)                                                                          \
+    ({                                                                                             \
+        int bl_negative_ = (call);                                                                 \
+        if (bl_negative_ >= 0)                                                                     \
+            __builtin_unreachable();                                                               \
+        bl_negative_;                                                                              \
+    })
+#define bl_fail(...) BL_NEGATIVE(bl_fail(__VA_ARGS__))
+#define bl_fail_errno(...) BL_NEGATIVE(bl_fail_errno(__VA_ARGS__))
+#define bl_error_file(...) BL_NEGATIVE(bl_error_file(__VA_ARGS__))
+#define bl_error_key(...) BL_NEGATIVE(bl_error_key(__VA_ARGS__))
+#define bl_error_peer(...) BL_NEGATIVE(bl_error_peer(__VA_ARGS__))
+#define bl_error_remedy(...) BL_NEGATIVE(bl_error_remedy(__VA_ARGS__))
+#endif
+
 /* Gives an error without a remedy the common one of its code or of its errno: for whoever shows it. */
 void bl_error_complete(struct bl_error *err);
 

@@ -13,9 +13,11 @@
 int text_append(struct text *text, const char *data, size_t size, struct bl_error *err)
 {
     size_t needed;
+    if (size == 0)
+        return 0;
     if (!bl_add(text->size, size, &needed))
         return bl_fail(err, BL_ENOMEM, "no memory for so long a text");
-    if (needed > text->capacity) {
+    if (!text->data || needed > text->capacity) {
         size_t capacity = needed < 64 ? 64 : needed + needed / 2;
         char *grown = realloc(text->data, capacity);
         if (!grown)
@@ -23,8 +25,7 @@ int text_append(struct text *text, const char *data, size_t size, struct bl_erro
         text->data = grown;
         text->capacity = capacity;
     }
-    if (size)
-        memcpy(text->data + text->size, data, size);
+    memcpy(text->data + text->size, data, size);
     text->size = needed;
     return 0;
 }

@@ -25,8 +25,8 @@ static bool directory_orientation(struct bl_cursor *tiff, bool little, uint32_t 
     if (!read_u16(tiff, little, &count))
         return false;
     for (; count > 0; count--) {
-        uint16_t tag, type, narrow;
-        uint32_t values;
+        uint16_t tag = 0, type = 0, narrow = 0;
+        uint32_t values = 0;
         const uint8_t *value;
         read_u16(tiff, little, &tag);
         read_u16(tiff, little, &type);

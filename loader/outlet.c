@@ -61,10 +61,8 @@ static void on_writable(void *context, struct wire_socket *socket)
 static int outlet_new(struct outlets *o, const char *endpoint, struct outlet **ret,
                       struct bl_error *err)
 {
-    if (wire_check_endpoint(endpoint, o->options.insecure, err) < 0) {
-        bl_error_key(err, "Order.endpoint");
-        return -err->code;
-    }
+    if (wire_check_endpoint(endpoint, o->options.insecure, err) < 0)
+        return bl_error_key(err, "Order.endpoint");
     struct outlet *outlet = calloc(1, sizeof *outlet);
     if (!outlet)
         return bl_fail(err, BL_ENOMEM, "no memory for a worker's socket");

@@ -84,6 +84,12 @@ judge purity purity
 with cppcheck -q --std=c11 --language=c --enable=warning,performance,portability -I . --error-exitcode=1 --inline-suppr \
     --suppressions-list=tests/suppressions/cppcheck.txt --library=tests/suppressions/jansson.cfg $units
 with shellcheck $(grep -lE '^#!.*[/ ](ba)?sh$' $(echo "$files" | grep -vE '\.(c|h|cc|png|jpg|webp|safetensors)$'))
-# Builds by gcc name warnings that clang does not have.
-[ "${1-}" != --tidy ] || with clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option -p "$2" $units
+# A build by gcc names warnings that clang does not have.
+tidy() {
+    command -v clang-tidy >/dev/null || { verdict clang-tidy "skipped, not installed"; return; }
+    judge clang-tidy xargs -n 1 -P "$(nproc)" clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option -p "$1" <<END
+$units
+END
+}
+[ "${1-}" != --tidy ] || tidy "$2"
 exit $status

@@ -194,7 +194,7 @@ void scene_paint(const struct scene *scene, uint64_t seed, uint64_t index, uint8
                  uint8_t *ret_owner)
 {
     struct draw draw = draw_start(seed, index, PURPOSE_PAINT);
-    struct layout layout;
+    struct layout layout = {0};
     memset(ret_owner, 0, SCENE_PIXELS * SCENE_PIXELS);
     paint_background(scene, &draw, ret_rgb);
     draw_layout(&draw, scene, &layout);

@@ -12,8 +12,8 @@ static int collect(struct captioner *c, const struct layout *layout, const float
 {
     struct ops *ops = c->ops;
     size_t labels = (size_t)layout->labels;
-    bl_autofree float *host_nll = malloc((labels + 1) * sizeof *host_nll);
-    bl_autofree uint8_t *host_correct = malloc(labels + 1);
+    bl_autofree float *host_nll = calloc(labels + 1, sizeof *host_nll);
+    bl_autofree uint8_t *host_correct = calloc(labels + 1, sizeof *host_correct);
     if (!host_nll || !host_correct)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu scores", labels);
     if (labels > 0) {

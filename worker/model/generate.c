@@ -97,7 +97,7 @@ static int decoder_prompt(struct decoder *decoder, const struct layout *layout, 
 {
     struct captioner *c = decoder->c;
     struct arena_mark mark = arena_mark(&c->arena);
-    bl_autofree int32_t *slot = malloc((size_t)(layout->S + 1) * sizeof *slot);
+    bl_autofree int32_t *slot = calloc((size_t)(layout->S + 1), sizeof *slot);
     if (!slot)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)layout->S);
     for (int64_t s = 0; s < layout->S; s++)
@@ -245,7 +245,7 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
     int64_t V = decoder->c->llm_config.vocabulary, live = mb->B;
     bool sampling = how->temperature > 0;
     bl_autofree struct candidate *scratch = sampling ? malloc((size_t)V * sizeof *scratch) : NULL;
-    bl_autofree int32_t *slot = malloc((size_t)(2 * mb->B + 1) * sizeof *slot);
+    bl_autofree int32_t *slot = calloc((size_t)(2 * mb->B + 1), sizeof *slot);
     if (!slot || (sampling && !scratch))
         return bl_fail(err, BL_ENOMEM, "no memory for %lld captions", (long long)mb->B);
     int32_t *token = slot + mb->B;
@@ -454,7 +454,7 @@ static int generate_beams(struct decoder *decoder, int64_t B,
     int64_t k = how->beams, slots = B * k, V = decoder->c->llm_config.vocabulary;
     __attribute__((cleanup(beams_release))) struct beams beams;
     BL_TRY(beams_init(&beams, how, B, V, err));
-    bl_autofree int32_t *host = malloc((size_t)(3 * slots + 1) * sizeof *host);
+    bl_autofree int32_t *host = calloc((size_t)(3 * slots + 1), sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)slots);
     int32_t *parent = host, *slot = host + slots, *token = host + 2 * slots;

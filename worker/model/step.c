@@ -188,7 +188,7 @@ int captioner_forward_backward(struct captioner *c, const struct micro_batch *mb
 static int copy_out(struct captioner *c, float **ret, const float *device, int64_t count,
                     struct bl_error *err)
 {
-    bl_autofree float *host = malloc((size_t)(count + 1) * sizeof *host);
+    bl_autofree float *host = calloc((size_t)count + 1, sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld numbers", (long long)count);
     if (count > 0)
