@@ -26,14 +26,6 @@ void checkpoint_state_release(struct checkpoint_state *state)
     state->config = NULL;
 }
 
-int checkpoint_folder(char *ret, unsigned long size, const char *run_folder, int64_t step,
-                      struct bl_error *err)
-{
-    char name[64];
-    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)step);
-    return bl_path_join(ret, size, run_folder, name, err);
-}
-
 /* SHA-256 of the document without its own "sha256" key. */
 static int own_checksum(json_t *root, char ret_hex[65], struct bl_error *err)
 {

@@ -1,10 +1,10 @@
 /* common/checkpoint.h - a checkpoint folder's state.json: what is needed to go on, and the
  * checksums of the files beside it.
  *
- *   STEP FOLDER/  qformer.safetensors projector.safetensors            the weights, by the
- * notebooks' names
- *                 *.moment1.safetensors *.moment2.safetensors *.ema.safetensors
- *                 state.json
+ *   qformer.safetensors, projector.safetensors              the weights, by the notebooks' names
+ *   *.moment1.safetensors, *.moment2.safetensors            Adam's moments
+ *   *.ema.safetensors                                       averaged weights, if the run keeps them
+ *   state.json
  *
  * The folder appears whole (worker/checkpoint.c); state.json carries the SHA-256 of every file and
  * of itself, so that a damaged one is refused by name. */
@@ -22,10 +22,11 @@ struct checkpoint_file {
 };
 
 struct checkpoint_state {
+    /* as struct trainer_state (worker/trainer.h) */
     int64_t step, updates, skipped_bad, skipped_outliers;
     double norm_mean, norm_square;
     int64_t norm_count;
-    char data_fingerprint[65];
+    char data_fingerprint[65]; /* 64 hexadecimal digits, as the other hashes */
     char vision_path[1024], vision_sha256[65];
     char llm_path[1024], llm_sha256[65];
     char *config; /* the effective configuration, canonical text; owned */
@@ -41,7 +42,4 @@ int checkpoint_state_write(const char *folder, const struct checkpoint_state *st
 int checkpoint_state_read(const char *folder, struct checkpoint_state *ret, struct bl_error *err);
 /* Compares every file with its checksum; -BL_EFORMAT names the damaged one. */
 int checkpoint_verify(const char *folder, const struct checkpoint_state *state,
-                      struct bl_error *err);
-/* "RUN/checkpoints/step-00000123" */
-int checkpoint_folder(char *ret, unsigned long size, const char *run_folder, int64_t step,
                       struct bl_error *err);

@@ -13,8 +13,8 @@ enum hf_activation { HF_GELU_ERF, HF_GELU_TANH, HF_SILU };
 
 struct hf_vision {
     enum hf_vision_kind kind;
-    int64_t hidden, layers, heads, intermediate;
-    int64_t image_size, patch, channels;
+    int64_t hidden, layers, heads, intermediate; /* intermediate: width of the MLP */
+    int64_t image_size, patch, channels;         /* pixels of a side; of a patch's side; 3 */
     float norm_eps;
     enum hf_activation activation;
     bool qkv_bias;
@@ -34,10 +34,11 @@ struct hf_llm {
     int32_t bos; /* -1 when absent */
 };
 
+/* A pixel p of channel c becomes (p rescale_factor - mean[c]) / std[c]. */
 struct hf_preprocess {
-    int64_t width, height;
-    int resample; /* 2 bilinear, 3 bicubic */
-    float rescale_factor;
+    int64_t width, height; /* pixels that an image is resized to */
+    int resample;          /* 2 bilinear, 3 bicubic: enum image_filter (loader/image.h) */
+    float rescale_factor;  /* 1/255 */
     float mean[3], std[3];
 };
 

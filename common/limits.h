@@ -44,13 +44,12 @@
 #define BL_EXPERTS_MAX 64 /* of a mixture: what projector.experts allows */
 
 /* Text. */
-#define BL_TOKENS_MAX (1 << 20) /* ids of one string */
+#define BL_TEXT_BYTES_MAX (4 << 20) /* one string to tokenize; places in it fit 32 bits */
+#define BL_TOKENS_MAX (1 << 20)     /* ids of one string */
+#define BL_CAPTION_TOKENS_MAX                                                                      \
+    (1 << 14) /* ids of one caption: beyond any caption, and a wire slot stays small */
 
 /* Device. */
 #define BL_OPS_WIDE_MAX                                                                            \
     (1 << 20) /* elements of a 16-bit matrix kept as f32: 4 MB, what a core's caches hold */
 #define BL_OPS_LOGITS_BYTES (64 << 20) /* logits at hand at a time: 128 rows of 128k entries */
-#define BL_CAPTION_TOKENS_MAX                                                                      \
-    (1 << 14) /* ids of one caption: beyond any caption, and a wire slot stays small */
-#define BL_TEXT_BYTES_MAX (4 << 20) /* one string to tokenize; places in it fit 32 bits */
-#define BL_TOKENS_MAX (1 << 20)     /* ids of one string */

@@ -1,4 +1,4 @@
-/* coordinator/metrics.c - appending to metrics.jsonl. metrics_draw is in curves.c. */
+/* coordinator/metrics.c - appending to metrics.jsonl. curves.c draws it. */
 #include "coordinator/metrics.h"
 
 #include <fcntl.h>

@@ -12,19 +12,20 @@
 #define METRICS_EXPERTS_MAX 64
 
 struct metrics_step {
-    int64_t step; /* 1-based: optimizer steps done */
-    double epoch, loss, rate, norm;
+    int64_t step;       /* 1-based: optimizer steps done */
+    double epoch, loss; /* epochs begun, with their fraction; nats a label token */
+    double rate, norm;  /* learning rate; of the gradient before clipping */
     int64_t tokens, images;
     int skipped;
     double step_s, data_wait_s, compute_s, reduce_wait_s; /* of the slowest rank */
-    int experts;
-    const double *share;
+    int experts;                                          /* 0: the normal projector */
+    const double *share;                                  /* (experts) mean routing weight */
     double entropy, balance_loss, router_z_loss;
 };
 
 struct metrics_validation {
     int64_t step, tokens, images;
-    double loss, accuracy;
+    double loss, accuracy; /* nats a label token; share of them that are the arg max */
     /* over the captions whose image could be exchanged for a different one */
     double paired_loss, shuffled_loss;
     int captions, ended;
@@ -44,6 +45,3 @@ int metrics_rewind(struct metrics *metrics, int64_t step, struct bl_error *err);
 /* A sample caption of a validation goes to RUN/val_predictions.jsonl. */
 int metrics_caption(struct metrics *metrics, int64_t step, const char *file_name,
                     const char *reference, const char *caption, int ended, struct bl_error *err);
-
-/* Draws RUN/curves.png from metrics.jsonl: training and validation loss over the steps. */
-int metrics_draw(const char *run_folder, struct bl_error *err);

@@ -1,14 +1,16 @@
 /* worker/trainer.h - the training step: gradients of groups summed, all-reduced, divided once,
  * clipped and applied.
  *
- * A step      trainer_begin; trainer_group for each of this rank's groups (micro-batches; grains
- * when reproducible), in order; trainer_apply. A rank without a group in a step takes part all the
- * same. Invariants  the gradient is one sum over the label tokens of the global batch, divided once
- * (docs/design.md, 3); state is replicated: after trainer_apply every rank holds the same bits (4).
- * Reproducible group gradients are added as 64-bit fixed-point integers, here and in the
- * all-reduce, so that the sum does not depend on how groups are spread (docs/recipe.md,
- * Reproducible). Threads     one thread, that of the ops. Snapshots are host memory and may be
- * written by another.
+ * A step        trainer_begin; trainer_group for each of this rank's groups (micro-batches; grains
+ *               when reproducible), in order; trainer_apply. A rank without a group in a step takes
+ *               part all the same.
+ * Invariants    the gradient is one sum over the label tokens of the global batch, divided once
+ *               (docs/design.md, 3); state is replicated: after trainer_apply every rank holds the
+ *               same bits (4).
+ * Reproducible  group gradients are added as 64-bit fixed-point integers, here and in the
+ *               all-reduce, so that the sum does not depend on how groups are spread
+ *               (docs/recipe.md, Reproducible).
+ * Threads       one thread, that of the ops. Snapshots are host memory and may be written by another.
  */
 #pragma once
 
@@ -46,13 +48,14 @@ struct trainer_state {
 
 /* What one step did: the global batch's sums, equal on every rank, and this rank's own waiting. */
 struct trainer_report {
-    int64_t step; /* 0-based number of the step applied */
-    double nll;
-    int64_t tokens, images;
-    double norm, rate;
+    int64_t step;           /* 0-based number of the step applied */
+    double nll;             /* nats, summed over the label tokens */
+    int64_t tokens, images; /* label tokens; images that were not void */
+    double norm, rate;      /* of the gradient before clipping; learning rate */
     bool skipped;
-    double share[CAPTIONER_EXPERTS_MAX], entropy, balance_loss, router_z_loss; /* moe */
-    double compute_s, reduce_wait_s;
+    /* moe: mean weight of each expert; means over the images; docs/recipe.md, Loss */
+    double share[CAPTIONER_EXPERTS_MAX], entropy, balance_loss, router_z_loss;
+    double compute_s, reduce_wait_s; /* this rank's own */
 };
 
 struct trainer;
@@ -73,11 +76,14 @@ int trainer_share(struct trainer *trainer, struct comm *comm, int root, struct b
 /* BLAKE2b-256 over the replicated state: equal on ranks that agree. */
 int trainer_digest(struct trainer *trainer, uint8_t ret[32], struct bl_error *err);
 
+/* A step begins: gradients and sums are zero. */
 int trainer_begin(struct trainer *trainer, struct bl_error *err);
 /* last: no further group of this rank follows in this step, so buckets are reduced while backward
  * still runs. */
 int trainer_group(struct trainer *trainer, const struct micro_batch *mb, struct comm *comm,
                   bool last, struct bl_error *err);
+/* Reduces what is left, clips, applies (or skips the step). -BL_EPEER: the communicator failed, and
+ * nothing was applied. */
 int trainer_apply(struct trainer *trainer, struct comm *comm, struct trainer_report *ret,
                   struct bl_error *err);
 

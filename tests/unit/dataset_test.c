@@ -6,31 +6,14 @@
 #include <unistd.h>
 
 #include "common/dataset.h"
-#include "common/file.h"
+#include "tests/unit/folder.h"
 
-static char folder[64];
-
-static const char *inside(const char *name)
+static int make_folders(void **state)
 {
-    static char path[4][256];
-    static int at;
-    at = (at + 1) % 4;
-    snprintf(path[at], sizeof path[at], "%s/%s", folder, name);
-    return path[at];
-}
-
-static int make_folder(void **state)
-{
-    snprintf(folder, sizeof folder, "/tmp/blipren-dataset-XXXXXX");
-    return mkdtemp(folder) && bl_folder_make(inside("data"), NULL) == 0 &&
+    return make_folder(state) == 0 && bl_folder_make(inside("data"), NULL) == 0 &&
                    bl_folder_make(inside("held"), NULL) == 0
                ? 0
                : -1;
-}
-
-static int remove_folder(void **state)
-{
-    return bl_folder_remove(folder, NULL);
 }
 
 static void put(const char *name, const char *text)
@@ -341,7 +324,7 @@ static void a_damaged_index_is_refused_by_name(void **state)
     free(data);
 }
 
-#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folders, remove_folder)
 
 UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(what_is_left_out_is_counted_with_examples),

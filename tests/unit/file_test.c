@@ -1,27 +1,6 @@
 /* tests/unit/file_test.c - files are whole or absent, and failures name them. */
 #include "tests/unit/unit.h"
-
-#include "common/file.h"
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-    snprintf(folder, sizeof folder, "/tmp/blipren-file-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    return bl_folder_remove(folder, NULL);
-}
-
-static const char *inside(const char *name)
-{
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
+#include "tests/unit/folder.h"
 
 static void a_written_file_reads_back_and_has_its_hash(void **state)
 {

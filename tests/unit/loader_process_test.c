@@ -8,10 +8,10 @@
 #include <uv.h>
 
 #include "common/cleanup.h"
-#include "common/file.h"
 #include "common/run.h"
 #include "loader/sample.h"
 #include "proto/wire.h"
+#include "tests/unit/folder.h"
 
 #define WAIT_MS 20000     /* only a failing test waits so long */
 #define PATIENCE_MS 12000 /* long for a busy machine; a Beat comes after a sixth of it */
@@ -19,17 +19,6 @@
 #define SIDE 64           /* of the demo's vision model */
 
 /* -- the run folder --------------------------------------------------------------------------- */
-
-static char folder[64];
-
-static const char *inside(const char *name)
-{
-    static char path[4][256];
-    static int at;
-    at = (at + 1) % 4;
-    snprintf(path[at], sizeof path[at], "%s/%s", folder, name);
-    return path[at];
-}
 
 /* Name in the run, the golden image it is, and what is wrong with it when the loader sees it. */
 static const struct {
@@ -108,8 +97,7 @@ static void make_index(void)
 
 static int make_run(void **state)
 {
-    snprintf(folder, sizeof folder, "/tmp/blipren-loader-XXXXXX");
-    if (!mkdtemp(folder) || bl_folder_make(inside("data"), NULL) < 0 ||
+    if (make_folder(state) < 0 || bl_folder_make(inside("data"), NULL) < 0 ||
         bl_folder_make(inside("run"), NULL) < 0)
         return -1;
     make_sources();

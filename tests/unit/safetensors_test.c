@@ -4,30 +4,8 @@
 
 #include <math.h>
 
-#include "common/file.h"
 #include "common/safetensors.h"
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-    snprintf(folder, sizeof folder, "/tmp/blipren-safetensors-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    return bl_folder_remove(folder, NULL);
-}
-
-static const char *inside(const char *name)
-{
-    static char path[4][128];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, 128, "%s/%s", folder, name);
-    return p;
-}
+#include "tests/unit/folder.h"
 
 static const char *golden(const char *name)
 {

@@ -1,13 +1,15 @@
 /* worker/comm/comm.h - the collectives of one generation of workers. comm/gloo.cc implements them
  * for CPUs; NCCL will fill the same functions. Who is a member is the coordinator's business.
  *
- * Threads    one thread (the engine's) calls open … free; deliver and abort may come from any
- * thread meanwhile. Order      every rank begins the same collectives in the same order. They run
- * in that order on a thread of their own, while the caller goes on computing; wait() returns when
- * all of them are done. Bits       each element is summed once, in ring order, and then copied: all
- * ranks hold the same bits. Integer sums have the same bits for any number of ranks too. Errors a
- * lost or silent peer, or abort(), fails the collective under way and all later ones with
- * -BL_EPEER; the buffers are then undefined and the communicator can only be freed.
+ * Threads  one thread (the engine's) calls open … free; deliver and abort may come from any thread
+ *          meanwhile.
+ * Order    every rank begins the same collectives in the same order. They run in that order on a
+ *          thread of their own, while the caller goes on computing; wait() returns when all of them
+ *          are done.
+ * Bits     each element is summed once, in ring order, and then copied: all ranks hold the same
+ *          bits. Integer sums have the same bits for any number of ranks too.
+ * Errors   a lost or silent peer, or abort(), fails the collective under way and all later ones with
+ *          -BL_EPEER; the buffers are then undefined and the communicator can only be freed.
  */
 #pragma once
 

@@ -1,17 +1,20 @@
 /* worker/model/captioner.h - the whole captioner over ops.h: frozen vision tower, trainable
  * Q-Former and projector, frozen LLM; what is computed stands in docs/recipe.md.
  *
- * Letters    B images, N vision tokens an image, K queries, T text tokens, R rows of all sequences
- * together, d_v, d_q, d widths of the vision tower, the Q-Former and the LLM, E experts. Sequence
- * [BOS] K queries then text, or K queries [BOS] then text; positions count from 0; no padding
- * anywhere. Step       captioner_step_begin; captioner_forward_backward for each micro-batch;
- * captioner_step_sums; moe: captioner_router_backward. Gradients are sums over label tokens: the
- * trainer divides them by the global batch's token count, except the router's, which come out
- * final. Threads    a captioner belongs to one thread, that of its ops. captioner_params and the
- * two functions on it are immutable after opening and may be used from any thread (a checkpoint is
- * written beside training). Errors     -BL_ENOMEM, -BL_EDEVICE, and for micro-batches that cannot
- * be (ids outside the vocabulary, a sequence longer than the LLM's positions) -BL_EDATA. After a
- * failed call the step's gradients are undefined. */
+ * Letters   B images, N vision tokens an image, K queries, T text tokens, R rows of all sequences
+ *           together, d_v, d_q, d widths of the vision tower, the Q-Former and the LLM, E experts.
+ * Sequence  [BOS] K queries then text, or K queries [BOS] then text; positions count from 0; no
+ *           padding anywhere.
+ * Step      captioner_step_begin; captioner_forward_backward for each micro-batch;
+ *           captioner_step_sums; moe: captioner_router_backward. Gradients are sums over label
+ *           tokens: the trainer divides them by the global batch's token count, except the router's,
+ *           which come out final.
+ * Threads   a captioner belongs to one thread, that of its ops. captioner_params and the two
+ *           functions on it are immutable after opening and may be used from any thread (a
+ *           checkpoint is written beside training).
+ * Errors    -BL_ENOMEM, -BL_EDEVICE, and for micro-batches that cannot be (ids outside the
+ *           vocabulary, a sequence longer than the LLM's positions) -BL_EDATA. After a failed call
+ *           the step's gradients are undefined. */
 #pragma once
 
 #include <stdbool.h>

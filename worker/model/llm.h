@@ -1,5 +1,6 @@
 /* worker/model/llm.h - the frozen Llama-family language model: forward over ragged rows or a KV
- * cache, and the gradient of its input. */
+ * cache, and the gradient of its input. Llama: Touvron et al. 2023; rotary positions: Su et al. 2021;
+ * grouped keys and values: Ainslie et al. 2023. */
 #pragma once
 
 #include "common/hf.h"

@@ -1,5 +1,5 @@
 /* worker/model/projector.h - from the Q-Former's outputs to the LLM's input space: a residual MLP,
- * or experts mixed by a router that looks at the image as a whole (docs/recipe.md). */
+ * or experts mixed by a router that looks at the image as a whole (docs/recipe.md, Model and Loss). */
 #pragma once
 
 #include "worker/model/arena.h"

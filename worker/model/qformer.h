@@ -1,5 +1,5 @@
 /* worker/model/qformer.h - the trainable Q-Former: K learned queries that attend to each other and
- * to the image (docs/recipe.md). */
+ * to the image (BLIP-2, Li et al. 2023, section 3.1; as built here: docs/recipe.md, Model). */
 #pragma once
 
 #include "worker/model/arena.h"

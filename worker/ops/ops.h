@@ -1,20 +1,24 @@
 /* worker/ops/ops.h - what the model may ask of a device. ops/cpu and (later) ops/cuda fill the same
  * table.
  *
- * Layout     row-major, outermost first. R = rows (tokens of all sequences together, ragged), D =
- * width, S = sequences, H = heads. Sizes are int64_t: R*D overflows int at 2^20 tokens x 2048.
+ * Layout     row-major, outermost first. R = rows (tokens of all sequences together, ragged),
+ *            D = width, S = sequences, H = heads. Sizes are int64_t: R*D overflows int at 2^20 tokens
+ *            x 2048.
  * Elements   `act` is the device's activation element (f32 on the CPU, bf16 on a GPU): opaque here,
- * so nobody does arithmetic on it by mistake; step through it with ops_at(). Everything else says
- * its type. Memory     every pointer is device memory, 64-byte aligned unless it is an ops_at()
- * step, borrowed for the call; only copy_in / copy_out touch host memory. Outputs come first. An
- * output may be the same pointer as an input only where it says "in place". R = 0 is a no-op
- * everywhere: a micro-batch may be all void. Order      calls are queued; results are readable
- * after sync(). One ops belongs to one thread. No call returns a value the host would have to wait
- * for: sums stay on the device until copied out. Gradients  d_x is written (=), unless `accumulate`
- * says +=; gradients of trainable parameters (f32) are always added to (+=), so that micro-batches
- * accumulate. Sums run in a fixed tree: same input, same bits, on one kind of machine, for any
- * number of threads. Errors     the first device failure sticks and comes out of sync(). Wrong
- * shapes are asserts: they were checked when the model was opened.
+ *            so nobody does arithmetic on it by mistake; step through it with ops_at(). Everything
+ *            else says its type.
+ * Memory     every pointer is device memory, 64-byte aligned unless it is an ops_at() step, borrowed
+ *            for the call; only copy_in / copy_out touch host memory. Outputs come first. An output
+ *            may be the same pointer as an input only where it says "in place". R = 0 is a no-op
+ *            everywhere: a micro-batch may be all void.
+ * Order      calls are queued; results are readable after sync(). One ops belongs to one thread. No
+ *            call returns a value the host would have to wait for: sums stay on the device until
+ *            copied out.
+ * Gradients  d_x is written (=), unless `accumulate` says +=; gradients of trainable parameters (f32)
+ *            are always added to (+=), so that micro-batches accumulate. Sums run in a fixed tree:
+ *            same input, same bits, on one kind of machine, for any number of threads.
+ * Errors     the first device failure sticks and comes out of sync(). Wrong shapes are asserts: they
+ *            were checked when the model was opened.
  */
 #pragma once
 

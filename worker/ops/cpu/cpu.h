@@ -5,8 +5,8 @@
  *            table of operations itself is the choice of the instruction set, made once at open.
  * Threads    no result may depend on their number. A library matmul does (it splits the sum), so
  *            each library call is single-threaded on a tile that is a function of the shape alone:
- *            ops_cpu_open sets the calling thread's OpenMP default to one, and every parallel
- * region of ours says num_threads(cpu_threads(...)). Sums over rows run over fixed row blocks
+ *            ops_cpu_open sets the calling thread's OpenMP default to one, and every parallel region
+ *            of ours says num_threads(cpu_threads(...)). Sums over rows run over fixed row blocks
  *            (cpu_row_blocks), then over the blocks in order.
  * Scratch    one growing buffer per slot; an operation takes its slot before its parallel region.
  */

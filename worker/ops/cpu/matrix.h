@@ -4,8 +4,8 @@
  *            widened where they are multiplied; a matrix of at most cpu->wide_max elements once and
  *            for all. Data that may be kept and is right as it stands is not copied.
  * Trainable  the caller's f32 master itself.
- * bf16       where the processor multiplies bf16 (cpu->packed), W^T and W are packed (packed.h)
- * when first multiplied, and again after matrix_refresh.
+ * bf16       where the processor multiplies bf16 (cpu->packed), W^T and W are packed (packed.h) when
+ *            first multiplied, and again after matrix_refresh.
  */
 #pragma once
 
