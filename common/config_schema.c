@@ -143,7 +143,7 @@ const struct config_key config_keys[] = {
         "Length at which a sample caption is broken off.", FREE),
     INT("train.checkpoint_every", train.checkpoint_every, 0, 1000000000, "optimizer steps", "500",
         "0: only at start and end.", FREE),
-    INT("train.keep_last", train.keep_last, 1, 1000000, "checkpoints", "3", "Older checkpoints are removed.", FREE),
+    INT("train.keep_last", train.keep_last, 1, 1024, "checkpoints", "3", "Older checkpoints are removed.", FREE),
     BOOL("train.keep_best", train.keep_best, "true", "Keeps the checkpoint with the lowest validation loss as well.", FREE),
 
     INT("cluster.workers_min", cluster.workers_min, 1, BL_WORKERS_MAX, "workers", "1",

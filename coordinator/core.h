@@ -158,7 +158,8 @@ struct coord_record {
 };
 
 /* What the journal says: the fold of its records, and nothing else. */
-#define COORD_CHECKPOINTS_KEPT 64 /* how far back a damaged checkpoint can be replaced */
+/* What is on record, at least train.keep_last: how far back a damaged checkpoint can be replaced. */
+#define COORD_CHECKPOINTS_KEPT 1024
 struct coord_ledger {
     bool started;
     uint64_t generation; /* highest planned */

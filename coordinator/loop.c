@@ -66,6 +66,7 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         break;
     case COORD_ACTION_REWOUND:
         results_clear(l->results);
+        best_rewound(&l->best, a->step);
         bl_log(BL_LOG_WARNING, "no worker's state survived: going back to step=%" PRIu64, a->step);
         if (metrics_rewind(l->metrics, (int64_t)a->step, &err) < 0)
             loop_fail(l, &err);
@@ -275,7 +276,12 @@ static int open_core(struct loop *l, struct bl_error *err)
     if (ledger->started)
         bl_log(BL_LOG_INFO, "the run goes on at step=%" PRIu64 " of %" PRIu64, ledger->committed,
                l->plan.steps);
-    BL_TRY(registry_tidy(c->run_dir, ledger->checkpoints, (int)ledger->checkpoint_count, err));
+    if (c->train.keep_best)
+        BL_TRY(best_read(c->run_dir, &l->best, err));
+    else
+        BL_TRY(registry_unpoint(c->run_dir, "best", err));
+    BL_TRY(registry_tidy(c->run_dir, ledger->checkpoints, (int)ledger->checkpoint_count,
+                         l->best.checkpoint, err));
     BL_TRY(results_new(bl_plan_groups(&l->plan, BL_KIND_VALIDATE), &l->results, err));
     return metrics_open(c->run_dir, &l->metrics, err);
 }
@@ -378,6 +384,7 @@ static void finish(struct loop *l)
 int coordinator_run(const struct coordinator_options *options, struct bl_error *err)
 {
     struct loop l = {.options = options, .incarnation = wire_incarnation(), .lock_fd = -1};
+    best_init(&l.best);
     pthread_mutex_init(&l.lock, NULL);
     bl_log_identity("coord", "%s", "");
     int rc = loop_open_files(&l, err);

@@ -103,8 +103,8 @@ void loop_validated(struct loop *l, uint64_t step)
     results_sum_validation(l->results, &m, weight);
     results_each_caption(l->results, write_caption, &writer);
     results_clear_validation(l->results);
-    l->last_loss = m.loss;
-    l->last_loss_step = step;
+    best_validated(&l->best, step, m.loss);
+    loop_point_best(l);
     l->last_commit_ms = 0; /* the next step's time is not the validation's */
     bl_log(BL_LOG_INFO,
            "validation step=%" PRIu64

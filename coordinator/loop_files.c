@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -54,24 +53,26 @@ void loop_verify(struct loop *l, struct coord_checkpoint checkpoint)
     uv_queue_work(&l->uv, &v->work, verify_work, verify_done);
 }
 
+void loop_point_best(struct loop *l)
+{
+    struct bl_error err;
+    if (l->config->train.keep_best && best_improves(&l->best, coord_ledger(l->core)) &&
+        registry_point(l->config->run_dir, "best", l->best.checkpoint, &err) < 0)
+        bl_log_error(&err); /* a link less; ignoring */
+}
+
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint)
 {
     const struct coord_ledger *ledger = coord_ledger(l->core);
     const char *run = l->config->run_dir;
     struct bl_error err;
     int rc = registry_point(run, "latest", checkpoint, &err);
-    bool better = l->last_loss_step == checkpoint.step &&
-                  (!l->best.generation || l->last_loss < l->best_loss);
-    if (l->config->train.keep_best && better && isfinite(l->last_loss)) {
-        l->best = checkpoint;
-        l->best_loss = l->last_loss;
-        if (rc == 0)
-            rc = registry_point(run, "best", checkpoint, &err);
-    }
+    loop_point_best(l);
     int64_t keep = l->config->train.keep_last;
     for (uint32_t i = 0; rc == 0 && i + keep < ledger->checkpoint_count; i++) {
         struct coord_checkpoint old = ledger->checkpoints[i];
-        bool is_best = old.step == l->best.step && old.generation == l->best.generation;
+        bool is_best =
+            old.step == l->best.checkpoint.step && old.generation == l->best.checkpoint.generation;
         if (!is_best)
             rc = registry_remove(run, old, &err);
     }

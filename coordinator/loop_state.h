@@ -16,6 +16,7 @@
 #include "common/config.h"
 #include "common/dataset.h"
 #include "common/run.h"
+#include "coordinator/best.h"
 #include "coordinator/children.h"
 #include "coordinator/core.h"
 #include "coordinator/journal.h"
@@ -59,9 +60,7 @@ struct loop {
     const Blipren__Envelope *handled; /* the message being handled … */
     struct peer *sender;              /* … and whose it is */
     int verifications;                /* under way on the thread pool */
-    struct coord_checkpoint best;     /* generation 0: none */
-    double best_loss, last_loss;      /* of validations */
-    uint64_t last_loss_step;
+    struct best best;
     double latest_train_loss;
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
@@ -99,6 +98,8 @@ void loop_send(struct loop *l, const struct coord_action *a);
 
 /* Checks checksums on a thread of libuv's pool; VERIFIED follows. */
 void loop_verify(struct loop *l, struct coord_checkpoint checkpoint);
+/* Points "best" to a checkpoint that a validation or a registration has shown to be better. */
+void loop_point_best(struct loop *l);
 /* Points "latest" and "best", removes what train.keep_last no longer keeps. */
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
 /* Into bad_samples.jsonl and the log: void slot `index` of the Sent being handled. */

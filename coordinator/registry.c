@@ -50,6 +50,16 @@ int registry_point(const char *run_folder, const char *name, struct coord_checkp
     return bl_error_file(err, path);
 }
 
+int registry_unpoint(const char *run_folder, const char *name, struct bl_error *err)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/checkpoints/%s", run_folder, name);
+    if (unlink(path) == 0 || errno == ENOENT)
+        return 0;
+    bl_fail_errno(err, "the link cannot be removed");
+    return bl_error_file(err, path);
+}
+
 int registry_remove(const char *run_folder, struct coord_checkpoint checkpoint,
                     struct bl_error *err)
 {
@@ -70,7 +80,7 @@ static bool is_kept(const char *name, const struct coord_checkpoint *keep, int c
 }
 
 int registry_tidy(const char *run_folder, const struct coord_checkpoint *keep, int count,
-                  struct bl_error *err)
+                  struct coord_checkpoint best, struct bl_error *err)
 {
     char folder[4096], path[4096 + 256];
     BL_TRY(bl_path_join(folder, sizeof folder, run_folder, "checkpoints", err));
@@ -81,7 +91,8 @@ int registry_tidy(const char *run_folder, const struct coord_checkpoint *keep, i
     }
     int rc = 0;
     for (struct dirent *entry; rc == 0 && (entry = readdir(d));) {
-        if (strncmp(entry->d_name, "step-", 5) || is_kept(entry->d_name, keep, count))
+        if (strncmp(entry->d_name, "step-", 5) || is_kept(entry->d_name, keep, count) ||
+            is_kept(entry->d_name, &best, 1))
             continue;
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
         rc = bl_folder_remove(path, err);

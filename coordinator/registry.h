@@ -14,11 +14,14 @@ int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
 int registry_point(const char *run_folder, const char *name, struct coord_checkpoint checkpoint,
                    struct bl_error *err);
 
+/* Removes such a link. Absent is fine. */
+int registry_unpoint(const char *run_folder, const char *name, struct bl_error *err);
+
 /* Removes one checkpoint. Absent is fine. */
 int registry_remove(const char *run_folder, struct coord_checkpoint checkpoint,
                     struct bl_error *err);
 
-/* Before the run starts: removes every folder of RUN/checkpoints that is none of the `count` registered ones, what a killed
- * worker left half written included. */
+/* Before the run starts: removes every folder of RUN/checkpoints that is neither the best nor one of the `count` registered
+ * ones, what a killed worker left half written included. */
 int registry_tidy(const char *run_folder, const struct coord_checkpoint *registered, int count,
-                  struct bl_error *err);
+                  struct coord_checkpoint best, struct bl_error *err);

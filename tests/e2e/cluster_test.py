@@ -80,7 +80,7 @@ def a_run_trains_saves_and_draws(place):
     expect([m["step"] for m in metrics(case.run, "validation")] == [8, 16], metrics(case.run, "validation"))
     lineage(case.run, 16)
     for name in ("curves.png", "config.yaml", "dataset.index", "val_predictions.jsonl", "checkpoints/latest/state.json",
-                 "checkpoints/step-000000-g1/qformer.safetensors"):
+                 "checkpoints/best/state.json", "checkpoints/latest/qformer.safetensors"):
         expect(os.path.exists(os.path.join(case.run, name)), name + " is missing")
 
 
@@ -213,6 +213,32 @@ def a_run_starts_from_a_checkpoints_weights_or_says_why_not(place):
         f.truncate(os.path.getsize(os.path.join(begun, "projector.safetensors")) - 4)
     code, output = check()
     expect(code == FORMAT and "projector.safetensors" in output and "damaged" in output, output)
+
+
+def best_is_the_lowest_validation_loss_also_after_a_resume(place):
+    case = Case(place, "best", train__steps=12, train__validate_every=4, train__keep_last=1)
+    case.must_train("1,1")
+    folder = os.path.join(case.run, "checkpoints")
+
+    def best():
+        return os.readlink(os.path.join(folder, "best"))
+
+    found = {m["step"]: m["loss_nats"] for m in metrics(case.run, "validation")}
+    lowest = best()
+    expect(int(lowest.split("-")[1]) == min(found, key=found.get), "%s of %s" % (lowest, found))
+    # a loss that nothing reaches again: what goes on must leave that checkpoint and the link alone
+    name = os.path.join(case.run, "metrics.jsonl")
+    lines = [json.loads(line) for line in open(name)]
+    for line in lines:
+        if line["type"] == "validation" and line["step"] == min(found, key=found.get):
+            line["loss_nats"] = 1e-6
+    with open(name, "w") as f:
+        f.writelines(json.dumps(line) + "\n" for line in lines)
+    case.write(train__steps=20)
+    case.must_train("1,1")
+    expect(best() == lowest, "%s instead of %s" % (best(), lowest))
+    kept = {n for n in os.listdir(folder) if n.startswith("step-")}
+    expect(kept == {lowest, os.readlink(os.path.join(folder, "latest"))}, kept)
 
 
 def bad_images_void_their_slots_and_are_listed(place):

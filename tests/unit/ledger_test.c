@@ -103,8 +103,8 @@ static void a_damaged_checkpoint_leaves_the_list(void **state)
 static void the_oldest_checkpoints_give_way_and_order_is_kept(void **state)
 {
     struct coord_ledger ledger = after_three_steps();
-    ledger.committed = 1000;
-    for (uint64_t step = 200; step > 4; step -= 2)
+    ledger.committed = 4 * COORD_CHECKPOINTS_KEPT;
+    for (uint64_t step = ledger.committed; step > 4; step -= 2)
         apply(&ledger, RECORD(CHECKPOINT, .step = step, .generation = 1));
     assert_int_equal(ledger.checkpoint_count, COORD_CHECKPOINTS_KEPT);
     for (uint32_t i = 1; i < ledger.checkpoint_count; i++)
