@@ -120,7 +120,6 @@ static int connect_comm(struct engine *e, const struct command *c, struct bl_err
                                    .world = c->world,
                                    .host = e->options.comm_host,
                                    .connect_ms = 2 * e->options.patience_ms,
-                                   .silence_ms = e->options.patience_ms,
                                    .publish = publish,
                                    .context = &publisher};
     struct comm *comm = NULL;

@@ -32,7 +32,7 @@ static void publish(void *context, const char *key, const void *value, size_t si
         comm_deliver(world->comms[r], key, value, size);
 }
 
-static void open_world(struct world *world, int size, int silence_ms)
+static void open_world(struct world *world, int size, int connect_ms)
 {
     struct bl_error err;
     world->size = size;
@@ -40,8 +40,7 @@ static void open_world(struct world *world, int size, int silence_ms)
         assert_ok(comm_open(&(struct comm_options){.rank = r,
                                                    .world = size,
                                                    .host = "127.0.0.1",
-                                                   .connect_ms = 5000,
-                                                   .silence_ms = silence_ms,
+                                                   .connect_ms = connect_ms,
                                                    .publish = publish,
                                                    .context = world},
                             &world->comms[r], &err),
@@ -92,7 +91,7 @@ static void every_rank_holds_the_exact_sum(void **state)
     for (int size = 1; size <= WORLD_MAX; size++)
         for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
             struct world w = {.count = counts[c], .root = size / 2};
-            open_world(&w, size, 5000);
+            open_world(&w, size, 60000);
             size_t n = (size_t)w.count;
             float *sum = calloc(n + 1, sizeof *sum);
             int64_t *whole = calloc(n + 1, sizeof *whole);
@@ -140,7 +139,7 @@ static void *play_one_sided(void *argument)
 static void abort_wakes_a_waiting_rank(void **state)
 {
     struct world w = {.count = 1000};
-    open_world(&w, 2, 600000);
+    open_world(&w, 2, 60000);
     w.floats[1] = calloc(1000, sizeof(float));
     run_ranks(&w, 2, play_one_sided);
     assert_ok(w.rc[0], w.err[0]);
@@ -151,6 +150,34 @@ static void abort_wakes_a_waiting_rank(void **state)
     close_world(&w);
 }
 
+/* Rank 0 of two has more to compute than rank 1, for longer than anything about connecting may take. */
+static void *play_uneven(void *argument)
+{
+    struct seat *seat = argument;
+    struct world *w = seat->world;
+    struct comm *comm = w->comms[seat->rank];
+    w->rc[seat->rank] = comm_connect(comm, &w->err[seat->rank]);
+    if (seat->rank == 0)
+        usleep(1500000);
+    comm_allreduce(comm, w->floats[seat->rank], w->count, COMM_F32);
+    w->rc[seat->rank] = comm_wait(comm, &w->err[seat->rank]);
+    return NULL;
+}
+
+static void a_rank_that_computes_longer_is_waited_for(void **state)
+{
+    struct world w = {.count = 1000};
+    open_world(&w, 2, 5000);
+    for (int r = 0; r < 2; r++)
+        w.floats[r] = calloc(1000, sizeof(float));
+    run_ranks(&w, 2, play_uneven);
+    assert_ok(w.rc[0], w.err[0]);
+    assert_ok(w.rc[1], w.err[1]);
+    close_world(&w);
+}
+
+/* Rank 2 leaves. Whoever sees it fails, and the coordinator would end the generation for the others, who may wait for nobody but
+ * each other. */
 static void *play_leaving(void *argument)
 {
     struct seat *seat = argument;
@@ -162,13 +189,14 @@ static void *play_leaving(void *argument)
     }
     comm_allreduce(w->comms[seat->rank], w->floats[seat->rank], w->count, COMM_F32);
     w->rc[seat->rank] = comm_wait(w->comms[seat->rank], &w->err[seat->rank]);
+    comm_abort(w->comms[1 - seat->rank]);
     return NULL;
 }
 
 static void a_lost_peer_fails_every_survivor(void **state)
 {
     struct world w = {.count = 3000000};
-    open_world(&w, 3, 600000);
+    open_world(&w, 3, 60000);
     for (int r = 0; r < 3; r++)
         w.floats[r] = calloc((size_t)w.count, sizeof(float));
     run_ranks(&w, 3, play_leaving);
@@ -195,7 +223,7 @@ static void *abort_soon(void *argument)
 static void abort_wakes_a_rank_that_waits_for_its_peers_addresses(void **state)
 {
     struct world w = {.count = 0};
-    open_world(&w, 2, 5000);
+    open_world(&w, 2, 60000);
     pthread_t aborter;
     pthread_create(&aborter, NULL, abort_soon, w.comms[0]);
     run_ranks(&w, 1, play_connect);
@@ -206,5 +234,6 @@ static void abort_wakes_a_rank_that_waits_for_its_peers_addresses(void **state)
 
 UNIT_MAIN(cmocka_unit_test(every_rank_holds_the_exact_sum),
           cmocka_unit_test(abort_wakes_a_waiting_rank),
+          cmocka_unit_test(a_rank_that_computes_longer_is_waited_for),
           cmocka_unit_test(a_lost_peer_fails_every_survivor),
           cmocka_unit_test(abort_wakes_a_rank_that_waits_for_its_peers_addresses))

@@ -157,7 +157,6 @@ static void run_job(struct job *job)
                                                    .world = job->ranks,
                                                    .host = "127.0.0.1",
                                                    .connect_ms = 60000,
-                                                   .silence_ms = 60000,
                                                    .publish = publish,
                                                    .context = job},
                             &job->comms[r], &err),

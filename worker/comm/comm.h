@@ -8,8 +8,10 @@
  *          are done.
  * Bits     each element is summed once, in ring order, and then copied: all ranks hold the same
  *          bits. Integer sums have the same bits for any number of ranks too.
- * Errors   a lost or silent peer, or abort(), fails the collective under way and all later ones with
- *          -BL_EPEER; the buffers are then undefined and the communicator can only be freed.
+ * Errors   a lost connection to a neighbour, or abort(), fails the collective under way and all later
+ *          ones with -BL_EPEER; the buffers are then undefined and the communicator can only be freed.
+ *          A peer that is merely silent is waited for: it may be computing, or have failed itself.
+ *          Whether it lives the coordinator knows, who then has everyone abort.
  */
 #pragma once
 
@@ -30,7 +32,6 @@ struct comm_options {
     int rank, world;
     const char *host; /* address to bind: the network interface of this worker */
     int connect_ms;   /* until every peer must have appeared in the store */
-    int silence_ms;   /* a peer silent for so long within a collective is lost */
     /* Publishes an entry of the rendezvous store to every rank, this one included; called inside
      * comm_connect. */
     void (*publish)(void *context, const char *key, const void *value, size_t size);

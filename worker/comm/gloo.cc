@@ -31,6 +31,8 @@ namespace
 {
 
 constexpr size_t PIECE_BYTES = 1 << 20;
+/* A peer may have a group of its own to compute first, however long that takes. Gloo knows no "for ever" here. */
+constexpr std::chrono::hours FOREVER(24 * 365);
 
 struct aborted : std::runtime_error {
     aborted() : std::runtime_error("aborted")
@@ -151,11 +153,11 @@ struct comm : gloo::rendezvous::Store {
     }
     void wait_received(gloo::transport::UnboundBuffer *b)
     {
-        abortable(b, [b] { return b->waitRecv(); });
+        abortable(b, [b] { return b->waitRecv(FOREVER); });
     }
     void wait_sent(gloo::transport::UnboundBuffer *b)
     {
-        abortable(b, [b] { return b->waitSend(); });
+        abortable(b, [b] { return b->waitSend(FOREVER); });
     }
     int right() const
     {
@@ -320,7 +322,6 @@ extern "C" int comm_connect(comm *c, bl_error *err)
          * time-outs. */
         context->setTimeout(std::chrono::milliseconds(std::max(1, c->options.connect_ms / 5)));
         context->connectFullMesh(*c, device);
-        context->setTimeout(std::chrono::milliseconds(c->options.silence_ms));
         c->context = context;
         for (int i = 0; i < 2; i++) {
             c->piece[i].resize(PIECE_BYTES);
