@@ -85,6 +85,18 @@ void run_build(char *ret, unsigned long size)
     snprintf(ret, size, "blipren %s %s", BLIPREN_VERSION, isa);
 }
 
+int run_signals(int ret[RUN_SIGNALS_MAX])
+{
+    int count = 0;
+    struct sigaction hangup;
+    signal(SIGPIPE, SIG_IGN);
+    ret[count++] = SIGINT;
+    ret[count++] = SIGTERM;
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+        ret[count++] = SIGHUP;
+    return count;
+}
+
 void run_die_with_parent(int parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -26,6 +26,11 @@ int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
 /* What must be equal among workers that share gradients: the program's version and the instruction set. */
 void run_build(char *ret, unsigned long size);
 
+/* Signals that ask a daemon to end: SIGINT, SIGTERM, and SIGHUP, unless whoever started it has it ignored (nohup). From
+ * here on nobody dies of a reader that is gone: a log's loss is no reason to lose work. Returns how many. */
+#define RUN_SIGNALS_MAX 3
+int run_signals(int ret[RUN_SIGNALS_MAX]);
+
 /* The calling process dies when its parent does. parent: the number it was told, so that a parent lost already is noticed
  * too (the process then leaves at once). */
 void run_die_with_parent(int parent);

@@ -205,6 +205,8 @@ static void on_journaled(uv_async_t *async)
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct loop *l = handle->data;
+    if (l->stops && number == SIGHUP)
+        return; /* a terminal that closes and its shell may both send one */
     if (l->stops++) {
         bl_log(BL_LOG_WARNING, "second signal %d: stopping at once", number);
         struct bl_error err;
@@ -296,8 +298,8 @@ static void start_handles(struct loop *l)
     l->tick.data = l->draw.data = l->journaled.data = l;
     uv_timer_start(&l->tick, on_tick, TICK_MS, TICK_MS);
     uv_timer_start(&l->draw, on_draw, PROGRESS_MS, PROGRESS_MS);
-    static const int numbers[] = {SIGINT, SIGTERM};
-    for (int i = 0; i < 2; i++) {
+    int numbers[RUN_SIGNALS_MAX], count = run_signals(numbers);
+    for (int i = 0; i < count; i++) {
         uv_signal_init(&l->uv, &l->signals[i]);
         l->signals[i].data = l;
         uv_signal_start(&l->signals[i], on_signal, numbers[i]);

@@ -39,7 +39,7 @@ struct loop {
     uv_loop_t uv;
     bool uv_open;
     uv_timer_t tick, draw;
-    uv_signal_t signals[2];
+    uv_signal_t signals[RUN_SIGNALS_MAX];
     uv_async_t journaled;
     void *zmq;
     struct wire_socket *router;

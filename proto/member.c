@@ -1,7 +1,6 @@
 /* proto/member.c - see member.h. */
 #include "proto/member.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -174,7 +173,7 @@ static void on_signal(uv_signal_t *signal, int number)
 {
     struct member *m = signal->data;
     struct bl_error err;
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < m->signal_count; i++)
         uv_signal_stop(&m->signals[i]);
     bl_fail(&err, BL_ESTOPPED, "stopped by signal %d", number);
     member_fail(m, &err);
@@ -184,13 +183,14 @@ static void on_signal(uv_signal_t *signal, int number)
 
 static void start_handles(struct member *m)
 {
-    static const int numbers[] = {SIGINT, SIGTERM};
+    int numbers[RUN_SIGNALS_MAX];
+    m->signal_count = run_signals(numbers);
     uv_loop_init(&m->uv);
     uv_async_init(&m->uv, &m->wake, on_wake);
     uv_timer_init(&m->uv, &m->tick);
     m->wake.data = m->tick.data = m;
     uv_timer_start(&m->tick, on_tick, MEMBER_TICK_MS, MEMBER_TICK_MS);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < m->signal_count; i++) {
         uv_signal_init(&m->uv, &m->signals[i]);
         m->signals[i].data = m;
         uv_signal_start(&m->signals[i], on_signal, numbers[i]);

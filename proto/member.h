@@ -40,7 +40,8 @@ struct member {
     uv_loop_t uv;
     uv_async_t wake;
     uv_timer_t tick;
-    uv_signal_t signals[2];
+    uv_signal_t signals[RUN_SIGNALS_MAX];
+    int signal_count;
     void *zmq; /* for the program's other sockets too; NULL until it opens it */
     struct wire_socket *control;
 

@@ -129,6 +129,39 @@ def a_second_signal_stops_at_once_and_leaves_nobody(place):
     descendants_gone(family)
 
 
+def a_closed_terminal_and_a_reader_that_is_gone_lose_nothing(place):
+    def start(name, **how):
+        case = Case(place, name, train__steps=1000, train__checkpoint_every=0, log__every=1)
+        process = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--local", "1,1"], **how)
+        wait_until(lambda: case.committed() >= 2)
+        return case, process
+
+    def is_saved(case, process):
+        expect(process.wait(timeout=60) == STOPPED, "%s: ended with %d" % (case.name, process.returncode))
+        state = json.load(open(os.path.join(case.run, "checkpoints/latest/state.json")))
+        expect(state["step"] == case.committed(), "%s: %d saved of %d" % (case.name, state["step"], case.committed()))
+
+    case, process = start("hangup", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    is_saved(case, process)
+
+    case, process = start("piped", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process.stdout.close()
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2 or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    is_saved(case, process)
+
+    case, process = start("nohup", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    is_saved(case, process)
+
+
 def children_die_with_a_killed_coordinator(place):
     case = Case(place, "orphans", train__steps=1000)
     process = case.start()
