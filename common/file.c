@@ -265,6 +265,14 @@ void bl_hex(const uint8_t *bytes, size_t count, char *ret_hex)
         snprintf(ret_hex + 2 * i, 3, "%02x", bytes[i]);
 }
 
+int bl_output_finish(struct bl_error *err)
+{
+    errno = EIO; /* of an earlier failure nobody kept the number */
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return 0;
+    return bl_fail_errno(err, "the output cannot be written");
+}
+
 int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err)
 {
     bl_automap struct bl_map map = {0};

@@ -51,6 +51,9 @@ bool bl_path_is_file(const char *path);
 int bl_path_join(char *ret, size_t size, const char *folder, const char *name,
                  struct bl_error *err);
 
+/* What was printed on standard output is written, or why not: for the end of a command whose output is its result. */
+int bl_output_finish(struct bl_error *err);
+
 /* SHA-256 of a file's content as 64 hexadecimal digits and a NUL. */
 int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err);
 /* 32 raw bytes -> 64 digits and a NUL. */

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "common/arguments.h"
+#include "common/file.h"
 #include "common/program.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
@@ -64,7 +65,8 @@ static int command_check(int argc, char **argv, struct bl_error *err)
         bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
         return bl_error_remedy(err, "--help says how this program is used");
     }
-    return check_run(argv[1], stdout, err);
+    BL_TRY(check_run(argv[1], stdout, err));
+    return bl_output_finish(err);
 }
 
 static int no_command(int argc, char **argv, struct bl_error *err)

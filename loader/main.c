@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "common/arguments.h"
+#include "common/file.h"
 #include "common/limits.h"
 #include "common/program.h"
 #include "loader/commands.h"
@@ -89,7 +90,10 @@ static int command_inspect(int argc, char **argv, struct bl_error *err)
 {
     int rest;
     BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
-    return rest == 1 ? inspect_run(argv[1], stdout, err) : wrong_usage(err, "one RUN.yaml");
+    if (rest != 1)
+        return wrong_usage(err, "one RUN.yaml");
+    BL_TRY(inspect_run(argv[1], stdout, err));
+    return bl_output_finish(err);
 }
 
 static int command_tokenize(int argc, char **argv, struct bl_error *err)

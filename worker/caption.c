@@ -6,7 +6,9 @@
 
 #include "common/captions.h"
 #include "common/cleanup.h"
+#include "common/file.h"
 #include "common/log.h"
+#include "proto/wire.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/setup.h"
@@ -20,8 +22,8 @@ const char command_caption_usage[] =
     "  --checkpoint DIR   a folder RUN/checkpoints/step-...\n"
     "  --prefix TEXT      what the caption follows (the first prefix of the run)\n"
     "  --beam N           beam search over N candidates (1: the most likely token each time)\n"
-    "  --temperature T    sample instead (0: do not)\n"
-    "  --top-p P          sample from the likeliest tokens of this mass (1)\n"
+    "  --temperature T    sample instead of --beam (0: do not)\n"
+    "  --top-p P          with --temperature: sample from the likeliest tokens of this mass (1)\n"
     "  --seed N           of sampling (0)\n"
     "  --max-new N        tokens of a caption at most (the run's train.max_new_tokens)\n"
     "  --json             a line of JSON for each image: file_name, caption, token_ids, ended\n"
@@ -44,6 +46,25 @@ struct caption_job {
 
 /* -- one batch -- */
 
+/* A line stays one line, whatever a file's name holds and the model says. */
+static void print_line(const char *path, const char *text, bool ended)
+{
+    const char *parts[] = {path, "\t", text};
+    for (int i = 0; i < 3; i++)
+        for (const char *c = parts[i]; *c; c++)
+            putchar(i != 1 && (unsigned char)*c < 0x20 ? ' ' : *c);
+    puts(ended ? "" : " […]");
+}
+
+/* JSON is UTF-8; a file's name need not be. */
+static json_t *json_name(const char *path)
+{
+    char name[4096];
+    snprintf(name, sizeof name, "%s", path);
+    wire_text(name);
+    return json_string(name);
+}
+
 static void print_failure(struct caption_job *job, const char *path, const struct bl_error *error)
 {
     char line[1600];
@@ -53,7 +74,8 @@ static void print_failure(struct caption_job *job, const char *path, const struc
         return;
     }
     bl_error_format(error, line, sizeof line);
-    json_t *o = json_pack("{s:s, s:s}", "file_name", path, "error", line);
+    wire_text(line);
+    json_t *o = json_pack("{s:o, s:s}", "file_name", json_name(path), "error", line);
     bl_autofree char *text = json_dumps(o, JSON_COMPACT);
     puts(text ? text : "{}");
     json_decref(o);
@@ -63,14 +85,14 @@ static int print_caption(struct caption_job *job, const char *path,
                          const struct captioner_caption *c, const char *text)
 {
     if (!job->json) {
-        printf("%s\t%s%s\n", path, text, c->ended ? "" : " […]");
+        print_line(path, text, c->ended);
         return 0;
     }
     json_t *ids = json_array();
     for (int32_t i = 0; i < c->count; i++)
         json_array_append_new(ids, json_integer(c->ids[i]));
-    json_t *o = json_pack("{s:s, s:s, s:o, s:b}", "file_name", path, "caption", text, "token_ids",
-                          ids, "ended", c->ended);
+    json_t *o = json_pack("{s:o, s:s, s:o, s:b}", "file_name", json_name(path), "caption", text,
+                          "token_ids", ids, "ended", c->ended);
     bl_autofree char *line = json_dumps(o, JSON_COMPACT);
     puts(line ? line : "{}");
     json_decref(o);
@@ -136,9 +158,11 @@ static int caption_all(struct caption_job *job, char **paths, int count, struct 
         if (B)
             BL_TRY(caption_batch(job, good, pixels, B, first, err));
     }
+    BL_TRY(bl_output_finish(err));
     if (!job->failures)
         return 0;
-    return bl_fail(err, BL_EDATA, "%d of %d images could not be captioned", job->failures, count);
+    bl_fail(err, BL_EDATA, "%d of %d images could not be captioned", job->failures, count);
+    return bl_error_remedy(err, "each says why");
 }
 
 /* -- the command -- */
@@ -182,6 +206,15 @@ int command_caption(int argc, char **argv, struct bl_error *err)
         bl_fail(err, BL_EUSAGE,
                 open.checkpoint ? "expected at least one image" : "expected --checkpoint");
         return bl_error_remedy(err, "caption --help says how it is used");
+    }
+    if (beam > 1 && temperature > 0) {
+        bl_fail(err, BL_EUSAGE, "expected --beam or --temperature, found both");
+        return bl_error_remedy(err, "beam search does not sample");
+    }
+    if (top_p < 1 && temperature <= 0) {
+        bl_fail(err, BL_EUSAGE, "expected --temperature with it, found none");
+        bl_error_remedy(err, "give a temperature to sample, such as 1");
+        return bl_error_key(err, "--top-p");
     }
     job.how = (struct captioner_generation){.beams = (int32_t)beam,
                                             .temperature = (float)temperature,

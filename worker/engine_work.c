@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/captions.h"
 #include "common/cleanup.h"
 
 /* A batch as the captioner takes it; arrays are owned by the struct. */
@@ -103,6 +104,14 @@ static int add_routing(struct engine *e, const struct micro_batch *mb, struct en
     return 0;
 }
 
+static void strip(char *text)
+{
+    size_t size;
+    const char *stripped = caption_strip(text, strlen(text), &size);
+    memmove(text, stripped, size);
+    text[size] = 0;
+}
+
 /* Greedy captions for the group's first places of the validation set, each continued from its own
  * prefix. */
 static int write_captions(struct engine *e, const struct batch *b, const struct micro_batch *mb,
@@ -138,6 +147,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
         struct engine_caption *c = &v->captions[v->caption_count];
         BL_TRY(tokenizer_decode(e->tokenizer, captions[i].ids, (size_t)captions[i].count, true,
                                 &c->text, err));
+        strip(c->text);
         c->sample = b->slots[i].sample;
         c->ended = captions[i].ended;
         v->caption_count++;

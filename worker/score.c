@@ -116,6 +116,7 @@ static int score_list(struct score_job *job, const char *path, struct bl_error *
         failed += bad;
         scored += !bad;
     }
+    BL_TRY(bl_output_finish(err));
     if (!failed && scored)
         return 0;
     bl_fail(err, BL_EDATA, "%d of %d lines could not be scored", failed, failed + scored);

@@ -9,7 +9,7 @@ import traceback
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "evidence"))
 from lib import *
 
-STOPPED, CONFIG, USAGE, FORMAT, DATA = 12, 3, 2, 4, 11
+STOPPED, CONFIG, USAGE, FORMAT, DATA, IO = 12, 3, 2, 4, 11, 5
 
 
 class Case:
@@ -318,6 +318,8 @@ def a_trained_captioner_captions_and_scores(place):
     case.must_train()
     data, checkpoint = place.path("data"), os.path.join(case.run, "checkpoints/latest")
     images = [os.path.join(data, n) for n in sorted(os.listdir(data)) if n.endswith(".png")][:3]
+    samples = [json.loads(line) for line in open(os.path.join(case.run, "val_predictions.jsonl"))]
+    expect(samples and all(s["caption"] == s["caption"].strip() for s in samples), samples)
     done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", checkpoint, "--json", "--attention",
                            place.path("sheet.png")] + images, stdout=subprocess.PIPE, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -333,6 +335,27 @@ def a_trained_captioner_captions_and_scores(place):
     scored = [json.loads(line) for line in done.stdout.splitlines()]
     expect(done.returncode == DATA, done.returncode)
     expect(all(s["nll"] > 0 and s["tokens"] > 1 for s in scored[:2]) and "absent.png" in scored[2]["error"], scored)
+
+
+def output_that_cannot_be_written_is_a_failure(place):
+    case = Case(place, "full")
+    case.must_train("1,1")
+    image = place.path("data/000000.png")
+    odd = place.path(b"two\nlines \xff.png".decode(errors="surrogateescape"))
+    shutil.copy(image, odd)
+    with open(place.path("data", "one.jsonl"), "w") as f:
+        f.write(json.dumps({"file_name": "000000.png", "caption": "A red square."}) + "\n")
+    caption = ["blipren-worker", "caption", "--checkpoint", os.path.join(case.run, "checkpoints/latest")]
+    for command in (["blipren-coord", "check", case.yaml], ["blipren-loader", "inspect", case.yaml], caption + [image],
+                    ["blipren-worker", "score", *caption[2:], "--pairs", place.path("data", "one.jsonl")]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([program(command[0]), *command[1:]], stdout=full, stderr=subprocess.PIPE)
+        expect(done.returncode == IO and b"No space left" in done.stderr, "%s: %s" % (command, done))
+    os.unlink(place.path("data", "one.jsonl"))
+    done = subprocess.run([program(caption[0]), *caption[1:], image, odd], stdout=subprocess.PIPE, check=True)
+    expect(len(done.stdout.splitlines()) == 2 and done.stdout.count(b"\t") == 2, done.stdout)
+    done = subprocess.run([program(caption[0]), *caption[1:], "--json", odd], stdout=subprocess.PIPE, check=True)
+    expect(json.loads(done.stdout)["caption"], done.stdout)
 
 
 def main():
