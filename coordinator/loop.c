@@ -67,7 +67,13 @@ static void carry_out(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_REWOUND:
         results_clear(l->results);
         best_rewound(&l->best, a->step);
-        bl_log(BL_LOG_WARNING, "no worker's state survived: going back to step=%" PRIu64, a->step);
+        if (a->step == l->committed)
+            bl_log(BL_LOG_INFO, "the state of step=%" PRIu64 " comes from its checkpoint", a->step);
+        else
+            bl_log(BL_LOG_WARNING,
+                   "no worker's state of step=%" PRIu64 " survived: going back to step=%" PRIu64,
+                   l->committed, a->step);
+        l->committed = a->step;
         if (metrics_rewind(l->metrics, (int64_t)a->step, &err) < 0)
             loop_fail(l, &err);
         break;
@@ -173,8 +179,10 @@ static void on_tick(uv_timer_t *timer)
 static void on_draw(uv_timer_t *timer)
 {
     struct loop *l = timer->data;
-    if (!l->leaving)
-        loop_progress(l, false);
+    if (l->leaving)
+        return;
+    loop_progress(l, false);
+    loop_note_absence(l);
 }
 
 static void written(void *context, uint64_t seq, const struct bl_error *err)
@@ -275,6 +283,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     BL_TRY(coord_new(&config, &l->core, err));
     BL_TRY(journal_open(c->run_dir, replay, written, l, &l->journal, err));
     const struct coord_ledger *ledger = coord_ledger(l->core);
+    l->committed = ledger->committed;
     if (ledger->started)
         bl_log(BL_LOG_INFO, "the run goes on at step=%" PRIu64 " of %" PRIu64, ledger->committed,
                l->plan.steps);

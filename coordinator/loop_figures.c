@@ -1,5 +1,7 @@
 /* coordinator/loop_figures.c - what a step and a validation came to: into metrics, log and the line of progress. */
 #include <inttypes.h>
+#include <math.h>
+#include <string.h>
 
 #include "common/log.h"
 #include "coordinator/loop_state.h"
@@ -7,6 +9,44 @@
 
 /* Rates are means over about this many steps. */
 #define RATE_STEPS 20
+
+/* In training where the time goes; otherwise who or what the run cannot go on without. */
+static const char *waiting_for(const struct loop *l, const struct coord_status *s)
+{
+    bool needs_data = s->state == COORD_TRAINING || s->state == COORD_VALIDATING;
+    if (needs_data && !s->loaders)
+        return "a loader";
+    switch (s->state) {
+    case COORD_GATHERING:
+        return "a worker";
+    case COORD_CHECKING:
+    case COORD_SAVING:
+        return "the checkpoint";
+    case COORD_TRAINING:
+        return progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce);
+    case COORD_VALIDATING:
+        return "validation";
+    default:
+        return "connections";
+    }
+}
+
+void loop_note_absence(struct loop *l)
+{
+    struct coord_status s = coord_status(l->core);
+    const char *waiting = waiting_for(l, &s);
+    uint64_t now = uv_now(&l->uv);
+    if (!l->waiting || strcmp(waiting, l->waiting) != 0) {
+        l->waiting = waiting;
+        l->waiting_since_ms = now;
+    }
+    if (strncmp(waiting, "a ", 2) != 0 || l->waiting_since_ms == UINT64_MAX ||
+        now - l->waiting_since_ms < (uint64_t)(l->config->cluster.patience_s * 1000))
+        return;
+    bl_log(BL_LOG_WARNING, "still waiting for %s; there are %u workers and %u loaders", waiting,
+           s.workers, s.loaders);
+    l->waiting_since_ms = UINT64_MAX;
+}
 
 void loop_progress(struct loop *l, bool line)
 {
@@ -21,7 +61,9 @@ void loop_progress(struct loop *l, bool line)
         .images_per_s = l->step_s > 0 ? l->images / l->step_s : 0,
         .tokens_per_s = l->step_s > 0 ? l->tokens / l->step_s : 0,
         .seconds_left = left,
-        .waiting = progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce),
+        /* a plain line is about the step that it ends */
+        .waiting = line ? progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce)
+                        : waiting_for(l, &s),
         .workers = (int)s.workers,
         .loaders = (int)s.loaders};
     progress_show(&view, line);
@@ -38,16 +80,17 @@ void loop_committed(struct loop *l, uint64_t step)
     double share[METRICS_EXPERTS_MAX];
     struct bl_error err;
     uint64_t now = uv_now(&l->uv);
-    double step_s = l->last_commit_ms ? (double)(now - l->last_commit_ms) / 1000 : 0;
+    double step_s = l->last_commit_ms ? (double)(now - l->last_commit_ms) / 1000 : NAN;
     bool first = l->step_s <= 0;
     l->last_commit_ms = now;
+    l->committed = step + 1;
     if (!results_take_step(l->results, step, &m, share))
         return; /* known from a survivor's state alone: no rank lived to tell its loss */
     m.step = (int64_t)step + 1;
     m.epoch = (double)m.step * l->plan.batch / (double)l->plan.train_samples;
     m.step_s = step_s;
     l->latest_train_loss = m.loss;
-    if (step_s > 0) {
+    if (step_s > 0) { /* not NAN */
         blend(&l->step_s, step_s, first);
         blend(&l->images, (double)m.images, first);
         blend(&l->tokens, (double)m.tokens, first);
@@ -56,14 +99,14 @@ void loop_committed(struct loop *l, uint64_t step)
         blend(&l->wait_reduce, m.reduce_wait_s, first);
     }
     if (m.skipped)
-        bl_log(BL_LOG_WARNING, "step=%" PRIu64 " skipped: its gradient is not usable (norm %g)",
-               step, m.norm);
+        bl_log(BL_LOG_WARNING, "step=%" PRId64 " skipped: its gradient is not usable (norm %g)",
+               m.step, m.norm);
     for (int e = 0; e < m.experts; e++)
         if (share[e] < 0.01 && m.step % l->config->log.every == 0)
             bl_log(BL_LOG_WARNING,
-                   "step=%" PRIu64
+                   "step=%" PRId64
                    " expert=%d gets %.2f %% of the routing weight: the mixture collapses",
-                   step, e, 100 * share[e]);
+                   m.step, e, 100 * share[e]);
     if (metrics_step(l->metrics, &m, &err) < 0) {
         loop_fail(l, &err);
         return;

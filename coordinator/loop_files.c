@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "coordinator/check.h"
 #include "coordinator/loop_state.h"
+#include "coordinator/progress.h"
 #include "coordinator/registry.h"
 
 struct verification {
@@ -156,7 +157,7 @@ static int read_ids(const struct dataset *dataset, enum dataset_split split, uin
 
 static bool indexing(void *context, uint64_t done, uint64_t total)
 {
-    if (isatty(STDOUT_FILENO))
+    if (progress_on_terminal())
         printf("\r\033[Kindexing %" PRIu64 "/%" PRIu64 "%s", done, total,
                done == total ? "\n" : "");
     fflush(stdout);

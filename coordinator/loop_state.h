@@ -65,6 +65,9 @@ struct loop {
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
     uint64_t last_commit_ms;
+    const char *waiting;       /* for whom or what; a literal */
+    uint64_t waiting_since_ms; /* UINT64_MAX: it was said */
+    uint64_t committed;
     int stops;       /* signals taken */
     int probe_ticks; /* until everyone gets a Pulse; 0: no need */
     bool leaving;
@@ -113,6 +116,8 @@ int loop_open_files(struct loop *l, struct bl_error *err);
 
 /* Shows where the run is; `line`: as a line of the log too, not only as the terminal's last line. */
 void loop_progress(struct loop *l, bool line);
+/* Says once that nobody comes without whom nothing goes on: the log may be all that a person sees. */
+void loop_note_absence(struct loop *l);
 /* Step `step` (0-based) is committed; a validation after `step` steps is complete. */
 void loop_committed(struct loop *l, uint64_t step);
 void loop_validated(struct loop *l, uint64_t step);

@@ -11,17 +11,30 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 
+/* Of every number: as many as the time in seconds with its milliseconds has. */
+#define DIGITS 13
+
 struct metrics {
     FILE *lines, *captions;
 };
+
+/* A disk that filled up may have left half a line: the next one must not become part of it. */
+static int end_torn_line(FILE *file, struct bl_error *err)
+{
+    if (fseek(file, -1, SEEK_END) != 0 || fgetc(file) == '\n')
+        return 0;
+    if (fputc('\n', file) != EOF && fflush(file) == 0)
+        return 0;
+    return bl_fail_errno(err, "the metrics cannot be written");
+}
 
 static int open_append(const char *folder, const char *name, FILE **ret, struct bl_error *err)
 {
     char path[4096];
     BL_TRY(bl_path_join(path, sizeof path, folder, name, err));
-    *ret = fopen(path, "ae");
+    *ret = fopen(path, "a+e");
     if (*ret)
-        return 0;
+        return end_torn_line(*ret, err);
     bl_fail_errno(err, "cannot be written");
     return bl_error_file(err, path);
 }
@@ -77,7 +90,7 @@ static json_t *numbers(const double *x, int count)
 /* Takes the object over. */
 static int append(FILE *file, json_t *object, struct bl_error *err)
 {
-    bl_autofree char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    bl_autofree char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS));
     json_decref(object);
     if (!text)
         return bl_fail(err, BL_ENOMEM, "no memory for a line of metrics");

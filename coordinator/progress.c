@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include "common/log.h"
 
 #define BAR_WIDTH 20
+#define FORMS 6
 
 static char drawn[512]; /* the line on the terminal, to be put back after a log line */
 
@@ -51,33 +53,10 @@ void progress_duration(char *ret, unsigned long size, double seconds)
 const char *progress_bound_by(double data_wait_s, double compute_s, double reduce_wait_s)
 {
     if (data_wait_s <= 0 && compute_s <= 0 && reduce_wait_s <= 0)
-        return "";
+        return "first step";
     if (data_wait_s >= compute_s && data_wait_s >= reduce_wait_s)
         return "data";
     return compute_s >= reduce_wait_s ? "compute" : "all-reduce";
-}
-
-static void compose(char *ret, size_t size, const struct progress_view *v)
-{
-    char left[32];
-    progress_duration(left, sizeof left, v->seconds_left);
-    snprintf(ret, size,
-             "step %lld/%lld  epoch %.2f  loss %.4f  %.1f images/s  %.0f tokens/s  ETA %s  "
-             "waiting for: %s  "
-             "%s  %d workers, %d loaders",
-             (long long)v->step, (long long)v->steps, v->epoch, v->loss, v->images_per_s,
-             v->tokens_per_s, left, v->waiting[0] ? v->waiting : "-", v->phase, v->workers,
-             v->loaders);
-}
-
-/* The same in fewer than 80 columns. */
-static void compose_narrow(char *ret, size_t size, const struct progress_view *v)
-{
-    char left[32];
-    progress_duration(left, sizeof left, v->seconds_left);
-    snprintf(ret, size, "%lld/%lld ep %.2f loss %.4f %.0f img/s %.0f tok/s ETA %s waits for %s",
-             (long long)v->step, (long long)v->steps, v->epoch, v->loss, v->images_per_s,
-             v->tokens_per_s, left, v->waiting[0] ? v->waiting : v->phase);
 }
 
 static void compose_bar(char ret[BAR_WIDTH + 1], const struct progress_view *v)
@@ -88,11 +67,64 @@ static void compose_bar(char ret[BAR_WIDTH + 1], const struct progress_view *v)
     ret[BAR_WIDTH] = 0;
 }
 
+/* One of the line's forms, widest first. */
+static void compose(char *ret, unsigned long size, const struct progress_view *v, int form)
+{
+    char left[32], bar[BAR_WIDTH + 1];
+    long long step = v->step, steps = v->steps;
+    progress_duration(left, sizeof left, v->seconds_left);
+    compose_bar(bar, v);
+    switch (form) {
+    case 0:
+    case 1:
+    case 2:
+        snprintf(
+            ret, size,
+            "%s%s%sstep %lld/%lld  epoch %.2f  loss %.4f  %.1f images/s  %.0f tokens/s  ETA %s  "
+            "waiting for: %s",
+            form ? "" : "[", form ? "" : bar, form ? "" : "] ", step, steps, v->epoch, v->loss,
+            v->images_per_s, v->tokens_per_s, left, v->waiting);
+        if (form < 2)
+            snprintf(ret + strlen(ret), size - strlen(ret), "  %s  %d workers, %d loaders",
+                     v->phase, v->workers, v->loaders);
+        return;
+    case 3:
+        snprintf(ret, size, "%lld/%lld ep %.2f loss %.4f %.0f img/s %.0f tok/s ETA %s waits for %s",
+                 step, steps, v->epoch, v->loss, v->images_per_s, v->tokens_per_s, left,
+                 v->waiting);
+        return;
+    case 4:
+        snprintf(ret, size, "%lld/%lld loss %.3f ETA %s %s", step, steps, v->loss, left,
+                 v->waiting);
+        return;
+    default:
+        snprintf(ret, size, "%lld/%lld %s", step, steps, v->waiting);
+        return;
+    }
+}
+
+void progress_text(char *ret, unsigned long size, const struct progress_view *view, int columns)
+{
+    for (int form = 0; form < FORMS; form++) {
+        compose(ret, size, view, form);
+        if ((int)strlen(ret) <= columns)
+            return;
+    }
+    if (columns >= 0 && (unsigned long)columns < size)
+        ret[columns] = 0;
+}
+
+bool progress_on_terminal(void)
+{
+    const char *term = getenv("TERM");
+    return isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0;
+}
+
 void progress_show(const struct progress_view *v, bool line)
 {
-    char text[400], bar[BAR_WIDTH + 1];
-    compose(text, sizeof text, v);
-    if (!isatty(STDOUT_FILENO)) {
+    if (!progress_on_terminal()) {
+        char text[400];
+        compose(text, sizeof text, v, 1);
         if (line) {
             puts(text);
             fflush(stdout);
@@ -100,10 +132,7 @@ void progress_show(const struct progress_view *v, bool line)
         return;
     }
     bl_log_around(erase, draw);
-    compose_bar(bar, v);
-    snprintf(drawn, sizeof drawn, "[%s] %s", bar, text);
-    if ((int)strlen(drawn) >= columns())
-        compose_narrow(drawn, sizeof drawn, v);
+    progress_text(drawn, sizeof drawn, v, columns() - 1);
     draw();
 }
 

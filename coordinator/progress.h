@@ -12,10 +12,16 @@ struct progress_view {
     double loss; /* nats per token of the latest step */
     double images_per_s, tokens_per_s;
     double seconds_left; /* negative: unknown */
-    const char
-        *waiting; /* "data", "compute" or "all-reduce": where the steps' time goes; "" = unknown */
+    const char *
+        waiting; /* "data", "compute" or "all-reduce": where the steps' time goes; else who or what must come first */
     int workers, loaders;
 };
+
+/* The line that fits into so many columns: what matters least is left out first. */
+void progress_text(char *ret, unsigned long size, const struct progress_view *view, int columns);
+
+/* Standard output is a terminal that can draw a line over. */
+bool progress_on_terminal(void);
 
 /* Draws on standard output. Plain lines come when `line` is set, the terminal's line on every call.
  */
@@ -26,5 +32,5 @@ void progress_end(void);
 /* "1:02:03", "4:05" */
 void progress_duration(char *ret, unsigned long size, double seconds);
 
-/* Which of the three takes most of the time; "" when all are zero. */
+/* Which of the three takes most of the time; "first step" when all are zero. */
 const char *progress_bound_by(double data_wait_s, double compute_s, double reduce_wait_s);
