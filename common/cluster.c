@@ -79,6 +79,14 @@ void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t place, u
     *ret_index = bl_permute(plan->seed, epoch, plan->train_samples, position % plan->train_samples);
 }
 
+const char *bl_stop_text(int code)
+{
+    if (code == BL_OK)
+        return "the run is complete";
+    return code == BL_ESTOPPED ? "the run was stopped before its end"
+                               : "the run ended with an error";
+}
+
 uint64_t bl_sample_term(uint32_t place, uint64_t sample)
 {
     return bl_mix64(place, sample);

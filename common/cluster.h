@@ -38,6 +38,9 @@ struct bl_timing {
 };
 struct bl_timing bl_timing_of(uint32_t patience_ms);
 
+/* What a worker or loader says that was told to stop because the run ended with that code. */
+const char *bl_stop_text(int code);
+
 /* The run as the rules see it: from configuration and index, the same in every program. */
 struct bl_plan {
     uint64_t seed;

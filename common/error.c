@@ -149,6 +149,14 @@ const char *bl_error_name(int code)
     return code < (int)(sizeof codes / sizeof *codes) ? codes[code].name : "UNKNOWN";
 }
 
+int bl_error_code(const char *name)
+{
+    for (int code = 0; code < (int)(sizeof codes / sizeof *codes); code++)
+        if (!strcmp(codes[code].name, name))
+            return code;
+    return *name ? BL_EPEER : BL_OK;
+}
+
 void bl_assert_failed(const char *cond, const char *file, int line, const char *func)
 {
     fprintf(stderr, "%s:%d: %s: assertion failed: %s\n", file, line, func, cond);

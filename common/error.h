@@ -88,6 +88,8 @@ void bl_error_format(const struct bl_error *err, char *buffer, unsigned long siz
 /* The process exit code of an error code; "CONFIG" and the like for logs. */
 int bl_error_exit_code(int code);
 const char *bl_error_name(int code);
+/* The code of that name; BL_OK of none, BL_EPEER of one this version does not know. */
+int bl_error_code(const char *name);
 
 /* Passes a failure on. With the cleanup attributes of cleanup.h an early return leaks nothing. */
 #define BL_TRY(call)                                                                               \

@@ -210,11 +210,17 @@ bool children_runs(const struct children *all, int pid)
     return false;
 }
 
-void children_stop(struct children *all, bool at_once)
+void children_let_go(struct children *all)
 {
     all->stopping = true;
-    for (int i = 0; i < all->count; i++) {
+    for (int i = 0; i < all->count; i++)
         uv_timer_stop(&all->at[i].restart);
+}
+
+void children_stop(struct children *all, bool at_once)
+{
+    children_let_go(all);
+    for (int i = 0; i < all->count; i++) {
         if (all->at[i].running)
             uv_process_kill(&all->at[i].process, at_once ? SIGKILL : SIGTERM);
     }

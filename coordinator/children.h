@@ -27,6 +27,8 @@ struct children_options {
 
 int children_open(const struct children_options *options, struct children **ret,
                   struct bl_error *err);
+/* No more restarts: they were told to leave, with the run's code. */
+void children_let_go(struct children *children);
 /* No more restarts; SIGTERM (or SIGKILL when `at_once`) to all. */
 void children_stop(struct children *children, bool at_once);
 /* Still running? */

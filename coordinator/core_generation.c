@@ -142,7 +142,7 @@ void core_settle_gathering(struct coord *c)
     struct worker *best = best_survivor(c);
     bool nobody = !best && (c->stop_overdue || c->now_ms >= c->absent_until_ms);
     if (c->stopping && (nobody || (best && is_kept(c, best))))
-        return core_leave(c, c->stop_code, "stopped");
+        return core_leave(c, c->stop_code, core_stop_text(c));
     if (ready < core_workers_needed(c, ready) || c->now_ms < c->gather_after_ms)
         return;
     if (best) {

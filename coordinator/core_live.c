@@ -126,7 +126,7 @@ void core_settle_live(struct coord *c)
     if (c->state == COORD_SAVING) {
         if (!must_be_saved(c))
             return core_leave(c, c->stopping ? c->stop_code : 0,
-                              c->stopping ? "stopped" : "the run is complete");
+                              c->stopping ? core_stop_text(c) : "the run is complete");
         core_order_save(c, c->ledger.committed);
     }
     send_saves(c);

@@ -79,6 +79,13 @@ bool core_is_complete(const struct coord *c)
            core_is_saved(c, c->ledger.committed);
 }
 
+const char *core_stop_text(const struct coord *c)
+{
+    return c->stop_code == BL_EDATA
+               ? "more of the samples than data.max_bad_fraction could not be had"
+               : "stopped";
+}
+
 void core_leave(struct coord *c, int code, const char *text)
 {
     if (c->state == COORD_LEAVING || c->state == COORD_FINISHED)

@@ -199,6 +199,8 @@ bool core_is_complete(const struct coord *c);
 
 /* Ends the run: FINISH into the journal, then Stop to everyone. code: 0 or BL_E…; text is static. */
 void core_leave(struct coord *c, int code, const char *text);
+/* Why a stop is under way: the text of that leaving. */
+const char *core_stop_text(const struct coord *c);
 /* The run contradicts itself: it stops before anything is built on that (S5). */
 void core_fail(struct coord *c, const struct worker *w, const char *text, uint64_t expected,
                uint64_t found);

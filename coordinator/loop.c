@@ -9,6 +9,7 @@
 
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "coordinator/curves.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
@@ -39,6 +40,11 @@ static void exit_with(struct loop *l, const struct coord_action *a)
 {
     if (a->exit.code && !l->error.code)
         bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s", a->exit.text);
+    if (a->exit.code == BL_EDATA)
+        bl_error_remedy(&l->error, "%s/bad_samples.jsonl lists them", l->config->run_dir);
+    if (a->exit.code == BL_EIO)
+        bl_error_remedy(&l->error,
+                        "mend what the warnings above say, then the same command goes on");
     leave(l);
 }
 
@@ -236,7 +242,7 @@ static void on_child_ended(void *context, const char *name, int pid, int exit_co
     gethostname(host, sizeof host - 1);
     snprintf(peer_name, sizeof peer_name, "%s:%d", host, pid);
     struct peer *peer = peers_of_name(l->peers, peer_name);
-    if (!l->leaving && (exit_code || signal))
+    if (!l->leaving && !l->letting_go && (exit_code || signal))
         bl_log(BL_LOG_WARNING, "%s (process %d) ended: %s %d", name, pid,
                signal ? "signal" : "exit code", signal ? signal : exit_code);
     if (!peer)
@@ -271,7 +277,8 @@ static int open_core(struct loop *l, struct bl_error *err)
                                   .validate_ids = l->validate_ids,
                                   .sample_count = dataset_samples(l->dataset),
                                   .max_bad_fraction = c->data.max_bad_fraction,
-                                  .bad_minimum = BAD_MINIMUM,
+                                  .bad_minimum =
+                                      (uint64_t)bl_min(BAD_MINIMUM, (int64_t)l->plan.train_samples),
                                   .patience_ms = (uint32_t)(c->cluster.patience_s * 1000),
                                   .workers_max = BL_WORKERS_MAX,
                                   .loaders_max = BL_LOADERS_MAX,

@@ -96,6 +96,9 @@ static void send_stop(struct loop *l, struct peer *peer, const struct coord_acti
     Blipren__Stop stop = BLIPREN__STOP__INIT;
     stop.last = a->stop.last;
     stop.reason = (char *)(uintptr_t)bl_error_name(a->stop.code);
+    l->letting_go = true;
+    if (l->children)
+        children_let_go(l->children);
     WIRE_ENVELOPE(e, STOP, stop) = &stop;
     send_to(l, peer, a->generation, &e);
 }

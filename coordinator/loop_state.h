@@ -70,6 +70,7 @@ struct loop {
     uint64_t committed;
     int stops;       /* signals taken */
     int probe_ticks; /* until everyone gets a Pulse; 0: no need */
+    bool letting_go; /* Stop was said: whoever ends does so because of it */
     bool leaving;
     struct bl_error error; /* why it ends, code 0: complete */
 };

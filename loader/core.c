@@ -252,7 +252,7 @@ static void on_order(struct loader *l, const struct loader_event *e)
 static void on_stop(struct loader *l, const struct loader_event *e)
 {
     act(l, LOADER_ACTION_GOODBYE);
-    do_exit(l, 0, "told to stop");
+    do_exit(l, e->stop.code, bl_stop_text(e->stop.code));
 }
 
 static void on_opened(struct loader *l, const struct loader_event *e)

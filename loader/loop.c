@@ -341,6 +341,7 @@ static int translate(struct loop *l, const Blipren__Envelope *m, struct loader_e
         return check_order(l, m->order, err);
     case BLIPREN__ENVELOPE__BODY_STOP:
         e->type = LOADER_EVENT_STOP;
+        e->stop.code = bl_error_code(m->stop->reason);
         return 0;
     default:
         return bl_fail(err, BL_EPROTO, "a loader has no use for %s", wire_body_name(m));

@@ -73,7 +73,10 @@ void member_exit(struct member *m, int code, const char *text)
 {
     if (code && !m->error.code) {
         bl_fail(&m->error, (enum bl_error_code)code, "%s", text);
-        bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
+        if (code == BL_EPEER)
+            bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
+        else if (code != BL_ESTOPPED)
+            bl_error_remedy(&m->error, "see that peer's own log");
         bl_error_peer(&m->error, m->options.endpoint);
     }
     member_leave(m);

@@ -74,8 +74,9 @@ struct worker {
     bool linked;  /* welcome on it */
     bool opening; /* OPEN is with the engine */
     bool opened;
-    bool engaged; /* the engine has a FORM that no ABORTED has ended */
-    bool leaving; /* ENDING leads out */
+    bool engaged;  /* the engine has a FORM that no ABORTED has ended */
+    bool leaving;  /* ENDING leads out */
+    int stop_code; /* with that */
 
     uint64_t generation, state_generation;
     int64_t applied_step; /* steps in the state; -1 = none */
@@ -403,6 +404,7 @@ static void on_save(struct worker *w, const struct worker_event *e)
 static void on_stop(struct worker *w, const struct worker_event *e)
 {
     w->leaving = true;
+    w->stop_code = e->stop.code;
     if (w->engaged) {
         if (w->state != WORKER_ENDING)
             act(w, WORKER_ACTION_ABORT);
@@ -410,7 +412,7 @@ static void on_stop(struct worker *w, const struct worker_event *e)
         return;
     }
     act(w, WORKER_ACTION_GOODBYE);
-    do_exit(w, 0, "told to stop");
+    do_exit(w, w->stop_code, bl_stop_text(w->stop_code));
 }
 
 static bool is_mine(const struct worker *w, const struct worker_event *e)
@@ -553,7 +555,7 @@ static void on_aborted(struct worker *w, const struct worker_event *e)
         drop_snapshot(w);
     if (w->leaving) {
         act(w, WORKER_ACTION_GOODBYE);
-        return do_exit(w, 0, "told to stop");
+        return do_exit(w, w->stop_code, bl_stop_text(w->stop_code));
     }
     if (w->applied_step >=
         0) { /* else it was given up at Form, even if nothing was written over it */

@@ -238,6 +238,7 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
     case BLIPREN__ENVELOPE__BODY_STOP:
         e->type = WORKER_EVENT_STOP;
         e->stop.last = m->stop->last;
+        e->stop.code = bl_error_code(m->stop->reason);
         return 0;
     default:
         return bl_fail(err, BL_EPROTO, "a worker has no use for %s", wire_body_name(m));

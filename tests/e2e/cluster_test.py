@@ -313,6 +313,41 @@ def workers_and_loaders_started_by_hand_join(place):
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
 
 
+def a_run_that_ends_early_is_the_error_of_whoever_was_started_by_hand(place):
+    data = place.path("allbad")
+    shutil.copytree(place.path("data"), data)
+    for name in os.listdir(data):
+        if name.endswith(".png"):
+            with open(os.path.join(data, name), "wb") as f:
+                f.write(b"no image: " + name.encode())
+
+    def run(name, code, end, **changes):
+        case = Case(place, name, train__steps=1000, **changes)
+        said = place.path(name + ".log")
+        with open(said, "wb") as log:
+            coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
+        wait_until(lambda: "endpoint=" in open(said).read() or coordinator.poll() is not None)
+        endpoint = open(said).read().split("endpoint=")[1].split()[0]
+        peers = [subprocess.Popen([program(p), "--coord", endpoint, "--threads", "1"], stderr=subprocess.PIPE)
+                 for p in ("blipren-loader", "blipren-worker")]
+        end(case, coordinator)
+        expect(coordinator.wait(timeout=120) == code, open(said).read())
+        for peer in peers:
+            _, errors = peer.communicate(timeout=60)
+            lines = [line for line in errors.decode().splitlines() if " error " in line]
+            expect(peer.returncode == code and len(lines) == 1 and endpoint in lines[0], "%d %s" % (peer.returncode, lines))
+        return open(said).read()
+
+    said = run("handdata", DATA, lambda case, coordinator: None, data=data, train__checkpoint_every=0)
+    expect("data.max_bad_fraction" in said and "bad_samples.jsonl lists" in said, said)
+
+    def interrupt(case, coordinator):
+        wait_until(lambda: case.committed() >= 1)
+        coordinator.send_signal(signal.SIGINT)
+
+    run("handstop", STOPPED, interrupt)
+
+
 def a_trained_captioner_captions_and_scores(place):
     case = Case(place, "speaks")
     case.must_train()

@@ -167,6 +167,14 @@ static void silence_is_a_lost_connection_and_too_much_of_it_the_end(void **state
     assert_int_equal(tries, 9);
 }
 
+static void a_run_that_ended_with_an_error_is_its_loaders_error_too(void **state)
+{
+    struct loader_event e = event(LOADER_EVENT_STOP, 0);
+    e.stop.code = BL_EDATA;
+    feed(e);
+    assert_int_equal(action(LOADER_ACTION_EXIT)->exit.code, BL_EDATA);
+}
+
 static void stop_says_goodbye(void **state)
 {
     feed(event(LOADER_EVENT_STOP, 0));
@@ -191,5 +199,6 @@ UNIT_MAIN(CASE(an_order_is_made_shipped_and_answered),
           CASE(the_end_of_a_generation_gives_the_credit_of_its_orders_back),
           CASE(a_newer_generation_is_seen_in_an_order_too),
           CASE(a_lost_connection_drops_orders_silently_and_comes_back),
-          CASE(silence_is_a_lost_connection_and_too_much_of_it_the_end), CASE(stop_says_goodbye),
+          CASE(silence_is_a_lost_connection_and_too_much_of_it_the_end),
+          CASE(a_run_that_ended_with_an_error_is_its_loaders_error_too), CASE(stop_says_goodbye),
           CASE(messages_of_an_older_connection_are_late))

@@ -446,6 +446,16 @@ static void stop_lets_go_of_the_communicator_and_says_goodbye(void **state)
     assert_int_equal(action(WORKER_ACTION_EXIT)->exit.code, 0);
 }
 
+static void a_run_that_ended_with_an_error_is_its_workers_error_too(void **state)
+{
+    begin_alone();
+    struct worker_event e = event(WORKER_EVENT_STOP);
+    e.stop.code = BL_EDATA;
+    feed(e);
+    aborted(0, 1);
+    assert_int_equal(action(WORKER_ACTION_EXIT)->exit.code, BL_EDATA);
+}
+
 static void stop_without_a_communicator_ends_at_once(void **state)
 {
     feed(event(WORKER_EVENT_STOP));
@@ -498,6 +508,7 @@ UNIT_MAIN(CASE(a_step_goes_from_data_to_report),
           CASE(a_write_goes_on_when_its_generation_ends),
           CASE(a_copy_that_nobody_asked_for_goes_with_its_generation),
           CASE(stop_lets_go_of_the_communicator_and_says_goodbye),
+          CASE(a_run_that_ended_with_an_error_is_its_workers_error_too),
           CASE(stop_without_a_communicator_ends_at_once),
           CASE(what_no_coordinator_does_ends_the_connection),
           CASE(silence_is_a_lost_coordinator_and_too_much_of_it_the_end),

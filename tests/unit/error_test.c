@@ -34,6 +34,10 @@ static void a_system_error_carries_its_reason(void **state)
     assert_string_equal(err.text, "cannot be opened: No such file or directory");
     assert_int_equal(bl_error_exit_code(-BL_ECONFIG), 3);
     assert_string_equal(bl_error_name(BL_EPROTO), "PROTO");
+    for (int code = BL_OK; code <= BL_ESTOPPED; code++)
+        assert_int_equal(bl_error_code(bl_error_name(code)), code);
+    assert_int_equal(bl_error_code("of a later version"), BL_EPEER);
+    assert_int_equal(bl_error_code(""), BL_OK);
 }
 
 static void a_null_error_is_fine(void **state)
