@@ -74,7 +74,7 @@ const struct config_key config_keys[] = {
     INT("data.max_pixels", data.max_pixels, 1, 4294836225.0, "pixels", "100000000",
         "Larger pictures are not decoded; their samples are void."),
     REAL("data.max_bad_fraction", data.max_bad_fraction, 0, 1, NULL, "0.05",
-        "The run stops when more than this part of the samples it asked for could not be had.", FREE),
+        "The run stops when more than this part of the samples it asked for since it was started could not be had.", FREE),
 
     KEY("vision.path", CONFIG_PATH, vision.path, NULL,
         "Hugging Face folder of the vision encoder (SigLIP or ViT).", FREE),

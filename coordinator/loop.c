@@ -375,8 +375,7 @@ static void close_all(struct loop *l)
     results_free(&l->results);
     metrics_close(&l->metrics);
     coord_free(&l->core);
-    if (l->bad_samples)
-        fclose(l->bad_samples);
+    bad_samples_close(&l->bad_samples);
     dataset_free(&l->dataset);
     free(l->train_ids);
     free(l->validate_ids);

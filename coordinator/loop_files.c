@@ -3,13 +3,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "coordinator/check.h"
@@ -86,18 +84,14 @@ void loop_bad_sample(struct loop *l, uint32_t index)
 {
     const Blipren__VoidSlot *slot = l->handled->sent->voids[index];
     struct dataset_sample sample;
+    struct bl_error err;
     if (slot->sample >= dataset_samples(l->dataset))
         return;
     dataset_sample(l->dataset, slot->sample, &sample);
     bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample,
            sample.image, slot->reason);
-    json_t *o = json_pack("{s:I, s:s, s:s}", "sample", (json_int_t)slot->sample, "file_name",
-                          sample.image, "reason", slot->reason);
-    bl_autofree char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    json_decref(o);
-    if (line && (fprintf(l->bad_samples, "%s\n", line) < 0 || fflush(l->bad_samples) != 0))
-        bl_log(BL_LOG_WARNING, "bad_samples.jsonl cannot be written: %s; ignoring",
-               strerror(errno));
+    if (bad_samples_add(l->bad_samples, slot->sample, sample.image, slot->reason, &err) < 0)
+        bl_log_error(&err); /* a line less; ignoring */
 }
 
 /* One coordinator a run folder. */
@@ -186,11 +180,6 @@ int loop_open_files(struct loop *l, struct bl_error *err)
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
     BL_TRY(bl_folder_make(path, err));
-    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "bad_samples.jsonl", err));
-    l->bad_samples = fopen(path, "ae");
-    if (!l->bad_samples) {
-        bl_fail_errno(err, "cannot be written");
-        return bl_error_file(err, path);
-    }
-    return prepare_data(l, err);
+    BL_TRY(prepare_data(l, err));
+    return bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err);
 }

@@ -16,6 +16,7 @@
 #include "common/config.h"
 #include "common/dataset.h"
 #include "common/run.h"
+#include "coordinator/bad_samples.h"
 #include "coordinator/best.h"
 #include "coordinator/children.h"
 #include "coordinator/core.h"
@@ -51,7 +52,7 @@ struct loop {
     struct results *results;
     struct peers *peers;
     struct children *children;
-    FILE *bad_samples;
+    struct bad_samples *bad_samples;
 
     pthread_mutex_t lock;
     uint64_t journaled_seq;        /* under the lock, from the journal's thread */

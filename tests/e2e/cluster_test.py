@@ -292,6 +292,9 @@ def bad_images_void_their_slots_and_are_listed(place):
     listed = [json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))]
     expect({os.path.basename(b["file_name"]) for b in listed} == set(broken), listed)
     expect(all(b["reason"] for b in listed), listed)
+    case.write(train__steps=40)
+    case.must_train("1,1")
+    expect([json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))] == listed, "listed again")
 
 
 def workers_and_loaders_started_by_hand_join(place):
