@@ -140,6 +140,25 @@ void check_disk(struct check *c, const struct estimate *e)
                  each, check_size_text(there));
 }
 
+/* Its latest checkpoint may have no more steps than are asked for now. */
+static int compare_steps(const struct check *c, struct bl_error *err)
+{
+    char path[4096];
+    struct checkpoint_state state;
+    BL_TRY(bl_path_join(path, sizeof path, c->config->run_dir, "checkpoints/latest", err));
+    if (checkpoint_state_read(path, &state, err) < 0)
+        return 0; /* none yet; or damaged, then training uses the one before and says so */
+    int64_t done = state.step;
+    checkpoint_state_release(&state);
+    if (done <= c->config->train.steps)
+        return 0;
+    bl_fail(err, BL_ECONFIG, "the run has done %lld steps already, more than the %lld asked for",
+            (long long)done, (long long)c->config->train.steps);
+    bl_error_remedy(err, "ask for more, or choose another run_dir");
+    bl_error_key(err, "train.steps");
+    return bl_error_file(err, c->yaml);
+}
+
 void check_resume(struct check *c)
 {
     char path[4096], notice[600];
@@ -155,6 +174,8 @@ void check_resume(struct check *c)
     if (rc < 0)
         bl_error_file(&err, c->yaml);
     if (!check_passes(c, "run_dir", rc, &err))
+        return;
+    if (!check_passes(c, "run_dir", compare_steps(c, &err), &err))
         return;
     check_ok(c, "run_dir", "%s is begun already and goes on", c->config->run_dir);
     if (notice[0])

@@ -209,8 +209,9 @@ int coord_replay(struct coord *c, const struct coord_record *record, struct bl_e
     BL_TRY(coord_ledger_apply(&c->ledger, record, err));
     if (c->ledger.committed <= c->config.plan.steps)
         return 0;
-    bl_fail(err, BL_ECONFIG, "the run has done %llu steps already, more than the %llu asked for",
-            (unsigned long long)c->ledger.committed, (unsigned long long)c->config.plan.steps);
+    bl_fail(err, BL_ECONFIG, "the run has done more steps already than the %llu asked for",
+            (unsigned long long)c->config.plan.steps);
+    bl_error_remedy(err, "ask for more, or choose another run_dir");
     return bl_error_key(err, "train.steps");
 }
 

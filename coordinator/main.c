@@ -30,7 +30,8 @@ static int parse_local(const char *text, struct coordinator_options *options, st
         options->workers >= 1 && options->loaders >= 1 && options->workers <= 64 &&
         options->loaders <= 256)
         return 0;
-    bl_fail(err, BL_EUSAGE, "expected workers and loaders like 2,2, found \"%.50s\"", text);
+    bl_fail(err, BL_EUSAGE,
+            "expected workers and loaders like 2,2, from 1,1 to 64,256, found \"%.50s\"", text);
     return bl_error_key(err, "--local");
 }
 

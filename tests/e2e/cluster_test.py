@@ -189,6 +189,11 @@ def a_changed_key_is_refused_by_name_and_a_harmless_one_is_not(place):
     expect(code == CONFIG and "train.lr" in output, output)
     case.write(log__every=1)
     case.must_train("1,1")
+    case.write(train__steps=15)
+    code, output = case.train()
+    expect(code == CONFIG and "train.steps" in output and "than the 15 asked for" in output, output)
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == CONFIG and b"done 16 steps already" in done.stdout, done.stdout)
 
 
 def two_coordinators_do_not_share_a_run_folder(place):
