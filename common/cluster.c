@@ -11,9 +11,9 @@ struct bl_timing bl_timing_of(uint32_t patience_ms)
         .heartbeat_ms = patience_ms / 6,
         .lost_ms = patience_ms,
         .lease_ms = patience_ms,
-        .ending_ms = patience_ms,
         .forming_ms = 2 * patience_ms,
         .drain_ms = 4 * patience_ms,
+        .ending_ms = 20 * patience_ms,
     };
 }
 

@@ -32,9 +32,9 @@ struct bl_timing {
     uint32_t heartbeat_ms; /* P/6: a Beat or Pulse at least this often */
     uint32_t lost_ms;      /* P: silence after which a peer is lost */
     uint32_t lease_ms;     /* P: an order not Got by its worker goes to another loader */
-    uint32_t ending_ms;    /* P: a worker that does not answer End is lost */
     uint32_t forming_ms;   /* 2P: a worker that is not Formed is lost; also: absent survivors */
     uint32_t drain_ms;     /* 4P: from Stop to giving up on the rest */
+    uint32_t ending_ms;    /* 20P: a worker that lives but does not answer End is lost */
 };
 struct bl_timing bl_timing_of(uint32_t patience_ms);
 

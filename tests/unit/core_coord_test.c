@@ -517,6 +517,21 @@ static void a_survivor_carries_the_step_that_it_applied(void **state)
     assert_int_equal(last(COORD_ACTION_ORDER, 0)->order.step, 2);
 }
 
+/* It computes a group: End is answered when that is through. */
+static void a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats(void **state)
+{
+    lose_one_of_the_pair();
+    for (int i = 0; i < 60; i++) {
+        feed(from(WORKER_B, COORD_EVENT_BEAT));
+        tick(100);
+    }
+    assert_state(COORD_ENDING);
+    assert_int_equal(count(COORD_ACTION_REFUSE, WORKER_B), 0);
+    ended(WORKER_B, 2, 1);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.step, 2);
+}
+
 static void a_step_that_no_survivor_applied_is_done_again(void **state)
 {
     begin_pair();
@@ -941,7 +956,7 @@ static void a_worker_that_does_not_answer_end_is_refused(void **state)
     begin_pair();
     feed(from(WORKER_A, COORD_EVENT_BROKEN));
     ended(WORKER_A, 0, 1);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 120; i++) { /* 20 times its patience */
         assert_state(COORD_ENDING);
         feed(from(WORKER_A, COORD_EVENT_BEAT));
         feed(from(WORKER_B, COORD_EVENT_BEAT));
@@ -1037,6 +1052,7 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(a_step_counts_when_all_ranks_have_reported_it),
           CASE(other_samples_or_places_than_ordered_stop_the_run),
           CASE(a_survivor_carries_the_step_that_it_applied),
+          CASE(a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats),
           CASE(a_step_that_no_survivor_applied_is_done_again),
           CASE(a_state_from_before_the_last_generation_is_no_survivor),
           CASE(different_states_of_one_step_stop_the_run),
