@@ -75,8 +75,25 @@ static int choose_precision(const char *text, const struct config *config, enum 
     return bl_error_key(err, "--precision");
 }
 
+/* A run's folder is easily taken for a checkpoint's. */
+static int expect_checkpoint(const char *folder, struct bl_error *err)
+{
+    static const char *const inside[] = {"checkpoints/latest", "latest"};
+    char path[4096];
+    for (int i = 0; i < 2; i++) {
+        BL_TRY(bl_path_join(path, sizeof path, folder, inside[i], err));
+        if (!bl_path_is_folder(path))
+            continue;
+        bl_fail(err, BL_EUSAGE, "expected a checkpoint's folder, found %s", folder);
+        bl_error_remedy(err, "did you mean %s?", path);
+        return bl_error_key(err, "--checkpoint");
+    }
+    return 0;
+}
+
 static int open_all(const struct inference_options *o, struct inference *in, struct bl_error *err)
 {
+    BL_TRY(expect_checkpoint(o->checkpoint, err));
     BL_TRY(checkpoint_state_read(o->checkpoint, &in->state, err));
     BL_TRY(checkpoint_verify(o->checkpoint, &in->state, err));
     BL_TRY(config_parse(in->state.config, strlen(in->state.config), "state.json: config", "/",

@@ -367,6 +367,8 @@ def a_trained_captioner_captions_and_scores(place):
                            place.path("sheet.png")] + images, stdout=subprocess.PIPE, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     expect([set(line) for line in lines] == [{"file_name", "caption", "token_ids", "ended"}] * 3, lines)
+    done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", case.run, images[0]], stderr=subprocess.PIPE)
+    expect(done.returncode == USAGE and b"did you mean %s?" % checkpoint.encode() in done.stderr, done.stderr)
     expect(open(place.path("sheet.png"), "rb").read(8) == b"\x89PNG\r\n\x1a\n", "no sheet")
     with open(os.path.join(data, "pairs.jsonl"), "w") as f:
         for line, name in zip(lines, (os.path.basename(images[0]), images[1])):
