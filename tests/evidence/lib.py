@@ -154,7 +154,8 @@ def journal(run):
 
 
 def lineage(run, steps):
-    """Checks that each step is committed exactly once on the lineage that lives; returns the number of rewinds."""
+    """Checks that each step is committed exactly once on the lineage that lives; returns their digests
+    and the number of rewinds."""
     committed, rewinds = [], 0
     for record in journal(run):
         if record["record"] == "REWIND":
@@ -163,7 +164,8 @@ def lineage(run, steps):
         elif record["record"] == "COMMIT":
             if record["step"] != len(committed):
                 raise SystemExit("%s: step %d committed where %d was next" % (run, record["step"], len(committed)))
-            committed.append(record["digest"])
+            # known from a survivor's state alone: nobody lived to tell its places
+            committed.append(None if record["via_survivors"] else record["digest"])
     if len(committed) != steps:
         raise SystemExit("%s: %d steps committed, expected %d" % (run, len(committed), steps))
     return committed, rewinds
