@@ -141,7 +141,7 @@ bool config_starts_section(const struct config_key *key)
            strncmp(key[-1].path, key->path, length);
 }
 
-/* The key that was probably meant, or NULL. A right name in a wrong section counts as one edit. */
+/* The key that was probably meant, or NULL. A right name in a wrong section counts as one edit, and so does one cut short. */
 static const char *nearest(const char *const *paths, size_t count, const char *path)
 {
     const char *found = NULL;
@@ -152,6 +152,8 @@ static const char *nearest(const char *const *paths, size_t count, const char *p
         size_t whole = edit_distance(path, paths[i]);
         size_t last = edit_distance(config_leaf(path), config_leaf(paths[i])) + 1;
         size_t distance = whole < last ? whole : last;
+        if (*path && !strncmp(path, paths[i], strlen(path)))
+            distance = 1;
         if (distance < least) {
             least = distance;
             found = paths[i];

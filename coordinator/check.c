@@ -36,7 +36,8 @@ int check_run(const char *yaml, FILE *out, struct bl_error *err)
     dataset_free(&c.dataset);
     tokenizer_free(&c.tokenizer);
     config_free(&config);
-    fprintf(out, "%d errors, %d warnings\n", c.errors, c.warnings);
+    fprintf(out, "%d error%s, %d warning%s\n", c.errors, c.errors == 1 ? "" : "s", c.warnings,
+            c.warnings == 1 ? "" : "s");
     if (!c.errors)
         return 0;
     if (err)

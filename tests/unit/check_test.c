@@ -100,7 +100,7 @@ static void it_goes_on_after_an_error_and_returns_the_first(void **state)
                  "others 8\n");
     expect(page, "\nwarning  batches   a step has 8 micro-batches: of 9 workers some are idle\n");
     expect(page, "\nwarning  batches   a step of 60 samples is more than an epoch of 6\n");
-    expect(page, "\n1 errors, 2 warnings\n");
+    expect(page, "\n1 error, 2 warnings\n");
     free(page);
 }
 

@@ -127,6 +127,8 @@ static void keys_that_do_not_exist_are_named_with_the_nearest_one(void **state)
     REFUSES(HEAD "train: {stpes: 3}\n",
             "run.yaml:5:9: train.stpes: unknown key; did you mean train.steps?");
     REFUSES(HEAD "steps: 3\n", "run.yaml:5:1: steps: unknown key; did you mean train.steps?");
+    REFUSES(HEAD "train: {warmup: 3}\n",
+            "run.yaml:5:9: train.warmup: unknown key; did you mean train.warmup_steps?");
     REFUSES("rundir: x\n", "run.yaml:1:1: rundir: unknown key; did you mean run_dir?");
     REFUSES("trian:\n  steps: 3\n", "run.yaml:1:1: trian: unknown key; did you mean train?");
     REFUSES("data: {captions: [{colunm: x}]}\n",
