@@ -23,9 +23,6 @@ void run_plan(const struct config *config, const struct dataset *dataset, struct
 int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
              struct config **ret_config, struct dataset **ret_dataset, struct bl_error *err);
 
-/* What must be equal among workers that share gradients: the program's version and the instruction set. */
-void run_build(char *ret, unsigned long size);
-
 /* The calling process dies when its parent does. parent: the number it was told, so that a parent lost already is noticed
  * too (the process then leaves at once). */
 void run_die_with_parent(int parent);

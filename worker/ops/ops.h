@@ -257,6 +257,10 @@ struct ops {
 /* The CPU backend with this many OpenMP threads (0 = all cores); called in the thread that will
  * compute. */
 int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, struct bl_error *err);
+/* Everything of this machine that decides the last bits of the CPU backend's results: instruction
+ * sets (our kernels', the matmul library's), the library's version, the caches by which it cuts.
+ * Equal texts, equal bits. */
+void ops_cpu_kind(char *ret, size_t size);
 /* NULL is fine; sets *ops to NULL. */
 void ops_free(struct ops **ops);
 
