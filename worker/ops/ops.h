@@ -224,9 +224,6 @@ struct ops {
     void (*router_backward)(struct ops *self, act *d_z, const float *d_w, const float *w,
                             const float *lse, const float *P, double tokens, double images,
                             float alpha, float beta, int64_t B, int64_t E);
-    /* share[e] (E+2 f64 device) += sum_b w[b,e]; [E] += entropy of the rows; [E+1] += sum lse^2 */
-    void (*router_stats)(struct ops *self, double *share, const float *w, const float *lse,
-                         int64_t B, int64_t E);
 
     /* -- head and loss -- */
     /* nll (R) f32 = -log softmax(x W^T)[label]; correct (R) u8 = label is the arg max (NULL: not
