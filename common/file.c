@@ -94,6 +94,12 @@ void bl_map_close(struct bl_map *map)
     *map = (struct bl_map){0};
 }
 
+void bl_map_let_go(const struct bl_map *map)
+{
+    if (map->data)
+        madvise((void *)(uintptr_t)map->data, map->size, MADV_DONTNEED);
+}
+
 static const char *folder_of(const char *path, char *buffer, size_t size)
 {
     const char *slash = strrchr(path, '/');

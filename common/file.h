@@ -20,6 +20,8 @@ struct bl_map {
 };
 int bl_map_open(const char *path, struct bl_map *ret_map, struct bl_error *err);
 void bl_map_close(struct bl_map *map);
+/* Takes what was read of it out of this process's memory; what is read again comes back. */
+void bl_map_let_go(const struct bl_map *map);
 #define bl_automap __attribute__((cleanup(bl_map_close)))
 
 /* A file that is whole or absent (invariant 6): bytes go to PATH.tmp.PID; commit fsyncs, renames it

@@ -70,21 +70,6 @@ int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
     return dataset_open(path, ret_dataset, err);
 }
 
-void run_build(char *ret, unsigned long size)
-{
-    const char *isa = "plain";
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2"))
-        isa = "avx2";
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-        isa = "avx512";
-    if (__builtin_cpu_supports("avx512bf16"))
-        isa = "avx512-bf16";
-#endif
-    snprintf(ret, size, "blipren %s %s", BLIPREN_VERSION, isa);
-}
-
 int run_signals(int ret[RUN_SIGNALS_MAX])
 {
     int count = 0;

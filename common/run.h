@@ -23,9 +23,6 @@ void run_plan(const struct config *config, const struct dataset *dataset, struct
 int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
              struct config **ret_config, struct dataset **ret_dataset, struct bl_error *err);
 
-/* What must be equal among workers that share gradients: the program's version and the instruction set. */
-void run_build(char *ret, unsigned long size);
-
 /* Signals that ask a daemon to end: SIGINT, SIGTERM, and SIGHUP, unless whoever started it has it ignored (nohup). From
  * here on nobody dies of a reader that is gone: a log's loss is no reason to lose work. Returns how many. */
 #define RUN_SIGNALS_MAX 3

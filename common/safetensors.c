@@ -68,6 +68,12 @@ void safetensors_free(struct safetensors **file)
     *file = NULL;
 }
 
+void safetensors_let_go(const struct safetensors *file)
+{
+    for (size_t i = 0; i < file->shard_count; i++)
+        bl_map_let_go(&file->shards[i].map);
+}
+
 /* --- The header. --- */
 
 /* A tensor's failure carries its name as key. */

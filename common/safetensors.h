@@ -36,6 +36,10 @@ int safetensors_parse(const void *data, size_t size, const char *name, struct sa
                       struct bl_error *err);
 void safetensors_free(struct safetensors **file);
 
+/* After data was copied: takes what was read of the mappings out of this process's memory. Tensors
+ * stay valid; what is read again comes back. */
+void safetensors_let_go(const struct safetensors *file);
+
 size_t safetensors_count(const struct safetensors *file);
 const struct tensor *safetensors_at(const struct safetensors *file,
                                     size_t index); /* sorted by name */

@@ -9,23 +9,23 @@
 static const char *refusal(struct loop *l, const Blipren__Envelope *m, const char **ret_remedy)
 {
     static char text[700];
-    char build[512];
     *ret_remedy = "install the same version of BLIPren on every host";
     if (m->version != BL_PROTOCOL_VERSION) {
         snprintf(text, sizeof text, "this coordinator speaks protocol version %d, you speak %u",
                  BL_PROTOCOL_VERSION, m->version);
         return text;
     }
-    run_build(build, sizeof build);
-    if (m->hello->role == BLIPREN__ROLE__ROLE_WORKER && l->config->train.reproducible &&
-        strcmp(build, m->hello->build)) {
-        snprintf(text, sizeof text,
-                 "a reproducible run needs the same build everywhere: here %s, there %s", build,
-                 m->hello->build);
-        *ret_remedy = "use machines of one kind, or train.reproducible: false";
-        return text;
-    }
-    return NULL;
+    if (m->hello->role != BLIPREN__ROLE__ROLE_WORKER || !l->config->train.reproducible)
+        return NULL;
+    if (!l->build[0])
+        snprintf(l->build, sizeof l->build, "%s", m->hello->build);
+    if (strncmp(l->build, m->hello->build, sizeof l->build - 1) == 0)
+        return NULL;
+    snprintf(text, sizeof text,
+             "a reproducible run needs workers of one kind: the first is %s; this one %s", l->build,
+             m->hello->build);
+    *ret_remedy = "use machines of one kind, or train.reproducible: false";
+    return text;
 }
 
 static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelope *m,
@@ -33,7 +33,6 @@ static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelop
 {
     const char *remedy, *text;
     snprintf(peer->name, sizeof peer->name, "%s", m->hello->name);
-    snprintf(peer->build, sizeof peer->build, "%s", m->hello->build);
     snprintf(peer->endpoint, sizeof peer->endpoint, "%s", m->hello->data_endpoint);
     text = refusal(l, m, &remedy);
     if (text) {

@@ -46,6 +46,8 @@ struct loop {
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
 
+    char build[256]; /* the first worker's: when reproducible, everyone's */
+
     struct coord *core;
     struct journal *journal;
     struct metrics *metrics;

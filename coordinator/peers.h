@@ -13,7 +13,7 @@ struct peer {
     uint64_t link;     /* number of the connection, never used twice */
     uint64_t incarnation;
     enum bl_role role;
-    char name[128], build[512], endpoint[SOCKET_ENDPOINT_MAX];
+    char name[128], endpoint[SOCKET_ENDPOINT_MAX];
     char phase[32], waiting[32];      /* of its last Beat */
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */

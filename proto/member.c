@@ -212,7 +212,8 @@ void member_open(struct member *m, const struct member_options *options)
     else
         snprintf(m->name, sizeof m->name, "%s:%d", host, (int)getpid());
     wire_text(m->name);
-    run_build(m->build, sizeof m->build);
+    snprintf(m->build, sizeof m->build, "blipren " BLIPREN_VERSION "%s%s",
+             options->kind ? ", " : "", options->kind ? options->kind : "");
     bl_log_identity(role_name(m), "%s", m->name);
     start_handles(m);
 }

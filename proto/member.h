@@ -29,6 +29,7 @@ struct member_options {
     Blipren__Role role;
     const char *endpoint; /* of the coordinator */
     const char *name;     /* for people; NULL: host:pid */
+    const char *kind;     /* of machine, as far as results depend on it; NULL: they do not */
     int parent;           /* process to die with; 0: none */
     const struct member_calls *calls;
     void *context;
@@ -45,7 +46,7 @@ struct member {
     void *zmq; /* for the program's other sockets too; NULL until it opens it */
     struct wire_socket *control;
 
-    char name[128], build[128];
+    char name[128], build[160];
     uint64_t incarnation, link; /* of this process, of its newest connection */
     bool run_known;             /* then these are the run's, for ever */
     uint8_t run[RUN_ID_BYTES];

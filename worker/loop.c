@@ -11,6 +11,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "common/run.h"
+#include "worker/ops/ops.h"
 
 static double now_s(void)
 {
@@ -419,11 +420,14 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
 {
     static const struct member_calls calls = {on_message, on_lost, on_woken, on_tick};
     struct loop l = {.options = options};
+    char kind[128];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
                                     .endpoint = options->endpoint,
+                                    .kind = kind,
                                     .parent = options->parent,
                                     .calls = &calls,
                                     .context = &l};
+    ops_cpu_kind(kind, sizeof kind);
     pthread_mutex_init(&l.lock, NULL);
     l.outgoing_end = &l.outgoing;
     member_open(&l.member, &member);

@@ -9,7 +9,7 @@ import traceback
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "evidence"))
 from lib import *
 
-STOPPED, CONFIG, USAGE, FORMAT, DATA, IO = 12, 3, 2, 4, 11, 5
+STOPPED, CONFIG, USAGE, FORMAT, DATA, IO, PEER = 12, 3, 2, 4, 11, 5, 8
 
 
 class Case:
@@ -302,20 +302,27 @@ def bad_images_void_their_slots_and_are_listed(place):
     expect([json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))] == listed, "listed again")
 
 
-def workers_and_loaders_started_by_hand_join(place):
-    case = Case(place, "byhand")
-    log = open(place.path("byhand.log"), "wb")
+def start_cluster(place, case):
+    """A coordinator without children, its log (open, and its path), and where it listens."""
+    path = place.path(case.name + ".log")
+    log = open(path, "wb")
     coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
     endpoint = []
 
     def listening():
-        for line in open(place.path("byhand.log"), errors="replace"):
+        for line in open(path, errors="replace"):
             if "endpoint=" in line:
                 endpoint.append(line.split("endpoint=")[1].split()[0])
         return endpoint
 
     wait_until(listening)
-    peers = [subprocess.Popen([program(p), "--coord", endpoint[0], "--threads", "1"], stdout=log, stderr=log)
+    return coordinator, log, path, endpoint[0]
+
+
+def workers_and_loaders_started_by_hand_join(place):
+    case = Case(place, "byhand")
+    coordinator, log, _, endpoint = start_cluster(place, case)
+    peers = [subprocess.Popen([program(p), "--coord", endpoint, "--threads", "1"], stdout=log, stderr=log)
              for p in ("blipren-loader", "blipren-worker")]
     expect(coordinator.wait(timeout=120) == 0, open(place.path("byhand.log")).read())
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
@@ -331,11 +338,7 @@ def a_run_that_ends_early_is_the_error_of_whoever_was_started_by_hand(place):
 
     def run(name, code, end, **changes):
         case = Case(place, name, train__steps=1000, **changes)
-        said = place.path(name + ".log")
-        with open(said, "wb") as log:
-            coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
-        wait_until(lambda: "endpoint=" in open(said).read() or coordinator.poll() is not None)
-        endpoint = open(said).read().split("endpoint=")[1].split()[0]
+        coordinator, _, said, endpoint = start_cluster(place, case)
         peers = [subprocess.Popen([program(p), "--coord", endpoint, "--threads", "1"], stderr=subprocess.PIPE)
                  for p in ("blipren-loader", "blipren-worker")]
         end(case, coordinator)
@@ -354,6 +357,25 @@ def a_run_that_ends_early_is_the_error_of_whoever_was_started_by_hand(place):
         coordinator.send_signal(signal.SIGINT)
 
     run("handstop", STOPPED, interrupt)
+
+
+def a_reproducible_run_refuses_a_worker_that_computes_with_other_instructions(place):
+    """The second worker is told to use less of this processor than the first."""
+    case = Case(place, "kinds", train__reproducible=True, train__steps=100000)
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    command = [program("blipren-worker"), "--coord", endpoint, "--threads", "1"]
+    loader = subprocess.Popen([program("blipren-loader"), "--coord", endpoint], stdout=log, stderr=log)
+    first = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ, DNNL_MAX_CPU_ISA="AVX"))
+    wait_until(lambda: "joins as worker" in open(path, errors="replace").read())
+    other = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60,
+                           env=dict(os.environ, DNNL_MAX_CPU_ISA="SSE41"))
+    line = other.stdout.decode()
+    expect(other.returncode == PEER and "a reproducible run needs workers of one kind" in line and
+           "oneDNN" in line and "train.reproducible: false" in line, line)
+    coordinator.send_signal(signal.SIGINT)
+    expect(coordinator.wait(timeout=120) == STOPPED, open(path).read())
+    for p in (first, loader):
+        p.wait(timeout=60)
 
 
 def a_trained_captioner_captions_and_scores(place):

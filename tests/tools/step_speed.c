@@ -1,12 +1,14 @@
 /* tests/tools/step_speed.c - what the parts of a training step cost.
  *
- *     step_speed OPTIONS.json INPUT.safetensors ROUNDS      (model_input.h)
+ *     step_speed OPTIONS.json INPUT.safetensors      (model_input.h)
  *
- * Prints one JSON line: processor seconds, the least of the rounds, of the vision tower (`vision`), a step from its
- * features, forward and backward (`step`), scoring (`score`), and max_new greedy tokens (`captions`); the step's loss
- * sum (`nll`), to be compared with another implementation's; peak memory. */
+ * Runs each part that a line of the standard input names, so that who asks may do something else in
+ * between: the vision tower (`vision`), a step from its features, forward and backward (`step`), scoring
+ * (`score`), max_new greedy tokens (`captions`). Answers each with a JSON line: seconds on the clock, processor
+ * seconds of all threads, the last step's loss sum (to be compared with another implementation's), peak memory. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "common/cleanup.h"
@@ -59,10 +61,10 @@ static const struct {
 } parts[] = {
     {"vision", run_vision}, {"step", run_step}, {"score", run_score}, {"captions", run_captions}};
 
-static double processor_seconds(void)
+static double seconds(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -78,24 +80,23 @@ static long peak_memory_mb(void)
     return kb / 1024;
 }
 
-static int measure(struct bench *b, int rounds, struct bl_error *err)
+static int measure(struct bench *b, const char *name, struct bl_error *err)
 {
-    printf("{");
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        double best = 1e30;
-        for (int r = 0; r < rounds; r++) {
-            double start = processor_seconds();
-            BL_TRY(parts[i].run(b, err));
-            double spent = processor_seconds() - start;
-            best = spent < best ? spent : best;
-        }
-        printf("\"%s\": %.4f, ", parts[i].name, best);
+        if (strcmp(parts[i].name, name) != 0)
+            continue;
+        double wall = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
+        BL_TRY(parts[i].run(b, err));
+        printf("{\"wall_s\": %.6f, \"cpu_s\": %.6f, \"nll\": %.6f, \"peak_mb\": %ld}\n",
+               seconds(CLOCK_MONOTONIC) - wall, seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, b->nll,
+               peak_memory_mb());
+        fflush(stdout);
+        return 0;
     }
-    printf("\"nll\": %.6f, \"peak_mb\": %ld}\n", b->nll, peak_memory_mb());
-    return 0;
+    return bl_fail(err, BL_EUSAGE, "expected vision, step, score or captions, found %s", name);
 }
 
-static int bench(const char *options, const char *input_path, int rounds, struct bl_error *err)
+static int bench(const char *options, const char *input_path, struct bl_error *err)
 {
     __attribute__((cleanup(model_input_close))) struct model_input input = {0};
     BL_TRY(model_input_open(options, input_path, &input, err));
@@ -113,17 +114,19 @@ static int bench(const char *options, const char *input_path, int rounds, struct
                       .max_new = (int32_t)input.max_new};
     b.features.pixels = b.prompts.pixels = NULL;
     b.features.features = b.prompts.features = pointers;
-    return measure(&b, rounds, err);
+    char name[32];
+    while (scanf("%31s", name) == 1)
+        BL_TRY(measure(&b, name, err));
+    return 0;
 }
 
 int main(int argc, char **argv)
 {
     struct bl_error err = {0};
-    int rounds = argc == 4 ? atoi(argv[3]) : 0;
-    if (rounds < 1)
-        bl_fail(&err, BL_EUSAGE, "usage: step_speed OPTIONS.json INPUT.safetensors ROUNDS");
+    if (argc != 3)
+        bl_fail(&err, BL_EUSAGE, "usage: step_speed OPTIONS.json INPUT.safetensors < PARTS");
     else
-        bench(argv[1], argv[2], rounds, &err);
+        bench(argv[1], argv[2], &err);
     if (!err.code)
         return 0;
     char line[1600];

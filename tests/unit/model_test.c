@@ -200,7 +200,12 @@ static void scores_equal_the_reference_and_follow_a_shuffle_of_the_images(void *
         struct micro_batch other = w.mb;
         other.pixels = pixels;
         assert_ok(captioner_evaluate(w.c, &other, swapped, NULL, NULL, &err), err);
-        assert_memory_equal(swapped, shuffled, sizeof swapped);
+        /* An image's place among the rows of a batch may decide last bits. */
+        for (int b = 0; b < IMAGES; b++) {
+            assert_true(fabs(swapped[b].nll / shuffled[b].nll - 1) < 1e-6);
+            assert_int_equal(swapped[b].tokens, shuffled[b].tokens);
+            assert_int_equal(swapped[b].correct, shuffled[b].correct);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 struct input {
     int64_t B, E, rows, D;
     const float *z, *c, *x, *d_y, *P;
-    double *w, *lse, *stats, *d_z;
+    double *w, *lse, *d_z;
 };
 
 static const double tokens = 37, images = 19;
@@ -63,14 +63,6 @@ static void run_router(struct ops_run *run, const void *input)
     float *alone = run_f32(run, NULL, B * E);
     ops->router_softmax(ops, alone, NULL, z, B, E);
     run_expect_f32(run, "w alone", alone, in->w, B * E, 8);
-
-    double *stats = run_bytes(run, NULL, (size_t)(E + 2) * sizeof *stats);
-    ops->router_stats(ops, stats, w, lse, B, E);
-    double got[16];
-    ops->copy_out(ops, got, stats, (size_t)(E + 2) * sizeof *got);
-    for (int64_t e = 0; e < E + 2; e++)
-        assert_true(fabs(got[e] - in->stats[e]) <= 1e-6 * (1 + fabs(in->stats[e])));
-    run_expect_bytes(run, "stats", stats, NULL, (size_t)(E + 2) * sizeof *stats);
 }
 
 static void the_router_s_gradient_is_that_of_the_whole_loss(void **state)
@@ -86,16 +78,9 @@ static void the_router_s_gradient_is_that_of_the_whole_loss(void **state)
         in.w = zeros(count);
         in.lse = zeros(in.B);
         in.d_z = zeros(count);
-        in.stats = zeros(in.E + 2);
         const double *z = doubles(in.z, count);
         softmax(&in, z, in.w, in.lse);
         central_differences(in.d_z, loss, &in, z, count, &one, 1, 1);
-        for (int64_t i = 0; i < count; i++) {
-            in.stats[i % in.E] += in.w[i];
-            in.stats[in.E] -= in.w[i] * log(in.w[i]);
-        }
-        for (int64_t b = 0; b < in.B; b++)
-            in.stats[in.E + 1] += in.lse[b] * in.lse[b];
         ops_each((struct cpu_options){.precision = OPS_F32}, run_router, &in);
         arrays_free();
     }

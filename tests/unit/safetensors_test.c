@@ -231,6 +231,44 @@ static void what_we_write_is_what_the_python_library_reads(void **state)
     safetensors_free(&file);
 }
 
+/* What this process holds of files, in bytes. */
+static long resident_file_bytes(void)
+{
+    char line[256];
+    long kb = -1;
+    FILE *status = fopen("/proc/self/status", "r");
+    assert_non_null(status);
+    while (kb < 0 && fgets(line, sizeof line, status))
+        sscanf(line, "RssFile: %ld kB", &kb);
+    fclose(status);
+    assert_true(kb >= 0);
+    return kb * 1024;
+}
+
+static void what_is_let_go_leaves_memory_and_reads_the_same_again(void **state)
+{
+    enum { COUNT_OF_FLOATS = 4 << 20 };
+    const size_t size = COUNT_OF_FLOATS * sizeof(float);
+    float *values = malloc(size), *again = malloc(size);
+    for (int i = 0; i < COUNT_OF_FLOATS; i++)
+        values[i] = (float)i;
+    const struct tensor tensor = {"x", BL_F32, 1, {COUNT_OF_FLOATS}, values, size, NULL};
+    struct bl_error err;
+    struct safetensors *file = NULL;
+    assert_ok(safetensors_write(inside("big.safetensors"), &tensor, 1, NULL, &err), err);
+    assert_ok(safetensors_open(inside("big.safetensors"), &file, &err), err);
+    for (int i = 0; i < 2; i++) {
+        memcpy(again, safetensors_find(file, "x")->data, size);
+        assert_memory_equal(again, values, size);
+        const long before = resident_file_bytes();
+        safetensors_let_go(file);
+        assert_true(resident_file_bytes() <= before - (long)size / 2);
+    }
+    safetensors_free(&file);
+    free(values);
+    free(again);
+}
+
 static void a_file_of_no_tensors_reads_back(void **state)
 {
     struct bl_error err;
@@ -331,5 +369,6 @@ UNIT_MAIN(cmocka_unit_test(a_wrong_header_is_named_with_what_was_expected_and_fo
           cmocka_unit_test(every_half_widens_to_its_value),
           cmocka_unit_test(a_bf16_is_the_upper_half_of_a_float),
           IN_FOLDER(what_we_write_is_what_the_python_library_reads),
+          IN_FOLDER(what_is_let_go_leaves_memory_and_reads_the_same_again),
           IN_FOLDER(a_file_of_no_tensors_reads_back), IN_FOLDER(shards_are_read_as_one),
           IN_FOLDER(a_wrong_index_is_named), IN_FOLDER(a_folder_without_weights_is_named))

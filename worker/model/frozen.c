@@ -137,6 +137,7 @@ int frozen_linear_open(const struct frozen_source *source, struct frozen_linear 
         BL_TRY(
             source->ops->matrix_frozen(source->ops, &linear.matrix, data, dtype, N, K, false, err));
     }
+    safetensors_let_go(source->file); /* else the file lies in memory beside its copy */
     *ret = linear;
     return 0;
 }

@@ -224,9 +224,6 @@ struct ops {
     void (*router_backward)(struct ops *self, act *d_z, const float *d_w, const float *w,
                             const float *lse, const float *P, double tokens, double images,
                             float alpha, float beta, int64_t B, int64_t E);
-    /* share[e] (E+2 f64 device) += sum_b w[b,e]; [E] += entropy of the rows; [E+1] += sum lse^2 */
-    void (*router_stats)(struct ops *self, double *share, const float *w, const float *lse,
-                         int64_t B, int64_t E);
 
     /* -- head and loss -- */
     /* nll (R) f32 = -log softmax(x W^T)[label]; correct (R) u8 = label is the arg max (NULL: not
@@ -257,6 +254,10 @@ struct ops {
 /* The CPU backend with this many OpenMP threads (0 = all cores); called in the thread that will
  * compute. */
 int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, struct bl_error *err);
+/* Everything of this machine that decides the last bits of the CPU backend's results: instruction
+ * sets (our kernels', the matmul library's), the library's version, the caches by which it cuts.
+ * Equal texts, equal bits. */
+void ops_cpu_kind(char *ret, size_t size);
 /* NULL is fine; sets *ops to NULL. */
 void ops_free(struct ops **ops);
 

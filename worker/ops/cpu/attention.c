@@ -9,6 +9,8 @@
  * for the products (product.h), then its query heads, and of each the blocks of BLOCK query rows
  * against all visible keys, follow one after the other and add to d_k and d_v in that order. So the
  * number of threads decides nothing.
+ * Rate       12 heads of 64, 196 keys: 80 GFLOP/s forward and backward, 729 keys: 100 and 84; small
+ *            ones are bound by exp and dropout: 16 to 64 keys of 24 with dropout 20 to 35.
  */
 #include "worker/ops/cpu/cpu.h"
 
@@ -99,6 +101,23 @@ static struct panel panel_of(float *scratch, const float *x, int64_t ld_x, int64
     return (struct panel){scratch, padded(columns)};
 }
 
+/* The query heads of key/value head `kv` of sequence s; `memory` is the thread's own. */
+typedef void group_task(const void *job, int64_t s, int64_t kv, float *memory);
+
+/* Runs the task for every key/value head of every sequence, with `floats` of scratch each. */
+static void each_group(struct cpu *cpu, const struct ops_attention *a, group_task *task,
+                       const void *job, size_t floats, int64_t work)
+{
+    size_t stride;
+    char *scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, floats * sizeof(float), &stride);
+    if (!scratch)
+        return;
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work))
+    for (int64_t i = 0; i < a->S * a->kv_heads; i++)
+        task(job, i / a->kv_heads, i % a->kv_heads,
+             (float *)(scratch + (size_t)omp_get_thread_num() * stride));
+}
+
 /* -- forward -- */
 
 struct forward {
@@ -180,9 +199,9 @@ static void forward_head(const struct forward *f, const struct head *head,
     }
 }
 
-/* The query heads of key/value head `kv` of sequence s. */
-static void forward_group(const struct forward *f, int64_t s, int64_t kv, float *memory)
+static void forward_group(const void *job, int64_t s, int64_t kv, float *memory)
 {
+    const struct forward *f = job;
     const struct ops_attention *a = f->a;
     const struct forward_scratch scratch = forward_scratch(a, memory);
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
@@ -199,7 +218,6 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               const act *q, int64_t ld_q, const act *k, int64_t ld_k, const act *v,
                               int64_t ld_v, const struct ops_attention *a)
 {
-    struct cpu *cpu = cpu_of(self);
     const struct forward f = {cpu_f32(out),
                               saved,
                               cpu_const_f32(q),
@@ -210,16 +228,7 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               ld_k,
                               ld_v,
                               a};
-    size_t stride;
-    char *scratch =
-        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, forward_floats(a) * sizeof(float), &stride);
-    if (!scratch)
-        return;
-#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(a)))
-    for (int64_t task = 0; task < a->S * a->kv_heads; task++) {
-        float *mine = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
-        forward_group(&f, task / a->kv_heads, task % a->kv_heads, mine);
-    }
+    each_group(cpu_of(self), a, forward_group, &f, forward_floats(a), work_of(a));
 }
 
 /* -- backward -- */
@@ -351,9 +360,9 @@ static void backward_head(const struct backward *b, const struct head *head, flo
     }
 }
 
-/* The query heads of key/value head `kv` of sequence s. */
-static void backward_group(const struct backward *b, int64_t s, int64_t kv, float *memory)
+static void backward_group(const void *job, int64_t s, int64_t kv, float *memory)
 {
+    const struct backward *b = job;
     const struct ops_attention *a = b->a;
     const struct backward_scratch scratch = backward_scratch(a, memory);
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, k_len = a->k_len[s];
@@ -376,7 +385,6 @@ static void attention_backward(struct ops *self, act *d_q, act *d_k, act *d_v, c
                                int64_t ld_q, const act *k, int64_t ld_k, const act *v, int64_t ld_v,
                                const struct ops_attention *a)
 {
-    struct cpu *cpu = cpu_of(self);
     const struct backward b = {cpu_f32(d_q),
                                cpu_f32(d_k),
                                cpu_f32(d_v),
@@ -391,16 +399,7 @@ static void attention_backward(struct ops *self, act *d_q, act *d_k, act *d_v, c
                                ld_k,
                                ld_v,
                                a};
-    size_t stride;
-    char *scratch =
-        cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, backward_floats(a) * sizeof(float), &stride);
-    if (!scratch)
-        return;
-#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, 3 * work_of(a)))
-    for (int64_t task = 0; task < a->S * a->kv_heads; task++) {
-        float *mine = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
-        backward_group(&b, task / a->kv_heads, task % a->kv_heads, mine);
-    }
+    each_group(cpu_of(self), a, backward_group, &b, backward_floats(a), 3 * work_of(a));
 }
 
 /* -- probabilities, for pictures -- */

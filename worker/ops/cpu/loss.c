@@ -2,9 +2,11 @@
  * z_r,label, and the gradient of the sum: d_z = softmax(z) - onehot(label), d_x = d_z W.
  *
  * Chunks     a block of rows at a time, so that the logits take BL_OPS_LOGITS_BYTES at most; a
- * block is one forward product, a pass over its logits that turns them into d_z in place, and one
- * backward product: nothing is computed twice. Order      sums over the vocabulary by blocks in
- * f32, over the blocks in f64.
+ *            block is one forward product, a pass over its logits that turns them into d_z in
+ *            place, and one backward product: nothing is computed twice.
+ * Order      sums over the vocabulary by blocks in f32, over the blocks in f64.
+ * Rate       384 rows, 49152 tokens, width 576: 117 GFLOP/s in f32, 251 in bf16, where the passes
+ *            over the logits take longer than the products.
  */
 #include "worker/ops/cpu/matrix.h"
 

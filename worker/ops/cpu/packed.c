@@ -1,4 +1,9 @@
-/* worker/ops/cpu/packed.c - see packed.h. */
+/* worker/ops/cpu/packed.c - see packed.h.
+ *
+ * Rate       a block of 256 columns by 128 rows: 980 GFLOP/s over 768 inner elements, 1250 over 576,
+ *            830 over 3072 (AMX). Blocks of 128 columns and tiles of 256 rows gain as much at some
+ *            shapes as they lose at others.
+ */
 #include "worker/ops/cpu/packed.h"
 
 #include <oneapi/dnnl/dnnl.h>

@@ -4,8 +4,9 @@
  * B is cut into blocks of columns. A product is of one block with M rows, M from a short list (rows
  * are filled up to it), so all primitives exist from the start and none is looked up while
  * computing. Each is single-threaded and takes its scratch from the caller: threads may run blocks
- * side by side. The oneDNN 2.x primitive interface is used in packed.c alone; 3.x names it
- * differently.
+ * side by side. For AMX the library asks the system's leave once for the whole process, and sets a
+ * thread's tiles in each call; without leave it does without (ops_cpu_kind tells). The oneDNN 2.x
+ * primitive interface is used in packed.c alone; 3.x names it differently.
  */
 #pragma once
 

@@ -3,8 +3,8 @@
  *
  * y (M,N) = alpha a b, or += : a[i a_row + k a_column] (so that it may be transposed), b (K,N) in
  * rows of ld_b with readable memory up to the next multiple of VECTOR columns. Tiles of 4 rows by
- * WIDE vectors stay in registers for all of K: an element's sum runs over k in order, whatever the
- * tile.
+ * WIDE vectors stay in registers for all of K, and their loops over rows and vectors are short and
+ * bare, so that compilers unroll them: an element's sum runs over k in order, whatever the tile.
  */
 #pragma once
 
@@ -42,6 +42,20 @@ static inline int64_t padded(int64_t columns)
     return bl_ceil_div(columns, VECTOR) * VECTOR;
 }
 
+/* The sums of a tile of which `columns` lie within y. */
+static __attribute__((noinline)) void product_edge(const struct product *p, float *y,
+                                                   vector sum[4][WIDE], int rows, int vectors,
+                                                   int64_t columns)
+{
+    for (int i = 0; i < rows; i++) {
+        float line[WIDE * VECTOR];
+        for (int v = 0; v < vectors; v++)
+            *(vector *)(line + v * VECTOR) = p->alpha * sum[i][v];
+        for (int64_t j = 0; j < columns; j++)
+            y[i * p->ld_y + j] = (p->add ? y[i * p->ld_y + j] : 0) + line[j];
+    }
+}
+
 /* `rows` and `vectors` are constants at each call. */
 static inline __attribute__((always_inline)) void product_tile(const struct product *p, int64_t i0,
                                                                int64_t j0, int rows, int vectors)
@@ -55,48 +69,46 @@ static inline __attribute__((always_inline)) void product_tile(const struct prod
         for (int i = 0; i < rows; i++)
             for (int v = 0; v < vectors; v++)
                 sum[i][v] += a[i * p->a_row] * *(const vector *)(b + v * VECTOR);
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            float *y = p->y + (i0 + i) * p->ld_y + j0 + v * VECTOR;
-            const int64_t left = p->N - j0 - v * VECTOR;
-            if (left >= VECTOR) {
-                vector old = p->add ? *(const vector *)y : (vector){0};
-                *(vector *)y = old + p->alpha * sum[i][v];
-            } else {
-                float tail[VECTOR];
-                *(vector *)tail = p->alpha * sum[i][v];
-                for (int64_t j = 0; j < left; j++)
-                    y[j] = (p->add ? y[j] : 0) + tail[j];
-            }
-        }
+    float *y = p->y + i0 * p->ld_y + j0;
+    if (p->N - j0 < vectors * VECTOR)
+        product_edge(p, y, sum, rows, vectors, p->N - j0);
+    else if (p->add)
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++)
+                *(vector *)(y + i * p->ld_y + v * VECTOR) += p->alpha * sum[i][v];
+    else
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++)
+                *(vector *)(y + i * p->ld_y + v * VECTOR) = p->alpha * sum[i][v];
 }
 
-static inline __attribute__((always_inline)) void product_rows(const struct product *p, int64_t i0,
-                                                               int rows)
+/* A strip of `vectors` columns, which stays in the L1 cache for all rows. */
+static inline __attribute__((always_inline)) void product_strip(const struct product *p, int64_t j0,
+                                                                int vectors)
 {
-    int64_t j = 0;
-    for (; j + WIDE * VECTOR <= padded(p->N); j += WIDE * VECTOR)
-        product_tile(p, i0, j, rows, WIDE);
-    switch ((padded(p->N) - j) / VECTOR) {
-    case 3:
-        product_tile(p, i0, j, rows, WIDE > 3 ? 3 : WIDE);
-        break;
-    case 2:
-        product_tile(p, i0, j, rows, WIDE > 2 ? 2 : WIDE);
-        break;
-    case 1:
-        product_tile(p, i0, j, rows, 1);
-        break;
-    }
+    int64_t i = 0;
+    for (; i + 4 <= p->M; i += 4)
+        product_tile(p, i, j0, 4, vectors);
+    for (; i < p->M; i++)
+        product_tile(p, i, j0, 1, vectors);
 }
 
 static void product(const struct product *p)
 {
-    int64_t i = 0;
-    for (; i + 4 <= p->M; i += 4)
-        product_rows(p, i, 4);
-    for (; i < p->M; i++)
-        product_rows(p, i, 1);
+    int64_t j = 0;
+    for (; j + WIDE * VECTOR <= padded(p->N); j += WIDE * VECTOR)
+        product_strip(p, j, WIDE);
+    switch ((padded(p->N) - j) / VECTOR) {
+    case 3:
+        product_strip(p, j, WIDE > 3 ? 3 : WIDE);
+        break;
+    case 2:
+        product_strip(p, j, WIDE > 2 ? 2 : WIDE);
+        break;
+    case 1:
+        product_strip(p, j, 1);
+        break;
+    }
 }
 
 /* rows x columns into rows of padded(columns), zeros behind. */

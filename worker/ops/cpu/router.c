@@ -85,25 +85,10 @@ static void router_backward(struct ops *self, act *d_z, const float *d_w, const 
     }
 }
 
-static void router_stats(struct ops *self, double *share, const float *w, const float *lse,
-                         int64_t B, int64_t E)
-{
-    for (int64_t b = 0; b < B; b++) {
-        for (int64_t e = 0; e < E; e++) {
-            double weight = w[b * E + e];
-            share[e] += weight;
-            if (weight > 0)
-                share[E] -= weight * log(weight);
-        }
-        share[E + 1] += (double)lse[b] * lse[b];
-    }
-}
-
 void CPU_VARIANT(cpu_fill_router)(struct ops *table)
 {
     table->router_softmax = router_softmax;
     table->mix_forward = mix_forward;
     table->mix_backward = mix_backward;
     table->router_backward = router_backward;
-    table->router_stats = router_stats;
 }
