@@ -12,7 +12,7 @@ from PIL import Image
 import lib
 
 FOLDER = os.environ.get("PHOTOS_RUN", os.path.join(lib.ROOT, "runs/photos"))
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 HELD_OUT, SIDE = 460, 224
 PHOTOS = os.path.join(lib.SHARED, "data/photos")
 MODELS = os.path.join(lib.SHARED, "data/models")
@@ -70,7 +70,7 @@ def train(name, source, validation):
                    data__validation_source=path(validation), data__captions="[{column: captions}]",
                    data__caption_choice="first", vision__path=os.path.join(MODELS, "vit-tiny-patch16-224-tinyimagenet"),
                    llm__path=os.path.join(MODELS, "TinyStories-656K"), qformer__width="auto", qformer__queries=8,
-                   qformer__layers=2, qformer__heads=4, qformer__dropout=0, projector__dropout=0, train__steps=STEPS,
+                   qformer__layers=2, qformer__heads=4, train__steps=STEPS,
                    train__global_batch=32, train__micro_batch=8, train__grain=8, train__lr=0.002,
                    train__warmup_steps="auto", train__validate_every=0, train__checkpoint_every=0,
                    cluster__patience_s=20)
@@ -142,9 +142,10 @@ def main():
     print("sheet with photographs, not to be published: " + path("sheet.png"))
 
     count = tokens.sum()
-    difference, errors = paired(shuffled, true)
-    print("photos: val=%.4f shuffled=%.4f mean_image=%.4f difference=%.3f standard_errors=%.1f captions=%d steps=%d" %
-          (true.sum() / count, shuffled.sum() / count, without.sum() / count, difference, errors, len(captions), STEPS))
+    errors = paired(shuffled, true)[1]
+    print("photos: val=%.4f shuffled=%.4f mean_image=%.4f standard_errors=%.1f mean_image_standard_errors=%.1f captions=%d "
+          "steps=%d" % (true.sum() / count, shuffled.sum() / count, without.sum() / count, errors,
+                        paired(without, true)[1], len(captions), STEPS))
     return 0 if errors > 2 and true.sum() < without.sum() else 1
 
 

@@ -172,7 +172,7 @@ class Captioner(nn.Module):
         x, start = self.inputs(queries, ids)
         out = self.llm(inputs_embeds=x[None], output_hidden_states=True)
         rows = [start + i - 1 for i, label in enumerate(labels) if label]
-        logits = out.logits[0, rows]
+        logits = out.logits[0, rows].float()
         wanted = torch.tensor([t for t, label in zip(ids, labels) if label], dtype=torch.long)
         return nn.functional.cross_entropy(logits, wanted, reduction="none"), logits, out.hidden_states[-1][0]
 
