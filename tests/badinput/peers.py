@@ -120,7 +120,10 @@ def wrong_places(begun):
 class Process:
     """A program whose lines are read as they come."""
 
+    all = []
+
     def __init__(self, *command):
+        Process.all.append(self)
         self.process = subprocess.Popen([lib.program(command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         text=True, errors="replace")
         self.lines, self.fresh = [], queue.Queue()
@@ -332,6 +335,8 @@ def main():
             a_run_among_strangers(place, lib.weights_sha(folder))
         except (AssertionError, OSError, subprocess.TimeoutExpired):
             case("a run among strangers", traceback.format_exc())
+        for process in Process.all:
+            process.process.kill()  # after a failure; else they have ended
     print("badinput peers: cases=%d failed=%d" % (cases, len(failures)))
     return 1 if failures else 0
 
