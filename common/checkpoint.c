@@ -162,7 +162,8 @@ int checkpoint_verify(const char *folder, const struct checkpoint_state *state,
     for (int i = 0; i < state->file_count; i++) {
         char path[4096], hex[65];
         BL_TRY(bl_path_join(path, sizeof path, folder, state->files[i].name, err));
-        BL_TRY(bl_file_sha256(path, hex, err));
+        if (bl_file_sha256(path, hex, err) < 0)
+            return bl_error_remedy(err, "use another checkpoint");
         if (!strcmp(hex, state->files[i].sha256))
             continue;
         bl_fail(err, BL_EFORMAT, "expected SHA-256 %.16s…, found %.16s…: the file is damaged",

@@ -72,6 +72,15 @@ static int check_model(struct reader *r)
     return 0;
 }
 
+/* Training would write among the images. */
+static int check_folders(struct reader *r)
+{
+    if (strcmp(r->config->run_dir, r->config->data.source))
+        return 0;
+    FAIL_KEY(r, "run_dir", "expected a folder of its own, found that of data.source");
+    return bl_error_remedy(r->err, "choose another folder");
+}
+
 /* Replaces auto. */
 static void resolve_train(struct config_train *train)
 {
@@ -124,6 +133,7 @@ static int read_config(struct reader *r)
     for (size_t i = 0; i < config_key_count; i++)
         if (!r->places[i].line)
             BL_TRY(set_default(r, &config_keys[i]));
+    BL_TRY(check_folders(r));
     BL_TRY(check_data(r));
     BL_TRY(check_model(r));
     BL_TRY(config_print(r->config, r->err));

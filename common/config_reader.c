@@ -52,6 +52,8 @@ int config_next_event(struct reader *r)
                 p->problem ? p->problem : "out of memory");
         if (p->problem && strstr(p->problem, "mapping values are not allowed"))
             bl_error_remedy(r->err, "put texts that hold a colon and a space in quotes");
+        if (reads)
+            bl_error_remedy(r->err, "save it as a text in UTF-8");
         if (p->problem && strstr(p->problem, "cannot start any token"))
             bl_error_remedy(r->err, "indent with spaces, and put texts that begin with a special "
                                     "character in quotes");

@@ -274,7 +274,7 @@ int dataset_judge(const struct config *config, const struct dataset *dataset, st
                 "image files of %llu of %llu samples are missing or cannot be read, the first is "
                 "%.300s",
                 (unsigned long long)missing, (unsigned long long)all, first_missing(dataset));
-        bl_error_remedy(err, "data.max_bad_fraction allows %g of the samples",
+        bl_error_remedy(err, "put them there, or allow for more by data.max_bad_fraction (%g)",
                         config->data.max_bad_fraction);
         return bl_error_file(err, config->data.source);
     }

@@ -366,6 +366,7 @@ static void digest_content(struct build *b)
             const char *prefix = b->config->data.captions.at[c->column].prefix;
             update(&state, prefix, strlen(prefix) + 1);
             update(&state, b->text.data + c->text, c->size + 1);
+            update(&state, &c->tokens, sizeof c->tokens); /* another tokenizer shows in them */
         }
     }
     crypto_hash_sha256_final(&state, b->header.fingerprint);

@@ -70,6 +70,15 @@ int bl_file_read(const char *path, size_t max_bytes, char **ret_data, size_t *re
     return 0;
 }
 
+int bl_refuse_lfs_pointer(const void *data, size_t size, struct bl_error *err)
+{
+    static const char begin[] = "version https://git-lfs.github.com/";
+    if (size < sizeof begin - 1 || memcmp(data, begin, sizeof begin - 1) != 0)
+        return 0;
+    bl_fail(err, BL_EFORMAT, "found a pointer of Git LFS in place of the file");
+    return bl_error_remedy(err, "fetch the file itself (git lfs pull)");
+}
+
 int bl_map_open(const char *path, struct bl_map *ret_map, struct bl_error *err)
 {
     bl_autofd int fd = -1;

@@ -13,6 +13,9 @@
 int bl_file_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_size,
                  struct bl_error *err);
 
+/* Refuses what stands in place of a large file until Git LFS has fetched it. */
+int bl_refuse_lfs_pointer(const void *data, size_t size, struct bl_error *err);
+
 /* A read-only mapping. data is NULL for an empty file. */
 struct bl_map {
     const uint8_t *data;

@@ -30,6 +30,7 @@ static int fail_key(const json_t *object, const char *key, const char *expected,
                     struct bl_error *err)
 {
     int rc = bl_json_fail(json_object_get(object, key), expected, err);
+    bl_error_remedy(err, "use a model of a kind that is read here: SigLIP or ViT, Llama");
     bl_error_key(err, "%s", key);
     return rc;
 }

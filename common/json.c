@@ -16,6 +16,7 @@ void bl_json_free(json_t **json)
 int bl_json_parse(const char *text, size_t size, json_t **ret, struct bl_error *err)
 {
     json_error_t error;
+    BL_TRY(bl_refuse_lfs_pointer(text, size, err));
     json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!json && json_error_code(&error) == json_error_out_of_memory)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes of JSON", size);

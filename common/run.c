@@ -57,7 +57,8 @@ int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
 {
     uint8_t found[RUN_ID_BYTES];
     char path[4096];
-    BL_TRY(run_id(run_folder, false, found, err));
+    if (run_id(run_folder, false, found, err) < 0)
+        return bl_error_remedy(err, "mount the run folder at the same path on every host");
     if (memcmp(found, expected, sizeof found) != 0) {
         bl_fail(err, BL_EPEER,
                 "this is not the run folder that the coordinator sees under this path");

@@ -224,10 +224,12 @@ static int parse_header(const uint8_t *bytes, size_t size, json_t **ret, size_t 
     uint64_t length;
     if (size < sizeof length)
         return bl_fail(err, BL_EFORMAT, "expected a safetensors file, found %zu bytes", size);
+    BL_TRY(bl_refuse_lfs_pointer(bytes, size, err));
     memcpy(&length, bytes, sizeof length);
     length = le64toh(length);
     if (length > BL_SAFETENSORS_HEADER_MAX)
-        return bl_fail(err, BL_EFORMAT, "expected a header of at most %d bytes, found %llu",
+        return bl_fail(err, BL_EFORMAT,
+                       "expected a safetensors file with a header of at most %d bytes, found %llu",
                        BL_SAFETENSORS_HEADER_MAX, (unsigned long long)length);
     if (length > size - sizeof length)
         return bl_fail(err, BL_EFORMAT,

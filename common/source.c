@@ -46,6 +46,8 @@ int source_error_at(struct bl_error *err, const char *folder, const char *file, 
         snprintf(where, sizeof where, "%s/%s:%llu", folder, file, (unsigned long long)line);
     else
         snprintf(where, sizeof where, "%s/%s", folder, file);
+    if (err && err->code == BL_EFORMAT)
+        bl_error_remedy(err, line ? "correct that line" : "correct that file");
     return bl_error_file(err, where);
 }
 
@@ -263,6 +265,7 @@ static int finish(struct source *source, const char *kind, struct bl_error *err)
 {
     if (!source->row_count) {
         bl_fail(err, BL_EFORMAT, "expected samples, found none");
+        bl_error_remedy(err, "put images and their captions there; docs/config.md says how");
         return bl_error_file(err, source->folder);
     }
     BL_TRY(check_columns(source, err));
@@ -277,12 +280,14 @@ static int read_folder(struct source *source, enum config_format format,
     if (listing->count)
         qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
     const struct source_kind *kind = choose(format, listing);
-    if (!kind || !kind->recognise(listing))
-        return bl_fail(err, BL_EFORMAT, "expected %s%s%s, found none among %zu files",
-                       !kind || kind == &source_imagefolder ? "metadata.jsonl or metadata.csv" : "",
-                       kind ? "" : ", or ",
-                       !kind || kind == &source_pairs ? "images beside .txt files" : "",
-                       listing->count);
+    if (!kind || !kind->recognise(listing)) {
+        bl_fail(err, BL_EFORMAT, "expected %s%s%s, found none among %zu files",
+                !kind || kind == &source_imagefolder ? "metadata.jsonl or metadata.csv" : "",
+                kind ? "" : ", or ",
+                !kind || kind == &source_pairs ? "images beside .txt files" : "", listing->count);
+        return bl_error_remedy(err,
+                               "put them there, or check the path; docs/config.md, data.format");
+    }
     BL_TRY(kind->read(source, listing, err));
     return finish(source, kind->name, err);
 }

@@ -35,6 +35,12 @@ static int add_image(const struct metadata *m, const char *file_name, struct bl_
     return source_add(m->source, image ? image : file_name, m->path, m->line, err);
 }
 
+/* Spreadsheets and editors may write one. */
+static size_t byte_order_mark(const char *text, size_t size)
+{
+    return size >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0;
+}
+
 /* -- metadata.jsonl --------------------------------------------------------------------------- */
 
 static int fail_type(struct bl_error *err, const char *key, const char *expected,
@@ -110,6 +116,7 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
 static int read_jsonl(struct metadata *m, struct bl_error *err)
 {
     const char *at = m->text, *end = at + m->size;
+    at += byte_order_mark(at, m->size);
     while (at < end) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         size_t size = (size_t)((newline ? newline : end) - at);
@@ -259,8 +266,7 @@ static int read_records(struct metadata *m, struct record *record, struct header
                         struct bl_error *err)
 {
     struct csv csv = {m->text, m->text + m->size, 1};
-    if (m->size >= 3 && !memcmp(csv.at, "\xef\xbb\xbf", 3))
-        csv.at += 3; /* spreadsheets write a byte order mark */
+    csv.at += byte_order_mark(csv.at, m->size);
     bool first = true;
     while (csv.at < csv.end) {
         m->line = csv.line;

@@ -22,6 +22,8 @@ static int fail_key(const json_t *object, const char *key, const char *expected,
                     struct bl_error *err)
 {
     int rc = bl_json_fail(json_object_get(object, key), expected, err);
+    if (!strcmp(key, "type"))
+        bl_error_remedy(err, "use a model whose tokenizer is byte-level or Llama-style BPE");
     bl_error_key(err, "%s", key);
     return rc;
 }

@@ -11,6 +11,7 @@ static void check_all(struct check *c)
     check_llm(c);
     check_tokenizer(c);
     check_qformer(c);
+    check_address(c);
     check_data(c);
     check_positions(c);
     check_batches(c);
@@ -52,6 +53,7 @@ int check_models(const char *yaml, const struct config *config, struct bl_error 
     check_llm(&c);
     check_tokenizer(&c);
     check_qformer(&c);
+    check_address(&c);
     check_init(&c);
     tokenizer_free(&c.tokenizer);
     if (!c.errors)

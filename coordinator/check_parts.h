@@ -61,6 +61,9 @@ void check_positions(struct check *c);
 void check_batches(struct check *c);
 /* The learning rate over the run: a column for each 64th of it. */
 void check_schedule(struct check *c);
+/* Is the coordinator's an address at all? Whether others may connect is asked when training starts, which can be told
+ * --insecure. */
+void check_address(struct check *c);
 void check_memory(struct check *c, const struct estimate *e);
 void check_disk(struct check *c, const struct estimate *e);
 /* A run folder that was begun: may it go on under this configuration? */

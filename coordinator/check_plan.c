@@ -12,6 +12,7 @@
 #include "common/safetensors.h"
 #include "common/schedule.h"
 #include "common/size.h"
+#include "proto/socket.h"
 
 void check_batches(struct check *c)
 {
@@ -112,6 +113,17 @@ static int64_t checkpoints_kept(const struct config_train *t)
 {
     int64_t written = t->checkpoint_every ? t->steps / t->checkpoint_every + 2 : 2;
     return bl_min(t->keep_last + t->keep_best + 2, written);
+}
+
+void check_address(struct check *c)
+{
+    char endpoint[SOCKET_ENDPOINT_MAX];
+    struct bl_error err;
+    const struct config_cluster *cluster = &c->config->cluster;
+    snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld", cluster->bind, (long long)cluster->port);
+    if (wire_check_endpoint(endpoint, true, &err) < 0)
+        check_wrong(c, "cluster", "cluster.bind", "give an address of this machine",
+                    "expected an address like 127.0.0.1, found \"%.100s\"", cluster->bind);
 }
 
 void check_disk(struct check *c, const struct estimate *e)

@@ -201,10 +201,10 @@ int coord_replay(struct coord *c, const struct coord_record *record, struct bl_e
     uint64_t digest = plan_digest(&c->config.plan);
     if (record->type == COORD_RECORD_START && record->digest != digest) {
         bl_fail(err, BL_ECONFIG,
-                "the journal is of another run: expected %016llx but found %016llx",
-                (unsigned long long)digest, (unsigned long long)record->digest);
-        return bl_error_remedy(err, "seed, data, batch and group sizes of a run cannot change; "
-                                    "start a new run folder");
+                "the run began with other data, or another seed, batch or micro-batch "
+                "(plan %016llx, now %016llx)",
+                (unsigned long long)record->digest, (unsigned long long)digest);
+        return bl_error_remedy(err, "set them back, or start another run in a new run_dir");
     }
     BL_TRY(coord_ledger_apply(&c->ledger, record, err));
     if (c->ledger.committed <= c->config.plan.steps)

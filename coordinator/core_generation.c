@@ -87,6 +87,7 @@ static void choose_members(struct coord *c, struct worker *source)
 static void plan_generation(struct coord *c, struct worker *source,
                             struct coord_checkpoint checkpoint)
 {
+    c->passed_over = 0;
     c->plan.broken = false;
     c->plan.source = source ? source - c->workers : -1;
     c->plan.step = source ? (uint64_t)source->applied_step : checkpoint.step;
@@ -132,6 +133,22 @@ static bool is_kept(const struct coord *c, const struct worker *w)
     return w->applied_step == 0 || core_is_saved(c, (uint64_t)w->applied_step);
 }
 
+/* Damaged checkpoints leave the journal only when there is something to go on from without them: files that are away
+ * for a while, and come back, must still count (M9). */
+static void drop_passed_over(struct coord *c)
+{
+    const struct coord_ledger *ledger = &c->ledger;
+    for (; c->passed_over; c->passed_over--) {
+        struct coord_checkpoint damaged =
+            ledger->checkpoints[ledger->checkpoint_count - c->passed_over];
+        core_journal(c, (struct coord_record){.type = COORD_RECORD_DAMAGED,
+                                              .step = damaged.step,
+                                              .generation = damaged.generation});
+    }
+    c->check = CHECK_DROPPING;
+    c->state = COORD_CHECKING;
+}
+
 void core_settle_gathering(struct coord *c)
 {
     uint32_t ready = core_workers_in(c, READY);
@@ -152,25 +169,26 @@ void core_settle_gathering(struct coord *c)
     }
     if (c->now_ms < c->absent_until_ms)
         return; /* a worker that is away may come back with its state */
-    if (c->ledger.checkpoint_count > 0) {
-        c->checking = c->ledger.checkpoints[c->ledger.checkpoint_count - 1];
+    if (c->passed_over < c->ledger.checkpoint_count) {
+        c->checking = c->ledger.checkpoints[c->ledger.checkpoint_count - 1 - c->passed_over];
         c->check = CHECK_RUNNING;
         core_act(c, COORD_ACTION_VERIFY)->checkpoint = c->checking;
         c->state = COORD_CHECKING;
-    } else if (c->ledger.committed == 0) {
-        plan_generation(c, NULL, (struct coord_checkpoint){0});
+    } else if (c->ledger.committed > 0) {
+        core_leave(c, BL_EFORMAT, "no registered checkpoint is whole");
+    } else if (c->passed_over) {
+        drop_passed_over(c);
     } else {
-        core_leave(c, BL_EDATA, "no registered checkpoint is whole");
+        plan_generation(c, NULL, (struct coord_checkpoint){0});
     }
 }
 
 void core_settle_checking(struct coord *c)
 {
     if (c->check == CHECK_BAD) {
-        core_journal(c, (struct coord_record){.type = COORD_RECORD_DAMAGED,
-                                              .step = c->checking.step,
-                                              .generation = c->checking.generation});
-        c->check = CHECK_DROPPING;
+        c->passed_over++;
+        c->state = COORD_GATHERING;
+        return;
     }
     if (c->check == CHECK_DROPPING) {
         if (journal_is_idle(c))
@@ -180,6 +198,8 @@ void core_settle_checking(struct coord *c)
     uint32_t ready = core_workers_in(c, READY);
     if (c->stopping || best_survivor(c) || ready < core_workers_needed(c, ready))
         c->state = COORD_GATHERING;
+    else if (c->check == CHECK_OK && c->passed_over)
+        drop_passed_over(c);
     else if (c->check == CHECK_OK)
         plan_generation(c, NULL, c->checking);
 }

@@ -250,6 +250,7 @@ static void record_on_disk(struct coord *c, const struct coord_record *record)
         core_act(c, COORD_ACTION_REWOUND)->step = record->step;
         break;
     case COORD_RECORD_CHECKPOINT:
+        c->passed_over = 0; /* the list is another now */
         core_act(c, COORD_ACTION_REGISTERED)->checkpoint =
             (struct coord_checkpoint){record->step, record->generation};
         for (int i = 0; i < SAVES_MAX; i++)

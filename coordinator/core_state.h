@@ -118,6 +118,7 @@ struct coord {
     uint64_t hold;
     struct coord_checkpoint checking;
     enum check check;
+    uint32_t passed_over; /* newest checkpoints found damaged that the journal still has */
 
     uint64_t validating;   /* steps done; meaningful while a result is in or VALIDATING */
     uint8_t *validated;    /* per group: its result is in */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/limits.h"
+#include "common/file.h"
 #include "common/log.h"
 #include "common/size.h"
 #include "coordinator/curves.h"
@@ -42,6 +43,11 @@ static void exit_with(struct loop *l, const struct coord_action *a)
         bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s", a->exit.text);
     if (a->exit.code == BL_EDATA)
         bl_error_remedy(&l->error, "%s/bad_samples.jsonl lists them", l->config->run_dir);
+    if (a->exit.code == BL_EFORMAT)
+        bl_error_remedy(
+            &l->error,
+            "put %s/checkpoints back from a backup, or start another run in a new run_dir",
+            l->config->run_dir);
     if (a->exit.code == BL_EIO)
         bl_error_remedy(&l->error,
                         "mend what the warnings above say, then the same command goes on");
@@ -176,6 +182,8 @@ static void on_tick(uv_timer_t *timer)
 {
     struct loop *l = timer->data;
     struct coord_event event = {.type = COORD_EVENT_TICK};
+    if (l->leaving)
+        return;
     if (l->probe_ticks && --l->probe_ticks == 0)
         peers_each(l->peers, loop_pulse_one, l);
     drop_unreachable(l);
@@ -269,6 +277,20 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
     return coord_replay(((struct loop *)context)->core, record, err);
 }
 
+/* A run goes on with the data it began with. */
+static int compare_data(const struct loop *l, struct bl_error *err)
+{
+    char hex[65];
+    const struct coord_ledger *ledger = coord_ledger(l->core);
+    if (!ledger->checkpoint_count)
+        return 0;
+    bl_hex(dataset_fingerprint(l->dataset), 32, hex);
+    if (registry_fits_data(l->config->run_dir, ledger->checkpoints[ledger->checkpoint_count - 1],
+                           hex, err) == 0)
+        return 0;
+    return bl_error_file(err, l->options->yaml);
+}
+
 static int open_core(struct loop *l, struct bl_error *err)
 {
     const struct config *c = l->config;
@@ -294,6 +316,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     if (ledger->started)
         bl_log(BL_LOG_INFO, "the run goes on at step=%" PRIu64 " of %" PRIu64, ledger->committed,
                l->plan.steps);
+    BL_TRY(compare_data(l, err));
     if (c->train.keep_best)
         BL_TRY(best_read(c->run_dir, &l->best, err));
     else
@@ -340,6 +363,12 @@ static int start_children(struct loop *l, struct bl_error *err)
     return children_open(&options, &l->children, err);
 }
 
+static int fail_bind(const struct loop *l, struct bl_error *err)
+{
+    bl_error_key(err, "cluster.bind");
+    return bl_error_file(err, l->options->yaml);
+}
+
 static int start(struct loop *l, struct bl_error *err)
 {
     char endpoint[SOCKET_ENDPOINT_MAX];
@@ -347,9 +376,10 @@ static int start(struct loop *l, struct bl_error *err)
     snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld", c->cluster.bind,
              (long long)c->cluster.port);
     if (wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err) < 0)
-        return bl_error_key(err, "cluster.bind");
+        return fail_bind(l, err);
     BL_TRY(wire_context_open(&l->zmq, err));
-    BL_TRY(wire_router(&l->uv, l->zmq, endpoint, loop_message, l, &l->router, l->endpoint, err));
+    if (wire_router(&l->uv, l->zmq, endpoint, loop_message, l, &l->router, l->endpoint, err) < 0)
+        return fail_bind(l, err);
     BL_TRY(loop_write_config(l, err));
     BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
     BL_TRY(peers_new(&l->peers, err));
@@ -361,6 +391,7 @@ static int start(struct loop *l, struct bl_error *err)
 
 static void close_all(struct loop *l)
 {
+    l->leaving = true; /* a start that failed half-way has timers, and no peers */
     if (l->uv_open) {
         children_close(&l->children);
         wire_socket_close(&l->router, LINGER_MS);

@@ -35,7 +35,7 @@ static void verify_done(uv_work_t *work, int status)
     struct loop *l = v->loop;
     struct coord_event event = {.type = COORD_EVENT_VERIFIED, .verified = {v->checkpoint, v->ok}};
     if (!v->ok)
-        bl_log_error(&v->error);
+        bl_log(BL_LOG_WARNING, "%s: %s; passing it over", v->error.file, v->error.text);
     l->verifications--;
     free(v);
     loop_step(l, &event);

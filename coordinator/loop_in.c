@@ -15,6 +15,10 @@ static const char *refusal(struct loop *l, const Blipren__Envelope *m, const cha
                  BL_PROTOCOL_VERSION, m->version);
         return text;
     }
+    if (m->run.len && memcmp(m->run.data, l->run, sizeof l->run) != 0) {
+        *ret_remedy = "start it again to join this one";
+        return "this coordinator owns another run";
+    }
     if (m->hello->role != BLIPREN__ROLE__ROLE_WORKER || !l->config->train.reproducible)
         return NULL;
     if (!l->build[0])
@@ -172,8 +176,12 @@ void loop_message(void *context, const struct wire_id *from, struct wire_frames 
         return;
     struct peer *peer = peers_of_id(l->peers, from);
     if (wire_unpack_frames(frames, &m, &err) < 0) {
-        bl_error_peer(&err, peer->name[0] ? peer->name : "unknown peer");
+        char stranger[96];
+        snprintf(stranger, sizeof stranger, "unknown peer at %s", wire_address(frames));
+        bl_error_peer(&err, peer->name[0] ? peer->name : stranger);
         bl_log_error(&err);
+        if (peer->role == BL_ROLE_NONE)
+            peers_remove(l->peers, peer);
         return;
     }
     handle_message(l, peer, m);

@@ -36,6 +36,23 @@ int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
     return rc;
 }
 
+int registry_fits_data(const char *run_folder, struct coord_checkpoint checkpoint,
+                       const char *fingerprint, struct bl_error *err)
+{
+    char path[4096];
+    struct checkpoint_state state;
+    BL_TRY(path_of(path, sizeof path, run_folder, checkpoint, err));
+    if (checkpoint_state_read(path, &state, NULL) < 0)
+        return 0;
+    bool fits = !strcmp(state.data_fingerprint, fingerprint);
+    checkpoint_state_release(&state);
+    if (fits)
+        return 0;
+    bl_fail(err, BL_ECONFIG, "the run was trained on other images, captions or tokens so far");
+    bl_error_remedy(err, "put them back, or start another run in a new run_dir");
+    return bl_error_key(err, "data.source");
+}
+
 int registry_point(const char *run_folder, const char *name, struct coord_checkpoint checkpoint,
                    struct bl_error *err)
 {

@@ -10,6 +10,11 @@
 int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
                     struct bl_error *err);
 
+/* Was the checkpoint trained on that data (dataset_fingerprint, in hexadecimal)? -BL_ECONFIG if not. What cannot be read
+ * is nobody's to compare: verifying names it. */
+int registry_fits_data(const char *run_folder, struct coord_checkpoint checkpoint,
+                       const char *fingerprint, struct bl_error *err);
+
 /* RUN/checkpoints/NAME -> the checkpoint's folder: "latest", "best". */
 int registry_point(const char *run_folder, const char *name, struct coord_checkpoint checkpoint,
                    struct bl_error *err);

@@ -76,7 +76,11 @@ static int command_load(int argc, char **argv, struct bl_error *err)
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    if (rest || !options.endpoint)
+    if (rest) {
+        bl_fail(err, BL_EUSAGE, "unexpected argument %.100s", argv[1]);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    if (!options.endpoint)
         return wrong_usage(err, "--coord tcp://HOST:PORT or a subcommand");
     options.threads = (int)threads;
     options.capacity = (int)capacity;

@@ -7,6 +7,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/limits.h"
+#include "common/log.h"
 #include "common/picture.h"
 #include "loader/commands.h"
 #include "loader/square.h"
@@ -59,6 +60,8 @@ int preprocess_run(const struct preprocess_options *o, char *const *images, int 
         int64_t width, height;
         if (preprocess_one(&square, images[i], pixels, &width, &height, &why) < 0) {
             fprintf(out, "%s\terror\t%s\n", images[i], why.text);
+            bl_error_file(&why, images[i]);
+            bl_log_error(&why);
             bad++;
             continue;
         }
@@ -68,5 +71,8 @@ int preprocess_run(const struct preprocess_options *o, char *const *images, int 
     }
     if (fflush(out) != 0)
         return bl_fail_errno(err, "output broke off");
-    return bad ? bl_fail(err, BL_EDATA, "%d of %d images cannot be read", bad, count) : 0;
+    if (!bad)
+        return 0;
+    bl_fail(err, BL_EDATA, "%d of %d images cannot be read", bad, count);
+    return bl_error_remedy(err, "each one's line says why");
 }

@@ -22,17 +22,24 @@ static void print_ids(const struct tokenizer *tokenizer, const struct token_ids 
     putc('\n', out);
 }
 
-/* The whole numbers of a line, into ids. */
-static int parse_ids(const char *line, long number, struct token_ids *ids, struct bl_error *err)
+static int fail_id(long number, int32_t count, const char *found, struct bl_error *err)
+{
+    bl_fail(err, BL_EFORMAT, "expected ids below %d between spaces, found \"%.40s\"", count, found);
+    bl_error_key(err, "line %ld", number);
+    return bl_error_remedy(err, "give ids as this command prints them");
+}
+
+/* The whole numbers of a line, below count, into ids. */
+static int parse_ids(const char *line, long number, int32_t count, struct token_ids *ids,
+                     struct bl_error *err)
 {
     const char *at = line;
     while (*(at += strspn(at, " \t"))) {
         char *end;
         errno = 0;
         long id = strtol(at, &end, 10);
-        if (end == at || errno || id < 0 || id > INT32_MAX || (*end && !strchr(" \t", *end)))
-            return bl_fail(err, BL_EFORMAT,
-                           "line %ld: expected ids between spaces, found \"%.40s\"", number, at);
+        if (end == at || errno || id < 0 || id >= count || (*end && !strchr(" \t", *end)))
+            return fail_id(number, count, at, err);
         if (!bl_grow(&ids->ids, &ids->capacity, ids->count + 1, sizeof *ids->ids))
             return bl_fail(err, BL_ENOMEM, "line %ld: no memory for %zu ids", number,
                            ids->count + 1);
@@ -48,7 +55,7 @@ static int decode_line(const struct tokenizer *tokenizer, const struct tokenize_
 {
     bl_autofree char *text = NULL;
     size_t size = 0;
-    BL_TRY(parse_ids(line, number, ids, err));
+    BL_TRY(parse_ids(line, number, tokenizer_vocabulary_size(tokenizer), ids, err));
     BL_TRY(tokenizer_decode_sized(tokenizer, ids->ids, ids->count, !o->special, &text, &size, err));
     fwrite(text, 1, size, out);
     putc('\n', out);

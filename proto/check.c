@@ -148,7 +148,6 @@ static int check_hello(const Blipren__Hello *m, struct bl_error *err)
     CHECK(m->role != BLIPREN__ROLE__ROLE_NONE, "Hello.role", "expected WORKER or LOADER");
     CHECK_TEXT(m->name, 128, "Hello.name");
     CHECK_TEXT(m->build, 512, "Hello.build");
-    CHECK_TEXT(m->token, 128, "Hello.token");
     CHECK_RANGE(m->applied_step, -1, INT64_MAX, "Hello.applied_step");
     BL_TRY(check_digest(&m->state_digest, "Hello.state_digest", err));
     if (m->role == BLIPREN__ROLE__ROLE_WORKER)

@@ -69,10 +69,20 @@ void member_fail(struct member *m, const struct bl_error *error)
     member_leave(m);
 }
 
+static enum wire_met whom_it_met(const struct member *m)
+{
+    if (m->welcomed)
+        return WIRE_NOBODY; /* a coordinator was there, and is gone */
+    enum wire_met met = wire_met(m->control);
+    return met > m->met ? met : m->met;
+}
+
 void member_exit(struct member *m, int code, const char *text)
 {
     if (code && !m->error.code) {
-        bl_fail(&m->error, (enum bl_error_code)code, "%s", text);
+        bool absent = code == BL_EPEER && !m->welcomed;
+        bl_fail(&m->error, (enum bl_error_code)code, "%s%s%s", text, absent ? ": " : "",
+                absent ? wire_met_words(whom_it_met(m)) : "");
         if (code == BL_EPEER)
             bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
         else if (code != BL_ESTOPPED)
@@ -95,6 +105,7 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     }
     memcpy(m->run, e->run.data, RUN_ID_BYTES);
     m->run_known = true;
+    m->welcomed = true;
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
     return 0;
 }
@@ -144,10 +155,12 @@ static void on_lost(void *member)
 int member_connect(struct member *m, uint64_t link, struct bl_error *err)
 {
     struct wire_id id = wire_id_make(m->incarnation, link);
+    m->met = whom_it_met(m);
+    m->welcomed = false;
     wire_socket_close(&m->control, 0);
     m->link = link;
-    BL_TRY(wire_dealer(&m->uv, m->zmq, m->options.endpoint, &id, on_control, m, &m->control, err));
-    return wire_watch(m->control, m->zmq, on_lost, err);
+    return wire_dealer(&m->uv, m->zmq, m->options.endpoint, &id, on_control, on_lost, m,
+                       &m->control, err);
 }
 
 /* -- clock, signals, other threads -- */

@@ -52,6 +52,10 @@ struct member {
     uint8_t run[RUN_ID_BYTES];
     char run_folder[4096];
 
+    bool welcomed; /* by this connection */
+    enum wire_met
+        met; /* at the coordinator's address by those before it, while there was no Welcome */
+
     bool leaving;
     struct bl_error error; /* why, code 0: as told */
 };

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/log.h"
+
 /* Control messages are small; a peer with so many waiting does not read any more. */
 #define CONTROL_HWM 10000
 /* Batches are large, and credit bounds them already: two keep the wire busy. */
@@ -25,6 +27,7 @@ struct wire_socket {
     void *user;
     uint64_t dropped;
     struct wire_socket *monitor; /* brings ZeroMQ's events of this socket */
+    enum wire_met met;           /* as the monitor says */
     void (*lost)(void *user);
 };
 
@@ -151,10 +154,13 @@ static void on_check(uv_check_t *check)
         bool valid;
         if (!receive_one(s, &from, &valid, &frames))
             break;
-        if (valid)
+        if (valid) {
             s->receive(s->user, s->is_router ? &from : NULL, &frames);
-        else
+        } else {
             s->dropped++;
+            bl_log(BL_LOG_WARNING, "a message from %s has not this protocol's form, ignoring",
+                   wire_address(&frames));
+        }
         wire_frames_close(&frames);
     }
     if (!s->closing && s->wants_write && (events_of(s) & ZMQ_POLLOUT)) {
@@ -240,15 +246,20 @@ static int make_socket(void *context, int type, int hwm, wire_receive *receive, 
     return 0;
 }
 
+static int fail_endpoint(const char *what, const char *endpoint, struct bl_error *err)
+{
+    bl_fail(err, BL_EIO, "cannot %s: %s", what, zmq_strerror(errno));
+    bl_error_remedy(err, "choose another address or port");
+    return bl_error_peer(err, endpoint);
+}
+
 static int abandon(struct wire_socket *s, const char *what, const char *endpoint,
                    struct bl_error *err)
 {
-    int code = errno;
+    int rc = fail_endpoint(what, endpoint, err);
     zmq_close(s->zmq);
     free(s);
-    bl_fail(err, BL_EIO, "cannot %s: %s", what, zmq_strerror(code));
-    bl_error_remedy(err, "choose another address or port");
-    return bl_error_peer(err, endpoint);
+    return rc;
 }
 
 static int bind_socket(uv_loop_t *loop, struct wire_socket *s, const char *endpoint,
@@ -285,15 +296,6 @@ int wire_router(uv_loop_t *loop, void *context, const char *endpoint, wire_recei
     return bind_socket(loop, s, endpoint, ret, ret_endpoint, err);
 }
 
-int wire_dealer(uv_loop_t *loop, void *context, const char *endpoint, const struct wire_id *id,
-                wire_receive *receive, void *user, struct wire_socket **ret, struct bl_error *err)
-{
-    struct wire_socket *s;
-    BL_TRY(make_socket(context, ZMQ_DEALER, CONTROL_HWM, receive, user, &s, err));
-    zmq_setsockopt(s->zmq, ZMQ_ROUTING_ID, id->bytes, sizeof id->bytes);
-    return connect_socket(loop, s, endpoint, ret, err);
-}
-
 int wire_pull(uv_loop_t *loop, void *context, const char *host, wire_receive *receive, void *user,
               struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
               struct bl_error *err)
@@ -318,7 +320,37 @@ int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writabl
 static void on_event(void *context, const struct wire_id *from, struct wire_frames *frames)
 {
     struct wire_socket *s = context;
-    s->lost(s->user);
+    uint16_t event = 0;
+    if (zmq_msg_size(&frames->at[0]) >= sizeof event)
+        memcpy(&event, zmq_msg_data(&frames->at[0]), sizeof event);
+    if (s->is_router && (event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL ||
+                         event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL))
+        bl_log(BL_LOG_WARNING, "something connected that does not speak this protocol, ignoring");
+    if (event == ZMQ_EVENT_CONNECTED && s->met == WIRE_NOBODY)
+        s->met = WIRE_STRANGER;
+    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)
+        s->met = WIRE_SOCKET;
+    if (event == ZMQ_EVENT_DISCONNECTED)
+        s->lost(s->user);
+}
+
+enum wire_met wire_met(const struct wire_socket *s)
+{
+    return s ? s->met : WIRE_NOBODY;
+}
+
+const char *wire_met_words(enum wire_met met)
+{
+    static const char *const words[] = {"nobody listens there",
+                                        "what listens there does not speak this protocol",
+                                        "what listens there does not answer as a coordinator"};
+    return words[met];
+}
+
+const char *wire_address(struct wire_frames *frames)
+{
+    const char *address = frames->count ? zmq_msg_gets(&frames->at[0], "Peer-Address") : NULL;
+    return address ? address : "?";
 }
 
 int wire_watch(struct wire_socket *s, void *context, void (*lost)(void *user), struct bl_error *err)
@@ -326,11 +358,31 @@ int wire_watch(struct wire_socket *s, void *context, void (*lost)(void *user), s
     char address[64];
     struct wire_socket *monitor;
     snprintf(address, sizeof address, "inproc://monitor-%p", (void *)s);
-    if (zmq_socket_monitor(s->zmq, address, ZMQ_EVENT_DISCONNECTED) != 0)
+    int events = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
+                 ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL;
+    if (zmq_socket_monitor(s->zmq, address, events) != 0)
         return bl_fail(err, BL_EIO, "a socket cannot be watched: %s", zmq_strerror(errno));
     BL_TRY(make_socket(context, ZMQ_PAIR, CONTROL_HWM, on_event, s, &monitor, err));
     s->lost = lost;
     return connect_socket(s->poll.loop, monitor, address, &s->monitor, err);
+}
+
+int wire_dealer(uv_loop_t *loop, void *context, const char *endpoint, const struct wire_id *id,
+                wire_receive *receive, void (*lost)(void *user), void *user,
+                struct wire_socket **ret, struct bl_error *err)
+{
+    struct wire_socket *s;
+    BL_TRY(make_socket(context, ZMQ_DEALER, CONTROL_HWM, receive, user, &s, err));
+    zmq_setsockopt(s->zmq, ZMQ_ROUTING_ID, id->bytes, sizeof id->bytes);
+    BL_TRY(into_loop(loop, s, err));
+    /* Watched before it connects, so that no event is missed. */
+    int rc = lost ? wire_watch(s, context, lost, err) : 0;
+    if (rc == 0 && zmq_connect(s->zmq, endpoint) != 0)
+        rc = fail_endpoint("connect", endpoint, err);
+    if (rc < 0)
+        wire_socket_close(&s, 0);
+    *ret = s;
+    return rc;
 }
 
 /* -- sending -- */

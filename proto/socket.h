@@ -57,9 +57,11 @@ int wire_check_endpoint(const char *endpoint, bool insecure, struct bl_error *er
 int wire_router(uv_loop_t *loop, void *context, const char *endpoint, wire_receive *receive,
                 void *user, struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
                 struct bl_error *err);
-/* A peer's side. id must be new for each socket: a ROUTER ignores a second peer of the same id. */
+/* A peer's side, watched (wire_watch) if lost is not NULL. id must be new for each socket: a ROUTER ignores a second peer of
+ * the same id. */
 int wire_dealer(uv_loop_t *loop, void *context, const char *endpoint, const struct wire_id *id,
-                wire_receive *receive, void *user, struct wire_socket **ret, struct bl_error *err);
+                wire_receive *receive, void (*lost)(void *user), void *user,
+                struct wire_socket **ret, struct bl_error *err);
 /* The worker's side of batches, on any free port of `host`. */
 int wire_pull(uv_loop_t *loop, void *context, const char *host, wire_receive *receive, void *user,
               struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
@@ -71,6 +73,13 @@ int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writabl
  * itself; messages may be missing). On a ROUTER it may be anybody's: a moment later sending to that one fails. */
 int wire_watch(struct wire_socket *socket, void *context, void (*lost)(void *user),
                struct bl_error *err);
+/* Whom a watched DEALER has met so far at its endpoint. NULL is fine. */
+enum wire_met { WIRE_NOBODY, WIRE_STRANGER, WIRE_SOCKET };
+enum wire_met wire_met(const struct wire_socket *socket);
+/* For an error: why there is no coordinator. */
+const char *wire_met_words(enum wire_met met);
+/* Where a message came from: its sender's address, or "?". */
+const char *wire_address(struct wire_frames *frames);
 /* Closes at once; what is queued has linger_ms to leave in the background. NULL is fine; sets *socket to NULL. The loop
  * must run once more before it is closed. */
 void wire_socket_close(struct wire_socket **socket, int linger_ms);

@@ -1,5 +1,6 @@
 #!/bin/sh
-# tests/run.sh - all tests: sets up, builds (release, and with AddressSanitizer and UBSan), runs every suite.
+# tests/run.sh - all tests: sets up, builds (release, with AddressSanitizer and UBSan, with ThreadSanitizer), runs every suite, and
+# under the sanitizers what is quick. tests/evidence/badinput runs all of it under them.
 # Ends with a line "N passed, N failed".
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -36,8 +37,10 @@ build() {
 }
 
 build build && suite build
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 build build-asan -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized &&
-    ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 suite build-asan --suite unit
+    suite build-asan --suite unit --suite sanitized
+build build-tsan -Db_sanitize=thread -Db_lundef=false -Dbuildtype=debugoptimized && suite build-tsan --suite sanitized
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

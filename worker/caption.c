@@ -112,7 +112,8 @@ static int caption_batch(struct caption_job *job, const char *const *paths, cons
         return bl_fail(err, BL_ELIMIT, "a prompt of %zu tokens and %d new ones are too many",
                        prompt, max_new);
     for (int64_t b = 0; b < B; b++) {
-        memcpy(ids + (size_t)b * prompt, job->prompt.ids, prompt * sizeof *ids);
+        if (prompt)
+            memcpy(ids + (size_t)b * prompt, job->prompt.ids, prompt * sizeof *ids);
         ids_start[b + 1] = (int32_t)((size_t)(b + 1) * prompt);
         positions[b] = first + (int32_t)b;
         captions[b] = (struct captioner_caption){.ids = new_ids + b * max_new};

@@ -272,7 +272,9 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
         return;
     struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary};
     if (batch_read(&rules, frames, &l->incoming, &err) < 0) {
-        bl_error_peer(&err, "a loader");
+        char peer[96];
+        snprintf(peer, sizeof peer, "a loader at %s", wire_address(frames));
+        bl_error_peer(&err, peer);
         bl_error_remedy(&err, "ignoring its batch");
         bl_log_error(&err);
         return;
@@ -405,8 +407,9 @@ static int start(struct loop *l, struct bl_error *err)
         return bl_error_key(err, "--host");
     }
     BL_TRY(wire_context_open(&l->member.zmq, err));
-    BL_TRY(wire_pull(&l->member.uv, l->member.zmq, o->host, on_data, l, &l->data, l->data_endpoint,
-                     err));
+    if (wire_pull(&l->member.uv, l->member.zmq, o->host, on_data, l, &l->data, l->data_endpoint,
+                  err) < 0)
+        return bl_error_key(err, "--host");
     struct worker_config config = {.incarnation = l->member.incarnation,
                                    .patience_ms = 10000,
                                    .reconnect_ms = (uint64_t)o->patience_s * 1000};

@@ -38,7 +38,11 @@ struct tally {
 
 static int fail(const char *file, long line, const char *text)
 {
-    fprintf(stderr, "blipren-demo-judge: %s:%ld: %s\n", file, line, text);
+    if (line)
+        fprintf(stderr, "blipren-demo-judge: %s:%ld: %s; give what the demo wrote\n", file, line,
+                text);
+    else
+        fprintf(stderr, "blipren-demo-judge: %s: %s; give what the demo wrote\n", file, text);
     return 1;
 }
 
@@ -95,8 +99,7 @@ static int each_line(const char *path,
 {
     FILE *file = fopen(path, "r");
     if (file == NULL) {
-        fprintf(stderr, "blipren-demo-judge: %s: %s\n", path, strerror(errno));
-        return 1;
+        return fail(path, 0, strerror(errno));
     }
     char *text = NULL;
     size_t capacity = 0;
@@ -183,16 +186,27 @@ static void print_share(const char *name, struct share share)
         printf(" %s=%.3f", name, (double)share.right / share.said);
 }
 
+static const char usage[] =
+    "usage: blipren-demo-judge --truth FILE --captions FILE [--captions FILE]... [--show-wrong]\n";
+
+static bool wrong(const char *text, const char *found)
+{
+    fprintf(stderr, "blipren-demo-judge: %s%s; --help says how it is used\n", text, found);
+    return false;
+}
+
 static bool parse_options(int argc, char **argv, struct options *ret_options)
 {
     static const struct option names[] = {
         {"truth", required_argument, NULL, 't'},
         {"captions", required_argument, NULL, 'c'},
         {"show-wrong", no_argument, NULL, 'w'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     struct options options = {0};
     bool good = true;
+    opterr = 0;
     for (int letter; good && (letter = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         if (letter == 't')
             options.truth = optarg;
@@ -200,22 +214,27 @@ static bool parse_options(int argc, char **argv, struct options *ret_options)
             options.captions[options.caption_files++] = optarg;
         else if (letter == 'w')
             options.show_wrong = true;
-        else
-            good = false;
+        else if (letter == 'h') {
+            fputs(usage, stdout);
+            exit(0);
+        } else {
+            good = wrong("not an option here, or one without its value: ", argv[optind - 1]);
+        }
     }
     *ret_options = options;
-    return good && options.truth != NULL && options.caption_files > 0 && optind == argc;
+    if (!good)
+        return false;
+    if (optind < argc)
+        return wrong("unexpected argument ", argv[optind]);
+    return options.truth && options.caption_files ? true
+                                                  : wrong("expected --truth and --captions", "");
 }
 
 int main(int argc, char **argv)
 {
     struct options options;
-    if (!parse_options(argc, argv, &options)) {
-        fputs("usage: blipren-demo-judge --truth FILE --captions FILE [--captions FILE]... "
-              "[--show-wrong]\n",
-              stderr);
+    if (!parse_options(argc, argv, &options))
         return 2;
-    }
     struct judging judging = {.truth = json_object(), .show_wrong = options.show_wrong};
     int result = each_line(options.truth, keep_truth, judging.truth);
     for (int i = 0; result == 0 && i < options.caption_files; i++)

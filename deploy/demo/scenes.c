@@ -27,12 +27,16 @@ struct options {
     uint64_t count;
 };
 
-static void print_usage(FILE *file)
+static const char usage[] =
+    "usage: blipren-demo-scenes (--out DIR | --text | --raw) --count N [--seed S] [--first I]\n"
+    "                           [--split train|held-out]\n";
+
+/* Prints what is wrong with the command line. */
+static bool wrong(const char *what, const char *expected, const char *found)
 {
-    fputs(
-        "usage: blipren-demo-scenes (--out DIR | --text | --raw) --count N [--seed S] [--first I]\n"
-        "                           [--split train|held-out]\n",
-        file);
+    fprintf(stderr, "blipren-demo-scenes: %s: expected %s, found %s; --help says how it is used\n",
+            what, expected, found);
+    return false;
 }
 
 static bool parse_number(const char *text, uint64_t *ret_number)
@@ -70,7 +74,8 @@ static bool parse_options(int argc, char **argv, struct options *ret_options)
     struct options options = {.split = TRAIN, .seed = 1};
     int modes = 0;
     bool good = true;
-    for (int letter; good && (letter = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+    opterr = 0;
+    for (int letter; good && (letter = getopt_long(argc, argv, ":", names, NULL)) != -1;) {
         switch (letter) {
         case 'o':
             options.out = optarg;
@@ -84,26 +89,38 @@ static bool parse_options(int argc, char **argv, struct options *ret_options)
             modes++;
             break;
         case 'n':
-            good = parse_number(optarg, &options.count) && options.count <= COUNT_MAX;
+            good = (parse_number(optarg, &options.count) && options.count &&
+                    options.count <= COUNT_MAX) ||
+                   wrong("--count", "a number of scenes", optarg);
             break;
         case 's':
-            good = parse_number(optarg, &options.seed);
+            good = parse_number(optarg, &options.seed) || wrong("--seed", "a number", optarg);
             break;
         case 'f':
-            good = parse_number(optarg, &options.first);
+            good = parse_number(optarg, &options.first) || wrong("--first", "a number", optarg);
             break;
         case 'p':
-            good = parse_split(optarg, &options.split);
+            good = parse_split(optarg, &options.split) ||
+                   wrong("--split", "train or held-out", optarg);
             break;
         case 'h':
-            print_usage(stdout);
+            fputs(usage, stdout);
             exit(0);
+        case ':':
+            good = wrong(argv[optind - 1], "a value", "none");
+            break;
         default:
-            good = false;
+            good = wrong("command line", "options of this program", argv[optind - 1]);
         }
     }
     *ret_options = options;
-    return good && modes == 1 && options.count > 0 && optind == argc;
+    if (!good)
+        return false;
+    if (optind < argc)
+        return wrong("command line", "options alone", argv[optind]);
+    if (modes != 1)
+        return wrong("command line", "one of --out DIR, --text and --raw", modes ? "two" : "none");
+    return options.count || wrong("--count", "a number of scenes", "none");
 }
 
 static json_t *group_json(const struct group *group)
@@ -195,10 +212,8 @@ static FILE *open_metadata(const char *out)
 int main(int argc, char **argv)
 {
     struct options options;
-    if (!parse_options(argc, argv, &options)) {
-        print_usage(stderr);
+    if (!parse_options(argc, argv, &options))
         return 2;
-    }
     FILE *metadata = open_metadata(options.out);
     bool good = metadata != NULL;
     for (uint64_t i = 0; good && i < options.count; i++)
@@ -206,7 +221,7 @@ int main(int argc, char **argv)
     if (metadata != NULL && fclose(metadata) != 0)
         good = false;
     if (!good) {
-        fprintf(stderr, "blipren-demo-scenes: cannot write %s: %s\n",
+        fprintf(stderr, "blipren-demo-scenes: cannot write %s: %s; check the path and its room\n",
                 options.out ? options.out : "to stdout", strerror(errno));
         return 1;
     }

@@ -252,7 +252,8 @@ static void only_plain_yaml_of_one_document_is_taken(void **state)
     REFUSES("run_dir: Short: x\n",
             "run.yaml:1:15: no valid YAML: mapping values are not allowed in this context; put "
             "texts that hold a colon and a space in quotes");
-    REFUSES("run_dir: \xff\n", "run.yaml: no valid YAML: invalid leading UTF-8 octet");
+    REFUSES("run_dir: \xff\n",
+            "run.yaml: no valid YAML: invalid leading UTF-8 octet; save it as a text in UTF-8");
 }
 
 static void keys_must_fit_together(void **state)
@@ -269,14 +270,14 @@ static void keys_must_fit_together(void **state)
             "train.warmup_steps (2), found 3");
     REFUSES(HEAD "train: {steps: 5}\nqformer: {width: 100, heads: 3}\n",
             "run.yaml:6:30: qformer.heads: expected a divisor of qformer.width (100), found 3");
-    REFUSES("data: {source: a, min_tokens: 5, max_tokens: 4}\nrun_dir: a\nvision: {path: a}\n"
+    REFUSES("data: {source: a, min_tokens: 5, max_tokens: 4}\nrun_dir: b\nvision: {path: a}\n"
             "llm: {path: a}\ntrain: {steps: 1}\n",
             "run.yaml:1:31: data.min_tokens: expected at most data.max_tokens (4), found 5");
-    REFUSES("data: {source: a, validation: 1.5}\nrun_dir: a\nvision: {path: a}\n"
+    REFUSES("data: {source: a, validation: 1.5}\nrun_dir: b\nvision: {path: a}\n"
             "llm: {path: a}\ntrain: {steps: 1}\n",
             "run.yaml:1:31: data.validation: expected a fraction below 1 or a whole number of "
             "images, found 1.5");
-    REFUSES("data: {source: a, validation: 9, validation_source: b}\nrun_dir: a\n"
+    REFUSES("data: {source: a, validation: 9, validation_source: b}\nrun_dir: b\n"
             "vision: {path: a}\nllm: {path: a}\ntrain: {steps: 1}\n",
             "run.yaml:1:31: data.validation: data.validation_source is given as well; remove one "
             "of them");

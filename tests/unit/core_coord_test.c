@@ -673,6 +673,8 @@ static void with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint(void
     e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
     e.verified.ok = true;
     feed(e);
+    disk(); /* the damaged one is dropped, and this one looked at again */
+    feed(e);
     disk();
     assert_int_equal(last(COORD_ACTION_REWOUND, 0)->step, 2);
     const struct coord_action *form = last(COORD_ACTION_FORM, WORKER_B);
@@ -707,7 +709,35 @@ static void a_run_whose_checkpoints_are_all_damaged_stops(void **state)
     e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
     feed(e);
     disk();
-    assert_int_equal(last(COORD_ACTION_STOP, WORKER_B)->stop.code, BL_EDATA);
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_B)->stop.code, BL_EFORMAT);
+    assert_int_equal(coord_ledger(c)->checkpoint_count, 1); /* its folder may only be away */
+}
+
+static void damaged_checkpoints_leave_the_journal_once_an_older_one_is_whole(void **state)
+{
+    begin_alone();
+    for (uint64_t step = 0; step < 3; step++) {
+        train_alone(step);
+        if (step == 1)
+            save_well();
+    }
+    lost(WORKER_A, true);
+    join(WORKER_B);
+    struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    feed(e); /* damaged */
+    disk();
+    assert_int_equal(coord_ledger(c)->checkpoint_count, 2);
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    assert_int_equal(e.verified.checkpoint.step, 0);
+    e.verified.ok = true;
+    feed(e);
+    disk();
+    assert_int_equal(coord_ledger(c)->checkpoint_count, 1);
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    feed(e);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.checkpoint.step, 0);
 }
 
 static void a_restarted_coordinator_goes_on_from_its_journal(void **state)
@@ -741,7 +771,7 @@ static void the_journal_of_another_run_is_refused(void **state)
     struct bl_error err = {0};
     assert_ok(coord_new(&config, &c, &err), err);
     assert_int_equal(coord_replay(c, &records[0], &err), -BL_ECONFIG);
-    assert_non_null(strstr(err.text, "the journal is of another run"));
+    assert_non_null(strstr(err.text, "the run began with other data"));
 }
 
 static void a_finished_run_has_nothing_to_do(void **state)
@@ -1062,6 +1092,7 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
           CASE(a_worker_that_may_come_back_is_waited_for),
           CASE(a_run_whose_checkpoints_are_all_damaged_stops),
+          CASE(damaged_checkpoints_leave_the_journal_once_an_older_one_is_whole),
           CASE(a_restarted_coordinator_goes_on_from_its_journal),
           CASE(the_journal_of_another_run_is_refused), CASE(a_finished_run_has_nothing_to_do),
           CASE(more_steps_done_than_asked_for_are_refused),

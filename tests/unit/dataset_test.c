@@ -166,7 +166,8 @@ static void what_is_left_out_is_counted_with_examples(void **state)
     char expected[512];
     snprintf(expected, sizeof expected,
              "%s: image files of 1 of 6 samples are missing or cannot be read, the first is "
-             "metadata.jsonl:6: missing.jpg; data.max_bad_fraction allows 0.05 of the samples",
+             "metadata.jsonl:6: missing.jpg; put them there, or allow for more by "
+             "data.max_bad_fraction (0.05)",
              inside("data"));
     refuses("  validation: 0\n", BL_EDATA, expected);
     snprintf(expected, sizeof expected,

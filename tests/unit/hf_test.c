@@ -30,7 +30,9 @@ static void put(const char *name, const char *text)
 static void assert_error(const struct bl_error *err, const char *name, const char *message)
 {
     char line[1600], expected[1600];
-    bl_error_format(err, line, sizeof line);
+    struct bl_error bare = *err;
+    bare.remedy[0] = 0; /* tests/badinput judges it */
+    bl_error_format(&bare, line, sizeof line);
     snprintf(expected, sizeof expected, "%s/%s: %s", folder, name, message);
     assert_string_equal(line, expected);
 }

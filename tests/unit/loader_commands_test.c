@@ -92,8 +92,9 @@ static void a_line_that_is_no_list_of_ids_is_named(void **state)
             tokenized((struct tokenize_options){.decode = true}, wrong[i], &rc, &err);
         assert_int_equal(rc, -BL_EFORMAT);
         assert_true(strlen(text) <= 3); /* the first line's text at most */
-        snprintf(expected, sizeof expected, "line 2: expected ids between spaces, found \"%s\"",
+        snprintf(expected, sizeof expected, "expected ids below 480 between spaces, found \"%s\"",
                  found[i]);
+        assert_string_equal(err.key, "line 2");
         assert_string_equal(err.text, expected);
     }
 }

@@ -113,8 +113,9 @@ static void a_header_length_beyond_the_file_or_the_limit_is_refused(void **state
     assert_string_equal(err.text, "expected a header of 9 bytes, found the file's end after 8");
     words[0] = UINT64_MAX;
     assert_int_equal(safetensors_parse(words, 16, "x", &file, &err), -BL_EFORMAT);
-    assert_string_equal(err.text, "expected a header of at most 104857600 bytes, found "
-                                  "18446744073709551615");
+    assert_string_equal(
+        err.text, "expected a safetensors file with a header of at most 104857600 bytes, found "
+                  "18446744073709551615");
 }
 
 static void what_the_python_library_wrote_is_read(void **state)

@@ -99,9 +99,9 @@ static void open_control(void)
     assert_ok(wire_router(&net.uv, net.zmq, "tcp://127.0.0.1:*", on_router, NULL, &net.router,
                           net.control, &err),
               err);
-    assert_ok(
-        wire_dealer(&net.uv, net.zmq, net.control, &net.id, on_dealer, NULL, &net.dealer, &err),
-        err);
+    assert_ok(wire_dealer(&net.uv, net.zmq, net.control, &net.id, on_dealer, NULL, NULL,
+                          &net.dealer, &err),
+              err);
 }
 
 static void open_data(void)
@@ -337,9 +337,9 @@ static void a_socket_may_be_closed_by_its_own_callback(void **state)
     open_control();
     wire_socket_close(&net.dealer, 0);
     struct wire_id id = wire_id_make(3, 2);
-    assert_ok(
-        wire_dealer(&net.uv, net.zmq, net.control, &id, close_dealer, NULL, &net.dealer, &err),
-        err);
+    assert_ok(wire_dealer(&net.uv, net.zmq, net.control, &id, close_dealer, NULL, NULL, &net.dealer,
+                          &err),
+              err);
     assert_int_equal(wire_dealer_send(net.dealer, "hello", 5), 0);
     WAIT_FOR(net.at_router == 1);
     for (int i = 0; i < 10; i++)

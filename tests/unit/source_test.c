@@ -53,6 +53,7 @@ static void refuses(enum config_format format, const char *const *columns, size_
     char line[1600], expected[1600];
     assert_true(source_open(folder, format, columns, count, &source, &err) < 0);
     assert_null(source);
+    err.remedy[0] = 0; /* tests/badinput judges it */
     bl_error_format(&err, line, sizeof line);
     snprintf(expected, sizeof expected, "%s%s", folder, rest);
     assert_string_equal(line, expected);
@@ -149,7 +150,7 @@ static void the_fingerprint_is_of_what_training_reads(void **state)
     struct source *source = opened(text_column, 1);
     memcpy(first, source_fingerprint(source), 32);
     source_free(&source);
-    put("metadata.jsonl", "{ \"text\": \"x\",  \"file_name\": \"a.jpg\"}");
+    put("metadata.jsonl", "\xef\xbb\xbf{ \"text\": \"x\",  \"file_name\": \"a.jpg\"}");
     source = opened(text_column, 1);
     assert_memory_equal(source_fingerprint(source), first, 32);
     source_free(&source);
@@ -189,7 +190,7 @@ static void wrong_lines_are_named(void **state)
          "'\"a\\u0000b\"'"},
         {"", ": expected samples, found none"},
         {"{\"file_name\": \"a\", \"caption\": \"b\"}",
-         ": data.captions: no sample has the column \"text\"; there are file_name, caption"},
+         ": data.captions: no sample has the column \"text\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         put("metadata.jsonl", cases[i].text);
@@ -208,9 +209,7 @@ static void wrong_records_are_named(void **state)
          "/metadata.csv:3: expected 2 fields as in the first line, found 1"},
         {"file_name,text\na,\"b\n\nc", "/metadata.csv:2: a quote is opened and not closed"},
         {"file_name,text\na,\"b\"c\n", "/metadata.csv:2: expected a comma after the closing quote"},
-        {"file_name,text\na,b\"c\"\n",
-         "/metadata.csv:2: found a quote in the middle of a field; put the whole field in quotes "
-         "and double the quotes in it"},
+        {"file_name,text\na,b\"c\"\n", "/metadata.csv:2: found a quote in the middle of a field"},
         {"file_name,text\n\"x\n\",1\n../y,2\n",
          "/metadata.csv:4: file_name: expected a path that stays below the folder, found "
          "\"../y\""},
@@ -237,14 +236,13 @@ static void wrong_folders_are_named(void **state)
     put("sub/metadata.csv", "file_name,text\n");
     put("sub/metadata.jsonl", "");
     refuses(CONFIG_FORMAT_AUTO, text_column, 1,
-            "/sub/metadata.csv: found metadata.jsonl beside it; keep one of them");
+            "/sub/metadata.csv: found metadata.jsonl beside it");
     put("a.txt", "x\0y");
     put_bytes("a.txt", "x\0y", 3);
     refuses(CONFIG_PAIRS, text_column, 1, "/a.txt: a text must not hold the character NUL");
     static const char *const other[] = {"caption"};
     put("a.txt", "x");
-    refuses(CONFIG_PAIRS, other, 1,
-            ": data.captions: no sample has the column \"caption\"; there are text");
+    refuses(CONFIG_PAIRS, other, 1, ": data.captions: no sample has the column \"caption\"");
     remove_folder(NULL);
     refuses(CONFIG_FORMAT_AUTO, text_column, 1,
             ": cannot be opened as a folder: No such file or directory");

@@ -299,6 +299,7 @@ static void assert_refused(const char *quoted, int code, const char *message)
     char line[1600];
     assert_int_equal(tokenizer_parse(json, strlen(json), "x", &tokenizer, &err), -code);
     assert_null(tokenizer);
+    err.remedy[0] = 0; /* tests/badinput judges it */
     bl_error_format(&err, line, sizeof line);
     assert_string_equal(line, message);
     assert_int_equal(tokenizer_parse(json, strlen(json), "x", &tokenizer, NULL), -code);

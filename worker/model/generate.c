@@ -502,10 +502,11 @@ int captioner_generate(struct captioner *c, const struct micro_batch *mb,
     __attribute__((cleanup(layout_release))) struct layout layout = {0};
     BL_TRY(captioner_layout(c, mb, true, &layout, err));
     int64_t rows = layout.rows.sequences.len_max + how->max_new;
-    if (rows > c->llm_config.positions_max)
-        return bl_fail(err, BL_EDATA,
-                       "prompt and caption of %lld rows exceed the language model's %lld",
-                       (long long)rows, (long long)c->llm_config.positions_max);
+    if (rows > c->llm_config.positions_max) {
+        bl_fail(err, BL_EDATA, "prompt and caption of %lld rows exceed the language model's %lld",
+                (long long)rows, (long long)c->llm_config.positions_max);
+        return bl_error_remedy(err, "ask for fewer new tokens (--max-new)");
+    }
     struct images images;
     act *y;
     BL_TRY(captioner_images(c, mb, NULL, &images, err));
