@@ -15,6 +15,7 @@
 #include "worker/sheet.h"
 
 #define BATCH_IMAGES 16
+#define PROMPT_TOKENS_MAX 4096
 
 const char command_caption_usage[] =
     "usage: blipren-worker caption --checkpoint DIR [options] IMAGE...\n"
@@ -99,40 +100,86 @@ static int print_caption(struct caption_job *job, const char *path,
     return 0;
 }
 
-/* Captions of the images that could be read. */
-static int caption_batch(struct caption_job *job, const char *const *paths, const uint8_t *pixels,
-                         int64_t B, int32_t first, struct bl_error *err)
+/* Images as they stand on the command line; those that could be read have pixels, one after the other. */
+struct caption_batch {
+    int first, count; /* of the command line */
+    char **paths;
+    struct bl_error failures[BATCH_IMAGES]; /* code 0: it could be read */
+    int64_t B;                              /* that many */
+    uint8_t *pixels;
+    int32_t positions[BATCH_IMAGES];
+};
+
+static void read_images(struct caption_job *job, struct caption_batch *batch, size_t image_bytes)
 {
-    int32_t ids[BATCH_IMAGES * 4096], max_new = job->how.max_new;
-    int32_t ids_start[BATCH_IMAGES + 1] = {0}, positions[BATCH_IMAGES];
-    struct captioner_caption captions[BATCH_IMAGES];
+    batch->B = 0;
+    for (int i = 0; i < batch->count; i++) {
+        batch->failures[i].code = 0;
+        if (inference_image(&job->in, batch->paths[i],
+                            batch->pixels + (size_t)batch->B * image_bytes,
+                            &batch->failures[i]) == 0)
+            batch->positions[batch->B++] = batch->first + i;
+    }
+}
+
+/* One caption for each image that could be read, into `captions`, whose ids the caller has. */
+static int generate(struct caption_job *job, const struct caption_batch *batch,
+                    struct captioner_caption *captions, struct bl_error *err)
+{
+    int32_t ids[BATCH_IMAGES * PROMPT_TOKENS_MAX], ids_start[BATCH_IMAGES + 1] = {0};
     size_t prompt = job->prompt.count;
-    bl_autofree int32_t *new_ids = calloc((size_t)B * (size_t)max_new, sizeof *new_ids);
-    if (!new_ids || prompt > 4096)
-        return bl_fail(err, BL_ELIMIT, "a prompt of %zu tokens and %d new ones are too many",
-                       prompt, max_new);
-    for (int64_t b = 0; b < B; b++) {
+    for (int64_t b = 0; b < batch->B; b++) {
         if (prompt)
             memcpy(ids + (size_t)b * prompt, job->prompt.ids, prompt * sizeof *ids);
         ids_start[b + 1] = (int32_t)((size_t)(b + 1) * prompt);
-        positions[b] = first + (int32_t)b;
-        captions[b] = (struct captioner_caption){.ids = new_ids + b * max_new};
     }
-    struct micro_batch mb = {
-        .B = B, .pixels = pixels, .ids = ids, .ids_start = ids_start, .positions = positions};
+    struct micro_batch mb = {.B = batch->B,
+                             .pixels = batch->pixels,
+                             .ids = ids,
+                             .ids_start = ids_start,
+                             .positions = batch->positions};
     BL_TRY(captioner_generate(job->in.captioner, &mb, &job->how, captions, err));
-    if (job->sheet)
-        BL_TRY(sheet_attend(job->sheet, job->in.captioner, &mb, err));
-    for (int64_t b = 0; b < B; b++) {
-        bl_autofree char *text = NULL;
-        BL_TRY(tokenizer_decode(job->in.tokenizer, captions[b].ids, (size_t)captions[b].count, true,
-                                &text, err));
-        size_t size;
-        const char *stripped = caption_strip(text, strlen(text), &size);
-        text[(size_t)(stripped - text) + size] = 0;
-        print_caption(job, paths[b], &captions[b], stripped);
-        if (job->sheet)
-            BL_TRY(sheet_add(job->sheet, b, pixels, paths[b], stripped, err));
+    return job->sheet ? sheet_attend(job->sheet, job->in.captioner, &mb, err) : 0;
+}
+
+/* Prints the caption of image b of those that could be read. */
+static int show_caption(struct caption_job *job, const struct caption_batch *batch, int64_t b,
+                        const char *path, const struct captioner_caption *caption,
+                        struct bl_error *err)
+{
+    bl_autofree char *text = NULL;
+    size_t size;
+    BL_TRY(tokenizer_decode(job->in.tokenizer, caption->ids, (size_t)caption->count, true, &text,
+                            err));
+    const char *stripped = caption_strip(text, strlen(text), &size);
+    text[(size_t)(stripped - text) + size] = 0;
+    print_caption(job, path, caption, stripped);
+    return job->sheet ? sheet_add(job->sheet, b, batch->pixels, path, stripped, err) : 0;
+}
+
+/* A line for each image, in their order. */
+static int caption_batch(struct caption_job *job, const struct caption_batch *batch,
+                         struct bl_error *err)
+{
+    struct captioner_caption captions[BATCH_IMAGES];
+    int32_t max_new = job->how.max_new;
+    bl_autofree int32_t *new_ids =
+        calloc((size_t)(batch->B + 1) * (size_t)max_new, sizeof *new_ids);
+    if (!new_ids || job->prompt.count > PROMPT_TOKENS_MAX)
+        return bl_fail(err, BL_ELIMIT, "a prompt of %zu tokens and %d new ones are too many",
+                       job->prompt.count, max_new);
+    for (int64_t b = 0; b < batch->B; b++)
+        captions[b] = (struct captioner_caption){.ids = new_ids + b * max_new};
+    if (batch->B)
+        BL_TRY(generate(job, batch, captions, err));
+    int64_t b = 0;
+    for (int i = 0; i < batch->count; i++) {
+        if (batch->failures[i].code) {
+            print_failure(job, batch->paths[i], &batch->failures[i]);
+        } else {
+            BL_TRY(show_caption(job, batch, b, batch->paths[i], &captions[b], err));
+            b++;
+        }
     }
     return 0;
 }
@@ -140,24 +187,17 @@ static int caption_batch(struct caption_job *job, const char *const *paths, cons
 static int caption_all(struct caption_job *job, char **paths, int count, struct bl_error *err)
 {
     int64_t side = captioner_vision(job->in.captioner)->image_size;
-    size_t image = (size_t)side * (size_t)side * 3;
-    bl_autofree uint8_t *pixels = malloc(image * BATCH_IMAGES);
-    const char *good[BATCH_IMAGES];
+    size_t image_bytes = (size_t)side * (size_t)side * 3;
+    bl_autofree uint8_t *pixels = malloc(image_bytes * BATCH_IMAGES);
+    struct caption_batch batch = {.pixels = pixels};
     if (!pixels)
         return bl_fail(err, BL_ENOMEM, "no memory for %d images", BATCH_IMAGES);
-    for (int i = 0; i < count;) {
-        int64_t B = 0;
-        int first = i;
-        for (; i < count && B < BATCH_IMAGES; i++) {
-            struct bl_error failure;
-            good[B] = paths[i];
-            if (inference_image(&job->in, paths[i], pixels + (size_t)B * image, &failure) < 0)
-                print_failure(job, paths[i], &failure);
-            else
-                B++;
-        }
-        if (B)
-            BL_TRY(caption_batch(job, good, pixels, B, first, err));
+    for (int first = 0; first < count; first += batch.count) {
+        batch.first = first;
+        batch.paths = paths + first;
+        batch.count = count - first < BATCH_IMAGES ? count - first : BATCH_IMAGES;
+        read_images(job, &batch, image_bytes);
+        BL_TRY(caption_batch(job, &batch, err));
     }
     BL_TRY(bl_output_finish(err));
     if (!job->failures)

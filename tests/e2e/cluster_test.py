@@ -400,6 +400,11 @@ def a_trained_captioner_captions_and_scores(place):
                            place.path("sheet.png")] + images, stdout=subprocess.PIPE, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     expect([set(line) for line in lines] == [{"file_name", "caption", "token_ids", "ended"}] * 3, lines)
+    done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", checkpoint, "--json", images[0], case.yaml, images[1]],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    mixed = [json.loads(line) for line in done.stdout.splitlines()]
+    expect(done.returncode == DATA and [m["file_name"] for m in mixed] == [images[0], case.yaml, images[1]] and
+           mixed[0] == lines[0] and set(mixed[1]) == {"file_name", "error"} and mixed[2] == lines[1], mixed)
     done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", case.run, images[0]], stderr=subprocess.PIPE)
     expect(done.returncode == USAGE and b"did you mean %s?" % checkpoint.encode() in done.stderr, done.stderr)
     expect(open(place.path("sheet.png"), "rb").read(8) == b"\x89PNG\r\n\x1a\n", "no sheet")
