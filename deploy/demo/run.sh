@@ -10,7 +10,7 @@ projector=normal steps=1400 warmup=40
 folder=
 for argument; do
     case $argument in
-    --moe) projector=moe steps=2600 warmup=100 ;;
+    --moe) projector=moe steps=1800 warmup=60 ;;
     --help)
         echo "usage: $(basename "$0") [--moe] [FOLDER]   --moe: with the mixture of experts as projector"
         exit 0
