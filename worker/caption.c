@@ -82,12 +82,12 @@ static void print_failure(struct caption_job *job, const char *path, const struc
     json_decref(o);
 }
 
-static int print_caption(struct caption_job *job, const char *path,
-                         const struct captioner_caption *c, const char *text)
+static void print_caption(struct caption_job *job, const char *path,
+                          const struct captioner_caption *c, const char *text)
 {
     if (!job->json) {
         print_line(path, text, c->ended);
-        return 0;
+        return;
     }
     json_t *ids = json_array();
     for (int32_t i = 0; i < c->count; i++)
@@ -97,7 +97,6 @@ static int print_caption(struct caption_job *job, const char *path,
     bl_autofree char *line = json_dumps(o, JSON_COMPACT);
     puts(line ? line : "{}");
     json_decref(o);
-    return 0;
 }
 
 /* Images as they stand on the command line; those that could be read have pixels, one after the other. */
