@@ -6,10 +6,10 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "common/checkpoint.h"
+#include "common/models/checkpoint.h"
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 #include "common/schedule.h"
 #include "common/size.h"
 #include "proto/socket.h"

@@ -13,9 +13,9 @@
 #include <stdio.h>
 #include <uv.h>
 
-#include "common/config.h"
-#include "common/dataset.h"
-#include "common/run.h"
+#include "common/config/config.h"
+#include "common/data/dataset.h"
+#include "common/data/run.h"
 #include "coordinator/bad_samples.h"
 #include "coordinator/best.h"
 #include "coordinator/children.h"

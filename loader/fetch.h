@@ -12,8 +12,8 @@
 
 #include "common/cluster.h"
 #include "common/error.h"
-#include "common/run.h"
-#include "common/tokenizer.h"
+#include "common/data/run.h"
+#include "common/tokenizer/tokenizer.h"
 
 #define FETCH_REASON_MAX 200
 

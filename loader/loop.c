@@ -10,10 +10,10 @@
 #include "common/cleanup.h"
 #include "common/limits.h"
 #include "common/log.h"
-#include "common/run.h"
+#include "common/data/run.h"
 #include "loader/core.h"
 #include "loader/fetch.h"
-#include "loader/outlet.h"
+#include "loader/outbox.h"
 #include "proto/member.h"
 
 /* An order in a slot of the core, from ACCEPT to SENT or DISCARD. */
@@ -23,13 +23,13 @@ struct order {
     uint32_t count, first;
     char endpoint[SOCKET_ENDPOINT_MAX];
     struct fetch_group *group; /* once it is made; held */
-    struct parcel parcel;
+    struct outbox_message message;
 };
 
 struct loop {
     const struct loader_options *options;
     struct member member;
-    struct outlets *outlets;
+    struct outboxes *outboxes;
 
     struct loader *core;
     struct fetch *fetch;
@@ -172,12 +172,12 @@ static void ship(struct loop *l, const struct loader_action *a)
     struct order *o = &l->orders[a->order.slot];
     struct fetch_group *g = o->group;
     struct bl_error err;
-    pack_header(l, a, o, &o->parcel.frames.at[0]);
-    wrap(&o->parcel.frames.at[1], g->pixels, g->pixels_size, g);
-    wrap(&o->parcel.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
-    o->parcel.frames.count = 3;
-    if (outlets_add(l->outlets, o->endpoint, &o->parcel, uv_now(&l->member.uv), &err) < 0) {
-        wire_frames_close(&o->parcel.frames);
+    pack_header(l, a, o, &o->message.frames.at[0]);
+    wrap(&o->message.frames.at[1], g->pixels, g->pixels_size, g);
+    wrap(&o->message.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
+    o->message.frames.count = 3;
+    if (outboxes_add(l->outboxes, o->endpoint, &o->message, uv_now(&l->member.uv), &err) < 0) {
+        wire_frames_close(&o->message.frames);
         bl_error_peer(&err, l->options->endpoint);
         member_fail(&l->member, &err);
     }
@@ -211,7 +211,7 @@ static void keep_order(struct loop *l, uint32_t slot)
 /* The slot is free again. */
 static void drop_order(struct order *o)
 {
-    outlets_withdraw(&o->parcel);
+    outboxes_withdraw(&o->message);
     if (o->group)
         fetch_group_release(o->group);
     free(o->samples);
@@ -282,10 +282,10 @@ static void step(struct loop *l, struct loader_event *event)
 /* Ships what the sockets take. */
 static void pump(struct loop *l)
 {
-    struct parcel *parcel;
-    while (!l->member.leaving && (parcel = outlets_ship(l->outlets, uv_now(&l->member.uv)))) {
-        size_t offset = offsetof(struct order, parcel);
-        const struct order *o = (const struct order *)((const char *)parcel - offset);
+    struct outbox_message *message;
+    while (!l->member.leaving && (message = outboxes_ship(l->outboxes, uv_now(&l->member.uv)))) {
+        size_t offset = offsetof(struct order, message);
+        const struct order *o = (const struct order *)((const char *)message - offset);
         struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
                                      .slot = {(uint32_t)(o - l->orders)}};
         step(l, &event);
@@ -422,7 +422,7 @@ static void on_tick(void *context)
 {
     struct loop *l = context;
     struct loader_event event = {.type = LOADER_EVENT_TICK};
-    outlets_sweep(l->outlets, uv_now(&l->member.uv), bl_timing_of(l->patience_ms).drain_ms);
+    outboxes_sweep(l->outboxes, uv_now(&l->member.uv), bl_timing_of(l->patience_ms).drain_ms);
     handle(l, &event);
 }
 
@@ -441,7 +441,7 @@ static void close_all(struct loop *l)
         fetch_stop(l->fetch);
     for (uint32_t i = 0; l->orders && i < l->slot_count; i++)
         drop_order(&l->orders[i]);
-    outlets_close(&l->outlets);
+    outboxes_close(&l->outboxes);
     member_close(&l->member);
     fetch_free(&l->fetch);
     loader_free(&l->core);
@@ -470,8 +470,8 @@ static int start(struct loop *l, struct bl_error *err)
     if (!l->orders)
         return bl_fail(err, BL_ENOMEM, "no memory for %u orders", l->slot_count);
     BL_TRY(wire_context_open(&l->member.zmq, err));
-    struct outlets_options outlets = {&l->member.uv, l->member.zmq, o->insecure, on_writable, l};
-    BL_TRY(outlets_open(&outlets, &l->outlets, err));
+    struct outboxes_options outboxes = {&l->member.uv, l->member.zmq, o->insecure, on_writable, l};
+    BL_TRY(outboxes_open(&outboxes, &l->outboxes, err));
     BL_TRY(fetch_start(&(struct fetch_options){(int)l->threads, wake, l}, &l->fetch, err));
     uv_update_time(&l->member.uv);
     const struct loader_actions *actions = loader_start(l->core, uv_now(&l->member.uv));

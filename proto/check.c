@@ -9,7 +9,7 @@
 
 #include "common/cleanup.h"
 #include "common/limits.h"
-#include "common/run.h"
+#include "common/data/run.h"
 #include "proto/wire.h"
 
 /* -- all fields alike ------------------------------------------------------------------------- */

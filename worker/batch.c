@@ -6,7 +6,7 @@
 
 #include "common/cleanup.h"
 #include "common/limits.h"
-#include "common/run.h"
+#include "common/data/run.h"
 #include "proto/wire.h"
 
 static int check_places(const struct batch_rules *rules, const struct batch *b,

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/captions.h"
+#include "common/data/captions.h"
 #include "common/cleanup.h"
 
 /* A batch as the captioner takes it; arrays are owned by the struct. */

@@ -10,7 +10,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
-#include "common/run.h"
+#include "common/data/run.h"
 #include "worker/ops/ops.h"
 
 static double now_s(void)

@@ -100,7 +100,7 @@ put("metadata", "csv", b'0\xef\xbb\xbffile_name,text,caption\r\na.jpg,"b, ""c""\
 
 
 def dataset(samples):
-    """A dataset.index as common/dataset_format.h has it: samples of (image, split, captions)."""
+    """A dataset.index as common/data/dataset_format.h has it: samples of (image, split, captions)."""
     text, rows, captions, ids = b"", b"", b"", [[], []]
     for i, (image, split, lines) in enumerate(samples):
         rows += struct.pack("<QQ32sII", len(text), len(captions) // 24, bytes(range(i, i + 32)), len(lines), split)

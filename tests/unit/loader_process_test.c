@@ -8,7 +8,7 @@
 #include <uv.h>
 
 #include "common/cleanup.h"
-#include "common/run.h"
+#include "common/data/run.h"
 #include "loader/sample.h"
 #include "proto/wire.h"
 #include "tests/unit/folder.h"

@@ -8,7 +8,7 @@
 #include "common/file.h"
 #include "common/limits.h"
 #include "common/random.h"
-#include "common/run.h"
+#include "common/data/run.h"
 #include "proto/wire.h"
 
 static uint8_t run[RUN_ID_BYTES] = "sixteen bytes!!";
