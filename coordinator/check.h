@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "common/error.h"
 
 /* Prints a line for each check: ok, note, warning or error. Goes on after an error where it can.

@@ -1,7 +1,7 @@
 /* coordinator/check_data.c - is there something to train on, with labels that end, within what the LLM has positions for? */
 #include "coordinator/check_parts.h"
 
-#include "common/captions.h"
+#include "common/data/captions.h"
 #include "common/cleanup.h"
 
 /* What a look at the first captions of training says about labels and EOS. */

@@ -2,8 +2,8 @@
 #include "coordinator/check_parts.h"
 
 #include "common/cleanup.h"
-#include "common/hf_tensors.h"
-#include "common/safetensors.h"
+#include "common/models/hf_tensors.h"
+#include "common/models/safetensors.h"
 
 static bool check_pictures(struct check *c)
 {

@@ -4,9 +4,9 @@
  *   check_data.c    captions, labels, lengths  check_plan.c    batches, schedule, memory, disk, what the run starts from */
 #pragma once
 
-#include "common/dataset.h"
-#include "common/hf.h"
-#include "common/tokenizer.h"
+#include "common/data/dataset.h"
+#include "common/models/hf.h"
+#include "common/tokenizer/tokenizer.h"
 #include "coordinator/check.h"
 #include "coordinator/estimate.h"
 

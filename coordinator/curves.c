@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/chart.h"
+#include "common/picture/chart.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/hf_tensors.h"
+#include "common/models/hf_tensors.h"
 #include "common/size.h"
 
 static int64_t linear(int64_t in, int64_t out)

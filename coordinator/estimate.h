@@ -19,8 +19,8 @@
 
 #include <stdint.h>
 
-#include "common/config.h"
-#include "common/hf.h"
+#include "common/config/config.h"
+#include "common/models/hf.h"
 
 struct estimate {
     int64_t trainable_parameters, frozen_parameters;

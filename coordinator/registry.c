@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/checkpoint.h"
+#include "common/models/checkpoint.h"
 #include "common/file.h"
 
 static int path_of(char *ret, size_t size, const char *run_folder,

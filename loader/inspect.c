@@ -1,12 +1,12 @@
 /* loader/inspect.c - see inspect.h. */
 #include "loader/inspect.h"
 
-#include "common/captions.h"
-#include "common/config.h"
-#include "common/dataset.h"
-#include "common/hf.h"
+#include "common/data/captions.h"
+#include "common/config/config.h"
+#include "common/data/dataset.h"
+#include "common/models/hf.h"
 #include "common/size.h"
-#include "common/tokenizer.h"
+#include "common/tokenizer/tokenizer.h"
 
 struct inspection {
     FILE *out;

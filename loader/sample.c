@@ -7,16 +7,16 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/hf.h"
+#include "common/models/hf.h"
 #include "common/limits.h"
-#include "loader/square.h"
+#include "common/image/processor.h"
 
 struct sample_source {
     struct config *config;
     struct dataset *dataset;
     struct tokenizer *tokenizer;
     struct caption_rules *rules;
-    struct square square;
+    struct image_processor processor;
     uint32_t *prefixes; /* ids of each caption column's prefix */
 };
 
@@ -57,7 +57,8 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
         return bl_fail(err, BL_ENOMEM, "no memory for the run's data");
     BL_TRY(run_open(run_folder, run, &s->config, &s->dataset, err));
     BL_TRY(open_captions(s, err));
-    BL_TRY(square_open(s->config->vision.path, s->config->data.max_pixels, &s->square, err));
+    BL_TRY(image_processor_open(s->config->vision.path, s->config->data.max_pixels, &s->processor,
+                                err));
     *ret = bl_take(&s);
     return 0;
 }
@@ -83,7 +84,7 @@ uint64_t sample_count(const struct sample_source *s)
 
 uint32_t sample_side(const struct sample_source *s)
 {
-    return s->square.side;
+    return s->processor.side;
 }
 
 /* The file's bytes, which must be those that were indexed: the split, and what counts as the same
@@ -109,7 +110,7 @@ static int make_pixels(const struct sample_source *s, const struct dataset_sampl
     bl_autofree char *data = NULL;
     size_t size = 0;
     BL_TRY(read_image(s, sample, &data, &size, err));
-    return square_make(&s->square, (const uint8_t *)data, size, pixels, NULL, NULL, err);
+    return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);
 }
 
 static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,

@@ -4,12 +4,12 @@
 
 #include <stdint.h>
 
-#include "common/captions.h"
-#include "common/config.h"
-#include "common/dataset.h"
+#include "common/data/captions.h"
+#include "common/config/config.h"
+#include "common/data/dataset.h"
 #include "common/error.h"
-#include "common/run.h"
-#include "common/tokenizer.h"
+#include "common/data/run.h"
+#include "common/tokenizer/tokenizer.h"
 
 struct sample_source;
 

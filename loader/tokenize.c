@@ -6,7 +6,7 @@
 #include "common/array.h"
 #include "common/cleanup.h"
 #include "common/limits.h"
-#include "common/tokenizer.h"
+#include "common/tokenizer/tokenizer.h"
 #include "loader/commands.h"
 
 static void print_ids(const struct tokenizer *tokenizer, const struct token_ids *ids, bool tokens,

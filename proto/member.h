@@ -10,7 +10,7 @@
 #include <uv.h>
 
 #include "common/error.h"
-#include "common/run.h"
+#include "common/data/run.h"
 #include "proto/socket.h"
 #include "proto/wire.h"
 

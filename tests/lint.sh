@@ -37,7 +37,14 @@ layout() {
 arrows() {
     grep -H '^#include "' $sources | awk -F'[:"]' '
         BEGIN {
-            may["common"] = "common/"
+            may["common"] = "common/[a-z_]*.h"
+            may["common/config"] = "common/[a-z_]*.h common/config/"
+            may["common/tokenizer"] = "common/[a-z_]*.h common/tokenizer/"
+            may["common/models"] = "common/[a-z_]*.h common/models/"
+            may["common/data"] = "common/[a-z_]*.h common/data/ common/config/ common/tokenizer/ common/models/"
+            may["common/image"] = "common/[a-z_]*.h common/image/ common/models/"
+            may["common/parquet"] = "common/[a-z_]*.h common/parquet/"
+            may["common/picture"] = "common/[a-z_]*.h common/picture/"
             may["proto"] = "proto/ common/"
             may["coordinator"] = "coordinator/ common/ proto/"
             may["loader"] = "loader/ common/ proto/"
@@ -47,7 +54,7 @@ arrows() {
             may["worker/ops"] = "worker/ops/ common/"
             may["deploy/demo"] = "deploy/demo/ common/"
             may["tests"] = "."
-            excepted["worker/inference.c loader/image.h"] = 1
+            excepted["worker/inference.c common/image/image.h"] = 1
         }
         {
             file = $1; header = $3; room = ""
@@ -55,7 +62,7 @@ arrows() {
                 if (index(file, r "/") == 1 && length(r) > length(room))
                     room = r
             count = split(may[room], allowed, " ")
-            fits = (file " " header) in excepted
+            fits = 0
             for (i = 1; i <= count; i++)
                 fits = fits || header ~ ("^" allowed[i])
             if (!fits || header !~ /\//) {

@@ -4,15 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/captions.h"
+#include "common/data/captions.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "proto/wire.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
-#include "worker/setup.h"
-#include "worker/sheet.h"
+#include "worker/options.h"
+#include "worker/attention_map.h"
 
 #define BATCH_IMAGES 16
 #define PROMPT_TOKENS_MAX 4096
@@ -41,7 +41,7 @@ struct caption_job {
     int32_t eos[8];
     struct token_ids prompt;
     bool json;
-    struct sheet *sheet; /* NULL: none */
+    struct attention_map *map; /* NULL: none */
     int failures;
 };
 
@@ -138,7 +138,7 @@ static int generate(struct caption_job *job, const struct caption_batch *batch,
                              .ids_start = ids_start,
                              .positions = batch->positions};
     BL_TRY(captioner_generate(job->in.captioner, &mb, &job->how, captions, err));
-    return job->sheet ? sheet_attend(job->sheet, job->in.captioner, &mb, err) : 0;
+    return job->map ? attention_map_attend(job->map, job->in.captioner, &mb, err) : 0;
 }
 
 /* Prints the caption of image b of those that could be read. */
@@ -153,7 +153,7 @@ static int show_caption(struct caption_job *job, const struct caption_batch *bat
     const char *stripped = caption_strip(text, strlen(text), &size);
     text[(size_t)(stripped - text) + size] = 0;
     print_caption(job, path, caption, stripped);
-    return job->sheet ? sheet_add(job->sheet, b, batch->pixels, path, stripped, err) : 0;
+    return job->map ? attention_map_add(job->map, b, batch->pixels, path, stripped, err) : 0;
 }
 
 /* A line for each image, in their order. */
@@ -212,8 +212,8 @@ static int open_job(struct caption_job *job, const struct inference_options *ope
 {
     BL_TRY(inference_open(open, &job->in, err));
     const struct config *config = job->in.config;
-    BL_TRY(setup_eos(config, captioner_llm(job->in.captioner), job->in.tokenizer, job->eos,
-                     &job->how.eos_count, err));
+    BL_TRY(options_eos(config, captioner_llm(job->in.captioner), job->in.tokenizer, job->eos,
+                       &job->how.eos_count, err));
     job->how.eos = job->eos;
     job->how.max_new = (int32_t)(max_new ? max_new : config->train.max_new_tokens);
     return caption_prompt(job->in.tokenizer, prefix ? prefix : config->data.captions.at[0].prefix,
@@ -262,17 +262,17 @@ int command_caption(int argc, char **argv, struct bl_error *err)
                                             .seed = (uint64_t)seed};
     int rc = open_job(&job, &open, prefix, max_new, err);
     if (rc == 0 && attention)
-        rc = sheet_open(job.in.captioner, queries, &job.sheet, err);
+        rc = attention_map_open(job.in.captioner, queries, &job.map, err);
     if (rc == 0)
         rc = caption_all(&job, argv + 1, rest, err);
-    if (job.sheet && (rc == 0 || rc == -BL_EDATA)) {
+    if (job.map && (rc == 0 || rc == -BL_EDATA)) {
         struct bl_error failure;
-        if (sheet_write(job.sheet, attention, &failure) < 0) {
+        if (attention_map_write(job.map, attention, &failure) < 0) {
             *err = failure;
             rc = -failure.code;
         }
     }
-    sheet_free(&job.sheet);
+    attention_map_free(&job.map);
     token_ids_release(&job.prompt);
     inference_release(&job.in);
     return rc;

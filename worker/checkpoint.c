@@ -47,7 +47,8 @@ static int write_files(const struct captioner_params *params,
 }
 
 int checkpoint_write(const struct captioner_params *params, const struct trainer_snapshot *snapshot,
-                     const struct checkpoint_state *about, const char *folder, struct bl_error *err)
+                     const struct checkpoint_state *metadata, const char *folder,
+                     struct bl_error *err)
 {
     char temporary[4096], parent[4096];
     if (snprintf(temporary, sizeof temporary, "%s.tmp.%d", folder, (int)getpid()) >=
@@ -58,7 +59,7 @@ int checkpoint_write(const struct captioner_params *params, const struct trainer
     BL_TRY(bl_folder_remove(temporary, err));
     BL_TRY(bl_folder_make(temporary, err));
 
-    struct checkpoint_state state = *about;
+    struct checkpoint_state state = *metadata;
     state.step = snapshot->state.step;
     state.updates = snapshot->state.updates;
     state.skipped_bad = snapshot->state.skipped_bad;

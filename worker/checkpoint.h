@@ -1,15 +1,15 @@
-/* worker/checkpoint.h - a checkpoint folder from a snapshot, and back (common/checkpoint.h says
+/* worker/checkpoint.h - a checkpoint folder from a snapshot, and back (common/models/checkpoint.h says
  * what is in it). */
 #pragma once
 
-#include "common/checkpoint.h"
+#include "common/models/checkpoint.h"
 #include "worker/trainer.h"
 
 /* Writes `folder` whole or not at all: under a temporary name, every file synced, then renamed. The
- * counters come from the snapshot, the paths, hashes and configuration from `about`. An older
+ * counters come from the snapshot, the paths, hashes and configuration from `metadata`. An older
  * folder of the same name is replaced. Any thread. */
 int checkpoint_write(const struct captioner_params *params, const struct trainer_snapshot *snapshot,
-                     const struct checkpoint_state *about, const char *folder,
+                     const struct checkpoint_state *metadata, const char *folder,
                      struct bl_error *err);
 
 /* Reads and verifies everything into `snapshot`, made by trainer_snapshot_make. EMA absent: the

@@ -131,7 +131,7 @@ static void *write_snapshot(void *argument)
 {
     struct engine *e = argument;
     struct engine_event event = {.kind = ENGINE_WRITTEN, .step = (uint64_t)e->snapshot.state.step};
-    checkpoint_write(captioner_params(e->captioner), &e->snapshot, &e->about, e->folder,
+    checkpoint_write(captioner_params(e->captioner), &e->snapshot, &e->metadata, e->folder,
                      &event.error);
     engine_discard(e);
     post(e, &event);
@@ -170,18 +170,18 @@ static int load_models(struct engine *e, struct bl_error *err)
     const struct config *config = e->options.config;
     int32_t bos;
     engine_set_phase(e, "load", "");
-    BL_TRY(setup_about(config, e->options.data_fingerprint, &e->about, err));
+    BL_TRY(options_checkpoint_metadata(config, e->options.data_fingerprint, &e->metadata, err));
     BL_TRY(tokenizer_open(config->llm.path, &e->tokenizer, err));
-    bos = setup_bos(e->tokenizer);
-    BL_TRY(ops_cpu_open(setup_precision(config), e->options.threads, &e->ops, err));
-    e->model = setup_captioner(config, bos);
+    bos = options_bos(e->tokenizer);
+    BL_TRY(ops_cpu_open(options_precision(config), e->options.threads, &e->ops, err));
+    e->model = options_captioner(config, bos);
     BL_TRY(captioner_open(e->ops, &e->model, &e->captioner, err));
-    BL_TRY(setup_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos, &e->how.eos_count,
-                     err));
+    BL_TRY(options_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos, &e->how.eos_count,
+                       err));
     e->how.eos = e->eos;
     e->how.max_new = (int32_t)config->train.max_new_tokens;
     e->how.beams = 1;
-    struct trainer_options training = setup_trainer(config);
+    struct trainer_options training = options_trainer(config);
     return trainer_open(e->ops, e->captioner, &training, &e->trainer, err);
 }
 
@@ -251,7 +251,7 @@ static void *engine_thread(void *argument)
     trainer_free(&e->trainer);
     captioner_free(&e->captioner);
     tokenizer_free(&e->tokenizer);
-    checkpoint_state_release(&e->about);
+    checkpoint_state_release(&e->metadata);
     ops_free(&e->ops);
     return NULL;
 }

@@ -11,8 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/checkpoint.h"
-#include "common/config.h"
+#include "common/models/checkpoint.h"
+#include "common/config/config.h"
 #include "worker/batch.h"
 #include "worker/trainer.h"
 

@@ -73,13 +73,13 @@ static int take_initial_weights(struct engine *e, struct bl_error *err)
 static int check_models(struct engine *e, const char *folder, const struct checkpoint_state *state,
                         struct bl_error *err)
 {
-    bool vision = !strcmp(state->vision_sha256, e->about.vision_sha256);
-    if (vision && !strcmp(state->llm_sha256, e->about.llm_sha256))
+    bool vision = !strcmp(state->vision_sha256, e->metadata.vision_sha256);
+    if (vision && !strcmp(state->llm_sha256, e->metadata.llm_sha256))
         return 0;
     bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model in this place",
             folder);
     bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
-    return bl_error_file(err, vision ? e->about.llm_path : e->about.vision_path);
+    return bl_error_file(err, vision ? e->metadata.llm_path : e->metadata.vision_path);
 }
 
 static int load_state(struct engine *e, const struct command *c, struct bl_error *err)

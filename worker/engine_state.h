@@ -7,10 +7,10 @@
 
 #include <pthread.h>
 
-#include "common/tokenizer.h"
+#include "common/tokenizer/tokenizer.h"
 #include "worker/checkpoint.h"
 #include "worker/engine.h"
-#include "worker/setup.h"
+#include "worker/options.h"
 
 enum command_kind {
     COMMAND_FORM,
@@ -70,7 +70,7 @@ struct engine {
     struct captioner_options model;
     struct captioner_generation how; /* sample captions during validation */
     int32_t eos[8];
-    struct checkpoint_state about; /* what a checkpoint says of its run */
+    struct checkpoint_state metadata; /* what a checkpoint says of its run */
     bool has_state, broken, step_open;
 
     /* the loop's */

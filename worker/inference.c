@@ -7,9 +7,9 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "loader/image.h"
+#include "common/image/image.h"
 #include "common/limits.h"
-#include "worker/setup.h"
+#include "worker/options.h"
 
 /* Puts `folder` in place of *path when given, and compares what it holds with what the checkpoint
  * was trained on. */
@@ -65,7 +65,7 @@ static int load_weights(struct inference *in, const struct inference_options *o,
 static int choose_precision(const char *text, const struct config *config, enum ops_precision *ret,
                             struct bl_error *err)
 {
-    *ret = setup_precision(config);
+    *ret = options_precision(config);
     if (!text)
         return 0;
     *ret = !strcmp(text, "f32") ? OPS_F32 : OPS_BF16;
@@ -105,7 +105,7 @@ static int open_all(const struct inference_options *o, struct inference *in, str
     enum ops_precision precision;
     BL_TRY(choose_precision(o->precision, in->config, &precision, err));
     BL_TRY(ops_cpu_open(precision, (int)o->threads, &in->ops, err));
-    struct captioner_options options = setup_captioner(in->config, setup_bos(in->tokenizer));
+    struct captioner_options options = options_captioner(in->config, options_bos(in->tokenizer));
     BL_TRY(captioner_open(in->ops, &options, &in->captioner, err));
     return load_weights(in, o, err);
 }

@@ -5,9 +5,9 @@
 #include <stdbool.h>
 
 #include "common/arguments.h"
-#include "common/checkpoint.h"
-#include "common/config.h"
-#include "common/tokenizer.h"
+#include "common/models/checkpoint.h"
+#include "common/config/config.h"
+#include "common/tokenizer/tokenizer.h"
 #include "worker/model/captioner.h"
 
 struct inference_options {

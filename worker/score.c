@@ -4,12 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/captions.h"
+#include "common/data/captions.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
-#include "worker/setup.h"
+#include "worker/options.h"
 
 #define LIST_BYTES_MAX (1 << 30)
 

@@ -56,10 +56,10 @@ caption() { # caption PREFIX OUT IMAGE...
 }
 caption "Short caption:" short.jsonl held-out/0000[0-9]*.png held-out/0001*.png held-out/0002[0-4]*.png
 caption "Long caption:" long.jsonl held-out/0002[5-9]*.png held-out/0003*.png held-out/0004*.png
-"$programs/blipren-worker" caption --checkpoint run/checkpoints/latest --prefix "Long caption:" --attention sheet.png --queries 0,4,8,11 \
+"$programs/blipren-worker" caption --checkpoint run/checkpoints/latest --prefix "Long caption:" --attention attention.png --queries 0,4,8,11 \
     held-out/00040[0-7].png
 verdict=$("$tools/blipren-demo-judge" --truth held-out/metadata.jsonl --captions short.jsonl --captions long.jsonl)
 echo "$verdict"
-echo "sheet: $(pwd)/sheet.png   curves: $(pwd)/run/curves.png"
+echo "attention: $(pwd)/attention.png   curves: $(pwd)/run/curves.png"
 value() { echo "$verdict" | tr ' ' '\n' | sed -n "s/^$1=//p"; }
 echo "demo: right $(value right) ended $(value ended) train_s $train_s"

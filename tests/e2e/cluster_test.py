@@ -397,7 +397,7 @@ def a_trained_captioner_captions_and_scores(place):
     samples = [json.loads(line) for line in open(os.path.join(case.run, "val_predictions.jsonl"))]
     expect(samples and all(s["caption"] == s["caption"].strip() for s in samples), samples)
     done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", checkpoint, "--json", "--attention",
-                           place.path("sheet.png")] + images, stdout=subprocess.PIPE, check=True)
+                           place.path("attention.png")] + images, stdout=subprocess.PIPE, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     expect([set(line) for line in lines] == [{"file_name", "caption", "token_ids", "ended"}] * 3, lines)
     done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", checkpoint, "--json", images[0], case.yaml, images[1]],
@@ -407,7 +407,7 @@ def a_trained_captioner_captions_and_scores(place):
            mixed[0] == lines[0] and set(mixed[1]) == {"file_name", "error"} and mixed[2] == lines[1], mixed)
     done = subprocess.run([program("blipren-worker"), "caption", "--checkpoint", case.run, images[0]], stderr=subprocess.PIPE)
     expect(done.returncode == USAGE and b"did you mean %s?" % checkpoint.encode() in done.stderr, done.stderr)
-    expect(open(place.path("sheet.png"), "rb").read(8) == b"\x89PNG\r\n\x1a\n", "no sheet")
+    expect(open(place.path("attention.png"), "rb").read(8) == b"\x89PNG\r\n\x1a\n", "no attention maps")
     with open(os.path.join(data, "pairs.jsonl"), "w") as f:
         for line, name in zip(lines, (os.path.basename(images[0]), images[1])):
             f.write(json.dumps({"file_name": name, "caption": line["caption"]}) + "\n")

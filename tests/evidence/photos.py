@@ -135,11 +135,11 @@ def main():
     for name, words in (("shuffled", shuffled), ("mean_image", without)):
         print("%s - true: %.3f nats a caption, %.1f standard errors" % (name, *paired(words, true)))
 
-    shown = caption("run", [path("validation", image) for image in images[:12]], "--attention", path("sheet.png"))
+    shown = caption("run", [path("validation", image) for image in images[:12]], "--attention", path("attention.png"))
     for row, line in zip(held_out, shown):
         print("%s\n    by a person: %s\n    by the run:  %s%s" %
               (row["file_name"], row["captions"][0], line["caption"], "" if line["ended"] else " …"))
-    print("sheet with photographs, not to be published: " + path("sheet.png"))
+    print("sheet with photographs, not to be published: " + path("attention.png"))
 
     count = tokens.sum()
     errors = paired(shuffled, true)[1]

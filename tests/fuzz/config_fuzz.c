@@ -2,7 +2,7 @@
  * configuration whose canonical text reads back to itself. */
 #include <string.h>
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "tests/fuzz/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/dataset_format.h"
+#include "common/data/dataset_format.h"
 #include "tests/fuzz/fuzz.h"
 
 static void put_checksum(uint8_t *data, size_t size)

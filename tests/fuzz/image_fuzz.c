@@ -1,7 +1,7 @@
 /* tests/fuzz/image_fuzz.c - any bytes, as an image file: refused, or decoded and resized. */
 
 #include "common/error.h"
-#include "loader/image.h"
+#include "common/image/image.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { MAX_PIXELS = 1 << 18 }; /* a few bytes may rightly be a picture of any size */

@@ -2,7 +2,7 @@
  * refused with a message, or samples below the folder. */
 #include <string.h>
 
-#include "common/source.h"
+#include "common/data/source.h"
 #include "tests/fuzz/fuzz.h"
 
 static const char *const columns[] = {"text", "caption"};

@@ -1,5 +1,5 @@
 /* tests/fuzz/safetensors_fuzz.c - the input is a safetensors file. */
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 #include "tests/fuzz/fuzz.h"
 
 static void read_tensor(const struct safetensors *file, const struct tensor *tensor)

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/tokenizer.h"
+#include "common/tokenizer/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
 static void decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count)

@@ -10,7 +10,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/limits.h"
-#include "loader/image.h"
+#include "common/image/image.h"
 
 static int load(const char *path, int64_t max_pixels, enum image_filter filter, int64_t width,
                 int64_t height, struct image *ret, struct bl_error *err)

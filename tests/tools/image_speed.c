@@ -12,7 +12,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/limits.h"
-#include "loader/image.h"
+#include "common/image/image.h"
 
 /* Processor time: what others on the machine take is not ours. */
 static double seconds(void)

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 #include "tests/tools/model_input.h"
 #include "worker/model/captioner_private.h"
 

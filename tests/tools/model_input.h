@@ -9,7 +9,7 @@
 
 #include <jansson.h>
 
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 #include "worker/model/captioner.h"
 
 struct model_input {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 
 #include "common/cleanup.h"
-#include "common/tokenizer.h"
+#include "common/tokenizer/tokenizer.h"
 
 #define COUNT_MAX (64 << 20)
 

@@ -3,7 +3,7 @@
 
 #include "tests/unit/letters.h"
 
-#include "common/captions.h"
+#include "common/data/captions.h"
 
 enum {
     EOS = LETTERS_EOS,

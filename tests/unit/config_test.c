@@ -3,7 +3,7 @@
 
 #include <sys/stat.h>
 
-#include "common/config.h"
+#include "common/config/config.h"
 #include "common/file.h"
 
 #define HEAD                                                                                       \

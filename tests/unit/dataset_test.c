@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/dataset.h"
+#include "common/data/dataset.h"
 #include "tests/unit/folder.h"
 
 static int make_folders(void **state)

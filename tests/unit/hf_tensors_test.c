@@ -3,7 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include "common/file.h"
-#include "common/hf_tensors.h"
+#include "common/models/hf_tensors.h"
 
 static const char *demo(const char *model)
 {

@@ -3,7 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include "common/file.h"
-#include "common/hf.h"
+#include "common/models/hf.h"
 
 static char folder[64];
 

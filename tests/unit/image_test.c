@@ -6,7 +6,7 @@
 #include "common/file.h"
 #include "common/limits.h"
 #include "common/random.h"
-#include "loader/image_resize.h"
+#include "common/image/resize.h"
 
 enum { MAX_PIXELS = 100 * 1000 * 1000 };
 

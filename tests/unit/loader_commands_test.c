@@ -5,9 +5,9 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/tokenizer.h"
+#include "common/tokenizer/tokenizer.h"
 #include "loader/commands.h"
-#include "loader/image.h"
+#include "common/image/image.h"
 
 static const char *in_source(const char *name)
 {

@@ -7,7 +7,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 #include "worker/model/captioner_private.h"
 
 #define IMAGES 3

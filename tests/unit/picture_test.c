@@ -6,10 +6,10 @@
 #include <stdbool.h>
 #include <unistd.h>
 
-#include "common/chart.h"
+#include "common/picture/chart.h"
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "loader/image.h"
+#include "common/image/image.h"
 
 static struct picture canvas(int64_t width, int64_t height)
 {

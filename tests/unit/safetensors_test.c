@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 #include "tests/unit/folder.h"
 
 static const char *golden(const char *name)

@@ -3,7 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include "common/file.h"
-#include "common/source.h"
+#include "common/data/source.h"
 
 static char folder[64];
 

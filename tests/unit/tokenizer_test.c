@@ -6,8 +6,8 @@
 #include <pthread.h>
 
 #include "common/cleanup.h"
-#include "common/tokenizer.h"
-#include "common/unicode.h"
+#include "common/tokenizer/tokenizer.h"
+#include "common/tokenizer/unicode.h"
 
 #define GOLDEN "tests/golden/tokenizer"
 

@@ -224,7 +224,7 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
     uint8_t straight[32], resumed[32];
     char path[96];
     snprintf(path, sizeof path, "%s/checkpoints/step-2", folder);
-    struct checkpoint_state about = {
+    struct checkpoint_state metadata = {
         .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = strdup("x: 1\n")};
     assert_ok(comm_open(
                   &(struct comm_options){
@@ -239,8 +239,9 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
             continue;
         struct trainer_snapshot snapshot;
         assert_ok(trainer_snapshot(rig.trainer, &snapshot, &err), err);
-        assert_ok(checkpoint_write(captioner_params(rig.captioner), &snapshot, &about, path, &err),
-                  err);
+        assert_ok(
+            checkpoint_write(captioner_params(rig.captioner), &snapshot, &metadata, path, &err),
+            err);
         trainer_snapshot_release(&snapshot);
     }
     assert_ok(trainer_digest(rig.trainer, straight, &err), err);
@@ -303,7 +304,7 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
 
     free(weights);
     checkpoint_state_release(&read);
-    checkpoint_state_release(&about);
+    checkpoint_state_release(&metadata);
     trainer_snapshot_release(&snapshot);
     rig_close(&rig);
     comm_free(&comm);

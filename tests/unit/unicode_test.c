@@ -1,7 +1,7 @@
 /* tests/unit/unicode_test.c - UTF-8 read and written, and the classes where libraries disagree. */
 #include "tests/unit/unit.h"
 
-#include "common/unicode.h"
+#include "common/tokenizer/unicode.h"
 
 static void every_character_reads_back_as_written(void **state)
 {

@@ -21,7 +21,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
-#include "common/hf.h"
+#include "common/models/hf.h"
 #include "worker/ops/ops.h"
 
 #define CAPTIONER_EXPERTS_MAX 64

@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 #include "worker/model/arena.h"
 
 /* Where tensors come from and where small ones go. */

@@ -3,7 +3,7 @@
  * grouped keys and values: Ainslie et al. 2023. */
 #pragma once
 
-#include "common/hf.h"
+#include "common/models/hf.h"
 #include "worker/model/arena.h"
 #include "worker/model/sequences.h"
 

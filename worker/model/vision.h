@@ -2,7 +2,7 @@
  * (Dosovitskiy et al. 2021), inference only. */
 #pragma once
 
-#include "common/hf.h"
+#include "common/models/hf.h"
 #include "worker/model/arena.h"
 
 struct vision;

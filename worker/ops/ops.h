@@ -27,7 +27,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
-#include "common/safetensors.h"
+#include "common/models/safetensors.h"
 
 typedef struct bl_act act; /* never defined: see Elements */
 struct ops;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes common/unicode_table.inc: the character classes that tokenizers 0.23.3 works with.
+"""Makes common/tokenizer/unicode_table.inc: the character classes that tokenizers 0.23.3 works with.
 
 They come from the library itself, code point by code point, because its parts follow different
 Unicode versions (16 in its regular expressions, 17 in its Digits) and no other library has both:
@@ -88,7 +88,7 @@ def array(name, values):
 
 ascii_classes = [max((r for r in ranges if r[0] <= c), default=(0, 0))[1] for c in range(128)]
 lines = [
-    "/* common/unicode_table.inc - made by tests/golden/unicode/make.py from tokenizers "
+    "/* common/tokenizer/unicode_table.inc - made by tests/golden/unicode/make.py from tokenizers "
     f"{tokenizers.__version__}.",
     " * Members: " + ", ".join(f"{len(m)} {name[8:].lower()}" for name, m in classes) + ". */",
     "",
@@ -98,7 +98,7 @@ lines = [
     "/* Each range's first code point << 8 | its classes. */",
     *array("class_ranges", (f"0x{point << 8 | bits:X}" for point, bits in ranges)),
 ]
-target = pathlib.Path(__file__).parents[3] / "common" / "unicode_table.inc"
+target = pathlib.Path(__file__).parents[3] / "common" / "tokenizer" / "unicode_table.inc"
 target.write_text("\n".join(lines) + "\n")
 print(f"{target.name}: {len(ranges)} ranges, " + ", ".join(
     f"{name} {len(members)}" for name, members in classes))

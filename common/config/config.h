@@ -1,0 +1,159 @@
+/* common/config/config.h - RUN.yaml: one strict schema table (config_schema.c) knows each key's type,
+ * range, unit, default and help; docs/config.md is printed from it. What is not in the table is an
+ * error with file, line and column. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "common/error.h"
+
+enum config_precision { CONFIG_BF16, CONFIG_F32 };
+enum config_format { CONFIG_FORMAT_AUTO, CONFIG_IMAGEFOLDER, CONFIG_PAIRS };
+enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
+enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
+enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
+enum config_routing { CONFIG_POOLED, CONFIG_MEAN, CONFIG_FIRST_PATCH };
+enum config_schedule { CONFIG_COSINE, CONFIG_CONSTANT, CONFIG_WSD };
+
+struct config_strings {
+    char **at;
+    size_t count;
+};
+
+/* A caption column and the text that stands before its captions; order is preference. */
+struct config_caption {
+    char *column, *prefix; /* prefix as written; "" = none */
+};
+struct config_captions {
+    struct config_caption *at;
+    size_t count; /* at least 1 */
+};
+
+struct config_data {
+    char *source;
+    enum config_format format;
+    struct config_captions captions;
+    enum config_choice caption_choice;
+    bool train_prefix;
+    int64_t min_tokens, max_tokens;   /* tokens of the caption alone: no prefix, no EOS */
+    struct config_strings keep, drop; /* PCRE2 patterns, checked at load */
+    bool deduplicate;
+    double validation;       /* below 1: fraction of the images; from 1: their number */
+    char *validation_source; /* NULL = none */
+    char *eos;               /* the token's text; NULL = config.json's eos_token_id */
+    int64_t max_pixels;
+    double max_bad_fraction;
+};
+
+struct config_qformer {
+    int64_t width; /* 0 = the LLM's */
+    int64_t queries, layers, heads;
+    double dropout;
+};
+
+struct config_projector {
+    enum config_projector_kind kind;
+    int64_t experts;
+    enum config_routing routing;
+    double dropout;
+    double balance, router_z; /* alpha and beta of the loss; moe only */
+};
+
+struct config_train {
+    int64_t steps, global_batch;
+    int64_t micro_batch; /* under reproducible it equals grain */
+    int64_t grain;
+    bool reproducible;
+    double lr;
+    int64_t warmup_steps;
+    enum config_schedule schedule;
+    double floor;        /* as a fraction of lr */
+    int64_t decay_steps; /* wsd only */
+    double weight_decay, beta1, beta2, eps;
+    bool decay_norms;
+    double clip;            /* 0 = off */
+    double ema;             /* 0 = off */
+    double skip_outliers;   /* z-score; 0 = off */
+    char *init_from;        /* checkpoint folder; NULL = none */
+    int64_t validate_every; /* 0 = only at the end */
+    bool validate_at_start;
+    int64_t validation_captions;   /* sample captions at each validation */
+    int64_t validation_max_images; /* 0 = all */
+    int64_t max_new_tokens;
+    int64_t checkpoint_every; /* 0 = only at start and end */
+    int64_t keep_last;
+    bool keep_best;
+};
+
+struct config_cluster {
+    int64_t workers_min;
+    double patience_s;
+    char *bind;   /* address or interface of the coordinator's socket */
+    int64_t port; /* 0 = any free one */
+    bool insecure;
+    int64_t window;          /* groups on their way to one worker */
+    int64_t steps_ahead;     /* steps ordered before the current one is done */
+    int64_t loader_threads;  /* of one loader; 0 = its cores */
+    int64_t loader_capacity; /* groups one loader may hold */
+};
+
+struct config_log {
+    int64_t every;
+};
+
+/* Values are the effective ones: defaults filled in, `auto` resolved where the file alone decides
+ * it, paths absolute. Text and lists belong to the configuration. */
+struct config {
+    char *run_dir;
+    int64_t seed;
+    enum config_precision precision;
+    int64_t threads; /* of one worker; 0 = its cores */
+    struct config_data data;
+    struct {
+        char *path;
+    } vision;
+    struct {
+        char *path;
+        enum config_bos bos;
+    } llm;
+    struct config_qformer qformer;
+    struct config_projector projector;
+    struct config_train train;
+    struct config_cluster cluster;
+    struct config_log log;
+
+    /* Canonical text: every key in the table's order, paths absolute, `auto` left as auto. It is
+     * YAML that config_parse reads back to the same text; RUN_DIR/config.yaml and state.json hold
+     * it. */
+    char *text;
+};
+
+/* Reads a RUN.yaml. Relative paths start at the file's folder. *ret is the caller's (config_free).
+ * -BL_ECONFIG with file:line:column, key, what was expected and found. No path is looked at here
+ * (check does that). */
+int config_open(const char *path, struct config **ret, struct bl_error *err);
+/* The same from memory; `name` stands for the file in messages, relative paths start at `folder`.
+ */
+int config_parse(const char *yaml, size_t size, const char *name, const char *folder,
+                 struct config **ret, struct bl_error *err);
+/* NULL is fine; sets *config to NULL. */
+void config_free(struct config **config);
+
+/* Whether a run made with `before` may go on with `now`: -BL_ECONFIG naming the first key that
+ * differs and may not. Keys that may change only with a word (the schedule's length) are written to
+ * notice, one sentence, "" when none. Folders may move: what they hold is compared by hash
+ * elsewhere. */
+int config_may_resume(const struct config *before, const struct config *now, char *notice,
+                      size_t notice_size, struct bl_error *err);
+
+/* SHA-256 over the keys that may not change on resume: 32 bytes. */
+void config_digest(const struct config *config, uint8_t ret[32]);
+/* SHA-256 over the keys that decide which captions are kept and how they are split (data.* but
+ * the folders' places, and the seed): a dataset.index made under another digest is stale. */
+void config_data_digest(const struct config *config, uint8_t ret[32]);
+
+/* The reference page, docs/config.md. */
+int config_print_reference(FILE *out);

@@ -1,0 +1,217 @@
+/* common/config/keys.c - the keys of the file, its sections and lists, each once. */
+#include "common/config/parts.h"
+
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/limits.h"
+#include "common/pattern.h"
+
+_Static_assert(sizeof(enum config_schedule) == sizeof(int), "choices are stored through int");
+
+/* A text inside a list; `path` like "data.keep[2]". */
+static int read_text(struct reader *r, const char *path, char **ret)
+{
+    if (r->event.type != YAML_SCALAR_EVENT)
+        return FAIL_HERE(r, path, "expected a text, found %s", config_event_words(&r->event));
+    if (config_scalar_is_plain(r) && !config_plain_is_text(config_scalar(r))) {
+        FAIL_HERE(r, path, "expected a text, found %.80s",
+                  *config_scalar(r) ? config_scalar(r) : "nothing");
+        return bl_error_remedy(r->err, "put it in quotes if it is meant as text");
+    }
+    int rc = config_copy_text(config_scalar(r), ret, r->err);
+    return rc < 0 ? config_fail_named(r, config_place_of(r->event.start_mark), path, rc) : 0;
+}
+
+static int fail_list(struct reader *r, const char *path)
+{
+    return FAIL_HERE(r, path, "expected a list of at most %d", BL_CONFIG_LIST_MAX);
+}
+
+static int read_pattern(struct reader *r, const char *path, char **ret)
+{
+    BL_TRY(read_text(r, path, ret));
+    bl_auto(pattern) struct pattern *compiled = NULL;
+    int rc = pattern_open(*ret, &compiled, r->err);
+    return rc < 0 ? config_fail_named(r, config_place_of(r->event.start_mark), path, rc) : 0;
+}
+
+static int read_patterns(struct reader *r, const struct config_key *key)
+{
+    struct config_strings *list = (void *)((char *)r->config + key->offset);
+    for (;;) {
+        char path[128];
+        BL_TRY(config_next_event(r));
+        if (r->event.type == YAML_SEQUENCE_END_EVENT)
+            return 0;
+        snprintf(path, sizeof path, "%s[%zu]", key->path, list->count);
+        char **item = config_list_add(&list->at, &list->count, sizeof *item);
+        if (!item)
+            return fail_list(r, path);
+        BL_TRY(read_pattern(r, path, item));
+    }
+}
+
+/* One {column, prefix}; the current event is its start. */
+static int read_caption(struct reader *r, const char *path, struct config_caption *caption)
+{
+    if (r->event.type != YAML_MAPPING_START_EVENT)
+        return FAIL_HERE(r, path, "expected {column, prefix}, found %s",
+                         config_event_words(&r->event));
+    struct place start = config_place_of(r->event.start_mark);
+    for (;;) {
+        char inner[192];
+        BL_TRY(config_next_event(r));
+        if (r->event.type == YAML_MAPPING_END_EVENT)
+            break;
+        if (r->event.type != YAML_SCALAR_EVENT)
+            return FAIL_HERE(r, path, "expected a key, found %s", config_event_words(&r->event));
+        snprintf(inner, sizeof inner, "%s.%.60s", path, config_scalar(r));
+        char **field = !strcmp(config_scalar(r), "column")   ? &caption->column
+                       : !strcmp(config_scalar(r), "prefix") ? &caption->prefix
+                                                             : NULL;
+        if (!field)
+            return config_fail_unknown(r, inner, (const char *const[]){"column", "prefix"}, 2);
+        if (*field)
+            return FAIL_HERE(r, inner, "is given twice");
+        BL_TRY(config_next_event(r));
+        BL_TRY(read_text(r, inner, field));
+    }
+    if (!caption->column || !*caption->column)
+        return config_fail_named(r, start, path, bl_fail(r->err, BL_ECONFIG, "column is missing"));
+    return caption->prefix ? 0 : config_copy_text("", &caption->prefix, r->err);
+}
+
+static int read_captions(struct reader *r, const struct config_key *key)
+{
+    struct config_captions *list = (void *)((char *)r->config + key->offset);
+    for (;;) {
+        char path[128];
+        BL_TRY(config_next_event(r));
+        if (r->event.type == YAML_SEQUENCE_END_EVENT)
+            return list->count ? 0
+                               : FAIL_HERE(r, key->path, "expected at least one caption column");
+        snprintf(path, sizeof path, "%s[%zu]", key->path, list->count);
+        struct config_caption *item = config_list_add(&list->at, &list->count, sizeof *item);
+        if (!item)
+            return fail_list(r, path);
+        BL_TRY(read_caption(r, path, item));
+        for (size_t i = 0; i + 1 < list->count; i++)
+            if (!strcmp(list->at[i].column, item->column) &&
+                !strcmp(list->at[i].prefix, item->prefix))
+                return FAIL_HERE(r, path, "column %.60s is given twice with the same prefix",
+                                 item->column);
+    }
+}
+
+static int read_value(struct reader *r, const struct config_key *key)
+{
+    struct place place = config_place_of(r->event.start_mark);
+    bool list = key->type == CONFIG_PATTERNS || key->type == CONFIG_CAPTIONS;
+    yaml_event_type_t wanted = list ? YAML_SEQUENCE_START_EVENT : YAML_SCALAR_EVENT;
+    r->places[key - config_keys] = place;
+    if (r->event.type != wanted)
+        return config_fail_named(r, place, key->path,
+                                 config_fail_value(r->err, key, config_event_words(&r->event)));
+    if (key->type == CONFIG_PATTERNS)
+        return read_patterns(r, key);
+    if (key->type == CONFIG_CAPTIONS)
+        return read_captions(r, key);
+    int rc = config_set_scalar(r->config, key, config_scalar(r), config_scalar_is_plain(r),
+                               r->folder, r->err);
+    return rc < 0 ? config_fail_named(r, place, key->path, rc) : 0;
+}
+
+const struct config_key *config_find_key(const char *path)
+{
+    for (size_t i = 0; i < config_key_count; i++)
+        if (!strcmp(config_keys[i].path, path))
+            return &config_keys[i];
+    return NULL;
+}
+
+/* Index of the first key in section `path`, or -1. */
+static int find_section(const char *path)
+{
+    size_t length = strlen(path);
+    for (size_t i = 0; i < config_key_count; i++)
+        if (!strncmp(config_keys[i].path, path, length) && config_keys[i].path[length] == '.')
+            return (int)i;
+    return -1;
+}
+
+/* The candidates are all keys, and the sections. */
+static int fail_unknown_key(struct reader *r, const char *path)
+{
+    char sections[CONFIG_KEYS_MAX][32];
+    const char *known[2 * CONFIG_KEYS_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        known[count++] = key->path;
+        if (config_leaf(key->path) == key->path || !config_starts_section(key))
+            continue;
+        snprintf(sections[i], sizeof sections[i], "%.*s",
+                 (int)(config_leaf(key->path) - key->path) - 1, key->path);
+        known[count++] = sections[i];
+    }
+    return config_fail_unknown(r, path, known, count);
+}
+
+/* A key must not come twice: says where it stood first. */
+static int once(struct reader *r, struct place *place, const char *path)
+{
+    if (place->line)
+        return FAIL_HERE(r, path, "is given twice; the first is on line %zu", place->line);
+    *place = config_place_of(r->event.start_mark);
+    return 0;
+}
+
+/* The keys of the file (section NULL) or of a section, up to and with the mapping's end. The
+ * schema is two levels deep, and so is the recursion. */
+static int read_keys(struct reader *r, const char *section)
+{
+    for (;;) {
+        BL_TRY(config_next_event(r));
+        if (r->event.type == YAML_MAPPING_END_EVENT)
+            return 0;
+        if (r->event.type != YAML_SCALAR_EVENT)
+            return FAIL_HERE(r, section, "expected a key, found %s", config_event_words(&r->event));
+        char path[128];
+        snprintf(path, sizeof path, "%s%s%.80s", section ? section : "", section ? "." : "",
+                 config_scalar(r));
+        const struct config_key *key = config_find_key(path);
+        int first = key || section ? -1 : find_section(path);
+        if (!key && first < 0)
+            return fail_unknown_key(r, path);
+        BL_TRY(once(r, key ? &r->places[key - config_keys] : &r->sections[first], path));
+        BL_TRY(config_next_event(r));
+        if (key) {
+            BL_TRY(read_value(r, key));
+            continue;
+        }
+        if (r->event.type != YAML_MAPPING_START_EVENT) {
+            FAIL_HERE(r, path, "expected keys of this section below it, found %s",
+                      config_event_words(&r->event));
+            return bl_error_remedy(r->err, "indent them, or remove the line");
+        }
+        BL_TRY(read_keys(r, path));
+    }
+}
+
+int config_read_keys(struct reader *r)
+{
+    BL_TRY(config_next_event(r)); /* start of the stream */
+    BL_TRY(config_next_event(r)); /* start of the document */
+    if (r->event.type != YAML_STREAM_END_EVENT)
+        BL_TRY(config_next_event(r));
+    if (r->event.type != YAML_MAPPING_START_EVENT)
+        return FAIL_HERE(r, NULL, "expected keys and values, found %s",
+                         config_event_words(&r->event));
+    BL_TRY(read_keys(r, NULL));
+    BL_TRY(config_next_event(r)); /* end of the document */
+    BL_TRY(config_next_event(r));
+    if (r->event.type != YAML_STREAM_END_EVENT)
+        return FAIL_HERE(r, NULL, "expected one YAML document, found a second one");
+    return 0;
+}

@@ -1,0 +1,83 @@
+/* common/config/parts.h - what the parts of the configuration share. Private to config*.c; config.h is what others see.
+ *
+ *   config_schema.c  the table of keys           config_reader.c  YAML's events, errors with line and column
+ *   config_value.c   one key's value from text   config_keys.c    the file's keys, sections and lists
+ *   config.c         defaults, what the file alone decides, open and free
+ *   config_text.c    back to text; comparison, digests, reference */
+#pragma once
+
+#include <stdio.h>
+#include <yaml.h>
+
+#include "common/config/config.h"
+#include "common/config/schema.h"
+
+/* Where in the file a value stands; line 0: it is the default. */
+struct place {
+    size_t line, column;
+};
+
+/* A file being read: libyaml's parser and its current event. */
+struct reader {
+    yaml_parser_t parser;
+    yaml_event_t event;
+    const char *name, *folder;
+    struct config *config;
+    struct place places[CONFIG_KEYS_MAX];   /* of each key's value */
+    struct place sections[CONFIG_KEYS_MAX]; /* of a section, at the index of its first key */
+    struct bl_error *err;
+};
+
+/* ---- config_reader.c */
+
+/* 1-based, as editors count. */
+struct place config_place_of(yaml_mark_t mark);
+/* Adds key (NULL: none) and place to the error that was filled in with rc, which it gives back. */
+int config_fail_named(struct reader *r, struct place place, const char *key, int rc);
+/* What the event is to a person: "a list". */
+const char *config_event_words(const yaml_event_t *event);
+/* Reads the next event. What the schema never needs (anchors, tags, …) is refused with its place. */
+int config_next_event(struct reader *r);
+/* The current event's text, and whether it stood there without quotes. */
+const char *config_scalar(const struct reader *r);
+bool config_scalar_is_plain(const struct reader *r);
+/* "steps" of "train.steps". */
+const char *config_leaf(const char *path);
+/* Whether key stands first in its section. */
+bool config_starts_section(const struct config_key *key);
+/* Names the nearest of the `count` known paths, if one is near. */
+int config_fail_unknown(struct reader *r, const char *path, const char *const *known, size_t count);
+/* Failure at the current event, about `key` (NULL: about none). */
+#define FAIL_HERE(r, key, ...)                                                                     \
+    config_fail_named(r, config_place_of((r)->event.start_mark), key,                              \
+                      bl_fail((r)->err, BL_ECONFIG, __VA_ARGS__))
+
+/* ---- config_value.c */
+
+/* What a key takes, in words: "a whole number from 1 to 64 threads, or auto". */
+void config_expectation(const struct config_key *key, char *ret, size_t size);
+/* Fails with what the key takes and what was found. */
+int config_fail_value(struct bl_error *err, const struct config_key *key, const char *found);
+/* The value is not the caller's mistake of writing nothing, a number or a bool where text is meant.
+ */
+bool config_plain_is_text(const char *s);
+/* *ret is the caller's (free). */
+int config_copy_text(const char *text, char **ret, struct bl_error *err);
+/* Sets a key that is one scalar. plain: not in quotes. */
+int config_set_scalar(struct config *config, const struct config_key *key, const char *text,
+                      bool plain, const char *folder, struct bl_error *err);
+/* Grows a list (the address of its pointer) by one zeroed element and gives its address; NULL: no memory, or
+ * BL_CONFIG_LIST_MAX elements. */
+void *config_list_add(void *items, size_t *count, size_t element);
+
+/* ---- config_keys.c */
+
+/* NULL: there is none. */
+const struct config_key *config_find_key(const char *path);
+/* The whole document into r->config, with the place of each key. */
+int config_read_keys(struct reader *r);
+
+/* ---- config_text.c */
+
+/* Sets config->text: every key, written out. */
+int config_print(struct config *config, struct bl_error *err);

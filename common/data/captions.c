@@ -1,0 +1,289 @@
+/* common/data/captions.c - prefix, caption and EOS as token ids, and the rules of a run. */
+#include "common/data/captions.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/array.h"
+#include "common/cleanup.h"
+#include "common/pattern.h"
+#include "common/random.h"
+
+static const struct {
+    const char *words, *key;
+} verdicts[] = {
+#define X(name, words, key) {words, key},
+    CAPTION_VERDICTS(X)
+#undef X
+};
+
+const char *caption_verdict_words(enum caption_verdict verdict)
+{
+    return verdicts[verdict].words;
+}
+
+const char *caption_verdict_key(enum caption_verdict verdict)
+{
+    return verdicts[verdict].key;
+}
+
+/* -- white space ------------------------------------------------------------------------------ */
+
+/* Python's str.isspace: bidirectional type B, S or WS, or category Zs. */
+static bool is_space(uint32_t c)
+{
+    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
+           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
+           c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+/* Bytes of the white space character at text, 0 if there is none. All are of three bytes at most.
+ */
+static size_t space_at(const unsigned char *text, size_t size)
+{
+    if (size && text[0] < 0x80)
+        return is_space(text[0]);
+    if (size >= 2 && text[0] == 0xc2 && is_space(text[1]))
+        return 2; /* U+0080 to U+00BF: the second byte is the code point */
+    if (size >= 3 && (text[0] & 0xf0) == 0xe0 && (text[1] & 0xc0) == 0x80 &&
+        (text[2] & 0xc0) == 0x80 &&
+        is_space((uint32_t)(text[0] & 0x0f) << 12 | (uint32_t)(text[1] & 0x3f) << 6 |
+                 (text[2] & 0x3f)))
+        return 3;
+    return 0;
+}
+
+const char *caption_strip(const char *text, size_t size, size_t *ret_size)
+{
+    const unsigned char *t = (const unsigned char *)text;
+    size_t start = 0, length;
+    while ((length = space_at(t + start, size - start)))
+        start += length;
+    size_t end = size;
+    for (bool more = true; more && end > start;) {
+        more = false;
+        for (size_t back = 1; back <= 3 && back <= end - start; back++)
+            if (space_at(t + end - back, back) == back) {
+                end -= back;
+                more = true;
+                break;
+            }
+    }
+    *ret_size = end - start;
+    return text + start;
+}
+
+/* Bytes of a prefix that count: up to its trailing white space. */
+static size_t prefix_size(const char *prefix)
+{
+    size_t size;
+    const char *inner = caption_strip(prefix, strlen(prefix), &size);
+    return size ? (size_t)(inner - prefix) + size : 0;
+}
+
+/* -- ids -------------------------------------------------------------------------------------- */
+
+int caption_prompt(const struct tokenizer *tokenizer, const char *prefix, struct token_ids *ids,
+                   struct bl_error *err)
+{
+    size_t size = prefix_size(prefix);
+    return size ? tokenizer_encode(tokenizer, prefix, size, false, ids, err) : 0;
+}
+
+#define auto_ids __attribute__((cleanup(token_ids_release))) struct token_ids
+
+/* The same with the prompt's ids at hand. */
+static int encode_after(const struct tokenizer *tokenizer, const char *prefix,
+                        const struct token_ids *prompt, const char *caption, size_t size,
+                        int32_t eos, struct token_ids *ids, enum caption_verdict *ret_verdict,
+                        struct bl_error *err)
+{
+    size_t before = ids->count, first = prefix_size(prefix), inner;
+    const char *stripped = caption_strip(caption, size, &inner);
+    *ret_verdict = CAPTION_EMPTY;
+    if (!inner)
+        return 0;
+    bl_autobytes struct bl_bytes text = {0};
+    if (!bl_bytes_add(&text, prefix, first) || !bl_bytes_add(&text, " ", first != 0) ||
+        !bl_bytes_add(&text, stripped, inner))
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    BL_TRY(tokenizer_encode(tokenizer, text.data, text.size, false, ids, err));
+    size_t count = ids->count - before;
+    if (count <= prompt->count || (prompt->count && memcmp(ids->ids + before, prompt->ids,
+                                                           prompt->count * sizeof *prompt->ids))) {
+        ids->count = before;
+        *ret_verdict = CAPTION_BOUNDARY;
+        return 0;
+    }
+    if (!bl_grow(&ids->ids, &ids->capacity, ids->count + 1, sizeof *ids->ids))
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    ids->ids[ids->count++] = eos;
+    *ret_verdict = CAPTION_KEPT;
+    return 0;
+}
+
+int caption_encode(const struct tokenizer *tokenizer, const char *prefix, const char *caption,
+                   size_t size, int32_t eos, struct token_ids *ids, size_t *ret_label_first,
+                   enum caption_verdict *ret_verdict, struct bl_error *err)
+{
+    auto_ids prompt = {0};
+    BL_TRY(caption_prompt(tokenizer, prefix, &prompt, err));
+    *ret_label_first = prompt.count;
+    return encode_after(tokenizer, prefix, &prompt, caption, size, eos, ids, ret_verdict, err);
+}
+
+int caption_eos(const struct config_data *data, const struct tokenizer *tokenizer,
+                const struct hf_llm *llm, int32_t *ret, struct bl_error *err)
+{
+    int32_t eos = data->eos            ? tokenizer_find(tokenizer, data->eos)
+                  : llm->eos_count > 0 ? llm->eos[0]
+                                       : -1;
+    if (eos < 0) {
+        if (data->eos)
+            bl_fail(err, BL_ECONFIG, "the tokenizer has no token \"%.60s\"", data->eos);
+        else
+            bl_fail(err, BL_ECONFIG, "config.json of the language model has no eos_token_id");
+        bl_error_remedy(err, "name the token that is to end a caption");
+        return bl_error_key(err, "data.eos");
+    }
+    if (eos >= tokenizer_vocabulary_size(tokenizer) || !tokenizer_content(tokenizer, eos)) {
+        bl_fail(err, BL_ECONFIG,
+                "config.json's eos_token_id %d is not in the tokenizer's "
+                "vocabulary of %d",
+                eos, tokenizer_vocabulary_size(tokenizer));
+        bl_error_remedy(err, "name the token that is to end a caption");
+        return bl_error_key(err, "data.eos");
+    }
+    *ret = eos;
+    return 0;
+}
+
+/* -- rules ------------------------------------------------------------------------------------ */
+
+struct caption_rules {
+    const struct config_data *data;
+    const struct tokenizer *tokenizer;
+    int32_t eos;
+    struct token_ids *prompts; /* of each column */
+    struct pattern **keep, **drop;
+};
+
+static int open_patterns(const struct config_strings *texts, struct pattern ***ret,
+                         struct bl_error *err)
+{
+    *ret = calloc(texts->count + 1, sizeof **ret);
+    if (!*ret)
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    for (size_t i = 0; i < texts->count; i++)
+        BL_TRY(pattern_open(texts->at[i], &(*ret)[i], err));
+    return 0;
+}
+
+int caption_rules_open(const struct config_data *data, const struct tokenizer *tokenizer,
+                       int32_t eos, struct caption_rules **ret, struct bl_error *err)
+{
+    bl_auto(caption_rules) struct caption_rules *rules = calloc(1, sizeof *rules);
+    if (!rules)
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    rules->data = data;
+    rules->tokenizer = tokenizer;
+    rules->eos = eos;
+    rules->prompts = calloc(data->captions.count, sizeof *rules->prompts);
+    if (!rules->prompts)
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    for (size_t i = 0; i < data->captions.count; i++)
+        BL_TRY(caption_prompt(tokenizer, data->captions.at[i].prefix, &rules->prompts[i], err));
+    BL_TRY(open_patterns(&data->keep, &rules->keep, err));
+    BL_TRY(open_patterns(&data->drop, &rules->drop, err));
+    *ret = bl_take(&rules);
+    return 0;
+}
+
+static void free_patterns(struct pattern **patterns, size_t count)
+{
+    for (size_t i = 0; patterns && i < count; i++)
+        pattern_free(&patterns[i]);
+    free(patterns);
+}
+
+void caption_rules_free(struct caption_rules **rules)
+{
+    struct caption_rules *r = *rules;
+    if (!r)
+        return;
+    for (size_t i = 0; r->prompts && i < r->data->captions.count; i++)
+        token_ids_release(&r->prompts[i]);
+    free(r->prompts);
+    free_patterns(r->keep, r->data->keep.count);
+    free_patterns(r->drop, r->data->drop.count);
+    free(r);
+    *rules = NULL;
+}
+
+/* Names the pattern that failed. */
+static int find(struct pattern *const *patterns, size_t i, const char *key, const char *text,
+                size_t size, bool *ret, struct bl_error *err)
+{
+    int rc = pattern_find(patterns[i], text, size, ret, err);
+    return rc < 0 ? bl_error_key(err, "%s[%zu]", key, i) : 0;
+}
+
+static int judge_text(const struct caption_rules *rules, const char *text, size_t size,
+                      enum caption_verdict *ret, struct bl_error *err)
+{
+    bool found;
+    *ret = CAPTION_NOT_KEPT;
+    for (size_t i = 0; i < rules->data->keep.count; i++) {
+        BL_TRY(find(rules->keep, i, "data.keep", text, size, &found, err));
+        if (!found)
+            return 0;
+    }
+    *ret = CAPTION_DROPPED;
+    for (size_t i = 0; i < rules->data->drop.count; i++) {
+        BL_TRY(find(rules->drop, i, "data.drop", text, size, &found, err));
+        if (found)
+            return 0;
+    }
+    *ret = CAPTION_KEPT;
+    return 0;
+}
+
+int caption_rules_encode(const struct caption_rules *rules, const struct caption_text *caption,
+                         struct token_ids *ids, size_t *ret_label_first,
+                         enum caption_verdict *ret_verdict, struct bl_error *err)
+{
+    BL_ASSERT_CMP(caption->column, <, rules->data->captions.count);
+    const struct token_ids *prompt = &rules->prompts[caption->column];
+    const char *prefix = rules->data->captions.at[caption->column].prefix;
+    size_t before = ids->count, size;
+    const char *text = caption_strip(caption->text, caption->size, &size);
+    *ret_label_first = rules->data->train_prefix ? 0 : prompt->count;
+    *ret_verdict = CAPTION_EMPTY;
+    if (!size)
+        return 0;
+    BL_TRY(judge_text(rules, text, size, ret_verdict, err));
+    if (*ret_verdict != CAPTION_KEPT)
+        return 0;
+    BL_TRY(encode_after(rules->tokenizer, prefix, prompt, text, size, rules->eos, ids, ret_verdict,
+                        err));
+    if (*ret_verdict != CAPTION_KEPT)
+        return 0;
+    int64_t tokens = (int64_t)(ids->count - before - prompt->count - 1);
+    if (tokens < rules->data->min_tokens)
+        *ret_verdict = CAPTION_TOO_SHORT;
+    if (tokens > rules->data->max_tokens)
+        *ret_verdict = CAPTION_TOO_LONG;
+    if (*ret_verdict != CAPTION_KEPT)
+        ids->count = before;
+    return 0;
+}
+
+uint32_t caption_choose(uint64_t seed, uint64_t epoch, uint64_t sample, uint32_t count)
+{
+    uint32_t words[4];
+    BL_ASSERT_CMP(count, >=, 1);
+    if (count == 1)
+        return 0;
+    bl_draw(seed, BL_RANDOM_CAPTION, epoch, sample, words);
+    return (uint32_t)((uint64_t)words[0] * count >> 32);
+}

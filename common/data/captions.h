@@ -1,0 +1,84 @@
+/* common/data/captions.h - a caption as the language model is to learn it (docs/recipe.md, Text): one
+ * way for the index, the loaders, captioning and scoring.
+ *
+ * P is the prefix without trailing white space, C the caption without white space at both ends
+ * (Python's str.strip). ids = encode(P + " " + C), C alone where P is empty, and the EOS. The ids
+ * must begin with encode(P), which is the prompt at generation. BOS stands apart (llm.bos) and is
+ * not among them. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/config/config.h"
+#include "common/error.h"
+#include "common/models/hf.h"
+#include "common/tokenizer/tokenizer.h"
+
+/* Why a caption is not trained: name, words, key of RUN.yaml that decides it or NULL. */
+#define CAPTION_VERDICTS(X)                                                                        \
+    X(KEPT, "kept", NULL)                                                                          \
+    X(EMPTY, "empty", NULL)                                                                        \
+    X(TOO_SHORT, "too short", "data.min_tokens")                                                   \
+    X(TOO_LONG, "too long", "data.max_tokens")                                                     \
+    X(NOT_KEPT, "lacks a pattern to keep", "data.keep")                                            \
+    X(DROPPED, "has a pattern to drop", "data.drop")                                               \
+    X(BOUNDARY, "its first token merges with the prefix", NULL)                                    \
+    X(DUPLICATE, "repeats a caption of the same image", "data.deduplicate")
+
+enum caption_verdict {
+#define X(name, words, key) CAPTION_##name,
+    CAPTION_VERDICTS(X)
+#undef X
+        CAPTION_VERDICT_COUNT
+};
+const char *caption_verdict_words(enum caption_verdict verdict);
+const char *caption_verdict_key(enum caption_verdict verdict);
+
+/* -- without rules: captioning, scoring ------------------------------------------------------- */
+
+/* What lies between white space: Python's str.strip() of UTF-8. Borrowed from text. */
+const char *caption_strip(const char *text, size_t size, size_t *ret_size);
+
+/* Appends the prompt, encode(P), to ids. */
+int caption_prompt(const struct tokenizer *tokenizer, const char *prefix, struct token_ids *ids,
+                   struct bl_error *err);
+
+/* Appends the ids of prefix, caption and eos. *ret_label_first: how many of them stand before the
+ * caption. *ret_verdict: KEPT, EMPTY or BOUNDARY; ids are as before unless KEPT. */
+int caption_encode(const struct tokenizer *tokenizer, const char *prefix, const char *caption,
+                   size_t size, int32_t eos, struct token_ids *ids, size_t *ret_label_first,
+                   enum caption_verdict *ret_verdict, struct bl_error *err);
+
+/* The EOS that data.eos means: its token's id, or the first eos_token_id of config.json.
+ * -BL_ECONFIG: there is none, or it is outside the tokenizer's vocabulary. */
+int caption_eos(const struct config_data *data, const struct tokenizer *tokenizer,
+                const struct hf_llm *llm, int32_t *ret, struct bl_error *err);
+
+/* -- the rules of a run ----------------------------------------------------------------------- */
+
+/* Immutable after opening; may be used from many threads. */
+struct caption_rules;
+
+/* data and tokenizer are borrowed for the rules' life. *ret is the caller's. */
+int caption_rules_open(const struct config_data *data, const struct tokenizer *tokenizer,
+                       int32_t eos, struct caption_rules **ret, struct bl_error *err);
+void caption_rules_free(struct caption_rules **rules);
+
+struct caption_text {
+    const char *text;
+    size_t size;
+    uint32_t column; /* index into data.captions */
+};
+
+/* Appends the ids of a caption under its column's prefix, as training sees them.
+ * *ret_label_first: ids before it are context, the others labels (0 under data.train_prefix).
+ * *ret_verdict: KEPT, or why it is not; ids are as before then. */
+int caption_rules_encode(const struct caption_rules *rules, const struct caption_text *caption,
+                         struct token_ids *ids, size_t *ret_label_first,
+                         enum caption_verdict *ret_verdict, struct bl_error *err);
+
+/* Which of `count` kept captions a sample trains in an epoch: drawn by Philox from (seed, epoch,
+ * sample), the same everywhere. Validation takes caption 0. count >= 1. */
+uint32_t caption_choose(uint64_t seed, uint64_t epoch, uint64_t sample, uint32_t count);

@@ -1,0 +1,372 @@
+/* common/data/dataset.c - opening, checking and reading a dataset.index. */
+#include "common/data/dataset.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/data/dataset_format.h"
+#include "common/file.h"
+#include "common/limits.h"
+
+struct dataset {
+    struct bl_map map;     /* of a file, or */
+    struct bl_bytes bytes; /* made in memory; both empty: borrowed */
+    const struct dataset_header *header;
+    const struct dataset_row *rows;
+    const struct dataset_text *captions;
+    const uint64_t *ids[DATASET_SPLIT_COUNT];
+    const uint64_t *lengths;
+    const struct dataset_note *notes;
+    const char *text;
+};
+
+static const char *const verdict_words[] = {
+#define X(name, words) words,
+    DATASET_VERDICTS(X)
+#undef X
+};
+
+const char *dataset_verdict_words(enum dataset_verdict verdict)
+{
+    return verdict_words[verdict];
+}
+
+/* -- checks ----------------------------------------------------------------------------------- */
+
+static int fail(struct bl_error *err, const char *what)
+{
+    bl_fail(err, BL_EFORMAT, "the dataset index is damaged: %s", what);
+    return bl_error_remedy(err, "remove it, it is made anew");
+}
+
+/* Takes a section of count elements off the front; NULL: it is not there. */
+static const void *take(const uint8_t **at, size_t *left, uint64_t count, size_t element)
+{
+    size_t bytes;
+    if (!bl_mul(count, element, &bytes) || bytes > *left)
+        return NULL;
+    const void *section = *at;
+    *at += bytes;
+    *left -= bytes;
+    return section;
+}
+
+/* Points at the sections; they must fill the file. */
+static int check_sections(struct dataset *d, const uint8_t *data, size_t size, struct bl_error *err)
+{
+    const struct dataset_header *h = (const void *)data;
+    if (size < sizeof *h || memcmp(h->magic, DATASET_MAGIC, sizeof h->magic))
+        return fail(err, "it does not begin with " DATASET_MAGIC);
+    if (h->version != DATASET_VERSION || h->header_bytes != sizeof *h)
+        return fail(err, "another version of this program wrote it");
+    d->header = h;
+    const uint8_t *at = data + sizeof *h;
+    size_t left = size - sizeof *h;
+    if (!(d->rows = take(&at, &left, h->sample_count, sizeof *d->rows)) ||
+        !(d->captions = take(&at, &left, h->caption_count, sizeof *d->captions)) ||
+        !(d->ids[0] = take(&at, &left, h->split_count[0], sizeof *d->ids[0])) ||
+        !(d->ids[1] = take(&at, &left, h->split_count[1], sizeof *d->ids[1])) ||
+        !(d->lengths = take(&at, &left, h->length_count, sizeof *d->lengths)) ||
+        !(d->notes = take(&at, &left, h->example_count, sizeof *d->notes)) ||
+        !(d->text = take(&at, &left, h->text_bytes, 1)) || left)
+        return fail(err, "its length does not fit its header");
+    uint8_t digest[32];
+    const uint8_t *covered = h->made_from;
+    crypto_hash_sha256(digest, covered, (size_t)(data + size - covered));
+    if (memcmp(digest, h->digest, sizeof digest))
+        return fail(err, "its checksum is wrong");
+    return 0;
+}
+
+/* A text of this size, NUL behind it. */
+static bool text_fits(const struct dataset *d, uint64_t at, uint64_t size)
+{
+    return at < d->header->text_bytes && size < d->header->text_bytes - at && !d->text[at + size];
+}
+
+static bool string_fits(const struct dataset *d, uint64_t at)
+{
+    return at < d->header->text_bytes && memchr(d->text + at, 0, d->header->text_bytes - at);
+}
+
+static int check_rows(const struct dataset *d, struct bl_error *err)
+{
+    const struct dataset_header *h = d->header;
+    uint64_t next = 0;
+    for (uint64_t i = 0; i < h->sample_count; i++) {
+        const struct dataset_row *row = &d->rows[i];
+        if (row->first_caption != next || !row->caption_count ||
+            row->caption_count > h->caption_count - next || row->split >= DATASET_SPLIT_COUNT ||
+            !string_fits(d, row->image))
+            return fail(err, "a sample is wrong");
+        next += row->caption_count;
+    }
+    if (next != h->caption_count)
+        return fail(err, "captions belong to no sample");
+    for (uint64_t i = 0; i < h->caption_count; i++) {
+        const struct dataset_text *caption = &d->captions[i];
+        if (!text_fits(d, caption->text, caption->size) || caption->column >= BL_CONFIG_LIST_MAX ||
+            caption->tokens >= h->length_count)
+            return fail(err, "a caption is wrong");
+    }
+    return 0;
+}
+
+/* Each split's ids rise and name samples of that split; together they are all samples. */
+static int check_splits(const struct dataset *d, struct bl_error *err)
+{
+    const struct dataset_header *h = d->header;
+    if (h->split_count[0] > h->sample_count ||
+        h->split_count[1] != h->sample_count - h->split_count[0])
+        return fail(err, "its splits are not all samples");
+    for (uint32_t split = 0; split < DATASET_SPLIT_COUNT; split++)
+        for (uint64_t i = 0; i < h->split_count[split]; i++) {
+            uint64_t id = d->ids[split][i];
+            if (id >= h->sample_count || d->rows[id].split != split ||
+                (i && id <= d->ids[split][i - 1]))
+                return fail(err, "a split names a wrong sample");
+        }
+    return 0;
+}
+
+static int check_notes(const struct dataset *d, struct bl_error *err)
+{
+    for (uint64_t i = 0; i < d->header->example_count; i++) {
+        const struct dataset_note *note = &d->notes[i];
+        uint32_t count = note->is_caption ? CAPTION_VERDICT_COUNT : DATASET_VERDICT_COUNT;
+        if (note->verdict >= count || !string_fits(d, note->text))
+            return fail(err, "an example is wrong");
+    }
+    return d->header->example_count > UINT32_MAX ? fail(err, "too many examples") : 0;
+}
+
+static int check(struct dataset *d, const void *data, size_t size, struct bl_error *err)
+{
+    if ((uintptr_t)data % 8)
+        return fail(err, "it is not aligned in memory");
+    BL_TRY(check_sections(d, data, size, err));
+    BL_TRY(check_rows(d, err));
+    BL_TRY(check_splits(d, err));
+    return check_notes(d, err);
+}
+
+/* -- opening ---------------------------------------------------------------------------------- */
+
+int dataset_parse(const void *data, size_t size, const char *name, struct dataset **ret,
+                  struct bl_error *err)
+{
+    bl_auto(dataset) struct dataset *d = calloc(1, sizeof *d);
+    if (!d)
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    if (check(d, data, size, err) < 0)
+        return bl_error_file(err, name);
+    *ret = bl_take(&d);
+    return 0;
+}
+
+int dataset_open(const char *path, struct dataset **ret, struct bl_error *err)
+{
+    bl_auto(dataset) struct dataset *d = calloc(1, sizeof *d);
+    if (!d)
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    BL_TRY(bl_map_open(path, &d->map, err));
+    if (check(d, d->map.data, d->map.size, err) < 0)
+        return bl_error_file(err, path);
+    *ret = bl_take(&d);
+    return 0;
+}
+
+void dataset_free(struct dataset **dataset)
+{
+    if (!*dataset)
+        return;
+    bl_map_close(&(*dataset)->map);
+    bl_bytes_release(&(*dataset)->bytes);
+    free(*dataset);
+    *dataset = NULL;
+}
+
+#define auto_inputs __attribute__((cleanup(dataset_inputs_free))) struct dataset_inputs
+
+static int index_path(const struct config *config, char *ret, size_t size, struct bl_error *err)
+{
+    return bl_path_join(ret, size, config->run_dir, "dataset.index", err);
+}
+
+/* The index at path if it is whole and made from these inputs, else NULL. */
+static struct dataset *reuse(const char *path, const struct dataset_inputs *inputs)
+{
+    bl_auto(dataset) struct dataset *d = NULL;
+    if (!bl_path_is_file(path) || dataset_open(path, &d, NULL) < 0 ||
+        memcmp(d->header->made_from, inputs->digest, 32))
+        return NULL;
+    return bl_take(&d);
+}
+
+/* A dataset in memory. */
+static int make(const struct config *config, struct dataset_inputs *inputs,
+                dataset_progress *progress, void *ctx, struct dataset **ret, struct bl_error *err)
+{
+    bl_auto(dataset) struct dataset *d = calloc(1, sizeof *d);
+    if (!d)
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    BL_TRY(dataset_build(config, inputs, progress, ctx, &d->bytes, err));
+    BL_TRY(check(d, d->bytes.data, d->bytes.size, err));
+    *ret = bl_take(&d);
+    return 0;
+}
+
+int dataset_view(const struct config *config, dataset_progress *progress, void *ctx,
+                 struct dataset **ret, struct bl_error *err)
+{
+    char path[4096];
+    auto_inputs *inputs = NULL;
+    BL_TRY(index_path(config, path, sizeof path, err));
+    BL_TRY(dataset_inputs_open(config, &inputs, err));
+    *ret = reuse(path, inputs);
+    return *ret ? 0 : make(config, inputs, progress, ctx, ret, err);
+}
+
+int dataset_prepare(const struct config *config, dataset_progress *progress, void *ctx,
+                    struct dataset **ret, bool *ret_reused, struct bl_error *err)
+{
+    char path[4096];
+    bl_auto(dataset) struct dataset *d = NULL;
+    auto_inputs *inputs = NULL;
+    BL_TRY(index_path(config, path, sizeof path, err));
+    BL_TRY(dataset_inputs_open(config, &inputs, err));
+    d = reuse(path, inputs);
+    bool reused = d != NULL;
+    if (!reused)
+        BL_TRY(make(config, inputs, progress, ctx, &d, err));
+    BL_TRY(dataset_judge(config, d, err));
+    if (!reused) {
+        BL_TRY(bl_folder_make(config->run_dir, err));
+        BL_TRY(bl_file_write(path, d->bytes.data, d->bytes.size, err));
+    }
+    if (ret_reused)
+        *ret_reused = reused;
+    *ret = bl_take(&d);
+    return 0;
+}
+
+/* -- judging ---------------------------------------------------------------------------------- */
+
+static const char *first_missing(const struct dataset *d)
+{
+    for (uint64_t i = 0; i < d->header->example_count; i++)
+        if (!d->notes[i].is_caption && d->notes[i].verdict == DATASET_NO_IMAGE)
+            return d->text + d->notes[i].text;
+    return "unknown";
+}
+
+int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err)
+{
+    const struct dataset_header *h = dataset->header;
+    uint64_t missing = h->sample_verdicts[DATASET_NO_IMAGE], all = 0;
+    for (int i = 0; i < DATASET_VERDICT_COUNT; i++)
+        all += h->sample_verdicts[i];
+    if ((double)missing > config->data.max_bad_fraction * (double)all) {
+        bl_fail(err, BL_EDATA,
+                "image files of %llu of %llu samples are missing or cannot be read, the first is "
+                "%.300s",
+                (unsigned long long)missing, (unsigned long long)all, first_missing(dataset));
+        bl_error_remedy(err, "put them there, or allow for more by data.max_bad_fraction (%g)",
+                        config->data.max_bad_fraction);
+        return bl_error_file(err, config->data.source);
+    }
+    if (h->split_count[DATASET_TRAIN])
+        return 0;
+    bl_fail(err, BL_EDATA,
+            "no sample is left to train on: of %llu, %llu are left out and %llu held out",
+            (unsigned long long)all, (unsigned long long)(all - h->sample_count),
+            (unsigned long long)h->sample_count);
+    bl_error_remedy(err, "blipren-loader inspect shows what was left out and why");
+    return bl_error_file(err, config->data.source);
+}
+
+/* -- reading ---------------------------------------------------------------------------------- */
+
+uint64_t dataset_count(const struct dataset *dataset, enum dataset_split split)
+{
+    return dataset->header->split_count[split];
+}
+
+uint64_t dataset_id(const struct dataset *dataset, enum dataset_split split, uint64_t i)
+{
+    BL_ASSERT_CMP(i, <, dataset->header->split_count[split]);
+    return dataset->ids[split][i];
+}
+
+uint64_t dataset_samples(const struct dataset *dataset)
+{
+    return dataset->header->sample_count;
+}
+
+void dataset_sample(const struct dataset *dataset, uint64_t id, struct dataset_sample *ret)
+{
+    BL_ASSERT_CMP(id, <, dataset->header->sample_count);
+    const struct dataset_row *row = &dataset->rows[id];
+    *ret = (struct dataset_sample){dataset->text + row->image, row->hash,
+                                   (enum dataset_split)row->split, row->caption_count};
+}
+
+void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,
+                     struct dataset_caption *ret)
+{
+    BL_ASSERT_CMP(id, <, dataset->header->sample_count);
+    BL_ASSERT_CMP(i, <, dataset->rows[id].caption_count);
+    const struct dataset_text *c = &dataset->captions[dataset->rows[id].first_caption + i];
+    *ret = (struct dataset_caption){dataset->text + c->text, c->size, c->column, c->tokens};
+}
+
+void dataset_choose(const struct dataset *dataset, uint64_t id, uint64_t seed, uint64_t epoch,
+                    struct dataset_caption *ret)
+{
+    struct dataset_sample sample;
+    dataset_sample(dataset, id, &sample);
+    uint32_t i =
+        sample.split == DATASET_TRAIN ? caption_choose(seed, epoch, id, sample.caption_count) : 0;
+    dataset_caption(dataset, id, i, ret);
+}
+
+const uint8_t *dataset_fingerprint(const struct dataset *dataset)
+{
+    return dataset->header->fingerprint;
+}
+
+uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict)
+{
+    return dataset->header->sample_verdicts[verdict];
+}
+
+uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict)
+{
+    return dataset->header->caption_verdicts[verdict];
+}
+
+uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens)
+{
+    return tokens < dataset->header->length_count ? dataset->lengths[tokens] : 0;
+}
+
+uint32_t dataset_longest(const struct dataset *dataset)
+{
+    return dataset->header->length_count ? (uint32_t)dataset->header->length_count - 1 : 0;
+}
+
+uint32_t dataset_example_count(const struct dataset *dataset)
+{
+    return (uint32_t)dataset->header->example_count;
+}
+
+void dataset_example(const struct dataset *dataset, uint32_t i, struct dataset_example *ret)
+{
+    BL_ASSERT_CMP(i, <, dataset->header->example_count);
+    const struct dataset_note *note = &dataset->notes[i];
+    *ret =
+        (struct dataset_example){note->is_caption != 0, note->verdict, dataset->text + note->text};
+}

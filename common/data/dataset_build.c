@@ -1,0 +1,426 @@
+/* common/data/dataset_build.c - making a dataset.index: the rules judge captions, images are split. */
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/data/dataset_format.h"
+#include "common/random.h"
+#include "common/data/source.h"
+
+#define EXAMPLES_OF_EACH 5
+
+static int fail_nomem(struct bl_error *err)
+{
+    return bl_fail(err, BL_ENOMEM, "out of memory");
+}
+
+/* -- sets ------------------------------------------------------------------------------------- */
+
+/* Hashes of the images in data.validation_source, sorted. */
+struct hashes {
+    uint8_t (*at)[32];
+    size_t count, capacity;
+};
+
+static int compare_hashes(const void *a, const void *b)
+{
+    return memcmp(a, b, 32);
+}
+
+/* 16-byte digests of captions seen; open addressing, at most half full. */
+struct seen {
+    uint8_t (*at)[16]; /* all zero: free */
+    size_t slots, used;
+};
+
+static uint8_t *seen_slot(const struct seen *seen, const uint8_t key[16])
+{
+    static const uint8_t zero[16];
+    uint64_t start;
+    memcpy(&start, key, sizeof start);
+    for (size_t i = start & (seen->slots - 1);; i = (i + 1) & (seen->slots - 1))
+        if (!memcmp(seen->at[i], key, 16) || !memcmp(seen->at[i], zero, 16))
+            return seen->at[i];
+}
+
+static int seen_grow(struct seen *seen, struct bl_error *err)
+{
+    struct seen grown = {.slots = seen->slots ? seen->slots * 2 : 1024, .used = seen->used};
+    static const uint8_t zero[16];
+    grown.at = calloc(grown.slots, sizeof *grown.at);
+    if (!grown.at)
+        return fail_nomem(err);
+    for (size_t i = 0; i < seen->slots; i++)
+        if (memcmp(seen->at[i], zero, 16))
+            memcpy(seen_slot(&grown, seen->at[i]), seen->at[i], 16);
+    free(seen->at);
+    *seen = grown;
+    return 0;
+}
+
+/* *ret_new: the key was not there before. */
+static int seen_add(struct seen *seen, const uint8_t key[16], bool *ret_new, struct bl_error *err)
+{
+    if (seen->used * 2 >= seen->slots)
+        BL_TRY(seen_grow(seen, err));
+    uint8_t *slot = seen_slot(seen, key);
+    *ret_new = memcmp(slot, key, 16) != 0;
+    memcpy(slot, key, 16);
+    seen->used += *ret_new;
+    return 0;
+}
+
+/* -- building --------------------------------------------------------------------------------- */
+
+struct build {
+    const struct config *config;
+    const struct dataset_inputs *inputs;
+    struct caption_rules *rules;
+    struct hashes held_out;
+    struct seen seen;
+    struct token_ids ids; /* of the caption at hand */
+
+    struct dataset_header header;
+    struct bl_bytes rows, captions, splits[DATASET_SPLIT_COUNT], notes, text;
+    uint64_t *lengths;
+    size_t length_capacity;
+    uint32_t sample_notes[DATASET_VERDICT_COUNT], caption_notes[CAPTION_VERDICT_COUNT];
+};
+
+static void update(crypto_hash_sha256_state *state, const void *data, size_t size)
+{
+    crypto_hash_sha256_update(state, data, size);
+}
+
+static int append(struct bl_bytes *bytes, const void *data, size_t size, struct bl_error *err)
+{
+    return bl_bytes_add(bytes, data, size) ? 0 : fail_nomem(err);
+}
+
+static int append_text(struct build *b, const char *text, size_t size, uint64_t *ret,
+                       struct bl_error *err)
+{
+    *ret = b->text.size;
+    BL_TRY(append(&b->text, text, size, err));
+    return append(&b->text, "", 1, err);
+}
+
+/* "metadata.jsonl:3: a.jpg", or "a.jpg" where the image itself stands for the sample. */
+static void describe(const struct source_sample *sample, char *ret, size_t size)
+{
+    if (sample->line)
+        snprintf(ret, size, "%.200s:%llu: %.300s", sample->file, (unsigned long long)sample->line,
+                 sample->image);
+    else
+        snprintf(ret, size, "%.300s", sample->image);
+}
+
+/* Keeps the first few of each verdict as examples. text: the caption, or NULL for a sample. */
+static int note(struct build *b, const struct source_sample *sample, uint32_t verdict,
+                const char *text, size_t size, struct bl_error *err)
+{
+    uint32_t *count = text ? &b->caption_notes[verdict] : &b->sample_notes[verdict];
+    if (++*count > EXAMPLES_OF_EACH)
+        return 0;
+    char line[900];
+    struct dataset_note record = {.is_caption = text != NULL, .verdict = verdict};
+    describe(sample, line, sizeof line);
+    size_t used = strlen(line);
+    if (text)
+        snprintf(line + used, sizeof line - used, ": %.*s", size < 300 ? (int)size : 300, text);
+    BL_TRY(append_text(b, line, strlen(line), &record.text, err));
+    b->header.example_count++;
+    return append(&b->notes, &record, sizeof record, err);
+}
+
+static int leave_out(struct build *b, const struct source_sample *sample,
+                     enum dataset_verdict verdict, struct bl_error *err)
+{
+    b->header.sample_verdicts[verdict]++;
+    return note(b, sample, verdict, NULL, 0, err);
+}
+
+static int count_length(struct build *b, uint32_t tokens, struct bl_error *err)
+{
+    if (!bl_grow(&b->lengths, &b->length_capacity, (size_t)tokens + 1, sizeof *b->lengths))
+        return fail_nomem(err);
+    while (b->header.length_count <= tokens)
+        b->lengths[b->header.length_count++] = 0;
+    b->lengths[tokens]++;
+    return 0;
+}
+
+/* Whether this image has had this caption under this prefix. */
+static int judge_repetition(struct build *b, const struct dataset_image *image,
+                            const struct caption_text *caption, enum caption_verdict *verdict,
+                            struct bl_error *err)
+{
+    const char *prefix = b->config->data.captions.at[caption->column].prefix;
+    crypto_generichash_state state;
+    uint8_t key[16];
+    bool is_new;
+    if (!b->config->data.deduplicate)
+        return 0;
+    crypto_generichash_init(&state, NULL, 0, sizeof key);
+    crypto_generichash_update(&state, image->hash, sizeof image->hash);
+    crypto_generichash_update(&state, (const unsigned char *)prefix, strlen(prefix) + 1);
+    crypto_generichash_update(&state, (const unsigned char *)caption->text, caption->size);
+    crypto_generichash_final(&state, key, sizeof key);
+    BL_TRY(seen_add(&b->seen, key, &is_new, err));
+    if (!is_new)
+        *verdict = CAPTION_DUPLICATE;
+    return 0;
+}
+
+static int add_caption(struct build *b, const struct source_sample *sample,
+                       const struct dataset_image *image, const struct caption_text *caption,
+                       uint32_t *count, struct bl_error *err)
+{
+    enum caption_verdict verdict;
+    size_t label_first;
+    b->ids.count = 0;
+    BL_TRY(caption_rules_encode(b->rules, caption, &b->ids, &label_first, &verdict, err));
+    if (verdict == CAPTION_KEPT)
+        BL_TRY(judge_repetition(b, image, caption, &verdict, err));
+    b->header.caption_verdicts[verdict]++;
+    if (verdict != CAPTION_KEPT)
+        return note(b, sample, verdict, caption->text, caption->size, err);
+    struct dataset_text record = {.size = (uint32_t)caption->size,
+                                  .column = caption->column,
+                                  .tokens = (uint32_t)b->ids.count};
+    BL_TRY(append_text(b, caption->text, caption->size, &record.text, err));
+    BL_TRY(count_length(b, record.tokens, err));
+    b->header.caption_count++;
+    ++*count;
+    return append(&b->captions, &record, sizeof record, err);
+}
+
+/* The column that data.caption_choice: first looks at: the first with a caption that is more than
+ * white space. False: there is none. */
+static bool first_column(const struct source *source, uint64_t row, uint64_t candidates,
+                         uint32_t *ret)
+{
+    for (uint64_t i = 0; i < candidates; i++) {
+        struct source_candidate c;
+        size_t size;
+        source_candidate(source, row, i, &c);
+        caption_strip(c.text, c.size, &size);
+        if (size) {
+            *ret = c.column;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Judges a sample's captions; *ret_count are kept. */
+static int add_captions(struct build *b, const struct source *source, uint64_t row,
+                        const struct dataset_image *image, enum dataset_verdict *verdict,
+                        uint32_t *ret_count, struct bl_error *err)
+{
+    struct source_sample sample;
+    uint32_t column;
+    source_get(source, row, &sample);
+    *verdict = DATASET_NO_CAPTION;
+    if (!first_column(source, row, sample.candidate_count, &column))
+        return 0;
+    for (uint64_t i = 0; i < sample.candidate_count; i++) {
+        struct source_candidate c;
+        source_candidate(source, row, i, &c);
+        if (c.column != column && b->config->data.caption_choice == CONFIG_CHOICE_FIRST)
+            continue;
+        struct caption_text caption = {.column = c.column};
+        caption.text = caption_strip(c.text, c.size, &caption.size);
+        if (add_caption(b, &sample, image, &caption, ret_count, err) < 0)
+            return source_where(source, &sample, err);
+    }
+    *verdict = *ret_count ? DATASET_KEPT : DATASET_NOTHING_KEPT;
+    return 0;
+}
+
+static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
+{
+    const struct dataset_image *image = &b->inputs->images[at];
+    uint64_t row = at;
+    const struct source *source = dataset_inputs_source(b->inputs, &row);
+    struct source_sample sample;
+    source_get(source, row, &sample);
+    if (!image->there)
+        return leave_out(b, &sample, DATASET_NO_IMAGE, err);
+    bool validation = source == b->inputs->sources[1];
+    if (!validation && b->held_out.count &&
+        bsearch(image->hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
+        return leave_out(b, &sample, DATASET_HELD_OUT, err);
+    enum dataset_verdict verdict;
+    struct dataset_row record = {.first_caption = b->header.caption_count,
+                                 .split = validation ? DATASET_VALIDATION : DATASET_TRAIN};
+    BL_TRY(add_captions(b, source, row, image, &verdict, &record.caption_count, err));
+    if (verdict != DATASET_KEPT)
+        return leave_out(b, &sample, verdict, err);
+    bl_autofree char *path = NULL;
+    BL_TRY(dataset_inputs_path(b->inputs, at, &path, err));
+    BL_TRY(append_text(b, path, strlen(path), &record.image, err));
+    memcpy(record.hash, image->hash, sizeof record.hash);
+    b->header.sample_verdicts[DATASET_KEPT]++;
+    b->header.sample_count++;
+    return append(&b->rows, &record, sizeof record, err);
+}
+
+static int collect_held_out(struct build *b, struct bl_error *err)
+{
+    for (uint64_t row = source_count(b->inputs->sources[0]); row < b->inputs->count; row++) {
+        if (!b->inputs->images[row].there)
+            continue;
+        if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
+            return fail_nomem(err);
+        memcpy(b->held_out.at[b->held_out.count++], b->inputs->images[row].hash, 32);
+    }
+    if (b->held_out.count)
+        qsort(b->held_out.at, b->held_out.count, 32, compare_hashes);
+    return 0;
+}
+
+/* -- split ------------------------------------------------------------------------------------ */
+
+/* Where an image stands in the order that decides the split: the first are held out. */
+struct place {
+    uint64_t draw;
+    uint8_t hash[32];
+};
+
+static struct place place_of(const struct config *config, const uint8_t hash[32])
+{
+    struct place place;
+    uint64_t words[2];
+    uint32_t drawn[4];
+    memcpy(words, hash, sizeof words);
+    bl_draw((uint64_t)config->seed, BL_RANDOM_SPLIT, words[0], words[1], drawn);
+    place.draw = (uint64_t)drawn[1] << 32 | drawn[0];
+    memcpy(place.hash, hash, sizeof place.hash);
+    return place;
+}
+
+static int compare_places(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    if (x->draw != y->draw)
+        return x->draw < y->draw ? -1 : 1;
+    return memcmp(x->hash, y->hash, sizeof x->hash);
+}
+
+/* The last of the first `wanted` different images, or of all where there are fewer. */
+static int nth_place(const struct config *config, const struct dataset_row *rows, uint64_t count,
+                     uint64_t wanted, struct place *ret, struct bl_error *err)
+{
+    struct place *places = calloc(count + 1, sizeof *places);
+    if (!places)
+        return fail_nomem(err);
+    for (uint64_t i = 0; i < count; i++)
+        places[i] = place_of(config, rows[i].hash);
+    qsort(places, count, sizeof *places, compare_places);
+    uint64_t different = 0;
+    for (uint64_t i = 0; i < count && different < wanted; i++)
+        if (!i || compare_places(&places[i], &places[i - 1])) {
+            different++;
+            *ret = places[i];
+        }
+    free(places);
+    return 0;
+}
+
+static int split(struct build *b, struct bl_error *err)
+{
+    struct dataset_row *rows = (void *)b->rows.data;
+    double share = b->config->data.validation;
+    struct place last = {0};
+    if (share >= 1)
+        BL_TRY(nth_place(b->config, rows, b->header.sample_count, (uint64_t)share, &last, err));
+    for (uint64_t i = 0; i < b->header.sample_count; i++) {
+        struct place place = place_of(b->config, rows[i].hash);
+        bool held =
+            share >= 1 ? compare_places(&place, &last) <= 0 : (double)place.draw * 0x1p-64 < share;
+        if (held)
+            rows[i].split = DATASET_VALIDATION;
+        b->header.split_count[rows[i].split]++;
+        BL_TRY(append(&b->splits[rows[i].split], &i, sizeof i, err));
+    }
+    return 0;
+}
+
+/* -- writing ---------------------------------------------------------------------------------- */
+
+static void digest_content(struct build *b)
+{
+    crypto_hash_sha256_state state;
+    const struct dataset_row *rows = (const void *)b->rows.data;
+    const struct dataset_text *captions = (const void *)b->captions.data;
+    crypto_hash_sha256_init(&state);
+    for (uint64_t i = 0; i < b->header.sample_count; i++) {
+        update(&state, rows[i].hash, sizeof rows[i].hash);
+        update(&state, &rows[i].split, sizeof rows[i].split);
+        update(&state, &rows[i].caption_count, sizeof rows[i].caption_count);
+        for (uint64_t j = 0; j < rows[i].caption_count; j++) {
+            const struct dataset_text *c = &captions[rows[i].first_caption + j];
+            const char *prefix = b->config->data.captions.at[c->column].prefix;
+            update(&state, prefix, strlen(prefix) + 1);
+            update(&state, b->text.data + c->text, c->size + 1);
+            update(&state, &c->tokens, sizeof c->tokens); /* another tokenizer shows in them */
+        }
+    }
+    crypto_hash_sha256_final(&state, b->header.fingerprint);
+}
+
+static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
+{
+    struct dataset_header *h = &b->header;
+    memcpy(h->magic, DATASET_MAGIC, sizeof h->magic);
+    h->version = DATASET_VERSION;
+    h->header_bytes = sizeof *h;
+    memcpy(h->made_from, b->inputs->digest, sizeof h->made_from);
+    digest_content(b);
+    while (b->text.size % 8)
+        BL_TRY(append(&b->text, "", 1, err));
+    h->text_bytes = b->text.size;
+    BL_TRY(append(ret, h, sizeof *h, err));
+    const struct bl_bytes lengths = {(char *)b->lengths, h->length_count * sizeof *b->lengths, 0};
+    const struct bl_bytes *const sections[] = {&b->rows, &b->captions, &b->splits[0], &b->splits[1],
+                                               &lengths, &b->notes,    &b->text};
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+        BL_TRY(append(ret, sections[i]->data, sections[i]->size, err));
+    struct dataset_header *written = (void *)ret->data;
+    const char *covered = (const char *)written->made_from;
+    crypto_hash_sha256(written->digest, (const unsigned char *)covered,
+                       (size_t)(ret->data + ret->size - covered));
+    return 0;
+}
+
+static int build_all(struct build *b, struct bl_bytes *ret, struct bl_error *err)
+{
+    BL_TRY(
+        caption_rules_open(&b->config->data, b->inputs->tokenizer, b->inputs->eos, &b->rules, err));
+    BL_TRY(collect_held_out(b, err));
+    for (uint64_t row = 0; row < b->inputs->count; row++)
+        BL_TRY(add_sample(b, row, err));
+    BL_TRY(split(b, err));
+    return assemble(b, ret, err);
+}
+
+int dataset_build(const struct config *config, struct dataset_inputs *inputs,
+                  dataset_progress *progress, void *ctx, struct bl_bytes *ret, struct bl_error *err)
+{
+    BL_TRY(dataset_inputs_hash(inputs, progress, ctx, err));
+    struct build b = {.config = config, .inputs = inputs};
+    int rc = build_all(&b, ret, err);
+    caption_rules_free(&b.rules);
+    token_ids_release(&b.ids);
+    free(b.held_out.at);
+    free(b.seen.at);
+    free(b.lengths);
+    struct bl_bytes *const sections[] = {&b.rows,      &b.captions, &b.splits[0],
+                                         &b.splits[1], &b.notes,    &b.text};
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
+        bl_bytes_release(sections[i]);
+    return rc;
+}

@@ -1,0 +1,82 @@
+/* common/data/dataset_format.h - the bytes of dataset.index. For dataset*.c alone.
+ *
+ * Header, then sections in this order, each a multiple of 8 bytes, nothing between or behind:
+ *   samples (sample_count), captions (caption_count), ids of train, ids of validation
+ *   (split_count[], u64), lengths (length_count, u64), examples (example_count), text (text_bytes).
+ * Little-endian. Texts are offsets into the last section and end with NUL. */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/array.h"
+#include "common/data/dataset.h"
+#include "common/data/source.h"
+#include "common/tokenizer/tokenizer.h"
+
+#define DATASET_MAGIC "BLINDEX"
+#define DATASET_VERSION 1
+
+struct dataset_header {
+    char magic[8];
+    uint32_t version, header_bytes;
+    uint8_t digest[32];    /* SHA-256 of all bytes behind this field */
+    uint8_t made_from[32]; /* what dataset_prepare compares */
+    uint8_t fingerprint[32];
+    uint64_t sample_count, caption_count, split_count[DATASET_SPLIT_COUNT];
+    uint64_t length_count, example_count, text_bytes;
+    uint64_t sample_verdicts[DATASET_VERDICT_COUNT];
+    uint64_t caption_verdicts[CAPTION_VERDICT_COUNT];
+};
+struct dataset_row {
+    uint64_t image, first_caption;
+    uint8_t hash[32];
+    uint32_t caption_count, split;
+};
+struct dataset_text {
+    uint64_t text;
+    uint32_t size, column, tokens, zero;
+};
+struct dataset_note {
+    uint64_t text;
+    uint32_t is_caption, verdict;
+};
+_Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 56 &&
+                   sizeof(struct dataset_text) == 24 && sizeof(struct dataset_note) == 16,
+               "the format has no padding");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in place");
+
+/* -- what an index is made from (dataset_inputs.c) */
+
+struct dataset_image {
+    uint8_t hash[32];
+    uint64_t size;
+    int64_t mtime_ns;
+    bool there;
+};
+
+/* Rows of the training source come first, then those of data.validation_source. */
+struct dataset_inputs {
+    struct source *sources[2]; /* the second may be NULL */
+    uint64_t count;
+    struct dataset_image *images; /* of each row */
+    int32_t eos;
+    struct tokenizer *tokenizer;
+    uint8_t digest[32]; /* of all this, the images by size and time */
+};
+
+int dataset_inputs_open(const struct config *config, struct dataset_inputs **ret,
+                        struct bl_error *err);
+void dataset_inputs_free(struct dataset_inputs **inputs);
+/* The source of a row; *row becomes the row inside it. */
+const struct source *dataset_inputs_source(const struct dataset_inputs *inputs, uint64_t *row);
+/* Path of a row's image, the caller's. */
+int dataset_inputs_path(const struct dataset_inputs *inputs, uint64_t row, char **ret,
+                        struct bl_error *err);
+/* Hashes all images. */
+int dataset_inputs_hash(struct dataset_inputs *inputs, dataset_progress *progress, void *ctx,
+                        struct bl_error *err);
+
+/* Hashes images, then appends a whole index to ret. */
+int dataset_build(const struct config *config, struct dataset_inputs *inputs,
+                  dataset_progress *progress, void *ctx, struct bl_bytes *ret,
+                  struct bl_error *err);

@@ -1,0 +1,91 @@
+/* common/data/run.c - see run.h. */
+#include "common/data/run.h"
+
+#include <signal.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+
+int run_id(const char *run_folder, bool make, uint8_t ret[RUN_ID_BYTES], struct bl_error *err)
+{
+    char path[4096], hex[2 * RUN_ID_BYTES + 2];
+    BL_TRY(bl_path_join(path, sizeof path, run_folder, "run-id", err));
+    if (make && !bl_path_is_file(path)) {
+        uint8_t fresh[RUN_ID_BYTES];
+        randombytes_buf(fresh, sizeof fresh);
+        bl_hex(fresh, sizeof fresh, hex);
+        BL_TRY(bl_file_write(path, hex, 2 * RUN_ID_BYTES, err));
+    }
+    bl_autofree char *text = NULL;
+    size_t size, read;
+    BL_TRY(bl_file_read(path, 64, &text, &size, err));
+    if (sodium_hex2bin(ret, RUN_ID_BYTES, text, size, "\n", &read, NULL) != 0 ||
+        read != RUN_ID_BYTES) {
+        bl_fail(err, BL_EFORMAT, "expected %d hexadecimal digits", 2 * RUN_ID_BYTES);
+        return bl_error_file(err, path);
+    }
+    return 0;
+}
+
+void run_plan(const struct config *c, const struct dataset *dataset, struct bl_plan *ret)
+{
+    uint64_t validation = dataset_count(dataset, DATASET_VALIDATION);
+    uint64_t most = (uint64_t)c->train.validation_max_images;
+    *ret = (struct bl_plan){
+        .seed = (uint64_t)c->seed,
+        .train_samples = dataset_count(dataset, DATASET_TRAIN),
+        .validate_samples = most && most < validation ? most : validation,
+        .batch = (uint32_t)c->train.global_batch,
+        .micro_batch = (uint32_t)(c->train.reproducible ? c->train.grain : c->train.micro_batch),
+        .steps = (uint64_t)c->train.steps,
+        .checkpoint_every = (uint64_t)c->train.checkpoint_every,
+        .validate_every = (uint64_t)c->train.validate_every,
+        .validate_at_start = c->train.validate_at_start,
+        .steps_ahead = (uint32_t)c->cluster.steps_ahead,
+        .window = (uint32_t)c->cluster.window};
+    if (ret->micro_batch > ret->batch)
+        ret->micro_batch = ret->batch;
+}
+
+int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
+             struct config **ret_config, struct dataset **ret_dataset, struct bl_error *err)
+{
+    uint8_t found[RUN_ID_BYTES];
+    char path[4096];
+    if (run_id(run_folder, false, found, err) < 0)
+        return bl_error_remedy(err, "mount the run folder at the same path on every host");
+    if (memcmp(found, expected, sizeof found) != 0) {
+        bl_fail(err, BL_EPEER,
+                "this is not the run folder that the coordinator sees under this path");
+        bl_error_remedy(err, "mount the same folder at the same path on every host");
+        return bl_error_file(err, run_folder);
+    }
+    BL_TRY(bl_path_join(path, sizeof path, run_folder, "config.yaml", err));
+    BL_TRY(config_open(path, ret_config, err));
+    BL_TRY(bl_path_join(path, sizeof path, run_folder, "dataset.index", err));
+    return dataset_open(path, ret_dataset, err);
+}
+
+int run_signals(int ret[RUN_SIGNALS_MAX])
+{
+    int count = 0;
+    struct sigaction hangup;
+    signal(SIGPIPE, SIG_IGN);
+    ret[count++] = SIGINT;
+    ret[count++] = SIGTERM;
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+        ret[count++] = SIGHUP;
+    return count;
+}
+
+void run_die_with_parent(int parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(0);
+}

@@ -1,0 +1,398 @@
+/* common/data/source.c - the table of source kinds and what they share. */
+#include "common/data/source.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+#include "common/limits.h"
+#include "common/data/source_build.h"
+
+/* In the order in which auto tries them. Parquet and WebDataset will be two more rows. */
+static const struct source_kind *const kinds[] = {&source_imagefolder, &source_pairs};
+
+static int fail_nomem(struct bl_error *err)
+{
+    return bl_fail(err, BL_ENOMEM, "out of memory");
+}
+
+const char *source_basename(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+bool source_is_image(const char *path)
+{
+    static const char *const ends[] = {".jpg", ".jpeg", ".png", ".webp"};
+    const char *dot = strrchr(source_basename(path), '.');
+    for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
+        if (!strcasecmp(dot, ends[i]))
+            return true;
+    return false;
+}
+
+int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line)
+{
+    char where[512];
+    if (line)
+        snprintf(where, sizeof where, "%s/%s:%llu", folder, file, (unsigned long long)line);
+    else
+        snprintf(where, sizeof where, "%s/%s", folder, file);
+    if (err && err->code == BL_EFORMAT)
+        bl_error_remedy(err, line ? "correct that line" : "correct that file");
+    return bl_error_file(err, where);
+}
+
+/* -- listing ---------------------------------------------------------------------------------- */
+
+static void listing_release(struct source_listing *listing)
+{
+    for (size_t i = 0; i < listing->count; i++)
+        free(listing->paths[i]);
+    free(listing->paths);
+}
+
+static int list_folder(struct source_listing *listing, const char *below, int depth,
+                       struct bl_error *err);
+
+/* Adds a file, or what is in a folder. Links to folders are not followed: they could form rings. */
+static int list_entry(struct source_listing *listing, const char *path, int depth,
+                      struct bl_error *err)
+{
+    bl_autofree char *full = NULL;
+    struct stat st;
+    if (asprintf(&full, "%s/%s", listing->folder, path) < 0) {
+        full = NULL;
+        return fail_nomem(err);
+    }
+    if (lstat(full, &st) < 0)
+        return 0; /* gone since the folder was read */
+    if (S_ISDIR(st.st_mode))
+        return list_folder(listing, path, depth - 1, err);
+    if (!S_ISREG(st.st_mode) && (!S_ISLNK(st.st_mode) || !bl_path_is_file(full)))
+        return 0;
+    if (listing->count >= BL_SAMPLES_MAX)
+        return bl_fail(err, BL_ELIMIT, "expected at most %d files", BL_SAMPLES_MAX);
+    if (!bl_grow(&listing->paths, &listing->capacity, listing->count + 1, sizeof *listing->paths))
+        return fail_nomem(err);
+    char *copy = strdup(path);
+    if (!copy)
+        return fail_nomem(err);
+    listing->paths[listing->count++] = copy;
+    return 0;
+}
+
+static void closedir_at(DIR **dir)
+{
+    if (*dir)
+        closedir(*dir);
+}
+
+static int list_folder(struct source_listing *listing, const char *below, int depth,
+                       struct bl_error *err)
+{
+    if (depth <= 0)
+        return bl_fail(err, BL_ELIMIT, "folders are nested more than %d deep", BL_FOLDER_DEPTH_MAX);
+    bl_autofree char *full = NULL;
+    if (asprintf(&full, "%s/%s", listing->folder, below) < 0) {
+        full = NULL;
+        return fail_nomem(err);
+    }
+    __attribute__((cleanup(closedir_at))) DIR *dir = opendir(full);
+    if (!dir) {
+        bl_fail_errno(err, "cannot be opened as a folder");
+        return bl_error_file(err, *below ? full : listing->folder);
+    }
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        bl_autofree char *path = NULL;
+        if (entry->d_name[0] == '.')
+            continue;
+        if (asprintf(&path, "%s%s%s", below, *below ? "/" : "", entry->d_name) < 0) {
+            path = NULL;
+            return fail_nomem(err);
+        }
+        BL_TRY(list_entry(listing, path, depth, err));
+    }
+    return 0;
+}
+
+static int compare_paths(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* -- building --------------------------------------------------------------------------------- */
+
+/* Adds a NUL-terminated copy to the source's text and gives its offset. */
+static int add_text(struct source *source, const char *text, size_t size, size_t *ret,
+                    struct bl_error *err)
+{
+    *ret = source->text.size;
+    return bl_bytes_add(&source->text, text, size) && bl_bytes_add(&source->text, "", 1)
+               ? 0
+               : fail_nomem(err);
+}
+
+/* A relative path none of whose parts is "..". */
+static bool stays_below(const char *path)
+{
+    if (!*path || *path == '/')
+        return false;
+    for (const char *part = path; part; part = strchr(part, '/')) {
+        part += *part == '/';
+        if (!strncmp(part, "..", 2) && (part[2] == '/' || !part[2]))
+            return false;
+    }
+    return true;
+}
+
+int source_add(struct source *source, const char *image, const char *file, uint64_t line,
+               struct bl_error *err)
+{
+    if (!stays_below(image)) {
+        bl_fail(err, BL_EFORMAT, "expected a path that stays below the folder, found \"%.100s\"",
+                image);
+        return bl_error_key(err, "file_name");
+    }
+    if (source->row_count >= BL_SAMPLES_MAX)
+        return bl_fail(err, BL_ELIMIT, "expected at most %d samples", BL_SAMPLES_MAX);
+    struct source_row row = {.line = line, .first_candidate = source->candidate_count};
+    BL_TRY(add_text(source, image, strlen(image), &row.image, err));
+    /* Samples of one file share its name. */
+    const struct source_row *last = source->row_count ? &source->rows[source->row_count - 1] : NULL;
+    if (last && !strcmp(source->text.data + last->file, file))
+        row.file = last->file;
+    else
+        BL_TRY(add_text(source, file, strlen(file), &row.file, err));
+    if (!bl_grow(&source->rows, &source->row_capacity, source->row_count + 1, sizeof row))
+        return fail_nomem(err);
+    source->rows[source->row_count++] = row;
+    return 0;
+}
+
+int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
+                       struct bl_error *err)
+{
+    BL_ASSERT_CMP(source->row_count, >, 0);
+    if (size > BL_CAPTION_BYTES_MAX)
+        return bl_fail(err, BL_ELIMIT, "expected a caption of at most %d bytes, found %zu",
+                       BL_CAPTION_BYTES_MAX, size);
+    struct source_text candidate = {.size = size, .column = (uint32_t)column};
+    BL_TRY(add_text(source, text, size, &candidate.text, err));
+    if (!bl_grow(&source->candidates, &source->candidate_capacity, source->candidate_count + 1,
+                 sizeof candidate))
+        return fail_nomem(err);
+    source->candidates[source->candidate_count++] = candidate;
+    return 0;
+}
+
+void source_saw_column(struct source *source, const char *name)
+{
+    bool wanted = false;
+    for (size_t i = 0; i < source->column_count; i++)
+        if (!strcmp(source->columns[i], name))
+            wanted = source->column_seen[i] = true;
+    for (size_t i = 0; i < source->other_count; i++)
+        if (!strncmp(source->others[i], name, sizeof source->others[i] - 1))
+            return;
+    if (!wanted && source->other_count < SOURCE_OTHERS_MAX)
+        snprintf(source->others[source->other_count++], sizeof source->others[0], "%s", name);
+}
+
+static int check_columns(const struct source *source, struct bl_error *err)
+{
+    for (size_t i = 0; i < source->column_count; i++) {
+        if (source->column_seen[i])
+            continue;
+        char others[sizeof source->others + 2 * SOURCE_OTHERS_MAX] = "";
+        size_t used = 0;
+        for (size_t j = 0; j < source->other_count; j++)
+            used += (size_t)snprintf(others + used, sizeof others - used, "%s%s", j ? ", " : "",
+                                     source->others[j]);
+        bl_fail(err, BL_ECONFIG, "no sample has the column \"%.60s\"", source->columns[i]);
+        bl_error_key(err, "data.captions");
+        if (used)
+            bl_error_remedy(err, "there are %.200s", others);
+        return bl_error_file(err, source->folder);
+    }
+    return 0;
+}
+
+static void fingerprint(struct source *source, const char *kind)
+{
+    crypto_hash_sha256_state state;
+    crypto_hash_sha256_init(&state);
+    crypto_hash_sha256_update(&state, (const unsigned char *)kind, strlen(kind) + 1);
+    for (size_t i = 0; i < source->row_count; i++) {
+        struct source_sample sample;
+        source_get(source, i, &sample);
+        crypto_hash_sha256_update(&state, (const unsigned char *)sample.image,
+                                  strlen(sample.image) + 1);
+        for (uint64_t j = 0; j < sample.candidate_count; j++) {
+            struct source_candidate c;
+            source_candidate(source, i, j, &c);
+            const char *column = source->columns[c.column];
+            crypto_hash_sha256_update(&state, (const unsigned char *)column, strlen(column) + 1);
+            crypto_hash_sha256_update(&state, (const unsigned char *)c.text, c.size + 1);
+        }
+        crypto_hash_sha256_update(&state, (const unsigned char *)"\n", 1);
+    }
+    crypto_hash_sha256_final(&state, source->fingerprint);
+}
+
+/* -- public ----------------------------------------------------------------------------------- */
+
+static const struct source_kind *choose(enum config_format format,
+                                        const struct source_listing *listing)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (format == CONFIG_FORMAT_AUTO ? kinds[i]->recognise(listing)
+                                         : format == kinds[i]->format)
+            return kinds[i];
+    return NULL;
+}
+
+/* What every kind ends with. */
+static int finish(struct source *source, const char *kind, struct bl_error *err)
+{
+    if (!source->row_count) {
+        bl_fail(err, BL_EFORMAT, "expected samples, found none");
+        bl_error_remedy(err, "put images and their captions there; docs/config.md says how");
+        return bl_error_file(err, source->folder);
+    }
+    BL_TRY(check_columns(source, err));
+    fingerprint(source, kind);
+    return 0;
+}
+
+static int read_folder(struct source *source, enum config_format format,
+                       struct source_listing *listing, struct bl_error *err)
+{
+    BL_TRY(list_folder(listing, "", BL_FOLDER_DEPTH_MAX, err));
+    if (listing->count)
+        qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
+    const struct source_kind *kind = choose(format, listing);
+    if (!kind || !kind->recognise(listing)) {
+        bl_fail(err, BL_EFORMAT, "expected %s%s%s, found none among %zu files",
+                !kind || kind == &source_imagefolder ? "metadata.jsonl or metadata.csv" : "",
+                kind ? "" : ", or ",
+                !kind || kind == &source_pairs ? "images beside .txt files" : "", listing->count);
+        return bl_error_remedy(err,
+                               "put them there, or check the path; docs/config.md, data.format");
+    }
+    BL_TRY(kind->read(source, listing, err));
+    return finish(source, kind->name, err);
+}
+
+/* Columns are only needed while it is built. */
+static int new_source(const char *folder, const char *const *columns, size_t column_count,
+                      struct source **ret, struct bl_error *err)
+{
+    bl_auto(source) struct source *source = calloc(1, sizeof *source);
+    if (!source)
+        return fail_nomem(err);
+    source->columns = columns;
+    source->column_count = column_count;
+    source->folder = strdup(folder);
+    source->column_seen = calloc(column_count + 1, sizeof *source->column_seen);
+    if (!source->folder || !source->column_seen)
+        return fail_nomem(err);
+    *ret = bl_take(&source);
+    return 0;
+}
+
+int source_open(const char *folder, enum config_format format, const char *const *columns,
+                size_t column_count, struct source **ret, struct bl_error *err)
+{
+    bl_auto(source) struct source *source = NULL;
+    BL_TRY(new_source(folder, columns, column_count, &source, err));
+    struct source_listing listing = {.folder = source->folder};
+    int rc = read_folder(source, format, &listing, err);
+    listing_release(&listing);
+    if (rc < 0)
+        return bl_error_file(err, folder);
+    *ret = bl_take(&source);
+    return 0;
+}
+
+int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
+                 size_t column_count, struct source **ret, struct bl_error *err)
+{
+    bl_auto(source) struct source *source = NULL;
+    BL_TRY(new_source(".", columns, column_count, &source, err));
+    BL_TRY(source_read_metadata(source, name, data, size, err));
+    BL_TRY(finish(source, source_imagefolder.name, err));
+    *ret = bl_take(&source);
+    return 0;
+}
+
+void source_free(struct source **source)
+{
+    struct source *s = *source;
+    if (!s)
+        return;
+    free(s->folder);
+    free(s->column_seen);
+    free(s->text.data);
+    free(s->rows);
+    free(s->candidates);
+    free(s);
+    *source = NULL;
+}
+
+uint64_t source_count(const struct source *source)
+{
+    return source->row_count;
+}
+
+const char *source_folder(const struct source *source)
+{
+    return source->folder;
+}
+
+/* One past the last candidate of a sample. */
+static size_t candidates_end(const struct source *source, uint64_t id)
+{
+    return id + 1 < source->row_count ? source->rows[id + 1].first_candidate
+                                      : source->candidate_count;
+}
+
+void source_get(const struct source *source, uint64_t id, struct source_sample *ret)
+{
+    BL_ASSERT_CMP(id, <, source->row_count);
+    const struct source_row *row = &source->rows[id];
+    *ret = (struct source_sample){
+        .image = source->text.data + row->image,
+        .candidate_count = candidates_end(source, id) - row->first_candidate,
+        .file = source->text.data + row->file,
+        .line = row->line,
+    };
+}
+
+void source_candidate(const struct source *source, uint64_t id, uint64_t i,
+                      struct source_candidate *ret)
+{
+    BL_ASSERT_CMP(id, <, source->row_count);
+    BL_ASSERT_CMP(i, <, candidates_end(source, id) - source->rows[id].first_candidate);
+    const struct source_text *c = &source->candidates[source->rows[id].first_candidate + i];
+    *ret = (struct source_candidate){source->text.data + c->text, c->size, c->column};
+}
+
+int source_where(const struct source *source, const struct source_sample *sample,
+                 struct bl_error *err)
+{
+    return source_error_at(err, source->folder, sample->file, sample->line);
+}
+
+const uint8_t *source_fingerprint(const struct source *source)
+{
+    return source->fingerprint;
+}

@@ -1,0 +1,47 @@
+/* common/data/source.h - where samples come from: a count, a fingerprint, and from a sample's id its
+ * image and its caption candidates. Kinds stand in one table in source.c. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/config/config.h"
+#include "common/error.h"
+
+struct source;
+
+struct source_candidate {
+    const char *text; /* as found: UTF-8, perhaps invalid, not stripped, perhaps empty */
+    size_t size;
+    uint32_t column; /* index into the columns asked for */
+};
+
+/* Borrowed from the source. */
+struct source_sample {
+    const char *image; /* path below the source's folder; the file may not exist */
+    uint64_t candidate_count;
+    const char *file; /* path below the folder of the file that named the sample, and the line */
+    uint64_t line;    /* 0: the whole file */
+};
+
+/* Reads the folder's metadata (not the images). Columns are in order of preference, and so are a
+ * sample's candidates. A path that leaves the folder, a line that cannot be read and a column that
+ * no line has are errors with file and line. *ret is the caller's (source_free). */
+int source_open(const char *folder, enum config_format format, const char *const *columns,
+                size_t column_count, struct source **ret, struct bl_error *err);
+/* From the bytes of one metadata.jsonl or metadata.csv (fuzzing, tests). */
+int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
+                 size_t column_count, struct source **ret, struct bl_error *err);
+void source_free(struct source **source);
+
+uint64_t source_count(const struct source *source);
+const char *source_folder(const struct source *source);
+void source_get(const struct source *source, uint64_t id, struct source_sample *ret);
+/* Candidate i of sample id. The text is NUL-terminated. */
+void source_candidate(const struct source *source, uint64_t id, uint64_t i,
+                      struct source_candidate *ret);
+/* Names the sample's place, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
+int source_where(const struct source *source, const struct source_sample *sample,
+                 struct bl_error *err);
+/* SHA-256 over kind, image paths, columns and captions; not over the images' content. 32 bytes. */
+const uint8_t *source_fingerprint(const struct source *source);

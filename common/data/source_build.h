@@ -1,0 +1,71 @@
+/* common/data/source_build.h - what the kinds of source fill. For source*.c alone. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common/array.h"
+#include "common/data/source.h"
+
+#define SOURCE_OTHERS_MAX 12 /* as many as a message can name */
+
+struct source_row {
+    size_t image, file; /* offsets of strings in text */
+    uint64_t line;
+    size_t first_candidate;
+};
+
+struct source_text {
+    size_t text, size;
+    uint32_t column;
+};
+
+/* The folder's files, found once for all kinds: paths below the folder, sorted by bytes. */
+struct source_listing {
+    const char *folder;
+    char **paths;
+    size_t count, capacity;
+};
+
+struct source {
+    char *folder;
+    struct bl_bytes text;
+    struct source_row *rows;
+    size_t row_count, row_capacity;
+    struct source_text *candidates;
+    size_t candidate_count, candidate_capacity;
+    uint8_t fingerprint[32];
+
+    /* While it is built. */
+    const char *const *columns;
+    size_t column_count;
+    bool *column_seen;                  /* has any line had it? */
+    char others[SOURCE_OTHERS_MAX][64]; /* columns found that nobody asked for */
+    size_t other_count;
+};
+
+/* A kind recognises its folder, and adds its samples to the source. */
+struct source_kind {
+    enum config_format format;
+    const char *name;
+    bool (*recognise)(const struct source_listing *listing);
+    int (*read)(struct source *source, const struct source_listing *listing, struct bl_error *err);
+};
+extern const struct source_kind source_imagefolder, source_pairs;
+
+/* A sample; its candidates follow. The image's path is checked to stay below the folder. */
+int source_add(struct source *source, const char *image, const char *file, uint64_t line,
+               struct bl_error *err);
+/* A candidate of the sample added last. */
+int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
+                       struct bl_error *err);
+/* Adds the samples of a metadata.jsonl or metadata.csv at `path` below the folder. */
+int source_read_metadata(struct source *source, const char *path, const void *data, size_t size,
+                         struct bl_error *err);
+/* Remembers that a column was found. */
+void source_saw_column(struct source *source, const char *name);
+
+/* "FOLDER/FILE:LINE" as the error's file. Returns its code. */
+int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line);
+/* The last part of a path, and whether its end (".jpg") is of an image, whatever its case. */
+const char *source_basename(const char *path);
+bool source_is_image(const char *path);

@@ -1,0 +1,33 @@
+/* common/image/image.h - an image file's bytes to the u8 RGB square a vision encoder takes. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+/* Decoded picture, rows top to bottom, 3 bytes a pixel, no padding: (height, width, 3) u8 RGB. */
+struct image {
+    int64_t width, height;
+    uint8_t *pixels; /* owned; image_release frees */
+};
+/* Frees the pixels and empties *image. An empty one is fine. */
+void image_release(struct image *image);
+#define bl_autoimage __attribute__((cleanup(image_release)))
+
+/* Decodes JPEG (EXIF orientation applied, CMYK/YCCK, grey), PNG (palette, grey, 16-bit, alpha,
+ * interlaced) or WebP (of an animated one the first frame), told apart by their first bytes, to
+ * what PIL's exif_transpose and convert("RGB") give: alpha dropped; 16-bit samples by their high
+ * byte. Refuses (-BL_ELIMIT) a picture of more than max_pixels before any pixel is allocated;
+ * -BL_EFORMAT names what is corrupt or truncated, also where PIL would fill in grey. A failed call
+ * leaves *ret untouched. Thread-safe. */
+int image_decode(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,
+                 struct bl_error *err);
+
+enum image_filter { IMAGE_BILINEAR = 2, IMAGE_BICUBIC = 3 }; /* PIL's numbers */
+
+/* out (out_height, out_width, 3) u8 = image resized as Pillow 13's Image.resize does it
+ * (antialiased, separable, 8 bits between the passes, 22-bit fixed-point weights), bit for bit.
+ * out_width and out_height are 1 to BL_IMAGE_SIDE_MAX. The caller owns out. Thread-safe. */
+int image_resize(const struct image *image, int64_t out_width, int64_t out_height,
+                 enum image_filter filter, uint8_t *out, struct bl_error *err);

@@ -1,0 +1,39 @@
+/* common/image/processor.c - see processor.h. */
+#include "common/image/processor.h"
+
+#include <inttypes.h>
+
+#include "common/models/hf.h"
+
+int image_processor_open(const char *vision_folder, int64_t max_pixels, struct image_processor *ret,
+                         struct bl_error *err)
+{
+    struct hf_vision vision;
+    struct hf_preprocess p;
+    BL_TRY(hf_vision_open(vision_folder, &vision, err));
+    BL_TRY(hf_preprocess_open(vision_folder, &vision, &p, err));
+    if (p.width != vision.image_size || p.height != vision.image_size) {
+        bl_fail(err, BL_ECONFIG,
+                "expected images of %" PRId64 " x %" PRId64
+                ", which the model takes, found %" PRId64 " x %" PRId64,
+                vision.image_size, vision.image_size, p.width, p.height);
+        bl_error_key(err, "size");
+        bl_error_remedy(err, "correct preprocessor_config.json there");
+        return bl_error_file(err, vision_folder);
+    }
+    *ret = (struct image_processor){(uint32_t)p.width, (enum image_filter)p.resample, max_pixels};
+    return 0;
+}
+
+int image_processor_run(const struct image_processor *processor, const uint8_t *data, size_t size,
+                        uint8_t *pixels, int64_t *ret_width, int64_t *ret_height,
+                        struct bl_error *err)
+{
+    bl_autoimage struct image image = {0};
+    BL_TRY(image_decode(data, size, processor->max_pixels, &image, err));
+    if (ret_width)
+        *ret_width = image.width;
+    if (ret_height)
+        *ret_height = image.height;
+    return image_resize(&image, processor->side, processor->side, processor->filter, pixels, err);
+}

@@ -1,0 +1,22 @@
+/* common/image/processor.h - an image file's bytes as the processor of pixels that a vision model takes. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/image/image.h"
+
+struct image_processor {
+    uint32_t side;
+    enum image_filter filter;
+    int64_t max_pixels;
+};
+
+/* From the vision model's config.json and preprocessor_config.json. */
+int image_processor_open(const char *vision_folder, int64_t max_pixels, struct image_processor *ret,
+                         struct bl_error *err);
+/* pixels (side, side, 3) u8 RGB. *ret_width, *ret_height: the image's own, upright; may be NULL. */
+int image_processor_run(const struct image_processor *processor, const uint8_t *data, size_t size,
+                        uint8_t *pixels, int64_t *ret_width, int64_t *ret_height,
+                        struct bl_error *err);

@@ -1,0 +1,175 @@
+/* common/models/checkpoint.c - state.json of a checkpoint, written and read with its checksums. */
+#include "common/models/checkpoint.h"
+
+#include <jansson.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+#include "common/limits.h"
+
+#define FORMAT 1
+#define DUMP_FLAGS (JSON_SORT_KEYS | JSON_COMPACT | JSON_REAL_PRECISION(17))
+
+static void json_put(json_t **json)
+{
+    json_decref(*json);
+}
+#define autojson __attribute__((cleanup(json_put))) json_t
+
+void checkpoint_state_release(struct checkpoint_state *state)
+{
+    free(state->config);
+    state->config = NULL;
+}
+
+/* SHA-256 of the document without its own "sha256" key. */
+static int own_checksum(json_t *root, char ret_hex[65], struct bl_error *err)
+{
+    autojson *copy = json_copy(root);
+    json_object_del(copy, "sha256");
+    bl_autofree char *text = json_dumps(copy, DUMP_FLAGS);
+    if (!text)
+        return bl_fail(err, BL_ENOMEM, "no memory for state.json");
+    uint8_t hash[crypto_hash_sha256_BYTES];
+    crypto_hash_sha256(hash, (const uint8_t *)text, strlen(text));
+    bl_hex(hash, sizeof hash, ret_hex);
+    return 0;
+}
+
+int checkpoint_state_write(const char *folder, const struct checkpoint_state *s,
+                           struct bl_error *err)
+{
+    char path[4096], hex[65];
+    BL_TRY(bl_path_join(path, sizeof path, folder, "state.json", err));
+    autojson *files = json_object();
+    for (int i = 0; i < s->file_count; i++)
+        json_object_set_new(files, s->files[i].name, json_string(s->files[i].sha256));
+    autojson *root = json_pack(
+        "{s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:O}",
+        "format", FORMAT, "step", (json_int_t)s->step, "updates", (json_int_t)s->updates,
+        "skipped_bad", (json_int_t)s->skipped_bad, "skipped_outliers",
+        (json_int_t)s->skipped_outliers, "norm_mean", s->norm_mean, "norm_square", s->norm_square,
+        "norm_count", (json_int_t)s->norm_count, "data", s->data_fingerprint, "vision", "path",
+        s->vision_path, "sha256", s->vision_sha256, "llm", "path", s->llm_path, "sha256",
+        s->llm_sha256, "config", s->config, "files", files);
+    if (!root)
+        return bl_fail(err, BL_ENOMEM,
+                       "state.json cannot be composed (is the configuration valid UTF-8?)");
+    BL_TRY(own_checksum(root, hex, err));
+    json_object_set_new(root, "sha256", json_string(hex));
+    bl_autofree char *text =
+        json_dumps(root, JSON_SORT_KEYS | JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    if (!text)
+        return bl_fail(err, BL_ENOMEM, "no memory for state.json");
+    return bl_file_write(path, text, strlen(text), err);
+}
+
+/* Copies a string value into a fixed field. */
+static bool take_text(char *ret, size_t size, const char *text)
+{
+    return (size_t)snprintf(ret, size, "%s", text) < size;
+}
+
+static int parse_state(json_t *root, struct checkpoint_state *s, struct bl_error *err)
+{
+    int format = 0;
+    json_int_t step, updates, bad, outliers, norm_count;
+    const char *data, *vision, *vision_hash, *llm, *llm_hash, *config;
+    json_t *files, *value;
+    json_error_t wrong;
+    if (json_unpack_ex(
+            root, &wrong, 0,
+            "{s:i, s:I, s:I, s:I, s:I, s:F, s:F, s:I, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:o}",
+            "format", &format, "step", &step, "updates", &updates, "skipped_bad", &bad,
+            "skipped_outliers", &outliers, "norm_mean", &s->norm_mean, "norm_square",
+            &s->norm_square, "norm_count", &norm_count, "data", &data, "vision", "path", &vision,
+            "sha256", &vision_hash, "llm", "path", &llm, "sha256", &llm_hash, "config", &config,
+            "files", &files) < 0)
+        return bl_fail(err, BL_EFORMAT, "%s", wrong.text);
+    if (format != FORMAT)
+        return bl_fail(err, BL_EFORMAT, "expected format %d, found %d", FORMAT, format);
+    if (step < 0 || updates < 0 || updates > step || norm_count < 0)
+        return bl_fail(err, BL_EFORMAT,
+                       "expected counters from 0 up, found step %lld, updates %lld",
+                       (long long)step, (long long)updates);
+    s->step = step;
+    s->updates = updates;
+    s->skipped_bad = bad;
+    s->skipped_outliers = outliers;
+    s->norm_count = norm_count;
+    bool fits = take_text(s->data_fingerprint, sizeof s->data_fingerprint, data) &&
+                take_text(s->vision_path, sizeof s->vision_path, vision) &&
+                take_text(s->vision_sha256, sizeof s->vision_sha256, vision_hash) &&
+                take_text(s->llm_path, sizeof s->llm_path, llm) &&
+                take_text(s->llm_sha256, sizeof s->llm_sha256, llm_hash);
+    const char *name;
+    json_object_foreach(files, name, value)
+    {
+        if (!fits || s->file_count == CHECKPOINT_FILES_MAX || !json_is_string(value) ||
+            strchr(name, '/'))
+            return bl_fail(err, BL_EFORMAT, "expected at most %d file names with checksums",
+                           CHECKPOINT_FILES_MAX);
+        struct checkpoint_file *file = &s->files[s->file_count++];
+        fits = take_text(file->name, sizeof file->name, name) &&
+               take_text(file->sha256, sizeof file->sha256, json_string_value(value));
+    }
+    if (!fits)
+        return bl_fail(err, BL_EFORMAT, "a path or a checksum is too long");
+    s->config = strdup(config);
+    return s->config ? 0 : bl_fail(err, BL_ENOMEM, "no memory for the configuration");
+}
+
+static int read_state(const char *path, struct checkpoint_state *ret, struct bl_error *err)
+{
+    bl_autofree char *text = NULL;
+    size_t size;
+    BL_TRY(bl_file_read(path, BL_CONFIG_BYTES_MAX * 2, &text, &size, err));
+    json_error_t wrong;
+    autojson *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &wrong);
+    if (!json_is_object(root))
+        return bl_fail(err, BL_EFORMAT, "line %d: %s", wrong.line,
+                       root ? "expected an object" : wrong.text);
+    char expected[65];
+    const char *found = json_string_value(json_object_get(root, "sha256"));
+    BL_TRY(own_checksum(root, expected, err));
+    if (!found || strcmp(found, expected))
+        return bl_fail(err, BL_EFORMAT, "its checksum does not fit its content");
+    return parse_state(root, ret, err);
+}
+
+int checkpoint_state_read(const char *folder, struct checkpoint_state *ret, struct bl_error *err)
+{
+    char path[4096];
+    struct checkpoint_state state = {0};
+    BL_TRY(bl_path_join(path, sizeof path, folder, "state.json", err));
+    int rc = read_state(path, &state, err);
+    if (rc < 0) {
+        checkpoint_state_release(&state);
+        bl_error_remedy(err, "use another checkpoint");
+        return bl_error_file(err, path);
+    }
+    *ret = state;
+    return 0;
+}
+
+int checkpoint_verify(const char *folder, const struct checkpoint_state *state,
+                      struct bl_error *err)
+{
+    for (int i = 0; i < state->file_count; i++) {
+        char path[4096], hex[65];
+        BL_TRY(bl_path_join(path, sizeof path, folder, state->files[i].name, err));
+        if (bl_file_sha256(path, hex, err) < 0)
+            return bl_error_remedy(err, "use another checkpoint");
+        if (!strcmp(hex, state->files[i].sha256))
+            continue;
+        bl_fail(err, BL_EFORMAT, "expected SHA-256 %.16s…, found %.16s…: the file is damaged",
+                state->files[i].sha256, hex);
+        bl_error_remedy(err, "use another checkpoint");
+        return bl_error_file(err, path);
+    }
+    return 0;
+}

@@ -1,0 +1,54 @@
+/* common/models/hf.h - the Hugging Face folders' JSON: config.json of vision and language models,
+ * preprocessor_config.json. Missing keys take transformers' defaults; what would change a result
+ * and is not implemented is refused by key. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+enum hf_vision_kind { HF_SIGLIP, HF_VIT };
+enum hf_activation { HF_GELU_ERF, HF_GELU_TANH, HF_SILU };
+
+struct hf_vision {
+    enum hf_vision_kind kind;
+    int64_t hidden, layers, heads, intermediate; /* intermediate: width of the MLP */
+    int64_t image_size, patch, channels;         /* pixels of a side; of a patch's side; 3 */
+    float norm_eps;
+    enum hf_activation activation;
+    bool qkv_bias;
+    int64_t grid;   /* patches a side: image_size / patch */
+    int64_t tokens; /* rows the encoder gives: grid^2, plus the class token for ViT */
+};
+
+struct hf_llm {
+    int64_t hidden, layers, heads, kv_heads, head_dim, intermediate, vocabulary, positions_max;
+    float norm_eps, rope_theta;
+    bool attention_bias, mlp_bias, tied;
+    /* RoPE scaling "llama3"; factor 1 when plain. */
+    float rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    int64_t rope_original_positions;
+    int32_t eos[8]; /* the first is trained, any ends generation */
+    int eos_count;
+    int32_t bos; /* -1 when absent */
+};
+
+/* A pixel p of channel c becomes (p rescale_factor - mean[c]) / std[c]. */
+struct hf_preprocess {
+    int64_t width, height; /* pixels that an image is resized to */
+    int resample;          /* 2 bilinear, 3 bicubic: enum image_filter (common/image/image.h) */
+    float rescale_factor;  /* 1/255 */
+    float mean[3], std[3];
+};
+
+/* Each reads the file inside `folder`. hf_preprocess_open with the file absent gives SigLIP's
+ * values for image_size. */
+int hf_vision_open(const char *folder, struct hf_vision *ret, struct bl_error *err);
+int hf_llm_open(const char *folder, struct hf_llm *ret, struct bl_error *err);
+int hf_preprocess_open(const char *folder, const struct hf_vision *vision,
+                       struct hf_preprocess *ret, struct bl_error *err);
+
+/* SHA-256 (64 hex digits) over config.json and every *.safetensors of a model folder, in name
+ * order: its identity. */
+int hf_folder_sha256(const char *folder, char ret_hex[65], struct bl_error *err);
