@@ -42,24 +42,55 @@ static int64_t widen(const struct parquet_column *column, uint32_t bits)
     return column->is_unsigned ? (int64_t)bits : (int64_t)(int32_t)bits;
 }
 
-static int plain_fixed(struct source *s, struct parquet_value *ret, struct bl_error *err)
+static size_t width_of(const struct parquet_column *column)
 {
-    int type = s->column->physical_type;
-    size_t width = type == TYPE_INT64 || type == TYPE_DOUBLE ? 8 : 4, size;
-    const uint8_t *data;
-    if (!bl_mul(s->count, width, &size) || !bl_cursor_take(&s->cursor, size, &data))
-        return fail_short(err, s->cursor.left / width, s->count);
-    for (size_t i = 0; i < s->count; i++, data += width) {
-        uint32_t bits;
-        float real;
-        ret[i] = (struct parquet_value){0};
-        memcpy(&ret[i].integer, data, width);
-        memcpy(&bits, data, 4);
-        memcpy(&real, data, 4);
-        if (type == TYPE_INT32)
-            ret[i].integer = widen(s->column, bits);
-        else if (type == TYPE_FLOAT)
-            ret[i].real = (double)real;
+    return column->physical_type == TYPE_INT64 || column->physical_type == TYPE_DOUBLE ? 8 : 4;
+}
+
+/* A number of width_of bytes. */
+static struct parquet_value number(const struct parquet_column *column, const uint8_t *bytes)
+{
+    struct parquet_value value = {0};
+    uint32_t bits;
+    float real;
+    memcpy(&bits, bytes, sizeof bits);
+    memcpy(&real, bytes, sizeof real);
+    if (column->physical_type == TYPE_INT32)
+        value.integer = widen(column, bits);
+    else if (column->physical_type == TYPE_FLOAT)
+        value.real = (double)real;
+    else
+        memcpy(&value.integer, bytes, sizeof value.integer);
+    return value;
+}
+
+static int take_numbers(struct source *s, const uint8_t **ret, struct bl_error *err)
+{
+    size_t size;
+    if (!bl_mul(s->count, width_of(s->column), &size) || !bl_cursor_take(&s->cursor, size, ret))
+        return fail_short(err, s->cursor.left / width_of(s->column), s->count);
+    return 0;
+}
+
+static int plain_numbers(struct source *s, struct parquet_value *ret, struct bl_error *err)
+{
+    const uint8_t *data = NULL;
+    BL_TRY(take_numbers(s, &data, err));
+    for (size_t i = 0; i < s->count; i++)
+        ret[i] = number(s->column, data + i * width_of(s->column));
+    return 0;
+}
+
+/* The first bytes of all values, then the second ones, and so on. */
+static int byte_stream_split(struct source *s, struct parquet_value *ret, struct bl_error *err)
+{
+    const uint8_t *data = NULL;
+    BL_TRY(take_numbers(s, &data, err));
+    for (size_t i = 0; i < s->count; i++) {
+        uint8_t bytes[8] = {0};
+        for (size_t k = 0; k < width_of(s->column); k++)
+            bytes[k] = data[k * s->count + i];
+        ret[i] = number(s->column, bytes);
     }
     return 0;
 }
@@ -82,7 +113,7 @@ static int plain(struct source *s, struct parquet_value *ret, struct bl_error *e
     case TYPE_BOOLEAN:
         return plain_booleans(s, ret, err);
     default:
-        return plain_fixed(s, ret, err);
+        return plain_numbers(s, ret, err);
     }
 }
 
@@ -119,7 +150,7 @@ static int indices(struct source *s, struct parquet_value *ret, struct bl_error 
 static int rle_booleans(struct source *s, struct parquet_value *ret, struct bl_error *err)
 {
     uint32_t size, bits[AT_ONCE];
-    const uint8_t *data;
+    const uint8_t *data = NULL;
     if (!bl_cursor_u32le(&s->cursor, &size) || !bl_cursor_take(&s->cursor, size, &data))
         return fail_short(err, 0, s->count);
     struct runs runs = runs_open(data, size, 1);
@@ -246,7 +277,10 @@ static const struct {
                                           delta_length_byte_array},
     [ENCODING_DELTA_BYTE_ARRAY] = {"DELTA_BYTE_ARRAY", 1 << TYPE_BYTE_ARRAY, delta_byte_array},
     [ENCODING_RLE_DICTIONARY] = {"RLE_DICTIONARY", ANY_TYPE, indices},
-    [9] = {"BYTE_STREAM_SPLIT", 0, NULL},
+    [ENCODING_BYTE_STREAM_SPLIT] = {"BYTE_STREAM_SPLIT",
+                                    1 << TYPE_INT32 | 1 << TYPE_INT64 | 1 << TYPE_FLOAT |
+                                        1 << TYPE_DOUBLE,
+                                    byte_stream_split},
 };
 #define ENCODING_COUNT ((int)(sizeof encodings / sizeof *encodings))
 
