@@ -265,15 +265,16 @@ static int open_v2(const struct page *page, const struct column_chunk *chunk,
     return 0;
 }
 
-static void body_release(struct page_body *body)
+void page_body_release(struct page_body *body)
 {
     free(body->owned);
+    *body = (struct page_body){0};
 }
 
 int page_body(const struct page *page, const struct column_chunk *chunk,
               const struct parquet_column *column, struct page_body *ret, struct bl_error *err)
 {
-    __attribute__((cleanup(body_release))) struct page_body body = {0};
+    page_autobody struct page_body body = {0};
     if (page->has_crc) {
         uint32_t crc = (uint32_t)crc32_z(0, page->data, page->size);
         if (crc != page->crc)

@@ -136,10 +136,10 @@ static int count_rows(const struct chunk_name *name, const struct page *page, in
     *ret_inside = page->value_count == 0;
     if (!name->column->list || page->type == PAGE_DATA_V2 || page->value_count == 0)
         return 0;
-    struct page_body body = {0};
+    page_autobody struct page_body body = {0};
     size_t count = (size_t)page->value_count;
     BL_TRY(page_body(page, chunk_of(name), name->column, &body, err));
-    bl_autofree uint8_t *owned = body.owned, *levels = malloc(count);
+    bl_autofree uint8_t *levels = malloc(count);
     if (!levels)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu levels", count);
     BL_TRY(levels_decode(body.repetition, body.repetition_size, 1, count, levels, err));
@@ -258,9 +258,8 @@ int pages_read_dictionary(const struct chunk_name *name, struct pages *pages, st
 void pages_forget_dictionary(struct pages *pages)
 {
     free(pages->dictionary.values);
-    free(pages->dictionary_body.owned);
     pages->dictionary = (struct dictionary){0};
-    pages->dictionary_body = (struct page_body){0};
+    page_body_release(&pages->dictionary_body);
     pages->dictionary_bytes = 0;
 }
 

@@ -92,14 +92,16 @@ struct page {
 struct page_body {
     const uint8_t *repetition, *definition, *values;
     size_t repetition_size, definition_size, values_size;
-    uint8_t *owned; /* the caller's (free) */
+    uint8_t *owned;
     size_t owned_size;
 };
+void page_body_release(struct page_body *body);
+#define page_autobody __attribute__((cleanup(page_body_release)))
 
 /* The page at that offset of the file, inside the chunk: its header. Its bytes are not touched. */
 int page_read(const struct parquet *file, const struct column_chunk *chunk, size_t offset,
               struct page *ret, struct bl_error *err);
-/* Compares the checksum, if the page has one, and decompresses. */
+/* Compares the checksum, if the page has one, and decompresses. *ret is the caller's (page_body_release). */
 int page_body(const struct page *page, const struct column_chunk *chunk,
               const struct parquet_column *column, struct page_body *ret, struct bl_error *err);
 

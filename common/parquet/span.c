@@ -26,7 +26,7 @@ void span_free(struct span **span)
     if (!s)
         return;
     for (size_t i = 0; i < s->body_count; i++) {
-        free(s->bodies[i].owned);
+        page_body_release(&s->bodies[i]);
         values_memory_release(&s->memories[i]);
     }
     free(s->bodies);
