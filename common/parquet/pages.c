@@ -180,7 +180,12 @@ static int find_by_headers(const struct chunk_name *name, struct pages *pages, s
     int64_t row = 0;
     for (int64_t left = chunk->value_count; left > 0;) {
         struct page page;
-        if (page_read(name->file, chunk, offset, &page, err) < 0)
+        int rc = offset < chunk->offset + chunk->size
+                     ? page_read(name->file, chunk, offset, &page, err)
+                     : bl_fail(err, BL_EFORMAT,
+                               "expected pages of %lld more values, found the column chunk's end",
+                               (long long)left);
+        if (rc < 0)
             return chunk_error(name, offset, err);
         if (page.type == PAGE_DATA || page.type == PAGE_DATA_V2) {
             if (take_page(name, pages, offset, &page, &row, err) < 0)

@@ -56,7 +56,7 @@ static bool open_repeated(struct runs *r, uint64_t count)
     size_t size = (size_t)(r->width + 7) / 8;
     if (!bl_cursor_take(&r->cursor, size, &bytes))
         return false;
-    r->value = r->width ? (uint32_t)bits_at(bytes, size, 0, (unsigned)r->width) : 0;
+    r->value = size ? (uint32_t)bits_at(bytes, size, 0, (unsigned)size * 8) : 0;
     r->left = count;
     return true;
 }
