@@ -307,16 +307,22 @@ struct writer {
     int last;
 };
 
+static void put_byte(struct bl_bytes *out, uint64_t byte)
+{
+    uint8_t low = (uint8_t)byte;
+    bl_bytes_add(out, &low, 1);
+}
+
 static void put_varint(struct bl_bytes *out, uint64_t n)
 {
     for (; n > 127; n >>= 7)
-        bl_bytes_add(out, &(uint8_t){(uint8_t)(n | 128)}, 1);
-    bl_bytes_add(out, &(uint8_t){(uint8_t)n}, 1);
+        put_byte(out, n | 128);
+    put_byte(out, n);
 }
 
 static void put_field(struct writer *w, int id, int type)
 {
-    bl_bytes_add(w->out, &(uint8_t){(uint8_t)((id - w->last) << 4 | type)}, 1);
+    put_byte(w->out, (uint64_t)((id - w->last) << 4 | type));
     w->last = id;
 }
 
@@ -328,7 +334,7 @@ static void put_number(struct writer *w, int id, int type, int64_t n)
 
 static void put_end(struct bl_bytes *out)
 {
-    bl_bytes_add(out, "", 1);
+    put_byte(out, 0);
 }
 
 static void put_name(struct writer *w, int id, const char *name)
@@ -342,7 +348,7 @@ static void put_name(struct writer *w, int id, const char *name)
 static void put_list(struct writer *w, int id, size_t count)
 {
     put_field(w, id, TYPE_LIST);
-    bl_bytes_add(w->out, &(uint8_t){(uint8_t)(count << 4 | TYPE_STRUCT)}, 1);
+    put_byte(w->out, count << 4 | TYPE_STRUCT);
 }
 
 struct made {
