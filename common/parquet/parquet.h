@@ -1,5 +1,6 @@
 /* common/parquet/parquet.h - reading Apache Parquet files: strings, binary, integers and reals, flat, in structs, or in one list.
  *
+ * Table     one file, or the files of a folder or pattern one after the other, of which a reader needs the same column in each.
  * File      mapped, never read whole; immutable once open, so any number of threads may have readers of it. It must not be
  *           shortened meanwhile.
  * Column    a leaf of the schema, named by its path without the names that only lists need: "caption", "image.bytes", "captions"
@@ -17,6 +18,7 @@
 #include "common/error.h"
 
 struct parquet;
+struct parquet_table;
 struct parquet_reader;
 
 enum parquet_kind { PARQUET_BYTES, PARQUET_INTEGER, PARQUET_REAL };
@@ -50,6 +52,7 @@ struct parquet_value {
 /* Consecutive rows. Of a flat column row i is values[i]. Of a list it is values[starts[i]] up to, without, values[starts[i + 1]];
  * null_lists[i] tells a null list from an empty one. */
 struct parquet_rows {
+    const struct parquet *file; /* whose rows they are */
     int64_t first_row, row_count;
     const struct parquet_value *values;
     const uint32_t *starts; /* row_count + 1; NULL of a flat column */
@@ -63,6 +66,7 @@ int parquet_parse(const void *data, size_t size, const char *name, struct parque
                   struct bl_error *err);
 void parquet_free(struct parquet **file);
 
+const char *parquet_name(const struct parquet *file); /* its path; borrowed */
 int64_t parquet_row_count(const struct parquet *file);
 size_t parquet_row_group_count(const struct parquet *file);
 size_t parquet_column_count(const struct parquet *file);
@@ -81,6 +85,20 @@ void parquet_reader_free(struct parquet_reader **reader);
 int parquet_reader_rows(struct parquet_reader *reader, int64_t row, struct parquet_rows *ret,
                         struct bl_error *err);
 
-/* Where in the file a value's bytes lie verbatim (uncompressed page, plain encoding); false if they do not. */
+/* A file, all *.parquet files of a folder (not of folders in it), or all files of a pattern with *, ? or [, in the order of their
+ * names, opened. *ret is the caller's (parquet_table_free). */
+int parquet_table_open(const char *path, struct parquet_table **ret, struct bl_error *err);
+void parquet_table_free(struct parquet_table **table);
+int64_t parquet_table_row_count(const struct parquet_table *table);
+size_t parquet_table_file_count(const struct parquet_table *table);
+const struct parquet *parquet_table_file(const struct parquet_table *table, size_t i);
+/* A reader over all files: row 0 is the first one's first. A file whose column of that path is absent or of another kind is an
+ * error. */
+int parquet_table_reader_open(const struct parquet_table *table, const char *path,
+                              size_t cache_bytes, struct parquet_reader **ret,
+                              struct bl_error *err);
+
+/* Where in the file the bytes of a value of kind PARQUET_BYTES lie verbatim (uncompressed page, plain encoding); false if they do
+ * not. */
 bool parquet_value_offset(const struct parquet *file, const struct parquet_value *value,
                           uint64_t *ret_offset);

@@ -3,7 +3,7 @@
  * schema.c     the schema's tree -> columns              footer.c   the file -> schema, row groups, column chunks
  * page.c       a page's header, checksum, decompression  pages.c    a column chunk -> its pages and their rows
  * values.c     a page's bytes -> levels and values       span.c     pages -> rows
- * reader.c     rows of a column, with the cache of decoded pages
+ * reader.c     rows of a column, with the cache of decoded pages                 table.c    several files as one
  * thrift, codec, runs: the formats inside the format. */
 #pragma once
 
@@ -173,6 +173,7 @@ void pages_release(struct pages *pages);
 /* Decoded rows. Values borrow their bytes from the file, from bodies and memories, and from the chunk's dictionary. */
 struct span {
     struct span *newer, *older; /* the reader's list */
+    const struct parquet *file;
     struct pages *pages;
     struct span_place *place;
     size_t memory_bytes;
@@ -190,4 +191,17 @@ int span_decode(const struct chunk_name *name, struct pages *pages, size_t place
                 struct bl_error *err);
 void span_free(struct span **span);
 /* What was read of the file for it leaves this process's memory; it comes back when it is read again. */
-void span_let_go(const struct parquet *file, const struct span *span);
+void span_let_go(const struct span *span);
+
+/* --- reader.c --- */
+
+/* A file of those that a reader goes through. */
+struct part {
+    const struct parquet *file;
+    const struct parquet_column *column;
+    int64_t first_row;   /* of the reader */
+    struct pages *pages; /* a row group each */
+};
+/* The parts' files and columns are given; the rest is filled in. */
+int reader_open_parts(const struct part *parts, size_t count, size_t cache_bytes,
+                      struct parquet_reader **ret, struct bl_error *err);

@@ -5,27 +5,47 @@
 #include "common/parquet/parquet_parts.h"
 
 struct parquet_reader {
-    const struct parquet *file;
-    const struct parquet_column *column;
-    struct pages *pages; /* a row group each */
+    struct part *parts;
+    size_t part_count;
+    int64_t row_count;
     struct span *newest, *oldest;
     size_t memory_bytes, memory_max;
 };
+
+static int open_part(struct parquet_reader *r, const struct part *given, struct bl_error *err)
+{
+    struct part *part = &r->parts[r->part_count];
+    *part = (struct part){.file = given->file, .column = given->column, .first_row = r->row_count};
+    part->pages = calloc(part->file->row_group_count + 1, sizeof *part->pages);
+    if (!part->pages)
+        return bl_fail(err, BL_ENOMEM, "no memory for a reader of %zu row groups",
+                       part->file->row_group_count);
+    r->part_count++;
+    if (__builtin_add_overflow(r->row_count, part->file->row_count, &r->row_count))
+        return bl_fail(err, BL_EFORMAT, "expected a count of rows below 2^63 in all files");
+    return 0;
+}
+
+int reader_open_parts(const struct part *parts, size_t count, size_t cache_bytes,
+                      struct parquet_reader **ret, struct bl_error *err)
+{
+    bl_auto(parquet_reader) struct parquet_reader *reader = calloc(1, sizeof *reader);
+    if (!reader || !(reader->parts = calloc(count, sizeof *reader->parts)))
+        return bl_fail(err, BL_ENOMEM, "no memory for a reader of %zu files", count);
+    reader->memory_max = cache_bytes;
+    for (size_t i = 0; i < count; i++)
+        BL_TRY(open_part(reader, &parts[i], err));
+    *ret = bl_take(&reader);
+    return 0;
+}
 
 int parquet_reader_open(const struct parquet *file, const struct parquet_column *column,
                         size_t cache_bytes, struct parquet_reader **ret, struct bl_error *err)
 {
     BL_ASSERT(column >= file->columns && column < file->columns + file->column_count);
     BL_ASSERT(!column->unreadable);
-    bl_auto(parquet_reader) struct parquet_reader *reader = calloc(1, sizeof *reader);
-    if (!reader || !(reader->pages = calloc(file->row_group_count + 1, sizeof *reader->pages)))
-        return bl_fail(err, BL_ENOMEM, "no memory for a reader of %zu row groups",
-                       file->row_group_count);
-    reader->file = file;
-    reader->column = column;
-    reader->memory_max = cache_bytes;
-    *ret = bl_take(&reader);
-    return 0;
+    struct part part = {.file = file, .column = column};
+    return reader_open_parts(&part, 1, cache_bytes, ret, err);
 }
 
 /* --- The list of decoded pages, newest first. --- */
@@ -54,7 +74,7 @@ static void forget(struct parquet_reader *r, struct span *span)
         r->memory_bytes -= pages->dictionary_bytes;
         pages_forget_dictionary(pages);
     }
-    span_let_go(r->file, span);
+    span_let_go(span);
     span_free(&span);
 }
 
@@ -75,41 +95,28 @@ void parquet_reader_free(struct parquet_reader **reader)
         return;
     while (r->newest)
         forget(r, r->newest);
-    for (size_t i = 0; r->pages && i < r->file->row_group_count; i++)
-        pages_release(&r->pages[i]);
-    free(r->pages);
+    for (size_t p = 0; p < r->part_count; p++) {
+        for (size_t i = 0; i < r->parts[p].file->row_group_count; i++)
+            pages_release(&r->parts[p].pages[i]);
+        free(r->parts[p].pages);
+    }
+    free(r->parts);
     free(r);
     *reader = NULL;
 }
 
 /* --- Rows. --- */
 
-/* The last row group that begins at or before the row: those without rows come before it. */
-static size_t find_row_group(const struct parquet *file, int64_t row)
-{
-    size_t low = 0, high = file->row_group_count;
-    while (high - low > 1) {
-        size_t middle = low + (high - low) / 2;
-        if (file->row_groups[middle].first_row <= row)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static size_t find_place(const struct pages *pages, int64_t row)
-{
-    size_t low = 0, high = pages->count;
-    while (high - low > 1) {
-        size_t middle = low + (high - low) / 2;
-        if (pages->places[middle].first_row <= row)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
+/* The index of the last item that begins at or before the row: of files and row groups, those without rows come before it. */
+#define FIND_ROW(items, count, row)                                                                \
+    __extension__({                                                                                \
+        size_t low_ = 0, high_ = (count);                                                          \
+        while (high_ - low_ > 1) {                                                                 \
+            size_t middle_ = low_ + (high_ - low_) / 2;                                            \
+            *((items)[middle_].first_row <= (row) ? &low_ : &high_) = middle_;                     \
+        }                                                                                          \
+        low_;                                                                                      \
+    })
 
 static int decode(struct parquet_reader *r, const struct chunk_name *name, struct pages *pages,
                   size_t place, struct bl_error *err)
@@ -127,29 +134,39 @@ static int decode(struct parquet_reader *r, const struct chunk_name *name, struc
     return rc;
 }
 
+static int find_span(struct parquet_reader *r, const struct chunk_name *name, struct pages *pages,
+                     int64_t group_row, struct span **ret, struct bl_error *err)
+{
+    BL_TRY(pages_find(name, pages, err));
+    size_t place = FIND_ROW(pages->places, pages->count, group_row);
+    struct span *span = pages->places[place].span;
+    if (span) {
+        unlink_span(r, span);
+        link_newest(r, span);
+    } else {
+        BL_TRY(decode(r, name, pages, place, err));
+    }
+    *ret = pages->places[place].span;
+    return 0;
+}
+
 int parquet_reader_rows(struct parquet_reader *reader, int64_t row, struct parquet_rows *ret,
                         struct bl_error *err)
 {
-    const struct parquet *file = reader->file;
     BL_ASSERT_CMP(row, >=, 0);
-    BL_ASSERT_CMP(row, <, file->row_count);
-    struct chunk_name name = {
-        .file = file, .column = reader->column, .row_group = find_row_group(file, row)};
-    struct pages *pages = &reader->pages[name.row_group];
-    int64_t group_row = row - file->row_groups[name.row_group].first_row;
-    if (pages_find(&name, pages, err) < 0)
+    BL_ASSERT_CMP(row, <, reader->row_count);
+    const struct part *part = &reader->parts[FIND_ROW(reader->parts, reader->part_count, row)];
+    const struct parquet *file = part->file;
+    int64_t file_row = row - part->first_row;
+    struct chunk_name name = {.file = file, .column = part->column};
+    name.row_group = FIND_ROW(file->row_groups, file->row_group_count, file_row);
+    int64_t group_row = file_row - file->row_groups[name.row_group].first_row;
+    struct span *span = NULL;
+    if (find_span(reader, &name, &part->pages[name.row_group], group_row, &span, err) < 0)
         return bl_error_file(err, file->name);
-    size_t place = find_place(pages, group_row);
-    struct span *span = pages->places[place].span;
-    if (span) {
-        unlink_span(reader, span);
-        link_newest(reader, span);
-    } else if (decode(reader, &name, pages, place, err) < 0) {
-        return bl_error_file(err, file->name);
-    }
-    span = pages->places[place].span;
     int64_t skip = group_row - span->place->first_row;
-    *ret = (struct parquet_rows){.first_row = row,
+    *ret = (struct parquet_rows){.file = file,
+                                 .first_row = row,
                                  .row_count = span->row_count - skip,
                                  .values = span->starts ? span->values : span->values + skip,
                                  .starts = span->starts ? span->starts + skip : NULL,

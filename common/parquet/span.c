@@ -12,8 +12,9 @@
 #include "common/limits.h"
 #include "common/parquet/parquet_parts.h"
 
-void span_let_go(const struct parquet *file, const struct span *span)
+void span_let_go(const struct span *span)
 {
+    const struct parquet *file = span->file;
     const uint8_t *begin = file->data + span->place->offset, *end = file->data + span->place->end;
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), address = (uintptr_t)begin & ~(page - 1);
     if (file->map.data)
@@ -197,6 +198,7 @@ int span_decode(const struct chunk_name *name, struct pages *pages, size_t place
         return bl_fail(err, BL_ENOMEM, "no memory for a page");
     size_t page_count = 0, entries = 0;
     int64_t rows = pages_rows(name, pages, place);
+    s->file = name->file;
     s->pages = pages;
     s->place = &pages->places[place];
     BL_TRY(count_entries(name, s->place, &page_count, &entries, err));

@@ -7,6 +7,7 @@
 #include "common/file.h"
 #include "common/parquet/parquet.h"
 #include "common/parquet/runs.h"
+#include "tests/unit/folder.h"
 
 static const char *golden(const char *name)
 {
@@ -175,6 +176,56 @@ static void an_uncompressed_plain_value_is_located_in_the_file(void **state)
     parquet_free(&gzip);
 }
 
+/* --- Several files. --- */
+
+static void copy_golden(const char *name, const char *to)
+{
+    bl_autofree char *bytes = NULL;
+    size_t size = 0;
+    struct bl_error err = {0};
+    assert_ok(bl_file_read(golden(name), 1 << 20, &bytes, &size, &err), err);
+    assert_ok(bl_file_write(inside(to), bytes, size, &err), err);
+}
+
+static void expect_table(const char *path, size_t files)
+{
+    struct parquet_table *table = NULL;
+    struct parquet_reader *reader = NULL;
+    struct parquet_rows rows = {0};
+    struct bl_error err = {0};
+    assert_ok(parquet_table_open(path, &table, &err), err);
+    assert_int_equal(parquet_table_file_count(table), files);
+    assert_int_equal(parquet_table_row_count(table), 2 * ROWS);
+    for (size_t c = 0; c < COLUMN_COUNT; c++) {
+        assert_ok(parquet_table_reader_open(table, columns[c].path, 4000, &reader, &err), err);
+        for (int64_t row = 0; row < 2 * ROWS; row += rows.row_count) {
+            assert_ok(parquet_reader_rows(reader, row, &rows, &err), err);
+            assert_int_equal(rows.first_row, row);
+            assert_ptr_equal(rows.file, parquet_table_file(table, row < ROWS ? 0 : files - 1));
+            for (int64_t i = 0; i < rows.row_count; i++)
+                columns[c].expect(&rows, i, (row + i) % ROWS);
+        }
+        for (int64_t i = 0, row; i < 2 * ROWS; i++) {
+            row = i * 7 % (2 * ROWS);
+            assert_ok(parquet_reader_rows(reader, row, &rows, &err), err);
+            columns[c].expect(&rows, 0, row % ROWS);
+        }
+        parquet_reader_free(&reader);
+    }
+    parquet_table_free(&table);
+}
+
+static void files_of_a_folder_or_a_pattern_are_one_table(void **state)
+{
+    copy_golden("plain.parquet", "10.parquet");
+    copy_golden("empty.parquet", "2.parquet");
+    copy_golden("polars.parquet", "3.parquet");
+    copy_golden("others.parquet", "others");
+    expect_table(folder, 3);
+    expect_table(inside("*.parquet"), 3);
+    expect_table(inside("[13]*.parquet"), 2);
+}
+
 /* --- What is refused. --- */
 
 #define expect_failure(call, err, format, ...)                                                     \
@@ -209,6 +260,25 @@ static void columns_of_other_types_are_listed_and_the_rest_is_read(void **state)
     expect_bytes(&rows.values[0], "b", 1);
     parquet_reader_free(&reader);
     parquet_free(&file);
+}
+
+static void a_table_names_the_file_that_lacks_the_column(void **state)
+{
+    struct parquet_table *table = NULL;
+    struct parquet_reader *reader = NULL;
+    struct bl_error err = {0};
+    expect_failure(parquet_table_open(folder, &table, &err), err,
+                   "%s: expected Parquet files (*.parquet) in the folder, found none", folder);
+    expect_failure(parquet_table_open(inside("*.parq"), &table, &err), err,
+                   "%s: expected Parquet files of that pattern, found none", inside("*.parq"));
+    copy_golden("plain.parquet", "1.parquet");
+    copy_golden("others.parquet", "2.parquet");
+    assert_ok(parquet_table_open(folder, &table, &err), err);
+    expect_failure(
+        parquet_table_reader_open(table, "id", 0, &reader, &err), err,
+        "%s: expected a column \"id\", found caption, matrix, hash; name one of the file's columns",
+        inside("2.parquet"));
+    parquet_table_free(&table);
 }
 
 static void encryption_and_unknown_codecs_are_refused_by_name(void **state)
@@ -329,7 +399,7 @@ static void put_field(struct writer *w, int id, int type)
 static void put_number(struct writer *w, int id, int type, int64_t n)
 {
     put_field(w, id, type);
-    put_varint(w->out, (uint64_t)n << 1 ^ (uint64_t)(n >> 63));
+    put_varint(w->out, (uint64_t)n << 1 ^ (n < 0 ? UINT64_MAX : 0));
 }
 
 static void put_end(struct bl_bytes *out)
@@ -443,6 +513,28 @@ static const char *read_made(const struct made *made)
     parquet_reader_free(&reader);
     parquet_free(&file);
     return line;
+}
+
+static void a_table_names_the_file_whose_column_is_of_another_kind(void **state)
+{
+    static const uint8_t page[] = {7, 0, 0, 0};
+    bl_autobytes struct bl_bytes pages = {0}, numbers = {0}, texts = {0};
+    struct parquet_table *table = NULL;
+    struct parquet_reader *reader = NULL;
+    struct bl_error err = {0};
+    put_page(&pages, 0, 0, 1, page, sizeof page);
+    put_file(&numbers,
+             &(struct made){.type = 1, .value_count = 1, .row_count = 1, .pages = &pages});
+    put_file(&texts,
+             &(struct made){
+                 .type = 6, .repetition = 2, .value_count = 1, .row_count = 1, .pages = &pages});
+    assert_ok(bl_file_write(inside("1.parquet"), numbers.data, numbers.size, &err), err);
+    assert_ok(bl_file_write(inside("2.parquet"), texts.data, texts.size, &err), err);
+    assert_ok(parquet_table_open(folder, &table, &err), err);
+    expect_failure(parquet_table_reader_open(table, "c", 0, &reader, &err), err,
+                   "%s: expected column \"c\" as %s has it (INT32), found list of BYTE_ARRAY",
+                   inside("2.parquet"), inside("1.parquet"));
+    parquet_table_free(&table);
 }
 
 static void a_row_may_go_on_in_the_next_page(void **state)
@@ -714,9 +806,14 @@ static void differences_wrap_round_at_64_bits(void **state)
     assert_int_equal(cursor.left, 1);
 }
 
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
+
 UNIT_MAIN(cmocka_unit_test(what_pyarrow_polars_and_duckdb_wrote_is_read),
           cmocka_unit_test(an_empty_file_has_columns_and_no_rows),
           cmocka_unit_test(an_uncompressed_plain_value_is_located_in_the_file),
+          IN_FOLDER(files_of_a_folder_or_a_pattern_are_one_table),
+          IN_FOLDER(a_table_names_the_file_that_lacks_the_column),
+          IN_FOLDER(a_table_names_the_file_whose_column_is_of_another_kind),
           cmocka_unit_test(columns_of_other_types_are_listed_and_the_rest_is_read),
           cmocka_unit_test(encryption_and_unknown_codecs_are_refused_by_name),
           cmocka_unit_test(a_damaged_page_is_named_and_the_others_are_read),
