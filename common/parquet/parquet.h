@@ -32,7 +32,6 @@ struct parquet_column {
     bool list;              /* each row is a list of values */
     bool is_unsigned;       /* integers: INT32 is widened without its sign; INT64 keeps its bits */
     int physical_type;      /* the format's Type */
-    int type_length;        /* of FIXED_LEN_BYTE_ARRAY */
     int definition_max;     /* level of a value that is not null */
     int repetition_max;     /* 1: list */
     int list_definition; /* level from which on a list has an element; one less is an empty list */

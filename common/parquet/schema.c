@@ -12,7 +12,7 @@ enum repetition { REQUIRED, OPTIONAL, REPEATED };
 enum converted_type { CONVERTED_LIST = 3, CONVERTED_UINT_8 = 11, CONVERTED_UINT_64 = 14 };
 
 struct element {
-    int32_t type, type_length, repetition, child_count, converted_type;
+    int32_t type, repetition, child_count, converted_type;
     const uint8_t *name;
     size_t name_size;
     bool is_list, is_unsigned;
@@ -109,9 +109,6 @@ static struct element read_element(struct thrift *t)
         case 1:
             thrift_i32(t, &s, &e.type);
             break;
-        case 2:
-            thrift_i32(t, &s, &e.type_length);
-            break;
         case 3:
             thrift_i32(t, &s, &e.repetition);
             break;
@@ -161,7 +158,6 @@ static void add_column(struct thrift *t, const struct element *e, const struct a
         !thrift_grow(t, &file->columns, &file->column_capacity, file->column_count))
         return;
     struct parquet_column c = {.physical_type = e->type,
-                               .type_length = e->type_length,
                                .definition_max = above->definition,
                                .repetition_max = above->repetition,
                                .list_definition = above->list_definition,
