@@ -102,7 +102,8 @@ static void take_converted_type(struct element *e)
 
 static struct element read_element(struct thrift *t)
 {
-    struct element e = {.type = -1, .repetition = REQUIRED, .converted_type = -1};
+    struct element e = {
+        .type = -1, .repetition = REQUIRED, .converted_type = -1, .name = (const uint8_t *)""};
     struct thrift_struct s = thrift_begin(t, "SchemaElement");
     while (thrift_next(t, &s))
         switch (s.id) {

@@ -51,10 +51,9 @@ static void expect_bytes(const struct parquet_value *value, const char *expected
 
 static void expect_caption(const struct parquet_rows *rows, int64_t i, int64_t row)
 {
-    char once[32], text[128] = "";
-    snprintf(once, sizeof once, "caption %d", (int)row);
+    char text[128] = "";
     for (int64_t k = 0; k <= row % 3; k++)
-        strcat(text, once);
+        snprintf(text + strlen(text), sizeof text - strlen(text), "caption %d", (int)row);
     expect_bytes(&rows->values[i], row % 5 == 0 ? NULL : text, strlen(text));
 }
 
