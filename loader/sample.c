@@ -95,7 +95,7 @@ static int read_image(const struct sample_source *s, const struct dataset_sample
     uint8_t hash[crypto_hash_sha256_BYTES];
     bl_autofree char *data = NULL;
     size_t size;
-    BL_TRY(bl_file_read(sample->image, BL_IMAGE_FILE_BYTES_MAX, &data, &size, err));
+    BL_TRY(location_read(&sample->location, BL_IMAGE_FILE_BYTES_MAX, &data, &size, NULL, err));
     crypto_hash_sha256(hash, (const uint8_t *)data, size);
     if (memcmp(hash, sample->hash, sizeof hash) != 0)
         return bl_fail(err, BL_EDATA, "the file has changed since the run's index was made");
