@@ -122,7 +122,7 @@ void location_describe(const struct location *l, char *ret, size_t size)
 
 static int fail_range(const struct location *l, uint64_t file_size, struct bl_error *err)
 {
-    bl_fail(err, BL_EFORMAT,
+    bl_fail(err, BL_EDATA,
             "expected %" PRIu64 " bytes at offset %" PRIu64 ", found the file's end at %" PRIu64,
             l->length, l->offset, file_size);
     return bl_error_file(err, l->path);
@@ -164,6 +164,8 @@ enum location_failure location_failure_of(const struct bl_error *err)
 {
     if (err->code == BL_ENOMEM)
         return LOCATION_PASSING;
+    if (err->code == BL_EDATA)
+        return LOCATION_UNREADABLE;
     if (err->code != BL_EIO)
         return LOCATION_BAD;
     switch (err->os_error) {
@@ -175,8 +177,16 @@ enum location_failure location_failure_of(const struct bl_error *err)
     case EPERM:
     case ELOOP:
     case ENAMETOOLONG:
-        return LOCATION_ABSENT;
+        return LOCATION_UNREADABLE;
     default:
         return LOCATION_PASSING;
     }
+}
+
+/* A file server that fails over is back within seconds; one that is not deserves an error that names it. */
+uint32_t location_backoff_ms(unsigned failures)
+{
+    static const uint16_t waits[] = {100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000};
+    BL_ASSERT_CMP(failures, >, 0);
+    return failures <= sizeof waits / sizeof *waits ? waits[failures - 1] : 0;
 }

@@ -37,10 +37,17 @@ int location_stamp(const struct location *location, struct bl_stamp *ret, struct
 int location_read(const struct location *location, size_t max_bytes, char **ret_data,
                   size_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err);
 
-/* What a failure to read says. */
+/* What a failure to read or use an image says. */
 enum location_failure {
-    LOCATION_BAD, /* of the bytes, the same on every host: too many, cut off */
-    LOCATION_ABSENT, /* not there or not readable on this host (ENOENT, EACCES, ENOTDIR, …, or no regular file) */
-    LOCATION_PASSING, /* of this host at this time (EIO, EMFILE, ESTALE, no memory, …): try again */
+    /* Of the bytes, the same on every host: no picture, too large. */
+    LOCATION_BAD,
+    /* Of this host's view: not there (ENOENT, ENOTDIR, ...), not permitted (EACCES, EPERM), no regular file, or not the
+     * bytes that were indexed (BL_EDATA). Another host may read it. */
+    LOCATION_UNREADABLE,
+    /* Of this host at this time (EIO, EMFILE, ESTALE, no memory, ...): try again. */
+    LOCATION_PASSING,
 };
 enum location_failure location_failure_of(const struct bl_error *err);
+
+/* How long to wait after `failures` passing failures in a row, in ms; 0: half a minute has passed, give up. */
+uint32_t location_backoff_ms(unsigned failures);

@@ -32,7 +32,7 @@ static const struct {
     {"f.png", "rgb-16.png", NULL},
     {"damaged.jpg", "rgb-444.jpg", "Premature end of JPEG file"},
     {"absent.png", "rgb.png", "cannot be opened: No such file or directory"},
-    {"changed.png", "rgba.png", "the file has changed since the run's index was made"},
+    {"changed.png", "rgba.png", "the image has changed since the run's index was made"},
     {"giant.png", "wide.png", "800"},
 };
 #define IMAGES ((int)(sizeof images / sizeof *images))
@@ -406,6 +406,11 @@ static void a_loader_says_hello_and_is_ready_once_it_is_welcome(void **state)
     expect_stop();
 }
 
+static bool no_wait(void *context, uint32_t ms)
+{
+    return false;
+}
+
 /* The slots of a micro-batch against what the sample's own function makes of them here. */
 static void compare(const struct wire_frames *frames, const uint64_t *samples, size_t count)
 {
@@ -416,7 +421,9 @@ static void compare(const struct wire_frames *frames, const uint64_t *samples, s
     assert_ok(wire_unpack_header(zmq_msg_data((zmq_msg_t *)&frames->at[0]),
                                  zmq_msg_size(&frames->at[0]), &h, &err),
               err);
-    assert_ok(sample_source_open(inside("run"), play.run, &source, &err), err);
+    assert_ok(sample_source_open(inside("run"), play.run, &(struct sample_patience){no_wait, NULL},
+                                 &source, &err),
+              err);
     assert_int_equal(sample_side(source), SIDE);
     assert_int_equal(h->image_side, SIDE);
     assert_int_equal(h->n_slots, count);

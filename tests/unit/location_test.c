@@ -125,16 +125,18 @@ static void what_cannot_be_read_is_told_apart(void **state)
     put("shard", "0123456789");
     assert_int_equal(mkdir(inside("folder"), 0777), 0);
     assert_int_equal(mkfifo(inside("fifo"), 0777), 0);
-    refuses(inside("absent"), 100, LOCATION_ABSENT, "absent: cannot be opened: No such file");
-    refuses(inside("shard/a"), 100, LOCATION_ABSENT, "shard/a: cannot be opened: Not a directory");
-    refuses(inside("folder"), 100, LOCATION_ABSENT, "expected a regular file, found a folder");
-    refuses(inside("fifo"), 100, LOCATION_ABSENT, "expected a regular file, found something else");
+    refuses(inside("absent"), 100, LOCATION_UNREADABLE, "absent: cannot be opened: No such file");
+    refuses(inside("shard/a"), 100, LOCATION_UNREADABLE,
+            "shard/a: cannot be opened: Not a directory");
+    refuses(inside("folder"), 100, LOCATION_UNREADABLE, "expected a regular file, found a folder");
+    refuses(inside("fifo"), 100, LOCATION_UNREADABLE,
+            "expected a regular file, found something else");
     refuses(inside("shard"), 9, LOCATION_BAD, "shard: expected at most 9 bytes, found 10");
     snprintf(text, sizeof text, "range:8+4:%s", inside("shard"));
-    refuses(text, 100, LOCATION_BAD,
+    refuses(text, 100, LOCATION_UNREADABLE,
             "shard: expected 4 bytes at offset 8, found the file's end at 10");
     snprintf(text, sizeof text, "range:90+4:%s", inside("shard"));
-    refuses(text, 100, LOCATION_BAD,
+    refuses(text, 100, LOCATION_UNREADABLE,
             "shard: expected 4 bytes at offset 90, found the file's end at 10");
 }
 
@@ -151,12 +153,24 @@ static void a_host_s_passing_fault_is_no_fact_about_the_bytes(void **state)
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
         errno = absent[i];
         bl_fail_errno(&err, "cannot be read");
-        assert_int_equal(location_failure_of(&err), LOCATION_ABSENT);
+        assert_int_equal(location_failure_of(&err), LOCATION_UNREADABLE);
     }
+    bl_fail(&err, BL_EDATA, "other bytes than were indexed");
+    assert_int_equal(location_failure_of(&err), LOCATION_UNREADABLE);
     bl_fail(&err, BL_ENOMEM, "no memory");
     assert_int_equal(location_failure_of(&err), LOCATION_PASSING);
     bl_fail(&err, BL_EFORMAT, "no JPEG");
     assert_int_equal(location_failure_of(&err), LOCATION_BAD);
+}
+
+static void patience_ends_after_half_a_minute(void **state)
+{
+    uint32_t sum = 0, last = 0;
+    for (unsigned failures = 1; location_backoff_ms(failures); failures++) {
+        assert_true(location_backoff_ms(failures) >= last);
+        sum += last = location_backoff_ms(failures);
+    }
+    assert_in_range(sum, 30000, 35000);
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
@@ -164,4 +178,5 @@ static void a_host_s_passing_fault_is_no_fact_about_the_bytes(void **state)
 UNIT_MAIN(cmocka_unit_test(a_location_is_the_text_that_names_it),
           cmocka_unit_test(a_text_that_names_none_is_refused),
           IN_FOLDER(bytes_are_read_wherever_they_are), IN_FOLDER(what_cannot_be_read_is_told_apart),
-          cmocka_unit_test(a_host_s_passing_fault_is_no_fact_about_the_bytes))
+          cmocka_unit_test(a_host_s_passing_fault_is_no_fact_about_the_bytes),
+          cmocka_unit_test(patience_ends_after_half_a_minute))
