@@ -115,10 +115,12 @@ static int open_bias(const struct frozen_source *source, float **ret, int64_t la
     return any ? arena_f32_from(source->constants, bias, N, ret, err) : 0;
 }
 
-int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
-                       const enum hf_role *roles, int count, struct bl_error *err)
+/* The weights, not packed yet. */
+static int open_rows(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
+                     const enum hf_role *roles, int count, struct bl_error *err)
 {
     BL_ASSERT(count >= 1 && count <= PARTS_MAX);
+    struct ops *ops = source->ops;
     const struct tensor *tensors[PARTS_MAX];
     struct frozen_linear linear = {0};
     for (int i = 0; i < count; i++) {
@@ -126,20 +128,37 @@ int frozen_linear_open(const struct frozen_source *source, struct frozen_linear 
         linear.N += tensors[i]->dims[0];
     }
     linear.K = product(tensors[0]->dims + 1, tensors[0]->rank - 1);
-    const int64_t N = linear.N, K = linear.K;
-    BL_TRY(open_bias(source, &linear.bias, layer, roles, tensors, count, N, err));
+    BL_TRY(open_bias(source, &linear.bias, layer, roles, tensors, count, linear.N, err));
     if (count == 1) {
-        BL_TRY(source->ops->matrix_frozen(source->ops, &linear.matrix, tensors[0]->data,
-                                          tensors[0]->dtype, N, K, true, err));
+        BL_TRY(ops->matrix_frozen(ops, &linear.matrix, tensors[0]->data, tensors[0]->dtype,
+                                  linear.N, linear.K, true, err));
     } else {
         bl_autofree void *data = NULL;
         enum bl_dtype dtype = BL_F32;
-        BL_TRY(stack_weights(tensors, count, N, K, &data, &dtype, err));
+        BL_TRY(stack_weights(tensors, count, linear.N, linear.K, &data, &dtype, err));
         BL_TRY(
-            source->ops->matrix_frozen(source->ops, &linear.matrix, data, dtype, N, K, false, err));
+            ops->matrix_frozen(ops, &linear.matrix, data, dtype, linear.N, linear.K, false, err));
     }
-    safetensors_let_go(source->file); /* else the file lies in memory beside its copy */
     *ret = linear;
+    return 0;
+}
+
+int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
+                       const enum hf_role *roles, int count, struct bl_error *err)
+{
+    BL_TRY(open_rows(source, ret, layer, roles, count, err));
+    source->ops->matrix_pack(source->ops, ret->matrix, false);
+    safetensors_let_go(source->file); /* else the file lies in memory beside its copy */
+    return 0;
+}
+
+int frozen_table_open(const struct frozen_source *source, struct frozen_linear *ret,
+                      enum hf_role role, bool multiplied, struct bl_error *err)
+{
+    BL_TRY(open_rows(source, ret, 0, &role, 1, err));
+    if (multiplied)
+        source->ops->matrix_pack(source->ops, ret->matrix, true);
+    safetensors_let_go(source->file);
     return 0;
 }
 

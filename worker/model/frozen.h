@@ -35,6 +35,9 @@ struct frozen_norm {
  * layer. Errors name file and tensor. The safetensors must outlive the matrix. */
 int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
                        const enum hf_role *roles, int count, struct bl_error *err);
+/* A table of rows for ops->embed; multiplied: it is a linear layer too. */
+int frozen_table_open(const struct frozen_source *source, struct frozen_linear *ret,
+                      enum hf_role role, bool multiplied, struct bl_error *err);
 void frozen_linear_close(struct ops *ops, struct frozen_linear *linear);
 /* y (R,N) = epilogue(x (R,K) W^T + bias) */
 void frozen_forward(struct ops *ops, const struct frozen_linear *linear, act *y, const act *x,

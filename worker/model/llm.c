@@ -99,9 +99,10 @@ static int open_rope(struct llm *llm, struct bl_error *err)
 static int open_vocabulary(struct llm *llm, const struct frozen_source *source,
                            struct bl_error *err)
 {
-    const enum hf_role head = HF_HEAD,
-                       embedding = hf_llm_embedding(&llm->config, source->shapes, llm->file);
-    BL_TRY(frozen_linear_open(source, &llm->embedding, 0, &embedding, 1, err));
+    static const enum hf_role head = HF_HEAD;
+    BL_TRY(frozen_table_open(source, &llm->embedding,
+                             hf_llm_embedding(&llm->config, source->shapes, llm->file),
+                             llm->config.tied, err));
     return llm->config.tied ? 0 : frozen_linear_open(source, &llm->head, 0, &head, 1, err);
 }
 

@@ -117,6 +117,8 @@ static int open_head_attention(struct vision *vision, const struct frozen_source
     struct ops *ops = vision->ops;
     BL_TRY(ops->matrix_frozen(ops, &head->q.matrix, w, BL_F32, D, D, false, err));
     BL_TRY(ops->matrix_frozen(ops, &head->kv.matrix, w + D * D, BL_F32, 2 * D, D, false, err));
+    ops->matrix_pack(ops, head->q.matrix, false);
+    ops->matrix_pack(ops, head->kv.matrix, false);
     BL_TRY(arena_f32_from(&vision->constants, b, D, &head->q.bias, err));
     BL_TRY(arena_f32_from(&vision->constants, b + D, 2 * D, &head->kv.bias, err));
     BL_TRY(frozen_read(source, HF_POOL_PROBE, b, err));
