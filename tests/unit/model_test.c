@@ -8,6 +8,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/models/safetensors.h"
+#include "tests/tools/weights.h"
 #include "worker/model/captioner_private.h"
 
 #define IMAGES 3
@@ -79,7 +80,7 @@ static struct world world_open_with(const struct captioner_options *options, int
               err);
     assert_ok(ops_cpu_open(OPS_F32, threads, &w.ops, &err), err);
     assert_ok(captioner_open(w.ops, options, &w.c, &err), err);
-    assert_ok(captioner_load(w.c, golden(path, moe ? "moe" : "normal"), &err), err);
+    assert_ok(weights_load(w.ops, w.c, golden(path, moe ? "moe" : "normal"), &err), err);
     w.mb = batch_of(w.input, "ids", "ids_start");
     w.prompts = batch_of(w.input, "prompt", "prompt_start");
     return w;
@@ -663,9 +664,9 @@ static void saved_weights_come_back_bit_for_bit(void **state)
     bl_autofree float *b = malloc(bytes);
     assert_ok(captioner_init(w.c, 9, &err), err);
     w.ops->copy_out(w.ops, a, params->values, bytes);
-    assert_ok(captioner_save(w.c, folder, &err), err);
+    assert_ok(weights_save(w.ops, w.c, folder, &err), err);
     assert_ok(captioner_init(w.c, 10, &err), err);
-    assert_ok(captioner_load(w.c, folder, &err), err);
+    assert_ok(weights_load(w.ops, w.c, folder, &err), err);
     w.ops->copy_out(w.ops, b, params->values, bytes);
     assert_memory_equal(a, b, bytes);
 }
@@ -682,7 +683,7 @@ static void weights_of_another_model_are_refused_by_name(void **state)
     AUTO_WORLD w = world_open(CAPTIONER_MOE);
     struct bl_error err = {0};
     char path[512];
-    assert_int_equal(captioner_load(w.c, golden(path, "normal"), &err), -BL_EFORMAT);
+    assert_int_equal(weights_load(w.ops, w.c, golden(path, "normal"), &err), -BL_EFORMAT);
     assert_error(&err, BL_EFORMAT, "tensor \"ln1.bias\"",
                  "found a tensor that the configured model does not have");
     assert_non_null(strstr(err.file, "normal/projector.safetensors"));
@@ -692,7 +693,7 @@ static void weights_of_another_model_are_refused_by_name(void **state)
     options.queries = 4;
     struct captioner *c = NULL;
     assert_ok(captioner_open(w.ops, &options, &c, &err), err);
-    assert_int_equal(captioner_load(c, golden(path, "normal"), &err), -BL_EFORMAT);
+    assert_int_equal(weights_load(w.ops, c, golden(path, "normal"), &err), -BL_EFORMAT);
     assert_string_equal(err.key, "tensor \"query\"");
     captioner_free(&c);
 }
@@ -855,7 +856,7 @@ static int live(struct ops *ops, const struct captioner_options *options, const 
     bl_auto(captioner) struct captioner *c = NULL;
     char path[512];
     BL_TRY(captioner_open(ops, options, &c, err));
-    BL_TRY(captioner_load(c, golden(path, "moe"), err));
+    BL_TRY(weights_load(ops, c, golden(path, "moe"), err));
     captioner_step_begin(c);
     BL_TRY(captioner_forward_backward(c, &w->mb, &plain, err));
     struct captioner_sums sums;

@@ -46,7 +46,8 @@ struct captioner_options {
 struct captioner;
 
 /* Reads both folders, packs the frozen weights, allocates values and gradients (values not
- * initialised: call captioner_init or captioner_load). ops is borrowed for the captioner's life.
+ * initialised: call captioner_init, or copy values in and call
+ * captioner_params_changed). ops is borrowed for the captioner's life.
  * *ret is the caller's. -BL_ECONFIG: options that do not fit together (width not divisible by heads
  * …), key named; -BL_EFORMAT: a tensor is missing or has a wrong shape, file and name given. */
 int captioner_open(struct ops *ops, const struct captioner_options *options, struct captioner **ret,
@@ -103,9 +104,6 @@ int captioner_params_write(const struct captioner_params *params, enum captioner
                            struct bl_error *err);
 int captioner_params_read(const struct captioner_params *params, enum captioner_file file,
                           const char *path, float *host, struct bl_error *err);
-/* Both files of `folder` from / into values, then captioner_params_changed. */
-int captioner_save(struct captioner *c, const char *folder, struct bl_error *err);
-int captioner_load(struct captioner *c, const char *folder, struct bl_error *err);
 
 /* -- micro-batches -- */
 

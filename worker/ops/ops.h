@@ -111,6 +111,9 @@ struct ops {
     int (*matrix_trainable)(struct ops *self, struct ops_matrix **ret, const float *master,
                             int64_t N, int64_t K, struct bl_error *err);
     void (*matrix_refresh)(struct ops *self, struct ops_matrix *matrix);
+    /* Makes what products with a frozen matrix need now rather than at the first one, after which its
+     * data is not read again; embedded: except by embed(), which no other matrix is for then. */
+    void (*matrix_pack)(struct ops *self, struct ops_matrix *matrix, bool embedded);
     void (*matrix_free)(struct ops *self, struct ops_matrix **matrix);
 
     /* bias (N) f32 or NULL. saved_pre (R,N), or NULL: the value before the epilogue, for its
