@@ -20,15 +20,6 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void connect_control(struct loop *l, const struct worker_action *a)
-{
-    struct bl_error err;
-    if (member_connect(&l->member, a->link, &err) < 0)
-        member_fail(&l->member, &err);
-    else
-        loop_send_hello(l, a);
-}
-
 static void publish(void *context, uint64_t generation, const char *key, const void *value,
                     size_t size)
 {
@@ -109,7 +100,8 @@ static void carry_out(struct loop *l, const struct worker_action *a)
     struct bl_error err;
     switch (a->type) {
     case WORKER_ACTION_CONNECT:
-        connect_control(l, a);
+        member_connect(&l->member, a->link);
+        loop_send_hello(l, a);
         break;
     case WORKER_ACTION_OPEN:
         if (open_run(l, &err) < 0)
@@ -206,19 +198,6 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
 {
     *e = (struct worker_event){.link = l->member.link, .generation = m->generation};
     switch (m->body_case) {
-    case BLIPREN__ENVELOPE__BODY_WELCOME:
-        e->type = WORKER_EVENT_WELCOME;
-        e->welcome.patience_ms = m->welcome->patience_ms;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_REFUSE:
-        e->type = WORKER_EVENT_REFUSE;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_PULSE:
-        e->type = WORKER_EVENT_PULSE;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_END:
-        e->type = WORKER_EVENT_END;
-        return 0;
     case BLIPREN__ENVELOPE__BODY_FORM:
         e->type = WORKER_EVENT_FORM;
         e->form.rank = m->form->rank;
@@ -236,11 +215,6 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
         e->save.step = m->save->step;
         e->save.folder = m->save->folder;
         return 0;
-    case BLIPREN__ENVELOPE__BODY_STOP:
-        e->type = WORKER_EVENT_STOP;
-        e->stop.last = m->stop->last;
-        e->stop.code = bl_error_code(m->stop->reason);
-        return 0;
     default:
         return bl_fail(err, BL_EPROTO, "a worker has no use for %s", wire_body_name(m));
     }
@@ -257,11 +231,16 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
     return 0;
 }
 
-static void on_lost(void *context)
+static void on_event(void *context, const struct member_event *from)
 {
-    struct loop *l = context;
-    struct worker_event event = {.type = WORKER_EVENT_LOST, .link = l->member.link};
-    handle(l, &event);
+    struct worker_event event = {.type = (enum worker_event_type)from->type,
+                                 .link = from->link,
+                                 .generation = from->generation};
+    if (from->type == MEMBER_EVENT_WELCOME)
+        event.welcome.patience_ms = from->patience_ms;
+    if (from->type == MEMBER_EVENT_STOP)
+        event.stop.code = from->code;
+    handle(context, &event);
 }
 
 static void on_data(void *context, const struct wire_id *from, struct wire_frames *frames)
@@ -300,7 +279,6 @@ static void handle_engine_event(struct loop *l)
     case ENGINE_OPENED:
         engine_fits(l->engine, &l->image_side, &l->vocabulary);
         event.type = WORKER_EVENT_OPENED;
-        event.opened.ok = true;
         break;
     case ENGINE_FORMED:
         event.type = WORKER_EVENT_FORMED;
@@ -368,12 +346,6 @@ static void on_woken(void *context)
     }
 }
 
-static void on_tick(void *context)
-{
-    struct worker_event event = {.type = WORKER_EVENT_TICK};
-    handle(context, &event);
-}
-
 static void close_all(struct loop *l)
 {
     engine_close(&l->engine);
@@ -390,42 +362,43 @@ static void close_all(struct loop *l)
     pthread_mutex_destroy(&l->lock);
 }
 
-static int start(struct loop *l, struct bl_error *err)
+/* Where loaders connect. */
+static int listen_for_data(struct loop *l, struct bl_error *err)
 {
     const struct worker_options *o = l->options;
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
-    /* a coordinator that starts us was told already */
-    if (wire_check_endpoint(o->endpoint, o->insecure || o->parent, err) < 0)
-        return bl_error_key(err, "--coord");
-    if (wire_check_endpoint(listen, o->insecure, err) < 0)
-        return bl_error_key(err, "--host");
+    BL_TRY(wire_check_endpoint(listen, o->insecure, err));
     if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
-        bl_error_remedy(err, "give this host's own address");
-        return bl_error_key(err, "--host");
+        return bl_error_remedy(err, "give this host's own address");
     }
-    BL_TRY(wire_context_open(&l->member.zmq, err));
-    if (wire_pull(&l->member.uv, l->member.zmq, o->host, on_data, l, &l->data, l->data_endpoint,
-                  err) < 0)
+    return wire_pull(&l->member.uv, l->member.zmq, o->host, on_data, l, &l->data, l->data_endpoint,
+                     err);
+}
+
+static int start(struct loop *l, struct bl_error *err)
+{
+    if (listen_for_data(l, err) < 0)
         return bl_error_key(err, "--host");
     struct worker_config config = {.incarnation = l->member.incarnation,
-                                   .patience_ms = 10000,
-                                   .reconnect_ms = (uint64_t)o->patience_s * 1000};
+                                   .member = member_config(&l->member)};
     BL_TRY(worker_new(&config, &l->core, err));
     uv_update_time(&l->member.uv);
     carry_out_all(l, worker_start(l->core, uv_now(&l->member.uv)));
-    return 0;
+    return member_run(&l->member, err);
 }
 
 int worker_run(const struct worker_options *options, struct bl_error *err)
 {
-    static const struct member_calls calls = {on_message, on_lost, on_woken, on_tick};
+    static const struct member_calls calls = {on_event, on_message, on_woken};
     struct loop l = {.options = options};
     char kind[128];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
                                     .endpoint = options->endpoint,
+                                    .insecure = options->insecure,
+                                    .patience_s = options->patience_s,
                                     .kind = kind,
                                     .parent = options->parent,
                                     .calls = &calls,
@@ -433,10 +406,9 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
     ops_cpu_kind(kind, sizeof kind);
     pthread_mutex_init(&l.lock, NULL);
     l.outgoing_end = &l.outgoing;
-    member_open(&l.member, &member);
-    int rc = start(&l, err);
+    int rc = member_open(&l.member, &member, err);
     if (rc == 0)
-        rc = member_run(&l.member, err);
+        rc = start(&l, err);
     close_all(&l);
     return rc;
 }
