@@ -38,6 +38,7 @@ struct loop {
     const Blipren__Assignment *handled; /* the message being handled */
 
     bool data_open;
+    uint64_t progress; /* pieces of work seen: micro-batches made and shipped */
 };
 
 /* -- messages out ----------------------------------------------------------------------------- */
@@ -62,8 +63,9 @@ static void send_beat(struct loop *l, const struct loader_action *a)
 {
     struct loader_status status = loader_status(l->core);
     Blipren__Beat beat = BLIPREN__BEAT__INIT;
-    beat.phase = (char *)"load";
-    beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "orders");
+    beat.phase = (char *)(l->data_open ? "load" : "open");
+    beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "assignments");
+    beat.progress = l->progress;
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }
@@ -279,6 +281,7 @@ static void pump(struct loop *l)
     while (!l->member.leaving && (message = outboxes_ship(l->outboxes, uv_now(&l->member.uv)))) {
         size_t offset = offsetof(struct assignment, message);
         const struct assignment *o = (const struct assignment *)((const char *)message - offset);
+        l->progress++;
         struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
                                      .slot = {(uint32_t)(o - l->assignments)}};
         step(l, &event);
@@ -350,6 +353,7 @@ static void on_opened(struct loop *l, const struct bl_error *error)
         return;
     }
     l->data_open = true;
+    l->progress++;
     bl_log(BL_LOG_INFO, "run=%s samples=%" PRIu64 " side=%u threads=%u capacity=%u",
            l->member.run_folder, fetch_samples(l->fetch), fetch_side(l->fetch), l->threads,
            l->capacity);
@@ -359,6 +363,7 @@ static void on_opened(struct loop *l, const struct bl_error *error)
 
 static void on_made(struct loop *l, struct fetch_micro_batch *micro_batch)
 {
+    l->progress++;
     l->assignments[micro_batch->slot].micro_batch = micro_batch;
     struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {micro_batch->slot}};
     handle(l, &event);

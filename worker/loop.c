@@ -10,7 +10,6 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
-#include "common/data/run.h"
 #include "worker/ops/ops.h"
 
 static double now_s(void)
@@ -20,62 +19,67 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void publish(void *context, uint64_t generation, const char *key, const void *value,
-                    size_t size)
+/* ---- Actions: one function for each that is not a message --------------------------------------
+ */
+
+static void connect_control(struct loop *l, const struct worker_action *a)
 {
-    struct loop *l = context;
-    struct outgoing *o = calloc(1, sizeof *o + size);
-    BL_ASSERT(o != NULL);
-    o->generation = generation;
-    snprintf(o->key, sizeof o->key, "%s", key);
-    o->size = size;
-    memcpy(o->value, value, size);
-    pthread_mutex_lock(&l->lock);
-    *l->outgoing_end = o;
-    l->outgoing_end = &o->next;
-    pthread_mutex_unlock(&l->lock);
-    member_wake(&l->member);
+    member_connect(&l->member, a->link);
+    loop_send_hello(l, a);
 }
 
-static void wake(void *context)
+static void open_run(struct loop *l, const struct worker_action *a)
 {
-    struct loop *l = context;
-    member_wake(&l->member);
+    loop_open(l);
 }
 
-/* Configuration and index at once, the models on the engine's thread. */
-static int open_run(struct loop *l, struct bl_error *err)
+static void say_goodbye(struct loop *l, const struct worker_action *a)
 {
-    BL_TRY(run_open(l->member.run_folder, l->member.run, &l->config, &l->dataset, err));
-    run_plan(l->config, l->dataset, &l->plan);
-    bl_hex(dataset_fingerprint(l->dataset), 32, l->fingerprint);
-    BL_TRY(worker_set_plan(l->core, &l->plan, err));
-    l->buffers = calloc(l->plan.window, sizeof(struct batch *));
-    if (!l->buffers)
-        return bl_fail(err, BL_ENOMEM, "no memory for %u buffers", l->plan.window);
-    struct engine_options options = {.config = l->config,
-                                     .data_fingerprint = l->fingerprint,
-                                     .threads = l->options->threads,
-                                     .comm_host = l->options->host,
-                                     .patience_ms = (int)(l->config->cluster.patience_s * 1000),
-                                     .publish = publish,
-                                     .wake = wake,
-                                     .context = l};
-    return engine_open(&options, &l->engine, err);
+    member_goodbye(&l->member, "done");
+}
+
+static void keep(struct loop *l, const struct worker_action *a)
+{
+    l->buffers[a->micro_batch.slot] = bl_take(&l->incoming);
+    l->progress++;
+}
+
+static void drop(struct loop *l, const struct worker_action *a)
+{
+    batch_free(&l->incoming);
+}
+
+static void release(struct loop *l, const struct worker_action *a)
+{
+    batch_free(&l->buffers[a->micro_batch.slot]);
+}
+
+static int checkpoint_path(const struct loop *l, const char *name, char ret[4096],
+                           struct bl_error *err)
+{
+    char folder[4096];
+    BL_TRY(bl_path_join(folder, sizeof folder, l->member.run_folder, "checkpoints", err));
+    return bl_path_join(ret, 4096, folder, name, err);
 }
 
 static void form(struct loop *l, const struct worker_action *a)
 {
     char folder[4096] = "";
-    if (a->form.checkpoint[0])
-        snprintf(folder, sizeof folder, "%s/checkpoints/%s", l->member.run_folder,
-                 a->form.checkpoint);
+    struct bl_error err;
+    if (a->form.checkpoint[0] && checkpoint_path(l, a->form.checkpoint, folder, &err) < 0)
+        return member_fail(&l->member, &err);
     l->step_digest = 0;
     l->data_wait_s = 0;
     l->idle_since = now_s();
     bl_log_identity("worker", "%s rank=%u", l->member.name, a->form.rank);
     engine_form(l->engine, a->generation, (int)a->form.rank, (int)a->form.world, a->form.source,
                 a->form.have_state, folder);
+}
+
+static void hand_on(struct loop *l, const struct worker_action *a)
+{
+    const Blipren__Rendezvous *entry = l->handled->rendezvous;
+    engine_deliver(l->engine, a->generation, entry->key, entry->value.data, entry->value.len);
 }
 
 static void compute(struct loop *l, const struct worker_action *a)
@@ -88,93 +92,70 @@ static void compute(struct loop *l, const struct worker_action *a)
     engine_compute(l->engine, a->generation, a->micro_batch.slot, batch, a->micro_batch.last);
 }
 
+static void reduce(struct loop *l, const struct worker_action *a)
+{
+    engine_reduce(l->engine, a->generation, a->report.step);
+}
+
+static void take_snapshot(struct loop *l, const struct worker_action *a)
+{
+    engine_snapshot(l->engine, a->generation, a->report.step);
+}
+
+static void discard_snapshot(struct loop *l, const struct worker_action *a)
+{
+    engine_discard(l->engine);
+}
+
 static void write_snapshot(struct loop *l, const struct worker_action *a)
 {
     char folder[4096];
-    snprintf(folder, sizeof folder, "%s/checkpoints/%s", l->member.run_folder, a->save.folder);
+    struct bl_error err;
+    if (checkpoint_path(l, a->save.folder, folder, &err) < 0)
+        return member_fail(&l->member, &err);
     engine_write(l->engine, folder);
+}
+
+static void abort_generation(struct loop *l, const struct worker_action *a)
+{
+    engine_abort(l->engine, a->generation);
+}
+
+static void leave(struct loop *l, const struct worker_action *a)
+{
+    member_exit(&l->member, a->exit.code, a->exit.text);
 }
 
 static void carry_out(struct loop *l, const struct worker_action *a)
 {
-    struct bl_error err;
-    switch (a->type) {
-    case WORKER_ACTION_CONNECT:
-        member_connect(&l->member, a->link);
-        loop_send_hello(l, a);
-        break;
-    case WORKER_ACTION_OPEN:
-        if (open_run(l, &err) < 0)
-            member_fail(&l->member, &err);
-        break;
-    case WORKER_ACTION_BEAT:
-        loop_send_beat(l, a);
-        break;
-    case WORKER_ACTION_ENDED:
-        loop_send_ended(l, a);
-        break;
-    case WORKER_ACTION_FORMED:
-        loop_send_formed(l, a);
-        break;
-    case WORKER_ACTION_RECEIVED:
-    case WORKER_ACTION_CONSUMED:
-        loop_send_micro_batch(l, a);
-        break;
-    case WORKER_ACTION_REPORT:
-        loop_send_report(l, a);
-        break;
-    case WORKER_ACTION_RESULT:
-        loop_send_result(l, a);
-        break;
-    case WORKER_ACTION_BROKEN:
-        loop_send_broken(l, a);
-        break;
-    case WORKER_ACTION_SAVED:
-        loop_send_saved(l, a);
-        break;
-    case WORKER_ACTION_GOODBYE:
-        member_goodbye(&l->member, "done");
-        break;
-    case WORKER_ACTION_KEEP:
-        l->buffers[a->micro_batch.slot] = bl_take(&l->incoming);
-        break;
-    case WORKER_ACTION_DROP:
-        batch_free(&l->incoming);
-        break;
-    case WORKER_ACTION_RELEASE:
-        batch_free(&l->buffers[a->micro_batch.slot]);
-        break;
-    case WORKER_ACTION_FORM:
-        form(l, a);
-        break;
-    case WORKER_ACTION_HAND_ON:
-        engine_deliver(l->engine, a->generation, l->handled->rendezvous->key,
-                       l->handled->rendezvous->value.data, l->handled->rendezvous->value.len);
-        break;
-    case WORKER_ACTION_COMPUTE:
-        compute(l, a);
-        break;
-    case WORKER_ACTION_REDUCE:
-        engine_reduce(l->engine, a->generation, a->report.step);
-        break;
-    case WORKER_ACTION_SNAPSHOT:
-        engine_snapshot(l->engine, a->generation, a->report.step);
-        break;
-    case WORKER_ACTION_DISCARD:
-        engine_discard(l->engine);
-        break;
-    case WORKER_ACTION_ABORT:
-        engine_abort(l->engine, a->generation);
-        break;
-    case WORKER_ACTION_WRITE:
-        write_snapshot(l, a);
-        break;
-    case WORKER_ACTION_EXIT:
-        member_exit(&l->member, a->exit.code, a->exit.text);
-        break;
-    case WORKER_ACTION_COUNT:
-        break;
-    }
+    static void (*const handlers[WORKER_ACTION_COUNT])(struct loop *,
+                                                       const struct worker_action *) = {
+        [WORKER_ACTION_CONNECT] = connect_control,
+        [WORKER_ACTION_OPEN] = open_run,
+        [WORKER_ACTION_BEAT] = loop_send_beat,
+        [WORKER_ACTION_ENDED] = loop_send_ended,
+        [WORKER_ACTION_FORMED] = loop_send_formed,
+        [WORKER_ACTION_RECEIVED] = loop_send_micro_batch,
+        [WORKER_ACTION_CONSUMED] = loop_send_micro_batch,
+        [WORKER_ACTION_REPORT] = loop_send_report,
+        [WORKER_ACTION_RESULT] = loop_send_result,
+        [WORKER_ACTION_BROKEN] = loop_send_broken,
+        [WORKER_ACTION_SAVED] = loop_send_saved,
+        [WORKER_ACTION_GOODBYE] = say_goodbye,
+        [WORKER_ACTION_KEEP] = keep,
+        [WORKER_ACTION_DROP] = drop,
+        [WORKER_ACTION_RELEASE] = release,
+        [WORKER_ACTION_FORM] = form,
+        [WORKER_ACTION_HAND_ON] = hand_on,
+        [WORKER_ACTION_COMPUTE] = compute,
+        [WORKER_ACTION_REDUCE] = reduce,
+        [WORKER_ACTION_SNAPSHOT] = take_snapshot,
+        [WORKER_ACTION_DISCARD] = discard_snapshot,
+        [WORKER_ACTION_ABORT] = abort_generation,
+        [WORKER_ACTION_WRITE] = write_snapshot,
+        [WORKER_ACTION_EXIT] = leave,
+    };
+    handlers[a->type](l, a);
 }
 
 static void carry_out_all(struct loop *l, const struct worker_actions *actions)
@@ -315,31 +296,14 @@ static void handle_engine_event(struct loop *l)
         return;
     }
     l->idle_since = now_s();
+    l->progress++;
     handle(l, &event);
-}
-
-static void send_outgoing(struct loop *l)
-{
-    pthread_mutex_lock(&l->lock);
-    struct outgoing *o = l->outgoing;
-    l->outgoing = NULL;
-    l->outgoing_end = &l->outgoing;
-    pthread_mutex_unlock(&l->lock);
-    for (struct outgoing *next; o; o = next) {
-        next = o->next;
-        Blipren__Rendezvous entry = BLIPREN__RENDEZVOUS__INIT;
-        entry.key = o->key;
-        entry.value = (ProtobufCBinaryData){o->size, o->value};
-        WIRE_ENVELOPE(e, RENDEZVOUS, rendezvous) = &entry;
-        member_send(&l->member, o->generation, &e);
-        free(o);
-    }
 }
 
 static void on_woken(void *context)
 {
     struct loop *l = context;
-    send_outgoing(l);
+    loop_send_rendezvous(l);
     while (l->engine && !l->member.leaving && engine_next(l->engine, &l->event)) {
         handle_engine_event(l);
         engine_event_release(&l->event);
@@ -351,7 +315,7 @@ static void close_all(struct loop *l)
     engine_close(&l->engine);
     wire_socket_close(&l->data, 0);
     member_close(&l->member);
-    send_outgoing(l);
+    loop_send_rendezvous(l);
     for (uint32_t i = 0; l->buffers && i < l->plan.window; i++)
         batch_free(&l->buffers[i]);
     free(l->buffers);
