@@ -268,36 +268,50 @@ static void a_lost_connection_is_made_anew_at_once(void **state)
     play_stop();
 }
 
-static void bytes_that_are_no_message_end_the_loader_with_a_line(void **state)
+/* It says Hello on a connection of its own, and works on. */
+static void expect_a_new_connection(struct wire_id before)
 {
-    play_open(false);
-    start_loader(false);
+    static const uint64_t samples[] = {0, 1};
     play_expect_and_drop(BLIPREN__ENVELOPE__BODY_HELLO);
-    assert_int_equal(wire_router_send(play.control, &play.from, "\xff\xff\xff", 3), 0);
-    assert_int_equal(play_exit_code(), bl_error_exit_code(BL_EPROTO));
-    play_expect_last_line("3 bytes are no message of this protocol");
-    play_close();
+    assert_memory_not_equal(before.bytes, play.from.bytes, sizeof before.bytes);
+    play_say_welcome();
+    play_expect_and_drop(BLIPREN__ENVELOPE__BODY_ENDED);
+    play_say_assignment(0, samples, 2, play.data_endpoint);
+    compare(play_expect_batch(0), samples, 2);
+    play_stop();
 }
 
-static void a_sample_that_does_not_exist_is_a_broken_protocol(void **state)
+static void a_malformed_message_costs_the_connection_and_not_the_loader(void **state)
+{
+    open_ready();
+    struct wire_id before = play.from;
+    assert_int_equal(wire_router_send(play.control, &play.from, "\xff\xff\xff", 3), 0);
+    expect_a_new_connection(before);
+}
+
+static void a_sample_that_does_not_exist_costs_the_connection(void **state)
 {
     static const uint64_t samples[] = {PLAY_IMAGES};
     open_ready();
+    struct wire_id before = play.from;
     play_say_assignment(0, samples, 1, play.data_endpoint);
-    assert_int_equal(play_exit_code(), bl_error_exit_code(BL_EPROTO));
-    play_expect_last_line("Assignment.sample: ");
-    play_expect_last_line("expected samples below 10, found 10");
-    play_close();
+    expect_a_new_connection(before);
 }
 
-static void a_worker_on_another_machine_needs_consent(void **state)
+static void an_endpoint_that_cannot_be_used_is_answered_and_the_others_are_served(void **state)
 {
-    static const uint64_t samples[] = {0};
+    static const uint64_t samples[] = {0, 1};
     open_ready();
     play_say_assignment(0, samples, 1, "tcp://192.0.2.1:5555");
-    assert_int_equal(play_exit_code(), bl_error_exit_code(BL_EUSAGE));
-    play_expect_last_line("tcp://192.0.2.1:5555 is not on this machine alone");
-    play_close();
+    Blipren__Envelope *m = play_expect(BLIPREN__ENVELOPE__BODY_COMPLETED);
+    assert_non_null(strstr(m->completed->error, "tcp://192.0.2.1:5555 is not on this machine"));
+    wire_envelope_free(&m);
+    play_say_assignment(1, samples, 2, play.data_endpoint);
+    compare(play_expect_batch(0), samples, 2);
+    m = play_expect(BLIPREN__ENVELOPE__BODY_COMPLETED);
+    assert_string_equal(m->completed->error, "");
+    wire_envelope_free(&m);
+    play_stop();
 }
 
 /* A process between the test and the loader is killed: the loader goes too. */
@@ -349,9 +363,9 @@ int main(void)
         cmocka_unit_test(another_run_folder_is_refused_by_name),
         cmocka_unit_test(a_silent_coordinator_is_called_again_and_then_given_up),
         cmocka_unit_test(a_lost_connection_is_made_anew_at_once),
-        cmocka_unit_test(bytes_that_are_no_message_end_the_loader_with_a_line),
-        cmocka_unit_test(a_sample_that_does_not_exist_is_a_broken_protocol),
-        cmocka_unit_test(a_worker_on_another_machine_needs_consent),
+        cmocka_unit_test(a_malformed_message_costs_the_connection_and_not_the_loader),
+        cmocka_unit_test(a_sample_that_does_not_exist_costs_the_connection),
+        cmocka_unit_test(an_endpoint_that_cannot_be_used_is_answered_and_the_others_are_served),
         cmocka_unit_test(a_loader_dies_with_its_parent),
     };
     return cmocka_run_group_tests(tests, play_make_run, play_remove_run);
