@@ -158,8 +158,7 @@ static void on_check(uv_check_t *check)
             s->receive(s->user, s->is_router ? &from : NULL, &frames);
         } else {
             s->dropped++;
-            bl_log(BL_LOG_WARNING, "malformed message from %s, ignored",
-                   wire_address(&frames));
+            bl_log(BL_LOG_WARNING, "malformed message from %s, ignored", wire_address(&frames));
         }
         wire_frames_close(&frames);
     }
