@@ -402,6 +402,8 @@ static void on_woken(void *context)
         case FETCH_MADE:
             on_made(l, event.micro_batch);
             break;
+        case FETCH_PROBED: /* not asked for yet */
+            break;
         case FETCH_FAILED:
             member_fail(&l->member, &event.error);
             break;

@@ -51,6 +51,11 @@ static void a_loader_says_hello_and_is_ready_once_it_is_welcome(void **state)
     play_stop();
 }
 
+static bool no_wait(void *context, uint32_t ms)
+{
+    return false;
+}
+
 /* The slots of a micro-batch against what the sample's own function makes of them here. */
 static void compare(const struct wire_frames *frames, const uint64_t *samples, size_t count)
 {
@@ -61,7 +66,9 @@ static void compare(const struct wire_frames *frames, const uint64_t *samples, s
     assert_ok(wire_unpack_header(zmq_msg_data((zmq_msg_t *)&frames->at[0]),
                                  zmq_msg_size(&frames->at[0]), &h, &err),
               err);
-    assert_ok(sample_source_open(play_path("run"), play.run, &source, &err), err);
+    assert_ok(sample_source_open(play_path("run"), play.run,
+                                 &(struct sample_patience){no_wait, NULL}, &source, &err),
+              err);
     assert_int_equal(sample_side(source), PLAY_SIDE);
     assert_int_equal(h->image_side, PLAY_SIDE);
     assert_int_equal(h->n_slots, count);

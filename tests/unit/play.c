@@ -20,7 +20,7 @@ const struct play_image play_images[PLAY_IMAGES] = {
     {"f.png", "rgb-16.png", NULL},
     {"damaged.jpg", "rgb-444.jpg", "Premature end of JPEG file"},
     {"absent.png", "rgb.png", "cannot be opened: No such file or directory"},
-    {"changed.png", "rgba.png", "the file has changed since the run's index was made"},
+    {"changed.png", "rgba.png", "the image has changed since the run's index was made"},
     {"giant.png", "wide.png", "800"},
 };
 
