@@ -96,6 +96,9 @@ struct cross_form {
 };
 extern const struct cross_form cross_plain, cross_folded;
 
+/* Multiplications of one block and image, forward and backward, that the forms do not share: plain,
+ * folded. */
+void cross_operations(const struct cross_shape *shape, double ret[2]);
 /* Whether the folded form has clearly fewer operations, forward and backward, than the plain one. */
 bool cross_folds(const struct cross_shape *shape);
 
