@@ -346,26 +346,37 @@ int bl_output_finish(struct bl_error *err)
     return bl_fail_errno(err, "the output cannot be written");
 }
 
-int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err)
+int bl_file_sha256_range(const char *path, uint64_t offset, uint64_t length, uint8_t ret_hash[32],
+                         uint64_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err)
 {
     enum { PIECE = 1 << 20 };
     bl_autofd int fd = -1;
-    struct bl_stamp stamp;
-    uint8_t hash[crypto_hash_sha256_BYTES];
+    struct bl_stamp stamp = {0};
     crypto_hash_sha256_state state;
     BL_TRY(open_regular(path, &fd, &stamp, err));
     bl_autofree char *piece = malloc(PIECE);
     if (!piece)
         return bl_fail(err, BL_ENOMEM, "no memory to read %s", path);
     crypto_hash_sha256_init(&state);
-    for (uint64_t offset = 0, done = PIECE; done == PIECE; offset += done) {
-        size_t n = 0;
-        if (read_at(fd, offset, piece, PIECE, &n, err) < 0)
+    uint64_t done = 0;
+    for (size_t n = 1; n && done < length; done += n) {
+        size_t wanted = length - done < PIECE ? (size_t)(length - done) : PIECE;
+        if (read_at(fd, offset + done, piece, wanted, &n, err) < 0)
             return bl_error_file(err, path);
         crypto_hash_sha256_update(&state, (const uint8_t *)piece, n);
-        done = n;
     }
-    crypto_hash_sha256_final(&state, hash);
+    crypto_hash_sha256_final(&state, ret_hash);
+    *ret_size = done;
+    *ret_stamp = stamp_after(fd, stamp);
+    return 0;
+}
+
+int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err)
+{
+    uint8_t hash[crypto_hash_sha256_BYTES];
+    uint64_t size;
+    struct bl_stamp stamp;
+    BL_TRY(bl_file_sha256_range(path, 0, UINT64_MAX, hash, &size, &stamp, err));
     bl_hex(hash, sizeof hash, ret_hex);
     return 0;
 }

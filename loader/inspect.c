@@ -4,6 +4,7 @@
 #include "common/data/captions.h"
 #include "common/config/config.h"
 #include "common/data/dataset.h"
+#include "common/data/indexing.h"
 #include "common/models/hf.h"
 #include "common/size.h"
 #include "common/tokenizer/tokenizer.h"
@@ -204,13 +205,14 @@ static int print_some(const struct inspection *in, struct bl_error *err)
 
 static int inspect(struct inspection *in, const char *yaml, struct bl_error *err)
 {
+    struct indexing indexing = {0};
     struct hf_llm llm;
     BL_TRY(config_open(yaml, &in->config, err));
     BL_TRY(hf_llm_open(in->config->llm.path, &llm, err));
     BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
     if (caption_eos(&in->config->data, in->tokenizer, &llm, &in->eos, err) < 0)
         return bl_error_file(err, yaml);
-    BL_TRY(dataset_view(in->config, NULL, NULL, &in->dataset, err));
+    BL_TRY(dataset_view(in->config, indexing_show, &indexing, &in->dataset, err));
     BL_TRY(caption_rules_open(&in->config->data, in->tokenizer, in->eos, &in->rules, err));
     fprintf(in->out, "source %s\n", in->config->data.source);
     if (in->config->data.validation_source)
