@@ -43,6 +43,7 @@ const char *bl_stop_text(int code);
 
 /* The run as the rules see it: from configuration and index, the same in every program. */
 struct bl_plan {
+    enum bl_kind kind; /* what the micro-batches of a step are for: the run's kind */
     uint64_t seed;
     uint64_t train_samples;    /* n: an epoch; >= 1 */
     uint64_t validate_samples; /* V: 0 = no validation */

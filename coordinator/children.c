@@ -115,14 +115,16 @@ static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_s
 static int spawn(struct child *child, int log)
 {
     struct children *all = child->all;
-    char program[4200], parent[32], threads[32];
+    const struct children_options *o = &all->options;
+    char program[4200], parent[32], threads[32], capacity[32];
     snprintf(program, sizeof program, "%s/blipren-%s", all->folder,
              child->worker ? "worker" : "loader");
     snprintf(parent, sizeof parent, "%d", (int)getpid());
-    snprintf(threads, sizeof threads, "%d", all->options.threads);
-    char *arguments[] = {program,    "--coord", (char *)(uintptr_t)all->options.endpoint,
-                         "--parent", parent,    child->worker ? "--threads" : NULL,
-                         threads,    NULL};
+    snprintf(threads, sizeof threads, "%d", child->worker ? o->threads : o->loader_threads);
+    snprintf(capacity, sizeof capacity, "%d", o->loader_capacity);
+    char *arguments[] = {
+        program,     "--coord", (char *)(uintptr_t)o->endpoint,      "--parent", parent,
+        "--threads", threads,   child->worker ? NULL : "--capacity", capacity,   NULL};
     uv_stdio_container_t stdio[3] = {{.flags = UV_IGNORE},
                                      {.flags = UV_INHERIT_FD, .data.fd = log},
                                      {.flags = UV_INHERIT_FD, .data.fd = log}};

@@ -17,7 +17,8 @@ struct children_options {
     uv_loop_t *loop;
     const char *run_folder, *endpoint;
     int workers, loaders;
-    int threads; /* OpenMP threads of one worker */
+    int threads;                         /* OpenMP threads of one worker */
+    int loader_threads, loader_capacity; /* of one loader; 0: it chooses */
     /* A child is given up: the run cannot go on by itself. last_line is its log's. */
     void (*given_up)(void *context, const char *name, const char *last_line);
     /* A child ended; it will be started again unless stopping. */

@@ -126,13 +126,13 @@ static void handle(struct coord *c, const struct coord_event *e)
         [COORD_EVENT_BEAT] = core_on_beat,
         [COORD_EVENT_RENDEZVOUS] = core_on_rendezvous,
         [COORD_EVENT_FORMED] = core_on_formed,
-        [COORD_EVENT_RECEIVED] = core_on_got,
-        [COORD_EVENT_CONSUMED] = core_on_used,
+        [COORD_EVENT_RECEIVED] = core_on_received,
+        [COORD_EVENT_CONSUMED] = core_on_consumed,
         [COORD_EVENT_REPORT] = core_on_report,
         [COORD_EVENT_VALIDATION] = core_on_validation,
         [COORD_EVENT_BROKEN] = core_on_broken,
         [COORD_EVENT_SAVED] = core_on_saved,
-        [COORD_EVENT_COMPLETED] = core_on_sent,
+        [COORD_EVENT_COMPLETED] = core_on_completed,
         [COORD_EVENT_GOODBYE] = core_on_goodbye,
         [COORD_EVENT_LOST] = core_on_lost,
         [COORD_EVENT_JOURNALED] = core_on_journaled,
@@ -231,13 +231,14 @@ static int config_check(const struct coord_config *config, struct bl_error *err)
     BL_TRY(range_check("train_samples", plan->train_samples, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("validate_samples", plan->validate_samples, 0, UINT32_MAX, err));
     BL_TRY(range_check("batch", plan->batch, 1, BL_GLOBAL_BATCH_MAX, err));
-    BL_TRY(range_check("group", plan->micro_batch, 1, BL_MICRO_BATCH_SLOTS_MAX, err));
-    BL_TRY(range_check("steps", plan->steps, 1, (uint64_t)1 << 40, err));
+    BL_TRY(range_check("micro_batch", plan->micro_batch, 1, BL_MICRO_BATCH_SLOTS_MAX, err));
+    BL_TRY(range_check("steps", plan->steps, 1, BL_STEPS_MAX, err));
     BL_TRY(range_check("steps_ahead", plan->steps_ahead, 1, BL_STEPS_AHEAD_MAX, err));
     BL_TRY(range_check("window", plan->window, 1, BL_WINDOW_MAX, err));
     BL_TRY(range_check("sample_count", config->sample_count, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("patience_ms", config->patience_ms, BL_PATIENCE_MS_MIN,
-                       UINT32_C(24) * 3600 * 1000, err));
+                       UINT64_C(1000) * BL_PATIENCE_S_MAX, err));
+    BL_TRY(range_check("kind", plan->kind, BL_KIND_TRAIN, BL_KIND_TRAIN, err));
     BL_TRY(range_check("workers_max", config->workers_max, 1, BL_WORKERS_MAX, err));
     BL_TRY(range_check("loaders_max", config->loaders_max, 1, BL_LOADERS_MAX, err));
     BL_TRY(range_check("workers_min", config->workers_min, 1, config->workers_max, err));

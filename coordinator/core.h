@@ -16,6 +16,7 @@
 
 #include "common/cluster.h"
 #include "common/error.h"
+#include "coordinator/ledger.h"
 
 /* name, what it waits for */
 #define COORD_STATES(X)                                                                            \
@@ -62,15 +63,6 @@ enum coord_event_type {
 #undef X
         COORD_EVENT_COUNT
 };
-
-/* A checkpoint is the state after `step` steps, saved in `generation` (0 = none: fresh state). */
-struct coord_checkpoint {
-    uint64_t step, generation;
-};
-/* Its folder's name inside the run's checkpoints folder, "step-000100-g3": unique in the run, so
- * that a rank 0 believed dead can never write over another's. */
-#define COORD_CHECKPOINT_NAME_MAX 64
-void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CHECKPOINT_NAME_MAX]);
 
 struct coord_void { /* of Completed */
     uint32_t slot;  /* index within the micro-batch */
@@ -129,56 +121,6 @@ struct coord_event {
     };
 };
 
-/* name, effect on the ledger */
-#define COORD_RECORDS(X)                                                                           \
-    X(START, "the run begins")                                                                     \
-    X(GENERATION, "a generation is planned")                                                       \
-    X(REWIND, "no state survived: back to a checkpoint, later commits are annulled")               \
-    X(COMMIT, "a step is part of the living lineage")                                              \
-    X(VALIDATED, "the validation after that many steps is complete")                               \
-    X(CHECKPOINT, "a checkpoint is whole on disk")                                                 \
-    X(DAMAGED, "a registered checkpoint failed its checksums")                                     \
-    X(FINISH, "every process was told to leave")
-enum coord_record_type {
-#define X(name, effect) COORD_RECORD_##name,
-    COORD_RECORDS(X)
-#undef X
-        COORD_RECORD_COUNT
-};
-
-/* One entry of the journal. Fields that a type does not name are 0. */
-struct coord_record {
-    enum coord_record_type type;
-    uint64_t generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED */
-    uint64_t step;       /* COMMIT: 0-based step; otherwise steps done */
-    uint64_t
-        digest; /* COMMIT: of the batch indices trained; START: of what the plan cannot change */
-    uint32_t world;     /* GENERATION */
-    uint32_t code;      /* FINISH: 0 or BL_E… */
-    bool via_survivors; /* COMMIT: known from a survivor's state, not from everyone's report */
-};
-
-/* What the journal says: the fold of its records, and nothing else. */
-/* What is on record, at least train.keep_last: how far back a damaged checkpoint can be replaced. */
-#define COORD_CHECKPOINTS_KEPT 1024
-struct coord_ledger {
-    bool started;
-    uint64_t generation; /* highest planned */
-    uint32_t world;      /* of that */
-    uint64_t formed;     /* highest generation known to have been formed: older states are dead */
-    uint64_t floor;      /* states of generations below it were annulled by a rewind */
-    uint64_t committed;  /* steps of the living lineage */
-    int64_t validated;   /* highest steps-done whose validation is complete; -1 = none */
-    uint64_t rewinds;
-    bool finished;
-    uint32_t checkpoint_count; /* ascending steps */
-    struct coord_checkpoint checkpoints[COORD_CHECKPOINTS_KEPT];
-};
-void coord_ledger_init(struct coord_ledger *ledger);
-/* Applies one record; -BL_EFORMAT names what contradicts what came before. */
-int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *record,
-                       struct bl_error *err);
-
 /* name, what the loop does */
 #define COORD_ACTIONS(X)                                                                           \
     X(WELCOME, "send Welcome to peer")                                                             \
@@ -188,12 +130,14 @@ int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *r
     X(END, "send End to peer")                                                                     \
     X(FORM, "send Form to peer")                                                                   \
     X(RELAY, "send the Rendezvous being handled to peer")                                          \
-    X(ASSIGNMENT, "send Assignment to peer (a loader); coord_order_samples gives its samples")     \
+    X(ASSIGNMENT,                                                                                  \
+      "send Assignment to peer (a loader); coord_assignment_samples gives its samples")            \
     X(SAVE, "send Save to peer")                                                                   \
     X(STOP, "send Stop to peer")                                                                   \
     X(JOURNAL, "append record to the journal; JOURNALED(seq) when it is on disk")                  \
     X(VERIFY, "check the checkpoint's checksums; VERIFIED follows")                                \
     X(COMMITTED, "step is committed and on disk: write its metrics from the reports kept")         \
+    X(REPORTED, "the Report being handled counts: keep it")                                        \
     X(ACCEPTED, "the Validation being handled counts: keep it")                                    \
     X(VALIDATED,                                                                                   \
       "all results after step steps are kept: write them, in order of their micro-batch")          \
@@ -304,7 +248,7 @@ struct coord_status {
     uint64_t generation, step; /* step: the lowest uncommitted one */
     uint32_t world, workers, loaders;
     uint32_t workers_needed;                   /* GATHERING */
-    uint32_t leases_out;                       /* ordered, not Received */
+    uint32_t leases_out;                       /* assigned, not Received */
     uint32_t validation_done, validation_size; /* micro-batches; VALIDATING */
     uint64_t late, violations;                 /* messages dropped, peers dropped */
     uint64_t seen, bad;                        /* distinct samples */

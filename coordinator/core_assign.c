@@ -38,7 +38,7 @@ static uint64_t sample_at(const struct coord *c, enum bl_kind kind, uint64_t ste
 
 /* Training steps below it may be ordered: within steps_ahead of the lowest step whose commit is not
  * on disk, and never past a validation or a checkpoint that must come first. */
-static uint64_t order_end(const struct coord *c)
+static uint64_t assign_end(const struct coord *c)
 {
     const struct bl_plan *plan = &c->config.plan;
     uint64_t committed = c->ledger.committed, end = committed + 1 + plan->steps_ahead;
@@ -76,21 +76,21 @@ static bool next_micro_batch(const struct coord *c, const struct worker *w, uint
     if (w->next_step >= end)
         return false;
     *ret_lease =
-        (struct lease){.kind = BL_KIND_TRAIN,
+        (struct lease){.kind = c->config.plan.kind,
                        .step = w->next_step,
                        .micro_batch = rank_micro_batches(c, w->rank).first + w->next_index};
     return true;
 }
 
 /* Moves w's cursor past the micro-batch it stood at, adding what was ordered to the step's digest. */
-static void micro_batch_ordered(struct coord *c, struct worker *w, const struct lease *lease)
+static void micro_batch_assigned(struct coord *c, struct worker *w, const struct lease *lease)
 {
     if (lease->kind == BL_KIND_VALIDATE) {
         w->next_validate++;
         return;
     }
     struct bl_range indices = bl_plan_indices(&c->config.plan, lease->kind, lease->micro_batch);
-    uint64_t *digest = ordered_digest(c, w, lease->step);
+    uint64_t *digest = assigned_digest(c, w, lease->step);
     for (uint32_t index = indices.first; index < indices.first + indices.count; index++) {
         uint32_t epoch;
         *digest += bl_sample_term(index, sample_at(c, lease->kind, lease->step, index, &epoch));
@@ -98,7 +98,7 @@ static void micro_batch_ordered(struct coord *c, struct worker *w, const struct 
     if (++w->next_index == rank_micro_batches(c, w->rank).count) {
         w->next_index = 0;
         w->next_step++;
-        *ordered_digest(c, w, w->next_step) = 0;
+        *assigned_digest(c, w, w->next_step) = 0;
     }
 }
 
@@ -136,7 +136,7 @@ static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **r
     }
     if (!best)
         return NULL;
-    micro_batch_ordered(c, best, &best_lease);
+    micro_batch_assigned(c, best, &best_lease);
     struct lease *lease = lease_in(c, best, LEASE_FREE);
     *lease = best_lease;
     lease->loader = UINT32_MAX;
@@ -164,7 +164,7 @@ static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
 
 void core_assign(struct coord *c)
 {
-    uint64_t end = order_end(c);
+    uint64_t end = assign_end(c);
     for (int assignments = 0; loader_with_room(c, UINT32_MAX); assignments++) {
         if (assignments == ASSIGNMENTS_PER_CALL) {
             c->actions.more = true;
@@ -210,7 +210,7 @@ struct lease *core_lease_of(const struct coord *c, const struct worker *w,
     return NULL;
 }
 
-void core_on_got(struct coord *c, const struct coord_event *e)
+void core_on_received(struct coord *c, const struct coord_event *e)
 {
     struct worker *w = core_member(c, e);
     if (!w)
@@ -223,7 +223,7 @@ void core_on_got(struct coord *c, const struct coord_event *e)
     lease->state = LEASE_RECEIVED;
 }
 
-void core_on_used(struct coord *c, const struct coord_event *e)
+void core_on_consumed(struct coord *c, const struct coord_event *e)
 {
     struct worker *w = core_member(c, e);
     if (!w)
@@ -272,13 +272,13 @@ static void count_samples(struct coord *c, const struct coord_event *e)
         core_begin_stop(c, BL_EDATA);
 }
 
-void core_on_sent(struct coord *c, const struct coord_event *e)
+void core_on_completed(struct coord *c, const struct coord_event *e)
 {
     struct loader *l = core_loader_find(c, e->peer);
     if (!l || l->held == 0)
         return core_violation(c, e, "Completed without an assignment", 1, 0);
     l->held--;
-    if ((e->micro_batch.kind != BL_KIND_TRAIN && e->micro_batch.kind != BL_KIND_VALIDATE) ||
+    if ((e->micro_batch.kind != c->config.plan.kind && e->micro_batch.kind != BL_KIND_VALIDATE) ||
         e->micro_batch.micro_batch >= bl_plan_micro_batches(&c->config.plan, e->micro_batch.kind) ||
         e->micro_batch.step > c->config.plan.steps)
         return core_violation(c, e, "Completed for a micro-batch that is not", e->micro_batch.kind,

@@ -217,7 +217,7 @@ static void send_forms(struct coord *c)
         w->formed = false;
         w->done = w->next_step = c->plan.step;
         w->next_index = w->next_validate = 0;
-        *ordered_digest(c, w, c->plan.step) = 0;
+        *assigned_digest(c, w, c->plan.step) = 0;
         c->ranks[rank] = i;
         if (i == c->plan.source)
             source = (int32_t)rank;

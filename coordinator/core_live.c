@@ -140,8 +140,8 @@ static bool trained_is_share(const struct coord *c, const struct worker *w,
     const struct bl_plan *plan = &c->config.plan;
     struct bl_range micro_batches = rank_micro_batches(c, w->rank);
     struct bl_range last =
-        bl_plan_indices(plan, BL_KIND_TRAIN, micro_batches.first + micro_batches.count - 1);
-    uint64_t next = bl_plan_indices(plan, BL_KIND_TRAIN, micro_batches.first).first;
+        bl_plan_indices(plan, plan->kind, micro_batches.first + micro_batches.count - 1);
+    uint64_t next = bl_plan_indices(plan, plan->kind, micro_batches.first).first;
     for (uint32_t i = 0; i < e->report.trained_count; i++) {
         if (e->report.trained[i].first != next)
             return false;
@@ -160,7 +160,7 @@ static void commit(struct coord *c)
     for (; c->issued < lowest; c->issued++) {
         uint64_t digest = 0;
         for (uint32_t rank = 0; rank < c->plan.world; rank++)
-            digest += *ordered_digest(c, rank_worker(c, rank), c->issued);
+            digest += *assigned_digest(c, rank_worker(c, rank), c->issued);
         core_journal(c, (struct coord_record){.type = COORD_RECORD_COMMIT,
                                               .generation = c->generation,
                                               .step = c->issued,
@@ -180,7 +180,7 @@ void core_on_report(struct coord *c, const struct coord_event *e)
         if (w->leases[k].state != LEASE_FREE && w->leases[k].step <= e->report.step)
             return core_violation(c, e, "Report before its micro-batches were Consumed",
                                   w->leases[k].step, e->report.step);
-    uint64_t expected = *ordered_digest(c, w, e->report.step);
+    uint64_t expected = *assigned_digest(c, w, e->report.step);
     if (!trained_is_share(c, w, e))
         return core_fail(c, w, "a rank trained other batch indices than its own",
                          rank_micro_batches(c, w->rank).count, e->report.trained_count);
@@ -188,6 +188,7 @@ void core_on_report(struct coord *c, const struct coord_event *e)
         return core_fail(c, w, "a rank trained other samples than ordered", expected,
                          e->report.sample_digest);
     w->done++;
+    core_act(c, COORD_ACTION_REPORTED);
     commit(c);
 }
 

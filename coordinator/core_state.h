@@ -153,7 +153,8 @@ static inline uint32_t ring_size(const struct coord *c)
     return c->config.plan.steps_ahead + 2;
 }
 
-static inline uint64_t *ordered_digest(const struct coord *c, const struct worker *w, uint64_t step)
+static inline uint64_t *assigned_digest(const struct coord *c, const struct worker *w,
+                                        uint64_t step)
 {
     return &w->digests[step % ring_size(c)];
 }
@@ -171,7 +172,8 @@ static inline struct worker *rank_worker(const struct coord *c, uint32_t rank)
 
 static inline struct bl_range rank_micro_batches(const struct coord *c, uint32_t rank)
 {
-    return bl_share(bl_plan_micro_batches(&c->config.plan, BL_KIND_TRAIN), rank, c->plan.world);
+    return bl_share(bl_plan_micro_batches(&c->config.plan, c->config.plan.kind), rank,
+                    c->plan.world);
 }
 
 static inline bool journal_is_idle(const struct coord *c)
@@ -273,9 +275,9 @@ void core_assign(struct coord *c);
 struct lease *core_lease_of(const struct coord *c, const struct worker *w,
                             const struct coord_event *e);
 
-void core_on_got(struct coord *c, const struct coord_event *e);
-void core_on_used(struct coord *c, const struct coord_event *e);
-void core_on_sent(struct coord *c, const struct coord_event *e);
+void core_on_received(struct coord *c, const struct coord_event *e);
+void core_on_consumed(struct coord *c, const struct coord_event *e);
+void core_on_completed(struct coord *c, const struct coord_event *e);
 void core_tick_leases(struct coord *c);
 
 /* ---- core_live.c */

@@ -1,14 +1,6 @@
 /* coordinator/core_status.c - names, what a person may see, and the invariants that can be seen from inside. */
 #include "coordinator/core_state.h"
 
-#include <stdio.h>
-
-void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CHECKPOINT_NAME_MAX])
-{
-    snprintf(ret, COORD_CHECKPOINT_NAME_MAX, "step-%06llu-g%llu",
-             (unsigned long long)checkpoint.step, (unsigned long long)checkpoint.generation);
-}
-
 struct coord_status coord_status(const struct coord *c)
 {
     struct coord_status status = {

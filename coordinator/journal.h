@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
-#include "coordinator/core.h"
+#include "coordinator/ledger.h"
 
 struct journal;
 

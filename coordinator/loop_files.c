@@ -18,6 +18,7 @@
 struct verification {
     uv_work_t work;
     struct loop *loop;
+    loop_verified *verified;
     struct coord_checkpoint checkpoint;
     struct bl_error error;
     bool ok;
@@ -33,22 +34,22 @@ static void verify_done(uv_work_t *work, int status)
 {
     struct verification *v = work->data;
     struct loop *l = v->loop;
-    struct coord_event event = {.type = COORD_EVENT_VERIFIED, .verified = {v->checkpoint, v->ok}};
     if (!v->ok)
         bl_log(BL_LOG_WARNING, "%s: %s; passing it over", v->error.file, v->error.text);
-    l->verifications--;
+    l->disk_jobs--;
+    v->verified(l, v->checkpoint, v->ok);
     free(v);
-    loop_step(l, &event);
 }
 
-void loop_verify(struct loop *l, struct coord_checkpoint checkpoint)
+void loop_verify(struct loop *l, struct coord_checkpoint checkpoint, loop_verified *verified)
 {
     struct verification *v = calloc(1, sizeof *v);
     BL_ASSERT(v != NULL);
     v->work.data = v;
     v->loop = l;
+    v->verified = verified;
     v->checkpoint = checkpoint;
-    l->verifications++;
+    l->disk_jobs++;
     uv_queue_work(&l->uv, &v->work, verify_work, verify_done);
 }
 

@@ -33,7 +33,7 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
 
 void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char *remedy)
 {
-    char line[700];
+    char line[1600];
     snprintf(line, sizeof line, "%s", text);
     wire_text(line);
     Blipren__Refuse refuse = BLIPREN__REFUSE__INIT;

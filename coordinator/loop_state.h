@@ -1,5 +1,7 @@
 /* coordinator/loop_state.h - what the parts of the coordinator's loop share. Private to loop*.c.
  *
+ * loop.c calls the others, and they do not call it.
+ *
  *   loop.c          start and end, the clock, signals, the journal's and the children's word, actions
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
@@ -46,8 +48,6 @@ struct loop {
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
 
-    char build[256]; /* the first worker's: when reproducible, everyone's */
-
     struct coord *core;
     struct journal *journal;
     struct metrics *metrics;
@@ -62,7 +62,7 @@ struct loop {
 
     const Blipren__Envelope *handled; /* the message being handled … */
     struct peer *sender;              /* … and whose it is */
-    int verifications;                /* under way on the thread pool */
+    int disk_jobs;                    /* under way on the thread pool */
     struct best best;
     double latest_train_loss;
     double step_s, images, tokens; /* running means per step */
@@ -78,17 +78,12 @@ struct loop {
     struct bl_error error; /* why it ends, code 0: complete */
 };
 
-/* ---- loop.c */
-
-/* Ends the loop with this error; the first counts. */
-void loop_fail(struct loop *l, const struct bl_error *error);
-/* One event into the core, at the loop's time, and its actions carried out. Nothing once the loop ends. */
-void loop_step(struct loop *l, struct coord_event *event);
-
 /* ---- loop_in.c */
 
-/* wire_receive of the router's socket; context is the loop. */
-void loop_message(void *context, const struct wire_id *from, struct wire_frames *frames);
+/* Turns the peer's message, which is l->handled, into the core's event. It borrows from the message, and from a buffer that
+ * the next call overwrites. false: there is nothing for the core in it; the peer may be forgotten then. */
+bool loop_take_message(struct loop *l, struct peer *peer, const Blipren__Envelope *message,
+                       struct coord_event *ret);
 
 /* ---- loop_out.c */
 
@@ -103,8 +98,9 @@ void loop_send(struct loop *l, const struct coord_action *a);
 
 /* ---- loop_files.c */
 
-/* Checks checksums on a thread of libuv's pool; VERIFIED follows. */
-void loop_verify(struct loop *l, struct coord_checkpoint checkpoint);
+typedef void loop_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok);
+/* Checks checksums on a thread of libuv's pool, then calls verified on the loop's. */
+void loop_verify(struct loop *l, struct coord_checkpoint checkpoint, loop_verified *verified);
 /* Points "best" to a checkpoint that a validation or a registration has shown to be better. */
 void loop_point_best(struct loop *l);
 /* Points "latest" and "best", removes what train.keep_last no longer keeps. */
@@ -122,6 +118,8 @@ int loop_open_files(struct loop *l, struct bl_error *err);
 void loop_progress(struct loop *l, bool line);
 /* Says once that nobody comes without whom nothing goes on: the log may be all that a person sees. */
 void loop_note_absence(struct loop *l);
-/* Step `step` (0-based) is committed; a validation after `step` steps is complete. */
-void loop_committed(struct loop *l, uint64_t step);
-void loop_validated(struct loop *l, uint64_t step);
+/* Step `step` (0-based) is committed; a validation after `step` steps is complete; figures of steps >= `step` are annulled. A
+ * failure is the metrics': they cannot be written. */
+int loop_committed(struct loop *l, uint64_t step, struct bl_error *err);
+int loop_validated(struct loop *l, uint64_t step, struct bl_error *err);
+int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err);

@@ -14,6 +14,7 @@ struct peer {
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
+    char build[512];                  /* of its Hello */
     char phase[32], waiting[32];      /* of its last Beat */
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */

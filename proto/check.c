@@ -192,7 +192,7 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK_TEXT(m->run_folder, 4096, "Welcome.run_folder");
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
-    CHECK_RANGE(m->patience_ms, 60, INT32_MAX, "Welcome.patience_ms");
+    CHECK_RANGE(m->patience_ms, BL_PATIENCE_MS_MIN, BL_PATIENCE_S_MAX * 1000, "Welcome.patience_ms");
     return 0;
 }
 

@@ -69,6 +69,7 @@ void record_to_disk(void)
 static void draw(void)
 {
     struct bl_plan *plan = &w->config.plan;
+    plan->kind = BL_KIND_TRAIN;
     plan->seed = sim_random(&w->chance);
     plan->batch = 1 + below(SIM_BATCH_MAX);
     plan->micro_batch = 1 + below(chance(0.5) ? 4 : plan->batch);

@@ -472,6 +472,7 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return;
     case COORD_ACTION_EXIT:
         return coord_exit(a);
+    case COORD_ACTION_REPORTED:
     case COORD_ACTION_COMMITTED:
     case COORD_ACTION_VALIDATED:
     case COORD_ACTION_REWOUND:

@@ -2,6 +2,8 @@
  * saved, how it ends. Peers are played by hand; the log has every action since it was last cleared. */
 #include "tests/unit/unit.h"
 
+#include "common/config/schema.h"
+#include "common/limits.h"
 #include "coordinator/core.h"
 
 #define LOG_MAX 4096
@@ -235,7 +237,8 @@ static int begin(void **state)
         train_ids[i] = 2 * i;
     for (uint64_t i = 0; i < 4; i++)
         validate_ids[i] = 2 * i + 1;
-    config = (struct coord_config){.plan = {.seed = 3,
+    config = (struct coord_config){.plan = {.kind = BL_KIND_TRAIN,
+                                            .seed = 3,
                                             .train_samples = 40,
                                             .validate_samples = 0,
                                             .batch = 8,
@@ -461,6 +464,23 @@ static void a_step_counts_when_all_ranks_have_reported_it(void **state)
     disk();
     assert_int_equal(count(COORD_ACTION_COMMITTED, 0), 1);
     assert_int_equal(records[record_count - 1].digest, digest_of_indices(0, all_places));
+}
+
+static void only_a_report_that_counts_is_kept(void **state)
+{
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    struct coord_event e = from(WORKER_C, COORD_EVENT_REPORT); /* of nobody */
+    feed(e);
+    e = from(WORKER_A, COORD_EVENT_REPORT); /* of no generation that lives */
+    e.generation--;
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_REPORTED, 0), 0);
+    report(WORKER_A, 0, first_half);
+    assert_int_equal(count(COORD_ACTION_REPORTED, 0), 1);
+    e = from(WORKER_A, COORD_EVENT_REPORT); /* twice */
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_REPORTED, 0), 1);
 }
 
 static void other_samples_or_batch_indices_than_ordered_stop_the_run(void **state)
@@ -1082,6 +1102,37 @@ static void a_configuration_out_of_range_is_named(void **state)
     assert_string_equal(err.text, "expected 1 to 256 but found 0");
 }
 
+static void set_key_to_most(const char *path, void *field, size_t size)
+{
+    for (size_t i = 0; i < config_key_count; i++) {
+        if (strcmp(config_keys[i].path, path) != 0)
+            continue;
+        uint64_t most = (uint64_t)config_keys[i].max;
+        memcpy(field, &most, size);
+        return;
+    }
+    fail_msg("expected the key %s", path);
+}
+
+/* A configuration that check lets pass must not fail when training begins. */
+static void the_rules_take_all_that_the_configuration_allows(void **state)
+{
+    struct bl_error err = {0};
+    set_key_to_most("cluster.window", &config.plan.window, sizeof config.plan.window);
+    set_key_to_most("cluster.steps_ahead", &config.plan.steps_ahead,
+                    sizeof config.plan.steps_ahead);
+    set_key_to_most("train.steps", &config.plan.steps, sizeof config.plan.steps);
+    set_key_to_most("train.global_batch", &config.plan.batch, sizeof config.plan.batch);
+    set_key_to_most("train.micro_batch", &config.plan.micro_batch, sizeof config.plan.micro_batch);
+    config.patience_ms = BL_PATIENCE_S_MAX * 1000u;
+    assert_ok(coord_new(&config, &c, &err), err);
+    uint64_t keep_last, capacity;
+    set_key_to_most("train.keep_last", &keep_last, sizeof keep_last);
+    assert_true(keep_last <= BL_CHECKPOINTS_KEPT_MAX);
+    set_key_to_most("cluster.loader_capacity", &capacity, sizeof capacity);
+    assert_int_equal(capacity, BL_LOADER_CAPACITY_MAX);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
           CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
@@ -1089,6 +1140,7 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
           CASE(an_assignment_that_takes_too_long_goes_to_another),
           CASE(a_step_counts_when_all_ranks_have_reported_it),
+          CASE(only_a_report_that_counts_is_kept),
           CASE(other_samples_or_batch_indices_than_ordered_stop_the_run),
           CASE(a_survivor_carries_the_step_that_it_applied),
           CASE(a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats),
@@ -1117,4 +1169,5 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(a_checkpoint_that_is_needed_is_tried_three_times),
           CASE(a_generation_that_is_not_formed_in_time_ends),
           CASE(an_interrupted_validation_goes_on_where_it_was),
-          CASE(a_configuration_out_of_range_is_named))
+          CASE(a_configuration_out_of_range_is_named),
+          CASE(the_rules_take_all_that_the_configuration_allows))

@@ -23,7 +23,8 @@ static uint64_t number(void)
     return below(20) ? below(5) : absurd[below(5)];
 }
 
-static const struct bl_plan plan = {.seed = 1,
+static const struct bl_plan plan = {.kind = BL_KIND_TRAIN,
+                                    .seed = 1,
                                     .train_samples = 10,
                                     .validate_samples = 3,
                                     .batch = 4,
