@@ -12,6 +12,7 @@
 /* Run: what RUN.yaml allows, what the wire check accepts and what the rules hold. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
+#define BL_PROBE_SAMPLES_MAX 16    /* images by which a loader proves that it sees the data */
 #define BL_LOCAL_WORKERS_MAX 64    /* of --local */
 #define BL_LOCAL_LOADERS_MAX 256   /* of --local */
 #define BL_THREADS_MAX 1024        /* of one process */

@@ -104,7 +104,6 @@ static void do_worker_action(int index, const struct worker_action *a, const str
         e->what = SIM_WORKER_OWN;
         e->index = index;
         e->instance = p->instance;
-        e->worker.opened.ok = true;
         sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
         return;
     case WORKER_ACTION_KEEP:
@@ -236,7 +235,6 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         e->index = index;
         e->instance = p->instance;
         e->loader.type = LOADER_EVENT_OPENED;
-        e->loader.opened.ok = true;
         sim_push(&w->queue, e, w->now_ms + 1 + delay());
         return;
     case LOADER_ACTION_ACCEPT:
