@@ -12,8 +12,9 @@ struct bl_timing bl_timing_of(uint32_t patience_ms)
         .lost_ms = patience_ms,
         .lease_ms = patience_ms,
         .forming_ms = 2 * patience_ms,
+        .note_ms = 3 * patience_ms,
         .drain_ms = 4 * patience_ms,
-        .ending_ms = 20 * patience_ms,
+        .stalled_ms = 20 * patience_ms,
     };
 }
 

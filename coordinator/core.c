@@ -32,6 +32,7 @@ static const enum rule rules[COORD_EVENT_COUNT][COORD_STATE_COUNT] = {
     RULE(LOST,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
     RULE(JOURNALED,   DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
     RULE(VERIFIED,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
+    RULE(PRUNE, LATE, LATE, LATE, LATE, DO, DO, DO, LATE, LATE, LATE),
     RULE(STOP,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(TICK,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
 /* clang-format on */
@@ -71,6 +72,8 @@ static void settle(struct coord *c)
     do {
         before = c->state;
         settle_state[before](c);
+        if (c->state != before)
+            core_moved(c);
     } while (c->state != before);
 }
 
@@ -102,8 +105,7 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     core_tick_peers(c);
     if (is_live(c))
         core_tick_leases(c);
-    if (c->state == COORD_FORMING && is_past(c->now_ms, c->forming_since_ms, c->timing.forming_ms))
-        core_forming_failed(c);
+    core_tick_waits(c);
     tick_stopping(c);
     if (c->state == COORD_LEAVING && c->now_ms >= c->leave_deadline_ms) {
         for (uint32_t i = 0; i < c->worker_top; i++)
@@ -137,6 +139,7 @@ static void handle(struct coord *c, const struct coord_event *e)
         [COORD_EVENT_LOST] = core_on_lost,
         [COORD_EVENT_JOURNALED] = core_on_journaled,
         [COORD_EVENT_VERIFIED] = core_on_verified,
+        [COORD_EVENT_PRUNE] = core_on_prune,
         [COORD_EVENT_STOP] = on_stop,
         [COORD_EVENT_TICK] = on_tick,
     };
@@ -260,8 +263,8 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
     c->first = true;
     c->journal_first = c->journal_next = 1;
     coord_ledger_init(&c->ledger);
-    /* One event at most: forgets or stops every peer, ends or forms everyone, assignments, voids. */
-    c->actions.capacity = 4 * config->workers_max + 3 * config->loaders_max +
+    /* One event at most: forgets or stops every peer, ends or forms everyone, says a few things of each, assignments, voids. */
+    c->actions.capacity = 10 * config->workers_max + 8 * config->loaders_max +
                           2 * ASSIGNMENTS_PER_CALL + 3 * PENDING_MAX + slots + 2 * SAVES_MAX + 64;
     c->actions.list = calloc(c->actions.capacity, sizeof *c->actions.list);
     c->workers = calloc(config->workers_max, sizeof *c->workers);

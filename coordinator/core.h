@@ -55,6 +55,7 @@ enum coord_state {
     X(LOST, "loop")                                                                                \
     X(JOURNALED, "loop")                                                                           \
     X(VERIFIED, "loop")                                                                            \
+    X(PRUNE, "loop")                                                                               \
     X(STOP, "loop")                                                                                \
     X(TICK, "loop")
 enum coord_event_type {
@@ -87,13 +88,21 @@ struct coord_event {
             struct bl_digest digest;
         } ended;
         struct {
+            uint64_t progress; /* grows with every piece of work the peer does */
+        } beat;
+        struct {
             uint64_t step;
             struct bl_digest digest;
         } formed;
+        struct {
+            uint32_t unreached_count;
+            const uint32_t *unreached; /* ranks; borrowed for the call */
+        } broken;
         struct { /* RECEIVED, CONSUMED, VALIDATION; COMPLETED with voids */
             enum bl_kind kind;
             uint64_t step;
             uint32_t micro_batch;
+            bool unshipped; /* COMPLETED: the worker's endpoint cannot be used */
             uint32_t void_count;
             const struct coord_void *voids; /* borrowed for the call; ascending slots */
         } micro_batch;
@@ -118,6 +127,10 @@ struct coord_event {
             struct coord_checkpoint checkpoint;
             bool ok; /* all files there, all checksums hold */
         } verified;
+        struct { /* of the registered checkpoints none is needed but the newest ones, and one */
+            uint32_t keep;
+            struct coord_checkpoint and_keep; /* generation 0: none */
+        } prune;
     };
 };
 
@@ -142,10 +155,12 @@ struct coord_event {
     X(VALIDATED,                                                                                   \
       "all results after step steps are kept: write them, in order of their micro-batch")          \
     X(REWOUND, "metrics of steps >= step are annulled; forget reports and validation results")     \
-    X(REGISTERED, "the checkpoint counts: point to it, prune older ones")                          \
+    X(REGISTERED, "the checkpoint counts: point to it")                                            \
+    X(REMOVED, "the checkpoint counts no more: its folder may go")                                 \
     X(UNSAVED, "a checkpoint in passing could not be written: log it, ignoring")                   \
     X(BAD_SAMPLE,                                                                                  \
       "voids[void_index] of the Completed being handled is a sample not yet known as bad")         \
+    X(NOTE, "log: see enum coord_note")                                                            \
     X(VIOLATION, "log: peer broke the protocol (text, expected, found); REFUSE or EXIT follows")   \
     X(EXIT, "everything is said: leave with code")
 enum coord_action_type {
@@ -153,6 +168,22 @@ enum coord_action_type {
     COORD_ACTIONS(X)
 #undef X
         COORD_ACTION_COUNT
+};
+
+/* name, what the log says of action.peer (0: of nobody) */
+#define COORD_NOTES(X)                                                                             \
+    X(LOST, "it was silent for ms; FORGET follows")                                                \
+    X(STALLED, "it beats and got on with nothing for ms; what it was waited for")                  \
+    X(REVOKED, "an assignment goes to another loader: why")                                        \
+    X(RESTING, "a loader gets no assignments for ms while others are there")                       \
+    X(LEFT_OUT, "a worker is left out of generations for ms: why")                                 \
+    X(UNFORMED, "a generation was not formed: what it waited for")                                 \
+    X(WAITING, "nothing has got on for ms: what it is waited for")
+enum coord_note {
+#define X(name, what) COORD_NOTE_##name,
+    COORD_NOTES(X)
+#undef X
+        COORD_NOTE_COUNT
 };
 
 struct coord_action {
@@ -164,6 +195,16 @@ struct coord_action {
             const char *text; /* static */
             uint64_t expected, found;
         } refuse; /* REFUSE, VIOLATION */
+        struct {
+            enum coord_note kind;
+            const char *text;    /* static; a phrase that follows the peer's name */
+            uint64_t other_link; /* another peer, named after the text; 0: none */
+            uint64_t ms;
+            bool has_micro_batch; /* then which */
+            enum bl_kind micro_batch_kind;
+            uint64_t step;
+            uint32_t micro_batch;
+        } note;
         struct {
             uint32_t rank, world;
             int32_t source;            /* -1: load the checkpoint, or start fresh without one */
@@ -186,7 +227,7 @@ struct coord_action {
             uint64_t seq;
             struct coord_record record;
         } journal;
-        struct coord_checkpoint checkpoint; /* SAVE, VERIFY, REGISTERED, UNSAVED */
+        struct coord_checkpoint checkpoint; /* SAVE, VERIFY, REGISTERED, REMOVED, UNSAVED */
         struct {
             uint64_t step;
             bool via_survivors;
@@ -245,7 +286,7 @@ void coord_assignment_samples(const struct coord *coord, const struct coord_acti
 struct coord_status {
     enum coord_state state;
     bool stopping;
-    uint64_t generation, step; /* step: the lowest uncommitted one */
+    uint64_t generation, step; /* the highest on disk; the lowest uncommitted one */
     uint32_t world, workers, loaders;
     uint32_t workers_needed;                   /* GATHERING */
     uint32_t leases_out;                       /* assigned, not Received */

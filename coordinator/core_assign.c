@@ -146,13 +146,28 @@ static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **r
     return lease;
 }
 
-/* The loader with most room; the one that had the lease before only if no other has any. */
+static bool rests(const struct coord *c, const struct loader *l)
+{
+    return c->now_ms < l->rest_until_ms;
+}
+
+static bool all_rest(const struct coord *c)
+{
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        if (c->loaders[i].present && c->loaders[i].ready && !rests(c, &c->loaders[i]))
+            return false;
+    return true;
+}
+
+/* The loader with most room; the one that had the lease before only if no other has any, and one that has to rest only
+ * if all have to. */
 static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
 {
     struct loader *best = NULL, *fallback = NULL;
+    bool any = all_rest(c);
     for (uint32_t i = 0; i < c->loader_top; i++) {
         struct loader *l = &c->loaders[i];
-        if (!l->present || !l->ready || l->held == l->capacity)
+        if (!l->present || !l->ready || l->held == l->capacity || (rests(c, l) && !any))
             continue;
         if (i == not_this)
             fallback = l;
@@ -178,7 +193,9 @@ void core_assign(struct coord *c)
         lease->state = LEASE_OUT;
         c->revoked_count--;
         lease->loader = (uint32_t)(l - c->loaders);
+        lease->serial = ++c->serial;
         lease->since_ms = c->now_ms;
+        lease->shipped_ms = lease->overtaken_ms = 0;
         l->held++;
         struct coord_action *action = core_act_to(c, COORD_ACTION_ASSIGNMENT, l->peer, l->link);
         action->assignment.kind = lease->kind;
@@ -220,7 +237,10 @@ void core_on_received(struct coord *c, const struct coord_event *e)
         return core_violation(c, e, "Received without an assignment", e->micro_batch.step,
                               e->micro_batch.micro_batch);
     c->revoked_count -= lease->state == LEASE_REVOKED;
+    if (lease->state == LEASE_OUT && c->loaders[lease->loader].strike_worker == w->peer)
+        c->loaders[lease->loader].strikes = 0;
     lease->state = LEASE_RECEIVED;
+    lease->since_ms = c->now_ms;
 }
 
 void core_on_consumed(struct coord *c, const struct coord_event *e)
@@ -231,6 +251,10 @@ void core_on_consumed(struct coord *c, const struct coord_event *e)
     struct lease *lease = core_lease_of(c, w, e);
     if (!lease || lease->state != LEASE_RECEIVED)
         return core_violation(c, e, "Consumed before Received", e->micro_batch.step,
+                              e->micro_batch.micro_batch);
+    if (c->state == COORD_VALIDATING && lease->kind == BL_KIND_VALIDATE &&
+        !c->validated[lease->micro_batch])
+        return core_violation(c, e, "Consumed before its Validation", e->micro_batch.step,
                               e->micro_batch.micro_batch);
     core_lease_free(c, w, lease);
 }
@@ -272,6 +296,66 @@ static void count_samples(struct coord *c, const struct coord_event *e)
         core_begin_stop(c, BL_EDATA);
 }
 
+/* A loader from which assignments are taken again and again gets none for a growing while (O7). */
+static void strike(struct coord *c, struct loader *l, const struct worker *w)
+{
+    l->strikes++;
+    l->strike_worker = w->peer;
+    l->strike_ms = c->now_ms;
+    if (l->strikes < STRIKES_MAX)
+        return;
+    uint32_t doublings = l->strikes - STRIKES_MAX < 6 ? l->strikes - STRIKES_MAX : 6;
+    uint64_t rest_ms = (uint64_t)c->config.patience_ms << doublings;
+    l->rest_until_ms = c->now_ms + rest_ms;
+    core_note(c, COORD_NOTE_RESTING, l->peer, l->link, "gets no assignments while others are there")
+        ->note.ms = rest_ms;
+}
+
+/* Of all that is taken from a loader within P the first is logged and counted. */
+static void take_away(struct coord *c, const struct worker *w, struct lease *lease, const char *why)
+{
+    struct loader *l = &c->loaders[lease->loader];
+    lease->tries++;
+    core_lease_revoke(c, lease);
+    if (l->strikes > 0 && !is_past(c->now_ms, l->strike_ms, c->timing.lease_ms))
+        return;
+    struct coord_action *action = core_note(c, COORD_NOTE_REVOKED, l->peer, l->link, why);
+    action->note.other_link = w->link;
+    action->note.ms = c->now_ms - lease->since_ms;
+    action->note.has_micro_batch = true;
+    action->note.micro_batch_kind = lease->kind;
+    action->note.step = lease->step;
+    action->note.micro_batch = lease->micro_batch;
+    strike(c, l, w);
+}
+
+/* What it says of one lease, and with it of those it had before: they are made in the order of arrival (D1). */
+static void completed_lease(struct coord *c, const struct loader *l, const struct coord_event *e)
+{
+    uint32_t index = (uint32_t)(l - c->loaders);
+    struct worker *w = NULL;
+    struct lease *done = NULL;
+    for (uint32_t rank = 0; rank < c->plan.world && !done; rank++) {
+        w = rank_worker(c, rank);
+        struct lease *lease = w->lease_count > 0 ? core_lease_of(c, w, e) : NULL;
+        if (lease && lease->state == LEASE_OUT && lease->loader == index)
+            done = lease;
+    }
+    if (!done)
+        return;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        for (uint32_t k = 0; k < c->config.plan.window; k++) {
+            struct lease *lease = &rank_worker(c, rank)->leases[k];
+            if (lease->state == LEASE_OUT && lease->loader == index &&
+                lease->serial < done->serial && !lease->overtaken_ms)
+                lease->overtaken_ms = c->now_ms;
+        }
+    if (e->micro_batch.unshipped)
+        take_away(c, w, done, "cannot ship to");
+    else
+        done->shipped_ms = c->now_ms;
+}
+
 void core_on_completed(struct coord *c, const struct coord_event *e)
 {
     struct loader *l = core_loader_find(c, e->peer);
@@ -283,17 +367,44 @@ void core_on_completed(struct coord *c, const struct coord_event *e)
         e->micro_batch.step > c->config.plan.steps)
         return core_violation(c, e, "Completed for a micro-batch that is not", e->micro_batch.kind,
                               e->micro_batch.micro_batch);
-    if (e->generation == c->generation)
+    if (e->generation != c->generation)
+        return;
+    if (is_live(c))
+        completed_lease(c, l, e);
+    if (!e->micro_batch.unshipped)
         count_samples(c, e);
+}
+
+/* Since when nobody gets on with it: neither its loader, nor a worker that has enough to do meanwhile. */
+static uint64_t stands_since(const struct coord *c, const struct worker *w,
+                             const struct lease *lease, const char **ret_why)
+{
+    const struct loader *l = &c->loaders[lease->loader];
+    uint64_t loader_ms = l->signs.progress_ms;
+    *ret_why = "does not get on with an assignment for";
+    if (lease->overtaken_ms) {
+        loader_ms = lease->overtaken_ms;
+        *ret_why = "makes later assignments, but not one for";
+    }
+    if (lease->shipped_ms) {
+        loader_ms = lease->shipped_ms;
+        *ret_why = "says that it shipped what has not come to";
+    }
+    return latest(latest(lease->since_ms, loader_ms), w->signs.progress_ms);
 }
 
 void core_tick_leases(struct coord *c)
 {
-    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        struct worker *w = rank_worker(c, rank);
         for (uint32_t k = 0; k < c->config.plan.window; k++) {
-            struct lease *lease = &rank_worker(c, rank)->leases[k];
-            if (lease->state == LEASE_OUT &&
-                is_past(c->now_ms, lease->since_ms, c->timing.lease_ms))
-                core_lease_revoke(c, lease);
+            struct lease *lease = &w->leases[k];
+            const char *why;
+            if (lease->state != LEASE_OUT)
+                continue;
+            uint32_t wait_ms = c->timing.lease_ms << (lease->tries < 4 ? lease->tries : 4);
+            if (is_past(c->now_ms, stands_since(c, w, lease, &why), wait_ms))
+                take_away(c, w, lease, why);
         }
+    }
 }

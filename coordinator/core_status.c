@@ -6,7 +6,7 @@ struct coord_status coord_status(const struct coord *c)
     struct coord_status status = {
         .state = c->state,
         .stopping = c->stopping,
-        .generation = c->generation,
+        .generation = c->ledger.generation,
         .step = c->issued,
         .world = is_live(c) || c->state == COORD_FORMING ? c->plan.world : 0,
         .workers = c->worker_top - core_workers_in(c, ABSENT),

@@ -120,6 +120,7 @@ int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *r
         checkpoint_insert(ledger, (struct coord_checkpoint){record->step, record->generation});
         return 0;
     case COORD_RECORD_DAMAGED:
+    case COORD_RECORD_REMOVED:
         if (!checkpoint_at(ledger, i, record->step))
             return contradiction(err, "step of a registered checkpoint", ledger->committed,
                                  record->step);

@@ -27,6 +27,7 @@ void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CH
     X(VALIDATED, "the validation after that many steps is complete")                               \
     X(CHECKPOINT, "a checkpoint is whole on disk")                                                 \
     X(DAMAGED, "a registered checkpoint failed its checksums")                                     \
+    X(REMOVED, "a registered checkpoint is older than what is kept")                               \
     X(FINISH, "every process was told to leave")
 enum coord_record_type {
 #define X(name, effect) COORD_RECORD_##name,
@@ -38,8 +39,9 @@ enum coord_record_type {
 /* One entry of the journal. Fields that a type does not name are 0. */
 struct coord_record {
     enum coord_record_type type;
-    uint64_t generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED */
-    uint64_t step;       /* COMMIT: 0-based step; otherwise steps done */
+    uint64_t
+        generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED, REMOVED */
+    uint64_t step;  /* COMMIT: 0-based step; otherwise steps done */
     /* COMMIT: of the batch indices trained; START: of what the plan cannot change */
     uint64_t digest;
     uint32_t world;     /* GENERATION */

@@ -41,7 +41,9 @@ static void fail(struct loop *l, const struct bl_error *error)
 static void exit_with(struct loop *l, const struct coord_action *a)
 {
     if (a->exit.code && !l->error.code)
-        bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s", a->exit.text);
+        bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s%s%s", a->exit.text,
+                a->exit.code == BL_EPEER && l->blame[0] ? "; " : "",
+                a->exit.code == BL_EPEER ? l->blame : "");
     if (a->exit.code == BL_EDATA)
         bl_error_remedy(&l->error, "%s/bad_samples.jsonl lists them", l->config->run_dir);
     if (a->exit.code == BL_EFORMAT)
@@ -63,8 +65,20 @@ static void must(struct loop *l, int rc, const struct bl_error *err)
 
 static void on_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok);
 
+/* With the writer's own words, if it is its Saved that is being handled. */
+static void log_unsaved(const struct loop *l, struct coord_checkpoint checkpoint)
+{
+    char name[COORD_CHECKPOINT_NAME_MAX];
+    coord_checkpoint_name(checkpoint, name);
+    bool saved = l->handled && l->handled->body_case == BLIPREN__ENVELOPE__BODY_SAVED &&
+                 strcmp(l->handled->saved->folder, name) == 0;
+    bl_log(BL_LOG_WARNING, "checkpoint step=%" PRIu64 " could not be written%s%s; ignoring",
+           checkpoint.step, saved ? ": " : "", saved ? l->handled->saved->error : "");
+}
+
 static void carry_out(struct loop *l, const struct coord_action *a)
 {
+    const struct peer *peer;
     struct bl_error err;
     switch (a->type) {
     case COORD_ACTION_PULSE:
@@ -94,22 +108,23 @@ static void carry_out(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_REGISTERED:
         loop_register(l, a->checkpoint);
         break;
+    case COORD_ACTION_REMOVED:
+        loop_remove(l, a->checkpoint);
+        break;
     case COORD_ACTION_UNSAVED:
-        bl_log(BL_LOG_WARNING, "checkpoint step=%" PRIu64 " could not be written%s%s; ignoring",
-               a->checkpoint.step,
-               l->handled && l->handled->body_case == BLIPREN__ENVELOPE__BODY_SAVED ? ": " : "",
-               l->handled && l->handled->body_case == BLIPREN__ENVELOPE__BODY_SAVED
-                   ? l->handled->saved->error
-                   : "");
+        log_unsaved(l, a->checkpoint);
         break;
     case COORD_ACTION_BAD_SAMPLE:
         loop_bad_sample(l, a->void_index);
         break;
+    case COORD_ACTION_NOTE:
+        loop_note(l, a);
+        break;
     case COORD_ACTION_VIOLATION:
+        peer = peers_of_link(l->peers, a->link);
         bl_log(BL_LOG_ERROR,
                "peer=%s broke the protocol: %s (expected %" PRIu64 ", found %" PRIu64 ")",
-               l->sender ? l->sender->name : "?", a->refuse.text, a->refuse.expected,
-               a->refuse.found);
+               peer ? peer->name : "?", a->refuse.text, a->refuse.expected, a->refuse.found);
         break;
     case COORD_ACTION_EXIT:
         exit_with(l, a);
@@ -224,6 +239,12 @@ static void on_tick(uv_timer_t *timer)
         peers_each(l->peers, loop_pulse_one, l);
     drop_unreachable(l);
     step(l, &event);
+    if (!l->leaving && loop_has_old_checkpoints(l)) {
+        struct coord_event prune = {
+            .type = COORD_EVENT_PRUNE,
+            .prune = {(uint32_t)l->config->train.keep_last, l->best.checkpoint}};
+        step(l, &prune);
+    }
 }
 
 static void on_draw(uv_timer_t *timer)

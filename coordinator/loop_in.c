@@ -115,6 +115,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         snprintf(peer->phase, sizeof peer->phase, "%s", m->beat->phase);
         snprintf(peer->waiting, sizeof peer->waiting, "%s", m->beat->waiting);
         e->type = COORD_EVENT_BEAT;
+        e->beat.progress = m->beat->progress;
         return true;
     case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
         e->type = COORD_EVENT_RENDEZVOUS;
@@ -149,6 +150,8 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
     case BLIPREN__ENVELOPE__BODY_BROKEN:
         bl_log(BL_LOG_WARNING, "peer=%s %s", peer->name, m->broken->text);
         e->type = COORD_EVENT_BROKEN;
+        e->broken.unreached = m->broken->unreached;
+        e->broken.unreached_count = (uint32_t)m->broken->n_unreached;
         return true;
     case BLIPREN__ENVELOPE__BODY_SAVED:
         e->type = COORD_EVENT_SAVED;
@@ -162,6 +165,9 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         for (size_t i = 0; i < m->completed->n_voids; i++)
             scratch->voids[i] =
                 (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample};
+        e->micro_batch.unshipped = m->completed->error[0] != 0;
+        if (e->micro_batch.unshipped)
+            bl_log(BL_LOG_WARNING, "peer=%s cannot ship: %s", peer->name, m->completed->error);
         e->micro_batch.void_count = (uint32_t)m->completed->n_voids;
         e->micro_batch.voids = scratch->voids;
         return true;

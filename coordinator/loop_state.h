@@ -6,6 +6,7 @@
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
+ *   loop_notes.c    who is lost or waited for, into the log
  *   loop_figures.c  what a step and a validation came to: metrics, progress
  *
  * All of it runs on the loop's thread, except where a comment says so. */
@@ -71,9 +72,12 @@ struct loop {
     const char *waiting;       /* for whom or what; a literal */
     uint64_t waiting_since_ms; /* UINT64_MAX: it was said */
     uint64_t committed;
-    int stops;       /* signals taken */
-    int probe_ticks; /* until everyone gets a Pulse; 0: no need */
-    bool letting_go; /* Stop was said: whoever ends does so because of it */
+    uint64_t notes_ms;              /* of the log's lines about peers: counted up to here … */
+    uint32_t notes_said, notes_cut; /* … so many, and so many left out */
+    char blame[400];                /* the last of them that may be why the run ends */
+    int stops;                      /* signals taken */
+    int probe_ticks;                /* until everyone gets a Pulse; 0: no need */
+    bool letting_go;                /* Stop was said: whoever ends does so because of it */
     bool leaving;
     struct bl_error error; /* why it ends, code 0: complete */
 };
@@ -96,6 +100,11 @@ void loop_forget(struct loop *l, struct peer *peer);
 /* Carries out an action that is a message to one peer (or that forgets it); a peer that is gone gets none. */
 void loop_send(struct loop *l, const struct coord_action *a);
 
+/* ---- loop_notes.c */
+
+/* Logs a NOTE. */
+void loop_note(struct loop *l, const struct coord_action *a);
+
 /* ---- loop_files.c */
 
 typedef void loop_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok);
@@ -103,7 +112,11 @@ typedef void loop_verified(struct loop *l, struct coord_checkpoint checkpoint, b
 void loop_verify(struct loop *l, struct coord_checkpoint checkpoint, loop_verified *verified);
 /* Points "best" to a checkpoint that a validation or a registration has shown to be better. */
 void loop_point_best(struct loop *l);
-/* Points "latest" and "best", removes what train.keep_last no longer keeps. */
+/* Removes its folder, on a thread of libuv's pool: a slow file system may take long. */
+void loop_remove(struct loop *l, struct coord_checkpoint checkpoint);
+/* Does the ledger have some that train.keep_last does not keep, the best apart? */
+bool loop_has_old_checkpoints(const struct loop *l);
+/* Points "latest" and "best". */
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
 /* Into bad_samples.jsonl and the log: void slot `index` of the Completed being handled. */
 void loop_bad_sample(struct loop *l, uint32_t index);

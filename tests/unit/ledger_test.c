@@ -89,7 +89,7 @@ static void contradictions_are_refused(void **state)
     refuse(&ledger, RECORD(REWIND, .step = 1),
            "rewind without a checkpoint: expected 0 but found 1");
     refuse(&ledger, (struct coord_record){.type = COORD_RECORD_COUNT},
-           "type of a record: expected 8 but found 8");
+           "type of a record: expected 9 but found 9");
 }
 
 static void a_damaged_checkpoint_leaves_the_list(void **state)
