@@ -55,8 +55,10 @@ struct loader_event {
         struct {
             int code;
         } stop;
-        struct {
-            uint32_t slot; /* MADE, SHIPPED */
+        struct { /* MADE, SHIPPED */
+            uint32_t slot;
+            bool
+                failed; /* SHIPPED: it cannot be, its worker's endpoint is none that this loader may use */
         } slot;
     };
 };
@@ -89,7 +91,8 @@ struct loader_action {
     union {
         struct {
             uint32_t slot;
-            bool shipped; /* COMPLETED: false = its generation ended before; no SHIPPED follows */
+            bool
+                shipped; /* COMPLETED: false = it failed, or its generation ended before: no SHIPPED follows */
             enum bl_kind kind;
             uint64_t step;
             uint32_t micro_batch;

@@ -128,5 +128,5 @@ void loader_on_made(struct loader *l, const struct loader_event *e)
 void loader_on_shipped(struct loader *l, const struct loader_event *e)
 {
     BL_ASSERT(e->slot.slot < l->slot_count && l->slots[e->slot.slot].state == SLOT_SHIPPING);
-    slot_done(l, &l->slots[e->slot.slot], true);
+    slot_done(l, &l->slots[e->slot.slot], !e->slot.failed);
 }

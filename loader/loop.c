@@ -24,6 +24,7 @@ struct assignment {
     char endpoint[SOCKET_ENDPOINT_MAX];
     struct fetch_micro_batch *micro_batch; /* once it is made; held */
     struct outbox_message message;
+    char error[256]; /* why it cannot be shipped; empty: it can */
 };
 
 struct loop {
@@ -37,6 +38,8 @@ struct loop {
     struct assignment *assignments;     /* (slot_count) */
     const Blipren__Assignment *handled; /* the message being handled */
 
+    struct assignment *failed;          /* the one that has just got its error */
+    char unusable[SOCKET_ENDPOINT_MAX]; /* the last endpoint of which a line was logged */
     bool data_open;
     uint64_t progress; /* pieces of work seen: micro-batches made and shipped */
 };
@@ -91,8 +94,8 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
 
 static void send_completed(struct loop *l, const struct loader_action *a)
 {
-    const struct fetch_micro_batch *g =
-        a->assignment.shipped ? l->assignments[a->assignment.slot].micro_batch : NULL;
+    struct assignment *o = &l->assignments[a->assignment.slot];
+    const struct fetch_micro_batch *g = a->assignment.shipped ? o->micro_batch : NULL;
     size_t count = g ? g->count - g->good : 0;
     bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
     bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
@@ -105,6 +108,7 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     completed.kind = (Blipren__Kind)a->assignment.kind;
     completed.step = a->assignment.step;
     completed.micro_batch = a->assignment.micro_batch;
+    completed.error = o->error;
     completed.n_voids = count;
     completed.voids = list;
     WIRE_ENVELOPE(e, COMPLETED, completed) = &completed;
@@ -170,6 +174,19 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
         bl_assert_failed("memory for a frame's head", __FILE__, __LINE__, __func__);
 }
 
+/* One worker's endpoint is no reason to leave the others without data: the coordinator hears why. */
+static void cannot_ship(struct loop *l, struct assignment *o, const struct bl_error *why)
+{
+    wire_frames_close(&o->message.frames);
+    snprintf(o->error, sizeof o->error, "%s", why->text);
+    wire_text(o->error);
+    l->failed = o;
+    if (strcmp(l->unusable, o->endpoint) == 0)
+        return;
+    snprintf(l->unusable, sizeof l->unusable, "%s", o->endpoint);
+    bl_log(BL_LOG_WARNING, "cannot ship to a worker: %s; %s", why->text, why->remedy);
+}
+
 static void ship(struct loop *l, const struct loader_action *a)
 {
     struct assignment *o = &l->assignments[a->assignment.slot];
@@ -179,11 +196,8 @@ static void ship(struct loop *l, const struct loader_action *a)
     wrap(&o->message.frames.at[1], g->pixels, g->pixels_size, g);
     wrap(&o->message.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
     o->message.frames.count = 3;
-    if (outboxes_add(l->outboxes, o->endpoint, &o->message, uv_now(&l->member.uv), &err) < 0) {
-        wire_frames_close(&o->message.frames);
-        bl_error_peer(&err, l->options->endpoint);
-        member_fail(&l->member, &err);
-    }
+    if (outboxes_add(l->outboxes, o->endpoint, &o->message, uv_now(&l->member.uv), &err) < 0)
+        cannot_ship(l, o, &err);
 }
 
 /* -- actions ---------------------------------------------------------------------------------- */
@@ -274,23 +288,30 @@ static void step(struct loop *l, struct loader_event *event)
         carry_out(l, &actions->list[i]);
 }
 
+static void shipped(struct loop *l, const struct assignment *o, bool failed)
+{
+    struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
+                                 .slot = {(uint32_t)(o - l->assignments), failed}};
+    l->progress += !failed;
+    step(l, &event);
+}
+
 /* Ships what the sockets take. */
 static void pump(struct loop *l)
 {
     struct outbox_message *message;
     while (!l->member.leaving && (message = outboxes_ship(l->outboxes, uv_now(&l->member.uv)))) {
         size_t offset = offsetof(struct assignment, message);
-        const struct assignment *o = (const struct assignment *)((const char *)message - offset);
-        l->progress++;
-        struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
-                                     .slot = {(uint32_t)(o - l->assignments)}};
-        step(l, &event);
+        shipped(l, (const struct assignment *)((const char *)message - offset), false);
     }
 }
 
 static void handle(struct loop *l, struct loader_event *event)
 {
     step(l, event);
+    const struct assignment *failed = bl_take(&l->failed);
+    if (failed)
+        shipped(l, failed, true);
     pump(l);
 }
 
@@ -365,7 +386,7 @@ static void on_made(struct loop *l, struct fetch_micro_batch *micro_batch)
 {
     l->progress++;
     l->assignments[micro_batch->slot].micro_batch = micro_batch;
-    struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {micro_batch->slot}};
+    struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {micro_batch->slot, false}};
     handle(l, &event);
 }
 
@@ -380,6 +401,8 @@ static void on_woken(void *context)
             break;
         case FETCH_MADE:
             on_made(l, event.micro_batch);
+            break;
+        case FETCH_PROBED: /* not asked for yet */
             break;
         case FETCH_FAILED:
             member_fail(&l->member, &event.error);

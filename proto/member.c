@@ -29,7 +29,7 @@ void member_send(struct member *m, uint64_t generation, Blipren__Envelope *e)
         e->run = (ProtobufCBinaryData){sizeof m->run, m->run};
     wire_pack(e, &data, &size);
     if (m->control && wire_dealer_send(m->control, data, size) < 0)
-        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection, ignoring", wire_body_name(e));
+        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection", wire_body_name(e));
 }
 
 void member_hello(struct member *m, Blipren__Hello *hello)
@@ -78,15 +78,30 @@ static enum wire_met whom_it_met(const struct member *m)
     return met > m->met ? met : m->met;
 }
 
+/* No coordinator, for the whole of the patience: what was there instead? */
+static void explain_absence(struct member *m, const char *text)
+{
+    const struct bl_error *malformed = &m->malformed;
+    if (m->welcomed) {
+        bl_fail(&m->error, BL_EPEER, "%s", text);
+    } else if (malformed->code) {
+        bl_fail(&m->error, BL_EPEER, "%s: malformed message: %s%s%s", text, malformed->key,
+                malformed->key[0] ? ": " : "", malformed->text);
+        bl_error_remedy(&m->error, "install the same version of BLIPren on every host");
+    } else {
+        bl_fail(&m->error, BL_EPEER, "%s: %s", text, wire_met_words(whom_it_met(m)));
+    }
+    bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
+}
+
 void member_exit(struct member *m, int code, const char *text)
 {
     if (code && !m->error.code) {
-        bool absent = code == BL_EPEER && !m->welcomed;
-        bl_fail(&m->error, (enum bl_error_code)code, "%s%s%s", text, absent ? ": " : "",
-                absent ? wire_met_words(whom_it_met(m)) : "");
         if (code == BL_EPEER)
-            bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
-        else if (code != BL_ESTOPPED)
+            explain_absence(m, text);
+        else
+            bl_fail(&m->error, (enum bl_error_code)code, "%s", text);
+        if (code != BL_ESTOPPED)
             bl_error_remedy(&m->error, "see that peer's own log");
         bl_error_peer(&m->error, m->options.endpoint);
     }
@@ -107,6 +122,7 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     memcpy(m->run, e->run.data, RUN_ID_BYTES);
     m->run_known = true;
     m->welcomed = true;
+    m->malformed.code = BL_OK;
     m->patience_ms = e->welcome->patience_ms;
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
     return 0;
@@ -168,6 +184,17 @@ static void on_lost(void *member)
         m->options.calls->event(m->options.context, &event);
 }
 
+/* A malformed message: the connection is closed, and the rules make a new one (W2). */
+static void give_up_connection(struct member *m, const struct bl_error *why)
+{
+    bl_log(BL_LOG_WARNING, "malformed message of the coordinator, connection closed: %s%s%s",
+           why->key, why->key[0] ? ": " : "", why->text);
+    m->malformed = *why;
+    m->met = whom_it_met(m);
+    wire_socket_close(&m->control, 0);
+    on_lost(m);
+}
+
 static void on_control(void *member, const struct wire_id *from, struct wire_frames *frames)
 {
     struct member *m = member;
@@ -178,7 +205,9 @@ static void on_control(void *member, const struct wire_id *from, struct wire_fra
     int rc = wire_unpack_frames(frames, &e, &err);
     if (rc == 0)
         rc = handle(m, e, &err);
-    if (rc < 0) {
+    if (rc == -BL_EPROTO) {
+        give_up_connection(m, &err);
+    } else if (rc < 0) {
         bl_error_peer(&err, m->options.endpoint);
         member_fail(m, &err);
     }

@@ -62,6 +62,8 @@ struct member {
     enum wire_met
         met; /* at the coordinator's address by those before it, while there was no Welcome */
 
+    struct bl_error malformed; /* the last malformed message since a Welcome; code 0: none */
+
     bool leaving;
     struct bl_error error; /* why, code 0: as told */
 };

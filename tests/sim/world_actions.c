@@ -183,7 +183,11 @@ static void loader_ship(int index, const struct loader_action *a)
     uint32_t slot = a->assignment.slot;
     int to = worker_index(a->assignment.worker);
     uint64_t sent_ms = later(w->now_ms, p->stalled_until_ms) + delay();
-    for (int copies = to < 0 ? 0 : chance(w->duplicate_chance) ? 2 : 1; copies > 0; copies--) {
+    bool failed = !w->healed && chance(w->slow_chance * 0.2); /* no socket to be had */
+    for (int copies = to < 0 || failed              ? 0
+                      : chance(w->duplicate_chance) ? 2
+                                                    : 1;
+         copies > 0; copies--) {
         struct sim_event *e = engine_event(WORKER_EVENT_DATA);
         e->what = SIM_WORKER_OWN;
         e->index = to;
@@ -207,6 +211,7 @@ static void loader_ship(int index, const struct loader_action *a)
     done->instance = p->instance;
     done->loader.type = LOADER_EVENT_SHIPPED;
     done->loader.slot.slot = slot;
+    done->loader.slot.failed = failed;
     done->engine_turn = p->slots[slot].turn = ++p->slot_turn;
     sim_push(&w->queue, done, sent_ms);
 }
