@@ -249,6 +249,14 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         e->loader.type = LOADER_EVENT_OPENED;
         sim_push(&w->queue, e, busy_until(p, w->now_ms + work()));
         return;
+    case LOADER_ACTION_PROBE:
+        e = sim_event_new(&w->queue);
+        e->what = SIM_LOADER_OWN;
+        e->index = index;
+        e->instance = p->instance;
+        e->loader.type = LOADER_EVENT_PROBED;
+        sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
+        return;
     case LOADER_ACTION_ACCEPT:
         p->slots[a->assignment.slot].content = from->content;
         p->slots[a->assignment.slot].void_count = from->void_count;

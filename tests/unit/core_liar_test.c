@@ -397,7 +397,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
             .capacity = 3, .jobs = 2, .member = {.patience_ms = 600, .reconnect_ms = 600000}};
         struct loader *l;
         assert_int_equal(loader_new(&config, &l, NULL), 0);
-        bool making[5] = {0}, shipping[5] = {0}, opening = false, over = false;
+        bool making[5] = {0}, shipping[5] = {0}, opening = false, probing = false, over = false;
         uint64_t now_ms = 1000, link = 1;
         const struct loader_actions *actions = loader_start(l, now_ms);
         for (int i = 0; i < 600 && !over; i++) {
@@ -405,6 +405,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
                 const struct loader_action *a = &actions->list[k];
                 uint32_t slot = a->assignment.slot;
                 opening |= a->type == LOADER_ACTION_OPEN;
+                probing |= a->type == LOADER_ACTION_PROBE;
                 over |= a->type == LOADER_ACTION_EXIT;
                 if (a->type == LOADER_ACTION_CONNECT)
                     link = a->link;
@@ -421,6 +422,9 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
             if (opening && below(3) == 0) {
                 e.type = LOADER_EVENT_OPENED;
                 opening = false;
+            } else if (probing && below(3) == 0) {
+                e.type = LOADER_EVENT_PROBED;
+                probing = false;
             } else if (making[slot] && below(2)) {
                 e.type = LOADER_EVENT_MADE;
                 e.slot.slot = slot;
