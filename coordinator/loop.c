@@ -206,8 +206,7 @@ struct search {
 static void note_unreachable(void *context, struct peer *peer)
 {
     struct search *search = context;
-    const char *colon = strrchr(peer->name, ':'); /* host:pid */
-    if (peer->unreachable && !(colon && children_runs(search->children, atoi(colon + 1))))
+    if (peer->unreachable && !children_runs(search->children, peer->secret))
         search->found = peer;
 }
 
@@ -254,6 +253,8 @@ static void on_draw(uv_timer_t *timer)
         return;
     loop_progress(l, false);
     loop_note_absence(l);
+    if (l->children)
+        children_watch(l->children);
 }
 
 static void written(void *context, uint64_t seq, const struct bl_error *err)
@@ -300,16 +301,33 @@ static void on_signal(uv_signal_t *handle, int number)
     step(l, &event);
 }
 
-static void on_child_ended(void *context, const char *name, int pid, int exit_code, int signal)
+/* Who sent a SIGKILL is not told; the kernel, for lack of memory, counts what it killed. */
+static void log_child_end(struct loop *l, const struct child_end *end)
+{
+    if (l->leaving || l->letting_go || (!end->exit_code && !end->signal))
+        return;
+    if (end->signal != SIGKILL) {
+        bl_log(BL_LOG_WARNING, "%s (process %d) ended: %s %d", end->name, end->pid,
+               end->signal ? "signal" : "exit code", end->signal ? end->signal : end->exit_code);
+        return;
+    }
+    char peak[64] = "";
+    if (end->peak)
+        snprintf(peak, sizeof peak, ", it had %.1f GB at most", (double)end->peak / 1e9);
+    snprintf(l->blame, sizeof l->blame,
+             "%s (process %d) was killed (signal 9), %s%s; lower train.micro_batch or the number "
+             "of workers here",
+             end->name, end->pid,
+             end->out_of_memory ? "by the kernel: out of memory" : "perhaps for lack of memory",
+             peak);
+    bl_log(BL_LOG_WARNING, "%s", l->blame);
+}
+
+static void on_child_ended(void *context, const struct child_end *end)
 {
     struct loop *l = context;
-    char host[64] = "", peer_name[96];
-    gethostname(host, sizeof host - 1);
-    snprintf(peer_name, sizeof peer_name, "%s:%d", host, pid);
-    struct peer *peer = peers_of_name(l->peers, peer_name);
-    if (!l->leaving && !l->letting_go && (exit_code || signal))
-        bl_log(BL_LOG_WARNING, "%s (process %d) ended: %s %d", name, pid,
-               signal ? "signal" : "exit code", signal ? signal : exit_code);
+    log_child_end(l, end);
+    struct peer *peer = peers_of_secret(l->peers, end->secret);
     if (!peer)
         return;
     struct coord_event event = {.type = COORD_EVENT_LOST,

@@ -66,6 +66,7 @@ static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelop
         snprintf(peer->endpoint, sizeof peer->endpoint, "%s", m->hello->data_endpoint);
         snprintf(peer->build, sizeof peer->build, "%s", m->hello->build);
         peer->incarnation = m->peer;
+        peer->secret = m->hello->secret;
         peer->role = (enum bl_role)m->hello->role;
     }
     e->type = COORD_EVENT_HELLO;
