@@ -167,6 +167,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     header.run = (ProtobufCBinaryData){sizeof l->member.run, l->member.run};
     header.generation = a->generation;
     header.worker = a->assignment.worker;
+    header.loader = l->member.name;
     header.kind = (Blipren__Kind)a->assignment.kind;
     header.step = a->assignment.step;
     header.micro_batch = a->assignment.micro_batch;

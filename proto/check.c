@@ -300,6 +300,7 @@ int check_header(const Blipren__BatchHeader *h, struct bl_error *err)
     CHECK(h->run.len == RUN_ID_BYTES, "BatchHeader.run", "expected %d bytes, found %zu",
           RUN_ID_BYTES, h->run.len);
     BL_TRY(check_kind(h->kind, "BatchHeader.kind", err));
+    CHECK_TEXT(h->loader, 128, "BatchHeader.loader");
     CHECK(h->worker != 0, "BatchHeader.worker", "expected an incarnation, found 0");
     CHECK_RANGE(h->image_side, 1, BL_MODEL_IMAGE_SIZE_MAX, "BatchHeader.image_side");
     CHECK_RANGE(h->n_slots, 1, BL_MICRO_BATCH_SLOTS_MAX, "BatchHeader.slots");
