@@ -209,7 +209,8 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
     CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");
-    CHECK_RANGE(m->patience_ms, 60, INT32_MAX, "Welcome.patience_ms");
+    CHECK_RANGE(m->patience_ms, BL_PATIENCE_MS_MIN, BL_PATIENCE_S_MAX * 1000,
+                "Welcome.patience_ms");
     return 0;
 }
 
