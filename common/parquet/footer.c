@@ -287,6 +287,8 @@ int parquet_open(const char *path, struct parquet **ret, struct bl_error *err)
     if (bl_refuse_lfs_pointer(map.data, map.size, err) < 0)
         return bl_error_file(err, path);
     BL_TRY(parquet_parse(map.data, map.size, path, ret, err));
+    /* A footer of many row groups takes tens of megabytes, and is not needed again. */
+    bl_map_let_go(&map);
     (*ret)->map = map;
     map = (struct bl_map){0};
     return 0;

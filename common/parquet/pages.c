@@ -202,6 +202,17 @@ static int find_by_headers(const struct chunk_name *name, struct pages *pages, s
                         name->column->path);
 }
 
+/* Files may have 100,000 row groups of one page each. */
+static void give_back_room(struct pages *pages)
+{
+    struct span_place *exact =
+        pages->count ? realloc(pages->places, pages->count * sizeof *exact) : NULL;
+    if (!exact)
+        return;
+    pages->places = exact;
+    pages->capacity = pages->count;
+}
+
 int pages_find(const struct chunk_name *name, struct pages *pages, struct bl_error *err)
 {
     const struct column_chunk *chunk = chunk_of(name);
@@ -216,6 +227,7 @@ int pages_find(const struct chunk_name *name, struct pages *pages, struct bl_err
     pages->count = 0;
     BL_TRY(chunk->index_size ? find_by_index(name, pages, err) : find_by_headers(name, pages, err));
     pages->found = true;
+    give_back_room(pages);
     return 0;
 }
 
