@@ -7,6 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/utf8.h"
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char program_name[32] = "blipren", identity[96];
 static enum bl_log_level threshold = BL_LOG_INFO;
@@ -52,9 +54,7 @@ void bl_log(enum bl_log_level level, const char *format, ...)
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
     /* Peers' words and file names may hold anything; a line stays one line. */
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            *c = '?';
+    utf8_clean(line);
     pthread_mutex_lock(&lock);
     if (level >= threshold) {
         if (hook_before)
