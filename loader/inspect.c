@@ -8,6 +8,7 @@
 #include "common/models/hf.h"
 #include "common/size.h"
 #include "common/tokenizer/tokenizer.h"
+#include "common/utf8.h"
 
 struct inspection {
     FILE *out;
@@ -32,10 +33,10 @@ static void print_examples(const struct inspection *in, bool is_caption, uint32_
         dataset_example(in->dataset, i, &example);
         if (example.is_caption != is_caption || example.verdict != verdict)
             continue;
-        fputs("             ", in->out);
-        for (const char *c = example.text; *c; c++)
-            putc((unsigned char)*c < 0x20 ? ' ' : *c, in->out);
-        putc('\n', in->out);
+        char line[1024];
+        snprintf(line, sizeof line, "%s", example.text);
+        utf8_clean(line);
+        fprintf(in->out, "             %s\n", line);
     }
 }
 
@@ -146,6 +147,7 @@ static int print_example(const struct inspection *in, uint64_t id, uint32_t i, s
     char image[4096];
     dataset_sample(in->dataset, id, &sample);
     location_describe(&sample.location, image, sizeof image);
+    utf8_clean(image);
     dataset_caption(in->dataset, id, i, &caption);
     struct caption_text text = {caption.text, caption.size, caption.column};
     BL_TRY(caption_rules_encode(in->rules, &text, &ids, &label_first, &verdict, err));

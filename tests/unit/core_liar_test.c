@@ -108,7 +108,8 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->formed.step = number();
         break;
     case COORD_EVENT_BROKEN:
-        trained[0] = (struct bl_range){(uint32_t)number(), (uint32_t)number()};
+        trained[0].first = (uint32_t)number();
+        trained[0].count = (uint32_t)number();
         e->broken.unreached = &trained[0].first;
         e->broken.unreached_count = below(3);
         break;
