@@ -153,6 +153,11 @@ void loop_send_broken(struct loop *l, const struct worker_action *a)
     Blipren__Broken broken = BLIPREN__BROKEN__INIT;
     wire_text(l->event.error.text); /* what the system and libraries say may be anything */
     broken.text = l->event.error.text;
+    uint32_t unreached[ENGINE_UNREACHED_MAX];
+    for (int i = 0; i < l->event.unreached_count; i++)
+        unreached[i] = (uint32_t)l->event.unreached[i];
+    broken.n_unreached = (size_t)l->event.unreached_count;
+    broken.unreached = unreached;
     WIRE_ENVELOPE(e, BROKEN, broken) = &broken;
     member_send(&l->member, a->generation, &e);
 }
