@@ -352,7 +352,7 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
 {
     struct loop *l = context;
     if (m->body_case != BLIPREN__ENVELOPE__BODY_ASSIGNMENT)
-        return bl_fail(err, BL_EPROTO, "a loader has no use for %s", wire_body_name(m));
+        return bl_fail(err, BL_EPROTO, "a loader expects no %s", wire_body_name(m));
     BL_TRY(check_assignment(l, m->assignment, err));
     struct loader_event event = {.type = LOADER_EVENT_ASSIGNMENT,
                                  .link = l->member.link,

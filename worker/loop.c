@@ -197,7 +197,7 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
         e->save.folder = m->save->folder;
         return 0;
     default:
-        return bl_fail(err, BL_EPROTO, "a worker has no use for %s", wire_body_name(m));
+        return bl_fail(err, BL_EPROTO, "a worker expects no %s", wire_body_name(m));
     }
 }
 
