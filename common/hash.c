@@ -51,8 +51,9 @@ void bl_sha256(const void *data, size_t size, uint8_t ret[32])
 int bl_sha256_add_file(struct bl_sha256 *hash, const char *path, struct bl_error *err)
 {
     bl_autofd int fd = -1;
-    size_t size = 0;
-    BL_TRY(bl_file_open(path, &fd, &size, err));
+    struct bl_stamp stamp = {0};
+    BL_TRY(bl_file_open(path, &fd, &stamp, err));
+    size_t size = (size_t)stamp.size;
     bl_autofree char *piece = malloc(BL_PROGRESS_BYTES);
     if (!piece)
         return bl_fail(err, BL_ENOMEM, "no memory to hash %s", path);
