@@ -38,7 +38,7 @@ void loop_send_beat(struct loop *l, const struct worker_action *a)
     beat.phase = (char *)(uintptr_t)phase;
     beat.waiting = (char *)(uintptr_t)status.waiting;
     beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
-    beat.progress = l->progress;
+    beat.progress = l->progress + (l->engine ? engine_progress(l->engine) : 0);
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }
