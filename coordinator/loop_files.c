@@ -10,10 +10,13 @@
 
 #include "common/file.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "coordinator/check.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
 #include "coordinator/registry.h"
+
+#define PROBES 8 /* images by which a loader shows that it sees the data */
 
 struct verification {
     uv_work_t work;
@@ -192,12 +195,22 @@ static bool indexing(void *context, uint64_t done, uint64_t total)
     return true;
 }
 
+/* From all over the dataset: one that is half there is no use either. */
+static void choose_probe(struct loop *l)
+{
+    uint64_t samples = dataset_samples(l->dataset);
+    l->probe_count = (uint32_t)bl_min(PROBES, (int64_t)samples);
+    for (uint32_t i = 0; i < l->probe_count; i++)
+        l->probe[i] = i * samples / l->probe_count;
+}
+
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing, l, &l->dataset, &reused, err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
     BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
+    choose_probe(l);
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");

@@ -19,6 +19,7 @@
 #include "common/config/config.h"
 #include "common/data/dataset.h"
 #include "common/data/run.h"
+#include "common/limits.h"
 #include "coordinator/bad_samples.h"
 #include "coordinator/best.h"
 #include "coordinator/children.h"
@@ -48,6 +49,10 @@ struct loop {
     void *zmq;
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
+
+    uint64_t
+        probe[BL_PROBE_SAMPLES_MAX]; /* samples that a loader has to read before it gets work */
+    uint32_t probe_count;
 
     struct coord *core;
     struct journal *journal;

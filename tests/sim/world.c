@@ -22,6 +22,11 @@ bool is_bad(uint64_t sample)
     return (double)(bl_mix64(w->config.plan.seed, sample) >> 11) * 0x1p-53 < w->bad_chance;
 }
 
+bool is_absent(uint64_t sample)
+{
+    return is_bad(sample) && bl_mix64(sample, w->config.plan.seed) % 2 == 0;
+}
+
 void name_copy(char to[COORD_CHECKPOINT_NAME_MAX], const char *from)
 {
     size_t size = strlen(from) + 1;
@@ -125,6 +130,7 @@ static void draw(void)
     if (w->worker_count > w->config.workers_min && chance(0.3))
         w->odd = (enum odd)(1 + below(4));
     w->lies_left = 2;
+    w->blind_loader = w->loader_count > 1 && chance(0.2) ? (int)below(w->loader_count) : -1;
     w->keep_last = below(4); /* 0: nothing is ever removed */
     for (uint64_t step = 0; step < plan->steps; step++)
         for (uint32_t index = 0; index < plan->batch; index++) {
