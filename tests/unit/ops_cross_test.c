@@ -174,7 +174,7 @@ static void affine_rows_take_a_bias_for_each_group_and_return_every_gradient(voi
         {.R = 1, .D = 1, .period = 1, .G = 1, .weight = true, .bias = true},
         {.R = 7, .D = 33, .period = 1, .G = 1, .weight = true},
         {.R = 24, .D = 31, .period = 4, .G = 3, .bias = true},
-        {.R = 257, .D = 576, .period = 32, .G = 8, .weight = true, .bias = true},
+        {.R = 256, .D = 576, .period = 32, .G = 8, .weight = true, .bias = true},
         {.R = 0, .D = 5, .period = 2, .G = 1, .weight = true, .bias = true},
     };
     for (int64_t s = 0; s < COUNT(shapes); s++) {

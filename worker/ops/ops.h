@@ -171,7 +171,7 @@ struct ops {
                     int64_t S, int64_t rows, int64_t D);
 
     /* y (R,D) = weight x + shift[r] bias[g(r)]: weight (D) or NULL for 1; shift (R) f32 and bias (G,D)
-     * both NULL for none; g(r) = r / period % G. In place. */
+     * both NULL for none; g(r) = r / period % G, R a multiple of period * G. In place. */
     void (*affine_forward)(struct ops *self, act *y, const act *x, const struct ops_affine *a,
                            int64_t R, int64_t D);
     /* d_x = weight d_y, in place on d_y (NULL: not wanted); d_shift[r] = or += <d_y, bias[g(r)]>;
