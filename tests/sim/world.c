@@ -116,11 +116,16 @@ static void draw(void)
     w->silent_chance = chance(0.5) ? 0.2 : 0.8;
     w->duplicate_chance = chance(0.5) ? 0 : 0.1;
     w->write_failure_chance = chance(0.8) ? 0 : 0.2;
+    w->blind_loader = w->loader_count > 1 && chance(0.2) ? (int)below(w->loader_count) : -1;
     w->fault_every_ms = patience() / 4 + below(3 * patience());
     for (int i = 0; i < FAULT_COUNT; i++)
         w->fault_weight[i] = chance(0.5) ? 0 : 1 + below(8);
     if (chance(0.5))
         w->fault_weight[BLACKOUT] /= 2;
+    if (w->blind_loader >= 0) /* else it might be alone, and so believed */
+        for (int i = 0; i < FAULT_COUNT; i++)
+            if (i != CRASH_WORKER && i != FAIL_COMM && i != BLACKOUT)
+                w->fault_weight[i] = 0;
     w->heal_ms = below(30 * patience());
     w->end_ms = w->heal_ms + 400ull * patience();
     w->stop_wanted = chance(0.25);
@@ -130,7 +135,6 @@ static void draw(void)
     if (w->worker_count > w->config.workers_min && chance(0.3))
         w->odd = (enum odd)(1 + below(4));
     w->lies_left = 2;
-    w->blind_loader = w->loader_count > 1 && chance(0.2) ? (int)below(w->loader_count) : -1;
     w->keep_last = below(4); /* 0: nothing is ever removed */
     for (uint64_t step = 0; step < plan->steps; step++)
         for (uint32_t index = 0; index < plan->batch; index++) {

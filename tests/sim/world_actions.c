@@ -239,7 +239,8 @@ static void loader_accept(int index, uint32_t slot, const struct sim_event *from
     p->slots[slot].withheld = p->slots[slot].unshipped = false;
     for (uint32_t i = 0; i < from->sample_count; i++) {
         struct coord_void v = {i, from->samples[i],
-                               index == w->blind_loader || is_absent(from->samples[i])};
+                               (index == w->blind_loader && w->now_ms > 3 * patience()) ||
+                                   is_absent(from->samples[i])};
         if (!v.unreadable && !is_bad(v.sample))
             continue;
         p->slots[slot].voids[p->slots[slot].void_count++] = v;
@@ -462,6 +463,16 @@ static void coord_note(const struct coord_action *a)
         sim_fail(SIM_UNSAFE, "a generation is not formed at the first try: %s", a->note.text);
 }
 
+/* Its folder goes: nobody may go back to it any more. */
+static void coord_removed(const struct coord_action *a)
+{
+    const struct coord_ledger *ledger = coord_ledger(w->coord);
+    for (uint32_t i = 0; i < ledger->checkpoint_count; i++)
+        if (ledger->checkpoints[i].step == a->checkpoint.step)
+            sim_fail(SIM_UNSAFE, "a checkpoint on record is removed");
+    saved_find(a->checkpoint)->whole = false;
+}
+
 static void do_coord_action(const struct coord_action *a, const struct sim_event *from)
 {
     struct sim_event *e;
@@ -524,7 +535,7 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         truth_lives(&w->truth, from->content, a->step, "validation");
         return truth_accepted(&w->truth, a->step, from->coord.micro_batch.micro_batch);
     case COORD_ACTION_BAD_SAMPLE:
-        if (w->blind_loader < 0 && !is_bad(from->voids[a->void_index].sample))
+        if (!is_bad(from->voids[a->void_index].sample))
             sim_fail(SIM_UNSAFE, "a good sample is called bad");
         return;
     case COORD_ACTION_NOTE:
@@ -538,10 +549,8 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return;
     case COORD_ACTION_EXIT:
         return coord_exit(a);
-    case COORD_ACTION_REMOVED: /* its folder goes */
-        BL_ASSERT(saved_find(a->checkpoint));
-        saved_find(a->checkpoint)->whole = false;
-        return;
+    case COORD_ACTION_REMOVED:
+        return coord_removed(a);
     case COORD_ACTION_REPORTED:
     case COORD_ACTION_COMMITTED:
     case COORD_ACTION_VALIDATED:
