@@ -276,8 +276,10 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
     c->to_validate = calloc((size_t)micro_batches + 1, sizeof *c->to_validate);
     c->seen_samples = calloc(config->sample_count / 8 + 1, 1);
     c->bad_samples = calloc(config->sample_count / 8 + 1, 1);
+    c->missing_samples = calloc(config->sample_count / 8 + 1, 1);
     if (!c->actions.list || !c->workers || !c->loaders || !c->ranks || !c->leases || !c->digests ||
-        !c->validated || !c->to_validate || !c->seen_samples || !c->bad_samples)
+        !c->validated || !c->to_validate || !c->seen_samples || !c->bad_samples ||
+        !c->missing_samples)
         return bl_fail(err, BL_ENOMEM, "coordinator: no memory");
     for (uint32_t i = 0; i < config->workers_max; i++) {
         c->workers[i].leases = &c->leases[(size_t)i * plan->window];
@@ -302,6 +304,7 @@ void coord_free(struct coord **coord)
     free(c->to_validate);
     free(c->seen_samples);
     free(c->bad_samples);
+    free(c->missing_samples);
     free(c);
     *coord = NULL;
 }

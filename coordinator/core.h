@@ -68,6 +68,7 @@ enum coord_event_type {
 struct coord_void { /* of Completed */
     uint32_t slot;  /* index within the micro-batch */
     uint64_t sample;
+    bool unreadable; /* perhaps only on the loader's host */
 };
 
 struct coord_event {
@@ -86,6 +87,7 @@ struct coord_event {
             int64_t applied_step;      /* steps in its state, -1 = it has none */
             uint64_t state_generation; /* the last generation it was Formed in with that state */
             struct bl_digest digest;
+            uint32_t probes, probes_good; /* loader: images it was to read, and did read rightly */
         } ended;
         struct {
             uint64_t progress; /* grows with every piece of work the peer does */
@@ -103,6 +105,7 @@ struct coord_event {
             uint64_t step;
             uint32_t micro_batch;
             bool unshipped; /* COMPLETED: the worker's endpoint cannot be used */
+            bool withheld;  /* COMPLETED: not shipped for voids that nobody has confirmed */
             uint32_t void_count;
             const struct coord_void *voids; /* borrowed for the call; ascending slots */
         } micro_batch;
@@ -281,6 +284,9 @@ const struct coord_actions *coord_step(struct coord *coord, const struct coord_e
 /* sample[i], epoch[i] of an ASSIGNMENT's batch index first + i, for i < assignment.indices.count. */
 void coord_assignment_samples(const struct coord *coord, const struct coord_action *assignment,
                               uint64_t *ret_sample, uint32_t *ret_epoch);
+
+/* Is it void because more than one loader could not read its image? Then loaders ship it so. */
+bool coord_is_missing(const struct coord *coord, uint64_t sample);
 
 /* What a person may want to see; all of it is a copy. */
 struct coord_status {

@@ -110,13 +110,22 @@ static struct lease *lease_in(const struct coord *c, const struct worker *w, enu
     return NULL;
 }
 
+/* One that may be given out again now. */
+static struct lease *revoked_lease(const struct coord *c, const struct worker *w)
+{
+    for (uint32_t k = 0; k < c->config.plan.window; k++)
+        if (w->leases[k].state == LEASE_REVOKED && c->now_ms >= w->leases[k].after_ms)
+            return &w->leases[k];
+    return NULL;
+}
+
 /* A revoked lease first; else the rank whose next micro-batch comes first in its share, lowest step
  * first: so ranks are served alike. The lease is in LEASE_REVOKED, to be given out. */
 static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **ret_worker)
 {
     for (uint32_t rank = 0; c->revoked_count > 0 && rank < c->plan.world; rank++) {
         *ret_worker = rank_worker(c, rank);
-        struct lease *lease = lease_in(c, *ret_worker, LEASE_REVOKED);
+        struct lease *lease = revoked_lease(c, *ret_worker);
         if (lease)
             return lease;
     }
@@ -240,7 +249,8 @@ void core_on_received(struct coord *c, const struct coord_event *e)
     if (lease->state == LEASE_OUT && c->loaders[lease->loader].strike_worker == w->peer)
         c->loaders[lease->loader].strikes = 0;
     lease->state = LEASE_RECEIVED;
-    lease->since_ms = c->now_ms;
+    lease->since_ms = w->received_ms = c->now_ms;
+    w->taken = 0;
 }
 
 void core_on_consumed(struct coord *c, const struct coord_event *e)
@@ -267,33 +277,74 @@ static bool mark(uint8_t *set, uint64_t sample)
     return is_new;
 }
 
+bool coord_is_missing(const struct coord *c, uint64_t sample)
+{
+    return c->missing_samples[sample / 8] >> sample % 8 & 1;
+}
+
+/* Are they slots of the micro-batch, in order, with the samples that were assigned? */
+static bool voids_fit(struct coord *c, const struct coord_event *e)
+{
+    struct bl_range indices =
+        bl_plan_indices(&c->config.plan, e->micro_batch.kind, e->micro_batch.micro_batch);
+    for (uint32_t i = 0; i < e->micro_batch.void_count; i++) {
+        const struct coord_void *v = &e->micro_batch.voids[i];
+        uint32_t epoch, least = i ? e->micro_batch.voids[i - 1].slot + 1 : 0;
+        if (v->slot < least || v->slot >= indices.count) {
+            core_violation(c, e, "void slots out of range or order", indices.count, v->slot);
+            return false;
+        }
+        uint64_t sample =
+            sample_at(c, e->micro_batch.kind, e->micro_batch.step, indices.first + v->slot, &epoch);
+        if (v->sample != sample) {
+            core_violation(c, e, "a void slot names another sample than assigned", sample,
+                           v->sample);
+            return false;
+        }
+    }
+    return true;
+}
+
 static void count_samples(struct coord *c, const struct coord_event *e)
 {
     struct bl_range indices =
         bl_plan_indices(&c->config.plan, e->micro_batch.kind, e->micro_batch.micro_batch);
-    uint32_t next_void = 0;
     for (uint32_t slot = 0; slot < indices.count; slot++) {
         uint32_t epoch;
-        uint64_t sample =
-            sample_at(c, e->micro_batch.kind, e->micro_batch.step, indices.first + slot, &epoch);
-        c->seen += mark(c->seen_samples, sample);
-        if (next_void == e->micro_batch.void_count || e->micro_batch.voids[next_void].slot != slot)
-            continue;
-        if (e->micro_batch.voids[next_void].sample != sample)
-            return core_violation(c, e, "a void slot names another sample than ordered", sample,
-                                  e->micro_batch.voids[next_void].sample);
-        if (mark(c->bad_samples, sample)) {
-            c->bad++;
-            core_act(c, COORD_ACTION_BAD_SAMPLE)->void_index = next_void;
-        }
-        next_void++;
+        c->seen += mark(c->seen_samples, sample_at(c, e->micro_batch.kind, e->micro_batch.step,
+                                                   indices.first + slot, &epoch));
     }
-    if (next_void != e->micro_batch.void_count)
-        return core_violation(c, e, "void slots out of range or order", next_void,
-                              e->micro_batch.void_count);
+    for (uint32_t i = 0; i < e->micro_batch.void_count; i++)
+        if (mark(c->bad_samples, e->micro_batch.voids[i].sample)) {
+            c->bad++;
+            core_act(c, COORD_ACTION_BAD_SAMPLE)->void_index = i;
+        }
     if (c->seen >= c->config.bad_minimum &&
         (double)c->bad > c->config.max_bad_fraction * (double)c->seen)
         core_begin_stop(c, BL_EDATA);
+}
+
+static bool is_alone(const struct coord *c, const struct loader *l)
+{
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        if (&c->loaders[i] != l && c->loaders[i].present && c->loaders[i].ready)
+            return false;
+    return true;
+}
+
+/* One loader's word is not enough: its host may lack the data (O8). */
+static void suspect(struct coord *c, const struct loader *l, uint64_t sample)
+{
+    for (uint32_t i = 0; i < SUSPECTS_MAX && i < c->suspect_count; i++) {
+        struct suspect *s = &c->suspects[i];
+        if (s->sample != sample)
+            continue;
+        bool again = is_alone(c, l) && is_past(c->now_ms, s->since_ms, c->timing.lease_ms);
+        if (s->peer != l->peer || again)
+            mark(c->missing_samples, sample);
+        return;
+    }
+    c->suspects[c->suspect_count++ % SUSPECTS_MAX] = (struct suspect){sample, l->peer, c->now_ms};
 }
 
 /* A loader from which assignments are taken again and again gets none for a growing while (O7). */
@@ -312,7 +363,7 @@ static void strike(struct coord *c, struct loader *l, const struct worker *w)
 }
 
 /* Of all that is taken from a loader within P the first is logged and counted. */
-static void take_away(struct coord *c, const struct worker *w, struct lease *lease, const char *why)
+static void take_away(struct coord *c, struct worker *w, struct lease *lease, const char *why)
 {
     struct loader *l = &c->loaders[lease->loader];
     lease->tries++;
@@ -327,33 +378,67 @@ static void take_away(struct coord *c, const struct worker *w, struct lease *lea
     action->note.step = lease->step;
     action->note.micro_batch = lease->micro_batch;
     strike(c, l, w);
+    w->taken++;
 }
 
-/* What it says of one lease, and with it of those it had before: they are made in the order of arrival (D1). */
-static void completed_lease(struct coord *c, const struct loader *l, const struct coord_event *e)
+/* The lease that the loader has and the message is about; NULL: it is no longer the loader's. */
+static struct lease *lease_of_loader(struct coord *c, const struct loader *l,
+                                     const struct coord_event *e, struct worker **ret_worker)
 {
-    uint32_t index = (uint32_t)(l - c->loaders);
-    struct worker *w = NULL;
-    struct lease *done = NULL;
-    for (uint32_t rank = 0; rank < c->plan.world && !done; rank++) {
-        w = rank_worker(c, rank);
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        struct worker *w = rank_worker(c, rank);
         struct lease *lease = w->lease_count > 0 ? core_lease_of(c, w, e) : NULL;
-        if (lease && lease->state == LEASE_OUT && lease->loader == index)
-            done = lease;
+        *ret_worker = w;
+        if (lease && lease->state == LEASE_OUT && &c->loaders[lease->loader] == l)
+            return lease;
     }
-    if (!done)
-        return;
+    return NULL;
+}
+
+/* Assignments are made in the order of arrival (D1): those it had before are late. */
+static void note_overtaken(struct coord *c, const struct lease *done)
+{
     for (uint32_t rank = 0; rank < c->plan.world; rank++)
         for (uint32_t k = 0; k < c->config.plan.window; k++) {
             struct lease *lease = &rank_worker(c, rank)->leases[k];
-            if (lease->state == LEASE_OUT && lease->loader == index &&
+            if (lease->state == LEASE_OUT && lease->loader == done->loader &&
                 lease->serial < done->serial && !lease->overtaken_ms)
                 lease->overtaken_ms = c->now_ms;
         }
-    if (e->micro_batch.unshipped)
-        take_away(c, w, done, "cannot ship to");
-    else
-        done->shipped_ms = c->now_ms;
+}
+
+static void completed_lease(struct coord *c, struct loader *l, const struct coord_event *e)
+{
+    struct worker *w;
+    struct lease *lease = lease_of_loader(c, l, e, &w);
+    if (!lease)
+        return;
+    note_overtaken(c, lease);
+    if (e->micro_batch.withheld) {
+        for (uint32_t i = 0; i < e->micro_batch.void_count; i++)
+            if (e->micro_batch.voids[i].unreadable)
+                suspect(c, l, e->micro_batch.voids[i].sample);
+        lease->after_ms =
+            c->now_ms + (is_alone(c, l) ? c->timing.lease_ms : c->timing.heartbeat_ms);
+        take_away(c, w, lease, "cannot read an image for");
+    } else if (e->micro_batch.unshipped) {
+        take_away(c, w, lease, "cannot ship to");
+    } else {
+        lease->shipped_ms = c->now_ms;
+    }
+}
+
+/* Shipped void, though nobody confirmed that: the worker that has it must not train with it. */
+static bool is_unconfirmed(struct coord *c, const struct coord_event *e)
+{
+    for (uint32_t i = 0; i < e->micro_batch.void_count; i++)
+        if (e->micro_batch.voids[i].unreadable &&
+            !coord_is_missing(c, e->micro_batch.voids[i].sample)) {
+            core_violation(c, e, "a void slot that no other loader has confirmed",
+                           e->micro_batch.step, e->micro_batch.voids[i].sample);
+            return true;
+        }
+    return false;
 }
 
 void core_on_completed(struct coord *c, const struct coord_event *e)
@@ -367,11 +452,16 @@ void core_on_completed(struct coord *c, const struct coord_event *e)
         e->micro_batch.step > c->config.plan.steps)
         return core_violation(c, e, "Completed for a micro-batch that is not", e->micro_batch.kind,
                               e->micro_batch.micro_batch);
-    if (e->generation != c->generation)
+    if (e->generation != c->generation || !voids_fit(c, e))
         return;
+    if (!e->micro_batch.withheld && is_unconfirmed(c, e)) {
+        if (is_live(c))
+            core_end_generation(c);
+        return;
+    }
     if (is_live(c))
         completed_lease(c, l, e);
-    if (!e->micro_batch.unshipped)
+    if (!e->micro_batch.unshipped && !e->micro_batch.withheld)
         count_samples(c, e);
 }
 
@@ -407,4 +497,9 @@ void core_tick_leases(struct coord *c)
                 take_away(c, w, lease, why);
         }
     }
+    for (uint32_t rank = 0; rank < c->plan.world && is_live(c); rank++)
+        if (rank_worker(c, rank)->taken >= STRIKES_MAX) {
+            rank_worker(c, rank)->taken = 0;
+            core_blame_unserved(c, rank_worker(c, rank));
+        }
 }

@@ -184,6 +184,12 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
     if (l) {
         if (l->ready)
             return core_violation(c, e, "a loader is ready once", 1, 2);
+        if (2 * e->ended.probes_good < e->ended.probes) {
+            refuse(c, e->peer, e->link, "it does not see this run's images", e->ended.probes,
+                   e->ended.probes_good);
+            core_loader_lost(c, l);
+            return;
+        }
         l->ready = true;
         return;
     }

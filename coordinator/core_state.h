@@ -26,6 +26,7 @@
 #define SAVE_FAILURES_MAX 3   /* of a checkpoint without which the run must not go on */
 #define FORMING_PATIENCES_MAX 20 /* no generation could be formed for so long: give up */
 #define PAIRS_MAX 64             /* of workers that failed to connect, remembered at a time */
+#define SUSPECTS_MAX 256         /* samples that one loader could not read */
 #define STRIKES_MAX 3            /* assignments taken from a loader before it has to rest */
 #define REWINDS_MAX 3            /* to one step, without getting further than before */
 
@@ -43,6 +44,7 @@ struct lease {
     uint64_t since_ms; /* in this state */
     /* OUT: 0, or since when its loader says that it is shipped; since when later ones are */
     uint64_t shipped_ms, overtaken_ms;
+    uint64_t after_ms; /* REVOKED: not to be given out before */
 };
 
 /* What a peer shows of itself. Every message is a sign of life; every one but Beat is progress too. */
@@ -64,7 +66,9 @@ struct worker {
     enum phase phase;
     uint64_t peer, link;
     struct signs signs;
-    uint64_t since_ms;    /* in this phase */
+    uint64_t since_ms; /* in this phase */
+    uint32_t taken; /* times that its micro-batches were taken from a loader, none Received since */
+    uint64_t received_ms; /* the last Received of it */
     bool left_out;        /* not to be a member while others are there (M10) */
     int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
@@ -113,6 +117,11 @@ struct pair {
 };
 
 enum check { CHECK_RUNNING, CHECK_OK, CHECK_BAD, CHECK_DROPPING };
+
+/* A sample whose image a loader could not read, until another loader, or the same one later, says so too. */
+struct suspect {
+    uint64_t sample, peer, since_ms;
+};
 
 struct coord {
     struct coord_config config;
@@ -172,7 +181,9 @@ struct coord {
     struct save saves[SAVES_MAX];
     uint32_t save_failures;
 
-    uint8_t *seen_samples, *bad_samples; /* bit sets over sample ids */
+    uint8_t *seen_samples, *bad_samples, *missing_samples; /* bit sets over sample ids */
+    struct suspect suspects[SUSPECTS_MAX];                 /* a ring; the oldest is forgotten */
+    uint64_t suspect_count;
     uint64_t seen, bad;
 
     bool stopping;
@@ -288,6 +299,8 @@ void core_mark_left_out(struct coord *c);
 uint32_t core_workers_usable(const struct coord *c);
 /* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
 void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
+/* No loader can ship to the member, while others get their data: the generation goes on without it, if enough stay. */
+void core_blame_unserved(struct coord *c, struct worker *w);
 /* Whoever did not get on in the generation that forms, as far as one can tell. */
 void core_blame_unformed(struct coord *c);
 /* Members that are formed together reach each other. */

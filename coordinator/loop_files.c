@@ -11,9 +11,12 @@
 #include "common/data/indexing.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "coordinator/check.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/registry.h"
+
+#define PROBES 8 /* images by which a loader shows that it sees the data */
 
 struct verification {
     uv_work_t work;
@@ -83,6 +86,16 @@ void loop_remove(struct loop *l, struct coord_checkpoint checkpoint)
     *r = (struct removal){.work.data = r, .loop = l, .checkpoint = checkpoint};
     l->disk_jobs++;
     uv_queue_work(&l->uv, &r->work, remove_work, remove_done);
+}
+
+void loop_remove_old(struct loop *l)
+{
+    const struct coord_ledger *ledger = coord_ledger(l->core);
+    struct bl_error err;
+    for (uint32_t i = 0; i + l->config->train.keep_last < ledger->checkpoint_count; i++)
+        if (ledger->checkpoints[i].step != l->best.checkpoint.step &&
+            registry_remove(l->config->run_dir, ledger->checkpoints[i], &err) < 0)
+            bl_log_error(&err); /* some space less; the next start tidies up */
 }
 
 bool loop_has_old_checkpoints(const struct loop *l)
@@ -183,6 +196,15 @@ static int read_ids(const struct dataset *dataset, enum dataset_split split, uin
     return 0;
 }
 
+/* From all over the dataset: one that is half there is no use either. */
+static void choose_probe(struct loop *l)
+{
+    uint64_t samples = dataset_samples(l->dataset);
+    l->probe_count = (uint32_t)bl_min(PROBES, (int64_t)samples);
+    for (uint32_t i = 0; i < l->probe_count; i++)
+        l->probe[i] = i * samples / l->probe_count;
+}
+
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
@@ -190,6 +212,7 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
     BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
+    choose_probe(l);
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");

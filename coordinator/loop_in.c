@@ -1,4 +1,5 @@
 /* coordinator/loop_in.c - messages of peers as the core's events. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "common/limits.h"
@@ -94,6 +95,20 @@ static void take_micro_batch(struct coord_event *e, enum coord_event_type type, 
     e->micro_batch.micro_batch = micro_batch;
 }
 
+/* How many of the images it was asked to read it did read. */
+static void take_probe(struct loop *l, const Blipren__Ended *m, struct coord_event *e)
+{
+    e->ended.probes = l->probe_count;
+    for (uint32_t i = 0; i < l->probe_count; i++) {
+        struct dataset_sample sample;
+        uint64_t expected;
+        dataset_sample(l->dataset, l->probe[i], &sample);
+        memcpy(&expected, sample.hash, sizeof expected);
+        if (i < m->n_probe_hash && m->probe_hash[i] == expected)
+            e->ended.probes_good++;
+    }
+}
+
 struct scratch {
     struct coord_void voids[BL_MICRO_BATCH_SLOTS_MAX];
     struct bl_range trained[BL_MICRO_BATCH_SLOTS_MAX];
@@ -111,6 +126,8 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->ended.applied_step = m->ended->applied_step;
         e->ended.state_generation = m->ended->state_generation;
         take_digest(&e->ended.digest, &m->ended->state_digest);
+        if (peer->role == BL_ROLE_LOADER)
+            take_probe(l, m->ended, e);
         return true;
     case BLIPREN__ENVELOPE__BODY_BEAT:
         snprintf(peer->phase, sizeof peer->phase, "%s", m->beat->phase);
@@ -165,7 +182,12 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
                          m->completed->micro_batch);
         for (size_t i = 0; i < m->completed->n_voids; i++)
             scratch->voids[i] =
-                (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample};
+                (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample,
+                                    m->completed->voids[i]->unreadable};
+        e->micro_batch.withheld = m->completed->withheld;
+        if (m->completed->withheld && m->completed->n_voids)
+            bl_log(BL_LOG_WARNING, "peer=%s cannot read sample=%" PRIu64 ": %s", peer->name,
+                   m->completed->voids[0]->sample, m->completed->voids[0]->reason);
         e->micro_batch.unshipped = m->completed->error[0] != 0;
         if (e->micro_batch.unshipped)
             bl_log(BL_LOG_WARNING, "peer=%s cannot ship: %s", peer->name, m->completed->error);

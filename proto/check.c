@@ -227,6 +227,7 @@ static int check_assignment(const Blipren__Assignment *m, struct bl_error *err)
     BL_TRY(check_kind(m->kind, "Assignment.kind", err));
     CHECK_RANGE(m->n_sample, 1, BL_MICRO_BATCH_SLOTS_MAX, "Assignment.sample");
     CHECK_RANGE(m->n_epoch, m->n_sample, m->n_sample, "Assignment.epoch");
+    CHECK_RANGE(m->n_missing, 0, m->n_sample, "Assignment.missing");
     CHECK_RANGE(m->first, 0, INT32_MAX - BL_MICRO_BATCH_SLOTS_MAX, "Assignment.first");
     CHECK(m->worker != 0, "Assignment.worker", "expected an incarnation, found 0");
     return check_endpoint(m->endpoint, "Assignment.endpoint", err);

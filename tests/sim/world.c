@@ -22,6 +22,11 @@ bool is_bad(uint64_t sample)
     return (double)(bl_mix64(w->config.plan.seed, sample) >> 11) * 0x1p-53 < w->bad_chance;
 }
 
+bool is_absent(uint64_t sample)
+{
+    return is_bad(sample) && bl_mix64(sample, w->config.plan.seed) % 2 == 0;
+}
+
 void name_copy(char to[COORD_CHECKPOINT_NAME_MAX], const char *from)
 {
     size_t size = strlen(from) + 1;
@@ -111,11 +116,16 @@ static void draw(void)
     w->silent_chance = chance(0.5) ? 0.2 : 0.8;
     w->duplicate_chance = chance(0.5) ? 0 : 0.1;
     w->write_failure_chance = chance(0.8) ? 0 : 0.2;
+    w->blind_loader = w->loader_count > 1 && chance(0.2) ? (int)below(w->loader_count) : -1;
     w->fault_every_ms = patience() / 4 + below(3 * patience());
     for (int i = 0; i < FAULT_COUNT; i++)
         w->fault_weight[i] = chance(0.5) ? 0 : 1 + below(8);
     if (chance(0.5))
         w->fault_weight[BLACKOUT] /= 2;
+    if (w->blind_loader >= 0) /* else it might be alone, and so believed */
+        for (int i = 0; i < FAULT_COUNT; i++)
+            if (i != CRASH_WORKER && i != FAIL_COMM && i != BLACKOUT)
+                w->fault_weight[i] = 0;
     w->heal_ms = below(30 * patience());
     w->end_ms = w->heal_ms + 400ull * patience();
     w->stop_wanted = chance(0.25);

@@ -107,6 +107,7 @@ struct process {
         uint64_t worker;
         uint32_t void_count;
         struct coord_void voids[SIM_BATCH_MAX];
+        bool withheld, unshipped;
     } slots[2 * SIM_CAPACITY_MAX];
     uint64_t slot_turn;
     uint32_t capacity, jobs;
@@ -154,6 +155,7 @@ struct world {
     uint32_t delay_ms, slow_ms;
     uint32_t fsync_ms, keep_last;
     double long_chance; /* that work takes many times the patience, while it gets on */
+    int blind_loader;   /* sees no image while the others do; -1: none is */
     enum odd odd;
     int odd_worker, lies_left;
     double slow_chance, silent_chance, bad_chance, duplicate_chance, write_failure_chance;
@@ -253,8 +255,9 @@ static inline uint64_t progress_of(struct process *p)
 
 /* The worker with this incarnation, if it is up; else -1. */
 int worker_index(uint64_t incarnation);
-/* Is the sample an image that no loader can decode? */
+/* Is the sample an image that no loader can decode, or one that none can read? */
 bool is_bad(uint64_t sample);
+bool is_absent(uint64_t sample);
 void name_copy(char to[COORD_CHECKPOINT_NAME_MAX], const char *from);
 struct bl_digest digest_of(uint64_t number);
 /* NULL: that checkpoint was never written. */

@@ -181,7 +181,7 @@ static void loader_ship(int index, const struct loader_action *a)
 {
     struct process *p = &w->loaders[index];
     uint32_t slot = a->assignment.slot;
-    int to = worker_index(a->assignment.worker);
+    int to = p->slots[slot].withheld ? -1 : worker_index(a->assignment.worker);
     uint64_t sent_ms = later(w->now_ms, p->stalled_until_ms) + delay();
     bool failed = !w->healed && chance(w->slow_chance * 0.2); /* its endpoint cannot be used */
     for (int copies = to < 0 || failed              ? 0
@@ -211,7 +211,8 @@ static void loader_ship(int index, const struct loader_action *a)
     done->instance = p->instance;
     done->loader.type = LOADER_EVENT_SHIPPED;
     done->loader.slot.slot = slot;
-    done->loader.slot.failed = failed;
+    done->loader.slot.failed = failed || p->slots[slot].withheld;
+    p->slots[slot].unshipped = failed;
     done->engine_turn = p->slots[slot].turn = ++p->slot_turn;
     sim_push(&w->queue, done, sent_ms);
 }
@@ -227,6 +228,24 @@ static void loader_make(int index, const struct loader_action *a)
     e->loader.slot.slot = a->assignment.slot;
     e->engine_turn = p->slots[a->assignment.slot].turn = ++p->slot_turn;
     sim_push(&w->queue, e, busy_until(p, later(w->now_ms, p->stalled_until_ms) + work()));
+}
+
+/* What the loader sees of the samples: all of them, if it is not blind. */
+static void loader_accept(int index, uint32_t slot, const struct sim_event *from)
+{
+    struct process *p = &w->loaders[index];
+    p->slots[slot].content = from->content;
+    p->slots[slot].void_count = 0;
+    p->slots[slot].withheld = p->slots[slot].unshipped = false;
+    for (uint32_t i = 0; i < from->sample_count; i++) {
+        struct coord_void v = {i, from->samples[i],
+                               (index == w->blind_loader && w->now_ms > 3 * patience()) ||
+                                   is_absent(from->samples[i])};
+        if (!v.unreadable && !is_bad(v.sample))
+            continue;
+        p->slots[slot].voids[p->slots[slot].void_count++] = v;
+        p->slots[slot].withheld |= v.unreadable && !from->missing[i];
+    }
 }
 
 static void do_loader_action(int index, const struct loader_action *a, const struct sim_event *from)
@@ -258,10 +277,7 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
         return;
     case LOADER_ACTION_ACCEPT:
-        p->slots[a->assignment.slot].content = from->content;
-        p->slots[a->assignment.slot].void_count = from->void_count;
-        memcpy(p->slots[a->assignment.slot].voids, from->voids, sizeof from->voids);
-        return;
+        return loader_accept(index, a->assignment.slot, from);
     case LOADER_ACTION_MAKE:
         return loader_make(index, a);
     case LOADER_ACTION_SHIP:
@@ -279,7 +295,11 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         e->coord.micro_batch.kind = a->assignment.kind;
         e->coord.micro_batch.step = a->assignment.step;
         e->coord.micro_batch.micro_batch = a->assignment.micro_batch;
-        if (a->assignment.shipped) {
+        e->coord.micro_batch.withheld =
+            p->slots[a->assignment.slot].withheld && !a->assignment.shipped;
+        e->coord.micro_batch.unshipped =
+            p->slots[a->assignment.slot].unshipped && !a->assignment.shipped;
+        if (a->assignment.shipped || e->coord.micro_batch.withheld) {
             e->coord.micro_batch.void_count = p->slots[a->assignment.slot].void_count;
             memcpy(e->voids, p->slots[a->assignment.slot].voids, sizeof e->voids);
         }
@@ -346,8 +366,8 @@ static void coord_assignment(const struct coord_action *a)
     e->loader.assignment.worker = a->assignment.worker;
     for (uint32_t i = 0; i < a->assignment.indices.count; i++) {
         e->content += bl_sample_term(a->assignment.indices.first + i, samples[i]);
-        if (is_bad(samples[i]))
-            e->voids[e->void_count++] = (struct coord_void){i, samples[i]};
+        e->samples[e->sample_count++] = samples[i];
+        e->missing[i] = coord_is_missing(w->coord, samples[i]);
     }
     send_down(a->link, e);
 }
@@ -443,6 +463,16 @@ static void coord_note(const struct coord_action *a)
         sim_fail(SIM_UNSAFE, "a generation is not formed at the first try: %s", a->note.text);
 }
 
+/* Its folder goes: nobody may go back to it any more. */
+static void coord_removed(const struct coord_action *a)
+{
+    const struct coord_ledger *ledger = coord_ledger(w->coord);
+    for (uint32_t i = 0; i < ledger->checkpoint_count; i++)
+        if (ledger->checkpoints[i].step == a->checkpoint.step)
+            sim_fail(SIM_UNSAFE, "a checkpoint on record is removed");
+    saved_find(a->checkpoint)->whole = false;
+}
+
 static void do_coord_action(const struct coord_action *a, const struct sim_event *from)
 {
     struct sim_event *e;
@@ -519,10 +549,8 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return;
     case COORD_ACTION_EXIT:
         return coord_exit(a);
-    case COORD_ACTION_REMOVED: /* its folder goes */
-        BL_ASSERT(saved_find(a->checkpoint));
-        saved_find(a->checkpoint)->whole = false;
-        return;
+    case COORD_ACTION_REMOVED:
+        return coord_removed(a);
     case COORD_ACTION_REPORTED:
     case COORD_ACTION_COMMITTED:
     case COORD_ACTION_VALIDATED:

@@ -936,7 +936,7 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
         uint64_t samples[2];
         uint32_t epochs[2];
         coord_assignment_samples(c, &assignment, samples, epochs);
-        struct coord_void voids[2] = {{0, samples[0]}, {1, samples[1]}};
+        struct coord_void voids[2] = {{0, samples[0], false}, {1, samples[1], false}};
         struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
         e.micro_batch.kind = BL_KIND_TRAIN;
         e.micro_batch.step = assignment.assignment.step;
@@ -961,7 +961,7 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
 static void a_void_slot_with_another_sample_drops_the_loader(void **state)
 {
     begin_alone();
-    struct coord_void lie = {0, 79};
+    struct coord_void lie = {0, 79, false};
     struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
     e.micro_batch.kind = BL_KIND_TRAIN;
     e.micro_batch.voids = &lie;
@@ -1439,6 +1439,106 @@ static void a_pulse_carries_no_number_that_is_not_on_disk(void **state)
     assert_int_equal(last(COORD_ACTION_PULSE, 0)->generation, 1);
 }
 
+/* Completed of an assignment whose first image this loader cannot read. */
+static void withhold(const struct coord_action *assignment, bool withheld)
+{
+    struct coord_action a = *assignment;
+    uint64_t samples[2];
+    uint32_t epochs[2];
+    coord_assignment_samples(c, &a, samples, epochs);
+    struct coord_void unreadable = {0, samples[0], true};
+    struct coord_event e = from(a.peer, COORD_EVENT_COMPLETED);
+    e.micro_batch.kind = a.assignment.kind;
+    e.micro_batch.step = a.assignment.step;
+    e.micro_batch.micro_batch = a.assignment.micro_batch;
+    e.micro_batch.withheld = withheld;
+    e.micro_batch.voids = &unreadable;
+    e.micro_batch.void_count = 1;
+    feed(e);
+}
+
+static uint64_t first_sample(const struct coord_action *assignment)
+{
+    uint64_t samples[2];
+    uint32_t epochs[2];
+    coord_assignment_samples(c, assignment, samples, epochs);
+    return samples[0];
+}
+
+static void an_image_that_one_loader_cannot_read_is_asked_of_another(void **state)
+{
+    begin_alone();
+    join(LOADER_B);
+    struct coord_action a = *last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    log_count = 0;
+    withhold(&a, true);
+    assert_string_equal(last_note(COORD_NOTE_REVOKED, LOADER_A)->note.text,
+                        "cannot read an image for");
+    assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), 0);
+    assert_false(coord_is_missing(c, first_sample(&a)));
+    tick(100);
+    assert_int_equal(last(COORD_ACTION_ASSIGNMENT, LOADER_B)->assignment.micro_batch,
+                     a.assignment.micro_batch);
+    a = *last(COORD_ACTION_ASSIGNMENT, LOADER_B);
+    withhold(&a, true); /* so it is: void everywhere */
+    assert_true(coord_is_missing(c, first_sample(&a)));
+    log_count = 0;
+    tick(100);
+    a = *last(COORD_ACTION_ASSIGNMENT, 0);
+    withhold(&a, false);
+    assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), 1);
+    assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
+}
+
+static void a_loader_that_is_alone_confirms_its_own_word_after_a_pause(void **state)
+{
+    begin_alone();
+    struct coord_action a = *last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    log_count = 0;
+    withhold(&a, true);
+    for (int i = 0; i < 6; i++) {
+        for (uint32_t k = 0; k < log_count; k++)
+            assert_false(log_list[k].type == COORD_ACTION_ASSIGNMENT &&
+                         log_list[k].assignment.micro_batch == a.assignment.micro_batch);
+        beat(WORKER_A, (uint64_t)i + 1);
+        beat(LOADER_A, (uint64_t)i + 1);
+        tick(100);
+    }
+    withhold(last(COORD_ACTION_ASSIGNMENT, LOADER_A), true);
+    assert_true(coord_is_missing(c, first_sample(&a)));
+}
+
+static void a_void_slot_that_nobody_confirmed_is_not_trained_with(void **state)
+{
+    begin_alone();
+    withhold(last(COORD_ACTION_ASSIGNMENT, LOADER_A), false);
+    assert_string_equal(last(COORD_ACTION_REFUSE, LOADER_A)->refuse.text,
+                        "a void slot that no other loader has confirmed");
+    assert_state(COORD_ENDING);
+}
+
+static void a_loader_that_does_not_see_the_images_is_refused(void **state)
+{
+    start();
+    disk();
+    hello(LOADER_A);
+    struct coord_event e = from(LOADER_A, COORD_EVENT_ENDED);
+    e.ended.applied_step = -1;
+    e.ended.probes = 8;
+    e.ended.probes_good = 3;
+    feed(e);
+    assert_string_equal(last(COORD_ACTION_REFUSE, LOADER_A)->refuse.text,
+                        "it does not see this run's images");
+    assert_int_equal(coord_status(c).loaders, 0);
+    hello(LOADER_B);
+    e = from(LOADER_B, COORD_EVENT_ENDED);
+    e.ended.applied_step = -1;
+    e.ended.probes = 8;
+    e.ended.probes_good = 7; /* an image may well be gone */
+    feed(e);
+    assert_int_equal(coord_status(c).loaders, 1);
+}
+
 static void set_key_to_most(const char *path, void *field, size_t size)
 {
     for (size_t i = 0; i < config_key_count; i++) {
@@ -1520,4 +1620,8 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(any_number_of_damaged_checkpoints_can_be_passed_over),
           CASE(old_checkpoints_leave_the_journal_before_their_folders_go),
           CASE(a_pulse_carries_no_number_that_is_not_on_disk),
+          CASE(an_image_that_one_loader_cannot_read_is_asked_of_another),
+          CASE(a_loader_that_is_alone_confirms_its_own_word_after_a_pause),
+          CASE(a_void_slot_that_nobody_confirmed_is_not_trained_with),
+          CASE(a_loader_that_does_not_see_the_images_is_refused),
           CASE(the_rules_take_all_that_the_configuration_allows))

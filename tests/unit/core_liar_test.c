@@ -45,7 +45,8 @@ struct debts {
     uint64_t seq;
     bool verify;
     struct coord_checkpoint checkpoint, saved;
-    struct coord_action assignment; /* the last one: some liars do a part of their work */
+    struct coord_action form, save,
+        assignment; /* the last ones: liars may do a part of their work */
     bool over;
 };
 
@@ -61,19 +62,37 @@ static void take(struct debts *debts, const struct coord_actions *actions)
         }
         if (a->type == COORD_ACTION_SAVE)
             debts->saved = a->checkpoint;
+        if (a->type == COORD_ACTION_FORM)
+            debts->form = *a;
+        if (a->type == COORD_ACTION_SAVE)
+            debts->save = *a;
         if (a->type == COORD_ACTION_ASSIGNMENT)
             debts->assignment = *a;
         debts->over |= a->type == COORD_ACTION_EXIT;
     }
 }
 
-/* What an honest worker would say of the last assignment, in any order. */
-static void draw_honest(struct coord_event *e, const struct debts *debts)
+/* What an honest peer would say to the last of the messages of a kind, or might say at another time. */
+static void draw_honest(struct coord_event *e, char *folder, const struct debts *debts)
 {
-    static const enum coord_event_type types[] = {COORD_EVENT_RECEIVED, COORD_EVENT_VALIDATION,
+    static const enum coord_event_type types[] = {COORD_EVENT_FORMED,   COORD_EVENT_SAVED,
+                                                  COORD_EVENT_RECEIVED, COORD_EVENT_VALIDATION,
                                                   COORD_EVENT_CONSUMED, COORD_EVENT_COMPLETED};
     const struct coord_action *a = &debts->assignment;
-    e->type = types[below(4)];
+    e->type = types[below(6)];
+    if (e->type == COORD_EVENT_FORMED) {
+        e->peer = debts->form.peer;
+        e->formed.step = debts->form.form.step;
+        return;
+    }
+    if (e->type == COORD_EVENT_SAVED) {
+        e->peer = debts->save.peer;
+        coord_checkpoint_name(debts->save.checkpoint, folder);
+        e->saved.step = debts->save.checkpoint.step;
+        e->saved.folder = folder;
+        e->saved.ok = true;
+        return;
+    }
     e->peer = e->type == COORD_EVENT_COMPLETED ? a->peer : a->assignment.worker;
     e->micro_batch.kind = a->assignment.kind;
     e->micro_batch.step = a->assignment.step;
@@ -88,8 +107,8 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
     e->peer = 1 + below(5);
     e->link = e->peer + 10 * below(2);
     e->generation = below(8) ? generation : number();
-    if (debts->assignment.peer && below(4) == 0) {
-        draw_honest(e, debts);
+    if (below(2)) {
+        draw_honest(e, folder, debts);
         e->link = e->peer;
         return;
     }
@@ -133,8 +152,9 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->micro_batch.micro_batch = (uint32_t)number();
         e->micro_batch.voids = voids;
         e->micro_batch.void_count = below(3);
+        e->micro_batch.withheld = below(2);
         for (int i = 0; i < 2; i++)
-            voids[i] = (struct coord_void){(uint32_t)number(), number()};
+            voids[i] = (struct coord_void){(uint32_t)number(), number(), below(2)};
         break;
     }
 }
@@ -159,7 +179,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
         struct debts debts = {0};
         uint64_t now_ms = 1000;
         take(&debts, coord_start(c, now_ms));
-        for (int i = 0; i < 2000 && !debts.over; i++) {
+        for (int i = 0; i < 1000 && !debts.over; i++) {
             struct coord_void voids[2];
             struct bl_range trained[2];
             char folder[COORD_CHECKPOINT_NAME_MAX];
@@ -178,7 +198,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
                 e.type = COORD_EVENT_TICK;
             } else if (pick == 3 && below(100) == 0) {
                 e.type = COORD_EVENT_STOP;
-            } else if (pick == 4 && below(8) == 0) {
+            } else if (pick == 4 && below(4) == 0) {
                 e.type = COORD_EVENT_LOST;
                 e.peer = 1 + below(5);
                 e.lost.dead = below(2);
