@@ -58,6 +58,8 @@ struct engine_validation {
     double weight[CAPTIONER_EXPERTS_MAX]; /* moe: routing weights summed over the images */
 };
 
+#define ENGINE_UNREACHED_MAX 16
+
 struct engine_event {
     enum engine_event_kind kind;
     uint64_t generation, step;
@@ -66,6 +68,8 @@ struct engine_event {
     uint8_t digest[32];
     struct trainer_report report;
     struct engine_validation validation;
+    int unreached_count; /* FAILED, of FORM: ranks that could not be connected with (comm.h), the first few */
+    int unreached[ENGINE_UNREACHED_MAX];
     struct bl_error error;
 };
 void engine_event_release(struct engine_event *event);

@@ -146,8 +146,9 @@ static int load_own_state(struct engine *e, const struct command *c, struct engi
     return 0;
 }
 
-static int connect_comm(struct engine *e, const struct command *c, struct bl_error *err)
+static int connect_comm(struct engine *e, const struct command *c, struct engine_event *event)
 {
+    struct bl_error *err = &event->error;
     struct publisher publisher = {e, c->generation};
     struct comm_options options = {.rank = c->rank,
                                    .world = c->world,
@@ -158,7 +159,10 @@ static int connect_comm(struct engine *e, const struct command *c, struct bl_err
     struct comm *comm = NULL;
     BL_TRY(comm_open(&options, &comm, err));
     BL_TRY(install_comm(e, comm, c->generation, err));
-    return comm_connect(comm, err);
+    int rc = comm_connect(comm, err);
+    if (rc < 0)
+        event->unreached_count = comm_unreached(comm, event->unreached, ENGINE_UNREACHED_MAX);
+    return rc;
 }
 
 int engine_do_form(struct engine *e, const struct command *c, struct engine_event *event)
@@ -172,7 +176,7 @@ int engine_do_form(struct engine *e, const struct command *c, struct engine_even
         BL_TRY(engine_wait_snapshot(e, c->generation, err));
     if (c->source < 0)
         BL_TRY(load_own_state(e, c, event));
-    BL_TRY(connect_comm(e, c, err));
+    BL_TRY(connect_comm(e, c, event));
     if (c->source >= 0) {
         /* A broadcast that breaks off leaves a newcomer with a mixture. */
         e->has_state = e->has_state && c->have_state;
