@@ -79,6 +79,18 @@ static void check_boundary(struct check *c)
             (unsigned long long)merged);
 }
 
+static void check_passed(struct check *c)
+{
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *first;
+        uint64_t count = dataset_passed(c->dataset, (enum source_passed)kind, &first);
+        if (count)
+            check_warning(c, "data", "%llu passed over: %s; the first is %.300s",
+                          (unsigned long long)count, source_passed_words((enum source_passed)kind),
+                          first);
+    }
+}
+
 void check_data(struct check *c)
 {
     struct indexing indexing = {0};
@@ -88,6 +100,7 @@ void check_data(struct check *c)
     if (!check_passes(c, "data",
                       dataset_view(c->config, indexing_show, &indexing, &c->dataset, &err), &err))
         return;
+    check_passed(c);
     check_boundary(c);
     if (!check_passes(c, "data", dataset_judge(c->config, c->dataset, &err), &err)) {
         dataset_free(&c->dataset);

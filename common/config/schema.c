@@ -48,7 +48,7 @@ const struct config_key config_keys[] = {
     KEY("data.source", CONFIG_PATH, data.source, NULL,
         "Folder with images and captions.", FREE),
     CHOICE("data.format", data.format, LIST("auto", "imagefolder", "pairs"), "auto",
-        "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg, .jpeg, .png or .webp beside NAME.txt. auto takes what it finds.", INDEX),
+        "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg (.jpeg, .jpe, .jfif, .png, .webp) beside NAME.txt. auto takes what it finds.", INDEX),
     KEY("data.captions", CONFIG_CAPTIONS, data.captions, "text",
         "List of {column, prefix}: columns of the metadata in order of preference, each with the text that stands before its captions (white space at the prefix's end is dropped; the caption follows after one space); column text without a prefix where not given. A column may hold a text or a list of texts. pairs has that one column.", INDEX),
     CHOICE("data.caption_choice", data.caption_choice, LIST("first", "any"), "first",

@@ -155,6 +155,9 @@ static int check_notes(const struct dataset *d, struct bl_error *err)
         if (note->verdict >= count || !string_fits(d, note->text))
             return fail(err, "an example is wrong");
     }
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++)
+        if (!string_fits(d, d->header->passed_first[kind]))
+            return fail(err, "what was passed over is wrong");
     return d->header->example_count > UINT32_MAX ? fail(err, "too many examples") : 0;
 }
 
@@ -374,6 +377,13 @@ uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens)
 uint32_t dataset_longest(const struct dataset *dataset)
 {
     return dataset->header->length_count ? (uint32_t)dataset->header->length_count - 1 : 0;
+}
+
+uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
+                        const char **ret_first)
+{
+    *ret_first = dataset->text + dataset->header->passed_first[kind];
+    return dataset->header->passed[kind];
 }
 
 uint32_t dataset_example_count(const struct dataset *dataset)

@@ -13,6 +13,7 @@
 #include "common/data/captions.h"
 #include "common/config/config.h"
 #include "common/data/location.h"
+#include "common/data/source.h"
 #include "common/error.h"
 
 struct dataset;
@@ -115,6 +116,9 @@ const uint8_t *dataset_fingerprint(const struct dataset *dataset);
  * columns that data.caption_choice looks at. */
 uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict);
 uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict);
+/* What lay in the sources and was passed over: how many, and the first one's path below its source. */
+uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
+                        const char **ret_first);
 /* Number of kept captions with this many tokens (prefix, caption, EOS), at most dataset_longest. */
 uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens);
 uint32_t dataset_longest(const struct dataset *dataset);

@@ -400,6 +400,22 @@ static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
     return 0;
 }
 
+/* The first of each kind is named as the source that has one names it. */
+static int note_passed(struct build *b, struct bl_error *err)
+{
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *shown = "";
+        for (int i = 0; i < 2 && b->inputs->sources[i]; i++) {
+            const char *first;
+            uint64_t count = source_passed(b->inputs->sources[i], (enum source_passed)kind, &first);
+            b->header.passed[kind] += count;
+            shown = *shown ? shown : first;
+        }
+        BL_TRY(append_text(b, shown, strlen(shown), &b->header.passed_first[kind], err));
+    }
+    return 0;
+}
+
 static int build_all(struct build *b, dataset_progress *progress, void *ctx, struct bl_bytes *ret,
                      struct bl_error *err)
 {
@@ -415,6 +431,7 @@ static int build_all(struct build *b, dataset_progress *progress, void *ctx, str
     if (progress)
         progress(ctx, DATASET_JUDGING, b->inputs->count, b->inputs->count);
     BL_TRY(split(b, err));
+    BL_TRY(note_passed(b, err));
     return assemble(b, ret, err);
 }
 
