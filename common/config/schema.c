@@ -76,7 +76,7 @@ const struct config_key config_keys[] = {
     INT("data.max_image_bytes", data.max_image_bytes, 1, BL_IMAGE_FILE_BYTES_MAX, "bytes", "134217728",
         "Larger image files are left out. A loader's thread holds one file in memory while it decodes it.", INDEX),
     REAL("data.max_bad_fraction", data.max_bad_fraction, 0, 1, NULL, "0.05",
-        "The run stops when more than this part of the samples it asked for since it was started could not be had.", FREE),
+        "The run does not start when more than this fraction of the samples is lost (no image, no caption, captions that are empty, too long or merge with the prefix), and stops when more than this fraction of those it asked for since it was started could not be read.", FREE),
 
     KEY("vision.path", CONFIG_PATH, vision.path, NULL,
         "Hugging Face folder of the vision encoder (SigLIP or ViT).", FREE),

@@ -26,6 +26,7 @@ enum dataset_split { DATASET_TRAIN, DATASET_VALIDATION, DATASET_SPLIT_COUNT };
     X(NO_IMAGE, "the image file is missing or cannot be read")                                     \
     X(TOO_LARGE, "the image file is larger than data.max_image_bytes")                             \
     X(NO_CAPTION, "it has no caption")                                                             \
+    X(UNFIT, "its captions are empty, too long or merge with the prefix")                          \
     X(NOTHING_KEPT, "the rules keep none of its captions")                                         \
     X(HELD_OUT, "its image is in data.validation_source")
 
@@ -71,8 +72,7 @@ typedef bool dataset_progress(void *ctx, enum dataset_phase phase, uint64_t done
  * (size and time) and tokenizer, else a new one is made and written there, whole or not at all. It
  * takes about 50 microseconds a caption and 3 ms a megabyte of images on each core; hashes are kept
  * in RUN_DIR/image-hashes (hash_cache.h), so that interrupted hashing continues. progress may be
- * NULL. *ret is the caller's (dataset_free), *ret_reused may be NULL. -BL_EDATA: nothing is left to
- * train, or more than data.max_bad_fraction of the images are missing; the first one is named.
+ * NULL. *ret is the caller's (dataset_free), *ret_reused may be NULL. -BL_EDATA: see dataset_judge.
  * -BL_EIO: an image could not be read for a passing fault of this host, which is no reason to go on
  * without it. */
 int dataset_prepare(const struct config *config, dataset_progress *progress, void *ctx,
@@ -82,7 +82,9 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
 int dataset_view(const struct config *config, dataset_progress *progress, void *ctx,
                  struct dataset **ret, struct bl_error *err);
 
-/* Whether a run can train on it: the two -BL_EDATA of dataset_prepare. */
+/* Whether a run can train on it. -BL_EDATA: nothing is left to train on; or more than data.max_bad_fraction of the samples are
+ * lost, which is: left out though nobody asked for it (no image, no caption, captions that do not fit). What
+ * data.keep, drop, min_tokens and deduplicate leave out is asked for. The largest loss and its first sample are named. */
 int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err);
 
 /* Reads an index that exists; every offset and the checksum are checked. It is in memory from then on, not mapped: on a

@@ -176,9 +176,20 @@ static int judge_repetition(struct build *b, const struct dataset_image *image,
     return 0;
 }
 
+/* How many of a sample's captions are kept, and how many were dropped by what the user asked for. */
+struct tally {
+    uint32_t kept, asked;
+};
+
+static bool is_asked_for(enum caption_verdict verdict)
+{
+    return verdict == CAPTION_TOO_SHORT || verdict == CAPTION_NOT_KEPT ||
+           verdict == CAPTION_DROPPED || verdict == CAPTION_DUPLICATE;
+}
+
 static int add_caption(struct build *b, const struct source_sample *sample,
                        const struct dataset_image *image, const struct caption_text *caption,
-                       uint32_t *count, struct bl_error *err)
+                       struct tally *tally, struct bl_error *err)
 {
     enum caption_verdict verdict;
     size_t label_first;
@@ -187,6 +198,7 @@ static int add_caption(struct build *b, const struct source_sample *sample,
     if (verdict == CAPTION_KEPT)
         BL_TRY(judge_repetition(b, image, caption, &verdict, err));
     b->header.caption_verdicts[verdict]++;
+    tally->asked += is_asked_for(verdict);
     if (verdict != CAPTION_KEPT)
         return note(b, sample, verdict, caption->text, caption->size, err);
     struct dataset_text record = {.size = (uint32_t)caption->size,
@@ -195,7 +207,7 @@ static int add_caption(struct build *b, const struct source_sample *sample,
     BL_TRY(append_text(b, caption->text, caption->size, &record.text, err));
     BL_TRY(count_length(b, record.tokens, err));
     b->header.caption_count++;
-    ++*count;
+    tally->kept++;
     return append(&b->captions, &record, sizeof record, err);
 }
 
@@ -223,6 +235,7 @@ static int add_captions(struct build *b, const struct source *source, uint64_t r
                         uint32_t *ret_count, struct bl_error *err)
 {
     struct source_sample sample;
+    struct tally tally = {0};
     uint32_t column;
     source_get(source, row, &sample);
     *verdict = DATASET_NO_CAPTION;
@@ -235,10 +248,11 @@ static int add_captions(struct build *b, const struct source *source, uint64_t r
             continue;
         struct caption_text caption = {.column = c.column};
         caption.text = caption_strip(c.text, c.size, &caption.size);
-        if (add_caption(b, &sample, image, &caption, ret_count, err) < 0)
+        if (add_caption(b, &sample, image, &caption, &tally, err) < 0)
             return source_where(source, &sample, err);
     }
-    *verdict = *ret_count ? DATASET_KEPT : DATASET_NOTHING_KEPT;
+    *ret_count = tally.kept;
+    *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
     return 0;
 }
 
