@@ -2,6 +2,23 @@
  * sums, affine rows, and products that share an operand, against double. */
 #include "tests/unit/ops.h"
 
+/* Rows of N, ld apart, with `behind` between them. */
+static float *spread(const float *x, int64_t rows, int64_t N, int64_t ld, float behind)
+{
+    float *y = random_f32(99, rows * ld);
+    for (int64_t i = 0; i < rows * ld; i++)
+        y[i] = i % ld < N ? x[i / ld * N + i % ld] : behind;
+    return y;
+}
+
+static double *spread_expected(const double *x, int64_t rows, int64_t N, int64_t ld, double behind)
+{
+    double *y = zeros(rows * ld);
+    for (int64_t i = 0; i < rows * ld; i++)
+        y[i] = i % ld < N ? x[i / ld * N + i % ld] : behind;
+    return y;
+}
+
 /* -- softmax -- */
 
 enum { STEP = 9, SITE = 4 };
@@ -10,7 +27,7 @@ static const uint64_t seed = 42;
 static const float scale = 0.37f;
 
 struct softmax_input {
-    int64_t S, rows, N, stride;
+    int64_t S, rows, N, ld, stride;
     float drop;
     const float *x, *d_dropped, *d_sums;
     double *p, *dropped, *sums, *d_x;
@@ -47,28 +64,33 @@ static void run_softmax(struct ops_run *run, const void *input)
 {
     const struct softmax_input *in = input;
     struct ops *ops = run_ops(run);
-    const int64_t R = in->S * in->rows, N = in->N, count = R * N;
+    const int64_t R = in->S * in->rows, N = in->N, ld = in->ld, count = R * ld;
     const struct ops_dropout dropout = {in->drop, seed, STEP, SITE,
                                         run_bytes(run, positions, sizeof positions)};
     const struct ops_dropout *drops = in->drop > 0 ? &dropout : NULL;
-    act *x = run_act(run, in->x, count), *dropped = run_act(run, NULL, count);
-    act *d = run_act(run, in->d_dropped, count);
+    act *x = run_act(run, spread(in->x, R, N, ld, NAN), count),
+        *dropped = run_act(run, NULL, count);
+    act *d = run_act(run, spread(in->d_dropped, R, N, ld, NAN), count);
+    const double *p = spread_expected(in->p, R, N, ld, 0);
+    const double *p_dropped = spread_expected(in->dropped, R, N, ld, 0);
     float *sums = run_f32(run, NULL, R), *d_sums = run_f32(run, in->d_sums, R);
-    ops->softmax_forward(ops, x, dropped, sums, x, scale, drops, in->S, in->rows, N);
-    run_expect_act(run, "p", x, in->p, count, 16);
-    run_expect_act(run, "dropped", dropped, in->dropped, count, 16);
+    ops->softmax_forward(ops, x, dropped, sums, x, scale, drops, in->S, in->rows, N, ld);
+    run_expect_act(run, "p", x, p, count, 16);
+    run_expect_act(run, "dropped", dropped, p_dropped, count, 16);
     run_expect_f32(run, "sums", sums, in->sums, R, 32);
-    ops->softmax_backward(ops, d, d, d_sums, x, scale, drops, in->S, in->rows, N);
-    run_expect_act(run, "d_x", d, in->d_x, count, 64);
+    ops->softmax_drop(ops, dropped, x, drops, in->S, in->rows, N, ld);
+    run_expect_act(run, "dropped again", dropped, p_dropped, count, 16);
+    ops->softmax_backward(ops, d, d, d_sums, x, scale, drops, in->S, in->rows, N, ld);
+    run_expect_act(run, "d_x", d, spread_expected(in->d_x, R, N, ld, 0), count, 64);
 }
 
 static void softmax_drops_sums_and_returns_the_gradient_of_both(void **state)
 {
     static const struct softmax_input shapes[] = {
-        {.S = 1, .rows = 1, .N = 1, .stride = 1},
-        {.S = 3, .rows = 5, .N = 7, .stride = 1},
-        {.S = 2, .rows = 3, .N = 33, .stride = 1, .drop = 0.3f},
-        {.S = 3, .rows = 2, .N = 729, .stride = 31, .drop = 0.1f},
+        {.S = 1, .rows = 1, .N = 1, .ld = 1, .stride = 1},
+        {.S = 3, .rows = 5, .N = 7, .ld = 8, .stride = 1},
+        {.S = 2, .rows = 3, .N = 33, .ld = 33, .stride = 1, .drop = 0.3f},
+        {.S = 3, .rows = 2, .N = 729, .ld = 736, .stride = 31, .drop = 0.1f},
     };
     for (int64_t s = 0; s < COUNT(shapes); s++) {
         struct softmax_input in = shapes[s];
@@ -152,7 +174,7 @@ static void affine_rows_take_a_bias_for_each_group_and_return_every_gradient(voi
         {.R = 1, .D = 1, .period = 1, .G = 1, .weight = true, .bias = true},
         {.R = 7, .D = 33, .period = 1, .G = 1, .weight = true},
         {.R = 24, .D = 31, .period = 4, .G = 3, .bias = true},
-        {.R = 257, .D = 576, .period = 32, .G = 8, .weight = true, .bias = true},
+        {.R = 256, .D = 576, .period = 32, .G = 8, .weight = true, .bias = true},
         {.R = 0, .D = 5, .period = 2, .G = 1, .weight = true, .bias = true},
     };
     for (int64_t s = 0; s < COUNT(shapes); s++) {
@@ -193,7 +215,9 @@ static void run_products(struct ops_run *run, const void *input)
     struct bl_error err;
     struct ops_operand *operand;
     act *x = run_act(run, in->x, S * N * D), *wide = run_act(run, in->wide, S * M * D);
-    act *narrow = run_act(run, in->narrow, S * M * N), *out = run_act(run, NULL, S * M * N);
+    const int64_t ld = ops_score_ld(ops, N);
+    act *narrow = run_act(run, spread(in->narrow, S * M, N, ld, NAN), S * M * ld);
+    act *out = run_act(run, NULL, S * M * ld);
     act *out_wide = run_act(run, NULL, S * M * D);
     float *d_x = run_f32(run, in->d, S * N * D);
     const double tolerance = 16 + sqrt((double)bl_max(N, D));
@@ -203,7 +227,8 @@ static void run_products(struct ops_run *run, const void *input)
         ops->product_transposed(ops, out, wide, operand, M);
         ops->product(ops, out_wide, narrow, operand, M);
     }
-    run_expect_act(run, "a x^T", out, scores, S * M * N, tolerance);
+    run_expect_act(run, "a x^T", out, spread_expected(scores, S * M, N, ld, NAN), S * M * ld,
+                   tolerance);
     run_expect_act(run, "a x", out_wide, y, S * M * D, tolerance);
     ops->product_backward(ops, d_x, narrow, wide, operand, M);
     run_expect_f32(run, "d_x", d_x, d, S * N * D, tolerance);

@@ -39,7 +39,7 @@ struct cross_saved {
     act *query;     /* plain (B*K,d); folded (heads, B*K, d_h) */
     act *key_value; /* plain (B*N,2d) */
     float *lse;     /* plain (B*K,heads) */
-    act *p, *c;     /* folded (B, heads*K, N): softmax; (B, heads*K, d) */
+    act *p, *c;     /* folded (B, heads*K, ops_score_ld(N)): softmax; (B, heads*K, d) */
     float *sums;    /* folded (B, heads*K): r */
 };
 

@@ -17,6 +17,11 @@ static int64_t head_dim(const struct cross *cross)
     return cross->shape.width / cross->shape.heads;
 }
 
+static int64_t score_ld(const struct cross *cross)
+{
+    return ops_score_ld(cross->params->ops, cross->shape.vision_tokens);
+}
+
 static int open(struct cross *cross, struct bl_error *err)
 {
     struct ops *ops = cross->params->ops;
@@ -106,7 +111,7 @@ static int take(const struct cross *cross, struct arena *arena, struct cross_sav
     int64_t d = cross->shape.width, rows = cross->B * cross->shape.heads * cross->shape.queries;
     struct cross_saved s = {0};
     BL_TRY(arena_act(arena, rows * head_dim(cross), &s.query, err));
-    BL_TRY(arena_act(arena, rows * cross->shape.vision_tokens, &s.p, err));
+    BL_TRY(arena_act(arena, rows * score_ld(cross), &s.p, err));
     BL_TRY(arena_act(arena, rows * d, &s.c, err));
     BL_TRY(arena_f32(arena, rows, &s.sums, err));
     *ret = s;
@@ -202,14 +207,14 @@ static int forward(const struct cross *cross, struct arena *arena, const struct 
     BL_TRY(arena_act(arena, rows * d, &a, err));
     BL_TRY(arena_act(arena, rows * d, &b, err));
     BL_TRY(arena_act(arena, rows * dh, &heads, err));
-    BL_TRY(arena_act(arena, rows * N, &dropped, err));
+    BL_TRY(arena_act(arena, rows * score_ld(cross), &dropped, err));
 
     linear_forward(p, &block->query, y, NULL, x, R, OPS_NONE); /* y is free until the end */
     ops->gather_rows(ops, s->query, y, cross->head_from_merged, rows, dh);
     make_u(cross, block, a, a, b, s->query);
     ops->product_transposed(ops, s->p, a, cross->normed, M);
     ops->softmax_forward(ops, s->p, dropped, s->sums, s->p, scale_of(cross), dropout, cross->B, M,
-                         N);
+                         N, score_ld(cross));
     ops->product(ops, s->c, dropped, cross->normed, M);
 
     const struct ops_affine norm = norm_of(cross, block, s), bias = value_bias_of(cross, block, s);
@@ -238,7 +243,7 @@ static int begin_backward(struct cross *cross, struct arena *arena, struct bl_er
 struct backward_buffers {
     act *a, *b, *raw, *u; /* (rows, d) */
     act *heads, *merged;  /* (rows, d_h) */
-    act *d_p, *dropped;   /* (rows, N) */
+    act *d_p, *dropped;   /* (rows, score_ld) */
     float *d_sums;        /* (rows) */
 };
 
@@ -246,14 +251,14 @@ static int take_backward(const struct cross *cross, struct arena *arena,
                          struct backward_buffers *ret, struct bl_error *err)
 {
     int64_t rows = cross->B * cross->shape.heads * cross->shape.queries, d = cross->shape.width;
-    int64_t dh = head_dim(cross), N = cross->shape.vision_tokens;
+    int64_t dh = head_dim(cross), ld = score_ld(cross);
     act **const wide[] = {&ret->a, &ret->b, &ret->raw, &ret->u};
     for (int i = 0; i < 4; i++)
         BL_TRY(arena_act(arena, rows * d, wide[i], err));
     BL_TRY(arena_act(arena, rows * dh, &ret->heads, err));
     BL_TRY(arena_act(arena, rows * dh, &ret->merged, err));
-    BL_TRY(arena_act(arena, rows * N, &ret->d_p, err));
-    BL_TRY(arena_act(arena, rows * N, &ret->dropped, err));
+    BL_TRY(arena_act(arena, rows * ld, &ret->d_p, err));
+    BL_TRY(arena_act(arena, rows * ld, &ret->dropped, err));
     return arena_f32(arena, rows, &ret->d_sums, err);
 }
 
@@ -313,10 +318,10 @@ static int backward(const struct cross *cross, struct arena *arena, const struct
     BL_TRY(take_backward(cross, arena, &t, err));
     backward_values(cross, block, &t, d_y, s);
     ops->product_transposed(ops, t.d_p, t.a, cross->normed, M);
-    ops->dropout(ops, t.dropped, s->p, dropout, cross->B, M, N);
+    ops->softmax_drop(ops, t.dropped, s->p, dropout, cross->B, M, N, score_ld(cross));
     ops->product_backward(ops, cross->d_normed, t.dropped, t.a, cross->normed, M);
     ops->softmax_backward(ops, t.d_p, t.d_p, t.d_sums, s->p, scale_of(cross), dropout, cross->B, M,
-                          N);
+                          N, score_ld(cross));
     backward_keys(cross, block, &t, s);
     ops->gather_rows(ops, t.merged, t.heads, cross->merged_from_head, rows, head_dim(cross));
     linear_backward(p, &block->query, d_x, t.merged, x, R);
@@ -346,7 +351,7 @@ static int probs(const struct cross *cross, float *ret, const struct cross_saved
 {
     struct ops *ops = cross->params->ops;
     int64_t H = cross->shape.heads, K = cross->shape.queries, N = cross->shape.vision_tokens;
-    int64_t count = cross->B * H * K * N;
+    int64_t ld = score_ld(cross), count = cross->B * H * K * ld;
     void *wide;
     bl_autofree float *host = malloc((size_t)(count + 1) * sizeof *host);
     bl_autofree float *mean = calloc((size_t)(cross->B * K * N + 1), sizeof *mean);
@@ -360,7 +365,7 @@ static int probs(const struct cross *cross, float *ret, const struct cross_saved
     for (int64_t b = 0; b < cross->B; b++)
         for (int64_t h = 0; h < H; h++)
             for (int64_t i = 0; i < K * N; i++)
-                mean[b * K * N + i] += host[(b * H + h) * K * N + i] / (float)H;
+                mean[b * K * N + i] += host[((b * H + h) * K + i / N) * ld + i % N] / (float)H;
     ops->copy_in(ops, ret, mean, (size_t)(cross->B * K * N) * sizeof *mean);
     return 0;
 }

@@ -90,6 +90,7 @@ struct ops {
     const char *name; /* "cpu: avx512, f32" for logs and fingerprints */
     enum ops_precision precision;
     size_t act_bytes;
+    int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
 
     void (*close)(struct ops *self); /* through ops_free */
 
@@ -170,7 +171,7 @@ struct ops {
                     int64_t S, int64_t rows, int64_t D);
 
     /* y (R,D) = weight x + shift[r] bias[g(r)]: weight (D) or NULL for 1; shift (R) f32 and bias (G,D)
-     * both NULL for none; g(r) = r / period % G. In place. */
+     * both NULL for none; g(r) = r / period % G, R a multiple of period * G. In place. */
     void (*affine_forward)(struct ops *self, act *y, const act *x, const struct ops_affine *a,
                            int64_t R, int64_t D);
     /* d_x = weight d_y, in place on d_y (NULL: not wanted); d_shift[r] = or += <d_y, bias[g(r)]>;
@@ -224,16 +225,22 @@ struct ops {
                             const act *k, int64_t ld_k, const struct ops_attention *a);
 
     /* -- attention over shared keys, in parts (worker/model/cross_folded.c) -- */
-    /* p (S*rows, N) = softmax(scale x) over the last axis, in place; dropped = dropout(p), which may be
-     * p where nothing is kept for backward; sums (S*rows) f32 = row sums of dropped. */
+    /* Matrices of scores have rows of N elements, ld >= N apart: ops_score_ld(). What is behind a row is
+     * written 0 by these three, and never read. */
+    /* p (S*rows, N) = softmax(scale x) over the last axis, in place; dropped = dropout(p); sums (S*rows)
+     * f32 = row sums of dropped. */
     void (*softmax_forward)(struct ops *self, act *p, act *dropped, float *sums, const act *x,
                             float scale, const struct ops_dropout *dropout, int64_t S, int64_t rows,
-                            int64_t N);
+                            int64_t N, int64_t ld);
+    /* dropped = dropout(p) again */
+    void (*softmax_drop)(struct ops *self, act *dropped, const act *p,
+                         const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N,
+                         int64_t ld);
     /* From d_dropped (S*rows, N) and d_sums (S*rows): g = dropout(d_dropped + d_sums[r]),
      * d_x = scale p (g - sum_j p g), in place on d_dropped. */
     void (*softmax_backward)(struct ops *self, act *d_x, const act *d_dropped, const float *d_sums,
                              const act *p, float scale, const struct ops_dropout *dropout,
-                             int64_t S, int64_t rows, int64_t N);
+                             int64_t S, int64_t rows, int64_t N, int64_t ld);
     /* An operand is x (S,N,D), a matrix of activations for each of S samples that several products
      * share. *ret is the caller's, and empty. */
     int (*operand_create)(struct ops *self, struct ops_operand **ret, int64_t N, int64_t D,
@@ -241,10 +248,10 @@ struct ops {
     void (*operand_free)(struct ops *self, struct ops_operand **operand);
     /* x is borrowed while the operand is used. */
     void (*operand_set)(struct ops *self, struct ops_operand *operand, const act *x, int64_t S);
-    /* y (S,M,N) = a (S,M,D) x^T for each sample */
+    /* y (S,M,N), rows ops_score_ld(N) apart, = a (S,M,D) x^T for each sample */
     void (*product_transposed)(struct ops *self, act *y, const act *a, const struct ops_operand *x,
                                int64_t M);
-    /* y (S,M,D) = a (S,M,N) x for each sample */
+    /* y (S,M,D) = a (S,M,N) x for each sample; a's rows like those */
     void (*product)(struct ops *self, act *y, const act *a, const struct ops_operand *x, int64_t M);
     /* d_x (S,N,D) f32 += a^T b for each sample; a (S,M,N), b (S,M,D): the operand's gradient by either
      * product. */
@@ -299,6 +306,12 @@ struct ops {
     /* g = acc * 2^-36 */
     void (*fixed_get)(struct ops *self, float *g, const int64_t *acc, int64_t count);
 };
+
+/* Elements from one row of N scores to the next. */
+static inline int64_t ops_score_ld(const struct ops *ops, int64_t N)
+{
+    return (N + ops->score_multiple - 1) / ops->score_multiple * ops->score_multiple;
+}
 
 #define OPS_FIXED_SCALE 0x1p36
 

@@ -49,34 +49,55 @@ static void softmax_row(float *p, const float *x, float scale, int64_t N)
         p[j] *= inverse;
 }
 
+static void clear_behind(float *row, int64_t N, int64_t ld)
+{
+    memset(row + N, 0, (size_t)(ld - N) * sizeof *row);
+}
+
 static void softmax_forward(struct ops *self, act *p_, act *dropped_, float *sums, const act *x_,
                             float scale, const struct ops_dropout *dropout, int64_t S, int64_t rows,
-                            int64_t N)
+                            int64_t N, int64_t ld)
 {
     float *p = cpu_f32(p_), *dropped = cpu_f32(dropped_);
     const float *x = cpu_const_f32(x_);
 #pragma omp parallel for num_threads(cpu_threads(cpu_of(self), S *rows *N * 16))
     for (int64_t r = 0; r < S * rows; r++) {
-        float *dropped_r = dropped + r * N, sum = 0;
-        softmax_row(p + r * N, x + r * N, scale, N);
-        drop_row(dropped_r, p + r * N, dropout, r / rows, (uint64_t)(r % rows * N), N);
+        float *dropped_r = dropped + r * ld, sum = 0;
+        softmax_row(p + r * ld, x + r * ld, scale, N);
+        drop_row(dropped_r, p + r * ld, dropout, r / rows, (uint64_t)(r % rows * N), N);
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < N; j++)
             sum += dropped_r[j];
         sums[r] = sum;
+        clear_behind(p + r * ld, N, ld);
+        clear_behind(dropped_r, N, ld);
+    }
+}
+
+static void softmax_drop(struct ops *self, act *dropped_, const act *p_,
+                         const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N,
+                         int64_t ld)
+{
+    float *dropped = cpu_f32(dropped_);
+    const float *p = cpu_const_f32(p_);
+#pragma omp parallel for num_threads(cpu_threads(cpu_of(self), S *rows *N * 8))
+    for (int64_t r = 0; r < S * rows; r++) {
+        drop_row(dropped + r * ld, p + r * ld, dropout, r / rows, (uint64_t)(r % rows * N), N);
+        clear_behind(dropped + r * ld, N, ld);
     }
 }
 
 static void softmax_backward(struct ops *self, act *d_x_, const act *d_dropped_,
                              const float *d_sums, const act *p_, float scale,
-                             const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N)
+                             const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N,
+                             int64_t ld)
 {
     float *d_x = cpu_f32(d_x_);
     const float *d_dropped = cpu_const_f32(d_dropped_), *p = cpu_const_f32(p_);
 #pragma omp parallel for num_threads(cpu_threads(cpu_of(self), S *rows *N * 16))
     for (int64_t r = 0; r < S * rows; r++) {
-        float *d = d_x + r * N, dot = 0;
-        const float *from = d_dropped + r * N, *p_r = p + r * N, d_sum = d_sums[r];
+        float *d = d_x + r * ld, dot = 0;
+        const float *from = d_dropped + r * ld, *p_r = p + r * ld, d_sum = d_sums[r];
 #pragma omp simd
         for (int64_t j = 0; j < N; j++)
             d[j] = from[j] + d_sum;
@@ -87,11 +108,13 @@ static void softmax_backward(struct ops *self, act *d_x_, const act *d_dropped_,
 #pragma omp simd
         for (int64_t j = 0; j < N; j++)
             d[j] = scale * p_r[j] * (d[j] - dot);
+        clear_behind(d, N, ld);
     }
 }
 
 void CPU_VARIANT(cpu_fill_softmax)(struct ops *table)
 {
+    table->softmax_drop = softmax_drop;
     table->softmax_forward = softmax_forward;
     table->softmax_backward = softmax_backward;
 }
