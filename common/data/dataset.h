@@ -52,11 +52,12 @@ struct dataset_caption {
     uint32_t tokens; /* prefix, caption and EOS */
 };
 
-/* What takes time in the making of an index: name, words. */
+/* What takes time in the making of an index, and then in its check: name, words. */
 #define DATASET_PHASES(X)                                                                          \
     X(LOOKING, "looking at images")                                                                \
     X(HASHING, "hashing images")                                                                   \
-    X(JUDGING, "tokenizing captions")
+    X(JUDGING, "tokenizing captions")                                                              \
+    X(DECODING, "decoding images")
 
 enum dataset_phase {
 #define X(name, words) DATASET_##name,
