@@ -21,6 +21,7 @@ void bl_log_identity(const char *program, const char *format, ...)
     pthread_mutex_lock(&lock);
     snprintf(program_name, sizeof program_name, "%s", program);
     vsnprintf(identity, sizeof identity, format, args);
+    utf8_clean(identity);
     pthread_mutex_unlock(&lock);
     va_end(args);
 }
@@ -53,7 +54,7 @@ void bl_log(enum bl_log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    /* Peers' words and file names may hold anything; a line stays one line. */
+    /* Peers' words and file names may hold anything; a line stays one line, and says what it seems to say. */
     utf8_clean(line);
     pthread_mutex_lock(&lock);
     if (level >= threshold) {

@@ -53,6 +53,22 @@ void wire_text(char *text)
     utf8_repair(text);
 }
 
+/* What a Validation holds besides its captions: sums, and 8 bytes for each expert. */
+#define VALIDATION_BYTES_MAX 1024
+_Static_assert(VALIDATION_BYTES_MAX >= 8 * BL_EXPERTS_MAX + 256, "room for sums and envelope");
+
+size_t wire_captions_fit(Blipren__Caption *const *captions, size_t count)
+{
+    size_t room = BL_HEADER_BYTES_MAX - VALIDATION_BYTES_MAX, fit = 0;
+    for (; fit < count; fit++) {
+        size_t bytes = blipren__caption__get_packed_size(captions[fit]) + 6; /* tag and length */
+        if (bytes > room)
+            break;
+        room -= bytes;
+    }
+    return fit;
+}
+
 /* -- packing -- */
 
 static uint8_t *must_alloc(size_t size)
@@ -65,6 +81,7 @@ static uint8_t *must_alloc(size_t size)
 void wire_pack(const Blipren__Envelope *envelope, uint8_t **ret, size_t *ret_size)
 {
     *ret_size = blipren__envelope__get_packed_size(envelope);
+    BL_ASSERT_CMP(*ret_size, <=, BL_HEADER_BYTES_MAX);
     *ret = must_alloc(*ret_size);
     blipren__envelope__pack(envelope, *ret);
 }
@@ -72,6 +89,7 @@ void wire_pack(const Blipren__Envelope *envelope, uint8_t **ret, size_t *ret_siz
 void wire_pack_header(const Blipren__BatchHeader *header, uint8_t **ret, size_t *ret_size)
 {
     *ret_size = blipren__batch_header__get_packed_size(header);
+    BL_ASSERT_CMP(*ret_size, <=, BL_HEADER_BYTES_MAX);
     *ret = must_alloc(*ret_size);
     blipren__batch_header__pack(header, *ret);
 }

@@ -43,6 +43,7 @@ arrows() {
             may["common/models"] = "common/[a-z0-9_]*.h common/models/"
             may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/config/ common/tokenizer/ common/models/"
             may["common/image"] = "common/[a-z0-9_]*.h common/image/ common/models/"
+            may["common/parquet"] = "common/[a-z0-9_]*.h common/parquet/"
             may["common/picture"] = "common/[a-z0-9_]*.h common/picture/"
             may["proto"] = "proto/ common/"
             may["coordinator"] = "coordinator/ common/ proto/"
