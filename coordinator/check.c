@@ -13,6 +13,7 @@ static void check_all(struct check *c)
     check_qformer(c);
     check_address(c);
     check_data(c);
+    check_images(c);
     check_positions(c);
     check_batches(c);
     check_schedule(c);
@@ -25,9 +26,9 @@ static void check_all(struct check *c)
     check_disk(c, c->dataset && c->vision_there ? &estimate : NULL);
 }
 
-int check_run(const char *yaml, FILE *out, struct bl_error *err)
+int check_run(const char *yaml, bool deep, FILE *out, struct bl_error *err)
 {
-    struct check c = {.out = out, .yaml = yaml, .eos = -1};
+    struct check c = {.out = out, .yaml = yaml, .eos = -1, .deep = deep};
     struct config *config = NULL;
     struct bl_error wrong_config;
     if (check_passes(&c, "config", config_open(yaml, &config, &wrong_config), &wrong_config)) {

@@ -21,6 +21,7 @@ struct check {
     struct tokenizer *tokenizer;
     struct dataset *dataset;
     bool vision_there, llm_there;
+    bool deep; /* look at all images */
     int32_t eos;
 };
 
@@ -55,6 +56,10 @@ void check_qformer(struct check *c);
 void check_data(struct check *c);
 /* Image, BOS and text must fit the positions the model was trained with. */
 void check_positions(struct check *c);
+
+/* ---- check_images.c: prints what it looked at */
+
+void check_images(struct check *c);
 
 /* ---- check_plan.c: each prints what it looked at */
 

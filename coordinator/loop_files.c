@@ -216,6 +216,13 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *first;
+        uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
+        if (count)
+            bl_log(BL_LOG_WARNING, "%" PRIu64 " passed over: %s; the first is %s", count,
+                   source_passed_words((enum source_passed)kind), first);
+    }
     return 0;
 }
 

@@ -9,6 +9,7 @@
 
 #include "common/cleanup.h"
 #include "common/limits.h"
+#include "common/progress.h"
 #include "loader/sample.h"
 #include "proto/wire.h"
 
@@ -114,6 +115,7 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
                              g->pixels + g->good * image_bytes, &g->ids, &info, &why);
         if (rc == -BL_ESTOPPED)
             break;
+        bl_progress_add(1);
         if (rc < 0 && location_failure_of(&why) == LOCATION_PASSING) {
             *err = why;
             return rc;

@@ -10,6 +10,7 @@
 #include "common/cleanup.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/progress.h"
 #include "common/data/run.h"
 #include "loader/core.h"
 #include "loader/fetch.h"
@@ -45,7 +46,6 @@ struct loop {
     char unusable[SOCKET_ENDPOINT_MAX]; /* the last endpoint of which a line was logged */
     char probe_error[512];              /* why an image of the last probe could not be read */
     bool data_open;
-    uint64_t progress; /* pieces of work seen: micro-batches made and shipped */
 };
 
 /* -- messages out ----------------------------------------------------------------------------- */
@@ -77,7 +77,7 @@ static void send_beat(struct loop *l, const struct loader_action *a)
     Blipren__Beat beat = BLIPREN__BEAT__INIT;
     beat.phase = (char *)(l->data_open ? "load" : "open");
     beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "assignments");
-    beat.progress = l->progress;
+    beat.progress = bl_progress();
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }
@@ -342,7 +342,8 @@ static void shipped(struct loop *l, const struct assignment *o, bool failed)
 {
     struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
                                  .slot = {(uint32_t)(o - l->assignments), failed}};
-    l->progress += !failed;
+    if (!failed)
+        bl_progress_add(1);
     step(l, &event);
 }
 
@@ -436,7 +437,6 @@ static void on_opened(struct loop *l, const struct bl_error *error)
         return;
     }
     l->data_open = true;
-    l->progress++;
     bl_log(BL_LOG_INFO, "run=%s samples=%" PRIu64 " side=%u threads=%u capacity=%u",
            l->member.run_folder, fetch_samples(l->fetch), fetch_side(l->fetch), l->threads,
            l->capacity);
@@ -453,13 +453,11 @@ static void on_probed(struct loop *l, const struct bl_error *error)
         wire_text(l->probe_error);
         bl_log(BL_LOG_WARNING, "cannot read this run's images here: %s", l->probe_error);
     }
-    l->progress++;
     handle(l, &event);
 }
 
 static void on_made(struct loop *l, struct fetch_micro_batch *micro_batch)
 {
-    l->progress++;
     l->assignments[micro_batch->slot].micro_batch = micro_batch;
     struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {micro_batch->slot, false}};
     handle(l, &event);

@@ -113,6 +113,3 @@ bool engine_next(struct engine *engine, struct engine_event *ret);
  * "all-reduce",
  * "checkpoint" (a snapshot that is being written), "". */
 void engine_phase(struct engine *engine, const char **ret_phase, const char **ret_waiting);
-/* How much this process has done so far, for heartbeats: bytes read, hashed and written, micro-batches computed, buckets
- * reduced; common/progress.h. Grows as long as work goes on. Any thread; waits for nothing. */
-uint64_t engine_progress(const struct engine *engine);

@@ -2,7 +2,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/progress.h"
 #include "worker/engine_state.h"
 
 void engine_event_release(struct engine_event *event)
@@ -102,11 +101,6 @@ void engine_phase(struct engine *e, const char **ret_phase, const char **ret_wai
     *ret_phase = e->phase;
     *ret_waiting = e->waiting;
     pthread_mutex_unlock(&e->lock);
-}
-
-uint64_t engine_progress(const struct engine *e)
-{
-    return bl_progress();
 }
 
 bool engine_is_over(struct engine *e, uint64_t generation)

@@ -10,6 +10,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "common/progress.h"
 #include "worker/ops/ops.h"
 
 static double now_s(void)
@@ -41,7 +42,7 @@ static void say_goodbye(struct loop *l, const struct worker_action *a)
 static void keep(struct loop *l, const struct worker_action *a)
 {
     l->buffers[a->micro_batch.slot] = bl_take(&l->incoming);
-    l->progress++;
+    bl_progress_add(1);
 }
 
 static void drop(struct loop *l, const struct worker_action *a)
@@ -301,7 +302,7 @@ static void handle_engine_event(struct loop *l)
         return;
     }
     l->idle_since = now_s();
-    l->progress++;
+    bl_progress_add(1);
     handle(l, &event);
 }
 

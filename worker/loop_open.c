@@ -78,7 +78,6 @@ static void take_run(uv_work_t *work, int status)
     free(o);
     if (l->member.leaving)
         return;
-    l->progress++;
     if (err.code || open_engine(l, &err) < 0)
         member_fail(&l->member, &err);
 }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "common/cleanup.h"
+#include "common/progress.h"
 #include "worker/loop_state.h"
 
 static ProtobufCBinaryData digest_bytes(const struct bl_digest *digest)
@@ -38,7 +39,7 @@ void loop_send_beat(struct loop *l, const struct worker_action *a)
     beat.phase = (char *)(uintptr_t)phase;
     beat.waiting = (char *)(uintptr_t)status.waiting;
     beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
-    beat.progress = l->progress + (l->engine ? engine_progress(l->engine) : 0);
+    beat.progress = bl_progress();
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }

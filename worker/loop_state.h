@@ -38,7 +38,6 @@ struct loop {
     struct batch *incoming;           /* the data being handled */
     const Blipren__Envelope *handled; /* the message being handled */
     struct engine_event event;        /* the engine's event being handled */
-    uint64_t progress;                /* pieces of work seen: engine events, micro-batches kept */
     uint64_t step_digest;             /* batch indices trained in the step under way */
     double idle_since, data_wait_s;   /* waiting for batches in the step under way */
 

@@ -2,6 +2,7 @@
  * after an error. Wrong configurations one by one: tests/badinput. */
 #include "tests/unit/unit.h"
 
+#include "common/cleanup.h"
 #include "common/file.h"
 #include "common/models/family.h"
 #include "coordinator/check.h"
@@ -28,6 +29,22 @@ static void put(const char *name, const char *text)
     assert_ok(bl_file_write(path, text, strlen(text), &err), err);
 }
 
+/* A picture of its own content: a byte behind its end differs. */
+static void put_picture(const char *name, char mark)
+{
+    char path[512];
+    struct bl_error err = {0};
+    bl_autofree char *data = NULL;
+    size_t size;
+    snprintf(path, sizeof path, "%s/tests/golden/image/rgb.jpg", getenv("BLIPREN_SOURCE"));
+    assert_ok(bl_file_read(path, 1 << 24, &data, &size, &err), err);
+    data[size] = mark;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_ok(bl_file_write(path, data, size + 1, &err), err);
+}
+
+static int bad_pictures; /* of the eight */
+
 /* Checks a run over the demo's models and eight pictures; *ret_page is the caller's. */
 static int checked(const char *keys, char **ret_page, struct bl_error *err)
 {
@@ -36,7 +53,10 @@ static int checked(const char *keys, char **ret_page, struct bl_error *err)
     for (int i = 0; i < 8; i++) {
         char name[16], text[32];
         snprintf(name, sizeof name, "%d.jpg", i);
-        put(name, name);
+        if (i < bad_pictures)
+            put(name, name);
+        else
+            put_picture(name, (char)i);
         snprintf(name, sizeof name, "%d.txt", i);
         snprintf(text, sizeof text, "a red circle %d", i);
         put(name, text);
@@ -50,7 +70,7 @@ static int checked(const char *keys, char **ret_page, struct bl_error *err)
     size_t size;
     FILE *out = open_memstream(ret_page, &size);
     assert_non_null(out);
-    int rc = check_run(path, out, err);
+    int rc = check_run(path, false, out, err);
     fclose(out);
     return rc;
 }
@@ -184,7 +204,23 @@ static void memory_grows_with_what_is_kept(void **state)
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
 
-UNIT_MAIN(IN_FOLDER(a_sound_run_has_no_error_and_its_schedule_is_drawn),
+static void pictures_that_are_none_are_found_before_training(void **state)
+{
+    struct bl_error err = {0};
+    char *page = NULL;
+    bad_pictures = 2;
+    assert_int_equal(checked("train: {steps: 10}\n", &page, &err), -BL_EDATA);
+    expect(page, "error    images    ");
+    expect(page,
+           "/0.jpg: 2 of 8 images decoded are bad; the first: expected a JPEG, PNG or WebP file, "
+           "found one that starts with the bytes 30 2e 6a 70 67; replace them by JPEG, PNG or WebP "
+           "files, or allow for more by data.max_bad_fraction (0.05)\n");
+    free(page);
+    bad_pictures = 0;
+}
+
+UNIT_MAIN(IN_FOLDER(pictures_that_are_none_are_found_before_training),
+          IN_FOLDER(a_sound_run_has_no_error_and_its_schedule_is_drawn),
           IN_FOLDER(it_goes_on_after_an_error_and_returns_the_first),
           IN_FOLDER(a_begun_run_is_compared_with_its_configuration),
           cmocka_unit_test(parameters_are_counted_as_the_original_has_them),
