@@ -384,7 +384,7 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
 {
     struct loop *l = context;
     if (m->body_case != BLIPREN__ENVELOPE__BODY_ASSIGNMENT)
-        return bl_fail(err, BL_EPROTO, "a loader has no use for %s", wire_body_name(m));
+        return bl_fail(err, BL_EPROTO, "a loader expects no %s", wire_body_name(m));
     BL_TRY(check_assignment(l, m->assignment, err));
     struct loader_event event = {.type = LOADER_EVENT_ASSIGNMENT,
                                  .link = l->member.link,
@@ -399,6 +399,19 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
     return 0;
 }
 
+static void look_after_outboxes(struct loop *l)
+{
+    uint64_t now_ms = uv_now(&l->member.uv);
+    struct bl_timing timing = bl_timing_of(l->member.patience_ms);
+    const char *endpoint;
+    while ((endpoint = outboxes_stuck(l->outboxes, now_ms, timing.lease_ms)))
+        bl_log(BL_LOG_WARNING,
+               "the worker at %s has taken no micro-batch for %g s; check that this host can reach "
+               "that address and port",
+               endpoint, timing.lease_ms / 1000.0);
+    outboxes_sweep(l->outboxes, now_ms, timing.drain_ms);
+}
+
 static void on_event(void *context, const struct member_event *from)
 {
     struct loop *l = context;
@@ -410,8 +423,7 @@ static void on_event(void *context, const struct member_event *from)
     if (from->type == MEMBER_EVENT_STOP)
         event.stop.code = from->code;
     if (from->type == MEMBER_EVENT_TICK)
-        outboxes_sweep(l->outboxes, uv_now(&l->member.uv),
-                       bl_timing_of(l->member.patience_ms).drain_ms);
+        look_after_outboxes(l);
     handle(l, &event);
 }
 
@@ -457,7 +469,7 @@ static void on_woken(void *context)
 {
     struct loop *l = context;
     struct fetch_event event;
-    while (!l->member.leaving && fetch_next(l->fetch, &event))
+    for (int count = 0; !l->member.leaving && fetch_next(l->fetch, &event); count++) {
         switch (event.kind) {
         case FETCH_OPENED:
             on_opened(l, &event.error);
@@ -472,6 +484,9 @@ static void on_woken(void *context)
             member_fail(&l->member, &event.error);
             break;
         }
+        if (count == SOCKET_MESSAGES_PER_TURN)
+            return member_wake(&l->member); /* the clock and the sockets have their turn */
+    }
 }
 
 static void on_writable(void *context)

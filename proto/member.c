@@ -30,7 +30,7 @@ void member_send(struct member *m, uint64_t generation, Blipren__Envelope *e)
         e->run = (ProtobufCBinaryData){sizeof m->run, m->run};
     wire_pack(e, &data, &size);
     if (m->control && wire_dealer_send(m->control, data, size) < 0)
-        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection", wire_body_name(e));
+        bl_log(BL_LOG_DEBUG, "message %s not sent: no connection", wire_body_name(e));
 }
 
 void member_hello(struct member *m, Blipren__Hello *hello)

@@ -197,7 +197,7 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
         e->save.folder = m->save->folder;
         return 0;
     default:
-        return bl_fail(err, BL_EPROTO, "a worker has no use for %s", wire_body_name(m));
+        return bl_fail(err, BL_EPROTO, "a worker expects no %s", wire_body_name(m));
     }
 }
 
@@ -309,9 +309,12 @@ static void on_woken(void *context)
 {
     struct loop *l = context;
     loop_send_rendezvous(l);
-    while (l->engine && !l->member.leaving && engine_next(l->engine, &l->event)) {
+    for (int count = 0; l->engine && !l->member.leaving && engine_next(l->engine, &l->event);
+         count++) {
         handle_engine_event(l);
         engine_event_release(&l->event);
+        if (count == SOCKET_MESSAGES_PER_TURN)
+            return member_wake(&l->member); /* the clock and the sockets have their turn */
     }
 }
 

@@ -38,7 +38,7 @@ void loop_send_beat(struct loop *l, const struct worker_action *a)
     beat.phase = (char *)(uintptr_t)phase;
     beat.waiting = (char *)(uintptr_t)status.waiting;
     beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
-    beat.progress = l->progress;
+    beat.progress = l->progress + (l->engine ? engine_progress(l->engine) : 0);
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }
@@ -153,6 +153,11 @@ void loop_send_broken(struct loop *l, const struct worker_action *a)
     Blipren__Broken broken = BLIPREN__BROKEN__INIT;
     wire_text(l->event.error.text); /* what the system and libraries say may be anything */
     broken.text = l->event.error.text;
+    uint32_t unreached[ENGINE_UNREACHED_MAX];
+    for (int i = 0; i < l->event.unreached_count; i++)
+        unreached[i] = (uint32_t)l->event.unreached[i];
+    broken.n_unreached = (size_t)l->event.unreached_count;
+    broken.unreached = unreached;
     WIRE_ENVELOPE(e, BROKEN, broken) = &broken;
     member_send(&l->member, a->generation, &e);
 }

@@ -71,10 +71,10 @@ def welcome(folder):
     return [envelope(zmtp.WELCOME, {1: folder, 2: 300, 3: 2000}, run=OTHER_RUN)]
 
 
-LOST = "no coordinator for the whole of --patience: %s; start blipren-coord there, or give its address by --coord"
-UNVERSED = LOST % "what listens there does not speak this protocol"
-MUTE = LOST % "what listens there does not answer as a coordinator"
-MALFORMED = ("no coordinator for the whole of --patience: malformed message: %s; "
+LOST = "no coordinator answered within --patience: %s; start blipren-coord there, or give its address by --coord"
+UNVERSED = LOST % "what is listening there does not speak this protocol"
+MUTE = LOST % "what is listening there does not answer as a coordinator"
+MALFORMED = ("no coordinator answered within --patience: malformed message: %s; "
              "install the same version of BLIPren on every host")
 WRONG_PLACES = [
     ("a port that is silent", silent, PEER, UNVERSED),

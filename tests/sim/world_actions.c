@@ -183,7 +183,7 @@ static void loader_ship(int index, const struct loader_action *a)
     uint32_t slot = a->assignment.slot;
     int to = p->slots[slot].withheld ? -1 : worker_index(a->assignment.worker);
     uint64_t sent_ms = later(w->now_ms, p->stalled_until_ms) + delay();
-    bool failed = !w->healed && chance(w->slow_chance * 0.2); /* no socket to be had */
+    bool failed = !w->healed && chance(w->slow_chance * 0.2); /* its endpoint cannot be used */
     for (int copies = to < 0 || failed              ? 0
                       : chance(w->duplicate_chance) ? 2
                                                     : 1;

@@ -86,7 +86,7 @@ static void compare(const struct wire_frames *frames, const uint64_t *samples, s
                                  zmq_msg_size(&frames->at[0]), &h, &err),
               err);
     assert_ok(sample_source_open(play_path("run"), play.run,
-                                 &(struct sample_patience){no_wait, NULL}, &source, &err),
+                                 &(struct location_patience){no_wait, NULL}, &source, &err),
               err);
     assert_int_equal(sample_side(source), PLAY_SIDE);
     assert_int_equal(h->image_side, PLAY_SIDE);
@@ -212,6 +212,22 @@ static void assignments_of_a_dead_worker_come_back_when_the_generation_ends(void
     compare(play_expect_batch(0), samples, 2);
     play_expect_and_drop(BLIPREN__ENVELOPE__BODY_COMPLETED);
     play_stop();
+}
+
+/* The line is how an operator learns of a firewall between a loader and a worker. */
+static void a_worker_that_takes_nothing_is_named(void **state)
+{
+    static const uint64_t samples[] = {0};
+    play_patience_ms = 600;
+    open_ready();
+    play_patience_ms = PLAY_PATIENCE_MS;
+    play_say_assignment(0, samples, 1, "tcp://127.0.0.1:1");
+    for (int beats = 0; beats < 10; beats++) { /* a second */
+        play_expect_and_drop(BLIPREN__ENVELOPE__BODY_BEAT);
+        play_say_pulse();
+    }
+    play_stop();
+    play_expect_last_line("the worker at tcp://127.0.0.1:1 has taken no micro-batch for 0.6 s");
 }
 
 static void a_signal_ends_the_loader_with_a_goodbye(void **state)
@@ -386,6 +402,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_had_is_a_void_slot_with_its_reason),
         cmocka_unit_test(many_micro_batches_in_flight_all_arrive),
         cmocka_unit_test(assignments_of_a_dead_worker_come_back_when_the_generation_ends),
+        cmocka_unit_test(a_worker_that_takes_nothing_is_named),
         cmocka_unit_test(a_signal_ends_the_loader_with_a_goodbye),
         cmocka_unit_test(a_refused_loader_prints_reason_and_remedy),
         cmocka_unit_test(another_run_folder_is_refused_by_name),
