@@ -81,6 +81,7 @@ struct ops {
     const char *name; /* "cpu: avx512, f32" for logs and fingerprints */
     enum ops_precision precision;
     size_t act_bytes;
+    bool dry; /* counts memory and computes nothing: worker/ops/dry.h */
 
     void (*close)(struct ops *self); /* through ops_free */
 

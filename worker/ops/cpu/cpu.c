@@ -13,12 +13,22 @@
 
 enum { CACHE_LINE = 64 };
 
-void *cpu_alloc(size_t bytes)
+void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes)
 {
+    if (cpu->dry)
+        return cpu_dry_alloc(cpu->dry, use, bytes);
     size_t rounded;
     if (!bl_add(bytes, CACHE_LINE, &rounded))
         return NULL;
     return aligned_alloc(CACHE_LINE, rounded & ~(size_t)(CACHE_LINE - 1));
+}
+
+void cpu_free(struct cpu *cpu, void *memory)
+{
+    if (cpu->dry)
+        cpu_dry_free(cpu->dry, memory);
+    else
+        free(memory);
 }
 
 void cpu_failed(struct cpu *cpu, const struct bl_error *err)
@@ -31,9 +41,9 @@ void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
 {
     if (bytes <= cpu->scratch[slot].bytes)
         return cpu->scratch[slot].memory;
-    free(cpu->scratch[slot].memory);
+    cpu_free(cpu, cpu->scratch[slot].memory);
     cpu->scratch[slot].bytes = 0;
-    cpu->scratch[slot].memory = cpu_alloc(bytes);
+    cpu->scratch[slot].memory = cpu_alloc(cpu, OPS_SCRATCH, bytes);
     if (cpu->scratch[slot].memory) {
         cpu->scratch[slot].bytes = bytes;
     } else {
@@ -52,7 +62,7 @@ void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t by
 
 static int cpu_ops_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
 {
-    void *p = cpu_alloc(bytes);
+    void *p = cpu_alloc(cpu_of(self), OPS_ARRAYS, bytes);
     if (!p)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes on the device", bytes);
     *ret = p;
@@ -61,7 +71,7 @@ static int cpu_ops_alloc(struct ops *self, size_t bytes, void **ret, struct bl_e
 
 static void cpu_release(struct ops *self, void *p)
 {
-    free(p);
+    cpu_free(cpu_of(self), p);
 }
 
 static void cpu_copy_in(struct ops *self, void *device, const void *host, size_t bytes)
@@ -110,7 +120,9 @@ static void cpu_close(struct ops *self)
 {
     struct cpu *cpu = cpu_of(self);
     for (int i = 0; i < CPU_SCRATCH_COUNT; i++)
-        free(cpu->scratch[i].memory);
+        cpu_free(cpu, cpu->scratch[i].memory);
+    if (cpu->dry)
+        cpu_dry_close(cpu->dry);
     free(cpu);
 }
 
