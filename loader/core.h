@@ -1,19 +1,20 @@
-/* loader/core.h - a loader's rules: joining, the bounded queue of orders, what is made and shipped
- * next, credit. A pure state machine like coordinator/core.h.
+/* loader/core.h - a loader's rules: joining, the bounded queue of assignments, what is made and shipped
+ * next, credit. A pure state machine like coordinator/core.h; what it shares with the worker is proto/core_member.h.
  *
- * Orders   each order sits in a `slot` (< capacity + jobs) from ACCEPT to SENT or DISCARD; the
- *          loop keeps the order's samples and the made group there. An order is answered by exactly
- *          one Sent on the link it came by, also when it is not made: Sent is credit. */
+ * Assignments   each sits in a `slot` (< capacity + jobs) from ACCEPT to COMPLETED or DISCARD; the loop keeps its samples
+ *               and the micro-batch that was made there. An assignment is answered by exactly one Completed on the link it
+ *               came by, also when it is not made: Completed is credit. */
 #pragma once
 
 #include "common/cluster.h"
 #include "common/error.h"
+#include "proto/core_member.h"
 
 /* name, what it waits for */
 #define LOADER_STATES(X)                                                                           \
     X(JOINING, "Welcome")                                                                          \
     X(OPENING, "index, tokenizer and source to be open")                                           \
-    X(WORKING, "orders, and the threads that make and ship them")                                  \
+    X(WORKING, "assignments, and the threads that make and ship them")                             \
     X(GONE, "nothing")
 enum loader_state {
 #define X(name, waits_for) LOADER_##name,
@@ -24,17 +25,11 @@ enum loader_state {
 
 /* name, where it comes from */
 #define LOADER_EVENTS(X)                                                                           \
-    X(WELCOME, "coordinator")                                                                      \
-    X(REFUSE, "coordinator")                                                                       \
-    X(PULSE, "coordinator")                                                                        \
-    X(END, "coordinator")                                                                          \
-    X(ORDER, "coordinator")                                                                        \
-    X(STOP, "coordinator")                                                                         \
+    MEMBER_EVENTS(X)                                                                               \
+    X(ASSIGNMENT, "coordinator")                                                                   \
     X(OPENED, "loop")                                                                              \
     X(MADE, "pool")                                                                                \
-    X(SHIPPED, "loop")                                                                             \
-    X(LOST, "loop")                                                                                \
-    X(TICK, "loop")
+    X(SHIPPED, "loop")
 enum loader_event_type {
 #define X(name, source) LOADER_EVENT_##name,
     LOADER_EVENTS(X)
@@ -54,17 +49,16 @@ struct loader_event {
         struct {
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
+            uint32_t micro_batch;
             uint64_t worker;
-        } order;
+        } assignment;
         struct {
             int code;
         } stop;
-        struct {
-            bool ok; /* false: cannot be opened; the loop has the error */
-        } opened;
-        struct {
-            uint32_t slot; /* MADE, SHIPPED */
+        struct { /* MADE, SHIPPED */
+            uint32_t slot;
+            bool
+                failed; /* SHIPPED: it cannot be, its worker's endpoint is none that this loader may use */
         } slot;
     };
 };
@@ -74,11 +68,12 @@ struct loader_event {
     X(CONNECT, "drop the coordinator's connection, if any, make a new one and send Hello on it")   \
     X(OPEN, "open run folder, index and tokenizer; OPENED follows")                                \
     X(BEAT, "send Beat")                                                                           \
-    X(ENDED, "send Ended: ready for orders")                                                       \
-    X(ACCEPT, "keep the Order being handled in slot")                                              \
+    X(ENDED, "send Ended: ready for assignments")                                                  \
+    X(ACCEPT, "keep the Assignment being handled in slot")                                         \
     X(MAKE, "pool: fetch, decode and tokenize slot's samples; MADE follows")                       \
-    X(SHIP, "send slot's group to its worker when the socket takes it; SHIPPED follows")           \
-    X(SENT, "slot is free: send Sent, with its voids if it was shipped, else stop shipping it")    \
+    X(SHIP, "send slot's micro-batch to its worker when the socket takes it; SHIPPED follows")     \
+    X(COMPLETED,                                                                                   \
+      "slot is free: send Completed, with its voids if it was shipped, else stop shipping it")     \
     X(DISCARD, "slot is free: stop shipping it, send nothing (the link it came by is gone)")       \
     X(GOODBYE, "send Goodbye")                                                                     \
     X(EXIT, "leave with code")
@@ -92,16 +87,17 @@ enum loader_action_type {
 struct loader_action {
     enum loader_action_type type;
     uint64_t link;       /* messages: the connection; CONNECT: the number of the new one */
-    uint64_t generation; /* for the envelope: Sent has its order's */
+    uint64_t generation; /* for the envelope: Completed has its assignment's */
     union {
         struct {
             uint32_t slot;
-            bool shipped; /* SENT: false = its generation ended before; no SHIPPED follows */
+            bool
+                shipped; /* COMPLETED: false = it failed, or its generation ended before: no SHIPPED follows */
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
+            uint32_t micro_batch;
             uint64_t worker;
-        } order;
+        } assignment;
         struct {
             int code; /* 0, or positive BL_E… */
             const char *text;
@@ -115,11 +111,9 @@ struct loader_actions {
 };
 
 struct loader_config {
-    uint64_t incarnation;  /* random, not 0 */
-    uint32_t capacity;     /* orders it may hold, what Hello says; 1..BL_LOADER_CAPACITY_MAX */
-    uint32_t jobs;         /* orders made at the same time; 1..capacity */
-    uint32_t patience_ms;  /* until Welcome tells the run's */
-    uint64_t reconnect_ms; /* without a coordinator for so long: exit */
+    uint32_t capacity; /* assignments it may hold, what Hello says; 1..BL_LOADER_CAPACITY_MAX */
+    uint32_t jobs;     /* assignments made at the same time; 1..capacity */
+    struct core_member_config member;
 };
 
 struct loader;

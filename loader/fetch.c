@@ -5,14 +5,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "common/cleanup.h"
 #include "common/limits.h"
 #include "loader/sample.h"
 #include "proto/wire.h"
 
 /* A linked list that is taken from its front. */
 struct queue {
-    struct fetch_group *first, **end;
+    struct fetch_micro_batch *first, **end;
 };
 
 struct fetch {
@@ -21,18 +23,24 @@ struct fetch {
     pthread_t *threads;
 
     pthread_mutex_t lock;
-    pthread_cond_t work;
+    pthread_cond_t work, stop;
     /* under the lock: */
     bool stopping, open_wanted, opened_told, failed_told;
     struct queue jobs, made;
     struct bl_error open_error, failure; /* code 0: none */
     bool open_done, failed;
+    struct {
+        bool wanted, done, told;
+        uint32_t count;
+        uint64_t *samples, *hashes; /* (count); the probing thread's from wanted to done */
+        struct bl_error error;
+    } probe;
 
     char run_folder[4096];
     uint8_t run[RUN_ID_BYTES];
     struct sample_source *source; /* immutable once open_done */
 
-    struct fetch_group *groups; /* all that exist; the loop's own */
+    struct fetch_micro_batch *micro_batches; /* all that exist; the loop's own */
 };
 
 static void queue_init(struct queue *q)
@@ -41,16 +49,16 @@ static void queue_init(struct queue *q)
     q->end = &q->first;
 }
 
-static void queue_add(struct queue *q, struct fetch_group *g)
+static void queue_add(struct queue *q, struct fetch_micro_batch *g)
 {
     g->next_job = NULL;
     *q->end = g;
     q->end = &g->next_job;
 }
 
-static struct fetch_group *queue_take(struct queue *q)
+static struct fetch_micro_batch *queue_take(struct queue *q)
 {
-    struct fetch_group *g = q->first;
+    struct fetch_micro_batch *g = q->first;
     if (g && !(q->first = g->next_job))
         q->end = &q->first;
     return g;
@@ -66,15 +74,36 @@ static bool is_stopping(struct fetch *f)
     return stopping;
 }
 
+/* Between two tries of a read: false when the threads are to stop. */
+static bool wait_a_while(void *context, uint32_t ms)
+{
+    struct fetch *f = context;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000L;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&f->lock);
+    while (!f->stopping && pthread_cond_timedwait(&f->stop, &f->lock, &until) == 0)
+        ;
+    bool stopping = f->stopping;
+    pthread_mutex_unlock(&f->lock);
+    return !stopping;
+}
+
 static void make_void(struct fetch_slot *slot, const struct bl_error *err)
 {
     slot->bad = true;
+    slot->unreadable = location_failure_of(err) == LOCATION_UNREADABLE;
     snprintf(slot->reason, sizeof slot->reason, "%s", err->text);
     wire_text(slot->reason);
 }
 
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
-static int make_group(struct fetch *f, struct fetch_group *g, struct bl_error *err)
+static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
     size_t side = sample_side(f->source), image_bytes = side * side * 3;
     for (uint32_t i = 0; i < g->count && !is_stopping(f); i++) {
@@ -83,7 +112,9 @@ static int make_group(struct fetch *f, struct fetch_group *g, struct bl_error *e
         struct bl_error why;
         int rc = sample_make(f->source, slot->sample, slot->epoch,
                              g->pixels + g->good * image_bytes, &g->ids, &info, &why);
-        if (rc == -BL_ENOMEM) {
+        if (rc == -BL_ESTOPPED)
+            break;
+        if (rc < 0 && location_failure_of(&why) == LOCATION_PASSING) {
             *err = why;
             return rc;
         }
@@ -101,23 +132,25 @@ static int make_group(struct fetch *f, struct fetch_group *g, struct bl_error *e
     return 0;
 }
 
-static void do_open(struct fetch *f)
+static void do_open(struct fetch *f, struct fetch_micro_batch *none)
 {
     struct bl_error err = {0};
     struct sample_source *source = NULL;
-    int rc = sample_source_open(f->run_folder, f->run, &source, &err);
+    const struct sample_patience patience = {wait_a_while, f};
+    int rc = sample_source_open(f->run_folder, f->run, &patience, &source, &err);
     pthread_mutex_lock(&f->lock);
     f->source = source;
     if (rc < 0)
         f->open_error = err;
     f->open_done = true;
+    pthread_cond_broadcast(&f->work); /* a probe may wait for it */
     pthread_mutex_unlock(&f->lock);
 }
 
-static void do_job(struct fetch *f, struct fetch_group *g)
+static void do_job(struct fetch *f, struct fetch_micro_batch *g)
 {
     struct bl_error err;
-    int rc = make_group(f, g, &err);
+    int rc = make_micro_batch(f, g, &err);
     pthread_mutex_lock(&f->lock);
     if (rc == 0) {
         queue_add(&f->made, g);
@@ -128,23 +161,44 @@ static void do_job(struct fetch *f, struct fetch_group *g)
     pthread_mutex_unlock(&f->lock);
 }
 
+static void do_probe(struct fetch *f, struct fetch_micro_batch *none)
+{
+    struct bl_error why, err;
+    int rc = sample_probe(f->source, f->probe.samples, f->probe.count, f->probe.hashes, &why, &err);
+    pthread_mutex_lock(&f->lock);
+    f->probe.error = why;
+    f->probe.done = rc == 0;
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* What a thread does next, taken under the lock; NULL: nothing. *ret is its micro-batch. */
+typedef void task(struct fetch *f, struct fetch_micro_batch *g);
+static task *take_task(struct fetch *f, struct fetch_micro_batch **ret)
+{
+    if (f->open_wanted) {
+        f->open_wanted = false;
+        return do_open;
+    }
+    if (f->probe.wanted && f->source) {
+        f->probe.wanted = false;
+        return do_probe;
+    }
+    return (*ret = queue_take(&f->jobs)) ? do_job : NULL;
+}
+
 static void *run_thread(void *argument)
 {
     struct fetch *f = argument;
     pthread_mutex_lock(&f->lock);
     while (!f->stopping) {
-        bool open = f->open_wanted;
-        struct fetch_group *g = open ? NULL : queue_take(&f->jobs);
-        if (!open && !g) {
+        struct fetch_micro_batch *g = NULL;
+        task *next = take_task(f, &g);
+        if (!next) {
             pthread_cond_wait(&f->work, &f->lock);
             continue;
         }
-        f->open_wanted = false;
         pthread_mutex_unlock(&f->lock);
-        if (open)
-            do_open(f);
-        else
-            do_job(f, g);
+        next(f, g);
         f->options.wake(f->options.context);
         pthread_mutex_lock(&f->lock);
     }
@@ -163,6 +217,11 @@ int fetch_start(const struct fetch_options *options, struct fetch **ret, struct 
     f->options = *options;
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->work, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&f->stop, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     queue_init(&f->jobs);
     queue_init(&f->made);
     f->threads = calloc((size_t)options->threads, sizeof *f->threads);
@@ -193,6 +252,33 @@ void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_I
     pthread_mutex_unlock(&f->lock);
 }
 
+int fetch_probe(struct fetch *f, const uint64_t *samples, uint32_t count, struct bl_error *err)
+{
+    bl_autofree uint64_t *copy = calloc(count + 1, sizeof *copy);
+    bl_autofree uint64_t *hashes = calloc(count + 1, sizeof *hashes);
+    if (!copy || !hashes)
+        return bl_fail(err, BL_ENOMEM, "no memory for a probe of %u images", count);
+    memcpy(copy, samples, count * sizeof *copy);
+    pthread_mutex_lock(&f->lock);
+    BL_ASSERT(!f->probe.samples || f->probe.told);
+    free(f->probe.samples);
+    free(f->probe.hashes);
+    memset(&f->probe, 0, sizeof f->probe);
+    f->probe.wanted = true;
+    f->probe.count = count;
+    f->probe.samples = bl_take(&copy);
+    f->probe.hashes = bl_take(&hashes);
+    pthread_cond_signal(&f->work);
+    pthread_mutex_unlock(&f->lock);
+    return 0;
+}
+
+const uint64_t *fetch_probe_hashes(const struct fetch *f, uint32_t *ret_count)
+{
+    *ret_count = f->probe.count;
+    return f->probe.hashes;
+}
+
 uint64_t fetch_samples(const struct fetch *f)
 {
     return sample_count(f->source);
@@ -203,16 +289,16 @@ uint32_t fetch_side(const struct fetch *f)
     return sample_side(f->source);
 }
 
-/* A group that nobody holds any more, or a new one. */
-static struct fetch_group *find_group(struct fetch *f)
+/* A micro-batch that nobody holds any more, or a new one. */
+static struct fetch_micro_batch *find_micro_batch(struct fetch *f)
 {
-    for (struct fetch_group *g = f->groups; g; g = g->next)
+    for (struct fetch_micro_batch *g = f->micro_batches; g; g = g->next)
         if (atomic_load_explicit(&g->holders, memory_order_acquire) == 0)
             return g;
-    struct fetch_group *g = calloc(1, sizeof *g);
+    struct fetch_micro_batch *g = calloc(1, sizeof *g);
     if (g) {
-        g->next = f->groups;
-        f->groups = g;
+        g->next = f->micro_batches;
+        f->micro_batches = g;
     }
     return g;
 }
@@ -233,17 +319,17 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
 {
     size_t side = fetch_side(f), pixels = (size_t)count * side * side * 3;
     if (pixels > BL_FRAME_BYTES_MAX) {
-        bl_fail(err, BL_ELIMIT, "a group of %u images has %zu bytes, more than %d", count, pixels,
-                BL_FRAME_BYTES_MAX);
+        bl_fail(err, BL_ELIMIT, "a micro-batch of %u images has %zu bytes, more than %d", count,
+                pixels, BL_FRAME_BYTES_MAX);
         return bl_error_remedy(err, "make train.micro_batch (train.grain) smaller");
     }
-    struct fetch_group *g = find_group(f);
+    struct fetch_micro_batch *g = find_micro_batch(f);
     if (g) {
         g->slots = make_room(g->slots, &g->slots_capacity, count * sizeof *g->slots);
         g->pixels = make_room(g->pixels, &g->pixels_capacity, pixels);
     }
     if (!g || !g->slots || !g->pixels)
-        return bl_fail(err, BL_ENOMEM, "no memory for a group of %u images, %zu bytes", count,
+        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch of %u images, %zu bytes", count,
                        pixels);
     atomic_store_explicit(&g->holders, 1, memory_order_relaxed);
     g->slot = slot;
@@ -275,7 +361,11 @@ bool fetch_next(struct fetch *f, struct fetch_event *ret)
         f->opened_told = true;
         ret->kind = FETCH_OPENED;
         ret->error = f->open_error;
-    } else if ((ret->group = queue_take(&f->made))) {
+    } else if (f->probe.done && !f->probe.told) {
+        f->probe.told = true;
+        ret->kind = FETCH_PROBED;
+        ret->error = f->probe.error;
+    } else if ((ret->micro_batch = queue_take(&f->made))) {
         ret->kind = FETCH_MADE;
     } else {
         found = false;
@@ -284,9 +374,9 @@ bool fetch_next(struct fetch *f, struct fetch_event *ret)
     return found;
 }
 
-void fetch_group_release(struct fetch_group *group)
+void fetch_micro_batch_release(struct fetch_micro_batch *micro_batch)
 {
-    atomic_fetch_sub_explicit(&group->holders, 1, memory_order_release);
+    atomic_fetch_sub_explicit(&micro_batch->holders, 1, memory_order_release);
 }
 
 void fetch_stop(struct fetch *f)
@@ -294,6 +384,7 @@ void fetch_stop(struct fetch *f)
     pthread_mutex_lock(&f->lock);
     f->stopping = true;
     pthread_cond_broadcast(&f->work);
+    pthread_cond_broadcast(&f->stop);
     pthread_mutex_unlock(&f->lock);
     while (f->thread_count)
         pthread_join(f->threads[--f->thread_count], NULL);
@@ -305,7 +396,7 @@ void fetch_free(struct fetch **fetch)
     if (!f)
         return;
     fetch_stop(f);
-    for (struct fetch_group *g = f->groups, *next; g; g = next) {
+    for (struct fetch_micro_batch *g = f->micro_batches, *next; g; g = next) {
         next = g->next;
         free(g->slots);
         free(g->pixels);
@@ -313,7 +404,10 @@ void fetch_free(struct fetch **fetch)
         free(g);
     }
     sample_source_free(&f->source);
+    free(f->probe.samples);
+    free(f->probe.hashes);
     pthread_cond_destroy(&f->work);
+    pthread_cond_destroy(&f->stop);
     pthread_mutex_destroy(&f->lock);
     free(f->threads);
     free(f);

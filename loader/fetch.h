@@ -1,7 +1,7 @@
-/* loader/fetch.h - the threads that make groups: file, hash, decode, resize, caption, ids. The loop
+/* loader/fetch.h - the threads that make micro-batches: file, hash, decode, resize, caption, ids. The loop
  * gives them work and takes events; all calls are the loop's and return at once, but fetch_stop.
  *
- * Groups are recycled: whoever holds one (the loop, and each frame that ZeroMQ still sends) lets go
+ * Micro-batches are recycled: whoever holds one (the loop, and each frame that ZeroMQ still sends) lets go
  * by an atomic count, and the next job takes over its memory. So there are never more than the
  * loop's orders and ZeroMQ's queues hold. */
 #pragma once
@@ -22,13 +22,15 @@ struct fetch;
 struct fetch_slot {
     uint64_t sample;
     uint32_t epoch;
-    bool bad;                             /* nothing below but the reason */
+    bool bad; /* nothing below but unreadable and reason */
+    bool
+        unreadable; /* bad, perhaps only on this host (loader/sample.h): another loader may read it */
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
     uint64_t image_hash;
     char reason[FETCH_REASON_MAX]; /* what was wrong, one line of UTF-8 */
 };
 
-struct fetch_group {
+struct fetch_micro_batch {
     uint32_t slot; /* the loop's number of the order */
     uint32_t count, good;
     struct fetch_slot *slots; /* (count) */
@@ -38,17 +40,18 @@ struct fetch_group {
 
     atomic_int holders;
     size_t slots_capacity, pixels_capacity;
-    struct fetch_group *next_job, *next;
+    struct fetch_micro_batch *next_job, *next;
 };
 
 enum fetch_event_kind {
     FETCH_OPENED, /* the run's data is open, or error */
-    FETCH_MADE,   /* group is made; the loop holds it */
-    FETCH_FAILED, /* this process cannot go on (memory): error */
+    FETCH_MADE,   /* micro-batch is made; the loop holds it */
+    FETCH_PROBED, /* fetch_probe_hashes; error: why the first image could not be read */
+    FETCH_FAILED, /* this process's memory or files have failed for half a minute: error */
 };
 struct fetch_event {
     enum fetch_event_kind kind;
-    struct fetch_group *group;
+    struct fetch_micro_batch *micro_batch;
     struct bl_error error; /* code 0: none */
 };
 
@@ -63,19 +66,24 @@ struct fetch_options {
 int fetch_start(const struct fetch_options *options, struct fetch **ret, struct bl_error *err);
 /* Opens configuration, index, tokenizer and preprocessing, on a thread; FETCH_OPENED follows. Once. */
 void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES]);
+/* Reads the images of these samples and hashes their bytes (sample_probe); FETCH_PROBED follows, once the data is open. One
+ * at a time. -BL_ENOMEM. */
+int fetch_probe(struct fetch *fetch, const uint64_t *samples, uint32_t count, struct bl_error *err);
+/* After FETCH_PROBED, until the next probe: *ret_count hashes, in order; 0: could not be read. Borrowed. */
+const uint64_t *fetch_probe_hashes(const struct fetch *fetch, uint32_t *ret_count);
 /* After FETCH_OPENED: samples of the index, and pixels of an image's side. */
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
 
-/* Makes a group of samples below fetch_samples; FETCH_MADE follows. -BL_ENOMEM. */
+/* Makes a micro-batch of samples below fetch_samples; FETCH_MADE follows. -BL_ENOMEM. */
 int fetch_make(struct fetch *fetch, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
                uint32_t count, struct bl_error *err);
 /* The next event; false when there is none. */
 bool fetch_next(struct fetch *fetch, struct fetch_event *ret);
 /* Lets go; only atomics, for any thread. */
-void fetch_group_release(struct fetch_group *group);
+void fetch_micro_batch_release(struct fetch_micro_batch *micro_batch);
 
-/* Waits for the image in each thread's hands, and ends the threads. */
+/* Waits for the image in each thread's hands, unless it cannot be read, and ends the threads. */
 void fetch_stop(struct fetch *fetch);
-/* fetch_stop, then frees all groups: nobody may hold one any more. NULL is fine; sets *fetch to NULL. */
+/* fetch_stop, then frees all micro-batches: nobody may hold one any more. NULL is fine; sets *fetch to NULL. */
 void fetch_free(struct fetch **fetch);

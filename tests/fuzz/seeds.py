@@ -100,11 +100,11 @@ put("metadata", "csv", b'0\xef\xbb\xbffile_name,text,caption\r\na.jpg,"b, ""c""\
 
 
 def dataset(samples):
-    """A dataset.index as common/data/dataset_format.h has it: samples of (image, split, captions)."""
+    """A dataset.index as common/data/dataset_format.h has it: samples of (location, split, captions)."""
     text, rows, captions, ids = b"", b"", b"", [[], []]
-    for i, (image, split, lines) in enumerate(samples):
-        rows += struct.pack("<QQ32sII", len(text), len(captions) // 24, bytes(range(i, i + 32)), len(lines), split)
-        text += image + b"\0"
+    for i, (location, split, lines) in enumerate(samples):
+        rows += struct.pack("<QQQq32sII", len(text), len(captions) // 24, 9, 7, bytes(range(i, i + 32)), len(lines), split)
+        text += location + b"\0"
         ids[split].append(i)
         for line in lines:
             captions += struct.pack("<QIIII", len(text), len(line), 0, 2, 0)
@@ -115,10 +115,11 @@ def dataset(samples):
     body = rows + captions + b"".join(struct.pack("<%dQ" % len(part), *part) for part in ids) + lengths + note + text
     counts = struct.pack("<7Q", len(samples), len(captions) // 24, len(ids[0]), len(ids[1]), 3, 1, len(text))
     covered = bytes(64) + counts + bytes(8 * (5 + 8)) + body
-    return struct.pack("<8sII", b"BLINDEX", 1, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
+    return struct.pack("<8sII", b"BLINDEX", 2, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
 
 
-put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"/b.jpg", 1, [b"three"])]))
+put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"range:512+9:/b.tar", 0, [b"two"]),
+                        (b"url:https://c/d.jpg /cache/d", 1, [b"three"])]))
 
 
 def varint(n):
@@ -155,21 +156,21 @@ control("beat", 11, {1: "train", 2: "data", 3: 7})
 control("ended", 12, {1: 24, 2: b"d" * 32, 3: 2})
 control("rendezvous", 13, {1: "rank_0", 2: b"host"})
 control("formed", 14, {1: 7, 2: b"d" * 32})
-control("got", 15, {1: 1, 2: 7, 3: 2})
-control("used", 16, {1: 2, 2: 7, 3: 2})
+control("received", 15, {1: 1, 2: 7, 3: 2})
+control("consumed", 16, {1: 2, 2: 7, 3: 2})
 control("report", 17, {1: 7, 2: 12.5, 3: 90, 4: 8, 5: 0.5, 6: 1e-4, 8: [{2: 8}], 9: 99, 10: 0.25,
                        13: struct.pack("<2d", 0.25, 0.75)})
 control("validation", 18, {1: 7, 3: 12.5, 4: 90, 9: [{1: 5, 2: "two circles", 3: 1}], 11: 8})
 control("broken", 19, {1: "reset"})
 control("saved", 20, {1: 7, 2: "step-000007-g3"})
-control("sent", 21, {1: 1, 2: 7, 3: 2, 4: [{1: 1, 2: 5, 3: "truncated"}, {1: 4, 3: "giant"}]})
+control("completed", 21, {1: 1, 2: 7, 3: 2, 4: [{1: 1, 2: 5, 3: "truncated"}, {1: 4, 3: "giant"}]})
 control("goodbye", 22, {1: "done"})
 control("welcome", 40, {1: "/runs/1", 2: 1666, 3: 10000})
 control("refuse", 41, {1: "no", 2: "yes"})
 control("pulse", 42, {})
 control("end", 43, {1: "lost"})
 control("form", 44, {1: 1, 2: 2, 3: 1, 4: 7, 5: "step-000007-g3", 6: 2})
-control("order", 45, {1: 1, 2: 7, 3: 2, 4: 16, 5: b"\1\2\3", 6: b"\0\0\1", 7: 9, 8: WORKER})
+control("assignment", 45, {1: 1, 2: 7, 3: 2, 4: 16, 5: b"\1\2\3", 6: b"\0\0\1", 7: 9, 8: WORKER})
 control("save", 46, {1: 7, 2: "step-000007-g3"})
 control("stop", 47, {1: 7, 2: "done"})
 HASH = struct.pack("<Q", 1 << 63)

@@ -53,6 +53,7 @@ static int check_preprocess(const struct captioner *c, struct bl_error *err)
 
 static int open_trained(struct captioner *c, struct bl_error *err)
 {
+    static const struct cross_form *const cross_forms[] = {NULL, &cross_plain, &cross_folded};
     const struct captioner_options *o = &c->options;
     struct projector_shape projector = {
         o->projector,        o->queries, c->llm_config.hidden, o->experts, c->vision_config.hidden,
@@ -64,7 +65,8 @@ static int open_trained(struct captioner *c, struct bl_error *err)
                                     c->vision_config.hidden,
                                     o->width,
                                     c->llm_config.hidden,
-                                    o->dropout};
+                                    o->dropout,
+                                    cross_forms[o->cross]};
     c->params.ops = c->ops;
     BL_TRY(projector_open(&c->params, &projector, &c->projector, err));
     c->projector_end = c->params.view.count;

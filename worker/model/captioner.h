@@ -31,6 +31,10 @@ enum captioner_projector { CAPTIONER_NORMAL, CAPTIONER_MOE };
 enum captioner_routing { CAPTIONER_POOLED, CAPTIONER_MEAN, CAPTIONER_FIRST };
 enum captioner_bos { CAPTIONER_BOS_FIRST, CAPTIONER_BOS_AFTER_IMAGE, CAPTIONER_BOS_NONE };
 
+/* Form of the Q-Former's cross-attention (cross.h): the one with fewer operations, unless a test or a
+ * benchmark wants one. */
+enum captioner_cross { CAPTIONER_CROSS_FEWER, CAPTIONER_CROSS_PLAIN, CAPTIONER_CROSS_FOLDED };
+
 struct captioner_options {
     const char *vision, *llm;              /* Hugging Face folders */
     int64_t width, queries, layers, heads; /* Q-Former; width 0 = the LLM's */
@@ -41,6 +45,7 @@ struct captioner_options {
     enum captioner_routing routing;
     enum captioner_bos bos;
     int32_t bos_id; /* -1: the tokenizer adds none, so bos is as good as none */
+    enum captioner_cross cross;
 };
 
 struct captioner;

@@ -164,6 +164,29 @@ static void attention_probs(struct ops *self, float *probs, const act *q, int64_
                             const act *k, int64_t ld_k, const struct ops_attention *a)
 {
 }
+static void affine_forward(struct ops *self, act *y, const act *x, const struct ops_affine *a,
+                           int64_t R, int64_t D)
+{
+}
+static void affine_backward(struct ops *self, act *d_x, float *d_shift, float *d_weight,
+                            float *d_bias, const act *d_y, const act *x, const struct ops_affine *a,
+                            int64_t R, int64_t D, bool accumulate_shift)
+{
+}
+static void softmax_forward(struct ops *self, act *p, act *dropped, float *sums, const act *x,
+                            float scale, const struct ops_dropout *d, int64_t S, int64_t rows,
+                            int64_t N, int64_t ld)
+{
+}
+static void softmax_drop(struct ops *self, act *dropped, const act *p, const struct ops_dropout *d,
+                         int64_t S, int64_t rows, int64_t N, int64_t ld)
+{
+}
+static void softmax_backward(struct ops *self, act *d_x, const act *d_dropped, const float *d_sums,
+                             const act *p, float scale, const struct ops_dropout *d, int64_t S,
+                             int64_t rows, int64_t N, int64_t ld)
+{
+}
 static void patchify(struct ops *self, act *y, const uint8_t *pixels, int64_t B, int64_t size,
                      int64_t patch, const float scale[3], const float shift[3])
 {
@@ -227,6 +250,11 @@ static void fill(struct ops *table)
     table->mean_rows = mean_rows;
     table->rope = rope;
     table->attention_probs = attention_probs;
+    table->affine_forward = affine_forward;
+    table->affine_backward = affine_backward;
+    table->softmax_forward = softmax_forward;
+    table->softmax_drop = softmax_drop;
+    table->softmax_backward = softmax_backward;
     table->patchify = patchify;
     table->router_softmax = router_softmax;
     table->mix_forward = mix_forward;
