@@ -33,6 +33,9 @@ const char command_plan_usage[] =
 
 enum { LINES_MAX = 16 };
 
+/* Measured: two pieces of 1 MiB of the all-reduce, the rest is buffers and stacks of libraries. */
+#define WIRE_BYTES INT64_C(9000000)
+
 struct plan {
     struct {
         const char *what;
@@ -97,17 +100,15 @@ static int plan_frozen(struct plan *plan, struct ops *ops, const struct captione
 }
 
 /* The longest micro-batch, forward and backward, twice: the arena is then of one piece. */
-static int compute_longest(struct captioner *c, int64_t B, int64_t longest, struct bl_error *err)
+static int compute_longest(struct captioner *c, const uint8_t *pixels, int64_t B, int64_t longest,
+                           struct bl_error *err)
 {
-    const struct hf_vision *vision = captioner_vision(c);
     size_t texts = (size_t)(B * longest);
-    bl_autofree uint8_t *pixels =
-        malloc((size_t)(B * vision->image_size * vision->image_size * vision->channels));
     bl_autofree int32_t *ids = calloc(texts, sizeof *ids);
     bl_autofree uint8_t *labels = malloc(texts);
     bl_autofree int32_t *starts = malloc((size_t)(B + 1) * sizeof *starts);
     bl_autofree int32_t *positions = calloc((size_t)B, sizeof *positions);
-    if (!pixels || !ids || !labels || !starts || !positions)
+    if (!ids || !labels || !starts || !positions)
         return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch");
     memset(labels, 1, texts);
     for (int64_t b = 0; b <= B; b++)
@@ -142,9 +143,13 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     add(plan, "gradients", bytes);
     BL_TRY(trainer_open(ops, captioner, &training, &trainer, err));
     add(plan, "optimizer and sums", in_use(ops) - opened);
+    const int64_t B = options_group_size(config), side = captioner_vision(captioner)->image_size;
+    void *pixels; /* on the host, but nobody reads them */
+    BL_TRY(ops->alloc(ops, (size_t)(B * side * side * 3), &pixels, err));
     ops_dry_usage(ops, &before);
-    BL_TRY(compute_longest(captioner, options_group_size(config), longest, err));
+    BL_TRY(compute_longest(captioner, pixels, B, longest, err));
     ops_dry_usage(ops, &after);
+    ops->release(ops, pixels);
     add(plan, "trainable parameters packed for products",
         after.bytes[OPS_MATRICES] - before.bytes[OPS_MATRICES]);
     add(plan, "activations of the longest micro-batch",
@@ -156,10 +161,26 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     for (int64_t i = 0; i < captioner_params(captioner)->tensors; i++)
         plan->trainable += captioner_params(captioner)->at[i].count;
 
-    int64_t side = captioner_vision(captioner)->image_size;
     int64_t sample = side * side * 3 + longest * (int64_t)(sizeof(int32_t) + 1);
-    add(plan, "micro-batches received",
-        (config->cluster.window + 1) * options_group_size(config) * sample);
+    add(plan, "micro-batches received", (config->cluster.window + 1) * B * sample);
+    add(plan, "sockets, communicator and their threads", WIRE_BYTES);
+    return 0;
+}
+
+/* Tokens of the longest text that the configuration allows: prefix, caption and EOS. */
+static int longest_allowed(const struct config *config, const struct tokenizer *tokenizer,
+                           int64_t *ret, struct bl_error *err)
+{
+    int64_t longest = 0;
+    for (int i = 0; i < (int)config->data.captions.count; i++) {
+        const char *prefix = config->data.captions.at[i].prefix;
+        struct token_ids ids = {0};
+        int rc = tokenizer_encode(tokenizer, prefix, strlen(prefix), false, &ids, err);
+        longest = bl_max(longest, (int64_t)ids.count);
+        token_ids_release(&ids);
+        BL_TRY(rc);
+    }
+    *ret = longest + config->data.max_tokens + 1;
     return 0;
 }
 
@@ -168,6 +189,8 @@ static int make_plan(struct plan *plan, const struct config *config, int threads
 {
     bl_auto(tokenizer) struct tokenizer *tokenizer = NULL;
     BL_TRY(tokenizer_open(config->llm.path, &tokenizer, err));
+    if (!longest)
+        BL_TRY(longest_allowed(config, tokenizer, &longest, err));
     BL_TRY(ops_cpu_dry_open(options_precision(config), threads, ops, err));
     struct captioner_options options = options_captioner(config, options_bos(tokenizer));
     plan->device = (*ops)->name;
@@ -216,7 +239,7 @@ int command_plan(int argc, char **argv, struct bl_error *err)
     bool json = false;
     int rest;
     const struct argument table[] = {
-        {"--longest", ARGUMENT_WHOLE, &longest, 1, 1 << 20},
+        {"--longest", ARGUMENT_WHOLE, &longest, 0, 1 << 20},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
         {"--json", ARGUMENT_FLAG, &json, 0, 0},
         {0},
@@ -230,8 +253,7 @@ int command_plan(int argc, char **argv, struct bl_error *err)
     BL_TRY(config_open(argv[1], &config, err));
     struct plan plan = {0};
     bl_auto(ops) struct ops *ops = NULL;
-    BL_TRY(make_plan(&plan, config, (int)threads, longest ? longest : config->data.max_tokens, &ops,
-                     err));
+    BL_TRY(make_plan(&plan, config, (int)threads, longest, &ops, err));
     if (json)
         print_json(&plan);
     else

@@ -1,7 +1,7 @@
 /* worker/ops/dry.h - a device that is asked for memory and computes nothing: the model, the trainer and
  * the backend's own code run over it as they will, and what they ask for is what a run will need.
  *
- * Its memory is address space without pages: whoever touches it is stopped (SIGSEGV). ops->dry is set,
+ * Its addresses are no process's: whoever touches them is stopped (SIGSEGV). ops->dry is set,
  * so that weights are not read either; data of matrix_frozen may be NULL. */
 #pragma once
 

@@ -4,12 +4,11 @@
 #include "worker/ops/dry.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "worker/ops/cpu/cpu.h"
 
 struct block {
-    void *memory;
+    uintptr_t address;
     size_t bytes;
     enum ops_use use;
 };
@@ -17,43 +16,46 @@ struct block {
 struct cpu_dry {
     struct block *blocks;
     size_t count, capacity;
+    uintptr_t next; /* address to give out */
     struct ops_usage usage;
 };
 
 /* -- memory -- */
 
-static bool add_block(struct cpu_dry *dry, const struct block *block)
+/* Above what any process can have mapped on a 64-bit machine; room for 2^61 bytes. */
+#define FIRST_ADDRESS ((uintptr_t)1 << 60)
+
+static struct cpu_dry *cpu_dry_open(void)
+{
+    struct cpu_dry *dry = calloc(1, sizeof *dry);
+    if (dry)
+        dry->next = FIRST_ADDRESS;
+    return dry;
+}
+
+void *cpu_dry_alloc(struct cpu_dry *dry, enum ops_use use, size_t bytes)
 {
     if (dry->count == dry->capacity) {
         size_t capacity = dry->capacity ? 2 * dry->capacity : 64;
         struct block *blocks = realloc(dry->blocks, capacity * sizeof *blocks);
         if (!blocks)
-            return false;
+            return NULL;
         dry->blocks = blocks;
         dry->capacity = capacity;
     }
-    dry->blocks[dry->count++] = *block;
-    dry->usage.bytes[block->use] += (int64_t)block->bytes;
-    return true;
-}
-
-void *cpu_dry_alloc(struct cpu_dry *dry, enum ops_use use, size_t bytes)
-{
-    void *memory =
-        mmap(NULL, bytes + 1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
+    if (bytes > 2 * FIRST_ADDRESS - dry->next)
         return NULL;
-    if (add_block(dry, &(struct block){memory, bytes, use}))
-        return memory;
-    munmap(memory, bytes + 1);
-    return NULL;
+    struct block *block = &dry->blocks[dry->count++];
+    *block = (struct block){dry->next, bytes, use};
+    dry->next += (bytes / 64 + 1) * 64;
+    dry->usage.bytes[use] += (int64_t)bytes;
+    return (void *)block->address;
 }
 
 void cpu_dry_free(struct cpu_dry *dry, void *memory)
 {
     for (size_t i = dry->count; memory && i-- > 0;)
-        if (dry->blocks[i].memory == memory) {
-            munmap(memory, dry->blocks[i].bytes + 1);
+        if (dry->blocks[i].address == (uintptr_t)memory) {
             dry->usage.bytes[dry->blocks[i].use] -= (int64_t)dry->blocks[i].bytes;
             dry->blocks[i] = dry->blocks[--dry->count];
             return;
@@ -68,8 +70,6 @@ void cpu_dry_borrow(struct cpu_dry *dry, int64_t bytes)
 
 void cpu_dry_close(struct cpu_dry *dry)
 {
-    for (size_t i = 0; i < dry->count; i++)
-        munmap(dry->blocks[i].memory, dry->blocks[i].bytes + 1);
     free(dry->blocks);
     free(dry);
 }
@@ -272,7 +272,7 @@ int ops_cpu_dry_open(enum ops_precision precision, int threads, struct ops **ret
 {
     struct ops *ops = NULL;
     BL_TRY(ops_cpu_open(precision, threads, &ops, err));
-    cpu_of(ops)->dry = calloc(1, sizeof *cpu_of(ops)->dry);
+    cpu_of(ops)->dry = cpu_dry_open();
     if (!cpu_of(ops)->dry) {
         ops_free(&ops);
         return bl_fail(err, BL_ENOMEM, "no memory to count memory");
