@@ -119,7 +119,7 @@ static int64_t blocks_at_once(const struct cpu *cpu, const struct packed_product
     if (!p->from)
         return blocks;
     const int64_t fitting = MADE_BYTES / (int64_t)packed_block_bytes(p->packed);
-    return bl_min(blocks, bl_max(fitting, bl_ceil_div(2 * cpu->threads, tiles)));
+    return bl_min(blocks, bl_max(fitting, bl_ceil_div(cpu->threads, tiles)));
 }
 
 /* Blocks [first, first + count) of B into `made`. */
