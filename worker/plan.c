@@ -155,7 +155,7 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     add(plan, "activations of the longest micro-batch",
         after.bytes[OPS_ARRAYS] - before.bytes[OPS_ARRAYS]);
     add(plan, "logits and other working memory", after.bytes[OPS_SCRATCH]);
-    plan->checkpoint = trainer_snapshot_bytes(trainer);
+    plan->checkpoint = bytes * (training.ema > 0 ? 4 : 3); /* values, two moments, their average */
     add(plan, "a checkpoint's copy of the state", plan->checkpoint);
     plan->trainable = 0;
     for (int64_t i = 0; i < captioner_params(captioner)->tensors; i++)

@@ -145,12 +145,6 @@ int trainer_share(struct trainer *t, struct comm *comm, int root, struct bl_erro
     return t->ops->sync(t->ops, err);
 }
 
-int64_t trainer_snapshot_bytes(const struct trainer *t)
-{
-    float *tensors[4];
-    return replicated(t, tensors) * t->params->count * (int64_t)sizeof(float);
-}
-
 int trainer_snapshot_make(const struct trainer *t, struct trainer_snapshot *ret,
                           struct bl_error *err)
 {

@@ -97,8 +97,6 @@ int trainer_snapshot(struct trainer *trainer, struct trainer_snapshot *ret, stru
 int trainer_restore(struct trainer *trainer, const struct trainer_snapshot *snapshot,
                     struct bl_error *err);
 void trainer_snapshot_release(struct trainer_snapshot *snapshot);
-/* Bytes of one: the replicated tensors. */
-int64_t trainer_snapshot_bytes(const struct trainer *trainer);
 /* An empty snapshot of the trainer's size, to be filled by a checkpoint's reader. */
 int trainer_snapshot_make(const struct trainer *trainer, struct trainer_snapshot *ret,
                           struct bl_error *err);
