@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,8 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/hash.h"
+#include "common/progress.h"
 
 static struct bl_stamp stamp_of(const struct stat *st)
 {
@@ -29,9 +30,7 @@ static int check_regular(const char *path, const struct stat *st, struct bl_erro
     return bl_error_file(err, path);
 }
 
-/* Opens a regular file for reading and says what it is like. */
-static int open_regular(const char *path, int *ret_fd, struct bl_stamp *ret_stamp,
-                        struct bl_error *err)
+int bl_file_open(const char *path, int *ret_fd, struct bl_stamp *ret_stamp, struct bl_error *err)
 {
     bl_autofd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
@@ -98,7 +97,7 @@ int bl_file_read_range(const char *path, uint64_t offset, uint64_t length, size_
 {
     bl_autofd int fd = -1;
     struct bl_stamp stamp = {0};
-    BL_TRY(open_regular(path, &fd, &stamp, err));
+    BL_TRY(bl_file_open(path, &fd, &stamp, err));
     uint64_t there = offset < stamp.size ? stamp.size - offset : 0;
     uint64_t wanted = length < there ? length : there;
     if (wanted > max_bytes) {
@@ -140,7 +139,7 @@ int bl_map_open(const char *path, struct bl_map *ret_map, struct bl_error *err)
 {
     bl_autofd int fd = -1;
     struct bl_stamp stamp = {0};
-    BL_TRY(open_regular(path, &fd, &stamp, err));
+    BL_TRY(bl_file_open(path, &fd, &stamp, err));
     *ret_map = (struct bl_map){0};
     if (!stamp.size)
         return 0;
@@ -167,17 +166,6 @@ void bl_map_let_go(const struct bl_map *map)
         madvise((void *)(uintptr_t)map->data, map->size, MADV_DONTNEED);
 }
 
-static const char *folder_of(const char *path, char *buffer, size_t size)
-{
-    const char *slash = strrchr(path, '/');
-    if (!slash)
-        return ".";
-    if (slash == path)
-        return "/";
-    snprintf(buffer, size, "%.*s", (int)(slash - path), path);
-    return buffer;
-}
-
 int bl_folder_sync(const char *path, struct bl_error *err)
 {
     bl_autofd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -190,17 +178,28 @@ int bl_folder_sync(const char *path, struct bl_error *err)
 
 int bl_file_writer_open(struct bl_file_writer *writer, const char *path, struct bl_error *err)
 {
-    writer->fd = -1;
-    if (strlen(path) >= sizeof writer->path)
-        return bl_fail(err, BL_ELIMIT, "a path of %zu bytes is too long", strlen(path));
-    snprintf(writer->path, sizeof writer->path, "%s", path);
-    snprintf(writer->temporary, sizeof writer->temporary, "%s.tmp.%d", path, (int)getpid());
+    *writer = (struct bl_file_writer){.fd = -1};
+    if (asprintf(&writer->temporary, "%s.tmp.%d", path, (int)getpid()) < 0) {
+        writer->temporary = NULL;
+        return bl_fail(err, BL_ENOMEM, "no memory for a path");
+    }
+    writer->path = strdup(path);
+    if (!writer->path) {
+        bl_file_writer_close(writer);
+        return bl_fail(err, BL_ENOMEM, "no memory for a path");
+    }
     writer->fd = open(writer->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (writer->fd < 0) {
         bl_fail_errno(err, "cannot be written");
+        bl_file_writer_close(writer);
         return bl_error_file(err, path);
     }
     return 0;
+}
+
+void bl_file_writer_hash(struct bl_file_writer *writer)
+{
+    bl_sha256_begin(&writer->hash);
 }
 
 int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t size,
@@ -208,13 +207,16 @@ int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t
 {
     const char *p = data;
     while (size) {
-        ssize_t n = write(writer->fd, p, size);
+        ssize_t n = write(writer->fd, p, size < BL_PROGRESS_BYTES ? size : BL_PROGRESS_BYTES);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
             bl_fail_errno(err, "cannot be written");
             return bl_error_file(err, writer->path);
         }
+        if (writer->hash.context)
+            bl_sha256_add(&writer->hash, p, (size_t)n); /* while it is in the cache */
+        bl_progress_add(1);
         p += n;
         size -= (size_t)n;
     }
@@ -223,23 +225,29 @@ int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t
 
 int bl_file_writer_commit(struct bl_file_writer *writer, struct bl_error *err)
 {
-    char buffer[sizeof writer->path];
+    bl_autofree char *folder = bl_path_parent(writer->path);
+    if (!folder)
+        return bl_fail(err, BL_ENOMEM, "no memory for a path");
     if (fsync(writer->fd) < 0 || rename(writer->temporary, writer->path) < 0) {
         bl_fail_errno(err, "cannot be put in place");
         return bl_error_file(err, writer->path);
     }
     close(writer->fd);
     writer->fd = -1;
-    return bl_folder_sync(folder_of(writer->path, buffer, sizeof buffer), err);
+    bl_file_writer_close(writer);
+    return bl_folder_sync(folder, err);
 }
 
 void bl_file_writer_close(struct bl_file_writer *writer)
 {
-    if (writer->fd < 0)
-        return;
-    close(writer->fd);
-    unlink(writer->temporary);
-    writer->fd = -1;
+    if (writer->fd >= 0) {
+        close(writer->fd);
+        unlink(writer->temporary);
+    }
+    bl_sha256_release(&writer->hash);
+    free(writer->path);
+    free(writer->temporary);
+    *writer = (struct bl_file_writer){.fd = -1};
 }
 
 int bl_file_write(const char *path, const void *data, size_t size, struct bl_error *err)
@@ -292,7 +300,14 @@ static int empty_folder(int fd, int depth)
             continue;
         int inner =
             openat(dirfd(folder), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (inner < 0 || depth == 0 || empty_folder(inner, depth - 1) < 0 ||
+        if (inner < 0)
+            return -1;
+        if (depth == 0) {
+            close(inner);
+            errno = ELOOP;
+            return -1;
+        }
+        if (empty_folder(inner, depth - 1) < 0 ||
             unlinkat(dirfd(folder), entry->d_name, AT_REMOVEDIR) < 0)
             return -1;
     }
@@ -323,6 +338,14 @@ bool bl_path_is_file(const char *path)
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
+char *bl_path_parent(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return strdup(".");
+    return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+}
+
 int bl_path_join(char *ret, size_t size, const char *folder, const char *name, struct bl_error *err)
 {
     int n = snprintf(ret, size, "%s%s%s", folder,
@@ -346,26 +369,27 @@ int bl_output_finish(struct bl_error *err)
     return bl_fail_errno(err, "the output cannot be written");
 }
 
-int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err)
+int bl_file_sha256_range(const char *path, uint64_t offset, uint64_t length, uint8_t ret_hash[32],
+                         uint64_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err)
 {
     enum { PIECE = 1 << 20 };
     bl_autofd int fd = -1;
-    struct bl_stamp stamp;
-    uint8_t hash[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256_state state;
-    BL_TRY(open_regular(path, &fd, &stamp, err));
+    struct bl_stamp stamp = {0};
+    bl_autosha256 hash = {0};
+    BL_TRY(bl_file_open(path, &fd, &stamp, err));
     bl_autofree char *piece = malloc(PIECE);
     if (!piece)
         return bl_fail(err, BL_ENOMEM, "no memory to read %s", path);
-    crypto_hash_sha256_init(&state);
-    for (uint64_t offset = 0, done = PIECE; done == PIECE; offset += done) {
-        size_t n = 0;
-        if (read_at(fd, offset, piece, PIECE, &n, err) < 0)
+    bl_sha256_begin(&hash);
+    uint64_t done = 0;
+    for (size_t n = 1; n && done < length; done += n) {
+        size_t wanted = length - done < PIECE ? (size_t)(length - done) : PIECE;
+        if (read_at(fd, offset + done, piece, wanted, &n, err) < 0)
             return bl_error_file(err, path);
-        crypto_hash_sha256_update(&state, (const uint8_t *)piece, n);
-        done = n;
+        bl_sha256_add(&hash, piece, n);
     }
-    crypto_hash_sha256_final(&state, hash);
-    bl_hex(hash, sizeof hash, ret_hex);
+    bl_sha256_end(&hash, ret_hash);
+    *ret_size = done;
+    *ret_stamp = stamp_after(fd, stamp);
     return 0;
 }

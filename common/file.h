@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/hash.h"
 
 /* Reads a regular file of at most max_bytes. *ret_data is the caller's (free), NUL-terminated
  * beyond its size. */
@@ -26,6 +27,9 @@ static inline bool bl_stamp_equal(const struct bl_stamp *a, const struct bl_stam
 }
 /* Of a regular file. */
 int bl_file_stamp(const char *path, struct bl_stamp *ret, struct bl_error *err);
+
+/* Opens a regular file for reading; the descriptor is the caller's. */
+int bl_file_open(const char *path, int *ret_fd, struct bl_stamp *ret_stamp, struct bl_error *err);
 
 /* Reads `length` bytes of a regular file from `offset` on, or as many as there are; length UINT64_MAX: to its end. More than
  * max_bytes: -BL_ELIMIT before any is read. *ret_data is the caller's, as in bl_file_read; *ret_stamp (may be NULL) is the
@@ -49,12 +53,16 @@ void bl_map_let_go(const struct bl_map *map);
 #define bl_automap __attribute__((cleanup(bl_map_close)))
 
 /* A file that is whole or absent (invariant 6): bytes go to PATH.tmp.PID; commit fsyncs, renames it
- * to PATH and fsyncs the folder. Without a commit, close removes the temporary file. */
+ * to PATH and fsyncs the folder. Without a commit, close removes the temporary file. Begin with
+ * {.fd = -1}; commit closes too, and closing twice is fine. */
 struct bl_file_writer {
     int fd;
-    char path[4096], temporary[4128];
+    char *path, *temporary;
+    struct bl_sha256 hash; /* of what is written, after bl_file_writer_hash: the caller ends it */
 };
 int bl_file_writer_open(struct bl_file_writer *writer, const char *path, struct bl_error *err);
+/* Before the first write: the bytes are hashed on their way. */
+void bl_file_writer_hash(struct bl_file_writer *writer);
 int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t size,
                          struct bl_error *err);
 int bl_file_writer_commit(struct bl_file_writer *writer, struct bl_error *err);
@@ -73,6 +81,8 @@ int bl_folder_make(const char *path, struct bl_error *err);
 int bl_folder_remove(const char *path, struct bl_error *err);
 bool bl_path_is_folder(const char *path);
 bool bl_path_is_file(const char *path);
+/* The folder that PATH is in, as text; the caller's (free). NULL: no memory. */
+char *bl_path_parent(const char *path);
 /* "folder/name" into ret (size bytes); -BL_ELIMIT when it does not fit. */
 int bl_path_join(char *ret, size_t size, const char *folder, const char *name,
                  struct bl_error *err);
@@ -80,7 +90,8 @@ int bl_path_join(char *ret, size_t size, const char *folder, const char *name,
 /* What was printed on standard output is written, or why not: for the end of a command whose output is its result. */
 int bl_output_finish(struct bl_error *err);
 
-/* SHA-256 of a file's content as 64 hexadecimal digits and a NUL. */
-int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err);
+/* SHA-256 of what bl_file_read_range would read, in pieces; *ret_size is how much that was. */
+int bl_file_sha256_range(const char *path, uint64_t offset, uint64_t length, uint8_t ret_hash[32],
+                         uint64_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err);
 /* 32 raw bytes -> 64 digits and a NUL. */
 void bl_hex(const uint8_t *bytes, size_t count, char *ret_hex);

@@ -9,14 +9,22 @@
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
 
-/* Run. */
+/* Run: what RUN.yaml allows, what the wire check accepts and what the rules hold. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
 #define BL_PROBE_SAMPLES_MAX 16    /* images by which a loader proves that it sees the data */
-#define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
+#define BL_LOCAL_WORKERS_MAX 64    /* of --local */
+#define BL_LOCAL_LOADERS_MAX 256   /* of --local */
+#define BL_THREADS_MAX 1024        /* of one process */
+#define BL_LOADER_CAPACITY_MAX 256 /* assignments a loader may hold: some seconds of work */
+#define BL_STEPS_MAX 1000000000    /* optimizer steps of a run */
 #define BL_STEPS_AHEAD_MAX 64
-#define BL_PATIENCE_MS_MIN 60         /* heartbeats of 10 ms: a loop's timers are no finer */
-#define BL_WINDOW_MAX 256             /* groups a worker may hold */
+#define BL_CHECKPOINTS_KEPT_MAX 1024 /* on record: how far back a damaged one can be replaced */
+#define BL_VALIDATION_CAPTIONS_MAX 1024
+#define BL_PATIENCE_MS_MIN 60 /* heartbeats of 10 ms: a loop's timers are no finer */
+#define BL_PATIENCE_S_MIN 0.5 /* of RUN.yaml: a busy machine may well be silent for 60 ms */
+#define BL_PATIENCE_S_MAX 86400
+#define BL_WINDOW_MAX 256             /* micro-batches a worker may hold */
 #define BL_MICRO_BATCH_SLOTS_MAX 4096 /* samples of one micro-batch */
 #define BL_GLOBAL_BATCH_MAX (1 << 20)
 
@@ -27,7 +35,7 @@
 #define BL_CONFIG_BYTES_MAX (1 << 20)
 #define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
 #define BL_CONFIG_LIST_MAX 256         /* caption columns, or patterns, of a configuration */
-#define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
+#define BL_IMAGE_FILE_BYTES_MAX (512 << 20) /* what data.max_image_bytes allows: held in memory */
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_JPEG_SCANS_MAX 100   /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
@@ -35,6 +43,14 @@
 #define BL_CSV_FIELDS_MAX 4096          /* of one record */
 #define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
 #define BL_FOLDER_DEPTH_MAX 32
+#define BL_PARQUET_DEPTH_MAX 64  /* nested nodes of a schema; levels fit a byte */
+#define BL_PARQUET_PATH_MAX 1024 /* bytes of a column's path */
+#define BL_PARQUET_HEADER_BYTES_MAX                                                                \
+    (16 << 20) /* a page's header: its statistics may hold two long values */
+#define BL_PARQUET_PAGE_BYTES_MAX                                                                  \
+    (1 << 30) /* decompressed; writers cut pages at 1 MB or one value */
+#define BL_PARQUET_PAGE_VALUES_MAX                                                                 \
+    (1 << 24) /* writers cut pages at 20,000 rows; 290 MB when decoded */
 
 /* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
 #define BL_MODEL_WIDTH_MAX (1 << 20)

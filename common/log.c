@@ -7,6 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/utf8.h"
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char program_name[32] = "blipren", identity[96];
 static enum bl_log_level threshold = BL_LOG_INFO;
@@ -19,6 +21,7 @@ void bl_log_identity(const char *program, const char *format, ...)
     pthread_mutex_lock(&lock);
     snprintf(program_name, sizeof program_name, "%s", program);
     vsnprintf(identity, sizeof identity, format, args);
+    utf8_clean(identity);
     pthread_mutex_unlock(&lock);
     va_end(args);
 }
@@ -51,10 +54,8 @@ void bl_log(enum bl_log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    /* Peers' words and file names may hold anything; a line stays one line. */
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            *c = '?';
+    /* Peers' words and file names may hold anything; a line stays one line, and says what it seems to say. */
+    utf8_clean(line);
     pthread_mutex_lock(&lock);
     if (level >= threshold) {
         if (hook_before)

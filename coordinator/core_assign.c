@@ -38,7 +38,7 @@ static uint64_t sample_at(const struct coord *c, enum bl_kind kind, uint64_t ste
 
 /* Training steps below it may be ordered: within steps_ahead of the lowest step whose commit is not
  * on disk, and never past a validation or a checkpoint that must come first. */
-static uint64_t order_end(const struct coord *c)
+static uint64_t assign_end(const struct coord *c)
 {
     const struct bl_plan *plan = &c->config.plan;
     uint64_t committed = c->ledger.committed, end = committed + 1 + plan->steps_ahead;
@@ -76,21 +76,21 @@ static bool next_micro_batch(const struct coord *c, const struct worker *w, uint
     if (w->next_step >= end)
         return false;
     *ret_lease =
-        (struct lease){.kind = BL_KIND_TRAIN,
+        (struct lease){.kind = c->config.plan.kind,
                        .step = w->next_step,
                        .micro_batch = rank_micro_batches(c, w->rank).first + w->next_index};
     return true;
 }
 
 /* Moves w's cursor past the micro-batch it stood at, adding what was ordered to the step's digest. */
-static void micro_batch_ordered(struct coord *c, struct worker *w, const struct lease *lease)
+static void micro_batch_assigned(struct coord *c, struct worker *w, const struct lease *lease)
 {
     if (lease->kind == BL_KIND_VALIDATE) {
         w->next_validate++;
         return;
     }
     struct bl_range indices = bl_plan_indices(&c->config.plan, lease->kind, lease->micro_batch);
-    uint64_t *digest = ordered_digest(c, w, lease->step);
+    uint64_t *digest = assigned_digest(c, w, lease->step);
     for (uint32_t index = indices.first; index < indices.first + indices.count; index++) {
         uint32_t epoch;
         *digest += bl_sample_term(index, sample_at(c, lease->kind, lease->step, index, &epoch));
@@ -98,7 +98,7 @@ static void micro_batch_ordered(struct coord *c, struct worker *w, const struct 
     if (++w->next_index == rank_micro_batches(c, w->rank).count) {
         w->next_index = 0;
         w->next_step++;
-        *ordered_digest(c, w, w->next_step) = 0;
+        *assigned_digest(c, w, w->next_step) = 0;
     }
 }
 
@@ -136,7 +136,7 @@ static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **r
     }
     if (!best)
         return NULL;
-    micro_batch_ordered(c, best, &best_lease);
+    micro_batch_assigned(c, best, &best_lease);
     struct lease *lease = lease_in(c, best, LEASE_FREE);
     *lease = best_lease;
     lease->loader = UINT32_MAX;
@@ -146,13 +146,28 @@ static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **r
     return lease;
 }
 
-/* The loader with most room; the one that had the lease before only if no other has any. */
+static bool rests(const struct coord *c, const struct loader *l)
+{
+    return c->now_ms < l->rest_until_ms;
+}
+
+static bool all_rest(const struct coord *c)
+{
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        if (c->loaders[i].present && c->loaders[i].ready && !rests(c, &c->loaders[i]))
+            return false;
+    return true;
+}
+
+/* The loader with most room; the one that had the lease before only if no other has any, and one that has to rest only
+ * if all have to. */
 static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
 {
     struct loader *best = NULL, *fallback = NULL;
+    bool any = all_rest(c);
     for (uint32_t i = 0; i < c->loader_top; i++) {
         struct loader *l = &c->loaders[i];
-        if (!l->present || !l->ready || l->held == l->capacity)
+        if (!l->present || !l->ready || l->held == l->capacity || (rests(c, l) && !any))
             continue;
         if (i == not_this)
             fallback = l;
@@ -164,7 +179,7 @@ static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
 
 void core_assign(struct coord *c)
 {
-    uint64_t end = order_end(c);
+    uint64_t end = assign_end(c);
     for (int assignments = 0; loader_with_room(c, UINT32_MAX); assignments++) {
         if (assignments == ASSIGNMENTS_PER_CALL) {
             c->actions.more = true;
@@ -178,7 +193,9 @@ void core_assign(struct coord *c)
         lease->state = LEASE_OUT;
         c->revoked_count--;
         lease->loader = (uint32_t)(l - c->loaders);
+        lease->serial = ++c->serial;
         lease->since_ms = c->now_ms;
+        lease->shipped_ms = lease->overtaken_ms = 0;
         l->held++;
         struct coord_action *action = core_act_to(c, COORD_ACTION_ASSIGNMENT, l->peer, l->link);
         action->assignment.kind = lease->kind;
@@ -210,7 +227,7 @@ struct lease *core_lease_of(const struct coord *c, const struct worker *w,
     return NULL;
 }
 
-void core_on_got(struct coord *c, const struct coord_event *e)
+void core_on_received(struct coord *c, const struct coord_event *e)
 {
     struct worker *w = core_member(c, e);
     if (!w)
@@ -220,10 +237,13 @@ void core_on_got(struct coord *c, const struct coord_event *e)
         return core_violation(c, e, "Received without an assignment", e->micro_batch.step,
                               e->micro_batch.micro_batch);
     c->revoked_count -= lease->state == LEASE_REVOKED;
+    if (lease->state == LEASE_OUT && c->loaders[lease->loader].strike_worker == w->peer)
+        c->loaders[lease->loader].strikes = 0;
     lease->state = LEASE_RECEIVED;
+    lease->since_ms = c->now_ms;
 }
 
-void core_on_used(struct coord *c, const struct coord_event *e)
+void core_on_consumed(struct coord *c, const struct coord_event *e)
 {
     struct worker *w = core_member(c, e);
     if (!w)
@@ -231,6 +251,10 @@ void core_on_used(struct coord *c, const struct coord_event *e)
     struct lease *lease = core_lease_of(c, w, e);
     if (!lease || lease->state != LEASE_RECEIVED)
         return core_violation(c, e, "Consumed before Received", e->micro_batch.step,
+                              e->micro_batch.micro_batch);
+    if (c->state == COORD_VALIDATING && lease->kind == BL_KIND_VALIDATE &&
+        !c->validated[lease->micro_batch])
+        return core_violation(c, e, "Consumed before its Validation", e->micro_batch.step,
                               e->micro_batch.micro_batch);
     core_lease_free(c, w, lease);
 }
@@ -272,28 +296,115 @@ static void count_samples(struct coord *c, const struct coord_event *e)
         core_begin_stop(c, BL_EDATA);
 }
 
-void core_on_sent(struct coord *c, const struct coord_event *e)
+/* A loader from which assignments are taken again and again gets none for a growing while (O7). */
+static void strike(struct coord *c, struct loader *l, const struct worker *w)
+{
+    l->strikes++;
+    l->strike_worker = w->peer;
+    l->strike_ms = c->now_ms;
+    if (l->strikes < STRIKES_MAX)
+        return;
+    uint32_t doublings = l->strikes - STRIKES_MAX < 6 ? l->strikes - STRIKES_MAX : 6;
+    uint64_t rest_ms = (uint64_t)c->config.patience_ms << doublings;
+    l->rest_until_ms = c->now_ms + rest_ms;
+    core_note(c, COORD_NOTE_RESTING, l->peer, l->link, "gets no assignments while others are there")
+        ->note.ms = rest_ms;
+}
+
+/* Of all that is taken from a loader within P the first is logged and counted. */
+static void take_away(struct coord *c, const struct worker *w, struct lease *lease, const char *why)
+{
+    struct loader *l = &c->loaders[lease->loader];
+    lease->tries++;
+    core_lease_revoke(c, lease);
+    if (l->strikes > 0 && !is_past(c->now_ms, l->strike_ms, c->timing.lease_ms))
+        return;
+    struct coord_action *action = core_note(c, COORD_NOTE_REVOKED, l->peer, l->link, why);
+    action->note.other_link = w->link;
+    action->note.ms = c->now_ms - lease->since_ms;
+    action->note.has_micro_batch = true;
+    action->note.micro_batch_kind = lease->kind;
+    action->note.step = lease->step;
+    action->note.micro_batch = lease->micro_batch;
+    strike(c, l, w);
+}
+
+/* What it says of one lease, and with it of those it had before: they are made in the order of arrival (D1). */
+static void completed_lease(struct coord *c, const struct loader *l, const struct coord_event *e)
+{
+    uint32_t index = (uint32_t)(l - c->loaders);
+    struct worker *w = NULL;
+    struct lease *done = NULL;
+    for (uint32_t rank = 0; rank < c->plan.world && !done; rank++) {
+        w = rank_worker(c, rank);
+        struct lease *lease = w->lease_count > 0 ? core_lease_of(c, w, e) : NULL;
+        if (lease && lease->state == LEASE_OUT && lease->loader == index)
+            done = lease;
+    }
+    if (!done)
+        return;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        for (uint32_t k = 0; k < c->config.plan.window; k++) {
+            struct lease *lease = &rank_worker(c, rank)->leases[k];
+            if (lease->state == LEASE_OUT && lease->loader == index &&
+                lease->serial < done->serial && !lease->overtaken_ms)
+                lease->overtaken_ms = c->now_ms;
+        }
+    if (e->micro_batch.unshipped)
+        take_away(c, w, done, "cannot ship to");
+    else
+        done->shipped_ms = c->now_ms;
+}
+
+void core_on_completed(struct coord *c, const struct coord_event *e)
 {
     struct loader *l = core_loader_find(c, e->peer);
     if (!l || l->held == 0)
         return core_violation(c, e, "Completed without an assignment", 1, 0);
     l->held--;
-    if ((e->micro_batch.kind != BL_KIND_TRAIN && e->micro_batch.kind != BL_KIND_VALIDATE) ||
+    if ((e->micro_batch.kind != c->config.plan.kind && e->micro_batch.kind != BL_KIND_VALIDATE) ||
         e->micro_batch.micro_batch >= bl_plan_micro_batches(&c->config.plan, e->micro_batch.kind) ||
         e->micro_batch.step > c->config.plan.steps)
         return core_violation(c, e, "Completed for a micro-batch that is not", e->micro_batch.kind,
                               e->micro_batch.micro_batch);
-    if (e->generation == c->generation)
+    if (e->generation != c->generation)
+        return;
+    if (is_live(c))
+        completed_lease(c, l, e);
+    if (!e->micro_batch.unshipped)
         count_samples(c, e);
+}
+
+/* Since when nobody gets on with it: neither its loader, nor a worker that has enough to do meanwhile. */
+static uint64_t stands_since(const struct coord *c, const struct worker *w,
+                             const struct lease *lease, const char **ret_why)
+{
+    const struct loader *l = &c->loaders[lease->loader];
+    uint64_t loader_ms = l->signs.progress_ms;
+    *ret_why = "does not get on with an assignment for";
+    if (lease->overtaken_ms) {
+        loader_ms = lease->overtaken_ms;
+        *ret_why = "makes later assignments, but not one for";
+    }
+    if (lease->shipped_ms) {
+        loader_ms = lease->shipped_ms;
+        *ret_why = "says that it shipped what has not come to";
+    }
+    return latest(latest(lease->since_ms, loader_ms), w->signs.progress_ms);
 }
 
 void core_tick_leases(struct coord *c)
 {
-    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        struct worker *w = rank_worker(c, rank);
         for (uint32_t k = 0; k < c->config.plan.window; k++) {
-            struct lease *lease = &rank_worker(c, rank)->leases[k];
-            if (lease->state == LEASE_OUT &&
-                is_past(c->now_ms, lease->since_ms, c->timing.lease_ms))
-                core_lease_revoke(c, lease);
+            struct lease *lease = &w->leases[k];
+            const char *why;
+            if (lease->state != LEASE_OUT)
+                continue;
+            uint32_t wait_ms = c->timing.lease_ms << (lease->tries < 4 ? lease->tries : 4);
+            if (is_past(c->now_ms, stands_since(c, w, lease, &why), wait_ms))
+                take_away(c, w, lease, why);
         }
+    }
 }

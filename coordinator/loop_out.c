@@ -33,7 +33,7 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
 
 void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char *remedy)
 {
-    char line[700];
+    char line[1600];
     snprintf(line, sizeof line, "%s", text);
     wire_text(line);
     Blipren__Refuse refuse = BLIPREN__REFUSE__INIT;
@@ -122,7 +122,7 @@ void loop_pulse_one(void *context, struct peer *peer)
     Blipren__Pulse pulse = BLIPREN__PULSE__INIT;
     WIRE_ENVELOPE(e, PULSE, pulse) = &pulse;
     if (peer->role != BL_ROLE_NONE)
-        send_to(l, peer, coord_status(l->core).generation, &e);
+        send_to(l, peer, coord_ledger(l->core)->generation, &e);
 }
 
 void loop_forget(struct loop *l, struct peer *peer)

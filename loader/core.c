@@ -13,18 +13,19 @@
 static const enum core_rule rules[LOADER_EVENT_COUNT][LOADER_STATE_COUNT] = {
 #define RULE(event, ...) [LOADER_EVENT_##event] = {__VA_ARGS__}
     /* clang-format off */
-    /*               JOINING OPENING WORKING GONE */
-    RULE(WELCOME,    DO,     LATE,   LATE,   LATE),
-    RULE(REFUSE,     DO,     DO,     DO,     LATE),
-    RULE(PULSE,      PROTO,  DO,     DO,     LATE),
-    RULE(END,        PROTO,  DO,     DO,     LATE),
-    RULE(ASSIGNMENT, PROTO,  PROTO,  DO,     LATE),
-    RULE(STOP,       PROTO,  DO,     DO,     LATE),
-    RULE(OPENED,     DO,     DO,     BUG,    LATE),
-    RULE(MADE,       DO,     DO,     DO,     LATE),
-    RULE(SHIPPED,    BUG,    BUG,    DO,     LATE),
-    RULE(LOST,       DO,     DO,     DO,     LATE),
-    RULE(TICK,       DO,     DO,     DO,     LATE),
+    /*               JOINING OPENING PROBING WORKING GONE */
+    RULE(WELCOME,    DO,     LATE,   LATE,   LATE,   LATE),
+    RULE(REFUSE,     DO,     DO,     DO,     DO,     LATE),
+    RULE(PULSE,      PROTO,  DO,     DO,     DO,     LATE),
+    RULE(END,        PROTO,  DO,     DO,     DO,     LATE),
+    RULE(ASSIGNMENT, PROTO,  PROTO,  PROTO,  DO,     LATE),
+    RULE(STOP,       PROTO,  DO,     DO,     DO,     LATE),
+    RULE(OPENED,     DO,     DO,     BUG,    BUG,    LATE),
+    RULE(PROBED,     DO,     BUG,    DO,     BUG,    LATE),
+    RULE(MADE,       DO,     DO,     DO,     DO,     LATE),
+    RULE(SHIPPED,    BUG,    BUG,    BUG,    DO,     LATE),
+    RULE(LOST,       DO,     DO,     DO,     DO,     LATE),
+    RULE(TICK,       DO,     DO,     DO,     DO,     LATE),
 /* clang-format on */
 #undef RULE
 };
@@ -61,11 +62,20 @@ static void call_open(void *loader, bool start)
         loader_act(l, LOADER_ACTION_OPEN);
 }
 
+static void probe(struct loader *l)
+{
+    l->probing = true;
+    l->probe_link = l->member.link;
+    loader_act(l, LOADER_ACTION_PROBE);
+}
+
+/* The run is open; that its images are here too is to be shown (D4). */
 static void call_ready(void *loader)
 {
     struct loader *l = loader;
-    l->state = LOADER_WORKING;
-    loader_act(l, LOADER_ACTION_ENDED);
+    l->state = LOADER_PROBING;
+    if (!l->probing) /* else for an older connection's Welcome: its PROBED starts the next */
+        probe(l);
 }
 
 static void call_beat(void *loader)
@@ -123,6 +133,17 @@ static void on_opened(struct loader *l, const struct loader_event *e)
     core_member_opened(&l->member);
 }
 
+static void on_probed(struct loader *l, const struct loader_event *e)
+{
+    l->probing = false;
+    if (l->state != LOADER_PROBING)
+        return;
+    if (l->probe_link != l->member.link)
+        return probe(l);
+    l->state = LOADER_WORKING;
+    loader_act(l, LOADER_ACTION_ENDED);
+}
+
 static void on_lost(struct loader *l, const struct loader_event *e)
 {
     core_member_lost(&l->member);
@@ -144,6 +165,7 @@ static loader_handler *const handlers[LOADER_EVENT_COUNT] = {
     [LOADER_EVENT_ASSIGNMENT] = loader_on_assignment,
     [LOADER_EVENT_STOP] = on_stop,
     [LOADER_EVENT_OPENED] = on_opened,
+    [LOADER_EVENT_PROBED] = on_probed,
     [LOADER_EVENT_MADE] = loader_on_made,
     [LOADER_EVENT_SHIPPED] = loader_on_shipped,
     [LOADER_EVENT_LOST] = on_lost,

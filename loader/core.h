@@ -14,6 +14,7 @@
 #define LOADER_STATES(X)                                                                           \
     X(JOINING, "Welcome")                                                                          \
     X(OPENING, "index, tokenizer and source to be open")                                           \
+    X(PROBING, "the images by which it proves that it sees the data")                              \
     X(WORKING, "assignments, and the threads that make and ship them")                             \
     X(GONE, "nothing")
 enum loader_state {
@@ -27,7 +28,8 @@ enum loader_state {
 #define LOADER_EVENTS(X)                                                                           \
     MEMBER_EVENTS(X)                                                                               \
     X(ASSIGNMENT, "coordinator")                                                                   \
-    X(OPENED, "loop")                                                                              \
+    X(OPENED, "pool")                                                                              \
+    X(PROBED, "pool")                                                                              \
     X(MADE, "pool")                                                                                \
     X(SHIPPED, "loop")
 enum loader_event_type {
@@ -67,8 +69,9 @@ struct loader_event {
 #define LOADER_ACTIONS(X)                                                                          \
     X(CONNECT, "drop the coordinator's connection, if any, make a new one and send Hello on it")   \
     X(OPEN, "open run folder, index and tokenizer; OPENED follows")                                \
+    X(PROBE, "pool: read and hash the images that Welcome names; PROBED follows")                  \
     X(BEAT, "send Beat")                                                                           \
-    X(ENDED, "send Ended: ready for assignments")                                                  \
+    X(ENDED, "send Ended, with what PROBED gave: ready for assignments")                           \
     X(ACCEPT, "keep the Assignment being handled in slot")                                         \
     X(MAKE, "pool: fetch, decode and tokenize slot's samples; MADE follows")                       \
     X(SHIP, "send slot's micro-batch to its worker when the socket takes it; SHIPPED follows")     \

@@ -26,6 +26,8 @@ struct loader {
     struct loader_actions actions;
     uint64_t made, dropped;
 
+    bool probing;        /* PROBE is with the pool */
+    uint64_t probe_link; /* for the Welcome of that connection */
     uint64_t generation; /* assignments of older ones are dead */
     uint64_t turn;
     uint32_t slot_count;

@@ -40,6 +40,7 @@ struct loop {
 
     struct assignment *failed;          /* the one that has just got its error */
     char unusable[SOCKET_ENDPOINT_MAX]; /* the last endpoint of which a line was logged */
+    char probe_error[512];              /* why an image of the last probe could not be read */
     bool data_open;
     uint64_t progress; /* pieces of work seen: micro-batches made and shipped */
 };
@@ -57,7 +58,12 @@ static void send_hello(struct loop *l)
 static void send_ended(struct loop *l, const struct loader_action *a)
 {
     Blipren__Ended ended = BLIPREN__ENDED__INIT;
+    uint32_t count;
+    const uint64_t *hashes = fetch_probe_hashes(l->fetch, &count);
     ended.applied_step = -1;
+    ended.n_probe_hash = count;
+    ended.probe_hash = (uint64_t *)(uintptr_t)hashes;
+    ended.probe_error = l->probe_error;
     WIRE_ENVELOPE(e, ENDED, ended) = &ended;
     member_send(&l->member, a->generation, &e);
 }
@@ -88,6 +94,7 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
         voids[n] = (Blipren__VoidSlot)BLIPREN__VOID_SLOT__INIT;
         voids[n].slot = i;
         voids[n].sample = slot->sample;
+        voids[n].unreadable = slot->unreadable;
         voids[n++].reason = slot->reason;
     }
 }
@@ -160,6 +167,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     header.run = (ProtobufCBinaryData){sizeof l->member.run, l->member.run};
     header.generation = a->generation;
     header.worker = a->assignment.worker;
+    header.loader = l->member.name;
     header.kind = (Blipren__Kind)a->assignment.kind;
     header.step = a->assignment.step;
     header.micro_batch = a->assignment.micro_batch;
@@ -235,6 +243,13 @@ static void make(struct loop *l, uint32_t slot)
         member_fail(&l->member, &err);
 }
 
+static void probe(struct loop *l)
+{
+    struct bl_error err;
+    if (fetch_probe(l->fetch, l->member.probe, l->member.probe_count, &err) < 0)
+        member_fail(&l->member, &err);
+}
+
 static void carry_out(struct loop *l, const struct loader_action *a)
 {
     switch (a->type) {
@@ -244,6 +259,9 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         break;
     case LOADER_ACTION_OPEN:
         fetch_open(l->fetch, l->member.run_folder, l->member.run);
+        break;
+    case LOADER_ACTION_PROBE:
+        probe(l);
         break;
     case LOADER_ACTION_BEAT:
         send_beat(l, a);
@@ -334,7 +352,7 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
 {
     struct loop *l = context;
     if (m->body_case != BLIPREN__ENVELOPE__BODY_ASSIGNMENT)
-        return bl_fail(err, BL_EPROTO, "a loader has no use for %s", wire_body_name(m));
+        return bl_fail(err, BL_EPROTO, "a loader expects no %s", wire_body_name(m));
     BL_TRY(check_assignment(l, m->assignment, err));
     struct loader_event event = {.type = LOADER_EVENT_ASSIGNMENT,
                                  .link = l->member.link,
@@ -349,6 +367,19 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
     return 0;
 }
 
+static void look_after_outboxes(struct loop *l)
+{
+    uint64_t now_ms = uv_now(&l->member.uv);
+    struct bl_timing timing = bl_timing_of(l->member.patience_ms);
+    const char *endpoint;
+    while ((endpoint = outboxes_stuck(l->outboxes, now_ms, timing.lease_ms)))
+        bl_log(BL_LOG_WARNING,
+               "the worker at %s has taken no micro-batch for %g s; check that this host can reach "
+               "that address and port",
+               endpoint, timing.lease_ms / 1000.0);
+    outboxes_sweep(l->outboxes, now_ms, timing.drain_ms);
+}
+
 static void on_event(void *context, const struct member_event *from)
 {
     struct loop *l = context;
@@ -360,8 +391,7 @@ static void on_event(void *context, const struct member_event *from)
     if (from->type == MEMBER_EVENT_STOP)
         event.stop.code = from->code;
     if (from->type == MEMBER_EVENT_TICK)
-        outboxes_sweep(l->outboxes, uv_now(&l->member.uv),
-                       bl_timing_of(l->member.patience_ms).drain_ms);
+        look_after_outboxes(l);
     handle(l, &event);
 }
 
@@ -382,6 +412,19 @@ static void on_opened(struct loop *l, const struct bl_error *error)
     handle(l, &event);
 }
 
+static void on_probed(struct loop *l, const struct bl_error *error)
+{
+    struct loader_event event = {.type = LOADER_EVENT_PROBED};
+    l->probe_error[0] = 0;
+    if (error->code) {
+        bl_error_format(error, l->probe_error, sizeof l->probe_error);
+        wire_text(l->probe_error);
+        bl_log(BL_LOG_WARNING, "cannot read this run's images here: %s", l->probe_error);
+    }
+    l->progress++;
+    handle(l, &event);
+}
+
 static void on_made(struct loop *l, struct fetch_micro_batch *micro_batch)
 {
     l->progress++;
@@ -394,7 +437,7 @@ static void on_woken(void *context)
 {
     struct loop *l = context;
     struct fetch_event event;
-    while (!l->member.leaving && fetch_next(l->fetch, &event))
+    for (int count = 0; !l->member.leaving && fetch_next(l->fetch, &event); count++) {
         switch (event.kind) {
         case FETCH_OPENED:
             on_opened(l, &event.error);
@@ -402,12 +445,16 @@ static void on_woken(void *context)
         case FETCH_MADE:
             on_made(l, event.micro_batch);
             break;
-        case FETCH_PROBED: /* not asked for yet */
+        case FETCH_PROBED:
+            on_probed(l, &event.error);
             break;
         case FETCH_FAILED:
             member_fail(&l->member, &event.error);
             break;
         }
+        if (count == SOCKET_MESSAGES_PER_TURN)
+            return member_wake(&l->member); /* the clock and the sockets have their turn */
+    }
 }
 
 static void on_writable(void *context)

@@ -10,6 +10,8 @@ struct outbox {
     struct outbox *next;
     char endpoint[SOCKET_ENDPOINT_MAX];
     uint64_t used_ms;
+    uint64_t waits_ms; /* since when the first message waits */
+    bool told;         /* that it waits for long */
     struct wire_socket *socket;
     bool full; /* the socket refused; it will say when it takes one */
     struct outbox_message *first, **end;
@@ -91,6 +93,8 @@ int outboxes_add(struct outboxes *o, const char *endpoint, struct outbox_message
     if (!outbox)
         BL_TRY(outbox_new(o, endpoint, &outbox, err));
     outbox->used_ms = now_ms;
+    if (!outbox->first)
+        outbox->waits_ms = now_ms;
     message->outbox = outbox;
     message->next = NULL;
     *outbox->end = message;
@@ -127,9 +131,21 @@ struct outbox_message *outboxes_ship(struct outboxes *o, uint64_t now_ms)
         outbox->full = !wire_push_send(outbox->socket, &message->frames);
         if (outbox->full)
             continue;
-        outbox->used_ms = now_ms;
+        outbox->used_ms = outbox->waits_ms = now_ms;
+        outbox->told = false;
         leave_queue(message);
         return message;
+    }
+    return NULL;
+}
+
+const char *outboxes_stuck(struct outboxes *o, uint64_t now_ms, uint64_t after_ms)
+{
+    for (struct outbox *outbox = o->list; outbox; outbox = outbox->next) {
+        if (!outbox->first || outbox->told || now_ms < outbox->waits_ms + after_ms)
+            continue;
+        outbox->told = true;
+        return outbox->endpoint;
     }
     return NULL;
 }

@@ -42,5 +42,8 @@ void outboxes_withdraw(struct outbox_message *message);
 /* Ships one message that its worker's socket takes now, and gives it back, its frames empty. NULL:
  * nothing waits, or all sockets are full. */
 struct outbox_message *outboxes_ship(struct outboxes *outboxes, uint64_t now_ms);
+/* The endpoint of a worker that has taken nothing for after_ms although a message waits for it, so that somebody is told; NULL:
+ * none. Each is given out once, until it takes a message again. Borrowed until the next call. */
+const char *outboxes_stuck(struct outboxes *outboxes, uint64_t now_ms, uint64_t after_ms);
 /* Closes the sockets that were not used for idle_ms: their workers are gone. */
 void outboxes_sweep(struct outboxes *outboxes, uint64_t now_ms, uint64_t idle_ms);

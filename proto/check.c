@@ -209,7 +209,8 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
     CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");
-    CHECK_RANGE(m->patience_ms, 60, INT32_MAX, "Welcome.patience_ms");
+    CHECK_RANGE(m->patience_ms, BL_PATIENCE_MS_MIN, BL_PATIENCE_S_MAX * 1000,
+                "Welcome.patience_ms");
     return 0;
 }
 
@@ -299,6 +300,7 @@ int check_header(const Blipren__BatchHeader *h, struct bl_error *err)
     CHECK(h->run.len == RUN_ID_BYTES, "BatchHeader.run", "expected %d bytes, found %zu",
           RUN_ID_BYTES, h->run.len);
     BL_TRY(check_kind(h->kind, "BatchHeader.kind", err));
+    CHECK_TEXT(h->loader, 128, "BatchHeader.loader");
     CHECK(h->worker != 0, "BatchHeader.worker", "expected an incarnation, found 0");
     CHECK_RANGE(h->image_side, 1, BL_MODEL_IMAGE_SIZE_MAX, "BatchHeader.image_side");
     CHECK_RANGE(h->n_slots, 1, BL_MICRO_BATCH_SLOTS_MAX, "BatchHeader.slots");

@@ -126,7 +126,7 @@ void core_member_resume(struct core_member *m)
 void core_member_tick(struct core_member *m)
 {
     if (!m->linked && m->now_ms >= m->away_ms + m->config.reconnect_ms)
-        return core_member_exit(m, BL_EPEER, "no coordinator for the whole of --patience");
+        return core_member_exit(m, BL_EPEER, "no coordinator answered within --patience");
     if (m->linked && m->now_ms >= m->heard_ms + m->timing.lost_ms)
         return core_member_lost(m);
     if (m->state == MEMBER_JOINING && m->now_ms >= m->connect_ms + m->timing.lost_ms)

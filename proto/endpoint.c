@@ -28,7 +28,7 @@ static bool is_port(const char *port)
     return digits >= 1 && digits <= 5 && !port[digits] && strtol(port, NULL, 10) < 65536;
 }
 
-/* Where the host stands in endpoint; 0 bytes: it is no endpoint. */
+/* The host in endpoint, and its size; 0 bytes: it is no endpoint. */
 static size_t find_host(const char *endpoint, const char **ret_host)
 {
     if (strncmp(endpoint, scheme, sizeof scheme - 1) != 0 ||

@@ -2,6 +2,7 @@
 #include "proto/member.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,14 +30,16 @@ void member_send(struct member *m, uint64_t generation, Blipren__Envelope *e)
         e->run = (ProtobufCBinaryData){sizeof m->run, m->run};
     wire_pack(e, &data, &size);
     if (m->control && wire_dealer_send(m->control, data, size) < 0)
-        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection", wire_body_name(e));
+        bl_log(BL_LOG_DEBUG, "message %s not sent: no connection", wire_body_name(e));
 }
 
 void member_hello(struct member *m, Blipren__Hello *hello)
 {
     hello->role = m->options.role;
     hello->name = m->name;
+    const char *secret = getenv(CHILD_SECRET);
     hello->build = m->build;
+    hello->secret = secret ? strtoull(secret, NULL, 16) : 0;
     WIRE_ENVELOPE(e, HELLO, hello) = hello;
     member_send(m, 0, &e);
 }
@@ -124,6 +127,9 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     m->welcomed = true;
     m->malformed.code = BL_OK;
     m->patience_ms = e->welcome->patience_ms;
+    m->probe_count =
+        (uint32_t)e->welcome->n_probe; /* at most BL_PROBE_SAMPLES_MAX, as proto/check.c saw */
+    memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
     return 0;
 }

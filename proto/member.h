@@ -27,6 +27,8 @@ struct member_calls {
     void (*woken)(void *context);
 };
 #define MEMBER_TICK_MS 50
+/* Environment variable by which a coordinator gives a child its secret, in hexadecimal. */
+#define CHILD_SECRET "BLIPREN_CHILD_SECRET"
 
 struct member_options {
     Blipren__Role role;
@@ -56,7 +58,9 @@ struct member {
     bool run_known;             /* then these are the run's, for ever */
     uint8_t run[RUN_ID_BYTES];
     char run_folder[4096];
-    uint32_t patience_ms; /* the run's; a guess until Welcome tells it */
+    uint32_t patience_ms;                 /* the run's; a guess until Welcome tells it */
+    uint64_t probe[BL_PROBE_SAMPLES_MAX]; /* samples that the newest Welcome names */
+    uint32_t probe_count;
 
     bool welcomed; /* by this connection */
     enum wire_met

@@ -340,9 +340,9 @@ enum wire_met wire_met(const struct wire_socket *s)
 
 const char *wire_met_words(enum wire_met met)
 {
-    static const char *const words[] = {"nobody listens there",
-                                        "what listens there does not speak this protocol",
-                                        "what listens there does not answer as a coordinator"};
+    static const char *const words[] = {"nothing is listening there",
+                                        "what is listening there does not speak this protocol",
+                                        "what is listening there does not answer as a coordinator"};
     return words[met];
 }
 

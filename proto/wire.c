@@ -4,9 +4,9 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "common/limits.h"
+#include "common/utf8.h"
 #include "proto/check.h"
 
 struct wire_id wire_id_make(uint64_t incarnation, uint64_t link)
@@ -50,13 +50,23 @@ static void budget_free(void *data, void *p)
 
 void wire_text(char *text)
 {
-    utf8proc_int32_t point;
-    for (char *p = text; *p;) {
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)p, -1, &point);
-        if (n <= 0)
-            *p = '?';
-        p += n > 0 ? n : 1;
+    utf8_repair(text);
+}
+
+/* What a Validation holds besides its captions: sums, and 8 bytes for each expert. */
+#define VALIDATION_BYTES_MAX 1024
+_Static_assert(VALIDATION_BYTES_MAX >= 8 * BL_EXPERTS_MAX + 256, "room for sums and envelope");
+
+size_t wire_captions_fit(Blipren__Caption *const *captions, size_t count)
+{
+    size_t room = BL_HEADER_BYTES_MAX - VALIDATION_BYTES_MAX, fit = 0;
+    for (; fit < count; fit++) {
+        size_t bytes = blipren__caption__get_packed_size(captions[fit]) + 6; /* tag and length */
+        if (bytes > room)
+            break;
+        room -= bytes;
     }
+    return fit;
 }
 
 /* -- packing -- */
@@ -71,6 +81,7 @@ static uint8_t *must_alloc(size_t size)
 void wire_pack(const Blipren__Envelope *envelope, uint8_t **ret, size_t *ret_size)
 {
     *ret_size = blipren__envelope__get_packed_size(envelope);
+    BL_ASSERT_CMP(*ret_size, <=, BL_HEADER_BYTES_MAX);
     *ret = must_alloc(*ret_size);
     blipren__envelope__pack(envelope, *ret);
 }
@@ -78,6 +89,7 @@ void wire_pack(const Blipren__Envelope *envelope, uint8_t **ret, size_t *ret_siz
 void wire_pack_header(const Blipren__BatchHeader *header, uint8_t **ret, size_t *ret_size)
 {
     *ret_size = blipren__batch_header__get_packed_size(header);
+    BL_ASSERT_CMP(*ret_size, <=, BL_HEADER_BYTES_MAX);
     *ret = must_alloc(*ret_size);
     blipren__batch_header__pack(header, *ret);
 }

@@ -16,7 +16,8 @@ struct wire_id wire_id_make(uint64_t incarnation, uint64_t link);
 /* Random, not zero. */
 uint64_t wire_incarnation(void);
 
-/* *ret is the caller's (free). */
+/* *ret is the caller's (free). The senders see to it that a message has at most BL_HEADER_BYTES_MAX bytes: a larger one would
+ * only cost the connection, again and again. */
 void wire_pack(const Blipren__Envelope *envelope, uint8_t **ret, size_t *ret_size);
 /* -BL_EPROTO names the field. *ret is the caller's (wire_envelope_free), NULL on failure. Of another version of the protocol
  * only Hello and Refuse are given out, and nothing in them is checked: they must be answered, or shown. */
@@ -35,6 +36,9 @@ void wire_pack_header(const Blipren__BatchHeader *header, uint8_t **ret, size_t 
 int wire_unpack_header(const void *data, size_t size, Blipren__BatchHeader **ret,
                        struct bl_error *err);
 void wire_header_free(Blipren__BatchHeader **header);
+
+/* How many of the captions, from the first on, one Validation has room for. */
+size_t wire_captions_fit(Blipren__Caption *const *captions, size_t count);
 
 /* Makes text fit for a message, in place: what is not UTF-8 becomes '?'. File names and the operating system's messages may
  * hold anything. */

@@ -1,6 +1,8 @@
 /* worker/batch.c - see batch.h. */
 #include "worker/batch.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +11,8 @@
 #include "common/data/run.h"
 #include "proto/wire.h"
 
-static int check_places(const struct batch_rules *rules, const struct batch *b,
-                        struct bl_error *err)
+static int check_indices(const struct batch_rules *rules, const struct batch *b,
+                         struct bl_error *err)
 {
     enum bl_kind kind = (enum bl_kind)b->kind;
     uint32_t micro_batches = bl_plan_micro_batches(rules->plan, kind);
@@ -36,6 +38,7 @@ static int read_header(const struct batch_rules *rules, const Blipren__BatchHead
     if (h->image_side != rules->image_side)
         return bl_fail(err, BL_EPROTO, "expected images of side %lld, found %u",
                        (long long)rules->image_side, h->image_side);
+    snprintf(b->loader, sizeof b->loader, "%s", h->loader);
     b->kind = (enum batch_kind)h->kind;
     b->generation = h->generation;
     b->worker = h->worker;
@@ -43,7 +46,7 @@ static int read_header(const struct batch_rules *rules, const Blipren__BatchHead
     b->micro_batch = h->micro_batch;
     b->first = h->first;
     b->count = (uint32_t)h->n_slots;
-    return check_places(rules, b, err);
+    return check_indices(rules, b, err);
 }
 
 /* The good slots; returns the number of their ids. */
@@ -116,12 +119,39 @@ int batch_read(const struct batch_rules *rules, struct wire_frames *frames, stru
         return bl_fail(err, BL_EPROTO, "expected 3 frames, found %d", frames->count);
     BL_TRY(wire_unpack_header(zmq_msg_data(&frames->at[0]), zmq_msg_size(&frames->at[0]), &h, err));
     int rc = read_all(rules, h, frames, b, err);
+    if (rc < 0)
+        bl_error_peer(err, h->loader);
     wire_header_free(&h);
     BL_TRY(rc);
     wire_frames_move(&b->frames, frames);
     b->pixels = zmq_msg_data(&b->frames.at[1]);
     *ret = bl_take(&b);
     return 0;
+}
+
+/* The sample that the plan has at a batch index (S1). */
+static uint64_t planned_sample(const struct bl_plan *plan, const struct dataset *dataset,
+                               const struct batch *b, uint32_t index)
+{
+    uint32_t epoch;
+    uint64_t i;
+    if (b->kind == BATCH_VALIDATE)
+        return dataset_id(dataset, DATASET_VALIDATION, index);
+    bl_plan_sample(plan, b->step, index, &epoch, &i);
+    return dataset_id(dataset, DATASET_TRAIN, i);
+}
+
+int batch_check_samples(const struct batch *b, const struct bl_plan *plan,
+                        const struct dataset *dataset, struct bl_error *err)
+{
+    uint64_t digest = 0;
+    for (uint32_t index = b->first; index < b->first + b->count; index++)
+        digest += bl_sample_term(index, planned_sample(plan, dataset, b, index));
+    if (b->digest == digest)
+        return 0;
+    bl_fail(err, BL_EPROTO, "micro-batch %u of step %" PRIu64 " has other samples than assigned",
+            b->micro_batch, b->step);
+    return bl_error_peer(err, b->loader);
 }
 
 void batch_free(struct batch **batch)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "common/cluster.h"
+#include "common/data/dataset.h"
 #include "common/error.h"
 #include "proto/socket.h"
 
@@ -26,7 +27,8 @@ struct batch {
     struct batch_slot *slots; /* (good) */
     const uint8_t *pixels;    /* (good, side, side, 3) in `frames` */
     int32_t *ids;             /* the slots' ids, one after the other */
-    uint64_t digest;          /* sum of bl_mix64(batch index, sample) over all count slots */
+    uint64_t digest;          /* sum of bl_sample_term(batch index, sample) over all count slots */
+    char loader[128];         /* its name; "": it does not say */
     struct wire_frames frames;
 };
 
@@ -37,10 +39,14 @@ struct batch_rules {
     int64_t image_side, vocabulary;
 };
 
-/* Reads a data message. On success its frames have moved into *ret, which is the caller's.
- * -BL_EPROTO says what does not fit. */
+/* Reads a data message. On success its frames have moved into *ret, which is the caller's. -BL_EPROTO says what does not fit; its peer is the loader's name, if the message has one. */
 int batch_read(const struct batch_rules *rules, struct wire_frames *frames, struct batch **ret,
                struct bl_error *err);
+
+/* Are its samples those that the plan has at its batch indices (S1)? Asked before it is kept, so that a loader's mistake is
+ * laid to the loader: what a worker has trained is laid to the worker. -BL_EPROTO, as above. */
+int batch_check_samples(const struct batch *batch, const struct bl_plan *plan,
+                        const struct dataset *dataset, struct bl_error *err);
 
 /* NULL is fine; sets *batch to NULL. */
 void batch_free(struct batch **batch);

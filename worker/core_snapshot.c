@@ -120,5 +120,5 @@ void worker_on_written(struct worker *w, const struct worker_event *e)
     if (worker_is_live(w))
         try_save(w);
     if (w->state == WORKER_HOLDING)
-        worker_go_on(w);
+        worker_continue(w);
 }

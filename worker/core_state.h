@@ -82,7 +82,7 @@ worker_handler worker_on_end, worker_on_form, worker_on_rendezvous, worker_on_fo
 /* The state became another one: no micro-batch of the step that starts from it is done. */
 void worker_begin_step(struct worker *worker);
 /* In RECEIVING or HOLDING: gives the engine what it can do now. */
-void worker_go_on(struct worker *worker);
+void worker_continue(struct worker *worker);
 /* All buffers are free; the engine has let go of them. */
 void worker_release_buffers(struct worker *worker);
 worker_handler worker_on_data, worker_on_computed, worker_on_applied;

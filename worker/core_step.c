@@ -97,7 +97,7 @@ void worker_on_data(struct worker *w, const struct worker_event *e)
     act_on_buffer(w, WORKER_ACTION_KEEP, slot);
     act_on_buffer(w, WORKER_ACTION_RECEIVED, slot);
     if (w->state == WORKER_RECEIVING)
-        worker_go_on(w);
+        worker_continue(w);
 }
 
 /* ---- What is computed next (W5) ---------------------------------------------------------------
@@ -137,7 +137,7 @@ static void reduce(struct worker *w)
     w->state = WORKER_REDUCING;
 }
 
-void worker_go_on(struct worker *w)
+void worker_continue(struct worker *w)
 {
     uint32_t count = worker_share(w).count;
     if (w->next_micro_batch == count)
@@ -164,7 +164,7 @@ void worker_on_computed(struct worker *w, const struct worker_event *e)
         w->next_micro_batch++;
     act_on_buffer(w, WORKER_ACTION_CONSUMED, slot);
     release(w, slot);
-    worker_go_on(w);
+    worker_continue(w);
 }
 
 void worker_on_applied(struct worker *w, const struct worker_event *e)
@@ -179,5 +179,5 @@ void worker_on_applied(struct worker *w, const struct worker_event *e)
     worker_begin_step(w);
     w->state = WORKER_RECEIVING;
     worker_copy_or_save(w);
-    worker_go_on(w);
+    worker_continue(w);
 }

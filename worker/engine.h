@@ -37,7 +37,7 @@ enum engine_event_kind {
     ENGINE_FORMED,   /* communicator stands and the state is in place: digest */
     ENGINE_COMPUTED, /* the batch of `slot` is consumed; of a validation group: validation */
     ENGINE_APPLIED,  /* report */
-    ENGINE_SNAPPED,  /* the state after `step` steps is copied */
+    ENGINE_SNAPPED,  /* the state after `step` steps is kept */
     ENGINE_FAILED,   /* the communicator failed: error says how */
     ENGINE_ABORTED,  /* applied_step (-1: no state), digest */
     ENGINE_WRITTEN,  /* the snapshot is whole on disk, or error says why not */
@@ -58,6 +58,8 @@ struct engine_validation {
     double weight[CAPTIONER_EXPERTS_MAX]; /* moe: routing weights summed over the images */
 };
 
+#define ENGINE_UNREACHED_MAX 16
+
 struct engine_event {
     enum engine_event_kind kind;
     uint64_t generation, step;
@@ -66,6 +68,8 @@ struct engine_event {
     uint8_t digest[32];
     struct trainer_report report;
     struct engine_validation validation;
+    int unreached_count; /* FAILED, of FORM: ranks that could not be connected with (comm.h), the first few */
+    int unreached[ENGINE_UNREACHED_MAX];
     struct bl_error error;
 };
 void engine_event_release(struct engine_event *event);
@@ -90,11 +94,12 @@ void engine_compute(struct engine *engine, uint64_t generation, uint32_t slot,
                     const struct batch *batch, bool last);
 /* All of this rank's groups of the step were computed: reduce and apply. */
 void engine_reduce(struct engine *engine, uint64_t generation, uint64_t step);
-/* Copies the state, which must be that after `step` steps. There is one copy at a time. */
+/* Keeps the state, which must be that after `step` steps, as a snapshot. There is one at a time. Nothing
+ * is copied: a command that would change the state waits until the snapshot is written or let go. */
 void engine_snapshot(struct engine *engine, uint64_t generation, uint64_t step);
-/* Writes the copy as a checkpoint folder, on a thread of its own, and lets it go. */
+/* Writes the snapshot as a checkpoint folder, on a thread of its own, and lets it go. */
 void engine_write(struct engine *engine, const char *folder);
-/* Lets the copy go. */
+/* Lets the snapshot go. */
 void engine_discard(struct engine *engine);
 void engine_abort(struct engine *engine, uint64_t generation);
 
@@ -105,5 +110,9 @@ void engine_fits(const struct engine *engine, int64_t *ret_side, int64_t *ret_vo
 /* The next event; false when there is none. The caller releases it. */
 bool engine_next(struct engine *engine, struct engine_event *ret);
 /* What the thread is doing, for heartbeats: "load", "train", "validate", "idle"; waiting: "data",
- * "all-reduce", "". */
+ * "all-reduce",
+ * "checkpoint" (a snapshot that is being written), "". */
 void engine_phase(struct engine *engine, const char **ret_phase, const char **ret_waiting);
+/* How much this process has done so far, for heartbeats: bytes read, hashed and written, micro-batches computed, buckets
+ * reduced; common/progress.h. Grows as long as work goes on. Any thread; waits for nothing. */
+uint64_t engine_progress(const struct engine *engine);

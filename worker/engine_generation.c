@@ -27,7 +27,9 @@ static void publish(void *context, const char *key, const void *value, size_t si
     p->engine->options.publish(p->engine->options.context, p->generation, key, value, size);
 }
 
-void engine_deliver_early(struct engine *e)
+/* Hands over the entries of the generation being formed and forgets those of older ones. Under the
+ * lock. */
+static void deliver_early(struct engine *e)
 {
     for (struct entry **at = &e->early; *at;) {
         struct entry *entry = *at;
@@ -42,6 +44,22 @@ void engine_deliver_early(struct engine *e)
     }
 }
 
+void engine_deliver(struct engine *e, uint64_t generation, const char *key, const void *value,
+                    size_t size)
+{
+    struct entry *entry = engine_alloc(sizeof *entry + size);
+    entry->generation = generation;
+    snprintf(entry->key, sizeof entry->key, "%s", key);
+    entry->size = size;
+    memcpy(entry->value, value, size);
+    pthread_mutex_lock(&e->lock);
+    entry->next = e->early;
+    e->early = entry;
+    if (e->comm)
+        deliver_early(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
 /* Makes the communicator known to deliver and abort, unless the generation is over already. */
 static int install_comm(struct engine *e, struct comm *comm, uint64_t generation,
                         struct bl_error *err)
@@ -52,21 +70,18 @@ static int install_comm(struct engine *e, struct comm *comm, uint64_t generation
     e->forming = generation;
     if (over)
         comm_abort(comm);
-    engine_deliver_early(e);
+    deliver_early(e);
     pthread_mutex_unlock(&e->lock);
     return over ? bl_fail(err, BL_EPEER, "the generation ended") : 0;
 }
 
-/* Weights of train.init_from in place of the seed's; step and moments stay those of a fresh state. */
+/* Weights of train.init_from in place of the seed's; all else stays that of a fresh state. */
 static int take_initial_weights(struct engine *e, struct bl_error *err)
 {
     const struct captioner_params *params = captioner_params(e->captioner);
-    bl_autofree float *values = calloc((size_t)params->count, sizeof *values);
-    if (!values)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld initial weights",
-                       (long long)params->count);
-    BL_TRY(checkpoint_read_weights(params, e->options.config->train.init_from, values, err));
-    return trainer_start_from(e->trainer, values, err);
+    BL_TRY(checkpoint_read_weights(params, e->ops, e->options.config->train.init_from,
+                                   params->values, err));
+    return trainer_restart(e->trainer, err);
 }
 
 /* A checkpoint of other frozen models would train on, and mean nothing. */
@@ -88,33 +103,52 @@ static int load_state(struct engine *e, const struct command *c, struct bl_error
         BL_TRY(trainer_fresh(e->trainer, err));
         return e->options.config->train.init_from ? take_initial_weights(e, err) : 0;
     }
-    struct trainer_snapshot snapshot;
-    BL_TRY(trainer_snapshot_make(e->trainer, &snapshot, err));
     struct checkpoint_state state = {0};
-    int rc = checkpoint_read(captioner_params(e->captioner), c->checkpoint, &snapshot, &state, err);
-    if (rc == 0)
-        rc = check_models(e, c->checkpoint, &state, err);
+    BL_TRY(checkpoint_read(captioner_params(e->captioner), e->ops, e->trainer, c->checkpoint,
+                           &state, err));
+    int rc = check_models(e, c->checkpoint, &state, err);
     checkpoint_state_release(&state);
-    if (rc == 0)
-        rc = trainer_restore(e->trainer, &snapshot, err);
-    trainer_snapshot_release(&snapshot);
     return rc;
 }
 
-/* Takes this worker's own way to the state, when no rank has it. */
+void engine_state_changes(struct engine *e)
+{
+    free(e->loaded);
+    e->loaded = NULL;
+    e->digest_known = false;
+}
+
+int engine_digest(struct engine *e, uint8_t ret[32], struct bl_error *err)
+{
+    if (!e->digest_known)
+        BL_TRY(trainer_digest(e->trainer, e->digest, err));
+    e->digest_known = true;
+    memcpy(ret, e->digest, sizeof e->digest);
+    return 0;
+}
+
+/* Takes this worker's own way to the state, when no rank has it. What was loaded for a generation that ended before it was
+ * formed is not loaded again. */
 static int load_own_state(struct engine *e, const struct command *c, struct engine_event *event)
 {
+    if (e->loaded && !strcmp(e->loaded, c->checkpoint)) {
+        e->has_state = true;
+        return 0;
+    }
     e->has_state = false;
+    engine_state_changes(e);
     if (load_state(e, c, &event->error) < 0) {
         event->kind = ENGINE_BROKEN;
         return -event->error.code;
     }
+    e->loaded = strdup(c->checkpoint); /* NULL: then it may be loaded again */
     e->has_state = true;
     return 0;
 }
 
-static int connect_comm(struct engine *e, const struct command *c, struct bl_error *err)
+static int connect_comm(struct engine *e, const struct command *c, struct engine_event *event)
 {
+    struct bl_error *err = &event->error;
     struct publisher publisher = {e, c->generation};
     struct comm_options options = {.rank = c->rank,
                                    .world = c->world,
@@ -125,7 +159,10 @@ static int connect_comm(struct engine *e, const struct command *c, struct bl_err
     struct comm *comm = NULL;
     BL_TRY(comm_open(&options, &comm, err));
     BL_TRY(install_comm(e, comm, c->generation, err));
-    return comm_connect(comm, err);
+    int rc = comm_connect(comm, err);
+    if (rc < 0)
+        event->unreached_count = comm_unreached(comm, event->unreached, ENGINE_UNREACHED_MAX);
+    return rc;
 }
 
 int engine_do_form(struct engine *e, const struct command *c, struct engine_event *event)
@@ -135,16 +172,20 @@ int engine_do_form(struct engine *e, const struct command *c, struct engine_even
     e->broken = false;
     e->step_open = false;
     engine_set_phase(e, "form", "");
+    if (c->source != c->rank)
+        BL_TRY(engine_wait_snapshot(e, c->generation, err));
     if (c->source < 0)
         BL_TRY(load_own_state(e, c, event));
-    BL_TRY(connect_comm(e, c, err));
+    BL_TRY(connect_comm(e, c, event));
     if (c->source >= 0) {
         /* A broadcast that breaks off leaves a newcomer with a mixture. */
         e->has_state = e->has_state && c->have_state;
+        if (!c->have_state)
+            engine_state_changes(e);
         BL_TRY(trainer_share(e->trainer, e->comm, c->source, err));
         e->has_state = true;
     }
     event->kind = ENGINE_FORMED;
     event->step = (uint64_t)trainer_state(e->trainer)->step;
-    return trainer_digest(e->trainer, event->digest, err);
+    return engine_digest(e, event->digest, err);
 }

@@ -1,8 +1,13 @@
 /* worker/engine_state.h - what the parts of the engine share. Private to engine*.c.
  *
- *   engine.c             the thread, its queues of commands and events, snapshots
+ *   engine.c             opening and closing, the thread, what each command calls
+ *   engine_load.c        models, tokenizer, trainer
  *   engine_generation.c  a communicator and a state for a new generation
- *   engine_work.c        groups: forward and backward, validation, the step's end */
+ *   engine_work.c        micro-batches: forward and backward, validation, the step's end
+ *   engine_snapshot.c    the snapshot that checkpoints are written from
+ *   engine_queue.c       commands in, events out, the phase
+ *
+ * Each calls those below it only. */
 #pragma once
 
 #include <pthread.h>
@@ -11,6 +16,7 @@
 #include "worker/checkpoint.h"
 #include "worker/engine.h"
 #include "worker/options.h"
+#include "worker/options_training.h"
 
 enum command_kind {
     COMMAND_FORM,
@@ -27,7 +33,7 @@ struct command {
     uint64_t generation, step;
     int rank, world, source;
     bool have_state, last;
-    char checkpoint[1024];
+    char *checkpoint; /* owned; NULL but in FORM */
     uint32_t slot;
     const struct batch *batch; /* borrowed from the loop */
 };
@@ -60,7 +66,8 @@ struct engine {
     uint64_t forming;
     struct entry *early; /* entries for generations after `forming` */
     const char *phase, *waiting;
-    struct trainer_snapshot snapshot; /* count 0: none; the writer's while it runs */
+    enum { SNAPSHOT_FREE, SNAPSHOT_HELD, SNAPSHOT_READ } snapshot_use;
+    struct trainer_snapshot snapshot; /* the writer's while it is READ */
 
     /* the thread's own */
     struct ops *ops;
@@ -72,25 +79,51 @@ struct engine {
     int32_t eos[8];
     struct checkpoint_state metadata; /* what a checkpoint says of its run */
     bool has_state, broken, step_open;
+    char *
+        loaded; /* what the state was loaded from (a checkpoint, or "": begun anew) and still is; NULL: nothing */
+    bool digest_known; /* and `digest` is that of the state */
+    uint8_t digest[32];
 
     /* the loop's */
     pthread_t writer;
     bool writer_started;
-    char folder[1024]; /* what the writer writes */
+    char *folder; /* what the writer writes; owned */
 };
 
-/* ---- engine.c */
+/* ---- engine_queue.c */
 
+/* For a few hundred bytes without which nothing can be reported either: running out aborts. */
+void *engine_alloc(size_t size);
+void engine_post(struct engine *e, const struct engine_event *event);
+struct command *engine_command(enum command_kind kind, uint64_t generation, uint64_t step);
+void engine_give(struct engine *e, struct command *c);
+/* The next command; waits. The caller's, for engine_command_free. */
+struct command *engine_take(struct engine *e);
+void engine_command_free(struct command *c);
+bool engine_is_over(struct engine *e, uint64_t generation);
 /* What the thread does and whom it waits for, for engine_phase; static texts. */
 void engine_set_phase(struct engine *e, const char *phase, const char *waiting);
+
+/* ---- engine_snapshot.c */
+
+int engine_do_snapshot(struct engine *e, const struct command *c, struct engine_event *event);
+/* Before the state changes: waits until no snapshot needs it as it is. -BL_EPEER when the generation ends
+ * meanwhile. */
+int engine_wait_snapshot(struct engine *e, uint64_t generation, struct bl_error *err);
+void engine_join_writer(struct engine *e);
+
+/* ---- engine_load.c */
+
+int engine_load(struct engine *e, struct bl_error *err);
 
 /* ---- engine_generation.c */
 
 /* Ends the communicator, if there is one. */
 void engine_drop_comm(struct engine *e);
-/* Hands over the entries of the generation being formed and forgets those of older ones. Under the
- * lock. */
-void engine_deliver_early(struct engine *e);
+/* The state is changed, or about to be: nothing that was known of it holds any more. */
+void engine_state_changes(struct engine *e);
+/* SHA-256 of the state, computed once. */
+int engine_digest(struct engine *e, uint8_t ret[32], struct bl_error *err);
 /* The thread's commands: each fills in the event that answers. */
 int engine_do_form(struct engine *e, const struct command *c, struct engine_event *event);
 

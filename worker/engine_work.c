@@ -201,7 +201,9 @@ int engine_do_apply(struct engine *e, const struct command *c, struct engine_eve
 {
     BL_ASSERT_CMP(c->step, ==, (uint64_t)trainer_state(e->trainer)->step);
     BL_TRY(open_step(e, &event->error));
+    BL_TRY(engine_wait_snapshot(e, c->generation, &event->error));
     engine_set_phase(e, "train", "all-reduce");
+    engine_state_changes(e);
     BL_TRY(trainer_apply(e->trainer, e->comm, &event->report, &event->error));
     e->step_open = false;
     event->kind = ENGINE_APPLIED;

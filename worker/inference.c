@@ -41,23 +41,19 @@ static int load_weights(struct inference *in, const struct inference_options *o,
                         struct bl_error *err)
 {
     const struct captioner_params *params = captioner_params(in->captioner);
-    bl_autofree float *host = calloc((size_t)params->count, sizeof *host);
-    if (!host)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld parameters", (long long)params->count);
-    static const char *const names[2][2] = {
-        {"qformer.safetensors", "projector.safetensors"},
-        {"qformer.ema.safetensors", "projector.ema.safetensors"}};
+    const char *tensor = o->ema ? "ema" : "";
     for (int file = CAPTIONER_QFORMER; file <= CAPTIONER_PROJECTOR; file++) {
-        char path[4096];
-        BL_TRY(bl_path_join(path, sizeof path, o->checkpoint, names[o->ema][file], err));
+        char name[64], path[4096];
+        BL_TRY(checkpoint_file_name(name, sizeof name, file, tensor, err));
+        BL_TRY(bl_path_join(path, sizeof path, o->checkpoint, name, err));
         if (o->ema && !bl_path_is_file(path)) {
             bl_fail(err, BL_EUSAGE, "the checkpoint has no averaged weights");
             bl_error_remedy(err, "leave --ema out, or train with train.ema");
             return bl_error_file(err, o->checkpoint);
         }
-        BL_TRY(captioner_params_read(params, file, path, host, err));
+        BL_TRY(captioner_params_read(params, (enum captioner_file)file, path, in->ops,
+                                     params->values, err));
     }
-    in->ops->copy_in(in->ops, params->values, host, (size_t)params->count * sizeof *host);
     captioner_params_changed(in->captioner);
     return in->ops->sync(in->ops, err);
 }

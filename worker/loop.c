@@ -197,7 +197,7 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
         e->save.folder = m->save->folder;
         return 0;
     default:
-        return bl_fail(err, BL_EPROTO, "a worker has no use for %s", wire_body_name(m));
+        return bl_fail(err, BL_EPROTO, "a worker expects no %s", wire_body_name(m));
     }
 }
 
@@ -224,6 +224,13 @@ static void on_event(void *context, const struct member_event *from)
     handle(context, &event);
 }
 
+static void ignore_batch(struct wire_frames *frames, const struct bl_error *why)
+{
+    bl_log(BL_LOG_WARNING, "batch ignored: loader %s at %s: %s%s%s",
+           why->peer[0] ? why->peer : "of unknown name", wire_address(frames), why->key,
+           why->key[0] ? ": " : "", why->text);
+}
+
 static void on_data(void *context, const struct wire_id *from, struct wire_frames *frames)
 {
     struct loop *l = context;
@@ -231,13 +238,11 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     if (!l->image_side || l->member.leaving)
         return;
     struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary};
-    if (batch_read(&rules, frames, &l->incoming, &err) < 0) {
-        char peer[96];
-        snprintf(peer, sizeof peer, "a loader at %s", wire_address(frames));
-        bl_error_peer(&err, peer);
-        bl_error_remedy(&err, "ignoring its batch");
-        bl_log_error(&err);
-        return;
+    if (batch_read(&rules, frames, &l->incoming, &err) < 0)
+        return ignore_batch(frames, &err);
+    if (batch_check_samples(l->incoming, &l->plan, l->dataset, &err) < 0) {
+        ignore_batch(&l->incoming->frames, &err);
+        return batch_free(&l->incoming);
     }
     const struct batch *b = l->incoming;
     struct worker_event event = {.type = WORKER_EVENT_DATA,
@@ -304,9 +309,12 @@ static void on_woken(void *context)
 {
     struct loop *l = context;
     loop_send_rendezvous(l);
-    while (l->engine && !l->member.leaving && engine_next(l->engine, &l->event)) {
+    for (int count = 0; l->engine && !l->member.leaving && engine_next(l->engine, &l->event);
+         count++) {
         handle_engine_event(l);
         engine_event_release(&l->event);
+        if (count == SOCKET_MESSAGES_PER_TURN)
+            return member_wake(&l->member); /* the clock and the sockets have their turn */
     }
 }
 

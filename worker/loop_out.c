@@ -38,7 +38,7 @@ void loop_send_beat(struct loop *l, const struct worker_action *a)
     beat.phase = (char *)(uintptr_t)phase;
     beat.waiting = (char *)(uintptr_t)status.waiting;
     beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
-    beat.progress = l->progress;
+    beat.progress = l->progress + (l->engine ? engine_progress(l->engine) : 0);
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }
@@ -62,6 +62,12 @@ void loop_send_micro_batch(struct loop *l, const struct worker_action *a)
     }
 }
 
+/* Of the mixture; 0: the projector is none. */
+static size_t experts(const struct loop *l)
+{
+    return l->config->projector.kind == CONFIG_MOE ? (size_t)l->config->projector.experts : 0;
+}
+
 void loop_send_report(struct loop *l, const struct worker_action *a)
 {
     const struct trainer_report *r = &l->event.report;
@@ -82,8 +88,7 @@ void loop_send_report(struct loop *l, const struct worker_action *a)
     report.data_wait_s = l->data_wait_s;
     report.compute_s = r->compute_s;
     report.reduce_wait_s = r->reduce_wait_s;
-    bool moe = l->config->projector.kind == CONFIG_MOE;
-    report.n_expert_share = moe ? (size_t)l->config->projector.experts : 0;
+    report.n_expert_share = experts(l);
     report.expert_share = (double *)(uintptr_t)r->share;
     report.router_entropy = r->entropy;
     report.balance_loss = r->balance_loss;
@@ -92,6 +97,21 @@ void loop_send_report(struct loop *l, const struct worker_action *a)
     member_send(&l->member, a->generation, &e);
     l->step_digest = 0;
     l->data_wait_s = 0;
+}
+
+static Blipren__Validation validation_sums(const struct engine_validation *v, size_t experts)
+{
+    Blipren__Validation m = BLIPREN__VALIDATION__INIT;
+    m.nll_sum = v->nll;
+    m.tokens = (uint64_t)v->tokens;
+    m.correct = (uint64_t)v->correct;
+    m.shuffled_nll_sum = v->shuffled_nll;
+    m.shuffled_tokens = (uint64_t)v->shuffled_tokens;
+    m.paired_nll_sum = v->paired_nll;
+    m.n_expert_weight = experts;
+    m.expert_weight = (double *)(uintptr_t)v->weight;
+    m.images = (uint64_t)v->images;
+    return m;
 }
 
 void loop_send_result(struct loop *l, const struct worker_action *a)
@@ -106,23 +126,15 @@ void loop_send_result(struct loop *l, const struct worker_action *a)
         captions[i].sample = v->captions[i].sample;
         captions[i].text = v->captions[i].text;
         captions[i].ended = v->captions[i].ended;
+        wire_text(captions[i].text);
         list[i] = &captions[i];
     }
-    Blipren__Validation result = BLIPREN__VALIDATION__INIT;
+    Blipren__Validation result = validation_sums(v, experts(l));
     result.step = a->micro_batch.step;
     result.micro_batch = a->micro_batch.micro_batch;
-    result.nll_sum = v->nll;
-    result.tokens = (uint64_t)v->tokens;
-    result.correct = (uint64_t)v->correct;
-    result.shuffled_nll_sum = v->shuffled_nll;
-    result.shuffled_tokens = (uint64_t)v->shuffled_tokens;
-    result.paired_nll_sum = v->paired_nll;
-    result.n_captions = count;
+    result.n_captions = wire_captions_fit(list, count);
+    result.captions_left_out = (uint32_t)(count - result.n_captions);
     result.captions = list;
-    bool moe = l->config->projector.kind == CONFIG_MOE;
-    result.n_expert_weight = moe ? (size_t)l->config->projector.experts : 0;
-    result.expert_weight = (double *)(uintptr_t)v->weight;
-    result.images = (uint64_t)v->images;
     WIRE_ENVELOPE(e, VALIDATION, validation) = &result;
     member_send(&l->member, a->generation, &e);
 }
@@ -141,6 +153,11 @@ void loop_send_broken(struct loop *l, const struct worker_action *a)
     Blipren__Broken broken = BLIPREN__BROKEN__INIT;
     wire_text(l->event.error.text); /* what the system and libraries say may be anything */
     broken.text = l->event.error.text;
+    uint32_t unreached[ENGINE_UNREACHED_MAX];
+    for (int i = 0; i < l->event.unreached_count; i++)
+        unreached[i] = (uint32_t)l->event.unreached[i];
+    broken.n_unreached = (size_t)l->event.unreached_count;
+    broken.unreached = unreached;
     WIRE_ENVELOPE(e, BROKEN, broken) = &broken;
     member_send(&l->member, a->generation, &e);
 }

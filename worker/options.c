@@ -1,12 +1,9 @@
-/* worker/options.c - see setup.h. */
+/* worker/options.c - see options.h. */
 #include "worker/options.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/data/captions.h"
-#include "common/size.h"
 
 struct captioner_options options_captioner(const struct config *c, int32_t bos_id)
 {
@@ -32,39 +29,6 @@ struct captioner_options options_captioner(const struct config *c, int32_t bos_i
         .bos_id = bos_id};
 }
 
-int64_t options_group_size(const struct config *c)
-{
-    return c->train.reproducible ? c->train.grain : c->train.micro_batch;
-}
-
-struct trainer_options options_trainer(const struct config *c)
-{
-    static const enum schedule_kind kinds[] = {[CONFIG_COSINE] = SCHEDULE_COSINE,
-                                               [CONFIG_CONSTANT] = SCHEDULE_CONSTANT,
-                                               [CONFIG_WSD] = SCHEDULE_WSD};
-    return (struct trainer_options){
-        .seed = (uint64_t)c->seed,
-        .reproducible = c->train.reproducible,
-        .groups = bl_ceil_div(c->train.global_batch, options_group_size(c)),
-        .schedule = {.kind = kinds[c->train.schedule],
-                     .peak = c->train.lr,
-                     .floor = c->train.floor,
-                     .warmup_steps = c->train.warmup_steps,
-                     .steps = c->train.steps,
-                     .decay_steps = c->train.decay_steps},
-        .beta1 = (float)c->train.beta1,
-        .beta2 = (float)c->train.beta2,
-        .eps = (float)c->train.eps,
-        .weight_decay = (float)c->train.weight_decay,
-        .decay_norms = c->train.decay_norms,
-        .clip = (float)c->train.clip,
-        .ema = (float)c->train.ema,
-        .skip_outliers = (float)c->train.skip_outliers,
-        .experts = c->projector.kind == CONFIG_MOE ? c->projector.experts : 0,
-        .balance = (float)c->projector.balance,
-        .router_z = (float)c->projector.router_z};
-}
-
 enum ops_precision options_precision(const struct config *c)
 {
     return c->precision == CONFIG_F32 ? OPS_F32 : OPS_BF16;
@@ -86,21 +50,5 @@ int options_eos(const struct config *c, const struct hf_llm *llm, const struct t
     }
     memcpy(ret, llm->eos, sizeof llm->eos);
     *ret_count = llm->eos_count;
-    return 0;
-}
-
-int options_checkpoint_metadata(const struct config *c, const char *data_fingerprint,
-                                struct checkpoint_state *ret, struct bl_error *err)
-{
-    struct checkpoint_state metadata = {0};
-    snprintf(metadata.data_fingerprint, sizeof metadata.data_fingerprint, "%s", data_fingerprint);
-    snprintf(metadata.vision_path, sizeof metadata.vision_path, "%s", c->vision.path);
-    snprintf(metadata.llm_path, sizeof metadata.llm_path, "%s", c->llm.path);
-    BL_TRY(hf_folder_sha256(c->vision.path, metadata.vision_sha256, err));
-    BL_TRY(hf_folder_sha256(c->llm.path, metadata.llm_sha256, err));
-    metadata.config = strdup(c->text);
-    if (!metadata.config)
-        return bl_fail(err, BL_ENOMEM, "no memory for the configuration");
-    *ret = metadata;
     return 0;
 }

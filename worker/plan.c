@@ -3,7 +3,7 @@
  * The model and the trainer are opened over a device that only counts (worker/ops/dry.h) and do the
  * longest micro-batch, so that the figures come from the code that will allocate. What is no device
  * memory is added: this process as it is then (the same program with its libraries, tokenizer and
- * compiled products), the checkpoint's copy of the state, the micro-batches that wait. */
+ * compiled products), the micro-batches that wait. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +19,7 @@
 #include "worker/model/vision.h"
 #include "worker/ops/dry.h"
 #include "worker/options.h"
+#include "worker/options_training.h"
 #include "worker/trainer.h"
 
 const char command_plan_usage[] =
@@ -156,7 +157,6 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
         after.bytes[OPS_ARRAYS] - before.bytes[OPS_ARRAYS]);
     add(plan, "logits and other working memory", after.bytes[OPS_SCRATCH]);
     plan->checkpoint = bytes * (training.ema > 0 ? 4 : 3); /* values, two moments, their average */
-    add(plan, "a checkpoint's copy of the state", plan->checkpoint);
     plan->trainable = 0;
     for (int64_t i = 0; i < captioner_params(captioner)->tensors; i++)
         plan->trainable += captioner_params(captioner)->at[i].count;

@@ -2,12 +2,14 @@
 #include "worker/trainer.h"
 
 #include <math.h>
-#include <sodium.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/hash.h"
+#include "common/progress.h"
 #include "common/size.h"
 
 /* Elements of one all-reduce: long enough to use the wire well, short enough to start while
@@ -36,7 +38,10 @@ struct trainer {
     const struct captioner_params *params;
     struct trainer_state state;
 
-    float *moment1, *moment2, *ema; /* device (count); ema NULL when off */
+    const struct optimizer *optimizer;
+    int tensor_count;
+    struct trainer_tensor tensors[TRAINER_TENSORS_MAX]; /* weights, optimizer's, average */
+    float *ema;                                         /* the last of them; NULL when off */
     /* reproducible: fixed-point sums (count) and, behind them, the number of bad router gradients,
      * so that one all-reduce carries both; elsewhere NULL. */
     int64_t *fixed;
@@ -57,6 +62,28 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static int add_tensor(struct trainer *t, struct state_tensor is, struct bl_error *err)
+{
+    struct trainer_tensor *tensor = &t->tensors[t->tensor_count];
+    void *data;
+    BL_TRY(t->ops->alloc(t->ops, (size_t)t->params->count * sizeof(float), &data, err));
+    *tensor = (struct trainer_tensor){is, data};
+    t->tensor_count++;
+    return 0;
+}
+
+static int open_state(struct trainer *t, struct bl_error *err)
+{
+    t->tensors[t->tensor_count++] = (struct trainer_tensor){{"", STATE_WEIGHTS}, t->params->values};
+    for (int i = 0; i < t->optimizer->tensor_count; i++)
+        BL_TRY(add_tensor(t, t->optimizer->tensors[i], err));
+    if (t->options.ema > 0) {
+        BL_TRY(add_tensor(t, (struct state_tensor){"ema", STATE_WEIGHTS}, err));
+        t->ema = t->tensors[t->tensor_count - 1].data;
+    }
+    return 0;
+}
+
 int trainer_open(struct ops *ops, struct captioner *captioner,
                  const struct trainer_options *options, struct trainer **ret, struct bl_error *err)
 {
@@ -67,13 +94,12 @@ int trainer_open(struct ops *ops, struct captioner *captioner,
     t->captioner = captioner;
     t->options = *options;
     t->params = captioner_params(captioner);
-    size_t bytes = (size_t)t->params->count * sizeof(float);
-    BL_TRY(ops->alloc(ops, bytes, (void **)&t->moment1, err));
-    BL_TRY(ops->alloc(ops, bytes, (void **)&t->moment2, err));
-    if (options->ema > 0)
-        BL_TRY(ops->alloc(ops, bytes, (void **)&t->ema, err));
-    if (options->reproducible)
-        BL_TRY(ops->alloc(ops, 2 * bytes + sizeof(int64_t), (void **)&t->fixed, err));
+    t->optimizer = optimizers[options->optimizer];
+    BL_TRY(open_state(t, err));
+    if (options->reproducible) {
+        size_t bytes = (size_t)(t->params->count + 1) * sizeof(int64_t);
+        BL_TRY(ops->alloc(ops, bytes, (void **)&t->fixed, err));
+    }
     BL_TRY(ops->alloc(ops, sizeof *t->bad, (void **)&t->bad, err));
     BL_TRY(ops->alloc(ops, 2 * sizeof *t->norm, (void **)&t->norm, err));
     BL_TRY(ops->alloc(ops, SUM_COUNT * sizeof *t->sums, (void **)&t->sums, err));
@@ -86,11 +112,19 @@ void trainer_free(struct trainer **trainer)
     struct trainer *t = *trainer;
     if (!t)
         return;
-    void *const device[] = {t->moment1, t->moment2, t->ema, t->fixed, t->bad, t->norm, t->sums};
+    for (int i = 1; i < t->tensor_count; i++) /* the first is the captioner's */
+        t->ops->release(t->ops, t->tensors[i].data);
+    void *const device[] = {t->fixed, t->bad, t->norm, t->sums};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         t->ops->release(t->ops, device[i]);
     free(t);
     *trainer = NULL;
+}
+
+const struct trainer_tensor *trainer_tensors(const struct trainer *trainer, int *ret_count)
+{
+    *ret_count = trainer->tensor_count;
+    return trainer->tensors;
 }
 
 const struct trainer_state *trainer_state(const struct trainer *trainer)
@@ -98,121 +132,103 @@ const struct trainer_state *trainer_state(const struct trainer *trainer)
     return &trainer->state;
 }
 
+void trainer_reset(struct trainer *t, int tensor)
+{
+    size_t bytes = (size_t)t->params->count * sizeof(float);
+    float *data = t->tensors[tensor].data;
+    BL_ASSERT(tensor > 0 && tensor < t->tensor_count);
+    if (t->tensors[tensor].is.initial == STATE_ZERO)
+        t->ops->zero(t->ops, data, bytes);
+    else
+        t->ops->copy(t->ops, data, t->params->values, bytes);
+    bl_progress_add(1);
+}
+
 int trainer_fresh(struct trainer *t, struct bl_error *err)
 {
-    size_t bytes = (size_t)t->params->count * sizeof(float);
     BL_TRY(captioner_init(t->captioner, t->options.seed, err));
-    t->ops->zero(t->ops, t->moment1, bytes);
-    t->ops->zero(t->ops, t->moment2, bytes);
-    if (t->ema)
-        t->ops->copy(t->ops, t->ema, t->params->values, bytes);
-    t->state = (struct trainer_state){0};
-    captioner_params_changed(t->captioner);
-    return t->ops->sync(t->ops, err);
+    return trainer_restart(t, err);
 }
 
-int trainer_start_from(struct trainer *t, const float *values, struct bl_error *err)
+int trainer_restart(struct trainer *t, struct bl_error *err)
 {
-    size_t bytes = (size_t)t->params->count * sizeof(float);
-    t->ops->copy_in(t->ops, t->params->values, values, bytes);
-    if (t->ema)
-        t->ops->copy(t->ops, t->ema, t->params->values, bytes);
-    captioner_params_changed(t->captioner);
-    return t->ops->sync(t->ops, err);
+    static const struct trainer_state first = {0};
+    for (int i = 1; i < t->tensor_count; i++)
+        trainer_reset(t, i);
+    return trainer_resume(t, &first, err);
 }
 
-/* The replicated tensors, for whatever treats them alike; returns how many there are. */
-static int replicated(const struct trainer *t, float *ret[4])
+int trainer_resume(struct trainer *t, const struct trainer_state *state, struct bl_error *err)
 {
-    int n = 0;
-    ret[n++] = t->params->values;
-    ret[n++] = t->moment1;
-    ret[n++] = t->moment2;
-    if (t->ema)
-        ret[n++] = t->ema;
-    return n;
+    t->state = *state;
+    captioner_params_changed(t->captioner);
+    return t->ops->sync(t->ops, err);
 }
 
 int trainer_share(struct trainer *t, struct comm *comm, int root, struct bl_error *err)
 {
-    float *tensors[4];
-    int n = replicated(t, tensors);
-    for (int i = 0; i < n; i++)
-        comm_broadcast(comm, tensors[i], (size_t)t->params->count * sizeof(float), root);
+    for (int i = 0; i < t->tensor_count; i++)
+        comm_broadcast(comm, t->tensors[i].data, (size_t)t->params->count * sizeof(float), root);
     comm_broadcast(comm, &t->state, sizeof t->state, root);
     BL_TRY(comm_wait(comm, err));
     captioner_params_changed(t->captioner);
     return t->ops->sync(t->ops, err);
 }
 
-int trainer_snapshot_make(const struct trainer *t, struct trainer_snapshot *ret,
-                          struct bl_error *err)
+/* Before the first update these are zero on every rank, so they need not be looked at. */
+static bool is_zero(const struct trainer *t, int tensor)
 {
-    size_t count = (size_t)t->params->count;
-    struct trainer_snapshot s = {.count = t->params->count,
-                                 .values = calloc(count, sizeof(float)),
-                                 .moment1 = calloc(count, sizeof(float)),
-                                 .moment2 = calloc(count, sizeof(float)),
-                                 .ema = t->ema ? calloc(count, sizeof(float)) : NULL};
-    if (!s.values || !s.moment1 || !s.moment2 || (t->ema && !s.ema)) {
-        trainer_snapshot_release(&s);
-        return bl_fail(err, BL_ENOMEM, "no memory for a copy of %zu parameters and their moments",
-                       count);
+    return t->tensors[tensor].is.initial == STATE_ZERO && t->state.updates == 0;
+}
+
+void trainer_snapshot(const struct trainer *t, struct trainer_snapshot *ret)
+{
+    *ret = (struct trainer_snapshot){.state = t->state, .tensor_count = t->tensor_count};
+    for (int i = 0; i < t->tensor_count; i++) {
+        ret->tensors[i].is = t->tensors[i].is;
+        ret->tensors[i].data = is_zero(t, i) ? NULL : t->tensors[i].data;
     }
-    *ret = s;
-    return 0;
 }
 
-int trainer_snapshot(struct trainer *t, struct trainer_snapshot *ret, struct bl_error *err)
-{
-    BL_TRY(trainer_snapshot_make(t, ret, err));
-    float *device[4], *host[4] = {ret->values, ret->moment1, ret->moment2, ret->ema};
-    int n = replicated(t, device);
-    for (int i = 0; i < n; i++)
-        t->ops->copy_out(t->ops, host[i], device[i], (size_t)t->params->count * sizeof(float));
-    ret->state = t->state;
-    return t->ops->sync(t->ops, err);
-}
+/* -- the digest: SHA-256 over the counters and the SHA-256 of every piece of every tensor -- */
 
-int trainer_restore(struct trainer *t, const struct trainer_snapshot *s, struct bl_error *err)
-{
-    BL_ASSERT_CMP(s->count, ==, t->params->count);
-    float *device[4], *host[4] = {s->values, s->moment1, s->moment2, s->ema ? s->ema : s->values};
-    int n = replicated(t, device);
-    for (int i = 0; i < n; i++)
-        t->ops->copy_in(t->ops, device[i], host[i], (size_t)t->params->count * sizeof(float));
-    t->state = s->state;
-    captioner_params_changed(t->captioner);
-    return t->ops->sync(t->ops, err);
-}
+enum { DIGEST_PIECE = 1 << 20, DIGEST_ROUND = 16 }; /* elements; pieces hashed in parallel */
 
-void trainer_snapshot_release(struct trainer_snapshot *s)
+/* Adds the hashes of up to DIGEST_ROUND pieces of data (count), which lie in host memory. */
+static void digest_round(struct bl_sha256 *hash, const float *data, int64_t count, int threads)
 {
-    free(s->values);
-    free(s->moment1);
-    free(s->moment2);
-    free(s->ema);
-    *s = (struct trainer_snapshot){0};
+    uint8_t hashes[DIGEST_ROUND][32];
+    int pieces = (int)bl_ceil_div(count, DIGEST_PIECE);
+#pragma omp parallel for num_threads(threads)
+    for (int i = 0; i < pieces; i++) {
+        int64_t first = (int64_t)i * DIGEST_PIECE;
+        bl_sha256(data + first, (size_t)bl_min(DIGEST_PIECE, count - first) * sizeof *data,
+                  hashes[i]);
+    }
+    bl_sha256_add(hash, hashes, (size_t)pieces * sizeof *hashes);
+    bl_progress_add((uint64_t)pieces);
 }
 
 int trainer_digest(struct trainer *t, uint8_t ret[32], struct bl_error *err)
 {
-    enum { PIECE = 1 << 18 };
-    bl_autofree float *piece = malloc(PIECE * sizeof *piece);
-    if (!piece)
+    enum { ROUND = DIGEST_PIECE * DIGEST_ROUND };
+    int threads = t->options.threads ? t->options.threads : omp_get_num_procs();
+    bl_autosha256 hash = {0};
+    bl_autofree float *host = malloc((size_t)bl_min(ROUND, t->params->count) * sizeof *host);
+    if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for a digest");
-    crypto_generichash_state hash;
-    crypto_generichash_init(&hash, NULL, 0, 32);
-    crypto_generichash_update(&hash, (const uint8_t *)&t->state, sizeof t->state);
-    float *tensors[4];
-    int n = replicated(t, tensors);
-    for (int i = 0; i < n; i++)
-        for (int64_t at = 0; at < t->params->count; at += PIECE) {
-            size_t bytes = (size_t)bl_min(PIECE, t->params->count - at) * sizeof(float);
-            t->ops->copy_out(t->ops, piece, tensors[i] + at, bytes);
-            crypto_generichash_update(&hash, (const uint8_t *)piece, bytes);
+    bl_sha256_begin(&hash);
+    bl_sha256_add(&hash, &t->state, sizeof t->state);
+    for (int i = 0; i < t->tensor_count; i++) {
+        if (is_zero(t, i))
+            continue;
+        for (int64_t at = 0; at < t->params->count; at += ROUND) {
+            int64_t count = bl_min(ROUND, t->params->count - at);
+            t->ops->copy_out(t->ops, host, t->tensors[i].data + at, (size_t)count * sizeof *host);
+            digest_round(&hash, host, count, threads);
         }
-    crypto_generichash_final(&hash, ret, 32);
+    }
+    bl_sha256_end(&hash, ret);
     return t->ops->sync(t->ops, err);
 }
 
@@ -284,6 +300,7 @@ int trainer_group(struct trainer *t, const struct micro_batch *mb, struct comm *
                                   .ctx = t};
     BL_TRY(captioner_forward_backward(t->captioner, mb, &pass, err));
     t->groups_done++;
+    bl_progress_add(1);
     t->compute_s += now_s() - start;
     return 0;
 }
@@ -387,18 +404,21 @@ static void update(struct trainer *t, const struct trainer_report *report)
     double factor = t->options.clip > 0 ? fmin(1, t->options.clip / (report->norm + 1e-6)) : 1;
     t->state.updates++;
     for (int64_t i = 0; i < p->tensors; i++) {
-        const struct captioner_param *tensor = &p->at[i];
-        bool decays = tensor->matrix || t->options.decay_norms;
-        struct ops_adamw adamw = {.lr = (float)report->rate,
-                                  .beta1 = t->options.beta1,
-                                  .beta2 = t->options.beta2,
-                                  .eps = t->options.eps,
-                                  .weight_decay = decays ? t->options.weight_decay : 0,
-                                  .t = t->state.updates};
-        double scale = tensor->offset >= p->router_first ? factor : factor / (double)report->tokens;
-        int64_t at = tensor->offset;
-        ops->adamw(ops, p->values + at, t->moment1 + at, t->moment2 + at, p->grads + at,
-                   tensor->count, scale, &adamw);
+        const struct captioner_param *param = &p->at[i];
+        bool decays = param->matrix || t->options.decay_norms;
+        bool router = param->offset >= p->router_first;
+        struct optimizer_update u = {.scale = router ? factor : factor / (double)report->tokens,
+                                     .rate = report->rate,
+                                     .beta1 = t->options.beta1,
+                                     .beta2 = t->options.beta2,
+                                     .eps = t->options.eps,
+                                     .weight_decay = decays ? t->options.weight_decay : 0,
+                                     .t = t->state.updates};
+        float *kept[OPTIMIZER_TENSORS_MAX];
+        for (int k = 0; k < t->optimizer->tensor_count; k++)
+            kept[k] = t->tensors[1 + k].data + param->offset;
+        t->optimizer->update(ops, p->values + param->offset, kept, p->grads + param->offset,
+                             param->count, &u);
     }
     if (t->ema)
         ops->ema(ops, t->ema, p->values, p->count, t->options.ema);

@@ -10,7 +10,10 @@
  * Reproducible  group gradients are added as 64-bit fixed-point integers, here and in the
  *               all-reduce, so that the sum does not depend on how groups are spread
  *               (docs/recipe.md, Reproducible).
- * Threads       one thread, that of the ops. Snapshots are host memory and may be written by another.
+ * State         trainer_state and the tensors of trainer_tensors: the weights, the optimizer's, the
+ *               average. Whatever keeps, sends or writes the state goes by that list.
+ * Threads       one thread, that of the ops. Another may read a snapshot while this one computes, but
+ *               not while it changes the state.
  */
 #pragma once
 
@@ -20,19 +23,23 @@
 #include "common/schedule.h"
 #include "worker/comm/comm.h"
 #include "worker/model/captioner.h"
+#include "worker/optimizer.h"
 
 struct trainer_options {
     uint64_t seed;
+    int threads; /* that hash the state; 0: all cores */
     bool reproducible;
     int64_t groups; /* of a step, all ranks together: bounds a fixed-point gradient */
     struct schedule schedule;
-    float beta1, beta2, eps, weight_decay;
+    enum optimizer_kind optimizer;
+    double beta1, beta2, eps, weight_decay;
     bool decay_norms;
-    float clip;          /* 0: none */
-    float ema;           /* decay, 0: none */
-    float skip_outliers; /* skip a step whose gradient norm lies this many deviations over its mean;
-                            0: never */
-    int64_t experts;     /* 0: the normal projector; the next two belong to the mixture */
+    double clip; /* 0: none */
+    float ema;   /* decay, 0: none */
+    double
+        skip_outliers; /* skip a step whose gradient norm lies this many deviations over its mean;
+                             0: never */
+    int64_t experts;   /* 0: the normal projector; the next two belong to the mixture */
     float balance, router_z;
 };
 
@@ -60,20 +67,36 @@ struct trainer_report {
 
 struct trainer;
 
-/* captioner is borrowed. State is undefined until trainer_fresh, trainer_restore or trainer_share.
- * *ret is the caller's. */
+/* captioner is borrowed. State is undefined until trainer_fresh, trainer_restart, trainer_resume or
+ * trainer_share. *ret is the caller's. */
 int trainer_open(struct ops *ops, struct captioner *captioner,
                  const struct trainer_options *options, struct trainer **ret, struct bl_error *err);
 void trainer_free(struct trainer **trainer);
 
+/* The weights, the optimizer's tensors, the average when there is one. */
+#define TRAINER_TENSORS_MAX (OPTIMIZER_TENSORS_MAX + 2)
+
+struct trainer_tensor {
+    struct state_tensor is;
+    float *data; /* device (params->count) */
+};
+
+/* The list, the weights first. Borrowed. */
+const struct trainer_tensor *trainer_tensors(const struct trainer *trainer, int *ret_count);
+const struct trainer_state *trainer_state(const struct trainer *trainer);
+
 /* Initial weights by the seed, step 0. */
 int trainer_fresh(struct trainer *trainer, struct bl_error *err);
-/* After trainer_fresh: weights (count, host) in place of the initial ones. */
-int trainer_start_from(struct trainer *trainer, const float *values, struct bl_error *err);
-const struct trainer_state *trainer_state(const struct trainer *trainer);
+/* The weights were filled from elsewhere: everything else as at step 0. */
+int trainer_restart(struct trainer *trainer, struct bl_error *err);
+/* One tensor, which is not the weights, as at step 0. */
+void trainer_reset(struct trainer *trainer, int tensor);
+/* All tensors were filled from elsewhere: goes on from this state. */
+int trainer_resume(struct trainer *trainer, const struct trainer_state *state,
+                   struct bl_error *err);
 /* Rank `root`'s state to everybody. */
 int trainer_share(struct trainer *trainer, struct comm *comm, int root, struct bl_error *err);
-/* BLAKE2b-256 over the replicated state: equal on ranks that agree. */
+/* SHA-256 over the replicated state, by pieces hashed in parallel: equal on ranks that agree. */
 int trainer_digest(struct trainer *trainer, uint8_t ret[32], struct bl_error *err);
 
 /* A step begins: gradients and sums are zero. */
@@ -87,16 +110,15 @@ int trainer_group(struct trainer *trainer, const struct micro_batch *mb, struct 
 int trainer_apply(struct trainer *trainer, struct comm *comm, struct trainer_report *ret,
                   struct bl_error *err);
 
-/* A host copy of the replicated state. */
+/* The state as it is now, for a writer beside the training. It copies nothing: the tensors are the
+ * trainer's own, so nothing may change the state (trainer_apply, a restart, a resume, trainer_share) as
+ * long as the snapshot is read. Needs a device whose memory is the process's. */
 struct trainer_snapshot {
     struct trainer_state state;
-    int64_t count;
-    float *values, *moment1, *moment2, *ema; /* (count); ema NULL when off */
+    int tensor_count;
+    struct {
+        struct state_tensor is;
+        const float *data; /* (params->count); NULL: all zero */
+    } tensors[TRAINER_TENSORS_MAX];
 };
-int trainer_snapshot(struct trainer *trainer, struct trainer_snapshot *ret, struct bl_error *err);
-int trainer_restore(struct trainer *trainer, const struct trainer_snapshot *snapshot,
-                    struct bl_error *err);
-void trainer_snapshot_release(struct trainer_snapshot *snapshot);
-/* An empty snapshot of the trainer's size, to be filled by a checkpoint's reader. */
-int trainer_snapshot_make(const struct trainer *trainer, struct trainer_snapshot *ret,
-                          struct bl_error *err);
+void trainer_snapshot(const struct trainer *trainer, struct trainer_snapshot *ret);

@@ -2,13 +2,13 @@
 #include "common/models/checkpoint.h"
 
 #include <jansson.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/hash.h"
 #include "common/limits.h"
 
 #define FORMAT 1
@@ -19,6 +19,16 @@ static void json_put(json_t **json)
     json_decref(*json);
 }
 #define autojson __attribute__((cleanup(json_put))) json_t
+
+int checkpoint_file_name(char *ret, size_t size, int part, const char *tensor, struct bl_error *err)
+{
+    static const char *const stems[CHECKPOINT_PARTS] = {
+        [CHECKPOINT_QFORMER] = "qformer", [CHECKPOINT_PROJECTOR] = "projector"};
+    int n = snprintf(ret, size, "%s%s%s.safetensors", stems[part], *tensor ? "." : "", tensor);
+    if (n >= 0 && (size_t)n < size)
+        return 0;
+    return bl_fail(err, BL_ELIMIT, "the name %.100s is too long", tensor);
+}
 
 void checkpoint_state_release(struct checkpoint_state *state)
 {
@@ -34,8 +44,8 @@ static int own_checksum(json_t *root, char ret_hex[65], struct bl_error *err)
     bl_autofree char *text = json_dumps(copy, DUMP_FLAGS);
     if (!text)
         return bl_fail(err, BL_ENOMEM, "no memory for state.json");
-    uint8_t hash[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256(hash, (const uint8_t *)text, strlen(text));
+    uint8_t hash[32];
+    bl_sha256(text, strlen(text), hash);
     bl_hex(hash, sizeof hash, ret_hex);
     return 0;
 }
@@ -48,14 +58,19 @@ int checkpoint_state_write(const char *folder, const struct checkpoint_state *s,
     autojson *files = json_object();
     for (int i = 0; i < s->file_count; i++)
         json_object_set_new(files, s->files[i].name, json_string(s->files[i].sha256));
+    autojson *zero = json_array();
+    for (int i = 0; i < s->zero_count; i++)
+        json_array_append_new(zero, json_string(s->zero[i]));
     autojson *root = json_pack(
-        "{s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:O}",
+        "{s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:O, s:O, "
+        "s:s}",
         "format", FORMAT, "step", (json_int_t)s->step, "updates", (json_int_t)s->updates,
         "skipped_bad", (json_int_t)s->skipped_bad, "skipped_outliers",
         (json_int_t)s->skipped_outliers, "norm_mean", s->norm_mean, "norm_square", s->norm_square,
         "norm_count", (json_int_t)s->norm_count, "data", s->data_fingerprint, "vision", "path",
         s->vision_path, "sha256", s->vision_sha256, "llm", "path", s->llm_path, "sha256",
-        s->llm_sha256, "config", s->config, "files", files);
+        s->llm_sha256, "config", s->config, "files", files, "zero", zero, "weights_sha256",
+        s->weights_sha256);
     if (!root)
         return bl_fail(err, BL_ENOMEM,
                        "state.json cannot be composed (is the configuration valid UTF-8?)");
@@ -72,6 +87,28 @@ int checkpoint_state_write(const char *folder, const struct checkpoint_state *s,
 static bool take_text(char *ret, size_t size, const char *text)
 {
     return (size_t)snprintf(ret, size, "%s", text) < size;
+}
+
+/* Keys that 45af274 did not write; absent: no tensor without a file, no hash of the weights. */
+static int parse_later_keys(json_t *root, struct checkpoint_state *s, struct bl_error *err)
+{
+    const char *weights = "";
+    json_t *zero = NULL, *name;
+    size_t i;
+    json_error_t wrong;
+    if (json_unpack_ex(root, &wrong, 0, "{s?s, s?o}", "weights_sha256", &weights, "zero", &zero) <
+        0)
+        return bl_fail(err, BL_EFORMAT, "%s", wrong.text);
+    if (!take_text(s->weights_sha256, sizeof s->weights_sha256, weights))
+        return bl_fail(err, BL_EFORMAT, "weights_sha256: expected 64 digits");
+    json_array_foreach(zero, i, name)
+    {
+        if (s->zero_count == CHECKPOINT_ZERO_MAX || !json_is_string(name) ||
+            !take_text(s->zero[s->zero_count++], sizeof *s->zero, json_string_value(name)))
+            return bl_fail(err, BL_EFORMAT, "zero: expected at most %d names of tensors",
+                           CHECKPOINT_ZERO_MAX);
+    }
+    return 0;
 }
 
 static int parse_state(json_t *root, struct checkpoint_state *s, struct bl_error *err)
@@ -119,6 +156,7 @@ static int parse_state(json_t *root, struct checkpoint_state *s, struct bl_error
     }
     if (!fits)
         return bl_fail(err, BL_EFORMAT, "a path or a checksum is too long");
+    BL_TRY(parse_later_keys(root, s, err));
     s->config = strdup(config);
     return s->config ? 0 : bl_fail(err, BL_ENOMEM, "no memory for the configuration");
 }
@@ -156,20 +194,44 @@ int checkpoint_state_read(const char *folder, struct checkpoint_state *ret, stru
     return 0;
 }
 
+bool checkpoint_is_zero(const struct checkpoint_state *state, const char *tensor)
+{
+    for (int i = 0; i < state->zero_count; i++)
+        if (!strcmp(state->zero[i], tensor))
+            return true;
+    return false;
+}
+
+bool checkpoint_has_file(const struct checkpoint_state *state, const char *name)
+{
+    for (int i = 0; i < state->file_count; i++)
+        if (!strcmp(state->files[i].name, name))
+            return true;
+    return false;
+}
+
 int checkpoint_verify(const char *folder, const struct checkpoint_state *state,
                       struct bl_error *err)
 {
+    char(*paths)[4096] = calloc(CHECKPOINT_FILES_MAX, sizeof *paths);
+    bl_autofree void *owner = paths;
+    const char *names[CHECKPOINT_FILES_MAX];
+    char hex[CHECKPOINT_FILES_MAX][65];
+    if (!paths)
+        return bl_fail(err, BL_ENOMEM, "no memory for the names of files");
     for (int i = 0; i < state->file_count; i++) {
-        char path[4096], hex[65];
-        BL_TRY(bl_path_join(path, sizeof path, folder, state->files[i].name, err));
-        if (bl_file_sha256(path, hex, err) < 0)
-            return bl_error_remedy(err, "use another checkpoint");
-        if (!strcmp(hex, state->files[i].sha256))
+        BL_TRY(bl_path_join(paths[i], sizeof *paths, folder, state->files[i].name, err));
+        names[i] = paths[i];
+    }
+    if (bl_files_sha256(names, state->file_count, hex, err) < 0)
+        return bl_error_remedy(err, "use another checkpoint");
+    for (int i = 0; i < state->file_count; i++) {
+        if (!strcmp(hex[i], state->files[i].sha256))
             continue;
         bl_fail(err, BL_EFORMAT, "expected SHA-256 %.16s…, found %.16s…: the file is damaged",
-                state->files[i].sha256, hex);
+                state->files[i].sha256, hex[i]);
         bl_error_remedy(err, "use another checkpoint");
-        return bl_error_file(err, path);
+        return bl_error_file(err, paths[i]);
     }
     return 0;
 }

@@ -1,10 +1,11 @@
 /* common/models/hf_identity.c - one hash over a model folder's files. */
 #include <dirent.h>
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/file.h"
+#include "common/hash.h"
 #include "common/models/hf.h"
 
 static int is_model_file(const struct dirent *entry)
@@ -23,20 +24,22 @@ static int compare_entries(const struct dirent **a, const struct dirent **b)
 
 /* Each file contributes its name (NUL included), its size (8 bytes, little-endian) and its content,
  * so that no two folders give the same stream. */
-static int hash_file(crypto_hash_sha256_state *state, const char *folder, const char *name,
+static int hash_file(struct bl_sha256 *hash, const char *folder, const char *name,
                      struct bl_error *err)
 {
     char path[4096];
-    bl_automap struct bl_map map = {0};
+    struct stat st;
     BL_TRY(bl_path_join(path, sizeof path, folder, name, err));
-    BL_TRY(bl_map_open(path, &map, err));
+    if (stat(path, &st) < 0) {
+        bl_fail_errno(err, "cannot be examined");
+        return bl_error_file(err, path);
+    }
     uint8_t size[8];
     for (int i = 0; i < 8; i++)
-        size[i] = (uint8_t)((uint64_t)map.size >> (8 * i));
-    crypto_hash_sha256_update(state, (const uint8_t *)name, strlen(name) + 1);
-    crypto_hash_sha256_update(state, size, sizeof size);
-    crypto_hash_sha256_update(state, map.data, map.size);
-    return 0;
+        size[i] = (uint8_t)((uint64_t)st.st_size >> (8 * i));
+    bl_sha256_add(hash, name, strlen(name) + 1);
+    bl_sha256_add(hash, size, sizeof size);
+    return bl_sha256_add_file(hash, path, err);
 }
 
 int hf_folder_sha256(const char *folder, char ret_hex[65], struct bl_error *err)
@@ -48,18 +51,18 @@ int hf_folder_sha256(const char *folder, char ret_hex[65], struct bl_error *err)
         bl_error_file(err, folder);
         return -BL_EIO;
     }
-    crypto_hash_sha256_state state;
-    crypto_hash_sha256_init(&state);
+    bl_autosha256 hash = {0};
+    bl_sha256_begin(&hash);
     int rc = 0;
     for (int i = 0; i < count; i++) {
         if (rc >= 0)
-            rc = hash_file(&state, folder, entries[i]->d_name, err);
+            rc = hash_file(&hash, folder, entries[i]->d_name, err);
         free(entries[i]);
     }
     free(entries);
     BL_TRY(rc);
-    uint8_t hash[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256_final(&state, hash);
-    bl_hex(hash, sizeof hash, ret_hex);
+    uint8_t bytes[32];
+    bl_sha256_end(&hash, bytes);
+    bl_hex(bytes, sizeof bytes, ret_hex);
     return 0;
 }

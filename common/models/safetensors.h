@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/file.h"
 #include "common/limits.h"
 
 #define SAFETENSORS_METADATA "__metadata__" /* the header's one name that is no tensor */
@@ -54,8 +55,11 @@ int safetensors_expect(const struct safetensors *file, const char *name, int ran
 int tensor_to_f32(const struct tensor *tensor, size_t first, size_t count, float *ret,
                   struct bl_error *err);
 
-/* Writes tensors (names unique, data filled in), whole or not at all: wider elements first, else in
+/* Writes tensors (names unique, data filled in) into an open writer: wider elements first, else in
  * the given order, the first at a multiple of 64 bytes. metadata: pairs key, value, …, NULL; NULL
  * for none. */
+int safetensors_write_to(struct bl_file_writer *writer, const struct tensor *tensors, size_t count,
+                         const char *const *metadata, struct bl_error *err);
+/* The same as a file of its own, whole or not at all. */
 int safetensors_write(const char *path, const struct tensor *tensors, size_t count,
                       const char *const *metadata, struct bl_error *err);

@@ -58,20 +58,27 @@ static int build_header(const struct tensor *tensors, size_t count, const char *
     return 0;
 }
 
-int safetensors_write(const char *path, const struct tensor *tensors, size_t count,
-                      const char *const *metadata, struct bl_error *err)
+int safetensors_write_to(struct bl_file_writer *writer, const struct tensor *tensors, size_t count,
+                         const char *const *metadata, struct bl_error *err)
 {
     bl_autofree char *header = NULL;
     size_t header_size = 0;
     BL_TRY(build_header(tensors, count, metadata, &header, &header_size, err));
     uint64_t length = htole64(header_size);
-    bl_autowriter struct bl_file_writer writer = {.fd = -1};
-    BL_TRY(bl_file_writer_open(&writer, path, err));
-    BL_TRY(bl_file_writer_write(&writer, &length, sizeof length, err));
-    BL_TRY(bl_file_writer_write(&writer, header, header_size, err));
+    BL_TRY(bl_file_writer_write(writer, &length, sizeof length, err));
+    BL_TRY(bl_file_writer_write(writer, header, header_size, err));
     for (size_t w = 0; w < WIDTH_COUNT; w++)
         for (size_t i = 0; i < count; i++)
             if (bl_dtype_bytes(tensors[i].dtype) == widths[w])
-                BL_TRY(bl_file_writer_write(&writer, tensors[i].data, tensors[i].size_bytes, err));
+                BL_TRY(bl_file_writer_write(writer, tensors[i].data, tensors[i].size_bytes, err));
+    return 0;
+}
+
+int safetensors_write(const char *path, const struct tensor *tensors, size_t count,
+                      const char *const *metadata, struct bl_error *err)
+{
+    bl_autowriter struct bl_file_writer writer = {.fd = -1};
+    BL_TRY(bl_file_writer_open(&writer, path, err));
+    BL_TRY(safetensors_write_to(&writer, tensors, count, metadata, err));
     return bl_file_writer_commit(&writer, err);
 }

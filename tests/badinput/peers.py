@@ -71,10 +71,10 @@ def welcome(folder):
     return [envelope(zmtp.WELCOME, {1: folder, 2: 300, 3: 2000}, run=OTHER_RUN)]
 
 
-LOST = "no coordinator for the whole of --patience: %s; start blipren-coord there, or give its address by --coord"
-UNVERSED = LOST % "what listens there does not speak this protocol"
-MUTE = LOST % "what listens there does not answer as a coordinator"
-MALFORMED = ("no coordinator for the whole of --patience: malformed message: %s; "
+LOST = "no coordinator answered within --patience: %s; start blipren-coord there, or give its address by --coord"
+UNVERSED = LOST % "what is listening there does not speak this protocol"
+MUTE = LOST % "what is listening there does not answer as a coordinator"
+MALFORMED = ("no coordinator answered within --patience: malformed message: %s; "
              "install the same version of BLIPren on every host")
 WRONG_PLACES = [
     ("a port that is silent", silent, PEER, UNVERSED),
@@ -258,7 +258,7 @@ def wrong_batches(order, generation, run_id, worker):
     def header(**more):
         fields = {1: zmtp.VERSION, 2: run_id, 3: generation, 4: order[7], 5: order[1], 6: order.get(2, 0), 7: order.get(3, 0),
                   8: order.get(4, 0), 9: 64, 10: [{1: 1, 3: 5, 4: 2, 6: 2}, {1: 2, 3: 5, 4: 2, 6: 2}]}
-        fields.update({{"version": 1, "run": 2, "first": 8, "side": 9, "slots": 10}[k]: v for k, v in more.items()})
+        fields.update({{"version": 1, "run": 2, "first": 8, "side": 9, "slots": 10, "loader": 11}[k]: v for k, v in more.items()})
         return zmtp.pack(fields)
 
     def sent(*frames):
@@ -284,10 +284,11 @@ def wrong_batches(order, generation, run_id, worker):
             ([header(slots=[{1: 1, 3: 5, 4: 9}] * 2), pixels, ids], "expected 0 to 4, found 9"),
             ([header(), pixels[:-1], ids], "expected 24576 bytes of pixels and 40 of ids, found 24575 and 40"),
             ([header(), pixels, ids[:-1]], "expected 24576 bytes of pixels and 40 of ids, found 24576 and 39"),
-            ([header(), pixels, b"\xff" * 40], "expected ids below 480, found -1")):
+            ([header(), pixels, b"\xff" * 40], "expected ids below 480, found -1"),
+            ([header(loader="stranger:9"), pixels, ids], "micro-batch 0 of step 0 has other samples than assigned")):
         sent(*frames)
         if expected:
-            worker.expect("error .* a loader at 127.0.0.1: %s; ignoring its batch" % expected)
+            worker.expect("warning .* batch ignored: loader .* at 127.0.0.1: .*%s" % expected)
         else:
             worker.expect("warning .* malformed message from 127.0.0.1, ignored")
 

@@ -55,6 +55,7 @@ struct sim_event {
     uint32_t void_count;
     struct coord_void voids[SIM_BATCH_MAX];
     struct bl_range trained[SIM_BATCH_MAX];
+    uint32_t unreached[SIM_WORKERS_MAX];
     union {
         struct coord_event coord;
         struct worker_event worker;

@@ -23,7 +23,10 @@ int weights_save(struct ops *ops, struct captioner *c, const char *folder, struc
     for (int file = 0; file < 2; file++) {
         char path[4096];
         BL_TRY(bl_path_join(path, sizeof path, folder, file_names[file], err));
-        BL_TRY(captioner_params_write(params, (enum captioner_file)file, path, host, NULL, err));
+        bl_autowriter struct bl_file_writer writer = {.fd = -1};
+        BL_TRY(bl_file_writer_open(&writer, path, err));
+        BL_TRY(captioner_params_write(params, (enum captioner_file)file, &writer, host, err));
+        BL_TRY(bl_file_writer_commit(&writer, err));
     }
     return 0;
 }
@@ -31,15 +34,12 @@ int weights_save(struct ops *ops, struct captioner *c, const char *folder, struc
 int weights_load(struct ops *ops, struct captioner *c, const char *folder, struct bl_error *err)
 {
     const struct captioner_params *params = captioner_params(c);
-    bl_autofree float *host = calloc((size_t)params->count, sizeof *host);
-    if (!host)
-        return bl_fail(err, BL_ENOMEM, "no memory for a copy of the weights");
     for (int file = 0; file < 2; file++) {
         char path[4096];
         BL_TRY(bl_path_join(path, sizeof path, folder, file_names[file], err));
-        BL_TRY(captioner_params_read(params, (enum captioner_file)file, path, host, err));
+        BL_TRY(captioner_params_read(params, (enum captioner_file)file, path, ops, params->values,
+                                     err));
     }
-    ops->copy_in(ops, params->values, host, (size_t)params->count * sizeof *host);
     captioner_params_changed(c);
     return 0;
 }

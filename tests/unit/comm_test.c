@@ -2,6 +2,7 @@
  * abort, a lost peer. */
 #include "tests/unit/unit.h"
 
+#include <netinet/in.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@ struct world {
     float *floats[WORLD_MAX];
     int64_t *longs[WORLD_MAX];
     int root;
+    void (*publish)(void *, const char *, const void *, size_t); /* NULL: to everybody, as it is */
     int rc[WORLD_MAX];
     struct bl_error err[WORLD_MAX];
 };
@@ -37,14 +39,15 @@ static void open_world(struct world *world, int size, int connect_ms)
     struct bl_error err;
     world->size = size;
     for (int r = 0; r < size; r++)
-        assert_ok(comm_open(&(struct comm_options){.rank = r,
-                                                   .world = size,
-                                                   .host = "127.0.0.1",
-                                                   .connect_ms = connect_ms,
-                                                   .publish = publish,
-                                                   .context = world},
-                            &world->comms[r], &err),
-                  err);
+        assert_ok(
+            comm_open(&(struct comm_options){.rank = r,
+                                             .world = size,
+                                             .host = "127.0.0.1",
+                                             .connect_ms = connect_ms,
+                                             .publish = world->publish ? world->publish : publish,
+                                             .context = world},
+                      &world->comms[r], &err),
+            err);
 }
 
 static void run_ranks(struct world *world, int ranks, void *(*play)(void *))
@@ -232,8 +235,34 @@ static void abort_wakes_a_rank_that_waits_for_its_peers_addresses(void **state)
     close_world(&w);
 }
 
+/* Rank 2 says that it listens where nobody does, as behind a firewall. */
+static void publish_unreachable(void *context, const char *key, const void *value, size_t size)
+{
+    char changed[4096];
+    assert_true(size <= sizeof changed);
+    memcpy(changed, value, size);
+    for (size_t at = 0; strcmp(key, "2") == 0 && at < size; at += size / 2)
+        ((struct sockaddr_in *)(void *)(changed + at))->sin_port = htons(1);
+    publish(context, key, changed, size);
+}
+
+static void who_cannot_be_reached_is_named(void **state)
+{
+    struct world w = {.count = 0, .publish = publish_unreachable};
+    int ranks[2];
+    open_world(&w, 3, 1000);
+    run_ranks(&w, 3, play_connect);
+    for (int r = 0; r < 2; r++) {
+        assert_int_equal(w.rc[r], -BL_EPEER);
+        assert_int_equal(comm_unreached(w.comms[r], ranks, 2), 1);
+        assert_int_equal(ranks[0], 2);
+    }
+    close_world(&w);
+}
+
 UNIT_MAIN(cmocka_unit_test(every_rank_holds_the_exact_sum),
           cmocka_unit_test(abort_wakes_a_waiting_rank),
           cmocka_unit_test(a_rank_that_computes_longer_is_waited_for),
           cmocka_unit_test(a_lost_peer_fails_every_survivor),
+          cmocka_unit_test(who_cannot_be_reached_is_named),
           cmocka_unit_test(abort_wakes_a_rank_that_waits_for_its_peers_addresses))

@@ -23,7 +23,8 @@ static uint64_t number(void)
     return below(20) ? below(5) : absurd[below(5)];
 }
 
-static const struct bl_plan plan = {.seed = 1,
+static const struct bl_plan plan = {.kind = BL_KIND_TRAIN,
+                                    .seed = 1,
                                     .train_samples = 10,
                                     .validate_samples = 3,
                                     .batch = 4,
@@ -31,6 +32,7 @@ static const struct bl_plan plan = {.seed = 1,
                                     .steps = 6,
                                     .checkpoint_every = 1,
                                     .validate_every = 2,
+                                    .validate_at_start = true,
                                     .steps_ahead = 2,
                                     .window = 2};
 
@@ -43,6 +45,7 @@ struct debts {
     uint64_t seq;
     bool verify;
     struct coord_checkpoint checkpoint, saved;
+    struct coord_action assignment; /* the last one: some liars do a part of their work */
     bool over;
 };
 
@@ -58,17 +61,38 @@ static void take(struct debts *debts, const struct coord_actions *actions)
         }
         if (a->type == COORD_ACTION_SAVE)
             debts->saved = a->checkpoint;
+        if (a->type == COORD_ACTION_ASSIGNMENT)
+            debts->assignment = *a;
         debts->over |= a->type == COORD_ACTION_EXIT;
     }
+}
+
+/* What an honest worker would say of the last assignment, in any order. */
+static void draw_honest(struct coord_event *e, const struct debts *debts)
+{
+    static const enum coord_event_type types[] = {COORD_EVENT_RECEIVED, COORD_EVENT_VALIDATION,
+                                                  COORD_EVENT_CONSUMED, COORD_EVENT_COMPLETED};
+    const struct coord_action *a = &debts->assignment;
+    e->type = types[below(4)];
+    e->peer = e->type == COORD_EVENT_COMPLETED ? a->peer : a->assignment.worker;
+    e->micro_batch.kind = a->assignment.kind;
+    e->micro_batch.step = a->assignment.step;
+    e->micro_batch.micro_batch = a->assignment.micro_batch;
 }
 
 static void draw_message(struct coord_event *e, struct coord_void *voids, struct bl_range *trained,
                          char *folder, const struct debts *debts, uint64_t generation)
 {
+    static uint32_t ranks[2];
     e->type = (enum coord_event_type)below(COORD_EVENT_GOODBYE + 1);
     e->peer = 1 + below(5);
     e->link = e->peer + 10 * below(2);
     e->generation = below(8) ? generation : number();
+    if (debts->assignment.peer && below(4) == 0) {
+        draw_honest(e, debts);
+        e->link = e->peer;
+        return;
+    }
     switch (e->type) {
     case COORD_EVENT_HELLO:
         e->hello.role = (enum bl_role)(below(10) ? 1 + e->peer % 2 : number());
@@ -78,8 +102,17 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->ended.applied_step = (int64_t)number() - 1;
         e->ended.state_generation = below(3) ? generation : number();
         break;
+    case COORD_EVENT_BEAT:
+        e->beat.progress = number();
+        break;
     case COORD_EVENT_FORMED:
         e->formed.step = number();
+        break;
+    case COORD_EVENT_BROKEN:
+        ranks[0] = (uint32_t)number();
+        ranks[1] = (uint32_t)number();
+        e->broken.unreached = ranks;
+        e->broken.unreached_count = below(3);
         break;
     case COORD_EVENT_REPORT:
         e->report.step = number();
@@ -116,7 +149,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
                                       .validate_ids = validate_ids,
                                       .sample_count = 20,
                                       .max_bad_fraction = 1,
-                                      .patience_ms = 600,
+                                      .patience_ms = 120,
                                       .workers_max = 3,
                                       .loaders_max = 2,
                                       .workers_min = 1,
@@ -126,7 +159,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
         struct debts debts = {0};
         uint64_t now_ms = 1000;
         take(&debts, coord_start(c, now_ms));
-        for (int i = 0; i < 600 && !debts.over; i++) {
+        for (int i = 0; i < 2000 && !debts.over; i++) {
             struct coord_void voids[2];
             struct bl_range trained[2];
             char folder[COORD_CHECKPOINT_NAME_MAX];
@@ -159,8 +192,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
         coord_free(&c);
     }
     for (int s = 0; s < COORD_STATE_COUNT; s++)
-        if (states_seen[s] == 0 && s != COORD_VALIDATING &&
-            s != COORD_CHECKING) /* too far for liars */
+        if (states_seen[s] == 0)
             fail_msg("expected the state %s to be reached", coord_state_name((enum coord_state)s));
 }
 
@@ -367,7 +399,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
             .capacity = 3, .jobs = 2, .member = {.patience_ms = 600, .reconnect_ms = 600000}};
         struct loader *l;
         assert_int_equal(loader_new(&config, &l, NULL), 0);
-        bool making[5] = {0}, shipping[5] = {0}, opening = false, over = false;
+        bool making[5] = {0}, shipping[5] = {0}, opening = false, probing = false, over = false;
         uint64_t now_ms = 1000, link = 1;
         const struct loader_actions *actions = loader_start(l, now_ms);
         for (int i = 0; i < 600 && !over; i++) {
@@ -375,6 +407,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
                 const struct loader_action *a = &actions->list[k];
                 uint32_t slot = a->assignment.slot;
                 opening |= a->type == LOADER_ACTION_OPEN;
+                probing |= a->type == LOADER_ACTION_PROBE;
                 over |= a->type == LOADER_ACTION_EXIT;
                 if (a->type == LOADER_ACTION_CONNECT)
                     link = a->link;
@@ -391,6 +424,9 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
             if (opening && below(3) == 0) {
                 e.type = LOADER_EVENT_OPENED;
                 opening = false;
+            } else if (probing && below(3) == 0) {
+                e.type = LOADER_EVENT_PROBED;
+                probing = false;
             } else if (making[slot] && below(2)) {
                 e.type = LOADER_EVENT_MADE;
                 e.slot.slot = slot;

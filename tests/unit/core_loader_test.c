@@ -58,6 +58,9 @@ static int begin(void **state)
     feed(e);
     assert_non_null(action(LOADER_ACTION_OPEN));
     feed(event(LOADER_EVENT_OPENED, 0));
+    assert_null(action(LOADER_ACTION_ENDED));
+    assert_non_null(action(LOADER_ACTION_PROBE));
+    feed(event(LOADER_EVENT_PROBED, 0));
     assert_non_null(action(LOADER_ACTION_ENDED));
     return 0;
 }
@@ -153,8 +156,32 @@ static void a_lost_connection_drops_assignments_silently_and_comes_back(void **s
     e.link = 2;
     e.welcome.patience_ms = 600;
     feed(e);
-    assert_non_null(action(LOADER_ACTION_ENDED)); /* open already */
+    assert_non_null(action(LOADER_ACTION_PROBE)); /* open already */
+    feed(event(LOADER_EVENT_PROBED, 0));
+    assert_non_null(action(LOADER_ACTION_ENDED));
     assert_int_equal(loader_status(l).making, 1);
+}
+
+/* The proof that a Welcome asks for is never given with another Welcome's samples. */
+static void a_probe_of_an_older_connection_is_made_again(void **state)
+{
+    struct loader_event e = event(LOADER_EVENT_WELCOME, 0);
+    e.welcome.patience_ms = 600;
+    feed(event(LOADER_EVENT_LOST, 0));
+    e.link = 2;
+    feed(e);
+    assert_non_null(action(LOADER_ACTION_PROBE));
+    struct loader_event lost = event(LOADER_EVENT_LOST, 0);
+    lost.link = 2;
+    feed(lost);
+    e.link = 3;
+    feed(e);
+    assert_null(action(LOADER_ACTION_PROBE)); /* one at a time */
+    feed(event(LOADER_EVENT_PROBED, 0));
+    assert_null(action(LOADER_ACTION_ENDED));
+    assert_non_null(action(LOADER_ACTION_PROBE));
+    feed(event(LOADER_EVENT_PROBED, 0));
+    assert_int_equal(action(LOADER_ACTION_ENDED)->link, 3);
 }
 
 static void silence_is_a_lost_connection_and_too_much_of_it_the_end(void **state)
@@ -209,6 +236,7 @@ UNIT_MAIN(CASE(an_assignment_is_made_shipped_and_answered),
           CASE(the_end_of_a_generation_gives_the_credit_of_its_assignments_back),
           CASE(a_newer_generation_is_seen_in_an_assignment_too),
           CASE(a_lost_connection_drops_assignments_silently_and_comes_back),
+          CASE(a_probe_of_an_older_connection_is_made_again),
           CASE(silence_is_a_lost_connection_and_too_much_of_it_the_end),
           CASE(a_run_that_ended_with_an_error_is_its_loaders_error_too), CASE(stop_says_goodbye),
           CASE(messages_of_an_older_connection_are_late))

@@ -289,7 +289,7 @@ static void rank_0_copies_its_state_in_passing_and_writes_it_when_told(void **st
     assert_null(action(WORKER_ACTION_WRITE));
     save(2, "step-2");
     assert_string_equal(action(WORKER_ACTION_WRITE)->save.folder, "step-2");
-    compute_step(2); /* training goes on */
+    compute_step(2); /* training continues */
     assert_non_null(action(WORKER_ACTION_REDUCE));
     applied(2);
     compute_step(3); /* but not into the next such state */

@@ -25,10 +25,10 @@ static void a_file_without_commit_leaves_nothing(void **state)
     assert_ok(bl_file_writer_write(&writer, "abc", 3, &err), err);
     assert_false(bl_path_is_file(inside("half")));
     assert_true(bl_path_is_file(writer.temporary));
-    char temporary[sizeof writer.temporary];
-    memcpy(temporary, writer.temporary, sizeof temporary);
+    char *temporary = strdup(writer.temporary);
     bl_file_writer_close(&writer);
     assert_false(bl_path_is_file(temporary));
+    free(temporary);
 }
 
 static void failures_name_the_file(void **state)

@@ -51,6 +51,25 @@ static void a_loader_says_hello_and_is_ready_once_it_is_welcome(void **state)
     play_stop();
 }
 
+/* It answers for those that it cannot read too: whether it may stay is the coordinator's to say. */
+static void a_loader_proves_that_it_sees_the_data(void **state)
+{
+    static const uint64_t samples[] = {3, 7, 0, PLAY_IMAGES};
+    play_open(false);
+    start_loader(false);
+    play_expect_and_drop(BLIPREN__ENVELOPE__BODY_HELLO);
+    play_say_welcome_probe(samples, 4);
+    Blipren__Envelope *m = play_expect(BLIPREN__ENVELOPE__BODY_ENDED);
+    assert_int_equal(m->ended->n_probe_hash, 4);
+    assert_true(m->ended->probe_hash[0] != 0 && m->ended->probe_hash[2] != 0);
+    assert_true(m->ended->probe_hash[0] != m->ended->probe_hash[2]);
+    assert_true(m->ended->probe_hash[1] == 0 && m->ended->probe_hash[3] == 0);
+    assert_non_null(strstr(m->ended->probe_error, play_images[7].name));
+    assert_non_null(strstr(m->ended->probe_error, play_images[7].reason));
+    wire_envelope_free(&m);
+    play_stop();
+}
+
 static bool no_wait(void *context, uint32_t ms)
 {
     return false;
@@ -67,7 +86,7 @@ static void compare(const struct wire_frames *frames, const uint64_t *samples, s
                                  zmq_msg_size(&frames->at[0]), &h, &err),
               err);
     assert_ok(sample_source_open(play_path("run"), play.run,
-                                 &(struct sample_patience){no_wait, NULL}, &source, &err),
+                                 &(struct location_patience){no_wait, NULL}, &source, &err),
               err);
     assert_int_equal(sample_side(source), PLAY_SIDE);
     assert_int_equal(h->image_side, PLAY_SIDE);
@@ -136,6 +155,7 @@ static void what_cannot_be_had_is_a_void_slot_with_its_reason(void **state)
         const Blipren__VoidSlot *v = m->completed->voids[i];
         assert_int_equal(v->slot, slots[i]);
         assert_true(v->sample == mixed[slots[i]]);
+        assert_int_equal(v->unreadable, v->sample == 7 || v->sample == 8);
         if (!strstr(v->reason, play_images[v->sample].reason))
             fail_msg("%s: expected \"%s\", found \"%s\"", play_images[v->sample].name,
                      play_images[v->sample].reason, v->reason);
@@ -192,6 +212,22 @@ static void assignments_of_a_dead_worker_come_back_when_the_generation_ends(void
     compare(play_expect_batch(0), samples, 2);
     play_expect_and_drop(BLIPREN__ENVELOPE__BODY_COMPLETED);
     play_stop();
+}
+
+/* The line is how an operator learns of a firewall between a loader and a worker. */
+static void a_worker_that_takes_nothing_is_named(void **state)
+{
+    static const uint64_t samples[] = {0};
+    play_patience_ms = 600;
+    open_ready();
+    play_patience_ms = PLAY_PATIENCE_MS;
+    play_say_assignment(0, samples, 1, "tcp://127.0.0.1:1");
+    for (int beats = 0; beats < 10; beats++) { /* a second */
+        play_expect_and_drop(BLIPREN__ENVELOPE__BODY_BEAT);
+        play_say_pulse();
+    }
+    play_stop();
+    play_expect_last_line("the worker at tcp://127.0.0.1:1 has taken no micro-batch for 0.6 s");
 }
 
 static void a_signal_ends_the_loader_with_a_goodbye(void **state)
@@ -361,10 +397,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_loader_says_hello_and_is_ready_once_it_is_welcome),
+        cmocka_unit_test(a_loader_proves_that_it_sees_the_data),
         cmocka_unit_test(a_micro_batch_reaches_its_worker_and_its_credit_comes_back),
         cmocka_unit_test(what_cannot_be_had_is_a_void_slot_with_its_reason),
         cmocka_unit_test(many_micro_batches_in_flight_all_arrive),
         cmocka_unit_test(assignments_of_a_dead_worker_come_back_when_the_generation_ends),
+        cmocka_unit_test(a_worker_that_takes_nothing_is_named),
         cmocka_unit_test(a_signal_ends_the_loader_with_a_goodbye),
         cmocka_unit_test(a_refused_loader_prints_reason_and_remedy),
         cmocka_unit_test(another_run_folder_is_refused_by_name),

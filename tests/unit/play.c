@@ -191,6 +191,11 @@ uint32_t play_patience_ms = PLAY_PATIENCE_MS;
 
 void play_say_welcome(void)
 {
+    play_say_welcome_probe(NULL, 0);
+}
+
+void play_say_welcome_probe(const uint64_t *samples, size_t count)
+{
     Blipren__Welcome welcome = BLIPREN__WELCOME__INIT;
     Blipren__Envelope m = BLIPREN__ENVELOPE__INIT;
     char path[256];
@@ -198,6 +203,8 @@ void play_say_welcome(void)
     welcome.run_folder = path;
     welcome.patience_ms = play_patience_ms;
     welcome.heartbeat_ms = play_patience_ms / 6;
+    welcome.n_probe = count;
+    welcome.probe = (uint64_t *)(uintptr_t)samples;
     m.body_case = BLIPREN__ENVELOPE__BODY_WELCOME;
     m.welcome = &welcome;
     play_say(&m);

@@ -75,6 +75,8 @@ void play_expect_last_line(const char *expected);
 /* Each sends a message of the coordinator to whom the last message came from. */
 void play_say(Blipren__Envelope *message);
 void play_say_welcome(void);
+/* The same, with samples whose images a loader is to read. */
+void play_say_welcome_probe(const uint64_t *samples, size_t count);
 void play_say_pulse(void);
 void play_say_end(void);
 void play_say_stop(void);

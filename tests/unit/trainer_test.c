@@ -73,10 +73,11 @@ static int rig_open(struct rig *rig, const struct job *job, struct bl_error *err
         .reproducible = job->reproducible,
         .groups = bl_ceil_div(BATCH, job->group),
         .schedule = {.kind = SCHEDULE_COSINE, .peak = 1e-3, .warmup_steps = 2, .steps = STEPS},
-        .beta1 = 0.9f,
-        .beta2 = 0.999f,
-        .eps = 1e-8f,
-        .weight_decay = 0.01f,
+        .threads = job->threads,
+        .beta1 = 0.9,
+        .beta2 = 0.999,
+        .eps = 1e-8,
+        .weight_decay = 0.01,
         .decay_norms = true,
         .clip = 1,
         .ema = 0.9f,
@@ -213,59 +214,85 @@ static void losses_agree_for_any_micro_batch_and_ranks(void **state)
     }
 }
 
+static void note_copied(void *context)
+{
+    ++*(int *)context;
+}
+
+/* A rig of one rank with a communicator of its own, in a fresh state. */
+static void open_alone(struct rig *rig, struct job *job, struct comm **comm)
+{
+    struct bl_error err;
+    const struct comm_options options = {
+        .world = 1, .host = "127.0.0.1", .publish = publish, .context = job};
+    assert_ok(comm_open(&options, comm, &err), err);
+    assert_ok(rig_open(rig, job, &err), err);
+    assert_ok(trainer_fresh(rig->trainer, &err), err);
+}
+
+static void write_checkpoint(const struct rig *rig, const char *path)
+{
+    struct bl_error err;
+    struct trainer_snapshot snapshot;
+    struct checkpoint_state metadata = {
+        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = "x: 1\n"};
+    int copied = 0;
+    trainer_snapshot(rig->trainer, &snapshot);
+    assert_ok(checkpoint_write(captioner_params(rig->captioner), &snapshot, &metadata, path,
+                               note_copied, &copied, &err),
+              err);
+    assert_int_equal(copied, 1);
+}
+
+static int read_checkpoint(struct rig *rig, const char *path, struct checkpoint_state *ret,
+                           struct bl_error *err)
+{
+    return checkpoint_read(captioner_params(rig->captioner), rig->ops, rig->trainer, path, ret,
+                           err);
+}
+
+static void take_steps(struct rig *rig, struct job *job, struct comm *comm, int count)
+{
+    struct bl_error err;
+    struct trainer_report report;
+    for (int s = 0; s < count; s++)
+        assert_ok(one_step(rig, job, 0, comm, &report, &err), err);
+}
+
+static void assert_same_state(const struct rig *a, const struct rig *b)
+{
+    struct bl_error err;
+    uint8_t digest_a[32], digest_b[32];
+    assert_ok(trainer_digest(a->trainer, digest_a, &err), err);
+    assert_ok(trainer_digest(b->trainer, digest_b, &err), err);
+    assert_memory_equal(digest_a, digest_b, 32);
+}
+
 /* Two steps, a checkpoint, two more; against a fresh process that loads the checkpoint and does the last two. */
 static void a_checkpoint_goes_on_with_the_same_bits(void **state)
 {
     struct job job = {.moe = true, .reproducible = true, .ranks = 1, .threads = 1, .group = 3};
-    struct rig rig;
+    struct rig rig, resumed;
     struct bl_error err;
-    struct comm *comm = NULL;
-    struct trainer_report report;
-    uint8_t straight[32], resumed[32];
+    struct comm *comm = NULL, *other = NULL;
     char path[96];
     snprintf(path, sizeof path, "%s/checkpoints/step-2", folder);
-    struct checkpoint_state metadata = {
-        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = strdup("x: 1\n")};
-    assert_ok(comm_open(
-                  &(struct comm_options){
-                      .world = 1, .host = "127.0.0.1", .publish = publish, .context = &job},
-                  &comm, &err),
-              err);
-    assert_ok(rig_open(&rig, &job, &err), err);
-    assert_ok(trainer_fresh(rig.trainer, &err), err);
-    for (int s = 0; s < STEPS; s++) {
-        assert_ok(one_step(&rig, &job, 0, comm, &report, &err), err);
-        if (s != 1)
-            continue;
-        struct trainer_snapshot snapshot;
-        assert_ok(trainer_snapshot(rig.trainer, &snapshot, &err), err);
-        assert_ok(
-            checkpoint_write(captioner_params(rig.captioner), &snapshot, &metadata, path, &err),
-            err);
-        trainer_snapshot_release(&snapshot);
-    }
-    assert_ok(trainer_digest(rig.trainer, straight, &err), err);
-    rig_close(&rig);
+    open_alone(&rig, &job, &comm);
+    take_steps(&rig, &job, comm, 2);
+    write_checkpoint(&rig, path);
+    take_steps(&rig, &job, comm, STEPS - 2);
 
-    struct trainer_snapshot snapshot;
     struct checkpoint_state read;
-    assert_ok(rig_open(&rig, &job, &err), err);
-    assert_ok(trainer_snapshot_make(rig.trainer, &snapshot, &err), err);
-    assert_ok(checkpoint_read(captioner_params(rig.captioner), path, &snapshot, &read, &err), err);
+    open_alone(&resumed, &job, &other);
+    assert_ok(read_checkpoint(&resumed, path, &read, &err), err);
     assert_int_equal(read.step, 2);
+    assert_int_equal(read.zero_count, 0);
     assert_string_equal(read.config, "x: 1\n");
-    assert_ok(trainer_restore(rig.trainer, &snapshot, &err), err);
-    for (int s = 2; s < STEPS; s++)
-        assert_ok(one_step(&rig, &job, 0, comm, &report, &err), err);
-    assert_ok(trainer_digest(rig.trainer, resumed, &err), err);
-    assert_memory_equal(resumed, straight, 32);
-
-    float *weights = calloc((size_t)snapshot.count, sizeof *weights);
-    assert_ok(checkpoint_read(captioner_params(rig.captioner), path, &snapshot, NULL, &err), err);
-    assert_ok(checkpoint_read_weights(captioner_params(rig.captioner), path, weights, &err), err);
-    assert_memory_equal(weights, snapshot.values, (size_t)snapshot.count * sizeof *weights);
+    take_steps(&resumed, &job, other, STEPS - 2);
+    assert_same_state(&rig, &resumed);
 
     /* one flipped byte in any file is named */
+    const struct captioner_params *params = captioner_params(rig.captioner);
     for (int i = 0; i < read.file_count; i++) {
         char name[200], *data;
         size_t size;
@@ -273,13 +300,10 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
         assert_ok(bl_file_read(name, 1 << 26, &data, &size, &err), err);
         data[size - 5] ^= 1;
         assert_ok(bl_file_write(name, data, size, &err), err);
-        assert_int_equal(
-            checkpoint_read(captioner_params(rig.captioner), path, &snapshot, NULL, &err),
-            -BL_EFORMAT);
+        assert_int_equal(read_checkpoint(&rig, path, NULL, &err), -BL_EFORMAT);
         assert_string_equal(err.file, name);
-        assert_int_equal(
-            checkpoint_read_weights(captioner_params(rig.captioner), path, weights, &err),
-            -BL_EFORMAT);
+        assert_int_equal(checkpoint_read_weights(params, rig.ops, path, params->values, &err),
+                         -BL_EFORMAT);
         data[size - 5] ^= 1;
         assert_ok(bl_file_write(name, data, size, &err), err);
         free(data);
@@ -298,14 +322,107 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
     }
     assert_int_equal(bare.file_count, read.file_count - 4);
     assert_ok(checkpoint_state_write(path, &bare, &err), err);
-    assert_ok(checkpoint_read_weights(captioner_params(rig.captioner), path, weights, &err), err);
-    assert_int_not_equal(
-        checkpoint_read(captioner_params(rig.captioner), path, &snapshot, NULL, &err), 0);
+    assert_ok(checkpoint_read_weights(params, rig.ops, path, params->values, &err), err);
+    assert_int_not_equal(read_checkpoint(&rig, path, NULL, &err), 0);
+    char missing[200];
+    snprintf(missing, sizeof missing, "%s/qformer.moment1.safetensors", path);
+    assert_string_equal(err.file, missing);
 
-    free(weights);
     checkpoint_state_release(&read);
-    checkpoint_state_release(&metadata);
-    trainer_snapshot_release(&snapshot);
+    rig_close(&rig);
+    rig_close(&resumed);
+    comm_free(&comm);
+    comm_free(&other);
+}
+
+static void moments_that_are_zero_have_no_file_and_are_zero_again(void **state)
+{
+    struct job job = {.ranks = 1, .threads = 1, .group = 3};
+    struct rig rig, resumed;
+    struct bl_error err;
+    struct comm *comm = NULL, *other = NULL;
+    struct checkpoint_state read;
+    char path[96], name[160];
+    snprintf(path, sizeof path, "%s/checkpoints/step-0", folder);
+    open_alone(&rig, &job, &comm);
+    write_checkpoint(&rig, path);
+    snprintf(name, sizeof name, "%s/qformer.moment1.safetensors", path);
+    assert_false(bl_path_is_file(name));
+
+    open_alone(&resumed, &job, &other);
+    take_steps(&resumed, &job, other, 1); /* something that must go */
+    assert_ok(read_checkpoint(&resumed, path, &read, &err), err);
+    assert_int_equal(read.zero_count, 2);
+    assert_same_state(&rig, &resumed);
+    take_steps(&rig, &job, comm, 2);
+    take_steps(&resumed, &job, other, 2);
+    assert_same_state(&rig, &resumed);
+
+    checkpoint_state_release(&read);
+    rig_close(&rig);
+    rig_close(&resumed);
+    comm_free(&comm);
+    comm_free(&other);
+}
+
+/* docs/recipe.md, Checkpoint: equal weights, equal hash, whatever else the run has. */
+static void weights_have_a_hash_of_their_own(void **state)
+{
+    struct job job = {.ranks = 1, .threads = 1, .group = 3};
+    struct rig rig;
+    struct bl_error err;
+    struct comm *comm = NULL;
+    struct checkpoint_state first, again;
+    char path[2][96];
+    open_alone(&rig, &job, &comm);
+    const struct captioner_params *params = captioner_params(rig.captioner);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/checkpoints/hash-%d", folder, i);
+        if (i > 0) { /* other counters, other moments, the same weights */
+            take_steps(&rig, &job, comm, 1);
+            assert_ok(checkpoint_read_weights(params, rig.ops, path[0], params->values, &err), err);
+        }
+        write_checkpoint(&rig, path[i]);
+    }
+    assert_ok(checkpoint_state_read(path[0], &first, &err), err);
+    assert_ok(checkpoint_state_read(path[1], &again, &err), err);
+    assert_int_equal(strlen(first.weights_sha256), 64);
+    assert_string_equal(first.weights_sha256, again.weights_sha256);
+    checkpoint_state_release(&again);
+
+    params->values[params->at[0].offset] += 1;
+    write_checkpoint(&rig, path[1]);
+    assert_ok(checkpoint_state_read(path[1], &again, &err), err);
+    assert_string_not_equal(first.weights_sha256, again.weights_sha256);
+
+    checkpoint_state_release(&first);
+    checkpoint_state_release(&again);
+    rig_close(&rig);
+    comm_free(&comm);
+}
+
+/* Nothing of an older folder is lost when the new one cannot be written, and what a failed write leaves behind is its own. */
+static void a_path_that_is_too_long_is_refused_and_removes_nothing(void **state)
+{
+    struct job job = {.ranks = 1, .threads = 1, .group = 3};
+    struct rig rig;
+    struct bl_error err;
+    struct comm *comm = NULL;
+    struct trainer_snapshot snapshot;
+    struct checkpoint_state metadata = {.config = "x: 1\n"};
+    int copied = 0;
+    char path[4200];
+    open_alone(&rig, &job, &comm);
+    memset(path, 'x', sizeof path);
+    memcpy(path, folder, strlen(folder));
+    path[strlen(folder)] = '/';
+    path[sizeof path - 1] = 0;
+    trainer_snapshot(rig.trainer, &snapshot);
+    assert_int_equal(checkpoint_write(captioner_params(rig.captioner), &snapshot, &metadata, path,
+                                      note_copied, &copied, &err),
+                     -BL_ELIMIT);
+    assert_int_equal(copied, 1);
+    assert_true(bl_path_is_folder(vision));
     rig_close(&rig);
     comm_free(&comm);
 }
@@ -316,4 +433,9 @@ UNIT_MAIN(
     cmocka_unit_test_setup_teardown(losses_agree_for_any_micro_batch_and_ranks, write_models,
                                     remove_models),
     cmocka_unit_test_setup_teardown(a_checkpoint_goes_on_with_the_same_bits, write_models,
-                                    remove_models))
+                                    remove_models),
+    cmocka_unit_test_setup_teardown(moments_that_are_zero_have_no_file_and_are_zero_again,
+                                    write_models, remove_models),
+    cmocka_unit_test_setup_teardown(weights_have_a_hash_of_their_own, write_models, remove_models),
+    cmocka_unit_test_setup_teardown(a_path_that_is_too_long_is_refused_and_removes_nothing,
+                                    write_models, remove_models))

@@ -291,6 +291,42 @@ static void the_largest_micro_batch_fits_into_a_message(void **state)
 }
 
 /* Else fuzzing would start from bytes that are refused at once. */
+/* 256 captions of 1024 tokens have a megabyte: what does not fit is left out, from the end. */
+static void a_validation_takes_as_many_captions_as_a_message_has_room_for(void **state)
+{
+    enum { COUNT = 256 };
+    static Blipren__Caption captions[COUNT];
+    static Blipren__Caption *list[COUNT];
+    static char text[4097];
+    static double weights[BL_EXPERTS_MAX];
+    struct bl_error err;
+    Blipren__Envelope *back;
+    uint8_t *data;
+    size_t size;
+    memset(text, 'a', sizeof text - 1);
+    for (int i = 0; i < COUNT; i++) {
+        captions[i] = (Blipren__Caption)BLIPREN__CAPTION__INIT;
+        captions[i].sample = UINT64_MAX;
+        captions[i].text = text;
+        captions[i].ended = true;
+        list[i] = &captions[i];
+    }
+    size_t fit = wire_captions_fit(list, COUNT);
+    assert_in_range(fit, 60, COUNT - 1);
+    m.validation.n_captions = fit;
+    m.validation.captions = list;
+    m.validation.n_expert_weight = BL_EXPERTS_MAX;
+    m.validation.expert_weight = weights;
+    m.validation.step = m.validation.tokens = m.validation.correct = UINT64_MAX;
+    m.envelope.body_case = BLIPREN__ENVELOPE__BODY_VALIDATION;
+    m.envelope.validation = &m.validation;
+    wire_pack(&m.envelope, &data, &size);
+    assert_ok(wire_unpack(data, size, &back, &err), err);
+    wire_envelope_free(&back);
+    free(data);
+    assert_int_equal(wire_captions_fit(list, 8), 8);
+}
+
 static void every_seed_of_the_fuzz_corpus_is_honest(void **state)
 {
     char folder[512], path[1024];
@@ -450,7 +486,7 @@ static void wrong_fields_of_a_coordinator_are_named(void **state)
                  "Welcome.run_folder: expected an absolute path, found \"runs/1\"");
     m.welcome.patience_ms = 10;
     body_refused(BLIPREN__ENVELOPE__BODY_WELCOME,
-                 "Welcome.patience_ms: expected 60 to 2147483647, found 10");
+                 "Welcome.patience_ms: expected 60 to 86400000, found 10");
     m.form.world = 0;
     body_refused(BLIPREN__ENVELOPE__BODY_FORM, "Form.world: expected 1 to 1024, found 0");
     m.form.rank = 2;
@@ -594,7 +630,7 @@ static void texts_of_the_system_become_fit_for_a_message(void **state)
 {
     char text[] = "a\xff\xc3\xa4\xed\xa0\x80z\xe2\x82", plain[] = "grün", empty[] = "";
     wire_text(text);
-    assert_string_equal(text, "a?\xc3\xa4???z??");
+    assert_string_equal(text, "a?\xc3\xa4???z?");
     wire_text(plain);
     assert_string_equal(plain, "grün");
     wire_text(empty);
@@ -615,6 +651,7 @@ static void routing_ids_differ_by_connection_and_start_with_no_zero(void **state
 
 UNIT_MAIN(WIRE_TEST(every_message_comes_back_byte_for_byte),
           WIRE_TEST(an_assignments_and_a_headers_values_survive),
+          WIRE_TEST(a_validation_takes_as_many_captions_as_a_message_has_room_for),
           WIRE_TEST(the_largest_micro_batch_fits_into_a_message),
           WIRE_TEST(every_seed_of_the_fuzz_corpus_is_honest),
           WIRE_TEST(a_wrong_envelope_is_refused),

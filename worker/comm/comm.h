@@ -44,6 +44,9 @@ int comm_open(const struct comm_options *options, struct comm **ret, struct bl_e
 void comm_deliver(struct comm *comm, const char *key, const void *value, size_t size);
 /* Blocks until all ranks are connected with each other. World 1 returns at once. */
 int comm_connect(struct comm *comm, struct bl_error *err);
+/* After comm_connect failed: the ranks that published an address and do not answer at it, at most `most` of them. Returns how
+ * many. Either side of such a pair may be at fault. A rank that published none yet is not among them. */
+int comm_unreached(const struct comm *comm, int *ret_ranks, int most);
 
 /* data[count] += that of all other ranks, in place. Returns at once; data stays the communicator's
  * until comm_wait. */

@@ -23,8 +23,14 @@
 #include <thread>
 #include <vector>
 
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <gloo/rendezvous/context.h>
 #include <gloo/rendezvous/store.h>
+#include <gloo/transport/tcp/address.h>
 #include <gloo/transport/tcp/device.h>
 
 namespace
@@ -89,6 +95,9 @@ struct comm : gloo::rendezvous::Store {
     std::string failure;
     std::vector<gloo::transport::UnboundBuffer *> live; /* to be woken by abort */
 
+    int connecting = 0;         /* the rank whose addresses Gloo asked for last */
+    std::vector<int> unreached; /* after a failed comm_connect */
+
     std::thread thread;
     uint64_t sent = 0, received = 0;
     std::vector<char> piece[2];
@@ -114,6 +123,7 @@ struct comm : gloo::rendezvous::Store {
               const std::chrono::milliseconds &timeout) override
     {
         std::unique_lock<std::mutex> guard(lock);
+        connecting = atoi(keys.back().c_str()); /* the key is the rank */
         auto there = [&] {
             return is_aborted || std::all_of(keys.begin(), keys.end(),
                                              [&](const std::string &k) { return store.count(k); });
@@ -122,6 +132,54 @@ struct comm : gloo::rendezvous::Store {
             throw std::runtime_error("a peer did not appear in time");
         if (is_aborted)
             throw aborted();
+    }
+
+    /* -- who cannot be reached
+     * --------------------------------------------------------------------------- */
+    /* A connection to where that rank waits for this one, under way; -1: there can be none. It
+     * published an address for each of its pairs, in the order of ranks. Under the lock. */
+    int call(int rank)
+    {
+        const std::vector<char> &published = store[std::to_string(rank)];
+        size_t size = published.size() / (size_t)(options.world - 1);
+        auto mine =
+            published.begin() + (ptrdiff_t)size * (options.rank - (options.rank > rank ? 1 : 0));
+        gloo::transport::tcp::Address address({mine, mine + (ptrdiff_t)size});
+        sockaddr_storage to = address.getSockaddr();
+        int fd = socket(to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        auto *sa = reinterpret_cast<const sockaddr *>(&to);
+        if (fd >= 0 && connect(fd, sa, sizeof to) != 0 && errno != EINPROGRESS) {
+            close(fd);
+            return -1;
+        }
+        return fd;
+    }
+    /* Tries all ranks at once that published their addresses. Gloo connects in the order of ranks, so
+     * those before `connecting` are connected, and do not listen any more. */
+    void find_unreached()
+    {
+        auto until =
+            std::chrono::steady_clock::now() + std::chrono::milliseconds(options.connect_ms / 5);
+        std::vector<std::pair<int, int>> calls; /* rank, descriptor */
+        {
+            std::lock_guard<std::mutex> guard(lock);
+            for (int rank = connecting; rank < options.world && !is_aborted; rank++)
+                if (rank != options.rank && store.count(std::to_string(rank)))
+                    calls.emplace_back(rank, call(rank));
+        }
+        for (auto &[rank, fd] : calls) {
+            auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+                until - std::chrono::steady_clock::now());
+            pollfd waiting = {fd, POLLOUT, 0};
+            int error = 0;
+            socklen_t size = sizeof error;
+            bool answered = fd >= 0 && poll(&waiting, 1, std::max(0, (int)left.count())) == 1 &&
+                            getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
+            if (!answered)
+                unreached.push_back(rank);
+            if (fd >= 0)
+                close(fd);
+        }
     }
 
     /* -- pieces of a message
@@ -330,9 +388,21 @@ extern "C" int comm_connect(comm *c, bl_error *err)
         return 0;
     } catch (const std::exception &e) {
         c->fail(e.what());
+        try {
+            c->find_unreached();
+        } catch (
+            const std::exception &) { /* what a peer published is no address: nobody is named */
+        }
         return bl_fail(err, BL_EPEER, "rank %d of %d cannot connect with its peers: %s",
                        c->options.rank, c->options.world, e.what());
     }
+}
+
+extern "C" int comm_unreached(const comm *c, int *ret_ranks, int most)
+{
+    int count = std::min(most, (int)c->unreached.size());
+    std::copy_n(c->unreached.begin(), count, ret_ranks);
+    return count;
 }
 
 extern "C" void comm_allreduce(comm *c, void *data, int64_t count, comm_type type)

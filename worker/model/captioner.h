@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/file.h"
 #include "common/models/hf.h"
 #include "worker/ops/ops.h"
 
@@ -100,15 +101,19 @@ int captioner_init(struct captioner *c, uint64_t seed, struct bl_error *err);
  * anew. */
 void captioner_params_changed(struct captioner *c);
 
-/* One of the two files from / into a host copy of a flat buffer (values, moments, EMA). The write
- * is whole or not at all; metadata: pairs key, value, …, NULL, or NULL. The read is strict:
- * -BL_EFORMAT names the file and the tensor that is missing, unknown or of another shape; f16 and
- * bf16 are widened. `host` elements of the other file stay. */
+/* One of the two files from a flat buffer (values, moments, average) in host memory, into an open
+ * writer, which the caller commits. */
 int captioner_params_write(const struct captioner_params *params, enum captioner_file file,
-                           const char *path, const float *host, const char *const *metadata,
-                           struct bl_error *err);
+                           struct bl_file_writer *writer, const float *host, struct bl_error *err);
+/* One of the two files into a flat buffer on the device, by pieces. Strict: -BL_EFORMAT names the file
+ * and the tensor that is missing, unknown or of another shape; f16 and bf16 are widened. Elements of the
+ * other file stay. */
 int captioner_params_read(const struct captioner_params *params, enum captioner_file file,
-                          const char *path, float *host, struct bl_error *err);
+                          const char *path, struct ops *ops, float *device, struct bl_error *err);
+/* docs/recipe.md, Checkpoint, "One SHA-256": over the tensors of the two files, sorted by file and
+ * name, each as "NAME F32 SHAPE\n" and its bytes; host memory. 64 digits and a NUL. */
+int captioner_params_sha256(const struct captioner_params *params, const float *host,
+                            char ret_hex[65], struct bl_error *err);
 
 /* -- micro-batches -- */
 

@@ -3,12 +3,15 @@
 #include "worker/model/params.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/progress.h"
 #include "common/random.h"
+#include "common/size.h"
 
 #define ALIGN 16 /* elements: each tensor starts at a multiple of 64 bytes */
 
@@ -117,16 +120,18 @@ void params_close(struct params *p)
 
 /* -- values -- */
 
-/* Element i takes word i % 4 of draw i / 4; a normal one takes the pair (i & ~1, i | 1) (Box &
- * Muller 1958). */
-static void draw_tensor(float *ret, const struct captioner_param *param, struct param_init init,
-                        uint64_t seed)
+/* Elements drawn by one thread at a time, and copied to the device at a time. */
+enum { DRAW_BLOCK = 1 << 16, DRAW_PIECE = 1 << 22 };
+
+/* Elements [first, first + count) of a tensor; first is a multiple of 4. Element i takes word i % 4 of
+ * draw i / 4; a normal one takes the pair (i & ~1, i | 1) (Box & Muller 1958). */
+static void draw_block(float *ret, uint64_t key, struct param_init init, int64_t first,
+                       int64_t count)
 {
-    uint64_t key = bl_mix64(seed, bl_hash_name(param->name));
     uint32_t words[4] = {0};
-    for (int64_t i = 0; i < param->count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         if (i % 4 == 0)
-            bl_draw(key, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
+            bl_draw(key, BL_RANDOM_INIT, (uint64_t)(first + i) / 4, 0, words);
         if (init.kind == INIT_CONSTANT) {
             ret[i] = init.value;
         } else if (init.kind == INIT_UNIFORM) {
@@ -139,15 +144,29 @@ static void draw_tensor(float *ret, const struct captioner_param *param, struct 
     }
 }
 
+/* host (DRAW_PIECE). An element's value depends on its index alone, so the blocks may be anyone's. */
+static void draw_tensor(struct ops *ops, float *values, float *host,
+                        const struct captioner_param *param, struct param_init init, uint64_t seed)
+{
+    uint64_t key = bl_mix64(seed, bl_hash_name(param->name));
+    for (int64_t at = 0; at < param->count; at += DRAW_PIECE) {
+        int64_t count = bl_min(DRAW_PIECE, param->count - at);
+#pragma omp parallel for num_threads(count > DRAW_BLOCK ? omp_get_num_procs() : 1)
+        for (int64_t i = 0; i < count; i += DRAW_BLOCK)
+            draw_block(host + i, key, init, at + i, bl_min(DRAW_BLOCK, count - i));
+        ops->copy_in(ops, values + param->offset + at, host, (size_t)count * sizeof *host);
+        bl_progress_add(1);
+    }
+}
+
 int params_init(const struct params *p, uint64_t seed, struct bl_error *err)
 {
     const struct captioner_params *view = &p->view;
-    bl_autofree float *host = calloc((size_t)view->count, sizeof *host);
+    bl_autofree float *host = malloc(DRAW_PIECE * sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld initial values", (long long)view->count);
     for (int64_t i = 0; i < view->tensors; i++)
-        draw_tensor(host + view->at[i].offset, &view->at[i], p->init[i], seed);
-    p->ops->copy_in(p->ops, view->values, host, (size_t)view->count * sizeof *host);
+        draw_tensor(p->ops, view->values, host, &view->at[i], p->init[i], seed);
     return 0;
 }
 
@@ -172,8 +191,7 @@ static struct tensor as_tensor(const struct captioner_param *param, const float 
 }
 
 int captioner_params_write(const struct captioner_params *params, enum captioner_file file,
-                           const char *path, const float *host, const char *const *metadata,
-                           struct bl_error *err)
+                           struct bl_file_writer *writer, const float *host, struct bl_error *err)
 {
     bl_autofree struct tensor *tensors = calloc((size_t)params->tensors, sizeof *tensors);
     if (!tensors)
@@ -182,7 +200,45 @@ int captioner_params_write(const struct captioner_params *params, enum captioner
     for (int64_t i = 0; i < params->tensors; i++)
         if (params->at[i].file == file)
             tensors[count++] = as_tensor(&params->at[i], host);
-    return safetensors_write(path, tensors, count, metadata, err);
+    return safetensors_write_to(writer, tensors, count, NULL, err);
+}
+
+static int compare_params(const void *a, const void *b)
+{
+    const struct captioner_param *const *pa = a, *const *pb = b;
+    int files = (int)(*pa)->file - (int)(*pb)->file;
+    return files ? files : strcmp((*pa)->name, (*pb)->name);
+}
+
+int captioner_params_sha256(const struct captioner_params *params, const float *host,
+                            char ret_hex[65], struct bl_error *err)
+{
+    bl_autofree const struct captioner_param **sorted =
+        calloc((size_t)params->tensors + 1, sizeof *sorted);
+    if (!sorted)
+        return bl_fail(err, BL_ENOMEM, "no memory for a list of tensors");
+    for (int64_t i = 0; i < params->tensors; i++)
+        sorted[i] = &params->at[i];
+    qsort(sorted, (size_t)params->tensors, sizeof *sorted, compare_params);
+    bl_autosha256 hash = {0};
+    bl_sha256_begin(&hash);
+    for (int64_t i = 0; i < params->tensors; i++) {
+        const struct captioner_param *p = sorted[i];
+        char shape[64], line[160];
+        if (p->rank == 2)
+            snprintf(shape, sizeof shape, "[%lld, %lld]", (long long)p->dims[0],
+                     (long long)p->dims[1]);
+        else
+            snprintf(shape, sizeof shape, "[%lld]", (long long)p->dims[0]);
+        snprintf(line, sizeof line, "%s F32 %s\n", p->name, shape);
+        bl_sha256_add(&hash, line, strlen(line));
+        bl_sha256_add(&hash, host + p->offset, (size_t)p->count * sizeof *host);
+        bl_progress_add(1);
+    }
+    uint8_t bytes[32];
+    bl_sha256_end(&hash, bytes);
+    bl_hex(bytes, sizeof bytes, ret_hex);
+    return 0;
 }
 
 static const struct captioner_param *find_param(const struct captioner_params *params,
@@ -194,8 +250,25 @@ static const struct captioner_param *find_param(const struct captioner_params *p
     return NULL;
 }
 
+/* One tensor of a file to its place on the device, widened by pieces if it must be. */
+static int read_tensor(struct ops *ops, const struct tensor *tensor, float *device, int64_t count,
+                       struct bl_error *err)
+{
+    enum { PIECE = 1 << 18 };
+    bl_autofree float *host = malloc(PIECE * sizeof *host);
+    if (!host)
+        return bl_fail(err, BL_ENOMEM, "no memory to read tensors");
+    for (int64_t at = 0; at < count; at += PIECE) {
+        int64_t some = bl_min(PIECE, count - at);
+        BL_TRY(tensor_to_f32(tensor, (size_t)at, (size_t)some, host, err));
+        ops->copy_in(ops, device + at, host, (size_t)some * sizeof *host);
+        bl_progress_add(1);
+    }
+    return 0;
+}
+
 int captioner_params_read(const struct captioner_params *params, enum captioner_file file,
-                          const char *path, float *host, struct bl_error *err)
+                          const char *path, struct ops *ops, float *device, struct bl_error *err)
 {
     bl_auto(safetensors) struct safetensors *source = NULL;
     BL_TRY(safetensors_open(path, &source, err));
@@ -214,8 +287,9 @@ int captioner_params_read(const struct captioner_params *params, enum captioner_
             continue;
         const struct tensor *tensor;
         BL_TRY(safetensors_expect(source, param->name, param->rank, param->dims, &tensor, err));
-        BL_TRY(tensor_to_f32(tensor, 0, (size_t)param->count, host + param->offset, err));
+        BL_TRY(read_tensor(ops, tensor, device + param->offset, param->count, err));
     }
+    safetensors_let_go(source);
     return 0;
 }
 

@@ -6,21 +6,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "common/limits.h"
 #include "worker/ops/cpu/packed.h"
 
-enum { CACHE_LINE = 64 };
+enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20, HUGE_FROM = 32 << 20 };
 
+/* Large buffers lie on huge pages where the kernel gives some: clearing and mapping gigabytes 4 KiB at a
+ * time took a third of a worker's start. */
 void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes)
 {
     if (cpu->dry)
         return cpu_dry_alloc(cpu->dry, use, bytes);
-    size_t rounded;
-    if (!bl_add(bytes, CACHE_LINE, &rounded))
+    size_t rounded, unit = bytes >= HUGE_FROM ? HUGE_PAGE : CACHE_LINE;
+    if (!bl_add(bytes, unit, &rounded))
         return NULL;
-    return aligned_alloc(CACHE_LINE, rounded & ~(size_t)(CACHE_LINE - 1));
+    rounded &= ~(unit - 1);
+    void *p = aligned_alloc(unit, rounded);
+    if (p && unit == HUGE_PAGE)
+        madvise(p, rounded, MADV_HUGEPAGE); /* a request: without it all works as well */
+    return p;
 }
 
 void cpu_free(struct cpu *cpu, void *memory)

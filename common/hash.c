@@ -1,0 +1,138 @@
+/* common/hash.c - SHA-256 of memory and of files. */
+#include "common/hash.h"
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/file.h"
+#include "common/progress.h"
+
+/* Files hashed at the same time: as many as a checkpoint usually has; more would only compete for the disk. */
+#define THREADS_MAX 8
+
+void bl_sha256_begin(struct bl_sha256 *hash)
+{
+    hash->context = EVP_MD_CTX_new();
+    BL_ASSERT(hash->context && EVP_DigestInit_ex(hash->context, EVP_sha256(), NULL) == 1);
+}
+
+void bl_sha256_add(struct bl_sha256 *hash, const void *data, size_t size)
+{
+    int ok = EVP_DigestUpdate(hash->context, data, size);
+    BL_ASSERT(ok == 1);
+}
+
+void bl_sha256_end(struct bl_sha256 *hash, uint8_t ret[32])
+{
+    int ok = EVP_DigestFinal_ex(hash->context, ret, NULL);
+    BL_ASSERT(ok == 1);
+    bl_sha256_release(hash);
+}
+
+void bl_sha256_release(struct bl_sha256 *hash)
+{
+    EVP_MD_CTX_free(hash->context);
+    hash->context = NULL;
+}
+
+void bl_sha256(const void *data, size_t size, uint8_t ret[32])
+{
+    struct bl_sha256 hash;
+    bl_sha256_begin(&hash);
+    bl_sha256_add(&hash, data, size);
+    bl_sha256_end(&hash, ret);
+}
+
+int bl_sha256_add_file(struct bl_sha256 *hash, const char *path, struct bl_error *err)
+{
+    bl_autofd int fd = -1;
+    struct bl_stamp stamp = {0};
+    BL_TRY(bl_file_open(path, &fd, &stamp, err));
+    size_t size = (size_t)stamp.size;
+    bl_autofree char *piece = malloc(BL_PROGRESS_BYTES);
+    if (!piece)
+        return bl_fail(err, BL_ENOMEM, "no memory to hash %s", path);
+    for (size_t done = 0; done < size;) {
+        ssize_t n = read(fd, piece, BL_PROGRESS_BYTES);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            bl_fail_errno(err, "cannot be read");
+            return bl_error_file(err, path);
+        }
+        if (n == 0) {
+            bl_fail(err, BL_EIO, "expected %zu bytes, found its end after %zu", size, done);
+            return bl_error_file(err, path);
+        }
+        bl_sha256_add(hash, piece, (size_t)n);
+        bl_progress_add(1);
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err)
+{
+    bl_autosha256 hash;
+    uint8_t bytes[32];
+    bl_sha256_begin(&hash);
+    BL_TRY(bl_sha256_add_file(&hash, path, err));
+    bl_sha256_end(&hash, bytes);
+    bl_hex(bytes, sizeof bytes, ret_hex);
+    return 0;
+}
+
+/* What the threads share: each takes the next file until none is left. */
+struct files {
+    const char *const *paths;
+    char (*hex)[65];
+    int count;
+    atomic_int next;
+    pthread_mutex_t lock;
+    int failed; /* the lowest index of a file that failed, `count`: none; under the lock, as its error is */
+    struct bl_error error;
+};
+
+static void *hash_files(void *argument)
+{
+    struct files *files = argument;
+    for (int i; (i = atomic_fetch_add(&files->next, 1)) < files->count;) {
+        struct bl_error error;
+        if (bl_file_sha256(files->paths[i], files->hex[i], &error) == 0)
+            continue;
+        pthread_mutex_lock(&files->lock);
+        if (i < files->failed) {
+            files->failed = i;
+            files->error = error;
+        }
+        pthread_mutex_unlock(&files->lock);
+    }
+    return NULL;
+}
+
+int bl_files_sha256(const char *const *paths, int count, char (*ret_hex)[65], struct bl_error *err)
+{
+    struct files files = {.paths = paths, .hex = ret_hex, .count = count, .failed = count};
+    pthread_t threads[THREADS_MAX];
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    int started = 0;
+    pthread_mutex_init(&files.lock, NULL);
+    /* This thread takes its part too, so a thread that cannot be made is only a thread less. */
+    while (started + 1 < processors && started + 1 < count && started < THREADS_MAX &&
+           pthread_create(&threads[started], NULL, hash_files, &files) == 0)
+        started++;
+    hash_files(&files);
+    for (int i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    pthread_mutex_destroy(&files.lock);
+    if (files.failed == count)
+        return 0;
+    if (err)
+        *err = files.error;
+    return -files.error.code;
+}

@@ -1,0 +1,28 @@
+/* common/hash.h - SHA-256 by OpenSSL, which uses the processor's SHA instructions. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+struct bl_sha256 {
+    struct evp_md_ctx_st *context; /* NULL: not begun, or released */
+};
+
+/* Running out of the few hundred bytes it needs aborts. bl_sha256_end releases; without it, bl_sha256_release does. */
+void bl_sha256_begin(struct bl_sha256 *hash);
+void bl_sha256_add(struct bl_sha256 *hash, const void *data, size_t size);
+void bl_sha256_end(struct bl_sha256 *hash, uint8_t ret[32]);
+void bl_sha256_release(struct bl_sha256 *hash);
+#define bl_autosha256 __attribute__((cleanup(bl_sha256_release))) struct bl_sha256
+
+/* All at once. */
+void bl_sha256(const void *data, size_t size, uint8_t ret[32]);
+
+/* Adds a regular file's content. It is read, not mapped: a file that shrinks meanwhile is an error, no SIGBUS. */
+int bl_sha256_add_file(struct bl_sha256 *hash, const char *path, struct bl_error *err);
+/* SHA-256 of a file's content as 64 hexadecimal digits and a NUL. */
+int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err);
+/* The same of `count` files, several at a time on threads of their own. The first file that fails gives the error. */
+int bl_files_sha256(const char *const *paths, int count, char (*ret_hex)[65], struct bl_error *err);

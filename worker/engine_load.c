@@ -1,0 +1,54 @@
+/* worker/engine_load.c - opening what a run computes with. The frozen models are hashed meanwhile, on a thread of its own: only
+ * checkpoints need the result. */
+#include <stdlib.h>
+
+#include "worker/engine_state.h"
+
+static void *hash_models(void *argument)
+{
+    struct engine *e = argument;
+    struct bl_error *error = engine_alloc(sizeof *error);
+    if (options_checkpoint_metadata(e->options.config, e->options.data_fingerprint, &e->metadata,
+                                    error) < 0)
+        return error;
+    free(error);
+    return NULL;
+}
+
+static int open_models(struct engine *e, struct bl_error *err)
+{
+    const struct config *config = e->options.config;
+    int32_t bos;
+    BL_TRY(tokenizer_open(config->llm.path, &e->tokenizer, err));
+    bos = options_bos(e->tokenizer);
+    BL_TRY(ops_cpu_open(options_precision(config), e->options.threads, &e->ops, err));
+    e->model = options_captioner(config, bos);
+    BL_TRY(captioner_open(e->ops, &e->model, &e->captioner, err));
+    BL_TRY(options_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos, &e->how.eos_count,
+                       err));
+    e->how.eos = e->eos;
+    e->how.max_new = (int32_t)config->train.max_new_tokens;
+    e->how.beams = 1;
+    struct trainer_options training = options_trainer(config);
+    training.threads = e->options.threads;
+    return trainer_open(e->ops, e->captioner, &training, &e->trainer, err);
+}
+
+int engine_load(struct engine *e, struct bl_error *err)
+{
+    pthread_t thread;
+    struct bl_error *failed = NULL;
+    engine_set_phase(e, "load", "");
+    bool beside = pthread_create(&thread, NULL, hash_models, e) == 0;
+    int rc = open_models(e, err);
+    if (beside)
+        pthread_join(thread, (void **)&failed);
+    else
+        failed = hash_models(e);
+    if (rc == 0 && failed) {
+        rc = -failed->code;
+        *err = *failed;
+    }
+    free(failed);
+    return rc;
+}

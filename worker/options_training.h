@@ -1,0 +1,16 @@
+/* worker/options_training.h - from a configuration to what the trainer is opened with, and to what a checkpoint says of its
+ * run. */
+#pragma once
+
+#include "common/config/config.h"
+#include "common/models/checkpoint.h"
+#include "worker/trainer.h"
+
+struct trainer_options options_trainer(const struct config *config);
+/* Places of one group: a grain when reproducible, else a micro-batch. */
+int64_t options_group_size(const struct config *config);
+
+/* What a checkpoint says of its run: paths and hashes of the frozen models, the configuration.
+ * Hashing reads the folders once. The caller releases it. */
+int options_checkpoint_metadata(const struct config *config, const char *data_fingerprint,
+                                struct checkpoint_state *ret, struct bl_error *err);
