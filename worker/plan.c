@@ -34,8 +34,8 @@ const char command_plan_usage[] =
 
 enum { LINES_MAX = 16 };
 
-/* Measured: two pieces of 1 MiB of the all-reduce, the rest is buffers and stacks of libraries. */
-#define WIRE_BYTES INT64_C(9000000)
+/* Measured: two pieces of 1 MiB of the all-reduce, the rest is buffers and stacks of threads. */
+#define WIRE_BYTES INT64_C(13000000)
 
 struct plan {
     struct {
@@ -163,7 +163,7 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
 
     int64_t sample = side * side * 3 + longest * (int64_t)(sizeof(int32_t) + 1);
     add(plan, "micro-batches received", (config->cluster.window + 1) * B * sample);
-    add(plan, "sockets, communicator and their threads", WIRE_BYTES);
+    add(plan, "sockets, communicator, checkpoint writer", WIRE_BYTES);
     return 0;
 }
 
