@@ -10,6 +10,7 @@
 
 #include "common/data/indexing.h"
 #include "common/file.h"
+#include "common/program.h"
 #include "common/log.h"
 #include "common/size.h"
 #include "coordinator/check.h"
@@ -228,9 +229,11 @@ static int prepare_data(struct loop *l, struct bl_error *err)
 
 int loop_open_files(struct loop *l, struct bl_error *err)
 {
-    char path[4096];
+    char path[4096], programs[4096], worker[4096];
     BL_TRY(config_open(l->options->yaml, &l->config, err));
-    BL_TRY(check_models(l->options->yaml, l->config, err));
+    BL_TRY(program_folder(programs, sizeof programs, err));
+    BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
+    BL_TRY(check_models(l->options->yaml, worker, l->config, err));
     BL_TRY(lock_run(l, err));
     BL_TRY(compare_config(l, err));
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));

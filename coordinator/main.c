@@ -71,7 +71,10 @@ static int command_check(int argc, char **argv, struct bl_error *err)
         bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
         return bl_error_remedy(err, "--help says how this program is used");
     }
-    BL_TRY(check_run(argv[1], deep, stdout, err));
+    char programs[4096], worker[4096];
+    BL_TRY(program_folder(programs, sizeof programs, err));
+    BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
+    BL_TRY(check_run(argv[1], deep, worker, stdout, err));
     return bl_output_finish(err);
 }
 

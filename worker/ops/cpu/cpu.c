@@ -16,8 +16,10 @@ enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20, HUGE_FROM = 32 << 20 };
 
 /* Large buffers lie on huge pages where the kernel gives some: clearing and mapping gigabytes 4 KiB at a
  * time took a third of a worker's start. */
-void *cpu_alloc(size_t bytes)
+void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes)
 {
+    if (cpu->dry)
+        return cpu_dry_alloc(cpu->dry, use, bytes);
     size_t rounded, unit = bytes >= HUGE_FROM ? HUGE_PAGE : CACHE_LINE;
     if (!bl_add(bytes, unit, &rounded))
         return NULL;
@@ -26,6 +28,14 @@ void *cpu_alloc(size_t bytes)
     if (p && unit == HUGE_PAGE)
         madvise(p, rounded, MADV_HUGEPAGE); /* a request: without it all works as well */
     return p;
+}
+
+void cpu_free(struct cpu *cpu, void *memory)
+{
+    if (cpu->dry)
+        cpu_dry_free(cpu->dry, memory);
+    else
+        free(memory);
 }
 
 void cpu_failed(struct cpu *cpu, const struct bl_error *err)
@@ -38,9 +48,9 @@ void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
 {
     if (bytes <= cpu->scratch[slot].bytes)
         return cpu->scratch[slot].memory;
-    free(cpu->scratch[slot].memory);
+    cpu_free(cpu, cpu->scratch[slot].memory);
     cpu->scratch[slot].bytes = 0;
-    cpu->scratch[slot].memory = cpu_alloc(bytes);
+    cpu->scratch[slot].memory = cpu_alloc(cpu, OPS_SCRATCH, bytes);
     if (cpu->scratch[slot].memory) {
         cpu->scratch[slot].bytes = bytes;
     } else {
@@ -59,7 +69,7 @@ void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t by
 
 static int cpu_ops_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
 {
-    void *p = cpu_alloc(bytes);
+    void *p = cpu_alloc(cpu_of(self), OPS_ARRAYS, bytes);
     if (!p)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes on the device", bytes);
     *ret = p;
@@ -71,6 +81,8 @@ static int cpu_ops_alloc(struct ops *self, size_t bytes, void **ret, struct bl_e
 static int cpu_ops_alloc_zero(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
 {
     BL_TRY(cpu_ops_alloc(self, bytes, ret, err));
+    if (self->dry) /* nothing is there to be written to */
+        return 0;
     size_t pages = bytes & ~(size_t)(HUGE_PAGE - 1);
     char *p = *ret;
     if (bytes < HUGE_FROM || madvise(p, pages, MADV_DONTNEED) < 0)
@@ -81,7 +93,7 @@ static int cpu_ops_alloc_zero(struct ops *self, size_t bytes, void **ret, struct
 
 static void cpu_release(struct ops *self, void *p)
 {
-    free(p);
+    cpu_free(cpu_of(self), p);
 }
 
 /* By several threads where memory is touched for the first time: mapping it takes longer than copying. */
@@ -122,7 +134,9 @@ static void cpu_close(struct ops *self)
 {
     struct cpu *cpu = cpu_of(self);
     for (int i = 0; i < CPU_SCRATCH_COUNT; i++)
-        free(cpu->scratch[i].memory);
+        cpu_free(cpu, cpu->scratch[i].memory);
+    if (cpu->dry)
+        cpu_dry_close(cpu->dry);
     free(cpu);
 }
 
