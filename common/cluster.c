@@ -12,33 +12,34 @@ struct bl_timing bl_timing_of(uint32_t patience_ms)
         .lost_ms = patience_ms,
         .lease_ms = patience_ms,
         .forming_ms = 2 * patience_ms,
+        .note_ms = 3 * patience_ms,
         .drain_ms = 4 * patience_ms,
-        .ending_ms = 20 * patience_ms,
+        .stalled_ms = 20 * patience_ms,
     };
 }
 
-static uint64_t places_of(const struct bl_plan *plan, enum bl_kind kind)
+static uint64_t indices_of(const struct bl_plan *plan, enum bl_kind kind)
 {
-    return kind == BL_KIND_TRAIN ? plan->batch : plan->validate_samples;
+    return kind == BL_KIND_VALIDATE ? plan->validate_samples : plan->batch;
 }
 
 uint32_t bl_plan_micro_batches(const struct bl_plan *plan, enum bl_kind kind)
 {
-    return (uint32_t)((places_of(plan, kind) + plan->micro_batch - 1) / plan->micro_batch);
+    return (uint32_t)((indices_of(plan, kind) + plan->micro_batch - 1) / plan->micro_batch);
 }
 
 struct bl_range bl_plan_indices(const struct bl_plan *plan, enum bl_kind kind, uint32_t micro_batch)
 {
     BL_ASSERT_CMP(micro_batch, <, bl_plan_micro_batches(plan, kind));
     uint64_t first = (uint64_t)micro_batch * plan->micro_batch,
-             left = places_of(plan, kind) - first;
+             left = indices_of(plan, kind) - first;
     return (struct bl_range){(uint32_t)first,
                              left < plan->micro_batch ? (uint32_t)left : plan->micro_batch};
 }
 
 uint32_t bl_plan_world_max(const struct bl_plan *plan)
 {
-    return bl_plan_micro_batches(plan, BL_KIND_TRAIN);
+    return bl_plan_micro_batches(plan, plan->kind);
 }
 
 struct bl_range bl_share(uint32_t total, uint32_t rank, uint32_t world)

@@ -9,14 +9,22 @@
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
 
-/* Run. */
+/* Run: what RUN.yaml allows, what the wire check accepts and what the rules hold. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
 #define BL_PROBE_SAMPLES_MAX 16    /* images by which a loader proves that it sees the data */
-#define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
+#define BL_LOCAL_WORKERS_MAX 64    /* of --local */
+#define BL_LOCAL_LOADERS_MAX 256   /* of --local */
+#define BL_THREADS_MAX 1024        /* of one process */
+#define BL_LOADER_CAPACITY_MAX 256 /* assignments a loader may hold: some seconds of work */
+#define BL_STEPS_MAX 1000000000    /* optimizer steps of a run */
 #define BL_STEPS_AHEAD_MAX 64
-#define BL_PATIENCE_MS_MIN 60         /* heartbeats of 10 ms: a loop's timers are no finer */
-#define BL_WINDOW_MAX 256             /* groups a worker may hold */
+#define BL_CHECKPOINTS_KEPT_MAX 1024 /* on record: how far back a damaged one can be replaced */
+#define BL_VALIDATION_CAPTIONS_MAX 1024
+#define BL_PATIENCE_MS_MIN 60 /* heartbeats of 10 ms: a loop's timers are no finer */
+#define BL_PATIENCE_S_MIN 0.5 /* of RUN.yaml: a busy machine may well be silent for 60 ms */
+#define BL_PATIENCE_S_MAX 86400
+#define BL_WINDOW_MAX 256             /* micro-batches a worker may hold */
 #define BL_MICRO_BATCH_SLOTS_MAX 4096 /* samples of one micro-batch */
 #define BL_GLOBAL_BATCH_MAX (1 << 20)
 

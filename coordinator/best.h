@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 #include "common/error.h"
-#include "coordinator/core.h"
+#include "coordinator/ledger.h"
 
 struct best {
     struct coord_checkpoint checkpoint; /* generation 0: none */

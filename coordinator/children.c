@@ -11,9 +11,12 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/size.h"
+#include "proto/member.h"
+#include "proto/wire.h"
 
 #define FAILURES_MAX 5
-#define KILLS_MAX 20
+#define OUT_OF_MEMORY_MAX 3
 #define RESTART_WINDOW_MS 30000
 #define RESTART_DELAY_MS 200
 
@@ -25,8 +28,11 @@ struct child {
     int number;
     uv_process_t process;
     uv_timer_t restart;
-    uint64_t deaths[KILLS_MAX]; /* times of the latest, a ring */
+    uint64_t secret;               /* by which its Hello is known */
+    int64_t peak;                  /* bytes of memory it had at most, as far as was seen */
+    uint64_t deaths[FAILURES_MAX]; /* times of the latest of its own making, a ring */
     int death_count;
+    int out_of_memory_count; /* deaths by the kernel's hand */
 };
 
 struct children {
@@ -34,6 +40,7 @@ struct children {
     char folder[4096]; /* of the programs */
     int count, open_handles;
     bool stopping, closing;
+    uint64_t kernel_kills; /* as the system counted them last */
     struct child at[];
 };
 
@@ -66,13 +73,43 @@ static void last_line(const char *path, char *ret, size_t size)
         snprintf(ret, size, "%s", line);
 }
 
-static bool dies_too_often(struct child *child, bool killed, uint64_t now)
+/* How many processes the kernel killed for lack of memory since it was started: /proc/vmstat, oom_kill. */
+static uint64_t count_kernel_kills(void)
 {
-    int most = killed ? KILLS_MAX : FAILURES_MAX;
-    child->deaths[child->death_count++ % KILLS_MAX] = now;
-    if (child->death_count < most)
+    char line[128];
+    unsigned long long kills = 0;
+    bl_autofclose FILE *f = fopen("/proc/vmstat", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "oom_kill %llu", &kills) == 1)
+            break;
+    return kills;
+}
+
+/* Its peak resident set: /proc/PID/status, VmHWM. */
+static void see_peak(struct child *child)
+{
+    char path[64], line[128];
+    long long kib = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", child->process.pid);
+    bl_autofclose FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %lld kB", &kib) == 1)
+            child->peak = bl_max(child->peak, kib * 1024);
+}
+
+void children_watch(struct children *all)
+{
+    for (int i = 0; i < all->count; i++)
+        if (all->at[i].running)
+            see_peak(&all->at[i]);
+}
+
+static bool fails_too_often(struct child *child, uint64_t now)
+{
+    child->deaths[child->death_count++ % FAILURES_MAX] = now;
+    if (child->death_count < FAILURES_MAX)
         return false;
-    return now - child->deaths[(child->death_count - most) % KILLS_MAX] < RESTART_WINDOW_MS;
+    return now - child->deaths[child->death_count % FAILURES_MAX] < RESTART_WINDOW_MS;
 }
 
 static void on_restart(uv_timer_t *timer)
@@ -87,6 +124,8 @@ static void give_up(struct child *child)
     char line[600];
     child->given_up = true;
     last_line(child->log, line, sizeof line);
+    if (child->out_of_memory_count >= OUT_OF_MEMORY_MAX)
+        snprintf(line, sizeof line, "killed by the kernel for lack of memory");
     child->all->options.given_up(child->all->options.context, child->name, line);
 }
 
@@ -105,24 +144,58 @@ static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_s
     child->running = false;
     child->done = exit_status == 0 && term_signal == 0;
     uv_close((uv_handle_t *)process, on_process_closed);
-    all->options.ended(all->options.context, child->name, process->pid, (int)exit_status,
-                       term_signal);
-    if (!all->stopping && !child->done &&
-        dies_too_often(child, term_signal == SIGKILL, uv_now(all->options.loop)))
+    struct child_end end = {.name = child->name,
+                            .secret = child->secret,
+                            .pid = process->pid,
+                            .exit_code = (int)exit_status,
+                            .signal = term_signal,
+                            .peak = child->peak};
+    uint64_t kills = count_kernel_kills();
+    end.out_of_memory = term_signal == SIGKILL && kills > all->kernel_kills;
+    all->kernel_kills = kills;
+    child->out_of_memory_count += end.out_of_memory;
+    all->options.ended(all->options.context, &end);
+    if (all->stopping || child->done)
+        return;
+    /* Somebody's kill -9 is no failure of its own. */
+    bool its_own = term_signal != SIGKILL && fails_too_often(child, uv_now(all->options.loop));
+    if (its_own || child->out_of_memory_count >= OUT_OF_MEMORY_MAX)
         give_up(child);
+}
+
+/* This process's environment and one variable more; the list alone is the caller's (free). */
+static char **with_variable(char *variable)
+{
+    size_t count = 0;
+    while (environ[count])
+        count++;
+    char **list = calloc(count + 2, sizeof *list);
+    if (!list)
+        return NULL;
+    memcpy(list, environ, count * sizeof *list);
+    list[count] = variable;
+    return list;
 }
 
 static int spawn(struct child *child, int log)
 {
     struct children *all = child->all;
-    char program[4200], parent[32], threads[32];
+    const struct children_options *o = &all->options;
+    char program[4200], parent[32], threads[32], capacity[32], secret[64];
     snprintf(program, sizeof program, "%s/blipren-%s", all->folder,
              child->worker ? "worker" : "loader");
     snprintf(parent, sizeof parent, "%d", (int)getpid());
-    snprintf(threads, sizeof threads, "%d", all->options.threads);
-    char *arguments[] = {program,    "--coord", (char *)(uintptr_t)all->options.endpoint,
-                         "--parent", parent,    child->worker ? "--threads" : NULL,
-                         threads,    NULL};
+    snprintf(threads, sizeof threads, "%d", child->worker ? o->threads : o->loader_threads);
+    snprintf(capacity, sizeof capacity, "%d", o->loader_capacity);
+    child->secret = wire_incarnation();
+    child->peak = 0;
+    snprintf(secret, sizeof secret, CHILD_SECRET "=%016llx", (unsigned long long)child->secret);
+    char *arguments[] = {
+        program,     "--coord", (char *)(uintptr_t)o->endpoint,      "--parent", parent,
+        "--threads", threads,   child->worker ? NULL : "--capacity", capacity,   NULL};
+    bl_autofree char **environment = with_variable(secret);
+    if (!environment)
+        return UV_ENOMEM;
     uv_stdio_container_t stdio[3] = {{.flags = UV_IGNORE},
                                      {.flags = UV_INHERIT_FD, .data.fd = log},
                                      {.flags = UV_INHERIT_FD, .data.fd = log}};
@@ -130,6 +203,7 @@ static int spawn(struct child *child, int log)
         .exit_cb = on_child_exit,
         .file = program,
         .args = arguments,
+        .env = environment,
         .stdio = stdio,
         .stdio_count = 3,
         /* a session of its own: the terminal's Ctrl-C is the coordinator's to handle */
@@ -186,6 +260,7 @@ int children_open(const struct children_options *options, struct children **ret,
     setenv("OMP_WAIT_POLICY", "passive",
            0); /* libgomp reads it at load: spinning threads starve the others */
     struct children *kept = bl_take(&all);
+    kept->kernel_kills = count_kernel_kills();
     for (int i = 0; i < count; i++)
         init_child(kept, i);
     for (int i = 0; i < count; i++)
@@ -202,10 +277,10 @@ int children_running(const struct children *all)
     return running;
 }
 
-bool children_runs(const struct children *all, int pid)
+bool children_runs(const struct children *all, uint64_t secret)
 {
-    for (int i = 0; all && i < all->count; i++)
-        if (all->at[i].running && all->at[i].process.pid == pid)
+    for (int i = 0; all && secret && i < all->count; i++)
+        if (all->at[i].running && all->at[i].secret == secret)
             return true;
     return false;
 }

@@ -1,9 +1,9 @@
 /* coordinator/children.h - `--local W,L`: the workers and loaders of this host, started, watched and started again.
  *
- * A child learns its parent's process number and dies with it (PR_SET_PDEATHSIG in the child). What it prints goes to
- * RUN/logs/NAME.log. One that dies is started again, unless it left as it was told (exit code 0). After FAILURES_MAX deaths of
- * its own making, or KILLS_MAX by somebody's kill -9, in RESTART_WINDOW_MS it is given up: then something is wrong, and its
- * log's last line says what. */
+ * A child learns its parent's process number and dies with it (PR_SET_PDEATHSIG in the child), and a secret number, by which its
+ * Hello is known: names say nothing. What it prints goes to RUN/logs/NAME.log. One that dies is started again, unless it left as it
+ * was told (exit code 0). After FAILURES_MAX deaths of its own making in RESTART_WINDOW_MS, or OUT_OF_MEMORY_MAX by the kernel's
+ * hand, it is given up: then something is wrong, and its log's last line says what. Somebody's kill -9 is not counted. */
 #pragma once
 
 #include <stdbool.h>
@@ -13,15 +13,24 @@
 
 struct children;
 
+struct child_end {
+    const char *name;
+    uint64_t secret;
+    int pid, exit_code, signal;
+    bool out_of_memory; /* the kernel has killed for lack of memory meanwhile */
+    int64_t peak; /* bytes of memory it had at most when it was last looked at; 0: not known */
+};
+
 struct children_options {
     uv_loop_t *loop;
     const char *run_folder, *endpoint;
     int workers, loaders;
-    int threads; /* OpenMP threads of one worker */
+    int threads;                         /* OpenMP threads of one worker */
+    int loader_threads, loader_capacity; /* of one loader; 0: it chooses */
     /* A child is given up: the run cannot go on by itself. last_line is its log's. */
     void (*given_up)(void *context, const char *name, const char *last_line);
     /* A child ended; it will be started again unless stopping. */
-    void (*ended)(void *context, const char *name, int pid, int exit_code, int signal);
+    void (*ended)(void *context, const struct child_end *end);
     void *context;
 };
 
@@ -33,7 +42,9 @@ void children_let_go(struct children *children);
 void children_stop(struct children *children, bool at_once);
 /* Still running? */
 int children_running(const struct children *children);
-/* Is the process one of them, and its end not told yet? NULL has none. */
-bool children_runs(const struct children *children, int pid);
+/* Has one of them this secret (0: nobody), and its end is not told yet? NULL has none. */
+bool children_runs(const struct children *children, uint64_t secret);
+/* Looks at how much memory they have; to be called now and then. */
+void children_watch(struct children *children);
 /* Kills what is left and closes the handles; the loop must run on until they are closed. */
 void children_close(struct children **children);

@@ -32,6 +32,7 @@ static const enum rule rules[COORD_EVENT_COUNT][COORD_STATE_COUNT] = {
     RULE(LOST,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
     RULE(JOURNALED,   DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
     RULE(VERIFIED,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
+    RULE(PRUNE, LATE, LATE, LATE, LATE, DO, DO, DO, LATE, LATE, LATE),
     RULE(STOP,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(TICK,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
 /* clang-format on */
@@ -71,6 +72,8 @@ static void settle(struct coord *c)
     do {
         before = c->state;
         settle_state[before](c);
+        if (c->state != before)
+            core_moved(c);
     } while (c->state != before);
 }
 
@@ -102,8 +105,7 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     core_tick_peers(c);
     if (is_live(c))
         core_tick_leases(c);
-    if (c->state == COORD_FORMING && is_past(c->now_ms, c->forming_since_ms, c->timing.forming_ms))
-        core_forming_failed(c);
+    core_tick_waits(c);
     tick_stopping(c);
     if (c->state == COORD_LEAVING && c->now_ms >= c->leave_deadline_ms) {
         for (uint32_t i = 0; i < c->worker_top; i++)
@@ -126,17 +128,18 @@ static void handle(struct coord *c, const struct coord_event *e)
         [COORD_EVENT_BEAT] = core_on_beat,
         [COORD_EVENT_RENDEZVOUS] = core_on_rendezvous,
         [COORD_EVENT_FORMED] = core_on_formed,
-        [COORD_EVENT_RECEIVED] = core_on_got,
-        [COORD_EVENT_CONSUMED] = core_on_used,
+        [COORD_EVENT_RECEIVED] = core_on_received,
+        [COORD_EVENT_CONSUMED] = core_on_consumed,
         [COORD_EVENT_REPORT] = core_on_report,
         [COORD_EVENT_VALIDATION] = core_on_validation,
         [COORD_EVENT_BROKEN] = core_on_broken,
         [COORD_EVENT_SAVED] = core_on_saved,
-        [COORD_EVENT_COMPLETED] = core_on_sent,
+        [COORD_EVENT_COMPLETED] = core_on_completed,
         [COORD_EVENT_GOODBYE] = core_on_goodbye,
         [COORD_EVENT_LOST] = core_on_lost,
         [COORD_EVENT_JOURNALED] = core_on_journaled,
         [COORD_EVENT_VERIFIED] = core_on_verified,
+        [COORD_EVENT_PRUNE] = core_on_prune,
         [COORD_EVENT_STOP] = on_stop,
         [COORD_EVENT_TICK] = on_tick,
     };
@@ -231,13 +234,14 @@ static int config_check(const struct coord_config *config, struct bl_error *err)
     BL_TRY(range_check("train_samples", plan->train_samples, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("validate_samples", plan->validate_samples, 0, UINT32_MAX, err));
     BL_TRY(range_check("batch", plan->batch, 1, BL_GLOBAL_BATCH_MAX, err));
-    BL_TRY(range_check("group", plan->micro_batch, 1, BL_MICRO_BATCH_SLOTS_MAX, err));
-    BL_TRY(range_check("steps", plan->steps, 1, (uint64_t)1 << 40, err));
+    BL_TRY(range_check("micro_batch", plan->micro_batch, 1, BL_MICRO_BATCH_SLOTS_MAX, err));
+    BL_TRY(range_check("steps", plan->steps, 1, BL_STEPS_MAX, err));
     BL_TRY(range_check("steps_ahead", plan->steps_ahead, 1, BL_STEPS_AHEAD_MAX, err));
     BL_TRY(range_check("window", plan->window, 1, BL_WINDOW_MAX, err));
     BL_TRY(range_check("sample_count", config->sample_count, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("patience_ms", config->patience_ms, BL_PATIENCE_MS_MIN,
-                       UINT32_C(24) * 3600 * 1000, err));
+                       UINT64_C(1000) * BL_PATIENCE_S_MAX, err));
+    BL_TRY(range_check("kind", plan->kind, BL_KIND_TRAIN, BL_KIND_TRAIN, err));
     BL_TRY(range_check("workers_max", config->workers_max, 1, BL_WORKERS_MAX, err));
     BL_TRY(range_check("loaders_max", config->loaders_max, 1, BL_LOADERS_MAX, err));
     BL_TRY(range_check("workers_min", config->workers_min, 1, config->workers_max, err));
@@ -259,8 +263,8 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
     c->first = true;
     c->journal_first = c->journal_next = 1;
     coord_ledger_init(&c->ledger);
-    /* One event at most: forgets or stops every peer, ends or forms everyone, assignments, voids. */
-    c->actions.capacity = 4 * config->workers_max + 3 * config->loaders_max +
+    /* One event at most: forgets or stops every peer, ends or forms everyone, says a few things of each, assignments, voids. */
+    c->actions.capacity = 10 * config->workers_max + 8 * config->loaders_max +
                           2 * ASSIGNMENTS_PER_CALL + 3 * PENDING_MAX + slots + 2 * SAVES_MAX + 64;
     c->actions.list = calloc(c->actions.capacity, sizeof *c->actions.list);
     c->workers = calloc(config->workers_max, sizeof *c->workers);
@@ -272,8 +276,10 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
     c->to_validate = calloc((size_t)micro_batches + 1, sizeof *c->to_validate);
     c->seen_samples = calloc(config->sample_count / 8 + 1, 1);
     c->bad_samples = calloc(config->sample_count / 8 + 1, 1);
+    c->missing_samples = calloc(config->sample_count / 8 + 1, 1);
     if (!c->actions.list || !c->workers || !c->loaders || !c->ranks || !c->leases || !c->digests ||
-        !c->validated || !c->to_validate || !c->seen_samples || !c->bad_samples)
+        !c->validated || !c->to_validate || !c->seen_samples || !c->bad_samples ||
+        !c->missing_samples)
         return bl_fail(err, BL_ENOMEM, "coordinator: no memory");
     for (uint32_t i = 0; i < config->workers_max; i++) {
         c->workers[i].leases = &c->leases[(size_t)i * plan->window];
@@ -298,6 +304,7 @@ void coord_free(struct coord **coord)
     free(c->to_validate);
     free(c->seen_samples);
     free(c->bad_samples);
+    free(c->missing_samples);
     free(c);
     *coord = NULL;
 }

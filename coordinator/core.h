@@ -16,6 +16,7 @@
 
 #include "common/cluster.h"
 #include "common/error.h"
+#include "coordinator/ledger.h"
 
 /* name, what it waits for */
 #define COORD_STATES(X)                                                                            \
@@ -54,6 +55,7 @@ enum coord_state {
     X(LOST, "loop")                                                                                \
     X(JOURNALED, "loop")                                                                           \
     X(VERIFIED, "loop")                                                                            \
+    X(PRUNE, "loop")                                                                               \
     X(STOP, "loop")                                                                                \
     X(TICK, "loop")
 enum coord_event_type {
@@ -63,18 +65,10 @@ enum coord_event_type {
         COORD_EVENT_COUNT
 };
 
-/* A checkpoint is the state after `step` steps, saved in `generation` (0 = none: fresh state). */
-struct coord_checkpoint {
-    uint64_t step, generation;
-};
-/* Its folder's name inside the run's checkpoints folder, "step-000100-g3": unique in the run, so
- * that a rank 0 believed dead can never write over another's. */
-#define COORD_CHECKPOINT_NAME_MAX 64
-void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CHECKPOINT_NAME_MAX]);
-
 struct coord_void { /* of Completed */
     uint32_t slot;  /* index within the micro-batch */
     uint64_t sample;
+    bool unreadable; /* perhaps only on the loader's host */
 };
 
 struct coord_event {
@@ -93,15 +87,25 @@ struct coord_event {
             int64_t applied_step;      /* steps in its state, -1 = it has none */
             uint64_t state_generation; /* the last generation it was Formed in with that state */
             struct bl_digest digest;
+            uint32_t probes, probes_good; /* loader: images it was to read, and did read rightly */
         } ended;
+        struct {
+            uint64_t progress; /* grows with every piece of work the peer does */
+        } beat;
         struct {
             uint64_t step;
             struct bl_digest digest;
         } formed;
+        struct {
+            uint32_t unreached_count;
+            const uint32_t *unreached; /* ranks; borrowed for the call */
+        } broken;
         struct { /* RECEIVED, CONSUMED, VALIDATION; COMPLETED with voids */
             enum bl_kind kind;
             uint64_t step;
             uint32_t micro_batch;
+            bool unshipped; /* COMPLETED: the worker's endpoint cannot be used */
+            bool withheld;  /* COMPLETED: not shipped for voids that nobody has confirmed */
             uint32_t void_count;
             const struct coord_void *voids; /* borrowed for the call; ascending slots */
         } micro_batch;
@@ -126,58 +130,12 @@ struct coord_event {
             struct coord_checkpoint checkpoint;
             bool ok; /* all files there, all checksums hold */
         } verified;
+        struct { /* of the registered checkpoints none is needed but the newest ones, and one */
+            uint32_t keep;
+            struct coord_checkpoint and_keep; /* generation 0: none */
+        } prune;
     };
 };
-
-/* name, effect on the ledger */
-#define COORD_RECORDS(X)                                                                           \
-    X(START, "the run begins")                                                                     \
-    X(GENERATION, "a generation is planned")                                                       \
-    X(REWIND, "no state survived: back to a checkpoint, later commits are annulled")               \
-    X(COMMIT, "a step is part of the living lineage")                                              \
-    X(VALIDATED, "the validation after that many steps is complete")                               \
-    X(CHECKPOINT, "a checkpoint is whole on disk")                                                 \
-    X(DAMAGED, "a registered checkpoint failed its checksums")                                     \
-    X(FINISH, "every process was told to leave")
-enum coord_record_type {
-#define X(name, effect) COORD_RECORD_##name,
-    COORD_RECORDS(X)
-#undef X
-        COORD_RECORD_COUNT
-};
-
-/* One entry of the journal. Fields that a type does not name are 0. */
-struct coord_record {
-    enum coord_record_type type;
-    uint64_t generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED */
-    uint64_t step;       /* COMMIT: 0-based step; otherwise steps done */
-    uint64_t
-        digest; /* COMMIT: of the batch indices trained; START: of what the plan cannot change */
-    uint32_t world;     /* GENERATION */
-    uint32_t code;      /* FINISH: 0 or BL_E… */
-    bool via_survivors; /* COMMIT: known from a survivor's state, not from everyone's report */
-};
-
-/* What the journal says: the fold of its records, and nothing else. */
-/* What is on record, at least train.keep_last: how far back a damaged checkpoint can be replaced. */
-#define COORD_CHECKPOINTS_KEPT 1024
-struct coord_ledger {
-    bool started;
-    uint64_t generation; /* highest planned */
-    uint32_t world;      /* of that */
-    uint64_t formed;     /* highest generation known to have been formed: older states are dead */
-    uint64_t floor;      /* states of generations below it were annulled by a rewind */
-    uint64_t committed;  /* steps of the living lineage */
-    int64_t validated;   /* highest steps-done whose validation is complete; -1 = none */
-    uint64_t rewinds;
-    bool finished;
-    uint32_t checkpoint_count; /* ascending steps */
-    struct coord_checkpoint checkpoints[COORD_CHECKPOINTS_KEPT];
-};
-void coord_ledger_init(struct coord_ledger *ledger);
-/* Applies one record; -BL_EFORMAT names what contradicts what came before. */
-int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *record,
-                       struct bl_error *err);
 
 /* name, what the loop does */
 #define COORD_ACTIONS(X)                                                                           \
@@ -188,20 +146,24 @@ int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *r
     X(END, "send End to peer")                                                                     \
     X(FORM, "send Form to peer")                                                                   \
     X(RELAY, "send the Rendezvous being handled to peer")                                          \
-    X(ASSIGNMENT, "send Assignment to peer (a loader); coord_order_samples gives its samples")     \
+    X(ASSIGNMENT,                                                                                  \
+      "send Assignment to peer (a loader); coord_assignment_samples gives its samples")            \
     X(SAVE, "send Save to peer")                                                                   \
     X(STOP, "send Stop to peer")                                                                   \
     X(JOURNAL, "append record to the journal; JOURNALED(seq) when it is on disk")                  \
     X(VERIFY, "check the checkpoint's checksums; VERIFIED follows")                                \
     X(COMMITTED, "step is committed and on disk: write its metrics from the reports kept")         \
+    X(REPORTED, "the Report being handled counts: keep it")                                        \
     X(ACCEPTED, "the Validation being handled counts: keep it")                                    \
     X(VALIDATED,                                                                                   \
       "all results after step steps are kept: write them, in order of their micro-batch")          \
     X(REWOUND, "metrics of steps >= step are annulled; forget reports and validation results")     \
-    X(REGISTERED, "the checkpoint counts: point to it, prune older ones")                          \
+    X(REGISTERED, "the checkpoint counts: point to it")                                            \
+    X(REMOVED, "the checkpoint counts no more: its folder may go")                                 \
     X(UNSAVED, "a checkpoint in passing could not be written: log it, ignoring")                   \
     X(BAD_SAMPLE,                                                                                  \
       "voids[void_index] of the Completed being handled is a sample not yet known as bad")         \
+    X(NOTE, "log: see enum coord_note")                                                            \
     X(VIOLATION, "log: peer broke the protocol (text, expected, found); REFUSE or EXIT follows")   \
     X(EXIT, "everything is said: leave with code")
 enum coord_action_type {
@@ -209,6 +171,22 @@ enum coord_action_type {
     COORD_ACTIONS(X)
 #undef X
         COORD_ACTION_COUNT
+};
+
+/* name, what the log says of action.peer (0: of nobody) */
+#define COORD_NOTES(X)                                                                             \
+    X(LOST, "it was silent for ms; FORGET follows")                                                \
+    X(STALLED, "it beats and got on with nothing for ms; what it was waited for")                  \
+    X(REVOKED, "an assignment goes to another loader: why")                                        \
+    X(RESTING, "a loader gets no assignments for ms while others are there")                       \
+    X(LEFT_OUT, "a worker is left out of generations for ms: why")                                 \
+    X(UNFORMED, "a generation was not formed: what it waited for")                                 \
+    X(WAITING, "nothing has got on for ms: what it is waited for")
+enum coord_note {
+#define X(name, what) COORD_NOTE_##name,
+    COORD_NOTES(X)
+#undef X
+        COORD_NOTE_COUNT
 };
 
 struct coord_action {
@@ -220,6 +198,16 @@ struct coord_action {
             const char *text; /* static */
             uint64_t expected, found;
         } refuse; /* REFUSE, VIOLATION */
+        struct {
+            enum coord_note kind;
+            const char *text;    /* static; a phrase that follows the peer's name */
+            uint64_t other_link; /* another peer, named after the text; 0: none */
+            uint64_t ms;
+            bool has_micro_batch; /* then which */
+            enum bl_kind micro_batch_kind;
+            uint64_t step;
+            uint32_t micro_batch;
+        } note;
         struct {
             uint32_t rank, world;
             int32_t source;            /* -1: load the checkpoint, or start fresh without one */
@@ -242,7 +230,7 @@ struct coord_action {
             uint64_t seq;
             struct coord_record record;
         } journal;
-        struct coord_checkpoint checkpoint; /* SAVE, VERIFY, REGISTERED, UNSAVED */
+        struct coord_checkpoint checkpoint; /* SAVE, VERIFY, REGISTERED, REMOVED, UNSAVED */
         struct {
             uint64_t step;
             bool via_survivors;
@@ -297,14 +285,17 @@ const struct coord_actions *coord_step(struct coord *coord, const struct coord_e
 void coord_assignment_samples(const struct coord *coord, const struct coord_action *assignment,
                               uint64_t *ret_sample, uint32_t *ret_epoch);
 
+/* Is it void because more than one loader could not read its image? Then loaders ship it so. */
+bool coord_is_missing(const struct coord *coord, uint64_t sample);
+
 /* What a person may want to see; all of it is a copy. */
 struct coord_status {
     enum coord_state state;
     bool stopping;
-    uint64_t generation, step; /* step: the lowest uncommitted one */
+    uint64_t generation, step; /* the highest on disk; the lowest uncommitted one */
     uint32_t world, workers, loaders;
     uint32_t workers_needed;                   /* GATHERING */
-    uint32_t leases_out;                       /* ordered, not Received */
+    uint32_t leases_out;                       /* assigned, not Received */
     uint32_t validation_done, validation_size; /* micro-batches; VALIDATING */
     uint64_t late, violations;                 /* messages dropped, peers dropped */
     uint64_t seen, bad;                        /* distinct samples */

@@ -11,7 +11,7 @@ void core_end_generation(struct coord *c)
         if (w->phase != MEMBER)
             continue;
         w->phase = CLOSING;
-        w->end_sent_ms = c->now_ms;
+        w->since_ms = c->now_ms;
         core_act_to(c, COORD_ACTION_END, w->peer, w->link);
     }
     for (uint32_t i = 0; i < c->loader_top; i++)
@@ -35,7 +35,7 @@ static struct worker *best_survivor(struct coord *c)
     struct worker *best = NULL;
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
-        if (w->phase != READY || !core_is_survivor(c, w))
+        if (w->phase != READY || w->left_out || !core_is_survivor(c, w))
             continue;
         if (!best || w->state_generation > best->state_generation ||
             (w->state_generation == best->state_generation && w->applied_step > best->applied_step))
@@ -77,16 +77,33 @@ static void choose_members(struct coord *c, struct worker *source)
     for (int survivors = 1; survivors >= 0; survivors--)
         for (uint32_t i = 0; i < c->worker_top && c->plan.world < room; i++) {
             struct worker *w = &c->workers[i];
-            if (w->phase != READY || core_is_survivor(c, w) != (survivors == 1))
+            if (w->phase != READY || w->left_out || core_is_survivor(c, w) != (survivors == 1))
                 continue;
             w->phase = PLANNED;
             c->plan.world++;
         }
 }
 
+/* Counts this rewind; true: it is one too many (M12). What the first generation of a process goes back to is not its failure. */
+static bool rewinds_in_vain(struct coord *c, uint64_t step)
+{
+    bool further = c->rewinds == 0 || step != c->rewind_step || c->issued > c->rewind_from;
+    if (c->first)
+        return false;
+    if (further)
+        c->rewinds = 0;
+    if (further || c->issued > c->rewind_from)
+        c->rewind_from = c->issued;
+    c->rewind_step = step;
+    return ++c->rewinds >= REWINDS_MAX;
+}
+
 static void plan_generation(struct coord *c, struct worker *source,
                             struct coord_checkpoint checkpoint)
 {
+    if (!source && rewinds_in_vain(c, checkpoint.step))
+        return core_leave(c, BL_EPEER,
+                          "the run went back to one step again and again and got no further");
     c->passed_over = 0;
     c->plan.broken = false;
     c->plan.source = source ? source - c->workers : -1;
@@ -117,7 +134,7 @@ uint32_t core_workers_needed(const struct coord *c, uint32_t ready)
     if (c->stopping)
         return 1;
     uint32_t need = c->config.workers_min;
-    bool patient = c->first && (ready < c->config.workers_min ||
+    bool patient = c->first && (ready < c->config.workers_min || core_workers_in(c, OPENING) > 0 ||
                                 c->now_ms < c->ready_since_ms + c->timing.forming_ms);
     if (patient && c->config.workers_wanted > need)
         need = c->config.workers_wanted;
@@ -138,9 +155,9 @@ static bool is_kept(const struct coord *c, const struct worker *w)
 static void drop_passed_over(struct coord *c)
 {
     const struct coord_ledger *ledger = &c->ledger;
-    for (; c->passed_over; c->passed_over--) {
+    for (int i = 0; c->passed_over > 0 && i < DROPPED_AT_ONCE; i++) {
         struct coord_checkpoint damaged =
-            ledger->checkpoints[ledger->checkpoint_count - c->passed_over];
+            ledger->checkpoints[ledger->checkpoint_count - c->passed_over--];
         core_journal(c, (struct coord_record){.type = COORD_RECORD_DAMAGED,
                                               .step = damaged.step,
                                               .generation = damaged.generation});
@@ -151,7 +168,8 @@ static void drop_passed_over(struct coord *c)
 
 void core_settle_gathering(struct coord *c)
 {
-    uint32_t ready = core_workers_in(c, READY);
+    core_mark_left_out(c);
+    uint32_t ready = core_workers_usable(c);
     if (ready < c->config.workers_min)
         c->ready_since_ms = c->now_ms;
     if (core_is_complete(c))
@@ -191,11 +209,14 @@ void core_settle_checking(struct coord *c)
         return;
     }
     if (c->check == CHECK_DROPPING) {
-        if (journal_is_idle(c))
-            c->state = COORD_GATHERING;
+        if (!journal_is_idle(c))
+            return;
+        if (c->passed_over > 0)
+            return drop_passed_over(c);
+        c->state = COORD_GATHERING;
         return;
     }
-    uint32_t ready = core_workers_in(c, READY);
+    uint32_t ready = core_workers_usable(c);
     if (c->stopping || best_survivor(c) || ready < core_workers_needed(c, ready))
         c->state = COORD_GATHERING;
     else if (c->check == CHECK_OK && c->passed_over)
@@ -213,11 +234,12 @@ static void send_forms(struct coord *c)
         if (w->phase != PLANNED)
             continue;
         w->phase = MEMBER;
+        w->since_ms = c->now_ms;
         w->rank = rank;
-        w->formed = false;
+        w->formed = w->published = false;
         w->done = w->next_step = c->plan.step;
         w->next_index = w->next_validate = 0;
-        *ordered_digest(c, w, c->plan.step) = 0;
+        *assigned_digest(c, w, c->plan.step) = 0;
         c->ranks[rank] = i;
         if (i == c->plan.source)
             source = (int32_t)rank;
@@ -250,17 +272,59 @@ void core_settle_planning(struct coord *c)
     c->state = COORD_GATHERING;
 }
 
+static bool has_digest(const struct worker *w, const struct bl_digest *digest)
+{
+    return memcmp(&w->formed_digest, digest, sizeof *digest) == 0;
+}
+
+/* The state that everybody must hold: the source's; of a checkpoint what most ranks read from it. NULL: no state has most. */
+static const struct bl_digest *state_of_most(const struct coord *c)
+{
+    if (c->plan.source >= 0)
+        return &c->workers[c->plan.source].digest;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        const struct bl_digest *digest = &rank_worker(c, rank)->formed_digest;
+        uint32_t same = 0;
+        for (uint32_t other = 0; other < c->plan.world; other++)
+            same += has_digest(rank_worker(c, other), digest);
+        if (2 * same > c->plan.world)
+            return digest;
+    }
+    return NULL;
+}
+
+/* A rank with another state goes, and the generation with it (M11). */
+static bool ranks_agree(struct coord *c)
+{
+    const struct bl_digest *digest = state_of_most(c);
+    if (!digest) {
+        core_fail(c, rank_worker(c, 0), "ranks hold different states of one checkpoint",
+                  c->plan.step, c->plan.step);
+        return false;
+    }
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        if (!has_digest(rank_worker(c, rank), digest)) {
+            core_drop_worker(c, rank_worker(c, rank), "a rank holds another state than the source",
+                             c->plan.step, c->plan.step);
+            return false;
+        }
+    return true;
+}
+
 void core_settle_forming(struct coord *c)
 {
     for (uint32_t rank = 0; rank < c->plan.world; rank++)
         if (!rank_worker(c, rank)->formed)
             return;
-    const struct bl_digest *digest = c->plan.source >= 0 ? &c->workers[c->plan.source].digest
-                                                         : &rank_worker(c, 0)->formed_digest;
-    for (uint32_t rank = 0; rank < c->plan.world; rank++)
-        if (memcmp(&rank_worker(c, rank)->formed_digest, digest, sizeof *digest) != 0)
-            return core_fail(c, rank_worker(c, rank), "a rank holds another state than the source",
-                             c->plan.step, c->plan.step);
+    if (!ranks_agree(c))
+        return;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        struct worker *w = rank_worker(c, rank);
+        w->applied_step = (int64_t)c->plan.step;
+        w->state_generation = c->generation;
+        w->digest = w->formed_digest;
+    }
+    core_pairs_formed(c);
     c->formed = c->generation;
     c->first = false;
     c->absent_until_ms = 0;
@@ -287,8 +351,10 @@ void core_settle_ending(struct coord *c)
 
 void core_on_rendezvous(struct coord *c, const struct coord_event *e)
 {
-    if (!core_member(c, e))
+    struct worker *from = core_member(c, e);
+    if (!from)
         return;
+    from->published = true;
     for (uint32_t rank = 0; rank < c->plan.world; rank++) {
         const struct worker *w = rank_worker(c, rank);
         core_act_to(c, COORD_ACTION_RELAY, w->peer, w->link);
@@ -308,10 +374,20 @@ void core_on_formed(struct coord *c, const struct coord_event *e)
     w->formed_digest = e->formed.digest;
 }
 
+static void note_left_out(struct coord *c)
+{
+    core_mark_left_out(c);
+    for (uint32_t i = 0; i < c->worker_top; i++)
+        if (c->workers[i].phase != ABSENT && c->workers[i].left_out)
+            core_note(c, COORD_NOTE_LEFT_OUT, c->workers[i].peer, c->workers[i].link,
+                      "is left out for a while: the others go on without it");
+}
+
 void core_forming_failed(struct coord *c)
 {
     if (c->unformed_since_ms == 0)
         c->unformed_since_ms = c->now_ms;
+    note_left_out(c);
     uint64_t most = (uint64_t)FORMING_PATIENCES_MAX * c->config.patience_ms;
     if (c->now_ms >= c->unformed_since_ms + most)
         return core_leave(c, BL_EPEER, "the workers cannot form a communicator");
@@ -321,10 +397,15 @@ void core_forming_failed(struct coord *c)
 
 void core_on_broken(struct coord *c, const struct coord_event *e)
 {
-    if (!core_member(c, e))
+    struct worker *w = core_member(c, e);
+    if (!w)
         return;
-    if (c->state == COORD_FORMING)
-        core_forming_failed(c);
-    else
-        core_end_generation(c);
+    if (c->state != COORD_FORMING)
+        return core_end_generation(c);
+    for (uint32_t i = 0; i < e->broken.unreached_count; i++)
+        if (e->broken.unreached[i] < c->plan.world)
+            core_pair_failed(c, w, rank_worker(c, e->broken.unreached[i]));
+    if (e->broken.unreached_count == 0)
+        core_pair_failed(c, w, w);
+    core_forming_failed(c);
 }

@@ -59,6 +59,7 @@ static void send_saves(struct coord *c)
         save->state = SAVE_REQUESTED;
         save->peer = w->peer;
         save->link = w->link;
+        save->since_ms = c->now_ms;
         core_act_to(c, COORD_ACTION_SAVE, w->peer, w->link)->checkpoint = save->checkpoint;
     }
 }
@@ -109,8 +110,8 @@ static enum coord_state live_state(const struct coord *c)
 
 void core_settle_live(struct coord *c)
 {
-    bool spare =
-        core_workers_in(c, READY) > 0 && c->plan.world < bl_plan_world_max(&c->config.plan);
+    core_mark_left_out(c);
+    bool spare = core_workers_usable(c) > 0 && c->plan.world < bl_plan_world_max(&c->config.plan);
     if (!spare)
         c->regrouping = false;
     else if (!c->regrouping && !c->stopping && c->ledger.committed < c->config.plan.steps) {
@@ -140,8 +141,8 @@ static bool trained_is_share(const struct coord *c, const struct worker *w,
     const struct bl_plan *plan = &c->config.plan;
     struct bl_range micro_batches = rank_micro_batches(c, w->rank);
     struct bl_range last =
-        bl_plan_indices(plan, BL_KIND_TRAIN, micro_batches.first + micro_batches.count - 1);
-    uint64_t next = bl_plan_indices(plan, BL_KIND_TRAIN, micro_batches.first).first;
+        bl_plan_indices(plan, plan->kind, micro_batches.first + micro_batches.count - 1);
+    uint64_t next = bl_plan_indices(plan, plan->kind, micro_batches.first).first;
     for (uint32_t i = 0; i < e->report.trained_count; i++) {
         if (e->report.trained[i].first != next)
             return false;
@@ -160,7 +161,7 @@ static void commit(struct coord *c)
     for (; c->issued < lowest; c->issued++) {
         uint64_t digest = 0;
         for (uint32_t rank = 0; rank < c->plan.world; rank++)
-            digest += *ordered_digest(c, rank_worker(c, rank), c->issued);
+            digest += *assigned_digest(c, rank_worker(c, rank), c->issued);
         core_journal(c, (struct coord_record){.type = COORD_RECORD_COMMIT,
                                               .generation = c->generation,
                                               .step = c->issued,
@@ -180,7 +181,7 @@ void core_on_report(struct coord *c, const struct coord_event *e)
         if (w->leases[k].state != LEASE_FREE && w->leases[k].step <= e->report.step)
             return core_violation(c, e, "Report before its micro-batches were Consumed",
                                   w->leases[k].step, e->report.step);
-    uint64_t expected = *ordered_digest(c, w, e->report.step);
+    uint64_t expected = *assigned_digest(c, w, e->report.step);
     if (!trained_is_share(c, w, e))
         return core_fail(c, w, "a rank trained other batch indices than its own",
                          rank_micro_batches(c, w->rank).count, e->report.trained_count);
@@ -188,6 +189,7 @@ void core_on_report(struct coord *c, const struct coord_event *e)
         return core_fail(c, w, "a rank trained other samples than ordered", expected,
                          e->report.sample_digest);
     w->done++;
+    core_act(c, COORD_ACTION_REPORTED);
     commit(c);
 }
 
@@ -204,6 +206,7 @@ void core_on_validation(struct coord *c, const struct coord_event *e)
         return;
     c->validated[e->micro_batch.micro_batch] = 1;
     c->validated_count++;
+    core_moved(c);
     core_act(c, COORD_ACTION_ACCEPTED)->step = c->validating;
     if (c->validated_count < bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE))
         return;
@@ -239,6 +242,8 @@ static void record_on_disk(struct coord *c, const struct coord_record *record)
     struct coord_action *action;
     switch (record->type) {
     case COORD_RECORD_COMMIT:
+        c->step_ms = c->now_ms - c->moved_ms;
+        core_moved(c);
         action = core_act(c, COORD_ACTION_COMMITTED);
         action->committed.step = record->step;
         action->committed.via_survivors = record->via_survivors;
@@ -251,12 +256,17 @@ static void record_on_disk(struct coord *c, const struct coord_record *record)
         core_act(c, COORD_ACTION_REWOUND)->step = record->step;
         break;
     case COORD_RECORD_CHECKPOINT:
+        core_moved(c);
         c->passed_over = 0; /* the list is another now */
         core_act(c, COORD_ACTION_REGISTERED)->checkpoint =
             (struct coord_checkpoint){record->step, record->generation};
         for (int i = 0; i < SAVES_MAX; i++)
             if (c->saves[i].state == SAVE_JOURNALING && c->saves[i].checkpoint.step == record->step)
                 c->saves[i].state = SAVE_FREE;
+        break;
+    case COORD_RECORD_REMOVED:
+        core_act(c, COORD_ACTION_REMOVED)->checkpoint =
+            (struct coord_checkpoint){record->step, record->generation};
         break;
     case COORD_RECORD_VALIDATED:
         c->validated_count = 0;
@@ -276,6 +286,25 @@ void core_on_journaled(struct coord *c, const struct coord_event *e)
     while (c->journal_first <= e->journaled.seq) {
         struct coord_record record = c->pending[c->journal_first++ % PENDING_MAX];
         record_on_disk(c, &record);
+    }
+}
+
+/* A part at a time, and none while others are on their way: the loop asks again (C7). */
+void core_on_prune(struct coord *c, const struct coord_event *e)
+{
+    const struct coord_ledger *ledger = &c->ledger;
+    if (!journal_is_idle(c))
+        return;
+    uint32_t dropped = 0;
+    for (uint32_t i = 0; i + e->prune.keep < ledger->checkpoint_count; i++) {
+        struct coord_checkpoint old = ledger->checkpoints[i];
+        bool kept =
+            old.step == e->prune.and_keep.step && old.generation == e->prune.and_keep.generation;
+        if (kept || dropped++ >= DROPPED_AT_ONCE)
+            continue;
+        core_journal(c, (struct coord_record){.type = COORD_RECORD_REMOVED,
+                                              .step = old.step,
+                                              .generation = old.generation});
     }
 }
 

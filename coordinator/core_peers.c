@@ -18,7 +18,7 @@ void core_say_stop_to_all(struct coord *c)
             say_stop(c, c->loaders[i].peer, c->loaders[i].link);
 }
 
-static void worker_lost(struct coord *c, struct worker *w, bool dead)
+void core_worker_lost(struct coord *c, struct worker *w, bool dead)
 {
     bool was_member = w->phase == MEMBER;
     if (!dead && (was_member || w->phase == CLOSING || core_is_survivor(c, w)))
@@ -36,7 +36,7 @@ static void worker_lost(struct coord *c, struct worker *w, bool dead)
         core_end_generation(c);
 }
 
-static void loader_lost(struct coord *c, struct loader *l)
+void core_loader_lost(struct coord *c, struct loader *l)
 {
     uint32_t index = (uint32_t)(l - c->loaders);
     l->present = false;
@@ -53,9 +53,9 @@ static void peer_lost(struct coord *c, uint64_t peer, bool dead)
     struct worker *w = core_worker_find(c, peer);
     struct loader *l = w ? NULL : core_loader_find(c, peer);
     if (w)
-        worker_lost(c, w, dead);
+        core_worker_lost(c, w, dead);
     else if (l)
-        loader_lost(c, l);
+        core_loader_lost(c, l);
 }
 
 static void refuse(struct coord *c, uint64_t peer, uint64_t link, const char *text,
@@ -67,16 +67,28 @@ static void refuse(struct coord *c, uint64_t peer, uint64_t link, const char *te
     action->refuse.found = found;
 }
 
-void core_violation(struct coord *c, const struct coord_event *e, const char *text,
-                    uint64_t expected, uint64_t found)
+static void drop(struct coord *c, uint64_t peer, uint64_t link, const char *text, uint64_t expected,
+                 uint64_t found)
 {
-    struct coord_action *action = core_act_to(c, COORD_ACTION_VIOLATION, e->peer, e->link);
+    struct coord_action *action = core_act_to(c, COORD_ACTION_VIOLATION, peer, link);
     action->refuse.text = text;
     action->refuse.expected = expected;
     action->refuse.found = found;
-    refuse(c, e->peer, e->link, text, expected, found);
+    refuse(c, peer, link, text, expected, found);
     c->violations++;
-    peer_lost(c, e->peer, true);
+    peer_lost(c, peer, true);
+}
+
+void core_violation(struct coord *c, const struct coord_event *e, const char *text,
+                    uint64_t expected, uint64_t found)
+{
+    drop(c, e->peer, e->link, text, expected, found);
+}
+
+void core_drop_worker(struct coord *c, struct worker *w, const char *text, uint64_t expected,
+                      uint64_t found)
+{
+    drop(c, w->peer, w->link, text, expected, found);
 }
 
 bool core_is_member(const struct coord *c, const struct worker *w, const struct coord_event *e)
@@ -91,6 +103,12 @@ struct worker *core_member(struct coord *c, const struct coord_event *e)
         return w;
     c->late++;
     return NULL;
+}
+
+static struct signs *signs_of(struct coord *c, uint64_t peer)
+{
+    struct worker *w = core_worker_find(c, peer);
+    return w ? &w->signs : &core_loader_find(c, peer)->signs;
 }
 
 static void welcome(struct coord *c, const struct coord_event *e)
@@ -111,9 +129,10 @@ static void hello_worker(struct coord *c, const struct coord_event *e)
         c->worker_top++;
     struct worker *w = &c->workers[i];
     w->phase = OPENING;
+    w->since_ms = c->now_ms;
     w->peer = e->peer;
     w->link = e->link;
-    w->heard_ms = e->now_ms;
+    w->signs = (struct signs){.heard_ms = c->now_ms, .progress_ms = c->now_ms};
     w->applied_step = -1;
     welcome(c, e);
 }
@@ -133,7 +152,8 @@ static void hello_loader(struct coord *c, const struct coord_event *e)
     c->loaders[i] = (struct loader){.present = true,
                                     .peer = e->peer,
                                     .link = e->link,
-                                    .heard_ms = e->now_ms,
+                                    .since_ms = c->now_ms,
+                                    .signs = {.heard_ms = c->now_ms, .progress_ms = c->now_ms},
                                     .capacity = e->hello.capacity};
     welcome(c, e);
 }
@@ -164,6 +184,12 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
     if (l) {
         if (l->ready)
             return core_violation(c, e, "a loader is ready once", 1, 2);
+        if (2 * e->ended.probes_good < e->ended.probes) {
+            refuse(c, e->peer, e->link, "it does not see this run's images", e->ended.probes,
+                   e->ended.probes_good);
+            core_loader_lost(c, l);
+            return;
+        }
         l->ready = true;
         return;
     }
@@ -174,6 +200,7 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
         return core_violation(c, e, "a state of a generation that never was", c->ledger.generation,
                               e->ended.state_generation);
     w->phase = READY;
+    w->since_ms = c->now_ms;
     w->applied_step = e->ended.applied_step;
     w->state_generation = e->ended.state_generation;
     w->digest = e->ended.digest;
@@ -190,6 +217,11 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
 
 void core_on_beat(struct coord *c, const struct coord_event *e)
 {
+    struct signs *signs = signs_of(c, e->peer);
+    if (e->beat.progress <= signs->progress)
+        return;
+    signs->progress = e->beat.progress;
+    signs->progress_ms = c->now_ms;
 }
 
 void core_on_goodbye(struct coord *c, const struct coord_event *e)
@@ -210,27 +242,28 @@ void core_on_lost(struct coord *c, const struct coord_event *e)
     peer_lost(c, e->peer, e->lost.dead);
 }
 
+static void silent(struct coord *c, uint64_t peer, uint64_t link, const struct signs *signs)
+{
+    core_note(c, COORD_NOTE_LOST, peer, link, "is lost: nothing was heard of it")->note.ms =
+        c->now_ms - signs->heard_ms;
+    core_act_to(c, COORD_ACTION_FORGET, peer, link);
+}
+
 void core_tick_peers(struct coord *c)
 {
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
-        if (w->phase == ABSENT)
+        if (w->phase == ABSENT || !is_past(c->now_ms, w->signs.heard_ms, c->timing.lost_ms))
             continue;
-        if (is_past(c->now_ms, w->heard_ms, c->timing.lost_ms)) {
-            core_act_to(c, COORD_ACTION_FORGET, w->peer, w->link);
-            worker_lost(c, w, false);
-        } else if (w->phase == CLOSING && is_past(c->now_ms, w->end_sent_ms, c->timing.ending_ms)) {
-            refuse(c, w->peer, w->link, "End was not answered in time (ms)", c->timing.ending_ms,
-                   c->now_ms - w->end_sent_ms);
-            worker_lost(c, w, true);
-        }
+        silent(c, w->peer, w->link, &w->signs);
+        core_worker_lost(c, w, false);
     }
     for (uint32_t i = 0; i < c->loader_top; i++) {
         struct loader *l = &c->loaders[i];
-        if (!l->present || !is_past(c->now_ms, l->heard_ms, c->timing.lost_ms))
+        if (!l->present || !is_past(c->now_ms, l->signs.heard_ms, c->timing.lost_ms))
             continue;
-        core_act_to(c, COORD_ACTION_FORGET, l->peer, l->link);
-        loader_lost(c, l);
+        silent(c, l->peer, l->link, &l->signs);
+        core_loader_lost(c, l);
     }
 }
 
@@ -242,7 +275,10 @@ bool core_sender_is_known(struct coord *c, const struct coord_event *e)
         c->late++;
         return false;
     }
-    *(w ? &w->heard_ms : &l->heard_ms) = e->now_ms;
+    struct signs *signs = w ? &w->signs : &l->signs;
+    signs->heard_ms = c->now_ms;
+    if (e->type != COORD_EVENT_BEAT)
+        signs->progress_ms = c->now_ms;
     bool from_worker = e->type >= COORD_EVENT_RENDEZVOUS && e->type <= COORD_EVENT_SAVED;
     if ((from_worker && !w) || (e->type == COORD_EVENT_COMPLETED && !l)) {
         core_violation(c, e, "a message of the other role", e->type,

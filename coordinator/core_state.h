@@ -7,6 +7,8 @@
  *   core_generation.c  gathering, planning, forming and ending a generation
  *   core_assign.c      leases: what is ordered from which loader for which worker
  *   core_live.c        commits, validation, checkpoints
+ *   core_wait.c        progress: who is waited for, and who is waited for in vain
+ *   core_reach.c       workers that cannot form a communicator with one another
  *   core_status.c      names, what a person may see, the invariants
  *
  * After every event settle() (core.c) asks anew what the state waits for, so a handler records what happened and never
@@ -18,10 +20,15 @@
 
 #define ASSIGNMENTS_PER_CALL 64 /* keeps a call short; `more` asks for the next */
 #define PENDING_MAX 256       /* records on their way to disk: commits are bounded by steps_ahead */
+#define DROPPED_AT_ONCE 64    /* checkpoints that leave the ledger */
 #define SAVES_MAX 32          /* checkpoints on their way to being registered */
 #define SAVES_UNCHECKED_MAX 8 /* written and not yet registered: then rank 0 has to wait */
 #define SAVE_FAILURES_MAX 3   /* of a checkpoint without which the run must not go on */
 #define FORMING_PATIENCES_MAX 20 /* no generation could be formed for so long: give up */
+#define PAIRS_MAX 64             /* of workers that failed to connect, remembered at a time */
+#define SUSPECTS_MAX 256         /* samples that one loader could not read */
+#define STRIKES_MAX 3            /* assignments taken from a loader before it has to rest */
+#define REWINDS_MAX 3            /* to one step, without getting further than before */
 
 enum lease_state { LEASE_FREE, LEASE_OUT, LEASE_REVOKED, LEASE_RECEIVED };
 
@@ -31,8 +38,19 @@ struct lease {
     enum bl_kind kind;
     uint64_t step;
     uint32_t micro_batch;
-    uint32_t loader; /* index of the loader that has or had the order */
-    uint64_t since_ms;
+    uint32_t loader;   /* index of the loader that has or had it */
+    uint32_t tries;    /* times it was taken from a loader that did not get on */
+    uint64_t serial;   /* OUT: order of assigning */
+    uint64_t since_ms; /* in this state */
+    /* OUT: 0, or since when its loader says that it is shipped; since when later ones are */
+    uint64_t shipped_ms, overtaken_ms;
+    uint64_t after_ms; /* REVOKED: not to be given out before */
+};
+
+/* What a peer shows of itself. Every message is a sign of life; every one but Beat is progress too. */
+struct signs {
+    uint64_t heard_ms;
+    uint64_t progress, progress_ms; /* the highest number told; when it grew */
 };
 
 enum phase {
@@ -46,12 +64,16 @@ enum phase {
 
 struct worker {
     enum phase phase;
-    uint64_t peer, link, heard_ms, end_sent_ms;
-    int64_t applied_step; /* of its last Ended; -1 = no state */
+    uint64_t peer, link;
+    struct signs signs;
+    uint64_t since_ms;    /* in this phase */
+    bool left_out;        /* not to be a member while others are there (M10) */
+    int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
     struct bl_digest digest;
     /* as a MEMBER */
     uint32_t rank;
+    bool published; /* where the others can reach it */
     bool formed;
     struct bl_digest formed_digest;
     uint64_t done; /* steps in its state */
@@ -66,8 +88,13 @@ struct worker {
 
 struct loader {
     bool present, ready;
-    uint64_t peer, link, heard_ms;
+    uint64_t peer, link;
+    struct signs signs;
+    uint64_t since_ms;       /* welcome */
     uint32_t capacity, held; /* assignments it may hold, assignments without their Completed */
+    uint32_t strikes;        /* times that assignments were taken from it … */
+    uint64_t strike_worker; /* … the last for this worker, from which nothing was Received since */
+    uint64_t strike_ms, rest_until_ms;
 };
 
 enum save_state { SAVE_FREE, SAVE_WANTED, SAVE_REQUESTED, SAVE_VERIFYING, SAVE_JOURNALING };
@@ -76,9 +103,23 @@ struct save {
     enum save_state state;
     struct coord_checkpoint checkpoint;
     uint64_t peer, link; /* who writes it; WANTED: nobody yet */
+    uint64_t since_ms;   /* REQUESTED */
+};
+
+/* Two workers, by incarnation, that failed to connect, or one that failed by itself (a == b). */
+struct pair {
+    uint64_t a, b;
+    uint32_t failures;
+    bool guessed;      /* nothing told it from other members */
+    uint64_t until_ms; /* left out until then, tried again after */
 };
 
 enum check { CHECK_RUNNING, CHECK_OK, CHECK_BAD, CHECK_DROPPING };
+
+/* A sample whose image a loader could not read, until another loader, or the same one later, says so too. */
+struct suspect {
+    uint64_t sample, peer, since_ms;
+};
 
 struct coord {
     struct coord_config config;
@@ -99,6 +140,7 @@ struct coord {
     uint32_t worker_top, loader_top;
     uint32_t *ranks;        /* rank -> index of its worker, while the generation lives */
     uint32_t revoked_count; /* leases in LEASE_REVOKED */
+    uint64_t serial;        /* of the last assignment */
 
     bool first;          /* this process has formed no generation yet */
     uint64_t generation; /* highest number given */
@@ -115,6 +157,14 @@ struct coord {
     uint64_t forming_since_ms;  /* this one */
     uint64_t unformed_since_ms; /* the first that failed since one was formed; 0 = none did */
     uint64_t gather_after_ms;   /* a moment's rest after a failed one */
+    struct pair pairs[PAIRS_MAX];
+    uint32_t pair_count;
+    uint64_t guessed_link; /* of the last worker that was guessed at */
+    uint64_t moved_ms,
+        noted_ms;     /* when the run last got on; when the log last said that it does not */
+    uint64_t step_ms; /* the last step took so long */
+    uint64_t rewind_step, rewind_from; /* of the rewinds of this process … */
+    uint32_t rewinds;                  /* … to that step, none from further than the first */
     bool regrouping; /* a worker waits to join: go on to `hold` steps, then a new generation */
     uint64_t hold;
     struct coord_checkpoint checking;
@@ -129,7 +179,9 @@ struct coord {
     struct save saves[SAVES_MAX];
     uint32_t save_failures;
 
-    uint8_t *seen_samples, *bad_samples; /* bit sets over sample ids */
+    uint8_t *seen_samples, *bad_samples, *missing_samples; /* bit sets over sample ids */
+    struct suspect suspects[SUSPECTS_MAX];                 /* a ring; the oldest is forgotten */
+    uint64_t suspect_count;
     uint64_t seen, bad;
 
     bool stopping;
@@ -153,7 +205,8 @@ static inline uint32_t ring_size(const struct coord *c)
     return c->config.plan.steps_ahead + 2;
 }
 
-static inline uint64_t *ordered_digest(const struct coord *c, const struct worker *w, uint64_t step)
+static inline uint64_t *assigned_digest(const struct coord *c, const struct worker *w,
+                                        uint64_t step)
 {
     return &w->digests[step % ring_size(c)];
 }
@@ -171,7 +224,8 @@ static inline struct worker *rank_worker(const struct coord *c, uint32_t rank)
 
 static inline struct bl_range rank_micro_batches(const struct coord *c, uint32_t rank)
 {
-    return bl_share(bl_plan_micro_batches(&c->config.plan, BL_KIND_TRAIN), rank, c->plan.world);
+    return bl_share(bl_plan_micro_batches(&c->config.plan, c->config.plan.kind), rank,
+                    c->plan.world);
 }
 
 static inline bool journal_is_idle(const struct coord *c)
@@ -215,7 +269,47 @@ uint64_t core_end_step(const struct coord *c);
 /* Finishes what was begun, saves, then leaves with this code. */
 void core_begin_stop(struct coord *c, int code);
 
+/* ---- core_wait.c */
+
+static inline uint64_t latest(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+/* The run got on. */
+static inline void core_moved(struct coord *c)
+{
+    c->moved_ms = c->noted_ms = c->now_ms;
+}
+/* Has nothing of what is waited for since then got on for so long, by the peer's own signs? */
+bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
+                   uint32_t wait_ms);
+/* A log line about a peer; the caller may fill in more. */
+struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
+                               const char *text);
+/* Loses whoever gets on with nothing that is waited for; says for whom the run waits. */
+void core_tick_waits(struct coord *c);
+
+/* ---- core_reach.c */
+
+/* Marks the workers to be left out, from the pairs that failed; nobody if too few would stay. */
+void core_mark_left_out(struct coord *c);
+/* READY and not left out. */
+uint32_t core_workers_usable(const struct coord *c);
+/* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
+void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
+/* Whoever did not get on in the generation that forms, as far as one can tell. */
+void core_blame_unformed(struct coord *c);
+/* Members that are formed together reach each other. */
+void core_pairs_formed(struct coord *c);
+
 /* ---- core_peers.c */
+
+/* The peer is lost; dead: it will not come back with its state. The caller has said FORGET or REFUSE. */
+void core_worker_lost(struct coord *c, struct worker *w, bool dead);
+void core_loader_lost(struct coord *c, struct loader *l);
+/* A worker did what none does; it goes, the run goes on. */
+void core_drop_worker(struct coord *c, struct worker *w, const char *text, uint64_t expected,
+                      uint64_t found);
 
 /* The run is over: they may leave. */
 void core_say_stop_to_all(struct coord *c);
@@ -256,7 +350,7 @@ void core_settle_forming(struct coord *c);
 void core_settle_ending(struct coord *c);
 void core_on_rendezvous(struct coord *c, const struct coord_event *e);
 void core_on_formed(struct coord *c, const struct coord_event *e);
-/* Too slow, or a worker could not connect. Once is bad luck; for long, it will never succeed. */
+/* Nobody gets on, or a worker could not connect. Once is bad luck; for long, it will never succeed. */
 void core_forming_failed(struct coord *c);
 void core_on_broken(struct coord *c, const struct coord_event *e);
 
@@ -273,9 +367,9 @@ void core_assign(struct coord *c);
 struct lease *core_lease_of(const struct coord *c, const struct worker *w,
                             const struct coord_event *e);
 
-void core_on_got(struct coord *c, const struct coord_event *e);
-void core_on_used(struct coord *c, const struct coord_event *e);
-void core_on_sent(struct coord *c, const struct coord_event *e);
+void core_on_received(struct coord *c, const struct coord_event *e);
+void core_on_consumed(struct coord *c, const struct coord_event *e);
+void core_on_completed(struct coord *c, const struct coord_event *e);
 void core_tick_leases(struct coord *c);
 
 /* ---- core_live.c */
@@ -288,4 +382,5 @@ void core_on_report(struct coord *c, const struct coord_event *e);
 void core_on_validation(struct coord *c, const struct coord_event *e);
 void core_on_saved(struct coord *c, const struct coord_event *e);
 void core_on_journaled(struct coord *c, const struct coord_event *e);
+void core_on_prune(struct coord *c, const struct coord_event *e);
 void core_on_verified(struct coord *c, const struct coord_event *e);

@@ -1,20 +1,12 @@
 /* coordinator/core_status.c - names, what a person may see, and the invariants that can be seen from inside. */
 #include "coordinator/core_state.h"
 
-#include <stdio.h>
-
-void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CHECKPOINT_NAME_MAX])
-{
-    snprintf(ret, COORD_CHECKPOINT_NAME_MAX, "step-%06llu-g%llu",
-             (unsigned long long)checkpoint.step, (unsigned long long)checkpoint.generation);
-}
-
 struct coord_status coord_status(const struct coord *c)
 {
     struct coord_status status = {
         .state = c->state,
         .stopping = c->stopping,
-        .generation = c->generation,
+        .generation = c->ledger.generation,
         .step = c->issued,
         .world = is_live(c) || c->state == COORD_FORMING ? c->plan.world : 0,
         .workers = c->worker_top - core_workers_in(c, ABSENT),

@@ -1,14 +1,15 @@
 /* coordinator/journal.h - RUN/journal: what the coordinator decided, one record a line, on disk before it counts.
  *
- * A line is a JSON object, a tab and 16 hexadecimal digits (FNV-1a 64 of the object's text). A last line that is torn was
- * never acknowledged: it is cut off. A damaged line before it is an error. */
+ * A line is a JSON object, a tab and 16 hexadecimal digits (FNV-1a 64 of the object's text). Lines that are synced together have one
+ * number, `batch`, and the next batch is written after that; so of a torn batch nothing was ever acknowledged from the first
+ * damaged line on, and it is cut off there. A damaged line of an earlier batch is an error. */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
-#include "coordinator/core.h"
+#include "coordinator/ledger.h"
 
 struct journal;
 

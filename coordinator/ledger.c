@@ -1,9 +1,14 @@
-/* coordinator/ledger.c - what the journal says: a fold over its records. The live core changes its
- * durable state through the same function, once a record is on disk, so that a replayed journal and
- * a running coordinator cannot disagree (docs/protocol.md, J1). */
-#include "coordinator/core.h"
+/* coordinator/ledger.c - see ledger.h. */
+#include "coordinator/ledger.h"
 
+#include <stdio.h>
 #include <string.h>
+
+void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CHECKPOINT_NAME_MAX])
+{
+    snprintf(ret, COORD_CHECKPOINT_NAME_MAX, "step-%06llu-g%llu",
+             (unsigned long long)checkpoint.step, (unsigned long long)checkpoint.generation);
+}
 
 void coord_ledger_init(struct coord_ledger *ledger)
 {
@@ -38,7 +43,7 @@ static void checkpoint_remove(struct coord_ledger *ledger, uint32_t i)
 
 static void checkpoint_insert(struct coord_ledger *ledger, struct coord_checkpoint checkpoint)
 {
-    if (ledger->checkpoint_count == COORD_CHECKPOINTS_KEPT)
+    if (ledger->checkpoint_count == BL_CHECKPOINTS_KEPT_MAX)
         checkpoint_remove(ledger, 0);
     uint32_t i = checkpoint_find(ledger, checkpoint.step);
     memmove(&ledger->checkpoints[i + 1], &ledger->checkpoints[i],
@@ -115,6 +120,7 @@ int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *r
         checkpoint_insert(ledger, (struct coord_checkpoint){record->step, record->generation});
         return 0;
     case COORD_RECORD_DAMAGED:
+    case COORD_RECORD_REMOVED:
         if (!checkpoint_at(ledger, i, record->step))
             return contradiction(err, "step of a registered checkpoint", ledger->committed,
                                  record->step);

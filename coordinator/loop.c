@@ -30,7 +30,8 @@ static void leave(struct loop *l)
     uv_stop(&l->uv);
 }
 
-void loop_fail(struct loop *l, const struct bl_error *error)
+/* Ends the loop with this error; the first counts. */
+static void fail(struct loop *l, const struct bl_error *error)
 {
     if (!l->error.code)
         l->error = *error;
@@ -40,7 +41,9 @@ void loop_fail(struct loop *l, const struct bl_error *error)
 static void exit_with(struct loop *l, const struct coord_action *a)
 {
     if (a->exit.code && !l->error.code)
-        bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s", a->exit.text);
+        bl_fail(&l->error, (enum bl_error_code)a->exit.code, "%s%s%s", a->exit.text,
+                a->exit.code == BL_EPEER && l->blame[0] ? "; " : "",
+                a->exit.code == BL_EPEER ? l->blame : "");
     if (a->exit.code == BL_EDATA)
         bl_error_remedy(&l->error, "%s/bad_samples.jsonl lists them", l->config->run_dir);
     if (a->exit.code == BL_EFORMAT)
@@ -54,8 +57,28 @@ static void exit_with(struct loop *l, const struct coord_action *a)
     leave(l);
 }
 
+static void must(struct loop *l, int rc, const struct bl_error *err)
+{
+    if (rc < 0)
+        fail(l, err);
+}
+
+static void on_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok);
+
+/* With the writer's own words, if it is its Saved that is being handled. */
+static void log_unsaved(const struct loop *l, struct coord_checkpoint checkpoint)
+{
+    char name[COORD_CHECKPOINT_NAME_MAX];
+    coord_checkpoint_name(checkpoint, name);
+    bool saved = l->handled && l->handled->body_case == BLIPREN__ENVELOPE__BODY_SAVED &&
+                 strcmp(l->handled->saved->folder, name) == 0;
+    bl_log(BL_LOG_WARNING, "checkpoint step=%" PRIu64 " could not be written%s%s; ignoring",
+           checkpoint.step, saved ? ": " : "", saved ? l->handled->saved->error : "");
+}
+
 static void carry_out(struct loop *l, const struct coord_action *a)
 {
+    const struct peer *peer;
     struct bl_error err;
     switch (a->type) {
     case COORD_ACTION_PULSE:
@@ -65,49 +88,43 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         journal_append(l->journal, a->journal.seq, &a->journal.record);
         break;
     case COORD_ACTION_VERIFY:
-        loop_verify(l, a->checkpoint);
+        loop_verify(l, a->checkpoint, on_verified);
         break;
     case COORD_ACTION_COMMITTED:
-        loop_committed(l, a->committed.step);
+        must(l, loop_committed(l, a->committed.step, &err), &err);
+        break;
+    case COORD_ACTION_REPORTED:
+        results_report(l->results, l->handled->report);
         break;
     case COORD_ACTION_ACCEPTED:
         results_validation(l->results, l->handled->validation);
         break;
     case COORD_ACTION_VALIDATED:
-        loop_validated(l, a->step);
+        must(l, loop_validated(l, a->step, &err), &err);
         break;
     case COORD_ACTION_REWOUND:
-        results_clear(l->results);
-        best_rewound(&l->best, a->step);
-        if (a->step == l->committed)
-            bl_log(BL_LOG_INFO, "the state of step=%" PRIu64 " comes from its checkpoint", a->step);
-        else
-            bl_log(BL_LOG_WARNING,
-                   "no worker's state of step=%" PRIu64 " survived: going back to step=%" PRIu64,
-                   l->committed, a->step);
-        l->committed = a->step;
-        if (metrics_rewind(l->metrics, (int64_t)a->step, &err) < 0)
-            loop_fail(l, &err);
+        must(l, loop_rewound(l, a->step, &err), &err);
         break;
     case COORD_ACTION_REGISTERED:
         loop_register(l, a->checkpoint);
         break;
+    case COORD_ACTION_REMOVED:
+        loop_remove(l, a->checkpoint);
+        break;
     case COORD_ACTION_UNSAVED:
-        bl_log(BL_LOG_WARNING, "checkpoint step=%" PRIu64 " could not be written%s%s; ignoring",
-               a->checkpoint.step,
-               l->handled && l->handled->body_case == BLIPREN__ENVELOPE__BODY_SAVED ? ": " : "",
-               l->handled && l->handled->body_case == BLIPREN__ENVELOPE__BODY_SAVED
-                   ? l->handled->saved->error
-                   : "");
+        log_unsaved(l, a->checkpoint);
         break;
     case COORD_ACTION_BAD_SAMPLE:
         loop_bad_sample(l, a->void_index);
         break;
+    case COORD_ACTION_NOTE:
+        loop_note(l, a);
+        break;
     case COORD_ACTION_VIOLATION:
+        peer = peers_of_link(l->peers, a->link);
         bl_log(BL_LOG_ERROR,
                "peer=%s broke the protocol: %s (expected %" PRIu64 ", found %" PRIu64 ")",
-               l->sender ? l->sender->name : "?", a->refuse.text, a->refuse.expected,
-               a->refuse.found);
+               peer ? peer->name : "?", a->refuse.text, a->refuse.expected, a->refuse.found);
         break;
     case COORD_ACTION_EXIT:
         exit_with(l, a);
@@ -131,12 +148,46 @@ static void carry_out_all(struct loop *l, const struct coord_actions *actions)
     }
 }
 
-void loop_step(struct loop *l, struct coord_event *event)
+/* One event into the core, at the loop's time, and its actions carried out. Nothing once the loop ends. */
+static void step(struct loop *l, struct coord_event *event)
 {
     if (l->leaving)
         return;
     event->now_ms = uv_now(&l->uv);
     carry_out_all(l, coord_step(l->core, event));
+}
+
+static void on_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok)
+{
+    struct coord_event event = {.type = COORD_EVENT_VERIFIED, .verified = {checkpoint, ok}};
+    step(l, &event);
+}
+
+static void on_message(void *context, const struct wire_id *from, struct wire_frames *frames)
+{
+    struct loop *l = context;
+    Blipren__Envelope *m = NULL;
+    struct bl_error err;
+    if (l->leaving)
+        return;
+    struct peer *peer = peers_of_id(l->peers, from);
+    if (wire_unpack_frames(frames, &m, &err) < 0) {
+        char stranger[96];
+        snprintf(stranger, sizeof stranger, "unknown peer at %s", wire_address(frames));
+        bl_error_peer(&err, peer->name[0] ? peer->name : stranger);
+        bl_log_error(&err);
+        if (peer->role == BL_ROLE_NONE)
+            peers_remove(l->peers, peer);
+        return;
+    }
+    struct coord_event event;
+    l->handled = m;
+    l->sender = peer;
+    if (loop_take_message(l, peer, m, &event))
+        step(l, &event);
+    l->handled = NULL;
+    l->sender = NULL;
+    wire_envelope_free(&m);
 }
 
 /* Somebody's connection broke; a Pulse to everyone will show whose, once ZeroMQ has let go of it. */
@@ -155,8 +206,7 @@ struct search {
 static void note_unreachable(void *context, struct peer *peer)
 {
     struct search *search = context;
-    const char *colon = strrchr(peer->name, ':'); /* host:pid */
-    if (peer->unreachable && !(colon && children_runs(search->children, atoi(colon + 1))))
+    if (peer->unreachable && !children_runs(search->children, peer->secret))
         search->found = peer;
 }
 
@@ -172,7 +222,7 @@ static void drop_unreachable(struct loop *l)
         struct coord_event event = {
             .type = COORD_EVENT_LOST, .peer = peer->incarnation, .link = link};
         bl_log(BL_LOG_WARNING, "peer=%s connection lost", peer->name);
-        loop_step(l, &event);
+        step(l, &event);
         if ((peer = peers_of_link(l->peers, link))) /* the core knew it no more */
             loop_forget(l, peer);
     }
@@ -187,7 +237,13 @@ static void on_tick(uv_timer_t *timer)
     if (l->probe_ticks && --l->probe_ticks == 0)
         peers_each(l->peers, loop_pulse_one, l);
     drop_unreachable(l);
-    loop_step(l, &event);
+    step(l, &event);
+    if (!l->leaving && loop_has_old_checkpoints(l)) {
+        struct coord_event prune = {
+            .type = COORD_EVENT_PRUNE,
+            .prune = {(uint32_t)l->config->train.keep_last, l->best.checkpoint}};
+        step(l, &prune);
+    }
 }
 
 static void on_draw(uv_timer_t *timer)
@@ -197,6 +253,8 @@ static void on_draw(uv_timer_t *timer)
         return;
     loop_progress(l, false);
     loop_note_absence(l);
+    if (l->children)
+        children_watch(l->children);
 }
 
 static void written(void *context, uint64_t seq, const struct bl_error *err)
@@ -219,9 +277,9 @@ static void on_journaled(uv_async_t *async)
     struct bl_error err = l->journal_error;
     pthread_mutex_unlock(&l->lock);
     if (err.code)
-        loop_fail(l, &err);
+        fail(l, &err);
     else
-        loop_step(l, &event);
+        step(l, &event);
 }
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -235,31 +293,48 @@ static void on_signal(uv_signal_t *handle, int number)
         bl_fail(&err, BL_ESTOPPED, "stopped at once; the last checkpoint counts");
         if (l->children)
             children_stop(l->children, true);
-        loop_fail(l, &err);
+        fail(l, &err);
         return;
     }
     bl_log(BL_LOG_INFO, "signal %d: saving, then stopping (again: at once)", number);
     struct coord_event event = {.type = COORD_EVENT_STOP};
-    loop_step(l, &event);
+    step(l, &event);
 }
 
-static void on_child_ended(void *context, const char *name, int pid, int exit_code, int signal)
+/* Who sent a SIGKILL is not told; the kernel, for lack of memory, counts what it killed. */
+static void log_child_end(struct loop *l, const struct child_end *end)
+{
+    if (l->leaving || l->letting_go || (!end->exit_code && !end->signal))
+        return;
+    if (end->signal != SIGKILL) {
+        bl_log(BL_LOG_WARNING, "%s (process %d) ended: %s %d", end->name, end->pid,
+               end->signal ? "signal" : "exit code", end->signal ? end->signal : end->exit_code);
+        return;
+    }
+    char peak[64] = "";
+    if (end->peak)
+        snprintf(peak, sizeof peak, ", it had %.1f GB at most", (double)end->peak / 1e9);
+    snprintf(l->blame, sizeof l->blame,
+             "%s (process %d) was killed (signal 9), %s%s; lower train.micro_batch or the number "
+             "of workers here",
+             end->name, end->pid,
+             end->out_of_memory ? "by the kernel: out of memory" : "perhaps for lack of memory",
+             peak);
+    bl_log(BL_LOG_WARNING, "%s", l->blame);
+}
+
+static void on_child_ended(void *context, const struct child_end *end)
 {
     struct loop *l = context;
-    char host[64] = "", peer_name[96];
-    gethostname(host, sizeof host - 1);
-    snprintf(peer_name, sizeof peer_name, "%s:%d", host, pid);
-    struct peer *peer = peers_of_name(l->peers, peer_name);
-    if (!l->leaving && !l->letting_go && (exit_code || signal))
-        bl_log(BL_LOG_WARNING, "%s (process %d) ended: %s %d", name, pid,
-               signal ? "signal" : "exit code", signal ? signal : exit_code);
+    log_child_end(l, end);
+    struct peer *peer = peers_of_secret(l->peers, end->secret);
     if (!peer)
         return;
     struct coord_event event = {.type = COORD_EVENT_LOST,
                                 .peer = peer->incarnation,
                                 .link = peer->link,
                                 .lost = {.dead = true}};
-    loop_step(l, &event);
+    step(l, &event);
 }
 
 static void on_child_given_up(void *context, const char *name, const char *last_line)
@@ -269,7 +344,7 @@ static void on_child_given_up(void *context, const char *name, const char *last_
     bl_fail(&err, BL_EPEER, "it ends again and again; its last line: %s", last_line);
     bl_error_peer(&err, name);
     bl_error_remedy(&err, "see %s/logs/%s.log", l->config->run_dir, name);
-    loop_fail(l, &err);
+    fail(l, &err);
 }
 
 static int replay(void *context, const struct coord_record *record, struct bl_error *err)
@@ -357,6 +432,8 @@ static int start_children(struct loop *l, struct bl_error *err)
                                        .workers = l->options->workers,
                                        .loaders = l->options->loaders,
                                        .threads = threads,
+                                       .loader_threads = (int)l->config->cluster.loader_threads,
+                                       .loader_capacity = (int)l->config->cluster.loader_capacity,
                                        .given_up = on_child_given_up,
                                        .ended = on_child_ended,
                                        .context = l};
@@ -378,7 +455,7 @@ static int start(struct loop *l, struct bl_error *err)
     if (wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err) < 0)
         return fail_bind(l, err);
     BL_TRY(wire_context_open(&l->zmq, err));
-    if (wire_router(&l->uv, l->zmq, endpoint, loop_message, l, &l->router, l->endpoint, err) < 0)
+    if (wire_router(&l->uv, l->zmq, endpoint, on_message, l, &l->router, l->endpoint, err) < 0)
         return fail_bind(l, err);
     BL_TRY(loop_write_config(l, err));
     BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
@@ -396,7 +473,7 @@ static void close_all(struct loop *l)
         children_close(&l->children);
         wire_socket_close(&l->router, LINGER_MS);
         journal_close(&l->journal);
-        while (l->verifications)
+        while (l->disk_jobs)
             uv_run(&l->uv, UV_RUN_ONCE);
         uv_run(&l->uv, UV_RUN_NOWAIT);
         wire_loop_close(&l->uv);

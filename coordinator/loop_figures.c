@@ -74,18 +74,17 @@ static void blend(double *mean, double x, bool first)
     *mean = first ? x : *mean + (x - *mean) / RATE_STEPS;
 }
 
-void loop_committed(struct loop *l, uint64_t step)
+int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
 {
     struct metrics_step m;
-    double share[METRICS_EXPERTS_MAX];
-    struct bl_error err;
+    double share[BL_EXPERTS_MAX];
     uint64_t now = uv_now(&l->uv);
     double step_s = l->last_commit_ms ? (double)(now - l->last_commit_ms) / 1000 : NAN;
     bool first = l->step_s <= 0;
     l->last_commit_ms = now;
     l->committed = step + 1;
     if (!results_take_step(l->results, step, &m, share))
-        return; /* known from a survivor's state alone: no rank lived to tell its loss */
+        return 0; /* known from a survivor's state alone: no rank lived to tell its loss */
     m.step = (int64_t)step + 1;
     m.epoch = (double)m.step * l->plan.batch / (double)l->plan.train_samples;
     m.step_s = step_s;
@@ -107,11 +106,9 @@ void loop_committed(struct loop *l, uint64_t step)
                    "step=%" PRId64
                    " expert=%d gets %.2f %% of the routing weight: the mixture collapses",
                    m.step, e, 100 * share[e]);
-    if (metrics_step(l->metrics, &m, &err) < 0) {
-        loop_fail(l, &err);
-        return;
-    }
+    BL_TRY(metrics_step(l->metrics, &m, err));
     loop_progress(l, m.step % l->config->log.every == 0 || m.step == (int64_t)l->plan.steps);
+    return 0;
 }
 
 struct caption_writer {
@@ -139,12 +136,11 @@ static void write_caption(void *context, uint64_t sample, const char *text, bool
         bl_log(BL_LOG_INFO, "caption step=%" PRIu64 " \"%s\" (%s)", w->step, text, reference.text);
 }
 
-void loop_validated(struct loop *l, uint64_t step)
+int loop_validated(struct loop *l, uint64_t step, struct bl_error *err)
 {
     struct metrics_validation m = {.step = (int64_t)step};
-    double weight[METRICS_EXPERTS_MAX];
+    double weight[BL_EXPERTS_MAX];
     struct caption_writer writer = {l, step, 0};
-    struct bl_error err;
     results_sum_validation(l->results, &m, weight);
     results_each_caption(l->results, write_caption, &writer);
     results_clear_validation(l->results);
@@ -155,6 +151,19 @@ void loop_validated(struct loop *l, uint64_t step)
            "validation step=%" PRIu64
            " loss=%.4f accuracy=%.3f image_matters=%.4f captions=%d ended=%d",
            step, m.loss, m.accuracy, m.shuffled_loss - m.paired_loss, m.captions, m.ended);
-    if (metrics_validation(l->metrics, &m, &err) < 0)
-        loop_fail(l, &err);
+    return metrics_validation(l->metrics, &m, err);
+}
+
+int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err)
+{
+    results_clear(l->results);
+    best_rewound(&l->best, step);
+    if (step == l->committed)
+        bl_log(BL_LOG_INFO, "the state of step=%" PRIu64 " comes from its checkpoint", step);
+    else
+        bl_log(BL_LOG_WARNING,
+               "no worker's state of step=%" PRIu64 " survived: going back to step=%" PRIu64,
+               l->committed, step);
+    l->committed = step;
+    return metrics_rewind(l->metrics, (int64_t)step, err);
 }

@@ -10,14 +10,18 @@
 
 #include "common/file.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "coordinator/check.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
 #include "coordinator/registry.h"
 
+#define PROBES 8 /* images by which a loader shows that it sees the data */
+
 struct verification {
     uv_work_t work;
     struct loop *loop;
+    loop_verified *verified;
     struct coord_checkpoint checkpoint;
     struct bl_error error;
     bool ok;
@@ -33,23 +37,64 @@ static void verify_done(uv_work_t *work, int status)
 {
     struct verification *v = work->data;
     struct loop *l = v->loop;
-    struct coord_event event = {.type = COORD_EVENT_VERIFIED, .verified = {v->checkpoint, v->ok}};
     if (!v->ok)
         bl_log(BL_LOG_WARNING, "%s: %s; passing it over", v->error.file, v->error.text);
-    l->verifications--;
+    l->disk_jobs--;
+    v->verified(l, v->checkpoint, v->ok);
     free(v);
-    loop_step(l, &event);
 }
 
-void loop_verify(struct loop *l, struct coord_checkpoint checkpoint)
+void loop_verify(struct loop *l, struct coord_checkpoint checkpoint, loop_verified *verified)
 {
     struct verification *v = calloc(1, sizeof *v);
     BL_ASSERT(v != NULL);
     v->work.data = v;
     v->loop = l;
+    v->verified = verified;
     v->checkpoint = checkpoint;
-    l->verifications++;
+    l->disk_jobs++;
     uv_queue_work(&l->uv, &v->work, verify_work, verify_done);
+}
+
+struct removal {
+    uv_work_t work;
+    struct loop *loop;
+    struct coord_checkpoint checkpoint;
+    struct bl_error error;
+    int rc;
+};
+
+static void remove_work(uv_work_t *work)
+{
+    struct removal *r = work->data;
+    r->rc = registry_remove(r->loop->config->run_dir, r->checkpoint, &r->error);
+}
+
+static void remove_done(uv_work_t *work, int status)
+{
+    struct removal *r = work->data;
+    if (r->rc < 0)
+        bl_log_error(&r->error); /* some space less; the next start tidies up */
+    r->loop->disk_jobs--;
+    free(r);
+}
+
+void loop_remove(struct loop *l, struct coord_checkpoint checkpoint)
+{
+    struct removal *r = calloc(1, sizeof *r);
+    BL_ASSERT(r != NULL);
+    *r = (struct removal){.work.data = r, .loop = l, .checkpoint = checkpoint};
+    l->disk_jobs++;
+    uv_queue_work(&l->uv, &r->work, remove_work, remove_done);
+}
+
+bool loop_has_old_checkpoints(const struct loop *l)
+{
+    const struct coord_ledger *ledger = coord_ledger(l->core);
+    uint32_t keep = (uint32_t)l->config->train.keep_last, old = 0;
+    for (uint32_t i = 0; i + keep < ledger->checkpoint_count; i++)
+        old += ledger->checkpoints[i].step != l->best.checkpoint.step;
+    return old > 0;
 }
 
 void loop_point_best(struct loop *l)
@@ -62,19 +107,9 @@ void loop_point_best(struct loop *l)
 
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint)
 {
-    const struct coord_ledger *ledger = coord_ledger(l->core);
-    const char *run = l->config->run_dir;
     struct bl_error err;
-    int rc = registry_point(run, "latest", checkpoint, &err);
+    int rc = registry_point(l->config->run_dir, "latest", checkpoint, &err);
     loop_point_best(l);
-    int64_t keep = l->config->train.keep_last;
-    for (uint32_t i = 0; rc == 0 && i + keep < ledger->checkpoint_count; i++) {
-        struct coord_checkpoint old = ledger->checkpoints[i];
-        bool is_best =
-            old.step == l->best.checkpoint.step && old.generation == l->best.checkpoint.generation;
-        if (!is_best)
-            rc = registry_remove(run, old, &err);
-    }
     if (rc < 0)
         bl_log_error(&err); /* the checkpoint itself is whole; ignoring */
     bl_log(BL_LOG_INFO, "checkpoint step=%" PRIu64 " is whole on disk", checkpoint.step);
@@ -160,12 +195,22 @@ static bool indexing(void *context, uint64_t done, uint64_t total)
     return true;
 }
 
+/* From all over the dataset: one that is half there is no use either. */
+static void choose_probe(struct loop *l)
+{
+    uint64_t samples = dataset_samples(l->dataset);
+    l->probe_count = (uint32_t)bl_min(PROBES, (int64_t)samples);
+    for (uint32_t i = 0; i < l->probe_count; i++)
+        l->probe[i] = i * samples / l->probe_count;
+}
+
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing, l, &l->dataset, &reused, err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
     BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
+    choose_probe(l);
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");

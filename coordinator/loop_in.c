@@ -1,14 +1,36 @@
 /* coordinator/loop_in.c - messages of peers as the core's events. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "common/limits.h"
 #include "common/log.h"
 #include "coordinator/loop_state.h"
 
+struct build_search {
+    const char *build;
+    const struct peer *other;
+};
+
+static void find_other_build(void *context, struct peer *peer)
+{
+    struct build_search *search = context;
+    if (peer->role == BL_ROLE_WORKER && strcmp(peer->build, search->build) != 0)
+        search->other = peer;
+}
+
+/* Under train.reproducible: a worker of another kind than those that are here. */
+static const struct peer *worker_of_another_kind(struct loop *l, const Blipren__Hello *hello)
+{
+    struct build_search search = {.build = hello->build};
+    if (l->config->train.reproducible && hello->role == BLIPREN__ROLE__ROLE_WORKER)
+        peers_each(l->peers, find_other_build, &search);
+    return search.other;
+}
+
 /* What only texts can tell; the core judges the rest. */
 static const char *refusal(struct loop *l, const Blipren__Envelope *m, const char **ret_remedy)
 {
-    static char text[700];
+    static char text[1600];
     *ret_remedy = "install the same version of BLIPren on every host";
     if (m->version != BL_PROTOCOL_VERSION) {
         snprintf(text, sizeof text, "this coordinator speaks protocol version %d, you speak %u",
@@ -19,38 +41,41 @@ static const char *refusal(struct loop *l, const Blipren__Envelope *m, const cha
         *ret_remedy = "start it again to join this one";
         return "this coordinator owns another run";
     }
-    if (m->hello->role != BLIPREN__ROLE__ROLE_WORKER || !l->config->train.reproducible)
-        return NULL;
-    if (!l->build[0])
-        snprintf(l->build, sizeof l->build, "%s", m->hello->build);
-    if (strncmp(l->build, m->hello->build, sizeof l->build - 1) == 0)
+    const struct peer *other = worker_of_another_kind(l, m->hello);
+    if (!other)
         return NULL;
     snprintf(text, sizeof text,
-             "a reproducible run needs workers of one kind: the first is %s; this one %s", l->build,
-             m->hello->build);
+             "a reproducible run needs workers of one kind: %s is %s; this one %s", other->name,
+             other->build, m->hello->build);
     *ret_remedy = "use machines of one kind, or train.reproducible: false";
     return text;
 }
 
+/* A second Hello of one connection changes nothing: the core answers Welcome again. */
 static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelope *m,
                        struct coord_event *e)
 {
-    const char *remedy, *text;
-    snprintf(peer->name, sizeof peer->name, "%s", m->hello->name);
-    snprintf(peer->endpoint, sizeof peer->endpoint, "%s", m->hello->data_endpoint);
-    text = refusal(l, m, &remedy);
-    if (text) {
-        loop_refuse(l, peer, text, remedy);
-        loop_forget(l, peer);
-        return false;
+    bool is_new = peer->role == BL_ROLE_NONE;
+    if (is_new) {
+        const char *remedy, *text = refusal(l, m, &remedy);
+        snprintf(peer->name, sizeof peer->name, "%s", m->hello->name);
+        if (text) {
+            loop_refuse(l, peer, text, remedy);
+            loop_forget(l, peer);
+            return false;
+        }
+        snprintf(peer->endpoint, sizeof peer->endpoint, "%s", m->hello->data_endpoint);
+        snprintf(peer->build, sizeof peer->build, "%s", m->hello->build);
+        peer->incarnation = m->peer;
+        peer->secret = m->hello->secret;
+        peer->role = (enum bl_role)m->hello->role;
     }
-    peer->incarnation = m->peer;
-    peer->role = (enum bl_role)m->hello->role;
     e->type = COORD_EVENT_HELLO;
     e->hello.role = peer->role;
     e->hello.capacity = m->hello->capacity;
-    bl_log(BL_LOG_INFO, "peer=%s joins as %s", peer->name,
-           peer->role == BL_ROLE_WORKER ? "worker" : "loader");
+    if (is_new)
+        bl_log(BL_LOG_INFO, "peer=%s joins as %s", peer->name,
+               peer->role == BL_ROLE_WORKER ? "worker" : "loader");
     return true;
 }
 
@@ -70,6 +95,20 @@ static void take_micro_batch(struct coord_event *e, enum coord_event_type type, 
     e->micro_batch.micro_batch = micro_batch;
 }
 
+/* How many of the images it was asked to read it did read. */
+static void take_probe(struct loop *l, const Blipren__Ended *m, struct coord_event *e)
+{
+    e->ended.probes = l->probe_count;
+    for (uint32_t i = 0; i < l->probe_count; i++) {
+        struct dataset_sample sample;
+        uint64_t expected;
+        dataset_sample(l->dataset, l->probe[i], &sample);
+        memcpy(&expected, sample.hash, sizeof expected);
+        if (i < m->n_probe_hash && m->probe_hash[i] == expected)
+            e->ended.probes_good++;
+    }
+}
+
 struct scratch {
     struct coord_void voids[BL_MICRO_BATCH_SLOTS_MAX];
     struct bl_range trained[BL_MICRO_BATCH_SLOTS_MAX];
@@ -87,11 +126,14 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->ended.applied_step = m->ended->applied_step;
         e->ended.state_generation = m->ended->state_generation;
         take_digest(&e->ended.digest, &m->ended->state_digest);
+        if (peer->role == BL_ROLE_LOADER)
+            take_probe(l, m->ended, e);
         return true;
     case BLIPREN__ENVELOPE__BODY_BEAT:
         snprintf(peer->phase, sizeof peer->phase, "%s", m->beat->phase);
         snprintf(peer->waiting, sizeof peer->waiting, "%s", m->beat->waiting);
         e->type = COORD_EVENT_BEAT;
+        e->beat.progress = m->beat->progress;
         return true;
     case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
         e->type = COORD_EVENT_RENDEZVOUS;
@@ -110,7 +152,6 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
                          m->consumed->micro_batch);
         return true;
     case BLIPREN__ENVELOPE__BODY_REPORT:
-        results_report(l->results, m->report);
         for (size_t i = 0; i < m->report->n_trained; i++)
             scratch->trained[i] =
                 (struct bl_range){m->report->trained[i]->first, m->report->trained[i]->count};
@@ -127,6 +168,8 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
     case BLIPREN__ENVELOPE__BODY_BROKEN:
         bl_log(BL_LOG_WARNING, "peer=%s %s", peer->name, m->broken->text);
         e->type = COORD_EVENT_BROKEN;
+        e->broken.unreached = m->broken->unreached;
+        e->broken.unreached_count = (uint32_t)m->broken->n_unreached;
         return true;
     case BLIPREN__ENVELOPE__BODY_SAVED:
         e->type = COORD_EVENT_SAVED;
@@ -139,7 +182,15 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
                          m->completed->micro_batch);
         for (size_t i = 0; i < m->completed->n_voids; i++)
             scratch->voids[i] =
-                (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample};
+                (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample,
+                                    m->completed->voids[i]->unreadable};
+        e->micro_batch.withheld = m->completed->withheld;
+        if (m->completed->withheld && m->completed->n_voids)
+            bl_log(BL_LOG_WARNING, "peer=%s cannot read sample=%" PRIu64 ": %s", peer->name,
+                   m->completed->voids[0]->sample, m->completed->voids[0]->reason);
+        e->micro_batch.unshipped = m->completed->error[0] != 0;
+        if (e->micro_batch.unshipped)
+            bl_log(BL_LOG_WARNING, "peer=%s cannot ship: %s", peer->name, m->completed->error);
         e->micro_batch.void_count = (uint32_t)m->completed->n_voids;
         e->micro_batch.voids = scratch->voids;
         return true;
@@ -154,39 +205,15 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
     }
 }
 
-static void handle_message(struct loop *l, struct peer *peer, const Blipren__Envelope *m)
+bool loop_take_message(struct loop *l, struct peer *peer, const Blipren__Envelope *m,
+                       struct coord_event *ret)
 {
     static struct scratch scratch; /* the loop has one thread */
-    struct coord_event event = {.peer = m->peer, .link = peer->link, .generation = m->generation};
-    if (m->body_case != BLIPREN__ENVELOPE__BODY_HELLO && peer->role == BL_ROLE_NONE)
-        return; /* of a connection that was refused or never said Hello */
-    if (m->version != BL_PROTOCOL_VERSION && m->body_case != BLIPREN__ENVELOPE__BODY_HELLO)
-        return;
-    l->handled = m;
-    l->sender = peer;
-    if (translate(l, peer, m, &event, &scratch))
-        loop_step(l, &event);
-    l->handled = NULL;
-    l->sender = NULL;
-}
-
-void loop_message(void *context, const struct wire_id *from, struct wire_frames *frames)
-{
-    struct loop *l = context;
-    Blipren__Envelope *m = NULL;
-    struct bl_error err;
-    if (l->leaving)
-        return;
-    struct peer *peer = peers_of_id(l->peers, from);
-    if (wire_unpack_frames(frames, &m, &err) < 0) {
-        char stranger[96];
-        snprintf(stranger, sizeof stranger, "unknown peer at %s", wire_address(frames));
-        bl_error_peer(&err, peer->name[0] ? peer->name : stranger);
-        bl_log_error(&err);
-        if (peer->role == BL_ROLE_NONE)
-            peers_remove(l->peers, peer);
-        return;
-    }
-    handle_message(l, peer, m);
-    wire_envelope_free(&m);
+    *ret = (struct coord_event){.peer = m->peer, .link = peer->link, .generation = m->generation};
+    bool is_hello = m->body_case == BLIPREN__ENVELOPE__BODY_HELLO;
+    if (is_hello || (peer->role != BL_ROLE_NONE && m->version == BL_PROTOCOL_VERSION))
+        return translate(l, peer, m, ret, &scratch);
+    if (peer->role == BL_ROLE_NONE) /* of a connection that was refused or never said Hello */
+        loop_forget(l, peer);
+    return false;
 }

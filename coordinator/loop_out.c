@@ -26,6 +26,10 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
     Blipren__Welcome welcome = BLIPREN__WELCOME__INIT;
     welcome.run_folder = l->config->run_dir;
     welcome.patience_ms = patience_ms;
+    if (peer->role == BL_ROLE_LOADER) {
+        welcome.probe = l->probe;
+        welcome.n_probe = l->probe_count;
+    }
     welcome.heartbeat_ms = bl_timing_of(patience_ms).heartbeat_ms;
     WIRE_ENVELOPE(e, WELCOME, welcome) = &welcome;
     send_to(l, peer, generation, &e);
@@ -33,7 +37,7 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
 
 void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char *remedy)
 {
-    char line[700];
+    char line[1600];
     snprintf(line, sizeof line, "%s", text);
     wire_text(line);
     Blipren__Refuse refuse = BLIPREN__REFUSE__INIT;
@@ -64,6 +68,7 @@ static void send_assignment(struct loop *l, struct peer *peer, const struct coor
 {
     static uint64_t samples[BL_MICRO_BATCH_SLOTS_MAX];
     static uint32_t epochs[BL_MICRO_BATCH_SLOTS_MAX];
+    static uint64_t missing[BL_MICRO_BATCH_SLOTS_MAX];
     struct peer *worker = peers_of_incarnation(l->peers, a->assignment.worker);
     coord_assignment_samples(l->core, a, samples, epochs);
     Blipren__Assignment assignment = BLIPREN__ASSIGNMENT__INIT;
@@ -74,6 +79,10 @@ static void send_assignment(struct loop *l, struct peer *peer, const struct coor
     assignment.n_sample = assignment.n_epoch = a->assignment.indices.count;
     assignment.sample = samples;
     assignment.epoch = epochs;
+    for (size_t i = 0; i < assignment.n_sample; i++)
+        if (coord_is_missing(l->core, samples[i]))
+            missing[assignment.n_missing++] = samples[i];
+    assignment.missing = missing;
     assignment.worker = a->assignment.worker;
     assignment.endpoint = worker ? worker->endpoint : (char *)"";
     WIRE_ENVELOPE(e, ASSIGNMENT, assignment) = &assignment;
@@ -122,7 +131,7 @@ void loop_pulse_one(void *context, struct peer *peer)
     Blipren__Pulse pulse = BLIPREN__PULSE__INIT;
     WIRE_ENVELOPE(e, PULSE, pulse) = &pulse;
     if (peer->role != BL_ROLE_NONE)
-        send_to(l, peer, coord_status(l->core).generation, &e);
+        send_to(l, peer, coord_ledger(l->core)->generation, &e);
 }
 
 void loop_forget(struct loop *l, struct peer *peer)
@@ -132,19 +141,28 @@ void loop_forget(struct loop *l, struct peer *peer)
     peers_remove(l->peers, peer);
 }
 
+/* A loader that could not read the images it was asked to says why. */
+static const char *what_it_lacks(const struct loop *l, const struct peer *peer)
+{
+    bool says =
+        peer == l->sender && l->handled && l->handled->body_case == BLIPREN__ENVELOPE__BODY_ENDED;
+    return says ? l->handled->ended->probe_error : "";
+}
+
 void loop_send(struct loop *l, const struct coord_action *a)
 {
     struct peer *peer = peers_of_link(l->peers, a->link);
-    char text[256];
+    char text[1024];
     if (!peer)
         return;
+    const char *why = what_it_lacks(l, peer);
     switch (a->type) {
     case COORD_ACTION_WELCOME:
         send_welcome(l, peer, a->generation);
         break;
     case COORD_ACTION_REFUSE:
-        snprintf(text, sizeof text, "%s (expected %" PRIu64 ", found %" PRIu64 ")", a->refuse.text,
-                 a->refuse.expected, a->refuse.found);
+        snprintf(text, sizeof text, "%s (expected %" PRIu64 ", found %" PRIu64 ")%s%s",
+                 a->refuse.text, a->refuse.expected, a->refuse.found, why[0] ? ": " : "", why);
         loop_refuse(l, peer, text, "");
         loop_forget(l, peer);
         break;

@@ -1,9 +1,12 @@
 /* coordinator/loop_state.h - what the parts of the coordinator's loop share. Private to loop*.c.
  *
+ * loop.c calls the others, and they do not call it.
+ *
  *   loop.c          start and end, the clock, signals, the journal's and the children's word, actions
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
+ *   loop_notes.c    who is lost or waited for, into the log
  *   loop_figures.c  what a step and a validation came to: metrics, progress
  *
  * All of it runs on the loop's thread, except where a comment says so. */
@@ -16,6 +19,7 @@
 #include "common/config/config.h"
 #include "common/data/dataset.h"
 #include "common/data/run.h"
+#include "common/limits.h"
 #include "coordinator/bad_samples.h"
 #include "coordinator/best.h"
 #include "coordinator/children.h"
@@ -46,7 +50,9 @@ struct loop {
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
 
-    char build[256]; /* the first worker's: when reproducible, everyone's */
+    uint64_t
+        probe[BL_PROBE_SAMPLES_MAX]; /* samples that a loader has to read before it gets work */
+    uint32_t probe_count;
 
     struct coord *core;
     struct journal *journal;
@@ -62,7 +68,7 @@ struct loop {
 
     const Blipren__Envelope *handled; /* the message being handled … */
     struct peer *sender;              /* … and whose it is */
-    int verifications;                /* under way on the thread pool */
+    int disk_jobs;                    /* under way on the thread pool */
     struct best best;
     double latest_train_loss;
     double step_s, images, tokens; /* running means per step */
@@ -71,24 +77,22 @@ struct loop {
     const char *waiting;       /* for whom or what; a literal */
     uint64_t waiting_since_ms; /* UINT64_MAX: it was said */
     uint64_t committed;
-    int stops;       /* signals taken */
-    int probe_ticks; /* until everyone gets a Pulse; 0: no need */
-    bool letting_go; /* Stop was said: whoever ends does so because of it */
+    uint64_t notes_ms;              /* of the log's lines about peers: counted up to here … */
+    uint32_t notes_said, notes_cut; /* … so many, and so many left out */
+    char blame[400];                /* the last of them that may be why the run ends */
+    int stops;                      /* signals taken */
+    int probe_ticks;                /* until everyone gets a Pulse; 0: no need */
+    bool letting_go;                /* Stop was said: whoever ends does so because of it */
     bool leaving;
     struct bl_error error; /* why it ends, code 0: complete */
 };
 
-/* ---- loop.c */
-
-/* Ends the loop with this error; the first counts. */
-void loop_fail(struct loop *l, const struct bl_error *error);
-/* One event into the core, at the loop's time, and its actions carried out. Nothing once the loop ends. */
-void loop_step(struct loop *l, struct coord_event *event);
-
 /* ---- loop_in.c */
 
-/* wire_receive of the router's socket; context is the loop. */
-void loop_message(void *context, const struct wire_id *from, struct wire_frames *frames);
+/* Turns the peer's message, which is l->handled, into the core's event. It borrows from the message, and from a buffer that
+ * the next call overwrites. false: there is nothing for the core in it; the peer may be forgotten then. */
+bool loop_take_message(struct loop *l, struct peer *peer, const Blipren__Envelope *message,
+                       struct coord_event *ret);
 
 /* ---- loop_out.c */
 
@@ -101,13 +105,23 @@ void loop_forget(struct loop *l, struct peer *peer);
 /* Carries out an action that is a message to one peer (or that forgets it); a peer that is gone gets none. */
 void loop_send(struct loop *l, const struct coord_action *a);
 
+/* ---- loop_notes.c */
+
+/* Logs a NOTE. */
+void loop_note(struct loop *l, const struct coord_action *a);
+
 /* ---- loop_files.c */
 
-/* Checks checksums on a thread of libuv's pool; VERIFIED follows. */
-void loop_verify(struct loop *l, struct coord_checkpoint checkpoint);
+typedef void loop_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok);
+/* Checks checksums on a thread of libuv's pool, then calls verified on the loop's. */
+void loop_verify(struct loop *l, struct coord_checkpoint checkpoint, loop_verified *verified);
 /* Points "best" to a checkpoint that a validation or a registration has shown to be better. */
 void loop_point_best(struct loop *l);
-/* Points "latest" and "best", removes what train.keep_last no longer keeps. */
+/* Removes its folder, on a thread of libuv's pool: a slow file system may take long. */
+void loop_remove(struct loop *l, struct coord_checkpoint checkpoint);
+/* Does the ledger have some that train.keep_last does not keep, the best apart? */
+bool loop_has_old_checkpoints(const struct loop *l);
+/* Points "latest" and "best". */
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
 /* Into bad_samples.jsonl and the log: void slot `index` of the Completed being handled. */
 void loop_bad_sample(struct loop *l, uint32_t index);
@@ -122,6 +136,8 @@ int loop_open_files(struct loop *l, struct bl_error *err);
 void loop_progress(struct loop *l, bool line);
 /* Says once that nobody comes without whom nothing goes on: the log may be all that a person sees. */
 void loop_note_absence(struct loop *l);
-/* Step `step` (0-based) is committed; a validation after `step` steps is complete. */
-void loop_committed(struct loop *l, uint64_t step);
-void loop_validated(struct loop *l, uint64_t step);
+/* Step `step` (0-based) is committed; a validation after `step` steps is complete; figures of steps >= `step` are annulled. A
+ * failure is the metrics': they cannot be written. */
+int loop_committed(struct loop *l, uint64_t step, struct bl_error *err);
+int loop_validated(struct loop *l, uint64_t step, struct bl_error *err);
+int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err);

@@ -3,6 +3,7 @@
 
 #include "common/arguments.h"
 #include "common/file.h"
+#include "common/limits.h"
 #include "common/program.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
@@ -27,11 +28,12 @@ static int parse_local(const char *text, struct coordinator_options *options, st
 {
     char extra;
     if (sscanf(text, "%d,%d%c", &options->workers, &options->loaders, &extra) == 2 &&
-        options->workers >= 1 && options->loaders >= 1 && options->workers <= 64 &&
-        options->loaders <= 256)
+        options->workers >= 1 && options->loaders >= 1 &&
+        options->workers <= BL_LOCAL_WORKERS_MAX && options->loaders <= BL_LOCAL_LOADERS_MAX)
         return 0;
     bl_fail(err, BL_EUSAGE,
-            "expected workers and loaders like 2,2, from 1,1 to 64,256, found \"%.50s\"", text);
+            "expected workers and loaders like 2,2, from 1,1 to %d,%d, found \"%.50s\"",
+            BL_LOCAL_WORKERS_MAX, BL_LOCAL_LOADERS_MAX, text);
     return bl_error_key(err, "--local");
 }
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
@@ -18,14 +19,15 @@ struct metrics {
     FILE *lines, *captions;
 };
 
-/* A disk that filled up may have left half a line: the next one must not become part of it. */
-static int end_torn_line(FILE *file, struct bl_error *err)
+/* A disk that filled up may have left half a line: it is cut off, as readers take every line for a whole one. */
+static int cut_torn_line(FILE *file, struct bl_error *err)
 {
-    if (fseek(file, -1, SEEK_END) != 0 || fgetc(file) == '\n')
+    long end = fseek(file, 0, SEEK_END) == 0 ? ftell(file) : -1, whole = end;
+    while (whole > 0 && fseek(file, whole - 1, SEEK_SET) == 0 && fgetc(file) != '\n')
+        whole--;
+    if (end >= 0 && (whole == end || ftruncate(fileno(file), whole) == 0))
         return 0;
-    if (fputc('\n', file) != EOF && fflush(file) == 0)
-        return 0;
-    return bl_fail_errno(err, "the metrics cannot be written");
+    return bl_fail_errno(err, "half a line at its end cannot be cut off");
 }
 
 static int open_append(const char *folder, const char *name, FILE **ret, struct bl_error *err)
@@ -33,9 +35,10 @@ static int open_append(const char *folder, const char *name, FILE **ret, struct 
     char path[4096];
     BL_TRY(bl_path_join(path, sizeof path, folder, name, err));
     *ret = fopen(path, "a+e");
-    if (*ret)
-        return end_torn_line(*ret, err);
-    bl_fail_errno(err, "cannot be written");
+    if (*ret && cut_torn_line(*ret, err) == 0)
+        return 0;
+    if (!*ret)
+        bl_fail_errno(err, "cannot be written");
     return bl_error_file(err, path);
 }
 

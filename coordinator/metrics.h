@@ -8,8 +8,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
-
-#define METRICS_EXPERTS_MAX 64
+#include "common/limits.h"
 
 struct metrics_step {
     int64_t step;       /* 1-based: optimizer steps done */

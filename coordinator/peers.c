@@ -71,15 +71,14 @@ void peers_each(struct peers *peers, void (*visit)(void *context, struct peer *p
 }
 
 struct search {
-    uint64_t incarnation;
-    const char *name;
+    uint64_t incarnation, secret; /* one of them is 0 */
     struct peer *found;
 };
 
 static void match(void *context, struct peer *peer)
 {
     struct search *s = context;
-    bool fits = s->name ? !strcmp(peer->name, s->name) : peer->incarnation == s->incarnation;
+    bool fits = s->secret ? peer->secret == s->secret : peer->incarnation == s->incarnation;
     if (fits && (!s->found || peer->link > s->found->link))
         s->found = peer;
 }
@@ -91,9 +90,9 @@ struct peer *peers_of_incarnation(struct peers *peers, uint64_t incarnation)
     return s.found;
 }
 
-struct peer *peers_of_name(struct peers *peers, const char *name)
+struct peer *peers_of_secret(struct peers *peers, uint64_t secret)
 {
-    struct search s = {.name = name};
+    struct search s = {.secret = secret};
     peers_each(peers, match, &s);
     return s.found;
 }

@@ -14,6 +14,8 @@ struct peer {
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
+    char build[512];                  /* of its Hello */
+    uint64_t secret;                  /* of its Hello: whose child it is; 0: nobody's */
     char phase[32], waiting[32];      /* of its last Beat */
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */
@@ -27,9 +29,9 @@ void peers_free(struct peers **peers);
 struct peer *peers_of_id(struct peers *peers, const struct wire_id *id);
 /* NULL: unknown. */
 struct peer *peers_of_link(struct peers *peers, uint64_t link);
-/* The connection's newest peer with that incarnation, that name; NULL: unknown. */
+/* The connection's newest peer with that incarnation, that secret; NULL: unknown. */
 struct peer *peers_of_incarnation(struct peers *peers, uint64_t incarnation);
-struct peer *peers_of_name(struct peers *peers, const char *name);
+struct peer *peers_of_secret(struct peers *peers, uint64_t secret);
 /* Calls visit for every peer; visit must not add or remove. */
 void peers_each(struct peers *peers, void (*visit)(void *context, struct peer *peer),
                 void *context);

@@ -4,7 +4,7 @@
 #include <stdbool.h>
 
 #include "common/error.h"
-#include "coordinator/core.h"
+#include "coordinator/ledger.h"
 
 /* All files there and all checksums hold? Reads everything: for a worker thread. */
 int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,

@@ -11,7 +11,7 @@
 struct step_result {
     bool used;
     struct metrics_step m;
-    double share[METRICS_EXPERTS_MAX];
+    double share[BL_EXPERTS_MAX];
 };
 
 struct caption {
@@ -25,7 +25,7 @@ struct micro_batch_result {
     struct metrics_validation sums; /* losses are sums here, paired and shuffled too */
     double tokens_shuffled, correct;
     int experts;
-    double weight[METRICS_EXPERTS_MAX];
+    double weight[BL_EXPERTS_MAX];
     size_t caption_count;
     struct caption *captions;
 };
@@ -101,7 +101,7 @@ void results_report(struct results *r, const Blipren__Report *report)
 }
 
 bool results_take_step(struct results *r, uint64_t step, struct metrics_step *ret,
-                       double share[METRICS_EXPERTS_MAX])
+                       double share[BL_EXPERTS_MAX])
 {
     struct step_result *s = &r->steps[step % STEPS_KEPT];
     if (!s->used || s->m.step != (int64_t)step)
@@ -139,11 +139,11 @@ void results_validation(struct results *r, const Blipren__Validation *v)
 }
 
 void results_sum_validation(const struct results *r, struct metrics_validation *ret,
-                            double weight[METRICS_EXPERTS_MAX])
+                            double weight[BL_EXPERTS_MAX])
 {
     struct metrics_validation sum = {.step = ret->step};
     double correct = 0, shuffled_tokens = 0;
-    memset(weight, 0, METRICS_EXPERTS_MAX * sizeof *weight);
+    memset(weight, 0, BL_EXPERTS_MAX * sizeof *weight);
     for (uint32_t i = 0; i < r->micro_batch_count; i++) {
         const struct micro_batch_result *g = &r->micro_batches[i];
         sum.loss += g->sums.loss;

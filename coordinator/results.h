@@ -17,13 +17,13 @@ void results_free(struct results **results);
 void results_report(struct results *results, const Blipren__Report *report);
 /* Takes what is known of a step out; false: nothing is (no rank lived to report it). */
 bool results_take_step(struct results *results, uint64_t step, struct metrics_step *ret,
-                       double share[METRICS_EXPERTS_MAX]);
+                       double share[BL_EXPERTS_MAX]);
 
 /* The result of one validation micro-batch. */
 void results_validation(struct results *results, const Blipren__Validation *validation);
 /* Sums up all micro-batches in order; weight holds what ret->weight points to. */
 void results_sum_validation(const struct results *results, struct metrics_validation *ret,
-                            double weight[METRICS_EXPERTS_MAX]);
+                            double weight[BL_EXPERTS_MAX]);
 /* Calls visit for every sample caption, in order. */
 void results_each_caption(const struct results *results,
                           void (*visit)(void *context, uint64_t sample, const char *text,

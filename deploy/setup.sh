@@ -1,15 +1,16 @@
 #!/bin/sh
-# deploy/setup.sh [tests] - installs the Debian packages that building BLIPren needs and that are missing here; with `tests` also
-# those that tests/lint.sh and builds by clang need. Nothing else on the system is touched. Root, or a user with sudo.
+# deploy/setup.sh [tests | --missing] - installs the Debian packages that building BLIPren needs and that are missing here; with
+# `tests` also those that tests/lint.sh and builds by clang need. Nothing else on the system is touched. Root, or a user with
+# sudo. --missing only prints which are.
 set -eu
 packages="gcc g++ meson ninja-build pkg-config libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libpng-dev
 libjpeg62-turbo-dev libwebp-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libdnnl-dev libgloo-dev
 libhiredis-dev libsodium-dev libssl-dev libcmocka-dev"
 case ${1-} in
-"") ;;
+"" | --missing) ;;
 tests) packages="$packages clang clang-format cppcheck libclang-rt-14-dev shellcheck" ;;
 *)
-    echo "usage: deploy/setup.sh [tests]" >&2
+    echo "usage: deploy/setup.sh [tests | --missing]" >&2
     exit 2
     ;;
 esac
@@ -19,6 +20,10 @@ for package in $packages; do
     [ "$state" = installed ] || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
+if [ "${1-}" = --missing ]; then
+    echo "$missing"
+    exit 0
+fi
 as_root=""
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || {

@@ -21,6 +21,9 @@
 struct assignment {
     uint64_t *samples;
     uint32_t *epochs;
+    uint64_t *missing; /* of the samples: known to be void on every host */
+    size_t missing_count;
+    bool withheld; /* made, and not to be shipped */
     uint32_t count, first;
     char endpoint[SOCKET_ENDPOINT_MAX];
     struct fetch_micro_batch *micro_batch; /* once it is made; held */
@@ -102,7 +105,8 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
 static void send_completed(struct loop *l, const struct loader_action *a)
 {
     struct assignment *o = &l->assignments[a->assignment.slot];
-    const struct fetch_micro_batch *g = a->assignment.shipped ? o->micro_batch : NULL;
+    const struct fetch_micro_batch *g =
+        a->assignment.shipped || o->withheld ? o->micro_batch : NULL;
     size_t count = g ? g->count - g->good : 0;
     bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
     bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
@@ -116,6 +120,7 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     completed.step = a->assignment.step;
     completed.micro_batch = a->assignment.micro_batch;
     completed.error = o->error;
+    completed.withheld = o->withheld;
     completed.n_voids = count;
     completed.voids = list;
     WIRE_ENVELOPE(e, COMPLETED, completed) = &completed;
@@ -195,11 +200,33 @@ static void cannot_ship(struct loop *l, struct assignment *o, const struct bl_er
     bl_log(BL_LOG_WARNING, "cannot ship to a worker: %s; %s", why->text, why->remedy);
 }
 
+static bool is_missing(const struct assignment *o, uint64_t sample)
+{
+    for (size_t i = 0; i < o->missing_count; i++)
+        if (o->missing[i] == sample)
+            return true;
+    return false;
+}
+
+/* Is there an image that perhaps only this host cannot read? The coordinator asks another loader first (O8). */
+static bool must_withhold(const struct assignment *o, const struct fetch_micro_batch *g)
+{
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->slots[i].bad && g->slots[i].unreadable && !is_missing(o, g->slots[i].sample))
+            return true;
+    return false;
+}
+
 static void ship(struct loop *l, const struct loader_action *a)
 {
     struct assignment *o = &l->assignments[a->assignment.slot];
     struct fetch_micro_batch *g = o->micro_batch;
     struct bl_error err;
+    if (must_withhold(o, g)) {
+        o->withheld = true;
+        l->failed = o;
+        return;
+    }
     pack_header(l, a, o, &o->message.frames.at[0]);
     wrap(&o->message.frames.at[1], g->pixels, g->pixels_size, g);
     wrap(&o->message.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
@@ -221,6 +248,10 @@ static void keep_assignment(struct loop *l, uint32_t slot)
     BL_ASSERT(o->samples && o->epochs);
     memcpy(o->samples, m->sample, o->count * sizeof *o->samples);
     memcpy(o->epochs, m->epoch, o->count * sizeof *o->epochs);
+    o->missing_count = m->n_missing;
+    o->missing = calloc(o->missing_count + 1, sizeof *o->missing);
+    BL_ASSERT(o->missing);
+    memcpy(o->missing, m->missing, o->missing_count * sizeof *o->missing);
     snprintf(o->endpoint, sizeof o->endpoint, "%s", m->endpoint);
 }
 
@@ -232,6 +263,7 @@ static void drop_assignment(struct assignment *o)
         fetch_micro_batch_release(o->micro_batch);
     free(o->samples);
     free(o->epochs);
+    free(o->missing);
     *o = (struct assignment){0};
 }
 

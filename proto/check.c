@@ -209,7 +209,8 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
     CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");
-    CHECK_RANGE(m->patience_ms, 60, INT32_MAX, "Welcome.patience_ms");
+    CHECK_RANGE(m->patience_ms, BL_PATIENCE_MS_MIN, BL_PATIENCE_S_MAX * 1000,
+                "Welcome.patience_ms");
     return 0;
 }
 
@@ -226,6 +227,7 @@ static int check_assignment(const Blipren__Assignment *m, struct bl_error *err)
     BL_TRY(check_kind(m->kind, "Assignment.kind", err));
     CHECK_RANGE(m->n_sample, 1, BL_MICRO_BATCH_SLOTS_MAX, "Assignment.sample");
     CHECK_RANGE(m->n_epoch, m->n_sample, m->n_sample, "Assignment.epoch");
+    CHECK_RANGE(m->n_missing, 0, m->n_sample, "Assignment.missing");
     CHECK_RANGE(m->first, 0, INT32_MAX - BL_MICRO_BATCH_SLOTS_MAX, "Assignment.first");
     CHECK(m->worker != 0, "Assignment.worker", "expected an incarnation, found 0");
     return check_endpoint(m->endpoint, "Assignment.endpoint", err);

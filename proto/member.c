@@ -2,6 +2,7 @@
 #include "proto/member.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -36,7 +37,9 @@ void member_hello(struct member *m, Blipren__Hello *hello)
 {
     hello->role = m->options.role;
     hello->name = m->name;
+    const char *secret = getenv(CHILD_SECRET);
     hello->build = m->build;
+    hello->secret = secret ? strtoull(secret, NULL, 16) : 0;
     WIRE_ENVELOPE(e, HELLO, hello) = hello;
     member_send(m, 0, &e);
 }

@@ -27,6 +27,8 @@ struct member_calls {
     void (*woken)(void *context);
 };
 #define MEMBER_TICK_MS 50
+/* Environment variable by which a coordinator gives a child its secret, in hexadecimal. */
+#define CHILD_SECRET "BLIPREN_CHILD_SECRET"
 
 struct member_options {
     Blipren__Role role;

@@ -42,7 +42,7 @@ static bool call_let_go(void *worker)
 {
     struct worker *w = worker;
     w->save_asked = false;
-    if (w->engaged && w->state != WORKER_ENDING)
+    if (w->engaged && w->state != WORKER_ENDING && w->state != WORKER_LEAVING)
         worker_abort(w);
     return !w->engaged;
 }

@@ -37,6 +37,7 @@ void run_plan(const struct config *c, const struct dataset *dataset, struct bl_p
     uint64_t validation = dataset_count(dataset, DATASET_VALIDATION);
     uint64_t most = (uint64_t)c->train.validation_max_images;
     *ret = (struct bl_plan){
+        .kind = BL_KIND_TRAIN,
         .seed = (uint64_t)c->seed,
         .train_samples = dataset_count(dataset, DATASET_TRAIN),
         .validate_samples = most && most < validation ? most : validation,

@@ -29,7 +29,7 @@ if [ -f "$here/demo.yaml" ]; then
     share=$here
     programs=${BLIPREN_BUILD:-$here/../../build}
     tools=$programs/deploy/demo
-    [ -n "${BLIPREN_BUILD:-}" ] || "$here/../build.sh" "$programs"
+    [ -n "${BLIPREN_BUILD:-}" ] || { "$here/../setup.sh" && "$here/../build.sh" "$programs"; }
 else
     share=$here/../share/blipren/demo
     programs=$here

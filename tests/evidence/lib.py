@@ -20,10 +20,11 @@ def build():
     """Sets up and builds, quietly; ends the command when that fails."""
     if "BLIPREN_BUILD" in os.environ:
         return
-    done = subprocess.run([os.path.join(ROOT, "deploy/build.sh"), BUILD], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        sys.stdout.buffer.write(done.stdout)
-        sys.exit(1)
+    for command in (["deploy/setup.sh"], ["deploy/build.sh", BUILD]):
+        done = subprocess.run([os.path.join(ROOT, command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            sys.stdout.buffer.write(done.stdout)
+            sys.exit(1)
 
 
 def program(name):

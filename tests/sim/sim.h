@@ -54,7 +54,11 @@ struct sim_event {
     char name[COORD_CHECKPOINT_NAME_MAX];
     uint32_t void_count;
     struct coord_void voids[SIM_BATCH_MAX];
+    uint32_t sample_count; /* ASSIGNMENT */
+    uint64_t samples[SIM_BATCH_MAX];
+    bool missing[SIM_BATCH_MAX];
     struct bl_range trained[SIM_BATCH_MAX];
+    uint32_t unreached[SIM_WORKERS_MAX];
     union {
         struct coord_event coord;
         struct worker_event worker;

@@ -22,6 +22,11 @@ bool is_bad(uint64_t sample)
     return (double)(bl_mix64(w->config.plan.seed, sample) >> 11) * 0x1p-53 < w->bad_chance;
 }
 
+bool is_absent(uint64_t sample)
+{
+    return is_bad(sample) && bl_mix64(sample, w->config.plan.seed) % 2 == 0;
+}
+
 void name_copy(char to[COORD_CHECKPOINT_NAME_MAX], const char *from)
 {
     size_t size = strlen(from) + 1;
@@ -69,6 +74,7 @@ void record_to_disk(void)
 static void draw(void)
 {
     struct bl_plan *plan = &w->config.plan;
+    plan->kind = BL_KIND_TRAIN;
     plan->seed = sim_random(&w->chance);
     plan->batch = 1 + below(SIM_BATCH_MAX);
     plan->micro_batch = 1 + below(chance(0.5) ? 4 : plan->batch);
@@ -110,14 +116,26 @@ static void draw(void)
     w->silent_chance = chance(0.5) ? 0.2 : 0.8;
     w->duplicate_chance = chance(0.5) ? 0 : 0.1;
     w->write_failure_chance = chance(0.8) ? 0 : 0.2;
+    w->blind_loader = w->loader_count > 1 && chance(0.2) ? (int)below(w->loader_count) : -1;
     w->fault_every_ms = patience() / 4 + below(3 * patience());
     for (int i = 0; i < FAULT_COUNT; i++)
         w->fault_weight[i] = chance(0.5) ? 0 : 1 + below(8);
     if (chance(0.5))
         w->fault_weight[BLACKOUT] /= 2;
+    if (w->blind_loader >= 0) /* else it might be alone, and so believed */
+        for (int i = 0; i < FAULT_COUNT; i++)
+            if (i != CRASH_WORKER && i != FAIL_COMM && i != BLACKOUT)
+                w->fault_weight[i] = 0;
     w->heal_ms = below(30 * patience());
     w->end_ms = w->heal_ms + 400ull * patience();
     w->stop_wanted = chance(0.25);
+    w->fsync_ms = chance(0.7) ? 3 : 1 + below(patience() / 2);
+    w->long_chance = chance(0.7) ? 0 : 0.03;
+    w->odd_worker = (int)below(w->worker_count);
+    if (w->worker_count > w->config.workers_min && chance(0.3))
+        w->odd = (enum odd)(1 + below(4));
+    w->lies_left = 2;
+    w->keep_last = below(4); /* 0: nothing is ever removed */
     for (uint64_t step = 0; step < plan->steps; step++)
         for (uint32_t index = 0; index < plan->batch; index++) {
             uint32_t epoch;
@@ -133,13 +151,14 @@ static void print_options(void)
     TRACE("workers=%u (min %u, wanted %u) loaders=%u capacity=%u batch=%u micro-batch=%u window=%u "
           "ahead=%u steps=%llu "
           "samples=%llu validate=%llu/%llu checkpoint=%llu patience=%u delay=%u slow=%u@%.2f "
-          "silent=%.1f local=%d stop=%d",
+          "silent=%.1f local=%d stop=%d fsync=%u long=%.2f odd=%d: %d",
           w->worker_count, w->config.workers_min, w->config.workers_wanted, w->loader_count,
           w->capacity, plan->batch, plan->micro_batch, plan->window, plan->steps_ahead,
           (unsigned long long)plan->steps, (unsigned long long)plan->train_samples,
           (unsigned long long)plan->validate_samples, (unsigned long long)plan->validate_every,
           (unsigned long long)plan->checkpoint_every, patience(), w->delay_ms, w->slow_ms,
-          w->slow_chance, w->silent_chance, w->local, w->stop_wanted);
+          w->slow_chance, w->silent_chance, w->local, w->stop_wanted, w->fsync_ms, w->long_chance,
+          w->odd_worker, (int)w->odd);
     for (int i = 0; i < FAULT_COUNT; i++)
         TRACE("fault %s weight %u", fault_names[i], w->fault_weight[i]);
 }

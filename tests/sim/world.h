@@ -64,8 +64,8 @@ struct engine {
     bool joined;   /* FORM: counted in its comm */
     uint64_t turn; /* completions of an older turn are void */
     uint64_t last_post_ms;
-    uint64_t generation; /* of the comm it is in; 0 = none */
-    uint32_t rank, rendezvous;
+    uint64_t generation;                 /* of the comm it is in; 0 = none */
+    uint32_t rank, rendezvous, op_world; /* of that */
     uint64_t state;
     int64_t step; /* of state; -1 = none */
     uint32_t trained_count, indices;
@@ -93,6 +93,7 @@ struct process {
     uint64_t incarnation;
     int link; /* newest; -1 = none */
     uint64_t stalled_until_ms;
+    uint64_t busy_until_ms, progress; /* works until then; what its Beats say */
     /* worker */
     struct worker *worker;
     struct engine engine;
@@ -106,6 +107,7 @@ struct process {
         uint64_t worker;
         uint32_t void_count;
         struct coord_void voids[SIM_BATCH_MAX];
+        bool withheld, unshipped;
     } slots[2 * SIM_CAPACITY_MAX];
     uint64_t slot_turn;
     uint32_t capacity, jobs;
@@ -131,6 +133,15 @@ enum fault {
     FAULT_COUNT
 };
 
+/* What is wrong with the odd worker, for as long as the schedule runs. */
+enum odd {
+    NOT_ODD,
+    UNREACHED, /* it and the others cannot connect, and they say so */
+    FAILS,     /* it says Broken whenever it should form with others */
+    HANGS,     /* it beats and never forms with others */
+    LIES       /* it forms, twice with another state than it says */
+};
+
 struct world {
     uint64_t chance, now_ms;
     bool verbose;
@@ -142,6 +153,11 @@ struct world {
     struct coord_config config;
     uint32_t worker_count, loader_count, capacity, jobs;
     uint32_t delay_ms, slow_ms;
+    uint32_t fsync_ms, keep_last;
+    double long_chance; /* that work takes many times the patience, while it gets on */
+    int blind_loader;   /* sees no image while the others do; -1: none is */
+    enum odd odd;
+    int odd_worker, lies_left;
     double slow_chance, silent_chance, bad_chance, duplicate_chance, write_failure_chance;
     bool local, healed, stop_wanted, data_may_fail;
     uint32_t fault_every_ms;
@@ -195,6 +211,13 @@ static inline uint64_t delay(void)
     return chance(w->slow_chance) ? ms + below(w->slow_ms + 1) : ms;
 }
 
+/* How long work takes: sometimes far longer than anybody's patience. */
+static inline uint64_t work(void)
+{
+    uint64_t ms = 1 + delay();
+    return chance(w->long_chance) ? ms + below(10 * w->config.patience_ms) : ms;
+}
+
 static inline uint64_t later(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
@@ -210,12 +233,31 @@ static inline struct process *process_of(enum program program, int index)
     return program == WORKER ? &w->workers[index] : &w->loaders[index];
 }
 
+static inline bool is_odd(int index, enum odd odd)
+{
+    return w->odd == odd && w->odd_worker == index;
+}
+
+/* Something that the process does until then. */
+static inline uint64_t busy_until(struct process *p, uint64_t ms)
+{
+    p->busy_until_ms = later(p->busy_until_ms, ms);
+    return ms;
+}
+
+/* What its Beat says: more than the last time while it works. */
+static inline uint64_t progress_of(struct process *p)
+{
+    return p->progress += w->now_ms < p->busy_until_ms;
+}
+
 /* ---- world.c */
 
 /* The worker with this incarnation, if it is up; else -1. */
 int worker_index(uint64_t incarnation);
-/* Is the sample an image that no loader can decode? */
+/* Is the sample an image that no loader can decode, or one that none can read? */
 bool is_bad(uint64_t sample);
+bool is_absent(uint64_t sample);
 void name_copy(char to[COORD_CHECKPOINT_NAME_MAX], const char *from);
 struct bl_digest digest_of(uint64_t number);
 /* NULL: that checkpoint was never written. */
@@ -247,6 +289,8 @@ void break_link(int link);
 struct sim_event *engine_event(enum worker_event_type type);
 /* A member is gone: who waits for it fails; who had everything already may still get through. */
 void comm_fail(uint64_t generation);
+/* The ranks that this worker cannot connect with; returns how many. */
+uint32_t unreached_by(int index, const struct comm *comm, uint32_t *ret_ranks);
 /* The engine, whose operation is FORM, has met its rendezvous: the comm is complete once all have. */
 void form_join(int index);
 void engine_queue(int index, struct op op);

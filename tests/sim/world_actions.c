@@ -9,6 +9,7 @@ static void worker_form(int index, const struct worker_action *a)
     comm->world = a->form.world;
     engine->generation = a->generation;
     engine->rank = a->form.rank;
+    engine->op_world = a->form.world;
     engine->rendezvous = 0;
     struct op op = {.type = OP_FORM,
                     .generation = a->generation,
@@ -23,7 +24,7 @@ static void worker_form(int index, const struct worker_action *a)
 
 static void worker_write(int index, const struct worker_action *a)
 {
-    const struct process *p = &w->workers[index];
+    struct process *p = &w->workers[index];
     struct sim_event *e = engine_event(WORKER_EVENT_WRITTEN);
     e->what = SIM_WORKER_OWN;
     e->index = index;
@@ -32,7 +33,7 @@ static void worker_write(int index, const struct worker_action *a)
     e->worker.written.ok = w->healed || !chance(w->write_failure_chance);
     e->content = p->engine.snap_state;
     name_copy(e->name, a->save.folder);
-    sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
+    sim_push(&w->queue, e, busy_until(p, w->now_ms + delay() + work()));
 }
 
 static void worker_message(int index, const struct worker_action *a)
@@ -51,6 +52,10 @@ static void worker_message(int index, const struct worker_action *a)
         m->type = COORD_EVENT_FORMED;
         m->formed.step = a->formed.step;
         m->formed.digest = a->formed.digest;
+        if (is_odd(index, LIES) && w->lies_left > 0 && p->engine.op_world > 1) {
+            m->formed.digest.bytes[8] = 1;
+            w->lies_left--;
+        }
         break;
     case WORKER_ACTION_RECEIVED:
     case WORKER_ACTION_CONSUMED:
@@ -72,6 +77,7 @@ static void worker_message(int index, const struct worker_action *a)
         break;
     case WORKER_ACTION_BROKEN:
         m->type = COORD_EVENT_BROKEN;
+        m->broken.unreached_count = unreached_by(index, &w->comms[a->generation], e->unreached);
         break;
     case WORKER_ACTION_SAVED:
         m->type = COORD_EVENT_SAVED;
@@ -84,6 +90,7 @@ static void worker_message(int index, const struct worker_action *a)
         break;
     default:
         BL_ASSERT(a->type == WORKER_ACTION_BEAT);
+        m->beat.progress = progress_of(p);
     }
     send_up_from(p, a->link, e);
 }
@@ -104,7 +111,7 @@ static void do_worker_action(int index, const struct worker_action *a, const str
         e->what = SIM_WORKER_OWN;
         e->index = index;
         e->instance = p->instance;
-        sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
+        sim_push(&w->queue, e, busy_until(p, w->now_ms + delay() + work()));
         return;
     case WORKER_ACTION_KEEP:
         BL_ASSERT(!p->held[a->micro_batch.slot].used);
@@ -174,7 +181,7 @@ static void loader_ship(int index, const struct loader_action *a)
 {
     struct process *p = &w->loaders[index];
     uint32_t slot = a->assignment.slot;
-    int to = worker_index(a->assignment.worker);
+    int to = p->slots[slot].withheld ? -1 : worker_index(a->assignment.worker);
     uint64_t sent_ms = later(w->now_ms, p->stalled_until_ms) + delay();
     bool failed = !w->healed && chance(w->slow_chance * 0.2); /* its endpoint cannot be used */
     for (int copies = to < 0 || failed              ? 0
@@ -204,7 +211,8 @@ static void loader_ship(int index, const struct loader_action *a)
     done->instance = p->instance;
     done->loader.type = LOADER_EVENT_SHIPPED;
     done->loader.slot.slot = slot;
-    done->loader.slot.failed = failed;
+    done->loader.slot.failed = failed || p->slots[slot].withheld;
+    p->slots[slot].unshipped = failed;
     done->engine_turn = p->slots[slot].turn = ++p->slot_turn;
     sim_push(&w->queue, done, sent_ms);
 }
@@ -219,7 +227,25 @@ static void loader_make(int index, const struct loader_action *a)
     e->loader.type = LOADER_EVENT_MADE;
     e->loader.slot.slot = a->assignment.slot;
     e->engine_turn = p->slots[a->assignment.slot].turn = ++p->slot_turn;
-    sim_push(&w->queue, e, later(w->now_ms, p->stalled_until_ms) + 1 + delay());
+    sim_push(&w->queue, e, busy_until(p, later(w->now_ms, p->stalled_until_ms) + work()));
+}
+
+/* What the loader sees of the samples: all of them, if it is not blind. */
+static void loader_accept(int index, uint32_t slot, const struct sim_event *from)
+{
+    struct process *p = &w->loaders[index];
+    p->slots[slot].content = from->content;
+    p->slots[slot].void_count = 0;
+    p->slots[slot].withheld = p->slots[slot].unshipped = false;
+    for (uint32_t i = 0; i < from->sample_count; i++) {
+        struct coord_void v = {i, from->samples[i],
+                               (index == w->blind_loader && w->now_ms > 3 * patience()) ||
+                                   is_absent(from->samples[i])};
+        if (!v.unreadable && !is_bad(v.sample))
+            continue;
+        p->slots[slot].voids[p->slots[slot].void_count++] = v;
+        p->slots[slot].withheld |= v.unreadable && !from->missing[i];
+    }
 }
 
 static void do_loader_action(int index, const struct loader_action *a, const struct sim_event *from)
@@ -240,7 +266,7 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         e->index = index;
         e->instance = p->instance;
         e->loader.type = LOADER_EVENT_OPENED;
-        sim_push(&w->queue, e, w->now_ms + 1 + delay());
+        sim_push(&w->queue, e, busy_until(p, w->now_ms + work()));
         return;
     case LOADER_ACTION_PROBE:
         e = sim_event_new(&w->queue);
@@ -251,10 +277,7 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
         return;
     case LOADER_ACTION_ACCEPT:
-        p->slots[a->assignment.slot].content = from->content;
-        p->slots[a->assignment.slot].void_count = from->void_count;
-        memcpy(p->slots[a->assignment.slot].voids, from->voids, sizeof from->voids);
-        return;
+        return loader_accept(index, a->assignment.slot, from);
     case LOADER_ACTION_MAKE:
         return loader_make(index, a);
     case LOADER_ACTION_SHIP:
@@ -272,14 +295,20 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         e->coord.micro_batch.kind = a->assignment.kind;
         e->coord.micro_batch.step = a->assignment.step;
         e->coord.micro_batch.micro_batch = a->assignment.micro_batch;
-        if (a->assignment.shipped) {
+        e->coord.micro_batch.withheld =
+            p->slots[a->assignment.slot].withheld && !a->assignment.shipped;
+        e->coord.micro_batch.unshipped =
+            p->slots[a->assignment.slot].unshipped && !a->assignment.shipped;
+        if (a->assignment.shipped || e->coord.micro_batch.withheld) {
             e->coord.micro_batch.void_count = p->slots[a->assignment.slot].void_count;
             memcpy(e->voids, p->slots[a->assignment.slot].voids, sizeof e->voids);
         }
         p->slots[a->assignment.slot].turn = ++p->slot_turn;
         return send_up_from(p, a->link, e);
     case LOADER_ACTION_BEAT:
-        return send_up_from(p, a->link, to_coord(COORD_EVENT_BEAT, a->generation));
+        e = to_coord(COORD_EVENT_BEAT, a->generation);
+        e->coord.beat.progress = p->hung ? p->progress : progress_of(p);
+        return send_up_from(p, a->link, e);
     case LOADER_ACTION_ENDED:
         e = to_coord(COORD_EVENT_ENDED, a->generation);
         e->coord.ended.applied_step = -1;
@@ -337,8 +366,8 @@ static void coord_assignment(const struct coord_action *a)
     e->loader.assignment.worker = a->assignment.worker;
     for (uint32_t i = 0; i < a->assignment.indices.count; i++) {
         e->content += bl_sample_term(a->assignment.indices.first + i, samples[i]);
-        if (is_bad(samples[i]))
-            e->voids[e->void_count++] = (struct coord_void){i, samples[i]};
+        e->samples[e->sample_count++] = samples[i];
+        e->missing[i] = coord_is_missing(w->coord, samples[i]);
     }
     send_down(a->link, e);
 }
@@ -353,7 +382,7 @@ static void coord_journal(const struct coord_action *a)
     e->instance = w->coord_instance;
     e->coord.journaled.seq = a->journal.seq;
     w->last_fsync_ms =
-        later(w->last_fsync_ms, later(w->now_ms, w->coord_stalled_until_ms) + below(3) +
+        later(w->last_fsync_ms, later(w->now_ms, w->coord_stalled_until_ms) + below(w->fsync_ms) +
                                     (chance(w->slow_chance) ? below(w->slow_ms + 1) : 0));
     sim_push(&w->queue, e, w->last_fsync_ms);
 }
@@ -388,7 +417,8 @@ static void coord_exit(const struct coord_action *a)
         w->over = true;
     } else if (a->exit.code == BL_EDATA && w->data_may_fail) {
         w->over = true;
-    } else if ((a->exit.code == BL_ESTOPPED && w->stop_wanted) || may_fail) {
+    } else if ((a->exit.code == BL_ESTOPPED && w->stop_wanted) || may_fail ||
+               (a->exit.code == BL_EPROTO && w->odd == LIES)) {
         w->stop_wanted = false; /* the second act: the same run again, to its end */
         crash_coord();
         restart_later(COORD, 0, below(patience()));
@@ -411,6 +441,38 @@ static void coord_pulse(const struct coord_action *a)
         }
 }
 
+/* The odd worker said that it formed with another state. */
+static bool is_liar(const struct coord_action *a)
+{
+    const struct link *l = &w->links[coord_link(a->link)];
+    if (w->odd == LIES && strstr(a->refuse.text, "ranks hold different states"))
+        return true; /* of two nobody can tell which */
+    return l->program == WORKER && is_odd(l->index, LIES) && strstr(a->refuse.text, "state");
+}
+
+/* Long after everything was mended honest peers get on, and nobody may be blamed for what takes its time. */
+static void coord_note(const struct coord_action *a)
+{
+    TRACE("  note %d: %s", a->note.kind, a->note.text);
+    bool mended = w->healed && w->now_ms > w->heal_ms + 8ull * patience();
+    if (a->note.kind == COORD_NOTE_STALLED)
+        sim_fail(SIM_UNSAFE, "a peer that gets on is given up: %s", a->note.text);
+    if (mended && a->note.kind == COORD_NOTE_REVOKED && strstr(a->note.text, "does not get on"))
+        sim_fail(SIM_UNSAFE, "an assignment is taken from a loader that gets on: %s", a->note.text);
+    if (mended && w->odd == NOT_ODD && a->note.kind == COORD_NOTE_UNFORMED)
+        sim_fail(SIM_UNSAFE, "a generation is not formed at the first try: %s", a->note.text);
+}
+
+/* Its folder goes: nobody may go back to it any more. */
+static void coord_removed(const struct coord_action *a)
+{
+    const struct coord_ledger *ledger = coord_ledger(w->coord);
+    for (uint32_t i = 0; i < ledger->checkpoint_count; i++)
+        if (ledger->checkpoints[i].step == a->checkpoint.step)
+            sim_fail(SIM_UNSAFE, "a checkpoint on record is removed");
+    saved_find(a->checkpoint)->whole = false;
+}
+
 static void do_coord_action(const struct coord_action *a, const struct sim_event *from)
 {
     struct sim_event *e;
@@ -427,7 +489,7 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         }
         return send_down(a->link, e);
     case COORD_ACTION_REFUSE:
-        if (!strstr(a->refuse.text, "End was not answered"))
+        if (!is_liar(a))
             sim_fail(SIM_UNSAFE, "an honest peer is refused: %s", a->refuse.text);
         if (is_worker_link(a->link))
             down_worker(a->link, WORKER_EVENT_REFUSE, a->generation);
@@ -476,13 +538,20 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         if (!is_bad(from->voids[a->void_index].sample))
             sim_fail(SIM_UNSAFE, "a good sample is called bad");
         return;
+    case COORD_ACTION_NOTE:
+        return coord_note(a);
     case COORD_ACTION_VIOLATION:
+        if (is_liar(a))
+            return;
         sim_fail(SIM_UNSAFE, "a violation among honest peers: %s: expected %llu, found %llu",
                  a->refuse.text, (unsigned long long)a->refuse.expected,
                  (unsigned long long)a->refuse.found);
         return;
     case COORD_ACTION_EXIT:
         return coord_exit(a);
+    case COORD_ACTION_REMOVED:
+        return coord_removed(a);
+    case COORD_ACTION_REPORTED:
     case COORD_ACTION_COMMITTED:
     case COORD_ACTION_VALIDATED:
     case COORD_ACTION_REWOUND:

@@ -31,7 +31,9 @@ static void schedule_op(int index, bool ok)
     e->engine_turn = ++engine->turn;
     e->ok = ok;
     engine->decided = true;
-    sim_push(&w->queue, e, later(w->now_ms, w->workers[index].stalled_until_ms) + 1 + delay());
+    struct process *p = &w->workers[index];
+    uint64_t start_ms = later(w->now_ms, p->stalled_until_ms);
+    sim_push(&w->queue, e, busy_until(p, start_ms + (ok ? work() : 1 + delay())));
 }
 
 static bool is_collective(const struct op *op)
@@ -55,9 +57,36 @@ void comm_fail(uint64_t generation)
     }
 }
 
+uint32_t unreached_by(int index, const struct comm *comm, uint32_t *ret_ranks)
+{
+    uint32_t count = 0;
+    for (uint32_t rank = 0; rank < comm->world; rank++) {
+        int other = comm->members[rank];
+        if (other != index && (is_odd(index, UNREACHED) || is_odd(other, UNREACHED)))
+            ret_ranks[count++] = rank;
+    }
+    return count;
+}
+
+/* Does a member keep the others from forming? */
+static bool cannot_form(const struct comm *comm)
+{
+    for (uint32_t rank = 0; rank < comm->world && comm->world > 1; rank++)
+        if (is_odd(comm->members[rank], UNREACHED) || is_odd(comm->members[rank], FAILS))
+            return true;
+    return false;
+}
+
 /* Everybody of the generation takes the source's state. */
 static void form_complete(struct comm *comm, const struct op *op)
 {
+    if (cannot_form(comm)) {
+        comm->failed = true;
+        for (uint32_t rank = 0; rank < comm->world; rank++)
+            if (w->odd == UNREACHED || is_odd(comm->members[rank], FAILS))
+                schedule_op(comm->members[rank], false);
+        return;
+    }
     if (op->source >= 0) {
         const struct engine *source = &w->workers[comm->members[op->source]].engine;
         comm->state = source->state;
@@ -90,7 +119,7 @@ void form_join(int index)
     struct engine *engine = &w->workers[index].engine;
     const struct op *op = &engine->ops[0];
     if (!engine->running || op->type != OP_FORM || engine->joined || engine->decided ||
-        engine->rendezvous < op->world)
+        engine->rendezvous < op->world || (op->world > 1 && is_odd(index, HANGS)))
         return;
     struct comm *comm = &w->comms[op->generation];
     engine->joined = true;
@@ -148,6 +177,8 @@ static void op_start(int index)
         clear_trained(engine);
         if (!op->have_state)
             engine->step = -1;
+        if (op->world > 1 && is_odd(index, HANGS) && w->config.plan.seed % 2)
+            return; /* not even that */
         send_up_from(p, p->link >= 0 ? w->links[p->link].core_link : 0,
                      to_coord(COORD_EVENT_RENDEZVOUS, op->generation));
         form_join(index);

@@ -21,6 +21,8 @@ void to_coord_now(struct sim_event *e)
         e->coord.report.trained = e->trained;
     else if (e->coord.type == COORD_EVENT_SAVED)
         e->coord.saved.folder = e->name;
+    else if (e->coord.type == COORD_EVENT_BROKEN)
+        e->coord.broken.unreached = e->unreached;
     else if (e->coord.type == COORD_EVENT_COMPLETED)
         e->coord.micro_batch.voids = e->voids;
     bool is_micro_batch = e->coord.type == COORD_EVENT_RECEIVED ||
@@ -49,6 +51,11 @@ void coord_own(struct sim_event *e)
     if (e->coord.type != COORD_EVENT_TICK)
         TRACE("coord <- %s", coord_event_name(e->coord.type));
     do_coord(coord_step(w->coord, &e->coord), e);
+    if (e->coord.type != COORD_EVENT_TICK || !w->coord_up || w->keep_last == 0)
+        return;
+    struct coord_event prune = {.type = COORD_EVENT_PRUNE, .now_ms = w->now_ms};
+    prune.prune.keep = w->keep_last;
+    do_coord(coord_step(w->coord, &prune), NULL);
 }
 
 void worker_now(struct sim_event *e)

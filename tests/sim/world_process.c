@@ -152,8 +152,8 @@ static int random_link(void)
 /* A checkpoint rots on disk; the one at step 0 stays, as somebody always has to. */
 static void damage(void)
 {
-    if (w->saved_count == 0)
-        return;
+    if (w->saved_count == 0 || w->keep_last > 0)
+        return; /* of few, all might rot: then a run may stop */
     struct saved *saved = &w->saved[below((uint32_t)w->saved_count)];
     if (saved->checkpoint.step > 0)
         saved->whole = false;

@@ -13,7 +13,7 @@ static void waiting_times_keep_their_order_for_every_patience(void **state)
         assert_true(t.lease_ms <= t.lost_ms);
         assert_true(t.lost_ms < t.forming_ms);
         assert_true(t.forming_ms < t.drain_ms);
-        assert_true(t.drain_ms < t.ending_ms);
+        assert_true(t.drain_ms < t.stalled_ms);
     }
 }
 

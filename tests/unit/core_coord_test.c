@@ -2,10 +2,12 @@
  * saved, how it ends. Peers are played by hand; the log has every action since it was last cleared. */
 #include "tests/unit/unit.h"
 
+#include "common/config/schema.h"
+#include "common/limits.h"
 #include "coordinator/core.h"
 
 #define LOG_MAX 4096
-#define RECORDS_MAX 256
+#define RECORDS_MAX 1024
 enum { WORKER_A = 11, WORKER_B = 12, WORKER_C = 13, LOADER_A = 21, LOADER_B = 22 };
 
 static uint64_t train_ids[40], validate_ids[4];
@@ -58,6 +60,16 @@ static const struct coord_action *last(enum coord_action_type type, uint64_t pee
             return &log_list[i];
     fail_msg("expected the action %s to peer %llu", coord_action_name(type),
              (unsigned long long)peer);
+    return NULL;
+}
+
+static const struct coord_action *last_note(enum coord_note kind, uint64_t peer)
+{
+    for (uint32_t i = log_count; i-- > 0;)
+        if (log_list[i].type == COORD_ACTION_NOTE && log_list[i].note.kind == kind &&
+            log_list[i].peer == peer)
+            return &log_list[i];
+    fail_msg("expected a note %d of peer %llu", kind, (unsigned long long)peer);
     return NULL;
 }
 
@@ -235,7 +247,8 @@ static int begin(void **state)
         train_ids[i] = 2 * i;
     for (uint64_t i = 0; i < 4; i++)
         validate_ids[i] = 2 * i + 1;
-    config = (struct coord_config){.plan = {.seed = 3,
+    config = (struct coord_config){.plan = {.kind = BL_KIND_TRAIN,
+                                            .seed = 3,
                                             .train_samples = 40,
                                             .validate_samples = 0,
                                             .batch = 8,
@@ -279,6 +292,18 @@ static void begin_alone(void)
     formed(WORKER_A, 0);
     save_well();
     assert_state(COORD_TRAINING);
+}
+
+static void begin_alone_validating(void)
+{
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    disk();
+    formed(WORKER_A, 0);
+    save_well();
+    assert_state(COORD_VALIDATING);
 }
 
 /* Two workers. */
@@ -461,6 +486,23 @@ static void a_step_counts_when_all_ranks_have_reported_it(void **state)
     disk();
     assert_int_equal(count(COORD_ACTION_COMMITTED, 0), 1);
     assert_int_equal(records[record_count - 1].digest, digest_of_indices(0, all_places));
+}
+
+static void only_a_report_that_counts_is_kept(void **state)
+{
+    begin_pair();
+    serve_step(BL_KIND_TRAIN, 0);
+    struct coord_event e = from(WORKER_C, COORD_EVENT_REPORT); /* of nobody */
+    feed(e);
+    e = from(WORKER_A, COORD_EVENT_REPORT); /* of no generation that lives */
+    e.generation--;
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_REPORTED, 0), 0);
+    report(WORKER_A, 0, first_half);
+    assert_int_equal(count(COORD_ACTION_REPORTED, 0), 1);
+    e = from(WORKER_A, COORD_EVENT_REPORT); /* twice */
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_REPORTED, 0), 1);
 }
 
 static void other_samples_or_batch_indices_than_ordered_stop_the_run(void **state)
@@ -894,7 +936,7 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
         uint64_t samples[2];
         uint32_t epochs[2];
         coord_assignment_samples(c, &assignment, samples, epochs);
-        struct coord_void voids[2] = {{0, samples[0]}, {1, samples[1]}};
+        struct coord_void voids[2] = {{0, samples[0], false}, {1, samples[1], false}};
         struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
         e.micro_batch.kind = BL_KIND_TRAIN;
         e.micro_batch.step = assignment.assignment.step;
@@ -919,7 +961,7 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
 static void a_void_slot_with_another_sample_drops_the_loader(void **state)
 {
     begin_alone();
-    struct coord_void lie = {0, 79};
+    struct coord_void lie = {0, 79, false};
     struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
     e.micro_batch.kind = BL_KIND_TRAIN;
     e.micro_batch.voids = &lie;
@@ -990,7 +1032,7 @@ static void messages_that_no_honest_peer_sends_drop_the_peer(void **state)
                         "a generation that never was");
 }
 
-static void a_worker_that_does_not_answer_end_is_refused(void **state)
+static void a_worker_that_does_not_answer_end_is_named_and_lost(void **state)
 {
     begin_pair();
     feed(from(WORKER_A, COORD_EVENT_BROKEN));
@@ -1002,7 +1044,9 @@ static void a_worker_that_does_not_answer_end_is_refused(void **state)
         feed(from(LOADER_A, COORD_EVENT_BEAT));
         tick(100);
     }
-    assert_int_equal(count(COORD_ACTION_REFUSE, WORKER_B), 1);
+    assert_int_equal(count(COORD_ACTION_FORGET, WORKER_B), 1);
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_B)->note.text, "to answer End");
+    tick(100);
     disk();
     assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.world, 1);
 }
@@ -1082,6 +1126,450 @@ static void a_configuration_out_of_range_is_named(void **state)
     assert_string_equal(err.text, "expected 1 to 256 but found 0");
 }
 
+static void beat(uint64_t peer, uint64_t progress)
+{
+    struct coord_event e = from(peer, COORD_EVENT_BEAT);
+    e.beat.progress = progress;
+    feed(e);
+}
+
+static void who_loads_for_long_forms_at_the_first_try(void **state)
+{
+    config.workers_wanted = 2;
+    start();
+    disk();
+    join(WORKER_A);
+    join(WORKER_B);
+    disk();
+    for (int i = 0; i < 100; i++) { /* B has long been done and waits for A */
+        beat(WORKER_A, 1 + (uint64_t)i);
+        beat(WORKER_B, 0);
+        tick(100);
+        assert_state(COORD_FORMING);
+    }
+    formed(WORKER_A, 0);
+    formed(WORKER_B, 0);
+    assert_state(COORD_SAVING);
+    assert_int_equal(coord_status(c).generation, 1);
+}
+
+static void who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named(void **state)
+{
+    config.workers_wanted = 2;
+    start();
+    disk();
+    join(WORKER_A);
+    hello(WORKER_B);
+    for (int i = 0; i < 100; i++) {
+        beat(WORKER_A, 0);
+        beat(WORKER_B, 1 + (uint64_t)i);
+        tick(100);
+        assert_state(COORD_GATHERING);
+    }
+    for (int i = 0; i < 121; i++) {
+        beat(WORKER_A, 0);
+        beat(WORKER_B, 0);
+        tick(100);
+    }
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_B)->note.text, "to open its models");
+    assert_state(COORD_PLANNING);
+}
+
+static void who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it(void **state)
+{
+    begin_alone();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, all_places);
+    disk();
+    const struct coord_action *a = last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 1, a->assignment.micro_batch);
+    for (int i = 0; i < 200; i++) {
+        beat(WORKER_A, 1 + (uint64_t)i);
+        beat(LOADER_A, 0);
+        tick(100);
+        assert_state(COORD_TRAINING);
+    }
+    for (int i = 0; i < 121; i++) {
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text,
+                        "to compute a micro-batch");
+    assert_state(COORD_GATHERING);
+}
+
+static void an_assignment_is_left_to_a_loader_that_gets_on(void **state)
+{
+    begin_alone();
+    join(LOADER_B);
+    log_count = 0;
+    for (int i = 0; i < 100; i++) {
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 1 + (uint64_t)i);
+        beat(LOADER_B, 0);
+        tick(100);
+    }
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 0);
+    const struct coord_action *note = last_note(COORD_NOTE_WAITING, LOADER_A);
+    assert_string_equal(note->note.text, "to make and ship a micro-batch to");
+    assert_int_equal(note->note.other_link, 100 + WORKER_A);
+}
+
+static void what_is_shipped_and_does_not_come_goes_to_another_loader(void **state)
+{
+    begin_alone();
+    join(LOADER_B);
+    micro_batch_event(LOADER_A, COORD_EVENT_COMPLETED, BL_KIND_TRAIN, 0, 0);
+    log_count = 0;
+    for (int i = 0; i < 7; i++) {
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 1 + (uint64_t)i); /* it gets on with something else */
+        beat(LOADER_B, 0);
+        tick(100);
+    }
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, LOADER_B), 1);
+    assert_int_equal(last(COORD_ACTION_ASSIGNMENT, LOADER_B)->assignment.micro_batch, 0);
+    assert_string_equal(last_note(COORD_NOTE_REVOKED, LOADER_A)->note.text,
+                        "says that it shipped what has not come to");
+}
+
+static void a_loader_that_never_ships_gets_no_more_assignments_for_a_while(void **state)
+{
+    begin_alone();
+    for (int i = 0; i < 60; i++) {
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    assert_true(last_note(COORD_NOTE_RESTING, LOADER_A)->note.ms >= 600);
+    assert_true(count(COORD_ACTION_ASSIGNMENT, LOADER_A) > 2); /* nobody else is there … */
+    join(LOADER_B);
+    log_count = 0;
+    for (int i = 0; i < 12; i++) {
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 0);
+        beat(LOADER_B, 0);
+        tick(100);
+        assert_int_equal(count(COORD_ACTION_ASSIGNMENT, LOADER_A), 0); /* … and now somebody is */
+    }
+}
+
+static void broken(uint64_t peer, uint32_t unreached_rank)
+{
+    struct coord_event e = from(peer, COORD_EVENT_BROKEN);
+    e.broken.unreached = &unreached_rank;
+    e.broken.unreached_count = 1;
+    feed(e);
+}
+
+static void a_newcomer_that_nobody_can_reach_is_left_out_and_named(void **state)
+{
+    begin_pair();
+    join(WORKER_C);
+    feed(from(WORKER_A, COORD_EVENT_BROKEN));
+    ended(WORKER_A, 0, 1);
+    ended(WORKER_B, 0, 1);
+    tick(100);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_C)->form.world, 3);
+    broken(WORKER_A, last(COORD_ACTION_FORM, WORKER_C)->form.rank);
+    assert_int_equal(count(COORD_ACTION_NOTE, WORKER_C), 1);
+    assert_int_equal(last_note(COORD_NOTE_UNFORMED, WORKER_A)->note.other_link, 100 + WORKER_C);
+    last_note(COORD_NOTE_LEFT_OUT, WORKER_C);
+    ended(WORKER_A, 0, 1);
+    ended(WORKER_B, 0, 1);
+    ended(WORKER_C, -1, 0);
+    log_count = 0;
+    tick(100);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.world, 2);
+    assert_int_equal(count(COORD_ACTION_FORM, WORKER_C), 0);
+    formed(WORKER_A, 0);
+    formed(WORKER_B, 0);
+    assert_state(COORD_TRAINING); /* and goes on: C is no reason to end it … */
+    for (int i = 0; i < 65; i++) {
+        beat(WORKER_A, (uint64_t)i);
+        beat(WORKER_B, (uint64_t)i);
+        beat(WORKER_C, 0);
+        beat(LOADER_A, (uint64_t)i);
+        tick(100);
+    }
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    disk();
+    assert_state(COORD_ENDING); /* … for a while */
+}
+
+static void a_rank_that_lies_about_its_state_is_dropped(void **state)
+{
+    begin_pair();
+    feed(from(WORKER_A, COORD_EVENT_BROKEN));
+    ended(WORKER_A, 0, 1);
+    ended(WORKER_B, 0, 1);
+    tick(100);
+    disk();
+    uint64_t source = last(COORD_ACTION_FORM, WORKER_A)->form.source ==
+                              (int32_t)last(COORD_ACTION_FORM, WORKER_A)->form.rank
+                          ? WORKER_A
+                          : WORKER_B;
+    uint64_t liar = source == WORKER_A ? WORKER_B : WORKER_A;
+    formed(source, 0);
+    struct coord_event e = from(liar, COORD_EVENT_FORMED);
+    e.formed.digest = state_of(9);
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_REFUSE, liar), 1);
+    assert_state(COORD_ENDING);
+    ended(source, 0, 2);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, source)->form.world, 1);
+}
+
+static void a_validation_that_is_never_sent_drops_the_worker(void **state)
+{
+    config.plan.validate_samples = 4;
+    config.plan.validate_at_start = true;
+    begin_alone_validating();
+    const struct coord_action *a = last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    uint32_t micro_batch = a->assignment.micro_batch;
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_VALIDATE, 0, micro_batch);
+    micro_batch_event(WORKER_A, COORD_EVENT_CONSUMED, BL_KIND_VALIDATE, 0, micro_batch);
+    assert_string_equal(last(COORD_ACTION_REFUSE, WORKER_A)->refuse.text,
+                        "Consumed before its Validation");
+}
+
+static void a_run_that_always_goes_back_to_the_same_step_stops(void **state)
+{
+    begin_alone();
+    for (int i = 1; i <= 3; i++) {
+        train_alone(0);
+        lost(WORKER_A, true);
+        hello(WORKER_A);
+        ended(WORKER_A, -1, 0);
+        if (i == 3)
+            break;
+        struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+        e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+        e.verified.ok = true;
+        feed(e);
+        log_count = 0;
+        disk();
+        formed(WORKER_A, 0);
+    }
+    struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    e.verified.ok = true;
+    feed(e);
+    assert_state(COORD_LEAVING);
+    disk();
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.code, BL_EPEER);
+}
+
+static void any_number_of_damaged_checkpoints_can_be_passed_over(void **state)
+{
+    enum { DAMAGED = 300 };
+    config.plan.steps = 1000;
+    config.members_gone = true;
+    start();
+    disk();
+    coord_free(&c);
+    struct bl_error err = {0};
+    assert_ok(coord_new(&config, &c, &err), err);
+    assert_ok(coord_replay(c, &records[0], &err), err);
+    struct coord_record r = {.type = COORD_RECORD_GENERATION, .generation = 1, .world = 1};
+    assert_ok(coord_replay(c, &r, &err), err);
+    for (uint64_t step = 0; step <= DAMAGED; step++) {
+        r = (struct coord_record){.type = COORD_RECORD_CHECKPOINT, .generation = 1, .step = step};
+        assert_ok(coord_replay(c, &r, &err), err);
+        r = (struct coord_record){.type = COORD_RECORD_COMMIT, .generation = 1, .step = step};
+        assert_ok(coord_replay(c, &r, &err), err);
+    }
+    log_count = 0;
+    keep(coord_start(c, now_ms));
+    join(WORKER_A);
+    for (int i = 0; i < 2 * DAMAGED && coord_status(c).state != COORD_FORMING; i++) {
+        beat(WORKER_A, (uint64_t)i);
+        tick(1);
+        if (coord_status(c).state == COORD_CHECKING && count(COORD_ACTION_VERIFY, 0) > 0) {
+            struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+            e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+            e.verified.ok = e.verified.checkpoint.step == 0;
+            log_count = 0;
+            feed(e);
+        }
+        disk();
+    }
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.checkpoint.step, 0);
+    assert_int_equal(coord_ledger(c)->checkpoint_count, 1);
+}
+
+static void old_checkpoints_leave_the_journal_before_their_folders_go(void **state)
+{
+    begin_alone();
+    for (uint64_t step = 0; step < 5; step++) {
+        train_alone(step);
+        if (step == 1 || step == 3)
+            save_well();
+    }
+    assert_int_equal(coord_ledger(c)->checkpoint_count, 3);
+    struct coord_event e = {.type = COORD_EVENT_PRUNE};
+    e.prune.keep = 1;
+    e.prune.and_keep = coord_ledger(c)->checkpoints[1];
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_REMOVED, 0), 0);
+    disk();
+    assert_int_equal(last(COORD_ACTION_REMOVED, 0)->checkpoint.step, 0);
+    assert_int_equal(count(COORD_ACTION_REMOVED, 0), 1);
+    assert_int_equal(coord_ledger(c)->checkpoint_count, 2);
+}
+
+static void a_pulse_carries_no_number_that_is_not_on_disk(void **state)
+{
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    assert_state(COORD_PLANNING);
+    tick(100);
+    assert_int_equal(last(COORD_ACTION_PULSE, 0)->generation, 0);
+    assert_int_equal(coord_status(c).generation, 0);
+    disk();
+    tick(100);
+    assert_int_equal(last(COORD_ACTION_PULSE, 0)->generation, 1);
+}
+
+/* Completed of an assignment whose first image this loader cannot read. */
+static void withhold(const struct coord_action *assignment, bool withheld)
+{
+    struct coord_action a = *assignment;
+    uint64_t samples[2];
+    uint32_t epochs[2];
+    coord_assignment_samples(c, &a, samples, epochs);
+    struct coord_void unreadable = {0, samples[0], true};
+    struct coord_event e = from(a.peer, COORD_EVENT_COMPLETED);
+    e.micro_batch.kind = a.assignment.kind;
+    e.micro_batch.step = a.assignment.step;
+    e.micro_batch.micro_batch = a.assignment.micro_batch;
+    e.micro_batch.withheld = withheld;
+    e.micro_batch.voids = &unreadable;
+    e.micro_batch.void_count = 1;
+    feed(e);
+}
+
+static uint64_t first_sample(const struct coord_action *assignment)
+{
+    uint64_t samples[2];
+    uint32_t epochs[2];
+    coord_assignment_samples(c, assignment, samples, epochs);
+    return samples[0];
+}
+
+static void an_image_that_one_loader_cannot_read_is_asked_of_another(void **state)
+{
+    begin_alone();
+    join(LOADER_B);
+    struct coord_action a = *last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    log_count = 0;
+    withhold(&a, true);
+    assert_string_equal(last_note(COORD_NOTE_REVOKED, LOADER_A)->note.text,
+                        "cannot read an image for");
+    assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), 0);
+    assert_false(coord_is_missing(c, first_sample(&a)));
+    tick(100);
+    assert_int_equal(last(COORD_ACTION_ASSIGNMENT, LOADER_B)->assignment.micro_batch,
+                     a.assignment.micro_batch);
+    a = *last(COORD_ACTION_ASSIGNMENT, LOADER_B);
+    withhold(&a, true); /* so it is: void everywhere */
+    assert_true(coord_is_missing(c, first_sample(&a)));
+    log_count = 0;
+    tick(100);
+    a = *last(COORD_ACTION_ASSIGNMENT, 0);
+    withhold(&a, false);
+    assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), 1);
+    assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
+}
+
+static void a_loader_that_is_alone_confirms_its_own_word_after_a_pause(void **state)
+{
+    begin_alone();
+    struct coord_action a = *last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    log_count = 0;
+    withhold(&a, true);
+    for (int i = 0; i < 6; i++) {
+        for (uint32_t k = 0; k < log_count; k++)
+            assert_false(log_list[k].type == COORD_ACTION_ASSIGNMENT &&
+                         log_list[k].assignment.micro_batch == a.assignment.micro_batch);
+        beat(WORKER_A, (uint64_t)i + 1);
+        beat(LOADER_A, (uint64_t)i + 1);
+        tick(100);
+    }
+    withhold(last(COORD_ACTION_ASSIGNMENT, LOADER_A), true);
+    assert_true(coord_is_missing(c, first_sample(&a)));
+}
+
+static void a_void_slot_that_nobody_confirmed_is_not_trained_with(void **state)
+{
+    begin_alone();
+    withhold(last(COORD_ACTION_ASSIGNMENT, LOADER_A), false);
+    assert_string_equal(last(COORD_ACTION_REFUSE, LOADER_A)->refuse.text,
+                        "a void slot that no other loader has confirmed");
+    assert_state(COORD_ENDING);
+}
+
+static void a_loader_that_does_not_see_the_images_is_refused(void **state)
+{
+    start();
+    disk();
+    hello(LOADER_A);
+    struct coord_event e = from(LOADER_A, COORD_EVENT_ENDED);
+    e.ended.applied_step = -1;
+    e.ended.probes = 8;
+    e.ended.probes_good = 3;
+    feed(e);
+    assert_string_equal(last(COORD_ACTION_REFUSE, LOADER_A)->refuse.text,
+                        "it does not see this run's images");
+    assert_int_equal(coord_status(c).loaders, 0);
+    hello(LOADER_B);
+    e = from(LOADER_B, COORD_EVENT_ENDED);
+    e.ended.applied_step = -1;
+    e.ended.probes = 8;
+    e.ended.probes_good = 7; /* an image may well be gone */
+    feed(e);
+    assert_int_equal(coord_status(c).loaders, 1);
+}
+
+static void set_key_to_most(const char *path, void *field, size_t size)
+{
+    for (size_t i = 0; i < config_key_count; i++) {
+        if (strcmp(config_keys[i].path, path) != 0)
+            continue;
+        uint64_t most = (uint64_t)config_keys[i].max;
+        memcpy(field, &most, size);
+        return;
+    }
+    fail_msg("expected the key %s", path);
+}
+
+/* A configuration that check lets pass must not fail when training begins. */
+static void the_rules_take_all_that_the_configuration_allows(void **state)
+{
+    struct bl_error err = {0};
+    set_key_to_most("cluster.window", &config.plan.window, sizeof config.plan.window);
+    set_key_to_most("cluster.steps_ahead", &config.plan.steps_ahead,
+                    sizeof config.plan.steps_ahead);
+    set_key_to_most("train.steps", &config.plan.steps, sizeof config.plan.steps);
+    set_key_to_most("train.global_batch", &config.plan.batch, sizeof config.plan.batch);
+    set_key_to_most("train.micro_batch", &config.plan.micro_batch, sizeof config.plan.micro_batch);
+    config.patience_ms = BL_PATIENCE_S_MAX * 1000u;
+    assert_ok(coord_new(&config, &c, &err), err);
+    uint64_t keep_last, capacity;
+    set_key_to_most("train.keep_last", &keep_last, sizeof keep_last);
+    assert_true(keep_last <= BL_CHECKPOINTS_KEPT_MAX);
+    set_key_to_most("cluster.loader_capacity", &capacity, sizeof capacity);
+    assert_int_equal(capacity, BL_LOADER_CAPACITY_MAX);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
           CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
@@ -1089,6 +1577,7 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
           CASE(an_assignment_that_takes_too_long_goes_to_another),
           CASE(a_step_counts_when_all_ranks_have_reported_it),
+          CASE(only_a_report_that_counts_is_kept),
           CASE(other_samples_or_batch_indices_than_ordered_stop_the_run),
           CASE(a_survivor_carries_the_step_that_it_applied),
           CASE(a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats),
@@ -1113,8 +1602,26 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(a_void_slot_with_another_sample_drops_the_loader), CASE(silent_peers_are_lost),
           CASE(a_second_connection_of_a_member_ends_the_generation),
           CASE(messages_that_no_honest_peer_sends_drop_the_peer),
-          CASE(a_worker_that_does_not_answer_end_is_refused),
+          CASE(a_worker_that_does_not_answer_end_is_named_and_lost),
           CASE(a_checkpoint_that_is_needed_is_tried_three_times),
           CASE(a_generation_that_is_not_formed_in_time_ends),
           CASE(an_interrupted_validation_goes_on_where_it_was),
-          CASE(a_configuration_out_of_range_is_named))
+          CASE(a_configuration_out_of_range_is_named),
+          CASE(who_loads_for_long_forms_at_the_first_try),
+          CASE(who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named),
+          CASE(who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it),
+          CASE(an_assignment_is_left_to_a_loader_that_gets_on),
+          CASE(what_is_shipped_and_does_not_come_goes_to_another_loader),
+          CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),
+          CASE(a_newcomer_that_nobody_can_reach_is_left_out_and_named),
+          CASE(a_rank_that_lies_about_its_state_is_dropped),
+          CASE(a_validation_that_is_never_sent_drops_the_worker),
+          CASE(a_run_that_always_goes_back_to_the_same_step_stops),
+          CASE(any_number_of_damaged_checkpoints_can_be_passed_over),
+          CASE(old_checkpoints_leave_the_journal_before_their_folders_go),
+          CASE(a_pulse_carries_no_number_that_is_not_on_disk),
+          CASE(an_image_that_one_loader_cannot_read_is_asked_of_another),
+          CASE(a_loader_that_is_alone_confirms_its_own_word_after_a_pause),
+          CASE(a_void_slot_that_nobody_confirmed_is_not_trained_with),
+          CASE(a_loader_that_does_not_see_the_images_is_refused),
+          CASE(the_rules_take_all_that_the_configuration_allows))

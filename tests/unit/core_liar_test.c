@@ -23,7 +23,8 @@ static uint64_t number(void)
     return below(20) ? below(5) : absurd[below(5)];
 }
 
-static const struct bl_plan plan = {.seed = 1,
+static const struct bl_plan plan = {.kind = BL_KIND_TRAIN,
+                                    .seed = 1,
                                     .train_samples = 10,
                                     .validate_samples = 3,
                                     .batch = 4,
@@ -31,6 +32,7 @@ static const struct bl_plan plan = {.seed = 1,
                                     .steps = 6,
                                     .checkpoint_every = 1,
                                     .validate_every = 2,
+                                    .validate_at_start = true,
                                     .steps_ahead = 2,
                                     .window = 2};
 
@@ -43,6 +45,8 @@ struct debts {
     uint64_t seq;
     bool verify;
     struct coord_checkpoint checkpoint, saved;
+    struct coord_action form, save,
+        assignment; /* the last ones: liars may do a part of their work */
     bool over;
 };
 
@@ -58,8 +62,41 @@ static void take(struct debts *debts, const struct coord_actions *actions)
         }
         if (a->type == COORD_ACTION_SAVE)
             debts->saved = a->checkpoint;
+        if (a->type == COORD_ACTION_FORM)
+            debts->form = *a;
+        if (a->type == COORD_ACTION_SAVE)
+            debts->save = *a;
+        if (a->type == COORD_ACTION_ASSIGNMENT)
+            debts->assignment = *a;
         debts->over |= a->type == COORD_ACTION_EXIT;
     }
+}
+
+/* What an honest peer would say to the last of the messages of a kind, or might say at another time. */
+static void draw_honest(struct coord_event *e, char *folder, const struct debts *debts)
+{
+    static const enum coord_event_type types[] = {COORD_EVENT_FORMED,   COORD_EVENT_SAVED,
+                                                  COORD_EVENT_RECEIVED, COORD_EVENT_VALIDATION,
+                                                  COORD_EVENT_CONSUMED, COORD_EVENT_COMPLETED};
+    const struct coord_action *a = &debts->assignment;
+    e->type = types[below(6)];
+    if (e->type == COORD_EVENT_FORMED) {
+        e->peer = debts->form.peer;
+        e->formed.step = debts->form.form.step;
+        return;
+    }
+    if (e->type == COORD_EVENT_SAVED) {
+        e->peer = debts->save.peer;
+        coord_checkpoint_name(debts->save.checkpoint, folder);
+        e->saved.step = debts->save.checkpoint.step;
+        e->saved.folder = folder;
+        e->saved.ok = true;
+        return;
+    }
+    e->peer = e->type == COORD_EVENT_COMPLETED ? a->peer : a->assignment.worker;
+    e->micro_batch.kind = a->assignment.kind;
+    e->micro_batch.step = a->assignment.step;
+    e->micro_batch.micro_batch = a->assignment.micro_batch;
 }
 
 static void draw_message(struct coord_event *e, struct coord_void *voids, struct bl_range *trained,
@@ -69,6 +106,11 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
     e->peer = 1 + below(5);
     e->link = e->peer + 10 * below(2);
     e->generation = below(8) ? generation : number();
+    if (below(2)) {
+        draw_honest(e, folder, debts);
+        e->link = e->peer;
+        return;
+    }
     switch (e->type) {
     case COORD_EVENT_HELLO:
         e->hello.role = (enum bl_role)(below(10) ? 1 + e->peer % 2 : number());
@@ -78,8 +120,16 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->ended.applied_step = (int64_t)number() - 1;
         e->ended.state_generation = below(3) ? generation : number();
         break;
+    case COORD_EVENT_BEAT:
+        e->beat.progress = number();
+        break;
     case COORD_EVENT_FORMED:
         e->formed.step = number();
+        break;
+    case COORD_EVENT_BROKEN:
+        trained[0] = (struct bl_range){(uint32_t)number(), (uint32_t)number()};
+        e->broken.unreached = &trained[0].first;
+        e->broken.unreached_count = below(3);
         break;
     case COORD_EVENT_REPORT:
         e->report.step = number();
@@ -100,8 +150,9 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->micro_batch.micro_batch = (uint32_t)number();
         e->micro_batch.voids = voids;
         e->micro_batch.void_count = below(3);
+        e->micro_batch.withheld = below(2);
         for (int i = 0; i < 2; i++)
-            voids[i] = (struct coord_void){(uint32_t)number(), number()};
+            voids[i] = (struct coord_void){(uint32_t)number(), number(), below(2)};
         break;
     }
 }
@@ -116,7 +167,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
                                       .validate_ids = validate_ids,
                                       .sample_count = 20,
                                       .max_bad_fraction = 1,
-                                      .patience_ms = 600,
+                                      .patience_ms = 120,
                                       .workers_max = 3,
                                       .loaders_max = 2,
                                       .workers_min = 1,
@@ -126,7 +177,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
         struct debts debts = {0};
         uint64_t now_ms = 1000;
         take(&debts, coord_start(c, now_ms));
-        for (int i = 0; i < 600 && !debts.over; i++) {
+        for (int i = 0; i < 1000 && !debts.over; i++) {
             struct coord_void voids[2];
             struct bl_range trained[2];
             char folder[COORD_CHECKPOINT_NAME_MAX];
@@ -145,7 +196,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
                 e.type = COORD_EVENT_TICK;
             } else if (pick == 3 && below(100) == 0) {
                 e.type = COORD_EVENT_STOP;
-            } else if (pick == 4 && below(8) == 0) {
+            } else if (pick == 4 && below(4) == 0) {
                 e.type = COORD_EVENT_LOST;
                 e.peer = 1 + below(5);
                 e.lost.dead = below(2);
@@ -159,8 +210,7 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
         coord_free(&c);
     }
     for (int s = 0; s < COORD_STATE_COUNT; s++)
-        if (states_seen[s] == 0 && s != COORD_VALIDATING &&
-            s != COORD_CHECKING) /* too far for liars */
+        if (states_seen[s] == 0)
             fail_msg("expected the state %s to be reached", coord_state_name((enum coord_state)s));
 }
 

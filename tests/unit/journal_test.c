@@ -2,6 +2,7 @@
 #include "tests/unit/unit.h"
 
 #include "common/file.h"
+#include "common/random.h"
 #include "coordinator/journal.h"
 
 static char folder[64], path[80];
@@ -113,11 +114,28 @@ static void a_journal_torn_anywhere_keeps_its_whole_records(void **state)
     free(text);
 }
 
+/* batch 0: as journals had them that know no batches. */
+static void append_line(uint64_t batch, int step)
+{
+    char text[400], number[40] = "";
+    if (batch)
+        snprintf(number, sizeof number, "\"batch\":%llu,", (unsigned long long)batch);
+    snprintf(text, sizeof text,
+             "{%s\"record\":\"COMMIT\",\"generation\":1,\"step\":%d,\"digest\":\"00\",\"world\":0,"
+             "\"code\":0,\"via_survivors\":false}",
+             number, step);
+    FILE *f = fopen(path, "a");
+    assert_non_null(f);
+    fprintf(f, "%s\t%016llx\n", text, (unsigned long long)bl_hash_name(text));
+    fclose(f);
+}
+
 static void a_damaged_line_before_the_end_is_named(void **state)
 {
     struct bl_error err;
     struct journal *j = NULL;
-    write_records(4);
+    for (int step = 0; step < 4; step++)
+        append_line(0, step);
     char *text;
     size_t size;
     assert_ok(bl_file_read(path, 1 << 20, &text, &size, &err), err);
@@ -130,8 +148,76 @@ static void a_damaged_line_before_the_end_is_named(void **state)
     free(text);
 }
 
-UNIT_MAIN(cmocka_unit_test_setup_teardown(records_read_back_as_written, make_folder, remove_folder),
-          cmocka_unit_test_setup_teardown(a_journal_torn_anywhere_keeps_its_whole_records,
-                                          make_folder, remove_folder),
-          cmocka_unit_test_setup_teardown(a_damaged_line_before_the_end_is_named, make_folder,
-                                          remove_folder))
+static void write_two_batches(void)
+{
+    append_line(1, 0);
+    for (int step = 1; step <= 3; step++)
+        append_line(2, step);
+}
+
+static void damage_line(int number)
+{
+    char *text;
+    size_t size;
+    struct bl_error err;
+    assert_ok(bl_file_read(path, 1 << 20, &text, &size, &err), err);
+    char *at = text;
+    for (int i = 1; i < number; i++)
+        at = strchr(at, '\n') + 1;
+    memset(at, 0, 40); /* a page that never reached the disk */
+    assert_ok(bl_file_write(path, text, size, &err), err);
+    free(text);
+}
+
+static void a_batch_that_was_torn_in_its_middle_is_cut_off(void **state)
+{
+    struct journal *j = NULL;
+    struct bl_error err = {0};
+    write_two_batches();
+    damage_line(3);
+    assert_ok(open_again(&j, &err), err);
+    assert_int_equal(seen_count, 2);
+    journal_close(&j);
+    assert_ok(open_again(&j, &err), err);
+    assert_int_equal(seen_count, 2);
+    journal_close(&j);
+}
+
+static void damage_in_a_batch_that_was_acknowledged_is_an_error(void **state)
+{
+    struct journal *j = NULL;
+    struct bl_error err = {0};
+    write_two_batches();
+    damage_line(1);
+    assert_int_equal(open_again(&j, &err), -BL_EFORMAT);
+    assert_string_equal(err.key, "line 1");
+}
+
+static struct bl_error write_error;
+
+static void note_error(void *context, uint64_t seq, const struct bl_error *err)
+{
+    if (err)
+        write_error = *err;
+}
+
+static void a_journal_that_is_removed_while_it_is_written_is_an_error(void **state)
+{
+    struct journal *j = NULL;
+    struct bl_error err = {0};
+    assert_ok(journal_open(folder, note, note_error, NULL, &j, &err), err);
+    assert_ok(bl_folder_remove(folder, &err), err);
+    struct coord_record r = record_of(0);
+    journal_append(j, 1, &r);
+    journal_close(&j);
+    assert_int_equal(write_error.code, BL_EIO);
+    assert_string_equal(write_error.text, "the journal was removed while the run goes on");
+    assert_ok(bl_folder_make(folder, &err), err);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
+UNIT_MAIN(CASE(records_read_back_as_written), CASE(a_journal_torn_anywhere_keeps_its_whole_records),
+          CASE(a_damaged_line_before_the_end_is_named),
+          CASE(a_batch_that_was_torn_in_its_middle_is_cut_off),
+          CASE(damage_in_a_batch_that_was_acknowledged_is_an_error),
+          CASE(a_journal_that_is_removed_while_it_is_written_is_an_error))

@@ -89,7 +89,7 @@ static void contradictions_are_refused(void **state)
     refuse(&ledger, RECORD(REWIND, .step = 1),
            "rewind without a checkpoint: expected 0 but found 1");
     refuse(&ledger, (struct coord_record){.type = COORD_RECORD_COUNT},
-           "type of a record: expected 8 but found 8");
+           "type of a record: expected 9 but found 9");
 }
 
 static void a_damaged_checkpoint_leaves_the_list(void **state)
@@ -103,10 +103,10 @@ static void a_damaged_checkpoint_leaves_the_list(void **state)
 static void the_oldest_checkpoints_give_way_and_order_is_kept(void **state)
 {
     struct coord_ledger ledger = after_three_steps();
-    ledger.committed = 4 * COORD_CHECKPOINTS_KEPT;
+    ledger.committed = 4 * BL_CHECKPOINTS_KEPT_MAX;
     for (uint64_t step = ledger.committed; step > 4; step -= 2)
         apply(&ledger, RECORD(CHECKPOINT, .step = step, .generation = 1));
-    assert_int_equal(ledger.checkpoint_count, COORD_CHECKPOINTS_KEPT);
+    assert_int_equal(ledger.checkpoint_count, BL_CHECKPOINTS_KEPT_MAX);
     for (uint32_t i = 1; i < ledger.checkpoint_count; i++)
         assert_true(ledger.checkpoints[i - 1].step < ledger.checkpoints[i].step);
 }

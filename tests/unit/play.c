@@ -253,6 +253,8 @@ void play_say_assignment(uint32_t g, const uint64_t *samples, size_t count, cons
     assignment.sample = (uint64_t *)(uintptr_t)samples;
     assignment.epoch = epochs;
     assignment.worker = PLAY_WORKER;
+    assignment.missing = play.missing;
+    assignment.n_missing = play.missing_count;
     assignment.endpoint = (char *)(uintptr_t)endpoint;
     m.body_case = BLIPREN__ENVELOPE__BODY_ASSIGNMENT;
     m.assignment = &assignment;

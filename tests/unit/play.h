@@ -34,6 +34,8 @@ struct play {
     char endpoint[SOCKET_ENDPOINT_MAX], data_endpoint[SOCKET_ENDPOINT_MAX];
     uint8_t run[RUN_ID_BYTES];
     uint64_t generation;
+    uint64_t *missing; /* what assignments say of samples that are void on every host; borrowed */
+    size_t missing_count;
     bool expired;
 
     pid_t peer;

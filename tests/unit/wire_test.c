@@ -486,7 +486,7 @@ static void wrong_fields_of_a_coordinator_are_named(void **state)
                  "Welcome.run_folder: expected an absolute path, found \"runs/1\"");
     m.welcome.patience_ms = 10;
     body_refused(BLIPREN__ENVELOPE__BODY_WELCOME,
-                 "Welcome.patience_ms: expected 60 to 2147483647, found 10");
+                 "Welcome.patience_ms: expected 60 to 86400000, found 10");
     m.form.world = 0;
     body_refused(BLIPREN__ENVELOPE__BODY_FORM, "Form.world: expected 1 to 1024, found 0");
     m.form.rank = 2;

@@ -1,0 +1,247 @@
+/* coordinator/core_wait.c - waits follow progress (P1 - P3): who gets on is waited for, who beats and does not get on with what it
+ * has to do is lost, and a run in which nothing gets on says for whom it waits. */
+#include "coordinator/core_state.h"
+
+bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
+                   uint32_t wait_ms)
+{
+    return is_past(c->now_ms, latest(since_ms, signs->progress_ms), wait_ms);
+}
+
+struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
+                               const char *text)
+{
+    struct coord_action *action = core_act_to(c, COORD_ACTION_NOTE, peer, link);
+    action->note.kind = kind;
+    action->note.text = text;
+    return action;
+}
+
+static void note_stalled(struct coord *c, uint64_t peer, uint64_t link, const struct signs *signs,
+                         uint64_t since_ms, const char *text)
+{
+    core_note(c, COORD_NOTE_STALLED, peer, link, text)->note.ms =
+        c->now_ms - latest(since_ms, signs->progress_ms);
+    core_act_to(c, COORD_ACTION_FORGET, peer, link);
+}
+
+static void worker_stalled(struct coord *c, struct worker *w, uint64_t since_ms, const char *text)
+{
+    note_stalled(c, w->peer, w->link, &w->signs, since_ms, text);
+    core_worker_lost(c, w, false);
+}
+
+/* ---- What a member has to do -------------------------------------------------------------------- */
+
+/* The oldest micro-batch that w has and needs for the step it is at. NULL: it waits for data, or for other ranks. */
+static const struct lease *lease_at_hand(const struct coord *c, const struct worker *w)
+{
+    const struct lease *oldest = NULL;
+    for (uint32_t k = 0; k < c->config.plan.window; k++) {
+        const struct lease *lease = &w->leases[k];
+        bool needed = lease->kind == BL_KIND_VALIDATE || lease->step == w->done;
+        if (lease->state == LEASE_RECEIVED && needed &&
+            (!oldest || lease->since_ms < oldest->since_ms))
+            oldest = lease;
+    }
+    return oldest;
+}
+
+/* Has w all it needs for step s, so that nothing but the all-reduce is left? */
+static bool awaits_reduce(const struct coord *c, const struct worker *w, uint64_t step)
+{
+    if (w->done != step || w->next_step <= step)
+        return false;
+    for (uint32_t k = 0; k < c->config.plan.window; k++)
+        if (w->leases[k].state != LEASE_FREE && w->leases[k].step <= step)
+            return false;
+    return true;
+}
+
+/* The last step's all-reduce is under way in all ranks that have not reported it, and none of them gets on. Who has not
+ * reported what others have is lost; if nobody has, they all let go and try anew. */
+static void tick_reduce(struct coord *c)
+{
+    uint64_t since_ms = 0;
+    bool reported = false;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        const struct worker *w = rank_worker(c, rank);
+        if (w->done == c->issued && !awaits_reduce(c, w, c->issued))
+            return;
+        reported |= w->done > c->issued;
+        since_ms = latest(since_ms, w->signs.progress_ms);
+    }
+    if (!is_past(c->now_ms, since_ms, c->timing.stalled_ms))
+        return;
+    for (uint32_t rank = 0; rank < c->plan.world && is_live(c); rank++) {
+        struct worker *w = rank_worker(c, rank);
+        if (w->done > c->issued)
+            continue;
+        if (reported)
+            return worker_stalled(c, w, 0, "to report a step that other ranks have reported");
+        core_note(c, COORD_NOTE_WAITING, w->peer, w->link, "to finish the all-reduce")->note.ms =
+            c->now_ms - since_ms;
+    }
+    core_end_generation(c);
+}
+
+static void tick_member(struct coord *c, struct worker *w)
+{
+    const struct lease *lease = lease_at_hand(c, w);
+    if (lease && core_is_stuck(c, &w->signs, lease->since_ms, c->timing.stalled_ms))
+        return worker_stalled(c, w, lease->since_ms, "to compute a micro-batch");
+    for (int i = 0; i < SAVES_MAX && c->state == COORD_SAVING; i++) {
+        const struct save *save = &c->saves[i];
+        if (save->state == SAVE_REQUESTED && save->link == w->link &&
+            core_is_stuck(c, &w->signs, save->since_ms, c->timing.stalled_ms))
+            return worker_stalled(c, w, save->since_ms, "to write a checkpoint");
+    }
+}
+
+static void tick_workers(struct coord *c)
+{
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        struct worker *w = &c->workers[i];
+        bool stuck = core_is_stuck(c, &w->signs, w->since_ms, c->timing.stalled_ms);
+        if (w->phase == OPENING && stuck)
+            worker_stalled(c, w, w->since_ms, "to open its models");
+        else if (w->phase == CLOSING && stuck)
+            worker_stalled(c, w, w->since_ms, "to answer End");
+        else if (w->phase == MEMBER && is_live(c))
+            tick_member(c, w);
+    }
+}
+
+static void tick_loaders(struct coord *c)
+{
+    for (uint32_t i = 0; i < c->loader_top; i++) {
+        struct loader *l = &c->loaders[i];
+        if (!l->present || l->ready ||
+            !core_is_stuck(c, &l->signs, l->since_ms, c->timing.stalled_ms))
+            continue;
+        note_stalled(c, l->peer, l->link, &l->signs, l->since_ms, "to open the data");
+        core_loader_lost(c, l);
+    }
+}
+
+/* A rank that is done, or loads fast, waits for the others: so it is all of them that must not get on. */
+static void tick_forming(struct coord *c)
+{
+    uint64_t since_ms = c->forming_since_ms;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        since_ms = latest(since_ms, rank_worker(c, rank)->signs.progress_ms);
+    if (!is_past(c->now_ms, since_ms, c->timing.forming_ms))
+        return;
+    core_blame_unformed(c);
+    core_forming_failed(c);
+}
+
+/* ---- For whom the run waits --------------------------------------------------------------------- */
+
+static void note_lease(struct coord_action *a, const struct lease *lease)
+{
+    a->note.has_micro_batch = true;
+    a->note.micro_batch_kind = lease->kind;
+    a->note.step = lease->step;
+    a->note.micro_batch = lease->micro_batch;
+}
+
+/* The rank that is furthest behind, and what it lacks. */
+static struct coord_action *note_rank(struct coord *c)
+{
+    const struct worker *slowest = rank_worker(c, 0);
+    for (uint32_t rank = 1; rank < c->plan.world; rank++) {
+        const struct worker *w = rank_worker(c, rank);
+        if (w->done < slowest->done || (w->done == slowest->done && !awaits_reduce(c, w, w->done) &&
+                                        awaits_reduce(c, slowest, slowest->done)))
+            slowest = w;
+    }
+    struct coord_action *a;
+    const struct lease *at_hand = lease_at_hand(c, slowest);
+    if (at_hand) {
+        a = core_note(c, COORD_NOTE_WAITING, slowest->peer, slowest->link,
+                      "to compute a micro-batch");
+        note_lease(a, at_hand);
+        return a;
+    }
+    for (uint32_t k = 0; k < c->config.plan.window; k++) {
+        const struct lease *lease = &slowest->leases[k];
+        if (lease->state != LEASE_OUT)
+            continue;
+        const struct loader *l = &c->loaders[lease->loader];
+        a = core_note(c, COORD_NOTE_WAITING, l->peer, l->link,
+                      lease->shipped_ms
+                          ? "whose micro-batch, which it says it shipped, has not come to"
+                          : "to make and ship a micro-batch to");
+        a->note.other_link = slowest->link;
+        note_lease(a, lease);
+        return a;
+    }
+    if (awaits_reduce(c, slowest, slowest->done))
+        return core_note(c, COORD_NOTE_WAITING, slowest->peer, slowest->link,
+                         "to finish the all-reduce and report the step");
+    return core_note(c, COORD_NOTE_WAITING, 0, 0, "a loader that has room for an assignment");
+}
+
+static const struct worker *worker_in(const struct coord *c, enum phase phase, bool formed)
+{
+    for (uint32_t i = 0; i < c->worker_top; i++)
+        if (c->workers[i].phase == phase && c->workers[i].formed == formed)
+            return &c->workers[i];
+    return NULL;
+}
+
+/* NULL: the last one was lost in this very event. */
+static struct coord_action *note_worker(struct coord *c, const struct worker *w, const char *text)
+{
+    return w ? core_note(c, COORD_NOTE_WAITING, w->peer, w->link, text) : NULL;
+}
+
+static struct coord_action *note_waiting(struct coord *c)
+{
+    const struct worker *w = NULL;
+    switch (c->state) {
+    case COORD_TRAINING:
+    case COORD_VALIDATING:
+        return note_rank(c);
+    case COORD_SAVING:
+        return note_worker(c, rank_worker(c, 0), "to write a checkpoint");
+    case COORD_FORMING:
+        w = worker_in(c, MEMBER, false);
+        return note_worker(c, w, "to form the generation");
+    case COORD_ENDING:
+        w = worker_in(c, CLOSING, true);
+        w = w ? w : worker_in(c, CLOSING, false);
+        return note_worker(c, w, "to answer End");
+    case COORD_CHECKING:
+        return core_note(c, COORD_NOTE_WAITING, 0, 0, "the checksums of a checkpoint");
+    case COORD_PLANNING:
+        return core_note(c, COORD_NOTE_WAITING, 0, 0, "the disk that takes the journal");
+    default:
+        return NULL; /* for somebody to come, or to go */
+    }
+}
+
+/* Said after 3 P, or twice the last step's time, and then ever more rarely. */
+static void tick_note(struct coord *c)
+{
+    uint64_t still_ms = c->noted_ms - c->moved_ms;
+    uint64_t after_ms = latest(c->timing.note_ms, latest(2 * c->step_ms, 2 * still_ms));
+    if (c->now_ms - c->moved_ms < after_ms)
+        return;
+    struct coord_action *action = note_waiting(c);
+    if (action)
+        action->note.ms = c->now_ms - c->moved_ms;
+    c->noted_ms = c->now_ms;
+}
+
+void core_tick_waits(struct coord *c)
+{
+    tick_workers(c);
+    tick_loaders(c);
+    if (c->state == COORD_TRAINING)
+        tick_reduce(c);
+    if (c->state == COORD_FORMING)
+        tick_forming(c);
+    tick_note(c);
+}
