@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/utf8.h"
+
 static const struct {
     const char *name;
     int exit_code;
@@ -130,9 +132,7 @@ void bl_error_format(const struct bl_error *err, char *buffer, unsigned long siz
     snprintf(buffer, size, "%s%s%s%s%s%s%s%s%s%s", err->file, err->file[0] ? ": " : "", err->key,
              err->key[0] ? ": " : "", err->peer, err->peer[0] ? ": " : "", err->text,
              err->remedy[0] ? "; " : "", err->remedy, "");
-    for (char *c = buffer; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            *c = '?';
+    utf8_clean(buffer);
 }
 
 int bl_error_exit_code(int code)

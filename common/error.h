@@ -82,7 +82,7 @@ int bl_error_remedy(struct bl_error *err, const char *format, ...)
 /* Gives an error without a remedy the common one of its code or of its errno: for whoever shows it. */
 void bl_error_complete(struct bl_error *err);
 
-/* Writes the one-line form into buffer (always terminated). Control characters become '?'. */
+/* Writes the one-line form into buffer (always terminated). What does not belong in a line becomes '?' (utf8_clean). */
 void bl_error_format(const struct bl_error *err, char *buffer, unsigned long size);
 
 /* The process exit code of an error code; "CONFIG" and the like for logs. */

@@ -368,3 +368,28 @@ int bl_output_finish(struct bl_error *err)
         return 0;
     return bl_fail_errno(err, "the output cannot be written");
 }
+
+int bl_file_sha256_range(const char *path, uint64_t offset, uint64_t length, uint8_t ret_hash[32],
+                         uint64_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err)
+{
+    enum { PIECE = 1 << 20 };
+    bl_autofd int fd = -1;
+    struct bl_stamp stamp = {0};
+    bl_autosha256 hash = {0};
+    BL_TRY(bl_file_open(path, &fd, &stamp, err));
+    bl_autofree char *piece = malloc(PIECE);
+    if (!piece)
+        return bl_fail(err, BL_ENOMEM, "no memory to read %s", path);
+    bl_sha256_begin(&hash);
+    uint64_t done = 0;
+    for (size_t n = 1; n && done < length; done += n) {
+        size_t wanted = length - done < PIECE ? (size_t)(length - done) : PIECE;
+        if (read_at(fd, offset + done, piece, wanted, &n, err) < 0)
+            return bl_error_file(err, path);
+        bl_sha256_add(&hash, piece, n);
+    }
+    bl_sha256_end(&hash, ret_hash);
+    *ret_size = done;
+    *ret_stamp = stamp_after(fd, stamp);
+    return 0;
+}

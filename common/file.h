@@ -90,5 +90,8 @@ int bl_path_join(char *ret, size_t size, const char *folder, const char *name,
 /* What was printed on standard output is written, or why not: for the end of a command whose output is its result. */
 int bl_output_finish(struct bl_error *err);
 
+/* SHA-256 of what bl_file_read_range would read, in pieces; *ret_size is how much that was. */
+int bl_file_sha256_range(const char *path, uint64_t offset, uint64_t length, uint8_t ret_hash[32],
+                         uint64_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err);
 /* 32 raw bytes -> 64 digits and a NUL. */
 void bl_hex(const uint8_t *bytes, size_t count, char *ret_hex);

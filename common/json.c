@@ -1,11 +1,13 @@
 /* common/json.c - strict reading of JSON and of its values. */
 #include "common/json.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/utf8.h"
 
 void bl_json_free(json_t **json)
 {
@@ -141,4 +143,34 @@ int bl_json_container(const json_t *object, const char *key, json_type type, con
         return fail_at(found, key, type == JSON_OBJECT ? "an object" : "a list", err);
     *value = found;
     return 0;
+}
+
+json_t *bl_json_number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+json_t *bl_json_text(const char *text)
+{
+    json_t *plain = json_string(text);
+    if (plain)
+        return plain;
+    bl_autofree char *copy = strdup(text);
+    if (!copy)
+        return NULL;
+    utf8_repair(copy);
+    return json_string(copy);
+}
+
+int bl_json_put(json_t *object, const char *key, json_t *value, struct bl_error *err)
+{
+    return json_object_set_new(object, key, value) == 0
+               ? 0
+               : bl_fail(err, BL_ENOMEM, "no memory for the JSON field %s", key);
+}
+
+int bl_json_line(const json_t *object, int digits, char **ret, struct bl_error *err)
+{
+    *ret = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(digits)) : NULL;
+    return *ret ? 0 : bl_fail(err, BL_ENOMEM, "no memory for a line of JSON");
 }

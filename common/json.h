@@ -29,6 +29,15 @@ int bl_json_string(const json_t *object, const char *key, const char **value, st
 int bl_json_container(const json_t *object, const char *key, json_type type, const json_t **value,
                       struct bl_error *err);
 
+/* Values for JSON that we write: something stands for whatever they are given, so that no field is silently missing. NULL only
+ * when memory is out. */
+json_t *bl_json_number(double x);       /* null for what is not finite: JSON has no NaN */
+json_t *bl_json_text(const char *text); /* '?' for each part that is no UTF-8 */
+/* Adds a field; the value is taken over. -BL_ENOMEM. */
+int bl_json_put(json_t *object, const char *key, json_t *value, struct bl_error *err);
+/* The object on one line, reals with so many digits. *ret is the caller's (free). -BL_ENOMEM; object NULL is that too. */
+int bl_json_line(const json_t *object, int digits, char **ret, struct bl_error *err);
+
 /* -BL_EFORMAT with "expected EXPECTED, found …" describing the value (NULL: nothing). */
 int bl_json_fail(const json_t *value, const char *expected, struct bl_error *err);
 /* Turns the failing key "width" into "size.width"; returns rc, so that

@@ -35,7 +35,7 @@
 #define BL_CONFIG_BYTES_MAX (1 << 20)
 #define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
 #define BL_CONFIG_LIST_MAX 256         /* caption columns, or patterns, of a configuration */
-#define BL_IMAGE_FILE_BYTES_MAX (512 << 20)
+#define BL_IMAGE_FILE_BYTES_MAX (512 << 20) /* what data.max_image_bytes allows: held in memory */
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_JPEG_SCANS_MAX 100   /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
@@ -43,6 +43,14 @@
 #define BL_CSV_FIELDS_MAX 4096          /* of one record */
 #define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
 #define BL_FOLDER_DEPTH_MAX 32
+#define BL_PARQUET_DEPTH_MAX 64  /* nested nodes of a schema; levels fit a byte */
+#define BL_PARQUET_PATH_MAX 1024 /* bytes of a column's path */
+#define BL_PARQUET_HEADER_BYTES_MAX                                                                \
+    (16 << 20) /* a page's header: its statistics may hold two long values */
+#define BL_PARQUET_PAGE_BYTES_MAX                                                                  \
+    (1 << 30) /* decompressed; writers cut pages at 1 MB or one value */
+#define BL_PARQUET_PAGE_VALUES_MAX                                                                 \
+    (1 << 24) /* writers cut pages at 20,000 rows; 290 MB when decoded */
 
 /* Models: far beyond any that exists, and the products of two or three of them stay in 64 bits. */
 #define BL_MODEL_WIDTH_MAX (1 << 20)

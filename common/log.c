@@ -3,44 +3,16 @@
 
 #include <pthread.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <utf8proc.h>
+
+#include "common/utf8.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char program_name[32] = "blipren", identity[96];
 static enum bl_log_level threshold = BL_LOG_INFO;
 static void (*hook_before)(void), (*hook_after)(void);
-
-/* What a terminal would obey or a reader be misled by: controls (C0, DEL, C1), separators of lines and paragraphs, invisible
- * format characters, among them those that turn the direction of writing. */
-static bool is_unsafe(utf8proc_int32_t point)
-{
-    utf8proc_category_t category = utf8proc_category(point);
-    return category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
-           category == UTF8PROC_CATEGORY_ZL || category == UTF8PROC_CATEGORY_ZP;
-}
-
-/* Peers' words and file names may hold anything; a line stays one line, and says what it seems to say. */
-static void clean(char *text)
-{
-    char *to = text;
-    for (const char *from = text; *from;) {
-        utf8proc_int32_t point;
-        utf8proc_ssize_t size = utf8proc_iterate((const utf8proc_uint8_t *)from, -1, &point);
-        if (size <= 0 || is_unsafe(point)) {
-            *to++ = '?';
-            from += size > 0 ? size : 1;
-            continue;
-        }
-        memmove(to, from, (size_t)size);
-        to += size;
-        from += size;
-    }
-    *to = 0;
-}
 
 void bl_log_identity(const char *program, const char *format, ...)
 {
@@ -49,7 +21,7 @@ void bl_log_identity(const char *program, const char *format, ...)
     pthread_mutex_lock(&lock);
     snprintf(program_name, sizeof program_name, "%s", program);
     vsnprintf(identity, sizeof identity, format, args);
-    clean(identity);
+    utf8_clean(identity);
     pthread_mutex_unlock(&lock);
     va_end(args);
 }
@@ -82,7 +54,8 @@ void bl_log(enum bl_log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    clean(line);
+    /* Peers' words and file names may hold anything; a line stays one line, and says what it seems to say. */
+    utf8_clean(line);
     pthread_mutex_lock(&lock);
     if (level >= threshold) {
         if (hook_before)

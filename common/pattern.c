@@ -22,8 +22,9 @@ int pattern_open(const char *text, struct pattern **ret, struct bl_error *err)
     pcre2_set_match_limit(pattern->limits, BL_PATTERN_MATCH_LIMIT);
     int code;
     PCRE2_SIZE offset;
-    pattern->code = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
-                                  &code, &offset, NULL);
+    pattern->code =
+        pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED,
+                      PCRE2_UTF | PCRE2_MATCH_INVALID_UTF | PCRE2_UCP, &code, &offset, NULL);
     if (!pattern->code) {
         PCRE2_UCHAR message[160];
         pcre2_get_error_message(code, message, sizeof message);
@@ -54,6 +55,12 @@ int pattern_find(const struct pattern *pattern, const char *text, size_t size, b
     pcre2_match_data_free(data);
     if (rc == PCRE2_ERROR_MATCHLIMIT || rc == PCRE2_ERROR_DEPTHLIMIT || rc == PCRE2_ERROR_HEAPLIMIT)
         return bl_fail(err, BL_ELIMIT, "the pattern needs too many steps on \"%.60s\"", text);
+    if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) {
+        PCRE2_UCHAR message[160];
+        pcre2_get_error_message(rc, message, sizeof message);
+        return bl_fail(err, BL_EFORMAT, "the pattern cannot be matched with \"%.60s\": %s", text,
+                       (const char *)message);
+    }
     *ret = rc >= 0;
     return 0;
 }

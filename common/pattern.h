@@ -13,7 +13,7 @@ struct pattern;
 int pattern_open(const char *text, struct pattern **ret, struct bl_error *err);
 void pattern_free(struct pattern **pattern);
 
-/* Whether the pattern is found anywhere in text (invalid UTF-8 matches nothing). -BL_ELIMIT: the
- * match took too long to decide. */
+/* Whether the pattern is found anywhere in text; bytes that are no UTF-8 match nothing, what is around them does. -BL_ELIMIT:
+ * the match took too long to decide. */
 int pattern_find(const struct pattern *pattern, const char *text, size_t size, bool *ret,
                  struct bl_error *err);

@@ -1,13 +1,15 @@
 /* coordinator/bad_samples.c - see bad_samples.h. */
 #include "coordinator/bad_samples.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/json.h"
+
+enum { DIGITS = 17 };
 
 struct bad_samples {
     FILE *file;
@@ -62,12 +64,11 @@ int bad_samples_add(struct bad_samples *list, uint64_t sample, const char *file_
 {
     if (sample >= list->sample_count || !mark(list, sample))
         return 0;
-    json_t *o = json_pack("{s:I, s:s, s:s}", "sample", (json_int_t)sample, "file_name", file_name,
-                          "reason", reason);
-    bl_autofree char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    json_decref(o);
-    /* a file name that is not UTF-8 has no place in JSON; ignoring */
-    if (!line || (fprintf(list->file, "%s\n", line) >= 0 && fflush(list->file) == 0))
+    bl_autojson json_t *o = json_pack("{s:I, s:o, s:o}", "sample", (json_int_t)sample, "file_name",
+                                      bl_json_text(file_name), "reason", bl_json_text(reason));
+    bl_autofree char *line = NULL;
+    BL_TRY(bl_json_line(o, DIGITS, &line, err));
+    if (fprintf(list->file, "%s\n", line) >= 0 && fflush(list->file) == 0)
         return 0;
     bl_fail_errno(err, "cannot be written");
     return bl_error_file(err, list->path);

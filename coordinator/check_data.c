@@ -2,6 +2,7 @@
 #include "coordinator/check_parts.h"
 
 #include "common/data/captions.h"
+#include "common/data/indexing.h"
 #include "common/cleanup.h"
 
 /* What a look at the first captions of training says about labels and EOS. */
@@ -80,10 +81,12 @@ static void check_boundary(struct check *c)
 
 void check_data(struct check *c)
 {
+    struct indexing indexing = {0};
     struct bl_error err;
     if (c->eos < 0)
         return; /* the tokenizer's or the model's error was said */
-    if (!check_passes(c, "data", dataset_view(c->config, NULL, NULL, &c->dataset, &err), &err))
+    if (!check_passes(c, "data",
+                      dataset_view(c->config, indexing_show, &indexing, &c->dataset, &err), &err))
         return;
     check_boundary(c);
     if (!check_passes(c, "data", dataset_judge(c->config, c->dataset, &err), &err)) {

@@ -3,14 +3,17 @@
 
 #include <stdarg.h>
 
+#include "common/utf8.h"
+
 static void say(struct check *c, const char *level, const char *topic, const char *format,
                 va_list args)
 {
     if (!c->out)
         return;
-    fprintf(c->out, "%-8s %-9s ", level, topic);
-    vfprintf(c->out, format, args);
-    putc('\n', c->out);
+    char line[2048];
+    vsnprintf(line, sizeof line, format, args);
+    utf8_clean(line); /* file names may hold anything */
+    fprintf(c->out, "%-8s %-9s %s\n", level, topic, line);
 }
 
 #define SAYER(name, count)                                                                         \

@@ -8,12 +8,12 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "common/data/indexing.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "common/size.h"
 #include "coordinator/check.h"
 #include "coordinator/loop_state.h"
-#include "coordinator/progress.h"
 #include "coordinator/registry.h"
 
 #define PROBES 8 /* images by which a loader shows that it sees the data */
@@ -186,15 +186,6 @@ static int read_ids(const struct dataset *dataset, enum dataset_split split, uin
     return 0;
 }
 
-static bool indexing(void *context, uint64_t done, uint64_t total)
-{
-    if (progress_on_terminal())
-        printf("\r\033[Kindexing %" PRIu64 "/%" PRIu64 "%s", done, total,
-               done == total ? "\n" : "");
-    fflush(stdout);
-    return true;
-}
-
 /* From all over the dataset: one that is half there is no use either. */
 static void choose_probe(struct loop *l)
 {
@@ -206,8 +197,9 @@ static void choose_probe(struct loop *l)
 
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
+    struct indexing indexing = {0};
     bool reused;
-    BL_TRY(dataset_prepare(l->config, indexing, l, &l->dataset, &reused, err));
+    BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
     BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
     choose_probe(l);

@@ -2,8 +2,6 @@
 #include "coordinator/metrics.h"
 
 #include <fcntl.h>
-#include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -11,6 +9,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/json.h"
 
 /* Of every number: as many as the time in seconds with its milliseconds has. */
 #define DIGITS 13
@@ -76,27 +75,21 @@ static double wall_clock(void)
     return (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1000;
 }
 
-/* JSON has no NaN: null stands for it. */
-static json_t *number(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static json_t *numbers(const double *x, int count)
 {
     json_t *array = json_array();
     for (int i = 0; i < count; i++)
-        json_array_append_new(array, number(x[i]));
+        json_array_append_new(array, bl_json_number(x[i]));
     return array;
 }
 
 /* Takes the object over. */
 static int append(FILE *file, json_t *object, struct bl_error *err)
 {
-    bl_autofree char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS));
+    bl_autofree char *text = NULL;
+    int rc = bl_json_line(object, DIGITS, &text, err);
     json_decref(object);
-    if (!text)
-        return bl_fail(err, BL_ENOMEM, "no memory for a line of metrics");
+    BL_TRY(rc);
     if (fprintf(file, "%s\n", text) < 0 || fflush(file) != 0)
         return bl_fail_errno(err, "the metrics cannot be written");
     return 0;
@@ -106,16 +99,17 @@ int metrics_step(struct metrics *metrics, const struct metrics_step *m, struct b
 {
     json_t *o = json_pack(
         "{s:s, s:f, s:I, s:o, s:o, s:I, s:I, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "type", "step",
-        "time", wall_clock(), "step", (json_int_t)m->step, "epoch", number(m->epoch), "loss_nats",
-        number(m->loss), "tokens", (json_int_t)m->tokens, "images", (json_int_t)m->images,
-        "learning_rate", number(m->rate), "grad_norm", number(m->norm), "skipped", m->skipped,
-        "step_s", number(m->step_s), "data_wait_s", number(m->data_wait_s), "compute_s",
-        number(m->compute_s), "reduce_wait_s", number(m->reduce_wait_s));
+        "time", wall_clock(), "step", (json_int_t)m->step, "epoch", bl_json_number(m->epoch),
+        "loss_nats", bl_json_number(m->loss), "tokens", (json_int_t)m->tokens, "images",
+        (json_int_t)m->images, "learning_rate", bl_json_number(m->rate), "grad_norm",
+        bl_json_number(m->norm), "skipped", m->skipped, "step_s", bl_json_number(m->step_s),
+        "data_wait_s", bl_json_number(m->data_wait_s), "compute_s", bl_json_number(m->compute_s),
+        "reduce_wait_s", bl_json_number(m->reduce_wait_s));
     if (m->experts) {
         json_object_set_new(o, "expert_share", numbers(m->share, m->experts));
-        json_object_set_new(o, "router_entropy_nats", number(m->entropy));
-        json_object_set_new(o, "balance_loss", number(m->balance_loss));
-        json_object_set_new(o, "router_z_loss", number(m->router_z_loss));
+        json_object_set_new(o, "router_entropy_nats", bl_json_number(m->entropy));
+        json_object_set_new(o, "balance_loss", bl_json_number(m->balance_loss));
+        json_object_set_new(o, "router_z_loss", bl_json_number(m->router_z_loss));
     }
     return append(metrics->lines, o, err);
 }
@@ -123,13 +117,14 @@ int metrics_step(struct metrics *metrics, const struct metrics_step *m, struct b
 int metrics_validation(struct metrics *metrics, const struct metrics_validation *m,
                        struct bl_error *err)
 {
-    json_t *o = json_pack(
-        "{s:s, s:f, s:I, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:i, s:i}", "type", "validation",
-        "time", wall_clock(), "step", (json_int_t)m->step, "loss_nats", number(m->loss),
-        "token_accuracy", number(m->accuracy), "tokens", (json_int_t)m->tokens, "images",
-        (json_int_t)m->images, "paired_loss_nats", number(m->paired_loss), "shuffled_loss_nats",
-        number(m->shuffled_loss), "image_matters_nats", number(m->shuffled_loss - m->paired_loss),
-        "captions", m->captions, "captions_ended", m->ended);
+    json_t *o = json_pack("{s:s, s:f, s:I, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:i, s:i}", "type",
+                          "validation", "time", wall_clock(), "step", (json_int_t)m->step,
+                          "loss_nats", bl_json_number(m->loss), "token_accuracy",
+                          bl_json_number(m->accuracy), "tokens", (json_int_t)m->tokens, "images",
+                          (json_int_t)m->images, "paired_loss_nats", bl_json_number(m->paired_loss),
+                          "shuffled_loss_nats", bl_json_number(m->shuffled_loss),
+                          "image_matters_nats", bl_json_number(m->shuffled_loss - m->paired_loss),
+                          "captions", m->captions, "captions_ended", m->ended);
     if (m->experts)
         json_object_set_new(o, "expert_weight", numbers(m->weight, m->experts));
     return append(metrics->lines, o, err);
@@ -146,9 +141,8 @@ int metrics_rewind(struct metrics *metrics, int64_t step, struct bl_error *err)
 int metrics_caption(struct metrics *metrics, int64_t step, const char *file_name,
                     const char *reference, const char *caption, int ended, struct bl_error *err)
 {
-    json_t *o = json_pack("{s:I, s:s, s:s, s:s, s:b}", "step", (json_int_t)step, "file_name",
-                          file_name, "reference", reference, "caption", caption, "ended", ended);
-    if (!o)
-        return 0; /* a file name that is not UTF-8 has no place in JSON; ignoring */
+    json_t *o = json_pack("{s:I, s:o, s:o, s:o, s:b}", "step", (json_int_t)step, "file_name",
+                          bl_json_text(file_name), "reference", bl_json_text(reference), "caption",
+                          bl_json_text(caption), "ended", ended);
     return append(metrics->captions, o, err);
 }

@@ -138,7 +138,7 @@ static void do_open(struct fetch *f, struct fetch_micro_batch *none)
 {
     struct bl_error err = {0};
     struct sample_source *source = NULL;
-    const struct sample_patience patience = {wait_a_while, f};
+    const struct location_patience patience = {wait_a_while, f};
     int rc = sample_source_open(f->run_folder, f->run, &patience, &source, &err);
     pthread_mutex_lock(&f->lock);
     f->source = source;

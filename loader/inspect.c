@@ -4,9 +4,11 @@
 #include "common/data/captions.h"
 #include "common/config/config.h"
 #include "common/data/dataset.h"
+#include "common/data/indexing.h"
 #include "common/models/hf.h"
 #include "common/size.h"
 #include "common/tokenizer/tokenizer.h"
+#include "common/utf8.h"
 
 struct inspection {
     FILE *out;
@@ -31,10 +33,10 @@ static void print_examples(const struct inspection *in, bool is_caption, uint32_
         dataset_example(in->dataset, i, &example);
         if (example.is_caption != is_caption || example.verdict != verdict)
             continue;
-        fputs("             ", in->out);
-        for (const char *c = example.text; *c; c++)
-            putc((unsigned char)*c < 0x20 ? ' ' : *c, in->out);
-        putc('\n', in->out);
+        char line[1024];
+        snprintf(line, sizeof line, "%s", example.text);
+        utf8_clean(line);
+        fprintf(in->out, "             %s\n", line);
     }
 }
 
@@ -145,6 +147,7 @@ static int print_example(const struct inspection *in, uint64_t id, uint32_t i, s
     char image[4096];
     dataset_sample(in->dataset, id, &sample);
     location_describe(&sample.location, image, sizeof image);
+    utf8_clean(image);
     dataset_caption(in->dataset, id, i, &caption);
     struct caption_text text = {caption.text, caption.size, caption.column};
     BL_TRY(caption_rules_encode(in->rules, &text, &ids, &label_first, &verdict, err));
@@ -204,13 +207,14 @@ static int print_some(const struct inspection *in, struct bl_error *err)
 
 static int inspect(struct inspection *in, const char *yaml, struct bl_error *err)
 {
+    struct indexing indexing = {0};
     struct hf_llm llm;
     BL_TRY(config_open(yaml, &in->config, err));
     BL_TRY(hf_llm_open(in->config->llm.path, &llm, err));
     BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
     if (caption_eos(&in->config->data, in->tokenizer, &llm, &in->eos, err) < 0)
         return bl_error_file(err, yaml);
-    BL_TRY(dataset_view(in->config, NULL, NULL, &in->dataset, err));
+    BL_TRY(dataset_view(in->config, indexing_show, &indexing, &in->dataset, err));
     BL_TRY(caption_rules_open(&in->config->data, in->tokenizer, in->eos, &in->rules, err));
     fprintf(in->out, "source %s\n", in->config->data.source);
     if (in->config->data.validation_source)

@@ -3,7 +3,6 @@
 
 #include <sodium.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,7 +19,7 @@ struct sample_source {
     struct caption_rules *rules;
     struct image_processor processor;
     uint32_t *prefixes; /* ids of each caption column's prefix */
-    struct sample_patience patience;
+    struct location_patience patience;
     _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
 };
 
@@ -54,7 +53,7 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
 }
 
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const struct sample_patience *patience, struct sample_source **ret,
+                       const struct location_patience *patience, struct sample_source **ret,
                        struct bl_error *err)
 {
     bl_auto(sample_source) struct sample_source *s = calloc(1, sizeof *s);
@@ -120,7 +119,8 @@ static int read_image(const struct sample_source *s, uint64_t id,
     struct bl_stamp stamp;
     bl_autofree char *data = NULL;
     size_t size;
-    BL_TRY(location_read(&sample->location, BL_IMAGE_FILE_BYTES_MAX, &data, &size, &stamp, err));
+    BL_TRY(location_read(&sample->location, (size_t)s->config->data.max_image_bytes, &data, &size,
+                         &stamp, err));
     bool as_indexed = bl_stamp_equal(&stamp, &sample->stamp);
     if (!as_indexed || !is_verified(s, id)) {
         crypto_hash_sha256(hash, (const uint8_t *)data, size);
@@ -132,24 +132,6 @@ static int read_image(const struct sample_source *s, uint64_t id,
     *ret_data = bl_take(&data);
     *ret_size = size;
     return 0;
-}
-
-/* After the `failures`-th failed try in a row: waits and returns 0 where another try may help. */
-static int before_next_try(const struct sample_source *s, const struct dataset_sample *sample,
-                           unsigned failures, struct bl_error *err)
-{
-    char image[4096];
-    if (location_failure_of(err) != LOCATION_PASSING)
-        return -err->code;
-    uint32_t ms = location_backoff_ms(failures);
-    if (ms && !s->patience.wait(s->patience.context, ms))
-        return bl_fail(err, BL_ESTOPPED, "stopped while waiting for an image");
-    if (ms)
-        return 0;
-    location_describe(&sample->location, image, sizeof image);
-    size_t used = strlen(err->text);
-    snprintf(err->text + used, sizeof err->text - used, " (tried %u times)", failures);
-    return bl_error_file(err, image);
 }
 
 /* -- a sample --------------------------------------------------------------------------------- */
@@ -195,7 +177,7 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
         if (rc == 0)
             break;
         ids->count = before;
-        BL_TRY(before_next_try(s, &sample, ++failures, err));
+        BL_TRY(location_before_next_try(&sample.location, ++failures, &s->patience, err));
     }
     memcpy(&info.image_hash, sample.hash, sizeof info.image_hash);
     *ret = info;
@@ -209,16 +191,13 @@ static int probe_one(const struct sample_source *s, uint64_t id, uint64_t *ret,
 {
     uint8_t hash[crypto_hash_sha256_BYTES];
     struct dataset_sample sample;
-    bl_autofree char *data = NULL;
-    size_t size = 0;
+    struct bl_stamp stamp;
     if (id >= sample_count(s))
         return bl_fail(err, BL_EDATA, "expected samples below %llu, found %llu",
                        (unsigned long long)sample_count(s), (unsigned long long)id);
     dataset_sample(s->dataset, id, &sample);
-    for (unsigned failures = 0;
-         location_read(&sample.location, BL_IMAGE_FILE_BYTES_MAX, &data, &size, NULL, err) < 0;)
-        BL_TRY(before_next_try(s, &sample, ++failures, err));
-    crypto_hash_sha256(hash, (const uint8_t *)data, size);
+    for (unsigned failures = 0; location_sha256(&sample.location, hash, &stamp, err) < 0;)
+        BL_TRY(location_before_next_try(&sample.location, ++failures, &s->patience, err));
     memcpy(ret, hash, sizeof *ret);
     return 0;
 }

@@ -21,16 +21,11 @@
 
 struct sample_source;
 
-/* How to pass the time between two tries, from any thread. wait returns false to stop trying (-BL_ESTOPPED). */
-struct sample_patience {
-    bool (*wait)(void *context, uint32_t ms);
-    void *context;
-};
-
 /* Reads the run folder's configuration and index, the language model's tokenizer and the vision
- * model's preprocessing. Takes up to a second. *ret is the caller's. */
+ * model's preprocessing. Takes up to a second. patience waits on the threads that call the functions below. *ret is the
+ * caller's. */
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const struct sample_patience *patience, struct sample_source **ret,
+                       const struct location_patience *patience, struct sample_source **ret,
                        struct bl_error *err);
 /* NULL is fine; sets *source to NULL. */
 void sample_source_free(struct sample_source **source);

@@ -4,9 +4,9 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "common/limits.h"
+#include "common/utf8.h"
 #include "proto/check.h"
 
 struct wire_id wire_id_make(uint64_t incarnation, uint64_t link)
@@ -50,13 +50,7 @@ static void budget_free(void *data, void *p)
 
 void wire_text(char *text)
 {
-    utf8proc_int32_t point;
-    for (char *p = text; *p;) {
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)p, -1, &point);
-        if (n <= 0)
-            *p = '?';
-        p += n > 0 ? n : 1;
-    }
+    utf8_repair(text);
 }
 
 /* What a Validation holds besides its captions: sums, and 8 bytes for each expert. */

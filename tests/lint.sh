@@ -37,13 +37,14 @@ layout() {
 arrows() {
     grep -H '^#include "' $sources | awk -F'[:"]' '
         BEGIN {
-            may["common"] = "common/[a-z_]*.h"
-            may["common/config"] = "common/[a-z_]*.h common/config/"
-            may["common/tokenizer"] = "common/[a-z_]*.h common/tokenizer/"
-            may["common/models"] = "common/[a-z_]*.h common/models/"
-            may["common/data"] = "common/[a-z_]*.h common/data/ common/config/ common/tokenizer/ common/models/"
-            may["common/image"] = "common/[a-z_]*.h common/image/ common/models/"
-            may["common/picture"] = "common/[a-z_]*.h common/picture/"
+            may["common"] = "common/[a-z0-9_]*.h"
+            may["common/config"] = "common/[a-z0-9_]*.h common/config/"
+            may["common/tokenizer"] = "common/[a-z0-9_]*.h common/tokenizer/"
+            may["common/models"] = "common/[a-z0-9_]*.h common/models/"
+            may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/config/ common/tokenizer/ common/models/"
+            may["common/image"] = "common/[a-z0-9_]*.h common/image/ common/models/"
+            may["common/parquet"] = "common/[a-z0-9_]*.h common/parquet/"
+            may["common/picture"] = "common/[a-z0-9_]*.h common/picture/"
             may["proto"] = "proto/ common/"
             may["coordinator"] = "coordinator/ common/ proto/"
             may["loader"] = "loader/ common/ proto/"

@@ -1,5 +1,4 @@
 /* worker/caption.c - `blipren-worker caption`: images in, captions out. */
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,8 +6,8 @@
 #include "common/data/captions.h"
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/json.h"
 #include "common/log.h"
-#include "proto/wire.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/options.h"
@@ -57,13 +56,16 @@ static void print_line(const char *path, const char *text, bool ended)
     puts(ended ? "" : " […]");
 }
 
-/* JSON is UTF-8; a file's name need not be. */
-static json_t *json_name(const char *path)
+/* Takes the object over. */
+static void print_json(json_t *object)
 {
-    char name[4096];
-    snprintf(name, sizeof name, "%s", path);
-    wire_text(name);
-    return json_string(name);
+    bl_autofree char *line = NULL;
+    struct bl_error err;
+    if (bl_json_line(object, 17, &line, &err) < 0)
+        bl_log_error(&err);
+    else
+        puts(line);
+    json_decref(object);
 }
 
 static void print_failure(struct caption_job *job, const char *path, const struct bl_error *error)
@@ -75,11 +77,8 @@ static void print_failure(struct caption_job *job, const char *path, const struc
         return;
     }
     bl_error_format(error, line, sizeof line);
-    wire_text(line);
-    json_t *o = json_pack("{s:o, s:s}", "file_name", json_name(path), "error", line);
-    bl_autofree char *text = json_dumps(o, JSON_COMPACT);
-    puts(text ? text : "{}");
-    json_decref(o);
+    print_json(
+        json_pack("{s:o, s:o}", "file_name", bl_json_text(path), "error", bl_json_text(line)));
 }
 
 static void print_caption(struct caption_job *job, const char *path,
@@ -92,11 +91,8 @@ static void print_caption(struct caption_job *job, const char *path,
     json_t *ids = json_array();
     for (int32_t i = 0; i < c->count; i++)
         json_array_append_new(ids, json_integer(c->ids[i]));
-    json_t *o = json_pack("{s:o, s:s, s:o, s:b}", "file_name", json_name(path), "caption", text,
-                          "token_ids", ids, "ended", c->ended);
-    bl_autofree char *line = json_dumps(o, JSON_COMPACT);
-    puts(line ? line : "{}");
-    json_decref(o);
+    print_json(json_pack("{s:o, s:o, s:o, s:b}", "file_name", bl_json_text(path), "caption",
+                         bl_json_text(text), "token_ids", ids, "ended", c->ended));
 }
 
 /* Images as they stand on the command line; those that could be read have pixels, one after the other. */

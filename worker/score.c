@@ -1,5 +1,5 @@
 /* worker/score.c - `blipren-worker score`: how likely given captions are under given images. */
-#include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "common/data/captions.h"
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/json.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/options.h"
@@ -75,18 +76,21 @@ static int score_line(struct score_job *job, json_t *line, bool *ret_failed, str
         return bl_fail(err, BL_EFORMAT, "expected the texts file_name and caption");
     struct captioner_score score;
     struct bl_error failure;
-    *ret_failed =
-        score_pair(job, file_name, prefix ? prefix : job->prefix, caption, &score, &failure) < 0;
+    int rc = score_pair(job, file_name, prefix ? prefix : job->prefix, caption, &score, &failure);
+    if (rc == 0 && !isfinite(score.nll))
+        rc = bl_fail(&failure, BL_EDATA, "the loss is not finite: the weights hold NaN or inf");
+    *ret_failed = rc < 0;
     if (*ret_failed) {
         char text[1600];
         bl_error_format(&failure, text, sizeof text);
-        json_object_set_new(line, "error", json_string(text));
+        BL_TRY(bl_json_put(line, "error", bl_json_text(text), err));
     } else {
-        json_object_set_new(line, "nll", json_real(score.nll));
-        json_object_set_new(line, "tokens", json_integer(score.tokens));
+        BL_TRY(bl_json_put(line, "nll", bl_json_number(score.nll), err));
+        BL_TRY(bl_json_put(line, "tokens", json_integer(score.tokens), err));
     }
-    bl_autofree char *out = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(12));
-    puts(out ? out : "{}");
+    bl_autofree char *out = NULL;
+    BL_TRY(bl_json_line(line, 12, &out, err));
+    puts(out);
     return 0;
 }
 

@@ -45,6 +45,7 @@ struct config_data {
     char *validation_source; /* NULL = none */
     char *eos;               /* the token's text; NULL = config.json's eos_token_id */
     int64_t max_pixels;
+    int64_t max_image_bytes;
     double max_bad_fraction;
 };
 

@@ -73,6 +73,8 @@ const struct config_key config_keys[] = {
         "Token that ends a caption, appended and trained. auto: eos_token_id of the language model's config.json (of a list, the first).", AUTO, INDEX),
     INT("data.max_pixels", data.max_pixels, 1, 4294836225.0, "pixels", "100000000",
         "Larger pictures are not decoded; their samples are void."),
+    INT("data.max_image_bytes", data.max_image_bytes, 1, BL_IMAGE_FILE_BYTES_MAX, "bytes", "134217728",
+        "Larger image files are left out. A loader's thread holds one file in memory while it decodes it.", INDEX),
     REAL("data.max_bad_fraction", data.max_bad_fraction, 0, 1, NULL, "0.05",
         "The run stops when more than this part of the samples it asked for since it was started could not be had.", FREE),
 

@@ -12,8 +12,7 @@
 #include "common/limits.h"
 
 struct dataset {
-    struct bl_map map;     /* of a file, or */
-    struct bl_bytes bytes; /* made in memory; both empty: borrowed */
+    struct bl_bytes bytes; /* read or made; empty: borrowed */
     const struct dataset_header *header;
     const struct dataset_row *rows;
     const struct dataset_text *captions;
@@ -32,6 +31,16 @@ static const char *const verdict_words[] = {
 const char *dataset_verdict_words(enum dataset_verdict verdict)
 {
     return verdict_words[verdict];
+}
+
+const char *dataset_phase_words(enum dataset_phase phase)
+{
+    static const char *const words[] = {
+#define X(name, words) words,
+        DATASET_PHASES(X)
+#undef X
+    };
+    return words[phase];
 }
 
 /* -- checks ----------------------------------------------------------------------------------- */
@@ -178,8 +187,8 @@ int dataset_open(const char *path, struct dataset **ret, struct bl_error *err)
     bl_auto(dataset) struct dataset *d = calloc(1, sizeof *d);
     if (!d)
         return bl_fail(err, BL_ENOMEM, "out of memory");
-    BL_TRY(bl_map_open(path, &d->map, err));
-    if (check(d, d->map.data, d->map.size, err) < 0)
+    BL_TRY(bl_file_read(path, SIZE_MAX - 1, &d->bytes.data, &d->bytes.size, err));
+    if (check(d, d->bytes.data, d->bytes.size, err) < 0)
         return bl_error_file(err, path);
     *ret = bl_take(&d);
     return 0;
@@ -189,7 +198,6 @@ void dataset_free(struct dataset **dataset)
 {
     if (!*dataset)
         return;
-    bl_map_close(&(*dataset)->map);
     bl_bytes_release(&(*dataset)->bytes);
     free(*dataset);
     *dataset = NULL;
@@ -231,7 +239,7 @@ int dataset_view(const struct config *config, dataset_progress *progress, void *
     char path[4096];
     auto_inputs *inputs = NULL;
     BL_TRY(index_path(config, path, sizeof path, err));
-    BL_TRY(dataset_inputs_open(config, &inputs, err));
+    BL_TRY(dataset_inputs_open(config, progress, ctx, &inputs, err));
     *ret = reuse(path, inputs);
     return *ret ? 0 : make(config, inputs, progress, ctx, ret, err);
 }
@@ -243,7 +251,7 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
     bl_auto(dataset) struct dataset *d = NULL;
     auto_inputs *inputs = NULL;
     BL_TRY(index_path(config, path, sizeof path, err));
-    BL_TRY(dataset_inputs_open(config, &inputs, err));
+    BL_TRY(dataset_inputs_open(config, progress, ctx, &inputs, err));
     d = reuse(path, inputs);
     bool reused = d != NULL;
     if (!reused)

@@ -1,5 +1,5 @@
 /* common/data/dataset.h - RUN_DIR/dataset.index: what a run trains and validates on. The coordinator
- * makes it once; loaders map it. A sample is an image with at least one caption that the rules
+ * makes it once; loaders and workers read it. A sample is an image with at least one caption that the rules
  * keep; ids count from 0.
  *
  * Split: by the SHA-256 of the image's bytes, keyed by the seed, so that no image is in both parts, also
@@ -23,6 +23,7 @@ enum dataset_split { DATASET_TRAIN, DATASET_VALIDATION, DATASET_SPLIT_COUNT };
 #define DATASET_VERDICTS(X)                                                                        \
     X(KEPT, "kept")                                                                                \
     X(NO_IMAGE, "the image file is missing or cannot be read")                                     \
+    X(TOO_LARGE, "the image file is larger than data.max_image_bytes")                             \
     X(NO_CAPTION, "it has no caption")                                                             \
     X(NOTHING_KEPT, "the rules keep none of its captions")                                         \
     X(HELD_OUT, "its image is in data.validation_source")
@@ -49,24 +50,42 @@ struct dataset_caption {
     uint32_t tokens; /* prefix, caption and EOS */
 };
 
-/* Says how far the hashing of images is; false stops it with -BL_ESTOPPED. */
-typedef bool dataset_progress(void *ctx, uint64_t done, uint64_t total);
+/* What takes time in the making of an index: name, words. */
+#define DATASET_PHASES(X)                                                                          \
+    X(LOOKING, "looking at images")                                                                \
+    X(HASHING, "hashing images")                                                                   \
+    X(JUDGING, "tokenizing captions")
+
+enum dataset_phase {
+#define X(name, words) DATASET_##name,
+    DATASET_PHASES(X)
+#undef X
+};
+const char *dataset_phase_words(enum dataset_phase phase);
+
+/* Says how far a phase is, on the caller's thread, some times a second; false stops it with -BL_ESTOPPED. */
+typedef bool dataset_progress(void *ctx, enum dataset_phase phase, uint64_t done, uint64_t total);
 
 /* The run's dataset: RUN_DIR/dataset.index, if it was made from the same keys, sources, images
  * (size and time) and tokenizer, else a new one is made and written there, whole or not at all. It
- * takes about 50 microseconds a caption and 3 ms a megabyte of images. progress may be NULL. *ret
- * is the caller's (dataset_free), *ret_reused may be NULL. -BL_EDATA: nothing is left to train, or
- * more than data.max_bad_fraction of the images are missing; the first one is named. */
+ * takes about 50 microseconds a caption and 3 ms a megabyte of images on each core; hashes are kept
+ * in RUN_DIR/image-hashes (hash_cache.h), so that interrupted hashing continues. progress may be
+ * NULL. *ret is the caller's (dataset_free), *ret_reused may be NULL. -BL_EDATA: nothing is left to
+ * train, or more than data.max_bad_fraction of the images are missing; the first one is named.
+ * -BL_EIO: an image could not be read for a passing fault of this host, which is no reason to go on
+ * without it. */
 int dataset_prepare(const struct config *config, dataset_progress *progress, void *ctx,
                     struct dataset **ret, bool *ret_reused, struct bl_error *err);
-/* The same, but nothing is written and nothing is judged: for tools that only look. */
+/* The same, but no index is written and nothing is judged: for tools that only look. Images' hashes are
+ * kept. */
 int dataset_view(const struct config *config, dataset_progress *progress, void *ctx,
                  struct dataset **ret, struct bl_error *err);
 
 /* Whether a run can train on it: the two -BL_EDATA of dataset_prepare. */
 int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err);
 
-/* Maps an index that exists; every offset and the checksum are checked. */
+/* Reads an index that exists; every offset and the checksum are checked. It is in memory from then on, not mapped: on a
+ * shared folder the file may be cut or lost meanwhile. */
 int dataset_open(const char *path, struct dataset **ret, struct bl_error *err);
 /* From memory (fuzzing, tests): data must outlive the result. */
 int dataset_parse(const void *data, size_t size, const char *name, struct dataset **ret,

@@ -6,10 +6,12 @@
 
 #include "common/cleanup.h"
 #include "common/data/dataset_format.h"
+#include "common/file.h"
 #include "common/random.h"
 #include "common/data/source.h"
 
 #define EXAMPLES_OF_EACH 5
+#define PROGRESS_EVERY 2000 /* rows: about a tenth of a second */
 
 static int fail_nomem(struct bl_error *err)
 {
@@ -247,8 +249,8 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     const struct source *source = dataset_inputs_source(b->inputs, &row);
     struct source_sample sample;
     source_get(source, row, &sample);
-    if (!image->there)
-        return leave_out(b, &sample, DATASET_NO_IMAGE, err);
+    if (image->verdict != DATASET_KEPT)
+        return leave_out(b, &sample, image->verdict, err);
     bool validation = source == b->inputs->sources[1];
     if (!validation && b->held_out.count &&
         bsearch(image->hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
@@ -273,7 +275,7 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
 static int collect_held_out(struct build *b, struct bl_error *err)
 {
     for (uint64_t row = source_count(b->inputs->sources[0]); row < b->inputs->count; row++) {
-        if (!b->inputs->images[row].there)
+        if (b->inputs->images[row].verdict != DATASET_KEPT)
             continue;
         if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
             return fail_nomem(err);
@@ -398,23 +400,41 @@ static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
     return 0;
 }
 
-static int build_all(struct build *b, struct bl_bytes *ret, struct bl_error *err)
+static int build_all(struct build *b, dataset_progress *progress, void *ctx, struct bl_bytes *ret,
+                     struct bl_error *err)
 {
     BL_TRY(
         caption_rules_open(&b->config->data, b->inputs->tokenizer, b->inputs->eos, &b->rules, err));
     BL_TRY(collect_held_out(b, err));
-    for (uint64_t row = 0; row < b->inputs->count; row++)
+    for (uint64_t row = 0; row < b->inputs->count; row++) {
+        if (row % PROGRESS_EVERY == 0 && progress &&
+            !progress(ctx, DATASET_JUDGING, row, b->inputs->count))
+            return bl_fail(err, BL_ESTOPPED, "stopped on request");
         BL_TRY(add_sample(b, row, err));
+    }
+    if (progress)
+        progress(ctx, DATASET_JUDGING, b->inputs->count, b->inputs->count);
     BL_TRY(split(b, err));
     return assemble(b, ret, err);
+}
+
+static int hash_images(const struct config *config, struct dataset_inputs *inputs,
+                       dataset_progress *progress, void *ctx, struct bl_error *err)
+{
+    char path[4096];
+    bl_auto(hash_cache) struct hash_cache *cache = NULL;
+    BL_TRY(bl_path_join(path, sizeof path, config->run_dir, "image-hashes", err));
+    bl_folder_make(config->run_dir, NULL); /* where it cannot be made, hashes are not kept */
+    BL_TRY(hash_cache_open(path, &cache, err));
+    return dataset_inputs_hash(inputs, cache, progress, ctx, err);
 }
 
 int dataset_build(const struct config *config, struct dataset_inputs *inputs,
                   dataset_progress *progress, void *ctx, struct bl_bytes *ret, struct bl_error *err)
 {
-    BL_TRY(dataset_inputs_hash(inputs, progress, ctx, err));
+    BL_TRY(hash_images(config, inputs, progress, ctx, err));
     struct build b = {.config = config, .inputs = inputs};
-    int rc = build_all(&b, ret, err);
+    int rc = build_all(&b, progress, ctx, ret, err);
     caption_rules_free(&b.rules);
     token_ids_release(&b.ids);
     free(b.held_out.at);

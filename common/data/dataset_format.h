@@ -10,6 +10,7 @@
 
 #include "common/array.h"
 #include "common/data/dataset.h"
+#include "common/data/hash_cache.h"
 #include "common/data/source.h"
 #include "common/tokenizer/tokenizer.h"
 
@@ -52,7 +53,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in 
 struct dataset_image {
     uint8_t hash[32];
     struct bl_stamp stamp;
-    bool there;
+    enum dataset_verdict verdict; /* KEPT: it is there */
 };
 
 /* Rows of the training source come first, then those of data.validation_source. */
@@ -65,17 +66,17 @@ struct dataset_inputs {
     uint8_t digest[32]; /* of all this, the images by size and time */
 };
 
-int dataset_inputs_open(const struct config *config, struct dataset_inputs **ret,
-                        struct bl_error *err);
+int dataset_inputs_open(const struct config *config, dataset_progress *progress, void *ctx,
+                        struct dataset_inputs **ret, struct bl_error *err);
 void dataset_inputs_free(struct dataset_inputs **inputs);
 /* The source of a row; *row becomes the row inside it. */
 const struct source *dataset_inputs_source(const struct dataset_inputs *inputs, uint64_t *row);
 /* Location of a row's image, as a text that is the caller's. */
 int dataset_inputs_location(const struct dataset_inputs *inputs, uint64_t row, char **ret,
                             struct bl_error *err);
-/* Hashes all images. */
-int dataset_inputs_hash(struct dataset_inputs *inputs, dataset_progress *progress, void *ctx,
-                        struct bl_error *err);
+/* Hashes all images. The cache finds and keeps hashes. */
+int dataset_inputs_hash(struct dataset_inputs *inputs, const struct hash_cache *cache,
+                        dataset_progress *progress, void *ctx, struct bl_error *err);
 
 /* Hashes images, then appends a whole index to ret. */
 int dataset_build(const struct config *config, struct dataset_inputs *inputs,

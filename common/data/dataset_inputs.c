@@ -7,8 +7,8 @@
 #include "common/cleanup.h"
 #include "common/data/dataset_format.h"
 #include "common/file.h"
+#include "common/data/parallel.h"
 #include "common/models/hf.h"
-#include "common/limits.h"
 
 static int fail_nomem(struct bl_error *err)
 {
@@ -54,29 +54,148 @@ static int open_sources(const struct config *config, struct dataset_inputs *inpu
     return 0;
 }
 
-/* An image that is not there, or larger than any image, is missing; a host's passing fault is none of these. */
-static int look_at_image(const struct dataset_inputs *inputs, uint64_t row,
-                         struct dataset_image *image, struct bl_error *err)
+/* -- images, by several threads ---------------------------------------------------------------- */
+
+struct located_row {
+    char *text; /* of its location */
+    uint64_t row;
+};
+
+/* Looking at images, then hashing them. */
+struct reading {
+    struct dataset_inputs *inputs;
+    uint64_t bytes_max;
+    const struct located_row *located; /* hashing: unique locations, one row of each */
+    const struct hash_cache *cache;
+
+    enum dataset_phase phase;
+    dataset_progress *progress; /* may be NULL */
+    void *ctx;
+    uint64_t count;
+};
+
+static bool watch(void *context, uint64_t done)
 {
+    const struct reading *r = context;
+    return !r->progress || r->progress(r->ctx, r->phase, done, r->count);
+}
+
+static int read_all(struct reading *r, enum dataset_phase phase, uint64_t count,
+                    int (*item)(void *, struct parallel *, uint64_t, struct bl_error *),
+                    struct bl_error *err)
+{
+    r->phase = phase;
+    r->count = count;
+    return parallel_run(
+        &(struct parallel_work){.count = count, .item = item, .watch = watch, .context = r}, err);
+}
+
+/* An image that is not there is missing; a passing fault of this host does not make it so. */
+static int look_at_image(void *context, struct parallel *run, uint64_t row, struct bl_error *err)
+{
+    const struct reading *r = context;
+    const struct location_patience patience = {parallel_wait, run};
+    struct dataset_image *image = &r->inputs->images[row];
     bl_autofree char *text = NULL;
     struct location location;
-    struct bl_error unseen;
-    BL_TRY(dataset_inputs_location(inputs, row, &text, err));
+    BL_TRY(dataset_inputs_location(r->inputs, row, &text, err));
     BL_TRY(location_parse(text, &location, err));
-    image->there = location_stamp(&location, &image->stamp, &unseen) == 0 &&
-                   image->stamp.size <= BL_IMAGE_FILE_BYTES_MAX;
+    for (unsigned failures = 0; location_stamp(&location, &image->stamp, err) < 0;) {
+        if (location_failure_of(err) != LOCATION_PASSING) {
+            image->stamp = (struct bl_stamp){0};
+            image->verdict = DATASET_NO_IMAGE;
+            return 0;
+        }
+        BL_TRY(location_before_next_try(&location, ++failures, &patience, err));
+    }
+    image->verdict = image->stamp.size <= r->bytes_max ? DATASET_KEPT : DATASET_TOO_LARGE;
     return 0;
 }
 
-static int look_at_images(struct dataset_inputs *inputs, struct bl_error *err)
+/* An image that went away or may not be read counts as missing. */
+static int hash_image(void *context, struct parallel *run, uint64_t i, struct bl_error *err)
 {
+    const struct reading *r = context;
+    const struct location_patience patience = {parallel_wait, run};
+    const char *text = r->located[i].text;
+    struct dataset_image *image = &r->inputs->images[r->located[i].row];
+    struct location location;
+    BL_TRY(location_parse(text, &location, err));
+    if (image->verdict != DATASET_KEPT ||
+        hash_cache_find(r->cache, text, &image->stamp, image->hash))
+        return 0;
+    for (unsigned failures = 0; location_sha256(&location, image->hash, &image->stamp, err) < 0;) {
+        if (location_failure_of(err) != LOCATION_PASSING) {
+            image->verdict = DATASET_NO_IMAGE;
+            return 0;
+        }
+        BL_TRY(location_before_next_try(&location, ++failures, &patience, err));
+    }
+    hash_cache_add(r->cache, text, &image->stamp, image->hash);
+    return 0;
+}
+
+static int look_at_images(const struct config *config, struct dataset_inputs *inputs,
+                          dataset_progress *progress, void *ctx, struct bl_error *err)
+{
+    struct reading r = {.inputs = inputs,
+                        .bytes_max = (uint64_t)config->data.max_image_bytes,
+                        .progress = progress,
+                        .ctx = ctx};
     inputs->images = calloc(inputs->count, sizeof *inputs->images);
     if (!inputs->images)
         return fail_nomem(err);
-    for (uint64_t row = 0; row < inputs->count; row++)
-        BL_TRY(look_at_image(inputs, row, &inputs->images[row], err));
+    return read_all(&r, DATASET_LOOKING, inputs->count, look_at_image, err);
+}
+
+static int compare_located(const void *a, const void *b)
+{
+    const struct located_row *x = a, *y = b;
+    int by_location = strcmp(x->text, y->text);
+    return by_location ? by_location : (x->row > y->row) - (x->row < y->row);
+}
+
+/* Hashes what is at each location once, however many rows name it. */
+static int hash_located(struct reading *r, struct located_row *located, struct bl_error *err)
+{
+    uint64_t count = r->inputs->count, unique = 0;
+    bl_autofree struct located_row *once = calloc(count, sizeof *once);
+    if (!once)
+        return fail_nomem(err);
+    qsort(located, count, sizeof *located, compare_located);
+    for (uint64_t i = 0; i < count; i++)
+        if (!i || strcmp(located[i].text, located[i - 1].text))
+            once[unique++] = located[i];
+    r->located = once;
+    BL_TRY(read_all(r, DATASET_HASHING, unique, hash_image, err));
+    struct dataset_image *images = r->inputs->images;
+    for (uint64_t i = 1; i < count; i++)
+        if (!strcmp(located[i].text, located[i - 1].text))
+            images[located[i].row] = images[located[i - 1].row];
     return 0;
 }
+
+int dataset_inputs_hash(struct dataset_inputs *inputs, const struct hash_cache *cache,
+                        dataset_progress *progress, void *ctx, struct bl_error *err)
+{
+    struct reading r = {.inputs = inputs, .cache = cache, .progress = progress, .ctx = ctx};
+    struct located_row *located = calloc(inputs->count, sizeof *located);
+    if (!located)
+        return fail_nomem(err);
+    int rc = 0;
+    for (uint64_t row = 0; row < inputs->count && rc == 0; row++) {
+        located[row].row = row;
+        rc = dataset_inputs_location(inputs, row, &located[row].text, err);
+    }
+    if (rc == 0)
+        rc = hash_located(&r, located, err);
+    for (uint64_t row = 0; row < inputs->count; row++)
+        free(located[row].text);
+    free(located);
+    return rc;
+}
+
+/* -- all inputs --------------------------------------------------------------------------------- */
 
 static int open_tokenizer(const struct config *config, struct dataset_inputs *inputs,
                           char ret_hex[65], struct bl_error *err)
@@ -114,14 +233,15 @@ static void digest_inputs(const struct config *config, struct dataset_inputs *in
     }
     for (uint64_t row = 0; row < inputs->count; row++) {
         const struct dataset_image *image = &inputs->images[row];
-        const uint64_t seen[3] = {image->there, image->stamp.size, (uint64_t)image->stamp.mtime_ns};
+        const uint64_t seen[3] = {image->verdict, image->stamp.size,
+                                  (uint64_t)image->stamp.mtime_ns};
         update(&state, seen, sizeof seen);
     }
     crypto_hash_sha256_final(&state, inputs->digest);
 }
 
-int dataset_inputs_open(const struct config *config, struct dataset_inputs **ret,
-                        struct bl_error *err)
+int dataset_inputs_open(const struct config *config, dataset_progress *progress, void *ctx,
+                        struct dataset_inputs **ret, struct bl_error *err)
 {
     __attribute__((cleanup(dataset_inputs_free))) struct dataset_inputs *inputs =
         calloc(1, sizeof *inputs);
@@ -130,7 +250,7 @@ int dataset_inputs_open(const struct config *config, struct dataset_inputs **ret
         return fail_nomem(err);
     BL_TRY(open_tokenizer(config, inputs, tokenizer_hex, err));
     BL_TRY(open_sources(config, inputs, err));
-    BL_TRY(look_at_images(inputs, err));
+    BL_TRY(look_at_images(config, inputs, progress, ctx, err));
     digest_inputs(config, inputs, tokenizer_hex);
     *ret = bl_take(&inputs);
     return 0;
@@ -147,75 +267,4 @@ void dataset_inputs_free(struct dataset_inputs **inputs)
     free(i->images);
     free(i);
     *inputs = NULL;
-}
-
-/* -- hashing images --------------------------------------------------------------------------- */
-
-struct located_row {
-    char *location;
-    uint64_t row;
-};
-
-static int compare_located(const void *a, const void *b)
-{
-    const struct located_row *x = a, *y = b;
-    int by_location = strcmp(x->location, y->location);
-    return by_location ? by_location : (x->row > y->row) - (x->row < y->row);
-}
-
-/* An image that went away or cannot be read counts as missing. */
-static int hash_image(const char *text, struct dataset_image *image, struct bl_error *err)
-{
-    struct location location;
-    struct bl_error unread;
-    bl_autofree char *data = NULL;
-    size_t size = 0;
-    BL_TRY(location_parse(text, &location, err));
-    int rc =
-        location_read(&location, BL_IMAGE_FILE_BYTES_MAX, &data, &size, &image->stamp, &unread);
-    if (rc == -BL_ENOMEM)
-        return fail_nomem(err);
-    image->there = rc == 0;
-    if (image->there)
-        crypto_hash_sha256(image->hash, (const uint8_t *)data, size);
-    return 0;
-}
-
-/* Hashes what is at each location once, however many rows name it. */
-static int hash_located(struct dataset_inputs *inputs, const struct located_row *located,
-                        dataset_progress *progress, void *ctx, struct bl_error *err)
-{
-    for (uint64_t i = 0; i < inputs->count; i++) {
-        struct dataset_image *image = &inputs->images[located[i].row];
-        if (progress && !progress(ctx, i, inputs->count))
-            return bl_fail(err, BL_ESTOPPED, "stopped while images were read");
-        if (i && !strcmp(located[i].location, located[i - 1].location))
-            *image = inputs->images[located[i - 1].row];
-        else if (image->there)
-            BL_TRY(hash_image(located[i].location, image, err));
-    }
-    if (progress && !progress(ctx, inputs->count, inputs->count))
-        return bl_fail(err, BL_ESTOPPED, "stopped after images were read");
-    return 0;
-}
-
-int dataset_inputs_hash(struct dataset_inputs *inputs, dataset_progress *progress, void *ctx,
-                        struct bl_error *err)
-{
-    struct located_row *located = calloc(inputs->count, sizeof *located);
-    if (!located)
-        return fail_nomem(err);
-    int rc = 0;
-    for (uint64_t row = 0; row < inputs->count && rc == 0; row++) {
-        located[row].row = row;
-        rc = dataset_inputs_location(inputs, row, &located[row].location, err);
-    }
-    if (rc == 0) {
-        qsort(located, inputs->count, sizeof *located, compare_located);
-        rc = hash_located(inputs, located, progress, ctx, err);
-    }
-    for (uint64_t row = 0; row < inputs->count; row++)
-        free(located[row].location);
-    free(located);
-    return rc;
 }

@@ -160,6 +160,21 @@ int location_read(const struct location *l, size_t max_bytes, char **ret_data, s
     return 0;
 }
 
+int location_sha256(const struct location *l, uint8_t ret_hash[32], struct bl_stamp *ret_stamp,
+                    struct bl_error *err)
+{
+    bool range = l->kind == LOCATION_RANGE;
+    struct bl_stamp stamp;
+    uint64_t size;
+    BL_TRY(bl_file_sha256_range(l->path, range ? l->offset : 0, range ? l->length : UINT64_MAX,
+                                ret_hash, &size, &stamp, err));
+    if (range && size < l->length)
+        return fail_range(l, stamp.size, err);
+    stamp.size = size;
+    *ret_stamp = stamp;
+    return 0;
+}
+
 enum location_failure location_failure_of(const struct bl_error *err)
 {
     if (err->code == BL_ENOMEM)
@@ -183,10 +198,27 @@ enum location_failure location_failure_of(const struct bl_error *err)
     }
 }
 
-/* A file server that fails over is back within seconds; one that is not deserves an error that names it. */
-uint32_t location_backoff_ms(unsigned failures)
+/* A file server that fails over is back within seconds; one that is not deserves an error that names it. 0: give up. */
+static uint32_t backoff_ms(unsigned failures)
 {
     static const uint16_t waits[] = {100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000};
     BL_ASSERT_CMP(failures, >, 0);
     return failures <= sizeof waits / sizeof *waits ? waits[failures - 1] : 0;
+}
+
+int location_before_next_try(const struct location *location, unsigned failures,
+                             const struct location_patience *patience, struct bl_error *err)
+{
+    char name[4096];
+    if (location_failure_of(err) != LOCATION_PASSING)
+        return -err->code;
+    uint32_t ms = backoff_ms(failures);
+    if (ms && !patience->wait(patience->context, ms))
+        return bl_fail(err, BL_ESTOPPED, "stopped while waiting for an image");
+    if (ms)
+        return 0;
+    location_describe(location, name, sizeof name);
+    size_t used = strlen(err->text);
+    snprintf(err->text + used, sizeof err->text - used, " (tried %u times)", failures);
+    return bl_error_file(err, name);
 }

@@ -6,6 +6,7 @@
  *   url:URL /cache/file                     the URL holds no space */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -37,6 +38,10 @@ int location_stamp(const struct location *location, struct bl_stamp *ret, struct
 int location_read(const struct location *location, size_t max_bytes, char **ret_data,
                   size_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err);
 
+/* SHA-256 of the bytes, however many, in pieces. */
+int location_sha256(const struct location *location, uint8_t ret_hash[32],
+                    struct bl_stamp *ret_stamp, struct bl_error *err);
+
 /* What a failure to read or use an image says. */
 enum location_failure {
     /* Of the bytes, the same on every host: no picture, too large. */
@@ -49,5 +54,12 @@ enum location_failure {
 };
 enum location_failure location_failure_of(const struct bl_error *err);
 
-/* How long to wait after `failures` passing failures in a row, in ms; 0: half a minute has passed, give up. */
-uint32_t location_backoff_ms(unsigned failures);
+/* How to pass the time between two tries. wait returns false to stop trying. */
+struct location_patience {
+    bool (*wait)(void *context, uint32_t ms);
+    void *context;
+};
+/* After the `failures`-th failed try in a row, whose error is *err: 0 where another try may help, after a pause that grows; else
+ * the error, a passing one after half a minute and with the location's name; or -BL_ESTOPPED. */
+int location_before_next_try(const struct location *location, unsigned failures,
+                             const struct location_patience *patience, struct bl_error *err);

@@ -2,6 +2,7 @@
  *
  *   RUN/config.yaml     the effective configuration          RUN/dataset.index   what is trained on
  *   RUN/run-id          32 hexadecimal digits: whoever reads the id its coordinator says sees the same folder
+ *   RUN/image-hashes    hashes of the images read so far (hash_cache.h)
  *   RUN/checkpoints/    RUN/journal    RUN/metrics.jsonl    RUN/logs/
  */
 #pragma once

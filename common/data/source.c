@@ -13,6 +13,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/limits.h"
+#include "common/utf8.h"
 #include "common/data/source_build.h"
 
 /* In the order in which auto tries them. */
@@ -193,6 +194,14 @@ int source_add_caption(struct source *source, size_t column, const char *text, s
     if (size > BL_CAPTION_BYTES_MAX)
         return bl_fail(err, BL_ELIMIT, "expected a caption of at most %d bytes, found %zu",
                        BL_CAPTION_BYTES_MAX, size);
+    size_t valid = utf8_valid(text, size);
+    if (valid < size) {
+        bl_fail(err, BL_EFORMAT, "expected UTF-8, found the byte 0x%02x after \"%.*s\"",
+                (unsigned char)text[valid], valid < 40 ? (int)valid : 40,
+                text + (valid < 40 ? 0 : valid - 40));
+        return bl_error_remedy(err,
+                               "convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8");
+    }
     struct source_text candidate = {.size = size, .column = (uint32_t)column};
     BL_TRY(add_text(source, text, size, &candidate.text, err));
     if (!bl_grow(&source->candidates, &source->candidate_capacity, source->candidate_count + 1,

@@ -12,7 +12,7 @@
 struct source;
 
 struct source_candidate {
-    const char *text; /* as found: UTF-8, perhaps invalid, not stripped, perhaps empty */
+    const char *text; /* as found: UTF-8, not stripped, perhaps empty */
     size_t size;
     uint32_t column; /* index into the columns asked for */
 };

@@ -347,9 +347,10 @@ static int read_imagefolder(struct source *source, const struct source_listing *
             full = NULL;
             return bl_fail(err, BL_ENOMEM, "out of memory");
         }
-        bl_automap struct bl_map map = {0};
-        BL_TRY(bl_map_open(full, &map, err));
-        BL_TRY(source_read_metadata(source, path, map.data, map.size, err));
+        bl_autofree char *text = NULL;
+        size_t size;
+        BL_TRY(bl_file_read(full, SIZE_MAX - 1, &text, &size, err));
+        BL_TRY(source_read_metadata(source, path, text, size, err));
     }
     return 0;
 }

@@ -61,8 +61,9 @@ static int read_text(struct source *source, const char *path, struct bl_error *e
     }
     size_t mark = size >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0; /* byte order mark */
     for (size_t i = 0; i < source->column_count; i++)
-        if (!strcmp(source->columns[i], "text"))
-            BL_TRY(source_add_caption(source, i, text + mark, size - mark, err));
+        if (!strcmp(source->columns[i], "text") &&
+            source_add_caption(source, i, text + mark, size - mark, err) < 0)
+            return bl_error_file(err, full);
     return 0;
 }
 

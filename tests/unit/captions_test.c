@@ -149,6 +149,28 @@ static void the_rules_judge_each_caption(void **state)
     token_ids_release(&ids);
 }
 
+static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)
+{
+    char *drop[] = {"(?i)watermark"};
+    struct config_caption column = {"text", ""};
+    struct config_data data = {
+        .captions = {&column, 1}, .min_tokens = 1, .max_tokens = 99, .drop = {drop, 1}};
+    static const char *const texts[] = {"a\xff watermark", "watermark \xe2\x82",
+                                        "\xc3 Watermark \xc3"};
+    struct bl_error err = {0};
+    struct caption_rules *rules = NULL;
+    struct token_ids ids = {0};
+    assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct caption_text caption = {texts[i], strlen(texts[i]), 0};
+        size_t first;
+        enum caption_verdict verdict;
+        assert_ok(caption_rules_encode(rules, &caption, &ids, &first, &verdict, &err), err);
+        assert_int_equal(verdict, CAPTION_DROPPED);
+    }
+    caption_rules_free(&rules);
+}
+
 static void a_pattern_that_never_ends_is_an_error(void **state)
 {
     char *drop[] = {"^(b+)+$"}, text[64];
@@ -217,6 +239,7 @@ int main(void)
         cmocka_unit_test(a_caption_follows_its_prefix_after_one_space_and_ends_with_eos),
         cmocka_unit_test(a_prefix_that_merges_with_the_caption_is_told_apart),
         cmocka_unit_test(the_rules_judge_each_caption),
+        cmocka_unit_test(bytes_that_are_no_utf_8_escape_no_pattern),
         cmocka_unit_test(a_pattern_that_never_ends_is_an_error),
         cmocka_unit_test(the_eos_is_data_eos_or_the_models),
         cmocka_unit_test(each_epoch_draws_a_caption_evenly),

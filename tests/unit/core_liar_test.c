@@ -102,6 +102,7 @@ static void draw_honest(struct coord_event *e, char *folder, const struct debts 
 static void draw_message(struct coord_event *e, struct coord_void *voids, struct bl_range *trained,
                          char *folder, const struct debts *debts, uint64_t generation)
 {
+    static uint32_t ranks[2];
     e->type = (enum coord_event_type)below(COORD_EVENT_GOODBYE + 1);
     e->peer = 1 + below(5);
     e->link = e->peer + 10 * below(2);
@@ -127,8 +128,9 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->formed.step = number();
         break;
     case COORD_EVENT_BROKEN:
-        trained[0] = (struct bl_range){(uint32_t)number(), (uint32_t)number()};
-        e->broken.unreached = &trained[0].first;
+        ranks[0] = (uint32_t)number();
+        ranks[1] = (uint32_t)number();
+        e->broken.unreached = ranks;
         e->broken.unreached_count = below(3);
         break;
     case COORD_EVENT_REPORT:

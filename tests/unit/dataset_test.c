@@ -2,10 +2,15 @@
  * one is refused with. */
 #include "tests/unit/unit.h"
 
+#include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "common/cleanup.h"
 #include "common/data/dataset.h"
+#include "common/data/indexing.h"
 #include "tests/unit/folder.h"
 
 static int make_folders(void **state)
@@ -274,10 +279,10 @@ static void the_fingerprint_stays_when_the_folder_moves(void **state)
     unlink(inside("data"));
 }
 
-static bool stop_at_three(void *ctx, uint64_t done, uint64_t total)
+static bool stop_at_three(void *ctx, enum dataset_phase phase, uint64_t done, uint64_t total)
 {
     assert_int_equal(total, 10);
-    return done < 3;
+    return phase == DATASET_LOOKING || done < 3;
 }
 
 static void making_can_be_stopped_and_leaves_nothing(void **state)
@@ -293,6 +298,155 @@ static void making_can_be_stopped_and_leaves_nothing(void **state)
     assert_false(bl_path_is_file(inside("run/dataset.index")));
     dataset_free(&d);
     config_free(&config);
+}
+
+static void set_time(const char *name, time_t s)
+{
+    const struct timespec times[2] = {{s, 0}, {s, 0}};
+    assert_int_equal(utimensat(AT_FDCWD, inside(name), times, 0), 0);
+}
+
+/* Whether sample 0 of a new index is `content`: what its image holds by its hash. */
+static bool first_image_is(const char *content)
+{
+    char expected[65], hex[65];
+    struct dataset_sample sample;
+    struct dataset *d = prepared("", NULL);
+    dataset_sample(d, 0, &sample);
+    bl_hex(sample.hash, 32, hex);
+    put("content", content);
+    assert_int_equal(bl_file_sha256(inside("content"), expected, NULL), 0);
+    dataset_free(&d);
+    assert_int_equal(unlink(inside("run/dataset.index")), 0);
+    return !strcmp(hex, expected);
+}
+
+static void an_image_is_hashed_once_until_its_size_or_time_changes(void **state)
+{
+    put_samples(10);
+    set_time("data/0.jpg", 1000000000);
+    assert_true(first_image_is("image 0"));
+    put("data/0.jpg", "IMAGE 0"); /* behind its back: the same size and time */
+    set_time("data/0.jpg", 1000000000);
+    assert_true(first_image_is("image 0"));
+    set_time("data/0.jpg", 1000000001);
+    assert_true(first_image_is("IMAGE 0"));
+}
+
+static void what_changed_just_now_is_hashed_again(void **state)
+{
+    time_t now = time(NULL);
+    put_samples(10);
+    set_time("data/0.jpg", now);
+    assert_true(first_image_is("image 0"));
+    put("data/0.jpg", "IMAGE 0");
+    set_time("data/0.jpg", now);
+    assert_true(first_image_is("IMAGE 0"));
+}
+
+static void damaged_hashes_are_not_used(void **state)
+{
+    struct bl_error err;
+    bl_autofree char *data = NULL;
+    size_t size;
+    put_samples(10);
+    set_time("data/0.jpg", 1000000000);
+    assert_true(first_image_is("image 0"));
+    put("data/0.jpg", "IMAGE 0");
+    set_time("data/0.jpg", 1000000000);
+    assert_ok(bl_file_read(inside("run/image-hashes"), 1 << 20, &data, &size, &err), err);
+    assert_int_equal(size, 72);
+    for (size_t i = 0; i < size; i += 7) {
+        data[i] ^= 1;
+        assert_ok(bl_file_write(inside("run/image-hashes"), data, size, &err), err);
+        assert_true(first_image_is("IMAGE 0"));
+        data[i] ^= 1;
+    }
+    bl_autofree char *torn = malloc(size + 30);
+    memcpy(torn, data, size);
+    memset(torn + size, 0, 30);
+    assert_ok(bl_file_write(inside("run/image-hashes"), torn, size + 30, &err), err);
+    assert_true(first_image_is("image 0")); /* a whole record before a torn one */
+    put("data/0.jpg", "IMAGE 0");
+    set_time("data/0.jpg", 1000000002);
+    assert_true(first_image_is("IMAGE 0")); /* added where the torn one was */
+    free(bl_take(&torn));
+    assert_ok(bl_file_read(inside("run/image-hashes"), 1 << 20, &torn, &size, &err), err);
+    assert_int_equal(size, 2 * 72);
+}
+
+static struct rlimit files; /* as it was at the start */
+
+/* Takes all descriptors away before images are hashed, and gives them back while they are. */
+static bool take_files_away(void *ctx, enum dataset_phase phase, uint64_t done, uint64_t total)
+{
+    int *calls = ctx;
+    const struct rlimit none = {3, files.rlim_max};
+    if (phase == DATASET_LOOKING)
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    else if (phase == DATASET_HASHING && ++*calls == 3) {
+        assert_int_equal(done, 0);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+    }
+    return true;
+}
+
+static void a_hosts_passing_fault_makes_no_image_missing(void **state)
+{
+    int calls = 0;
+    struct bl_error err;
+    struct dataset *d = NULL;
+    put_samples(10);
+    struct config *config = configure("  validation: 0\n");
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+    assert_ok(dataset_prepare(config, take_files_away, &calls, &d, NULL, &err), err);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 10);
+    dataset_free(&d);
+    config_free(&config);
+}
+
+static void files_larger_than_allowed_are_left_out(void **state)
+{
+    put_samples(10);
+    put("data/3.jpg", "twelve bytes");
+    struct dataset *d = prepared("  validation: 0\n  max_image_bytes: 11\n", NULL);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_TOO_LARGE), 1);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 9);
+    dataset_free(&d);
+    d = prepared("  validation: 0\n  max_image_bytes: 12\n", NULL);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 10);
+    dataset_free(&d);
+}
+
+struct seen_phases {
+    uint64_t last[DATASET_JUDGING + 1];
+};
+
+static bool note_phase(void *ctx, enum dataset_phase phase, uint64_t done, uint64_t total)
+{
+    struct seen_phases *seen = ctx;
+    assert_int_equal(total, 10);
+    seen->last[phase] = done;
+    return true;
+}
+
+static void progress_is_told_of_all_that_takes_time(void **state)
+{
+    struct seen_phases seen = {0};
+    struct bl_error err;
+    struct dataset *d = NULL;
+    char text[100];
+    put_samples(10);
+    struct config *config = configure("");
+    assert_ok(dataset_view(config, note_phase, &seen, &d, &err), err);
+    for (int phase = 0; phase <= DATASET_JUDGING; phase++)
+        assert_int_equal(seen.last[phase], 10);
+    dataset_free(&d);
+    config_free(&config);
+    indexing_text(DATASET_HASHING, 1200, 20000, 4.2, text, sizeof text);
+    assert_string_equal(text, "hashing images: 1200 of 20000 (6%), about 1:06 left");
+    indexing_text(DATASET_JUDGING, 0, 20000, 0, text, sizeof text);
+    assert_string_equal(text, "tokenizing captions: 0 of 20000 (0%)");
 }
 
 static void a_damaged_index_is_refused_by_name(void **state)
@@ -325,6 +479,21 @@ static void a_damaged_index_is_refused_by_name(void **state)
     free(data);
 }
 
+static void an_index_may_be_cut_while_it_is_open(void **state)
+{
+    struct bl_error err;
+    struct dataset *d;
+    struct dataset_sample sample;
+    put_samples(100);
+    d = prepared("", NULL);
+    dataset_free(&d);
+    assert_ok(dataset_open(inside("run/dataset.index"), &d, &err), err);
+    assert_int_equal(truncate(inside("run/dataset.index"), 0), 0);
+    dataset_sample(d, 99, &sample);
+    assert_string_equal(sample.location.path, inside("data/99.jpg"));
+    dataset_free(&d);
+}
+
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folders, remove_folder)
 
 UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
@@ -334,4 +503,10 @@ UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(an_index_that_fits_is_used_again),
           IN_FOLDER(the_fingerprint_stays_when_the_folder_moves),
           IN_FOLDER(making_can_be_stopped_and_leaves_nothing),
-          IN_FOLDER(a_damaged_index_is_refused_by_name))
+          IN_FOLDER(an_image_is_hashed_once_until_its_size_or_time_changes),
+          IN_FOLDER(what_changed_just_now_is_hashed_again), IN_FOLDER(damaged_hashes_are_not_used),
+          IN_FOLDER(a_hosts_passing_fault_makes_no_image_missing),
+          IN_FOLDER(files_larger_than_allowed_are_left_out),
+          IN_FOLDER(progress_is_told_of_all_that_takes_time),
+          IN_FOLDER(a_damaged_index_is_refused_by_name),
+          IN_FOLDER(an_index_may_be_cut_while_it_is_open))

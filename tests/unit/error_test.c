@@ -17,6 +17,33 @@ static void an_error_prints_file_key_text_and_remedy_on_one_line(void **state)
     assert_string_equal(line, "run.yaml: train.steps: expected 1, found?2; write 1");
 }
 
+static void a_line_shows_what_it_holds_in_its_order(void **state)
+{
+    static const struct {
+        const char *text, *shown;
+    } cases[] = {
+        {"tab\tbell\a\x7f", "tab?bell??"},
+        {"a\xc2\x9b"
+         "2Jb\xc2\x85",
+         "a?2Jb?"}, /* C1: CSI clears a screen, NEL ends a line */
+        {"a\x9b"
+         "b",
+         "a?b"}, /* the same as a lone byte */
+        {"photo\xe2\x80\xaegpj.exe", "photo?gpj.exe"},
+        {"\xe2\x81\xa6x\xe2\x81\xa9\xe2\x80\x8f\xd8\x9c\xe2\x80\xa8", "?x????"},
+        {"gr\xc3\xbcn \xe2\x80\xa6 \xe7\x8c\xab\xc2\xa0",
+         "gr\xc3\xbcn \xe2\x80\xa6 \xe7\x8c\xab\xc2\xa0"},
+        {"cut\xe7\x8c", "cut?"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct bl_error err;
+        char line[200];
+        bl_fail(&err, BL_EFORMAT, "%s", cases[i].text);
+        bl_error_format(&err, line, sizeof line);
+        assert_string_equal(line, cases[i].shown);
+    }
+}
+
 static void an_outer_layer_keeps_what_an_inner_one_said(void **state)
 {
     struct bl_error err;
@@ -47,6 +74,7 @@ static void a_null_error_is_fine(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(an_error_prints_file_key_text_and_remedy_on_one_line),
+          cmocka_unit_test(a_line_shows_what_it_holds_in_its_order),
           cmocka_unit_test(an_outer_layer_keeps_what_an_inner_one_said),
           cmocka_unit_test(a_system_error_carries_its_reason),
           cmocka_unit_test(a_null_error_is_fine))

@@ -86,7 +86,7 @@ static void compare(const struct wire_frames *frames, const uint64_t *samples, s
                                  zmq_msg_size(&frames->at[0]), &h, &err),
               err);
     assert_ok(sample_source_open(play_path("run"), play.run,
-                                 &(struct sample_patience){no_wait, NULL}, &source, &err),
+                                 &(struct location_patience){no_wait, NULL}, &source, &err),
               err);
     assert_int_equal(sample_side(source), PLAY_SIDE);
     assert_int_equal(h->image_side, PLAY_SIDE);

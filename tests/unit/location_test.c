@@ -163,14 +163,31 @@ static void a_host_s_passing_fault_is_no_fact_about_the_bytes(void **state)
     assert_int_equal(location_failure_of(&err), LOCATION_BAD);
 }
 
+static uint32_t waited_ms, longest_ms;
+
+static bool wait_in_thought(void *context, uint32_t ms)
+{
+    assert_true(ms >= longest_ms);
+    waited_ms += longest_ms = ms;
+    return true;
+}
+
 static void patience_ends_after_half_a_minute(void **state)
 {
-    uint32_t sum = 0, last = 0;
-    for (unsigned failures = 1; location_backoff_ms(failures); failures++) {
-        assert_true(location_backoff_ms(failures) >= last);
-        sum += last = location_backoff_ms(failures);
+    static const struct location_patience patience = {wait_in_thought, NULL};
+    struct location location = parsed("/a/b.jpg");
+    struct bl_error err = {0};
+    unsigned failures = 0;
+    int rc = 0;
+    while (rc == 0) {
+        errno = EIO;
+        bl_fail_errno(&err, "cannot be read");
+        rc = location_before_next_try(&location, ++failures, &patience, &err);
     }
-    assert_in_range(sum, 30000, 35000);
+    assert_int_equal(rc, -BL_EIO);
+    assert_in_range(waited_ms, 30000, 35000);
+    assert_string_equal(err.file, "/a/b.jpg");
+    assert_string_equal(err.text, "cannot be read: Input/output error (tried 10 times)");
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)

@@ -73,7 +73,7 @@ static bool count_wait(void *context, uint32_t ms)
 static int make_run(void **state)
 {
     struct bl_error err;
-    const struct sample_patience waiting = {count_wait, NULL};
+    const struct location_patience waiting = {count_wait, NULL};
     if (make_folder(state) < 0 || bl_folder_make(inside("data"), NULL) < 0 ||
         bl_folder_make(inside("run"), NULL) < 0 || getrlimit(RLIMIT_NOFILE, &files) < 0)
         return -1;

@@ -198,6 +198,22 @@ static void wrong_lines_are_named(void **state)
     }
 }
 
+static void text_that_is_not_utf_8_is_refused_by_file_and_line(void **state)
+{
+    put("metadata.csv", "file_name,text\na,b\nc,\"a gr\xfcn door\"\n");
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1,
+            "/metadata.csv:3: expected UTF-8, found the byte 0xfc after \"a gr\"");
+    put("metadata.csv", "file_name,other,text\na,gr\xfcn,b\n"); /* nobody reads that column */
+    struct source *source = opened(text_column, 1);
+    source_free(&source);
+    remove_folder(NULL);
+    put("a.jpg", "");
+    put("a.txt", "\xff\xfe"
+                 "a");
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1,
+            "/a.txt: expected UTF-8, found the byte 0xff after \"\"");
+}
+
 static void wrong_records_are_named(void **state)
 {
     static const struct {
@@ -254,4 +270,5 @@ UNIT_MAIN(IN_FOLDER(jsonl_lines_give_captions_in_the_order_of_columns),
           IN_FOLDER(each_folder_has_its_own_metadata), IN_FOLDER(csv_is_read_as_rfc_4180_says),
           IN_FOLDER(pairs_are_images_beside_texts),
           IN_FOLDER(the_fingerprint_is_of_what_training_reads), IN_FOLDER(wrong_lines_are_named),
+          IN_FOLDER(text_that_is_not_utf_8_is_refused_by_file_and_line),
           IN_FOLDER(wrong_records_are_named), IN_FOLDER(wrong_folders_are_named))
