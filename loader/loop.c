@@ -208,7 +208,7 @@ static bool is_missing(const struct assignment *o, uint64_t sample)
     return false;
 }
 
-/* Is there an image that perhaps only this host cannot read? The coordinator asks another loader first (D5). */
+/* Is there an image that perhaps only this host cannot read? The coordinator asks another loader first (O8). */
 static bool must_withhold(const struct assignment *o, const struct fetch_micro_batch *g)
 {
     for (uint32_t i = 0; i < g->count; i++)

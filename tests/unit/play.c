@@ -240,13 +240,6 @@ void play_say_stop(void)
 /* Micro-batch g of step 3: samples[0..count) at batch indices from 4 on, in epoch 2. */
 void play_say_assignment(uint32_t g, const uint64_t *samples, size_t count, const char *endpoint)
 {
-    play_say_assignment_missing(g, samples, count, endpoint, NULL, 0);
-}
-
-void play_say_assignment_missing(uint32_t g, const uint64_t *samples, size_t count,
-                                 const char *endpoint, const uint64_t *missing,
-                                 size_t missing_count)
-{
     uint32_t epochs[16];
     for (size_t i = 0; i < count; i++)
         epochs[i] = 2;
@@ -260,8 +253,8 @@ void play_say_assignment_missing(uint32_t g, const uint64_t *samples, size_t cou
     assignment.sample = (uint64_t *)(uintptr_t)samples;
     assignment.epoch = epochs;
     assignment.worker = PLAY_WORKER;
-    assignment.missing = (uint64_t *)(uintptr_t)missing;
-    assignment.n_missing = missing_count;
+    assignment.missing = play.missing;
+    assignment.n_missing = play.missing_count;
     assignment.endpoint = (char *)(uintptr_t)endpoint;
     m.body_case = BLIPREN__ENVELOPE__BODY_ASSIGNMENT;
     m.assignment = &assignment;

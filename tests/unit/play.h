@@ -34,6 +34,8 @@ struct play {
     char endpoint[SOCKET_ENDPOINT_MAX], data_endpoint[SOCKET_ENDPOINT_MAX];
     uint8_t run[RUN_ID_BYTES];
     uint64_t generation;
+    uint64_t *missing; /* what assignments say of samples that are void on every host; borrowed */
+    size_t missing_count;
     bool expired;
 
     pid_t peer;
@@ -82,9 +84,5 @@ void play_say_end(void);
 void play_say_stop(void);
 /* Micro-batch g of step 3: samples[0..count) at batch indices from 4 on, in epoch 2. */
 void play_say_assignment(uint32_t g, const uint64_t *samples, size_t count, const char *endpoint);
-/* The same, with samples that more than one loader could not read. */
-void play_say_assignment_missing(uint32_t g, const uint64_t *samples, size_t count,
-                                 const char *endpoint, const uint64_t *missing,
-                                 size_t missing_count);
 /* Says Stop, and expects the peer to leave in order. */
 void play_stop(void);
