@@ -249,7 +249,8 @@ void core_on_received(struct coord *c, const struct coord_event *e)
     if (lease->state == LEASE_OUT && c->loaders[lease->loader].strike_worker == w->peer)
         c->loaders[lease->loader].strikes = 0;
     lease->state = LEASE_RECEIVED;
-    lease->since_ms = c->now_ms;
+    lease->since_ms = w->received_ms = c->now_ms;
+    w->taken = 0;
 }
 
 void core_on_consumed(struct coord *c, const struct coord_event *e)
@@ -362,7 +363,7 @@ static void strike(struct coord *c, struct loader *l, const struct worker *w)
 }
 
 /* Of all that is taken from a loader within P the first is logged and counted. */
-static void take_away(struct coord *c, const struct worker *w, struct lease *lease, const char *why)
+static void take_away(struct coord *c, struct worker *w, struct lease *lease, const char *why)
 {
     struct loader *l = &c->loaders[lease->loader];
     lease->tries++;
@@ -377,6 +378,7 @@ static void take_away(struct coord *c, const struct worker *w, struct lease *lea
     action->note.step = lease->step;
     action->note.micro_batch = lease->micro_batch;
     strike(c, l, w);
+    w->taken++;
 }
 
 /* The lease that the loader has and the message is about; NULL: it is no longer the loader's. */
@@ -495,4 +497,9 @@ void core_tick_leases(struct coord *c)
                 take_away(c, w, lease, why);
         }
     }
+    for (uint32_t rank = 0; rank < c->plan.world && is_live(c); rank++)
+        if (rank_worker(c, rank)->taken >= STRIKES_MAX) {
+            rank_worker(c, rank)->taken = 0;
+            core_blame_unserved(c, rank_worker(c, rank));
+        }
 }

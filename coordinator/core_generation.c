@@ -237,6 +237,8 @@ static void send_forms(struct coord *c)
         w->since_ms = c->now_ms;
         w->rank = rank;
         w->formed = w->published = false;
+        w->taken = 0;
+        w->received_ms = c->now_ms;
         w->done = w->next_step = c->plan.step;
         w->next_index = w->next_validate = 0;
         *assigned_digest(c, w, c->plan.step) = 0;

@@ -32,11 +32,16 @@ static struct pair *pair_entry(struct coord *c, uint64_t a, uint64_t b)
     return entry;
 }
 
-void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b)
+static void pair_add(struct coord *c, const struct worker *a, const struct worker *b)
 {
     struct pair *pair = pair_entry(c, a->peer, b->peer);
     pair->failures++;
     pair->until_ms = c->now_ms + left_out_ms(c, pair);
+}
+
+void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b)
+{
+    pair_add(c, a, b);
     const char *text = a == b ? "failed to form the generation" : "cannot connect with";
     struct coord_action *note = core_note(c, COORD_NOTE_UNFORMED, a->peer, a->link, text);
     note->note.other_link = a == b ? 0 : b->link;
@@ -206,4 +211,20 @@ void core_blame_unformed(struct coord *c)
     if (blame(c, is_formed) || blame(c, has_published) || blame(c, core_is_survivor))
         return;
     guess(c);
+}
+
+void core_blame_unserved(struct coord *c, struct worker *w)
+{
+    bool others = false;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+        others |= rank_worker(c, rank) != w && rank_worker(c, rank)->received_ms > w->received_ms;
+    if (!others)
+        return;
+    pair_add(c, w, w);
+    core_mark_left_out(c);
+    if (!w->left_out)
+        return;
+    core_note(c, COORD_NOTE_LEFT_OUT, w->peer, w->link,
+              "is left out for a while: no loader can ship to it");
+    core_end_generation(c);
 }

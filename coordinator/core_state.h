@@ -66,7 +66,9 @@ struct worker {
     enum phase phase;
     uint64_t peer, link;
     struct signs signs;
-    uint64_t since_ms;    /* in this phase */
+    uint64_t since_ms; /* in this phase */
+    uint32_t taken; /* times that its micro-batches were taken from a loader, none Received since */
+    uint64_t received_ms; /* the last Received of it */
     bool left_out;        /* not to be a member while others are there (M10) */
     int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
@@ -297,6 +299,8 @@ void core_mark_left_out(struct coord *c);
 uint32_t core_workers_usable(const struct coord *c);
 /* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
 void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
+/* No loader can ship to the member, while others get their data: the generation goes on without it, if enough stay. */
+void core_blame_unserved(struct coord *c, struct worker *w);
 /* Whoever did not get on in the generation that forms, as far as one can tell. */
 void core_blame_unformed(struct coord *c);
 /* Members that are formed together reach each other. */

@@ -498,6 +498,8 @@ static void finish(struct loop *l)
     struct bl_error err;
     const struct coord_ledger *ledger = coord_ledger(l->core);
     progress_end();
+    if (!l->error.code || l->error.code == BL_ESTOPPED)
+        loop_remove_old(l);
     if (curves_draw(l->config->run_dir, &err) < 0)
         bl_log_error(&err); /* a picture less; ignoring */
     if (!l->error.code)

@@ -88,6 +88,16 @@ void loop_remove(struct loop *l, struct coord_checkpoint checkpoint)
     uv_queue_work(&l->uv, &r->work, remove_work, remove_done);
 }
 
+void loop_remove_old(struct loop *l)
+{
+    const struct coord_ledger *ledger = coord_ledger(l->core);
+    struct bl_error err;
+    for (uint32_t i = 0; i + l->config->train.keep_last < ledger->checkpoint_count; i++)
+        if (ledger->checkpoints[i].step != l->best.checkpoint.step &&
+            registry_remove(l->config->run_dir, ledger->checkpoints[i], &err) < 0)
+            bl_log_error(&err); /* some space less; the next start tidies up */
+}
+
 bool loop_has_old_checkpoints(const struct loop *l)
 {
     const struct coord_ledger *ledger = coord_ledger(l->core);

@@ -119,6 +119,8 @@ void loop_verify(struct loop *l, struct coord_checkpoint checkpoint, loop_verifi
 void loop_point_best(struct loop *l);
 /* Removes its folder, on a thread of libuv's pool: a slow file system may take long. */
 void loop_remove(struct loop *l, struct coord_checkpoint checkpoint);
+/* Removes the folders of all those at the run's end, when the journal takes no more: the next start finds them gone. */
+void loop_remove_old(struct loop *l);
 /* Does the ledger have some that train.keep_last does not keep, the best apart? */
 bool loop_has_old_checkpoints(const struct loop *l);
 /* Points "latest" and "best". */
