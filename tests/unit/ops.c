@@ -15,7 +15,11 @@ struct ops_run {
         size_t size;
     } seen[RESULTS_MAX];
     int seen_count, result;
+    double worst; /* relative error of this case in the Euclidean norm, on a device */
 };
+
+static struct ops *device; /* BLIPREN_OPS's, opened once; NULL: the CPU, in every form */
+static uint64_t fresh;     /* BLIPREN_SEED */
 
 static void *arrays[4 * ALLOCATIONS_MAX];
 static int array_count;
@@ -37,7 +41,7 @@ float *random_f32(uint64_t seed, int64_t count)
     float *x = array_alloc((size_t)count * sizeof *x);
     for (int64_t i = 0; i < count; i++) {
         uint32_t words[4];
-        bl_draw(seed, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
+        bl_draw(seed + 1000 * fresh, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
         x[i] = 2 * bl_unit_f32(words[i % 4]) - 1;
     }
     return x;
@@ -77,10 +81,58 @@ double *concat(int count, ...)
     return y;
 }
 
+static bool open_device(void)
+{
+    const char *name = getenv("BLIPREN_OPS"), *precision = getenv("BLIPREN_PRECISION");
+    if (device || !name)
+        return device != NULL;
+    bool narrow = precision && strcmp(precision, "bf16") == 0;
+    struct ops_device chosen;
+    struct bl_error err;
+    assert_ok(ops_device_choose(name, &chosen, &err), err);
+    assert_ok(ops_open(&chosen, narrow ? OPS_BF16 : OPS_F32, 1, &device, &err), err);
+    fresh = strtoull(getenv("BLIPREN_SEED") ? getenv("BLIPREN_SEED") : "0", NULL, 10);
+    return true;
+}
+
+static void release(struct ops_run *run)
+{
+    while (run->memory_count)
+        run->ops->release(run->ops, run->memory[--run->memory_count]);
+}
+
+/* References of the other precision know what it rounds; this one does not. */
+static void run_on_device(struct ops_run *run, enum ops_precision precision,
+                          void (*f)(struct ops_run *, const void *), const void *input)
+{
+    struct bl_error err;
+    run->ops = device;
+    if (device->precision == OPS_F32 && precision != OPS_F32)
+        return;
+    for (run->threads = 1; run->threads <= 2; run->threads++) {
+        run->result = 0;
+        f(run, input);
+        assert_ok(device->sync(device, &err), err);
+        release(run);
+    }
+    while (run->seen_count)
+        free(run->seen[--run->seen_count].bytes);
+    printf("case worst=%.2e\n", run->worst);
+}
+
+bool run_is_narrow(const struct ops_run *run)
+{
+    return run->ops->act_bytes == 2;
+}
+
 void ops_each(struct cpu_options options, void (*f)(struct ops_run *, const void *),
               const void *input)
 {
     static const int threads[] = {1, 2, 3, 2};
+    if (open_device()) {
+        run_on_device(&(struct ops_run){0}, options.precision, f, input);
+        return;
+    }
     for (enum cpu_isa isa = CPU_PLAIN; isa <= cpu_isa_best(); isa++) {
         struct ops_run run = {.isa = isa};
         for (int i = 0; i < COUNT(threads); i++) {
@@ -92,8 +144,7 @@ void ops_each(struct cpu_options options, void (*f)(struct ops_run *, const void
             run.result = 0;
             f(&run, input);
             assert_ok(run.ops->sync(run.ops, &err), err);
-            while (run.memory_count)
-                run.ops->release(run.ops, run.memory[--run.memory_count]);
+            release(&run);
             ops_free(&run.ops);
         }
         while (run.seen_count)
@@ -174,6 +225,16 @@ void run_expect_bytes(struct ops_run *run, const char *name, const void *got, co
     free(host);
 }
 
+/* Of the finite ones. */
+static double distance(const float *got, const double *expected, int64_t count)
+{
+    double squares = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (isfinite(expected[i]))
+            squares += (got[i] - expected[i]) * (got[i] - expected[i]);
+    return sqrt(squares);
+}
+
 void run_expect_f32(struct ops_run *run, const char *name, const float *got, const double *expected,
                     int64_t count, double tolerance)
 {
@@ -187,8 +248,19 @@ void run_expect_f32(struct ops_run *run, const char *name, const float *got, con
             compared++;
         }
     double scale = compared ? fmax(sqrt(squares / (double)compared), 0x1p-4) : 0;
+    double eps = 0x1p-23;
+    if (device) {
+        double relative = distance(host, expected, count) / fmax(sqrt(squares), 1e-30);
+        if (compared >= 64)
+            run->worst = fmax(run->worst, relative);
+        if (compared >= 64 && relative > (run_is_narrow(run) ? 1e-2 : 1e-5))
+            fail_msg("%s: %s (%lld): relative error %.2e", run->ops->name, name, (long long)count,
+                     relative);
+        tolerance = run_is_narrow(run) ? 6 : 4 * tolerance;
+        eps = run_is_narrow(run) ? 0x1p-8 : eps;
+    }
     for (int64_t i = 0; i < count; i++) {
-        double bar = tolerance * 0x1p-23 * (fabs(expected[i]) + scale);
+        double bar = tolerance * eps * (fabs(expected[i]) + scale);
         bool same = host[i] == expected[i], near = fabs(host[i] - expected[i]) <= bar;
         if (!isnan(expected[i]) && !same && (isinf(expected[i]) || !near))
             fail_msg("%s, %d threads: %s[%lld] of %lld: expected %.9g within %.3g, found %.9g",

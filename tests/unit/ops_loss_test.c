@@ -43,7 +43,8 @@ static void run(struct ops_run *run, const void *input)
     ops->head_loss(ops, nll, correct, d_x, x, w, labels, in->R);
     run_expect_f32(run, "nll", nll, in->nll, in->R, 16);
     run_expect_act(run, "d_x", d_x, in->d_x, in->R * in->D, 64);
-    run_expect_bytes(run, "correct", correct, in->correct, (size_t)in->R);
+    run_expect_bytes(run, "correct", correct, run_is_narrow(run) ? NULL : in->correct,
+                     (size_t)in->R);
     float *alone = run_f32(run, NULL, in->R);
     ops->head_loss(ops, alone, NULL, NULL, x, w, labels, in->R);
     run_expect_f32(run, "nll alone", alone, in->nll, in->R, 16);
