@@ -1,6 +1,8 @@
 /* tests/unit/ops.c - running an operation's case on every backend. */
 #include "tests/unit/ops.h"
 
+#include "worker/ops/cpu/functions.h"
+
 enum { ALLOCATIONS_MAX = 64, RESULTS_MAX = 32 };
 
 struct ops_run {
@@ -21,6 +23,20 @@ struct ops_run {
 static struct ops *device; /* BLIPREN_OPS's, opened once; NULL: the CPU, in every form */
 static uint64_t fresh;     /* BLIPREN_SEED */
 
+static bool open_device(void)
+{
+    const char *name = getenv("BLIPREN_OPS"), *precision = getenv("BLIPREN_PRECISION");
+    if (device || !name)
+        return device != NULL;
+    bool narrow = precision && strcmp(precision, "bf16") == 0;
+    struct ops_device chosen;
+    struct bl_error err;
+    assert_ok(ops_device_choose(name, &chosen, &err), err);
+    assert_ok(ops_open(&chosen, narrow ? OPS_BF16 : OPS_F32, 1, &device, &err), err);
+    fresh = strtoull(getenv("BLIPREN_SEED") ? getenv("BLIPREN_SEED") : "0", NULL, 10);
+    return true;
+}
+
 static void *arrays[4 * ALLOCATIONS_MAX];
 static int array_count;
 
@@ -39,10 +55,13 @@ void arrays_free(void)
 float *random_f32(uint64_t seed, int64_t count)
 {
     float *x = array_alloc((size_t)count * sizeof *x);
+    bool narrow = open_device() && device->precision == OPS_BF16;
     for (int64_t i = 0; i < count; i++) {
         uint32_t words[4];
         bl_draw(seed + 1000 * fresh, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
         x[i] = 2 * bl_unit_f32(words[i % 4]) - 1;
+        if (narrow)
+            x[i] = bf16_to_f32(f32_to_bf16(x[i]));
     }
     return x;
 }
@@ -79,20 +98,6 @@ double *concat(int count, ...)
     }
     va_end(args);
     return y;
-}
-
-static bool open_device(void)
-{
-    const char *name = getenv("BLIPREN_OPS"), *precision = getenv("BLIPREN_PRECISION");
-    if (device || !name)
-        return device != NULL;
-    bool narrow = precision && strcmp(precision, "bf16") == 0;
-    struct ops_device chosen;
-    struct bl_error err;
-    assert_ok(ops_device_choose(name, &chosen, &err), err);
-    assert_ok(ops_open(&chosen, narrow ? OPS_BF16 : OPS_F32, 1, &device, &err), err);
-    fresh = strtoull(getenv("BLIPREN_SEED") ? getenv("BLIPREN_SEED") : "0", NULL, 10);
-    return true;
 }
 
 static void release(struct ops_run *run)
@@ -269,6 +274,13 @@ void run_expect_f32(struct ops_run *run, const char *name, const float *got, con
     }
     expect_bits(run, name, host, (size_t)count * sizeof *host);
     free(host);
+}
+
+void run_copy_act(struct ops_run *run, float *host, const act *x, int64_t count)
+{
+    float *values = run_f32(run, NULL, count);
+    run->ops->act_to_f32(run->ops, values, x, count);
+    run->ops->copy_out(run->ops, host, values, (size_t)count * sizeof *host);
 }
 
 void run_expect_act(struct ops_run *run, const char *name, const act *got, const double *expected,

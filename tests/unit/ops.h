@@ -40,6 +40,9 @@ float *run_f32(struct ops_run *run, const float *x, int64_t count);
 /* Any other type. */
 void *run_bytes(struct ops_run *run, const void *x, size_t bytes);
 
+/* The values of x, on the host. */
+void run_copy_act(struct ops_run *run, float *host, const act *x, int64_t count);
+
 /* |got - expected| <= tolerance eps (|expected| + scale) for each element, eps = 2^-23, scale =
  * root mean square of expected, at least 2^-4: inputs are of order one, gradients may cancel to
  * zero. An expected NAN is not compared; bits are, all of them. */
@@ -51,7 +54,7 @@ void run_expect_f32(struct ops_run *run, const char *name, const float *got, con
 void run_expect_bytes(struct ops_run *run, const char *name, const void *got, const void *expected,
                       size_t bytes);
 
-/* Numbers in [-1, 1), the same for the same seed. Released by the test (arrays_free). */
+/* Numbers in [-1, 1), the same for the same seed; bf16 has them where a device computes in it. Released by the test (arrays_free). */
 float *random_f32(uint64_t seed, int64_t count);
 double *doubles(const float *x, int64_t count);
 /* A zeroed array of doubles. */
