@@ -7,35 +7,16 @@ enum { ALLOCATIONS_MAX = 64, RESULTS_MAX = 32 };
 
 struct ops_run {
     struct ops *ops;
-    enum cpu_isa isa;
-    int threads;
+    int repeat;
     void *memory[ALLOCATIONS_MAX];
     int memory_count;
-    /* Results of the first run of this instruction set, in the order of the expectations. */
+    /* Results of the first run of this variant, in the order of the expectations. */
     struct {
         void *bytes;
         size_t size;
     } seen[RESULTS_MAX];
     int seen_count, result;
-    double worst; /* relative error of this case in the Euclidean norm, on a device */
 };
-
-static struct ops *device; /* BLIPREN_OPS's, opened once; NULL: the CPU, in every form */
-static uint64_t fresh;     /* BLIPREN_SEED */
-
-static bool open_device(void)
-{
-    const char *name = getenv("BLIPREN_OPS"), *precision = getenv("BLIPREN_PRECISION");
-    if (device || !name)
-        return device != NULL;
-    bool narrow = precision && strcmp(precision, "bf16") == 0;
-    struct ops_device chosen;
-    struct bl_error err;
-    assert_ok(ops_device_choose(name, &chosen, &err), err);
-    assert_ok(ops_open(&chosen, narrow ? OPS_BF16 : OPS_F32, 1, &device, &err), err);
-    fresh = strtoull(getenv("BLIPREN_SEED") ? getenv("BLIPREN_SEED") : "0", NULL, 10);
-    return true;
-}
 
 static void *arrays[4 * ALLOCATIONS_MAX];
 static int array_count;
@@ -55,12 +36,11 @@ void arrays_free(void)
 float *random_f32(uint64_t seed, int64_t count)
 {
     float *x = array_alloc((size_t)count * sizeof *x);
-    bool narrow = open_device() && device->precision == OPS_BF16;
     for (int64_t i = 0; i < count; i++) {
         uint32_t words[4];
-        bl_draw(seed + 1000 * fresh, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
+        bl_draw(seed + ops_backend().seed, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
         x[i] = 2 * bl_unit_f32(words[i % 4]) - 1;
-        if (narrow)
+        if (ops_backend().short_values)
             x[i] = bf16_to_f32(f32_to_bf16(x[i]));
     }
     return x;
@@ -100,56 +80,31 @@ double *concat(int count, ...)
     return y;
 }
 
-static void release(struct ops_run *run)
-{
-    while (run->memory_count)
-        run->ops->release(run->ops, run->memory[--run->memory_count]);
-}
+/* What all cases of this program came to; printed at its end where BLIPREN_CASES is set. */
+static int cases;
+static double worst[2]; /* error beside |expected| + scale: f32 numbers, bf16 numbers */
 
-/* References of the other precision know what it rounds; this one does not. */
-static void run_on_device(struct ops_run *run, enum ops_precision precision,
-                          void (*f)(struct ops_run *, const void *), const void *input)
+static void print_cases(void)
 {
-    struct bl_error err;
-    run->ops = device;
-    if (device->precision == OPS_F32 && precision != OPS_F32)
-        return;
-    for (run->threads = 1; run->threads <= 2; run->threads++) {
-        run->result = 0;
-        f(run, input);
-        assert_ok(device->sync(device, &err), err);
-        release(run);
-    }
-    while (run->seen_count)
-        free(run->seen[--run->seen_count].bytes);
-    printf("case worst=%.2e\n", run->worst);
-}
-
-bool run_is_narrow(const struct ops_run *run)
-{
-    return run->ops->act_bytes == 2;
+    printf("cases=%d worst_f32=%.2e worst_bf16=%.2e\n", cases, worst[0], worst[1]);
 }
 
 void ops_each(struct cpu_options options, void (*f)(struct ops_run *, const void *),
               const void *input)
 {
-    static const int threads[] = {1, 2, 3, 2};
-    if (open_device()) {
-        run_on_device(&(struct ops_run){0}, options.precision, f, input);
-        return;
-    }
-    for (enum cpu_isa isa = CPU_PLAIN; isa <= cpu_isa_best(); isa++) {
-        struct ops_run run = {.isa = isa};
-        for (int i = 0; i < COUNT(threads); i++) {
+    const struct ops_backend backend = ops_backend();
+    if (cases == 0 && getenv("BLIPREN_CASES"))
+        atexit(print_cases);
+    for (int variant = 0; variant < backend.variants; variant++, cases++) {
+        struct ops_run run = {.ops = NULL};
+        for (run.repeat = 0; run.repeat < backend.repeats; run.repeat++) {
             struct bl_error err;
-            options.isa = isa;
-            options.threads = threads[i];
-            assert_ok(cpu_open(&options, &run.ops, &err), err);
-            run.threads = threads[i];
+            assert_ok(backend.open(options, variant, run.repeat, &run.ops, &err), err);
             run.result = 0;
             f(&run, input);
             assert_ok(run.ops->sync(run.ops, &err), err);
-            release(&run);
+            while (run.memory_count)
+                run.ops->release(run.ops, run.memory[--run.memory_count]);
             ops_free(&run.ops);
         }
         while (run.seen_count)
@@ -203,7 +158,7 @@ act *run_act(struct ops_run *run, const float *x, int64_t count)
     return p;
 }
 
-/* The first run of an instruction set is remembered, the others must repeat it. */
+/* The first run of a variant is remembered, the others must repeat it. */
 static void expect_bits(struct ops_run *run, const char *name, const void *got, size_t bytes)
 {
     assert_true(run->result < RESULTS_MAX);
@@ -214,8 +169,7 @@ static void expect_bits(struct ops_run *run, const char *name, const void *got, 
         memcpy(run->seen[i].bytes, got, bytes);
         run->seen_count++;
     } else if (run->seen[i].size != bytes || memcmp(run->seen[i].bytes, got, bytes) != 0) {
-        fail_msg("%s: %s: other bits with %d threads than with 1", run->ops->name, name,
-                 run->threads);
+        fail_msg("%s: %s: other bits than the first time", run->ops->name, name);
     }
 }
 
@@ -230,21 +184,9 @@ void run_expect_bytes(struct ops_run *run, const char *name, const void *got, co
     free(host);
 }
 
-/* Of the finite ones. */
-static double distance(const float *got, const double *expected, int64_t count)
+/* The root mean square of what is compared, at least 2^-4. */
+static double scale_of(const double *expected, int64_t count)
 {
-    double squares = 0;
-    for (int64_t i = 0; i < count; i++)
-        if (isfinite(expected[i]))
-            squares += (got[i] - expected[i]) * (got[i] - expected[i]);
-    return sqrt(squares);
-}
-
-void run_expect_f32(struct ops_run *run, const char *name, const float *got, const double *expected,
-                    int64_t count, double tolerance)
-{
-    float *host = malloc((size_t)count * sizeof *host + 1);
-    run->ops->copy_out(run->ops, host, got, (size_t)count * sizeof *host);
     double squares = 0;
     int64_t compared = 0;
     for (int64_t i = 0; i < count; i++)
@@ -252,31 +194,36 @@ void run_expect_f32(struct ops_run *run, const char *name, const float *got, con
             squares += expected[i] * expected[i];
             compared++;
         }
-    double scale = compared ? fmax(sqrt(squares / (double)compared), 0x1p-4) : 0;
-    double eps = 0x1p-23;
-    if (device) {
-        double relative = distance(host, expected, count) / fmax(sqrt(squares), 1e-30);
-        if (compared >= 64)
-            run->worst = fmax(run->worst, relative);
-        if (compared >= 64 && relative > (run_is_narrow(run) ? 1e-2 : 1e-5))
-            fail_msg("%s: %s (%lld): relative error %.2e", run->ops->name, name, (long long)count,
-                     relative);
-        tolerance = run_is_narrow(run) ? 6 : 4 * tolerance;
-        eps = run_is_narrow(run) ? 0x1p-8 : eps;
-    }
+    return compared ? fmax(sqrt(squares / (double)compared), 0x1p-4) : 0;
+}
+
+/* Of numbers that were f32 or bf16 on the device. */
+static void expect_near(struct ops_run *run, const char *name, const float *got, bool is_bf16,
+                        const double *expected, int64_t count, double limit)
+{
+    const double scale = scale_of(expected, count);
     for (int64_t i = 0; i < count; i++) {
-        double bar = tolerance * eps * (fabs(expected[i]) + scale);
-        bool same = host[i] == expected[i], near = fabs(host[i] - expected[i]) <= bar;
-        if (!isnan(expected[i]) && !same && (isinf(expected[i]) || !near))
-            fail_msg("%s, %d threads: %s[%lld] of %lld: expected %.9g within %.3g, found %.9g",
-                     run->ops->name, run->threads, name, (long long)i, (long long)count,
-                     expected[i], bar, host[i]);
+        if (isnan(expected[i]) || got[i] == expected[i])
+            continue;
+        const double size = fabs(expected[i]) + scale, error = fabs(got[i] - expected[i]) / size;
+        if (!(error <= limit)) /* infinite or not a number: neither */
+            fail_msg("%s: %s[%lld] of %lld: expected %.9g within %.3g, found %.9g", run->ops->name,
+                     name, (long long)i, (long long)count, expected[i], limit * size, got[i]);
+        worst[is_bf16] = fmax(worst[is_bf16], error);
     }
+}
+
+void run_expect_f32(struct ops_run *run, const char *name, const float *got, const double *expected,
+                    int64_t count, double tolerance)
+{
+    float *host = malloc((size_t)count * sizeof *host + 1);
+    run->ops->copy_out(run->ops, host, got, (size_t)count * sizeof *host);
+    expect_near(run, name, host, false, expected, count, tolerance * 0x1p-23);
     expect_bits(run, name, host, (size_t)count * sizeof *host);
     free(host);
 }
 
-void run_copy_act(struct ops_run *run, float *host, const act *x, int64_t count)
+void run_read_act(struct ops_run *run, float *host, const act *x, int64_t count)
 {
     float *values = run_f32(run, NULL, count);
     run->ops->act_to_f32(run->ops, values, x, count);
@@ -286,9 +233,13 @@ void run_copy_act(struct ops_run *run, float *host, const act *x, int64_t count)
 void run_expect_act(struct ops_run *run, const char *name, const act *got, const double *expected,
                     int64_t count, double tolerance)
 {
-    float *values = run_f32(run, NULL, count);
-    run->ops->act_to_f32(run->ops, values, got, count);
-    run_expect_f32(run, name, values, expected, count, tolerance);
+    const bool is_bf16 = run->ops->act_bytes == 2;
+    const double limit = is_bf16 && tolerance > 0 ? BF16_ERROR : tolerance * 0x1p-23;
+    float *host = malloc((size_t)count * sizeof *host + 1);
+    run_read_act(run, host, got, count);
+    expect_near(run, name, host, is_bf16, expected, count, limit);
+    expect_bits(run, name, host, (size_t)count * sizeof *host);
+    free(host);
 }
 
 void central_differences(double *d, void (*f)(const void *input, const double *x, double *y),
