@@ -31,7 +31,7 @@ LLM = dict(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidd
 if SMALL:
     VISION |= dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, image_size=56)
     LLM |= dict(vocab_size=500, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-                num_key_value_heads=2, head_dim=16)
+                num_key_value_heads=2, head_dim=16, bos_token_id=1, eos_token_id=2)
 QUERIES, LAYERS, HEADS = (4, 2, 2) if SMALL else (32, 8, 8)
 STEPS, WARMUP = (2, 1) if SMALL else (20, 4)
 on = "cuda" if torch.cuda.is_available() else "cpu"
