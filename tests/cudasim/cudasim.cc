@@ -359,7 +359,7 @@ void cudasim_copy_wait(int groups_left)
     auto &groups = the_block->fibers[the_block->current].copies;
     while ((int)groups.size() - 1 > groups_left) {
         for (const copy &c : groups.front())
-            memcpy(c.to, c.from, c.bytes);
+            c.from ? memcpy(c.to, c.from, c.bytes) : memset(c.to, 0, c.bytes);
         groups.erase(groups.begin());
     }
 }
