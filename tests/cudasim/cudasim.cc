@@ -230,7 +230,9 @@ static void start(block *b, dim3 size)
         if (!f->stack)
             f->stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        f->stack_pointer = first_frame((char *)f->stack + STACK_BYTES, fiber_main);
+        /* not all at one place of a page: their tops would share few sets of the caches */
+        char *top = (char *)f->stack + STACK_BYTES - i % 64 * 320;
+        f->stack_pointer = first_frame(top, fiber_main);
         f->state = READY;
         f->at = cudasim_at;
         f->at.thread = dim3((unsigned)i % size.x, (unsigned)i / size.x % size.y,
