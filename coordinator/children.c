@@ -120,9 +120,14 @@ static int spawn(struct child *child, int log)
              child->worker ? "worker" : "loader");
     snprintf(parent, sizeof parent, "%d", (int)getpid());
     snprintf(threads, sizeof threads, "%d", all->options.threads);
-    char *arguments[] = {program,    "--coord", (char *)(uintptr_t)all->options.endpoint,
-                         "--parent", parent,    child->worker ? "--threads" : NULL,
-                         threads,    NULL};
+    const char *device = all->options.device ? all->options.device : "auto";
+    char *arguments[] = {program,    "--coord",  (char *)(uintptr_t)all->options.endpoint,
+                         "--parent", parent,     child->worker ? "--threads" : NULL,
+                         threads,    "--device", (char *)(uintptr_t)device,
+                         NULL};
+    char number[32];
+    snprintf(number, sizeof number, "%d", child->number);
+    setenv("LOCAL_RANK", number, 1); /* by which a worker's "auto" chooses its GPU */
     uv_stdio_container_t stdio[3] = {{.flags = UV_IGNORE},
                                      {.flags = UV_INHERIT_FD, .data.fd = log},
                                      {.flags = UV_INHERIT_FD, .data.fd = log}};

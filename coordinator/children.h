@@ -17,7 +17,8 @@ struct children_options {
     uv_loop_t *loop;
     const char *run_folder, *endpoint;
     int workers, loaders;
-    int threads; /* OpenMP threads of one worker */
+    const char *device; /* of the workers: --device; NULL: auto */
+    int threads;        /* OpenMP threads of one worker */
     /* A child is given up: the run cannot go on by itself. last_line is its log's. */
     void (*given_up)(void *context, const char *name, const char *last_line);
     /* A child ended; it will be started again unless stopping. */

@@ -356,6 +356,7 @@ static int start_children(struct loop *l, struct bl_error *err)
                                        .endpoint = l->endpoint,
                                        .workers = l->options->workers,
                                        .loaders = l->options->loaders,
+                                       .device = l->options->device,
                                        .threads = threads,
                                        .given_up = on_child_given_up,
                                        .ended = on_child_ended,

@@ -5,6 +5,12 @@
 #include "common/log.h"
 #include "coordinator/loop_state.h"
 
+/* From Hello.build: "blipren VERSION, cuda: …" (worker/ops/ops.h). */
+static bool uses_gpu(const char *build)
+{
+    return strstr(build, ", cuda: ") != NULL;
+}
+
 /* What only texts can tell; the core judges the rest. */
 static const char *refusal(struct loop *l, const Blipren__Envelope *m, const char **ret_remedy)
 {
@@ -19,10 +25,19 @@ static const char *refusal(struct loop *l, const Blipren__Envelope *m, const cha
         *ret_remedy = "start it again to join this one";
         return "this coordinator owns another run";
     }
-    if (m->hello->role != BLIPREN__ROLE__ROLE_WORKER || !l->config->train.reproducible)
+    if (m->hello->role != BLIPREN__ROLE__ROLE_WORKER)
         return NULL;
     if (!l->build[0])
         snprintf(l->build, sizeof l->build, "%s", m->hello->build);
+    if (uses_gpu(l->build) != uses_gpu(m->hello->build)) {
+        snprintf(text, sizeof text,
+                 "a run does not mix CPU and GPU workers: the first is %s; this one %s", l->build,
+                 m->hello->build);
+        *ret_remedy = "give every worker the same --device, cpu or cuda";
+        return text;
+    }
+    if (!l->config->train.reproducible)
+        return NULL;
     if (strncmp(l->build, m->hello->build, sizeof l->build - 1) == 0)
         return NULL;
     snprintf(text, sizeof text,

@@ -8,4 +8,7 @@ int command_caption(int argc, char **argv, struct bl_error *err);
 /* `score --checkpoint C --pairs LIST.jsonl` */
 int command_score(int argc, char **argv, struct bl_error *err);
 
-extern const char command_caption_usage[], command_score_usage[];
+/* `devices` */
+int command_devices(int argc, char **argv, struct bl_error *err);
+
+extern const char command_caption_usage[], command_score_usage[], command_devices_usage[];

@@ -121,7 +121,10 @@ static int connect_comm(struct engine *e, const struct command *c, struct bl_err
                                    .host = e->options.comm_host,
                                    .connect_ms = 2 * e->options.patience_ms,
                                    .publish = publish,
-                                   .context = &publisher};
+                                   .context = &publisher,
+                                   .memory = e->ops->memory,
+                                   .collectives = e->ops->collectives,
+                                   .device = e->ops};
     struct comm *comm = NULL;
     BL_TRY(comm_open(&options, &comm, err));
     BL_TRY(install_comm(e, comm, c->generation, err));

@@ -64,6 +64,7 @@ static int open_run(struct loop *l, struct bl_error *err)
         return bl_fail(err, BL_ENOMEM, "no memory for %u buffers", l->plan.window);
     struct engine_options options = {.config = l->config,
                                      .data_fingerprint = l->fingerprint,
+                                     .device = &l->device,
                                      .threads = l->options->threads,
                                      .comm_host = l->options->host,
                                      .patience_ms = (int)(l->config->cluster.patience_s * 1000),
@@ -423,17 +424,20 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
 {
     static const struct member_calls calls = {on_message, on_lost, on_woken, on_tick};
     struct loop l = {.options = options};
-    char kind[128];
+    char kind[256];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
                                     .endpoint = options->endpoint,
                                     .kind = kind,
                                     .parent = options->parent,
                                     .calls = &calls,
                                     .context = &l};
-    ops_cpu_kind(kind, sizeof kind);
+    BL_TRY(ops_device_choose(options->device, &l.device, err));
+    ops_device_kind(&l.device, kind, sizeof kind);
     pthread_mutex_init(&l.lock, NULL);
     l.outgoing_end = &l.outgoing;
     member_open(&l.member, &member);
+    if (l.device.fallback[0])
+        bl_log(BL_LOG_INFO, "device=cpu: %s", l.device.fallback);
     int rc = start(&l, err);
     if (rc == 0)
         rc = member_run(&l.member, err);

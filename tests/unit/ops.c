@@ -38,7 +38,7 @@ float *random_f32(uint64_t seed, int64_t count)
     float *x = array_alloc((size_t)count * sizeof *x);
     for (int64_t i = 0; i < count; i++) {
         uint32_t words[4];
-        bl_draw(seed, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
+        bl_draw(seed + ops_backend().seed, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
         x[i] = 2 * bl_unit_f32(words[i % 4]) - 1;
         if (ops_backend().short_values)
             x[i] = bf16_to_f32(f32_to_bf16(x[i]));

@@ -7,6 +7,7 @@
  * the reference.
  *
  * ops_cpu.c      a variant is an instruction set of this processor, run with 1, 2, 3 and 2 threads.
+ * ops_device.c   likewise, on the device that BLIPREN_OPS names.
  * tests/cudasim  a variant is an element type of activations, f32 or bf16; the kernels run on the host
  *                shim, their threads each time in another order.
  */
@@ -27,6 +28,7 @@ struct ops_run;
 struct ops_backend {
     int variants, repeats;
     bool short_values; /* random_f32 gives what bf16 holds */
+    uint64_t seed;     /* added to that of every random_f32 */
     int (*open)(struct cpu_options options, int variant, int repeat, struct ops **ret,
                 struct bl_error *err);
 };
