@@ -91,6 +91,7 @@ static void the_loss_and_its_gradient_follow_the_formula(void **state)
     check(7, 33, 31, 1);
     check(70, 65, 5, 7);
     check(3, 3001, 16, 3);
+    check(5, 36, 8, 3);
 }
 
 /* Rows beyond one block of logits: each row's result is what it is alone. */
