@@ -1,4 +1,4 @@
-/* common/cluster.c - groups, shares, milestones and waiting times: what all three programs compute
+/* common/cluster.c - micro-batches, shares, milestones and waiting times: what all three programs compute
  * alike. */
 #include "common/cluster.h"
 
@@ -22,21 +22,23 @@ static uint64_t places_of(const struct bl_plan *plan, enum bl_kind kind)
     return kind == BL_KIND_TRAIN ? plan->batch : plan->validate_samples;
 }
 
-uint32_t bl_plan_groups(const struct bl_plan *plan, enum bl_kind kind)
+uint32_t bl_plan_micro_batches(const struct bl_plan *plan, enum bl_kind kind)
 {
-    return (uint32_t)((places_of(plan, kind) + plan->group - 1) / plan->group);
+    return (uint32_t)((places_of(plan, kind) + plan->micro_batch - 1) / plan->micro_batch);
 }
 
-struct bl_range bl_plan_places(const struct bl_plan *plan, enum bl_kind kind, uint32_t group)
+struct bl_range bl_plan_indices(const struct bl_plan *plan, enum bl_kind kind, uint32_t micro_batch)
 {
-    BL_ASSERT_CMP(group, <, bl_plan_groups(plan, kind));
-    uint64_t first = (uint64_t)group * plan->group, left = places_of(plan, kind) - first;
-    return (struct bl_range){(uint32_t)first, left < plan->group ? (uint32_t)left : plan->group};
+    BL_ASSERT_CMP(micro_batch, <, bl_plan_micro_batches(plan, kind));
+    uint64_t first = (uint64_t)micro_batch * plan->micro_batch,
+             left = places_of(plan, kind) - first;
+    return (struct bl_range){(uint32_t)first,
+                             left < plan->micro_batch ? (uint32_t)left : plan->micro_batch};
 }
 
 uint32_t bl_plan_world_max(const struct bl_plan *plan)
 {
-    return bl_plan_groups(plan, BL_KIND_TRAIN);
+    return bl_plan_micro_batches(plan, BL_KIND_TRAIN);
 }
 
 struct bl_range bl_share(uint32_t total, uint32_t rank, uint32_t world)
@@ -71,10 +73,10 @@ bool bl_plan_validates(const struct bl_plan *plan, uint64_t step)
     return step == plan->steps || every(plan->validate_every, step);
 }
 
-void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t place, uint32_t *ret_epoch,
+void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t index, uint32_t *ret_epoch,
                     uint64_t *ret_index)
 {
-    uint64_t position = step * plan->batch + place, epoch = position / plan->train_samples;
+    uint64_t position = step * plan->batch + index, epoch = position / plan->train_samples;
     *ret_epoch = (uint32_t)epoch;
     *ret_index = bl_permute(plan->seed, epoch, plan->train_samples, position % plan->train_samples);
 }
@@ -87,7 +89,7 @@ const char *bl_stop_text(int code)
                                : "the run ended with an error";
 }
 
-uint64_t bl_sample_term(uint32_t place, uint64_t sample)
+uint64_t bl_sample_term(uint32_t index, uint64_t sample)
 {
-    return bl_mix64(place, sample);
+    return bl_mix64(index, sample);
 }

@@ -1,11 +1,11 @@
 /* common/cluster.h - what the rules of the three programs (coordinator/core.h, worker/core.h,
- * loader/core.h) must agree on: which places a group covers, which rank computes it, which steps
+ * loader/core.h) must agree on: which samples of the batch a micro-batch covers, which rank computes it, which steps
  * are checkpointed and validated, and the waiting times that follow from the one knob. Pure
  * functions.
  *
- * Words    step s (0-based) turns the state after s steps into the state after s + 1. A *place* is
- *          an index into a step's global batch (or into the validation set), a *group* a run of
- *          consecutive places that one loader makes and one worker computes at once, a *generation*
+ * Words    step s (0-based) turns the state after s steps into the state after s + 1. A *batch index* is
+ *          an index into a step's global batch (or into the validation set), a *micro-batch* a run of
+ *          consecutive batch indices that one loader makes and one worker computes at once, a *generation*
  *          one membership of workers with ranks and a communicator. More: docs/protocol.md. */
 #pragma once
 
@@ -31,7 +31,7 @@ struct bl_range {
 struct bl_timing {
     uint32_t heartbeat_ms; /* P/6: a Beat or Pulse at least this often */
     uint32_t lost_ms;      /* P: silence after which a peer is lost */
-    uint32_t lease_ms;     /* P: an order not Got by its worker goes to another loader */
+    uint32_t lease_ms;     /* P: an assignment not Received by its worker goes to another loader */
     uint32_t forming_ms;   /* 2P: a worker that is not Formed is lost; also: absent survivors */
     uint32_t drain_ms;     /* 4P: from Stop to giving up on the rest */
     uint32_t ending_ms;    /* 20P: a worker that lives but does not answer End is lost */
@@ -46,23 +46,24 @@ struct bl_plan {
     uint64_t seed;
     uint64_t train_samples;    /* n: an epoch; >= 1 */
     uint64_t validate_samples; /* V: 0 = no validation */
-    uint32_t batch;            /* G: places of a step's global batch */
-    uint32_t group;            /* places of a group: a grain or micro-batch; 1..batch */
+    uint32_t batch;            /* G: samples of a step's global batch */
+    uint32_t micro_batch;      /* samples of a micro-batch (reproducible: of a grain); 1..batch */
     uint64_t steps;            /* optimizer steps of the whole run */
     uint64_t checkpoint_every; /* 0 = only at step 0 and at the end */
     uint64_t validate_every;   /* 0 = only at the end */
     bool validate_at_start;    /* also after 0 steps */
     uint32_t steps_ahead;      /* steps ordered beyond the one being trained; >= 1 */
-    uint32_t window;           /* groups a worker may hold (ordered, not Used); >= 1 */
+    uint32_t window;           /* micro-batches a worker may hold (ordered, not Consumed); >= 1 */
 };
 
-/* Groups of a step, or of the validation set. */
-uint32_t bl_plan_groups(const struct bl_plan *plan, enum bl_kind kind);
-/* The places of one group; the last may be short. */
-struct bl_range bl_plan_places(const struct bl_plan *plan, enum bl_kind kind, uint32_t group);
+/* Micro-batches of a step, or of the validation set. */
+uint32_t bl_plan_micro_batches(const struct bl_plan *plan, enum bl_kind kind);
+/* The batch indices of one micro-batch; the last may be short. */
+struct bl_range bl_plan_indices(const struct bl_plan *plan, enum bl_kind kind,
+                                uint32_t micro_batch);
 /* Ranks that a step can keep busy: a further worker is a spare. >= 1. */
 uint32_t bl_plan_world_max(const struct bl_plan *plan);
-/* The groups [first, first + count) of `total` that are rank's: [r*N/W, (r+1)*N/W). */
+/* The micro-batches [first, first + count) of `total` that are rank's: [r*N/W, (r+1)*N/W). */
 struct bl_range bl_share(uint32_t total, uint32_t rank, uint32_t world);
 /* Must the state after `step` steps be on disk? After 0, each checkpoint_every, and the end. */
 bool bl_plan_checkpoints(const struct bl_plan *plan, uint64_t step);
@@ -71,7 +72,7 @@ bool bl_plan_snapshots(const struct bl_plan *plan, uint64_t step);
 /* Is the state after `step` steps validated? */
 bool bl_plan_validates(const struct bl_plan *plan, uint64_t step);
 /* Place of training step -> epoch and index in [0, n) of the training samples (invariant 1). */
-void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t place, uint32_t *ret_epoch,
+void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t index, uint32_t *ret_epoch,
                     uint64_t *ret_index);
 /* One term of Report.sample_digest; terms are added modulo 2^64, so their order does not matter. */
-uint64_t bl_sample_term(uint32_t place, uint64_t sample);
+uint64_t bl_sample_term(uint32_t index, uint64_t sample);

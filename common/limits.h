@@ -3,7 +3,8 @@
 
 /* Wire. */
 #define BL_PROTOCOL_VERSION 1
-#define BL_HEADER_BYTES_MAX (256 << 10) /* one message: a header of BL_GROUP_SLOTS_MAX slots */
+#define BL_HEADER_BYTES_MAX                                                                        \
+    (256 << 10) /* one message: a header of BL_MICRO_BATCH_SLOTS_MAX slots */
 #define BL_HEADER_MEMORY_MAX (16 << 20) /* what unpacking it may allocate: at worst 60 times that */
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
@@ -13,9 +14,9 @@
 #define BL_LOADERS_MAX 4096
 #define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
 #define BL_STEPS_AHEAD_MAX 64
-#define BL_PATIENCE_MS_MIN 60   /* heartbeats of 10 ms: a loop's timers are no finer */
-#define BL_WINDOW_MAX 256       /* groups a worker may hold */
-#define BL_GROUP_SLOTS_MAX 4096 /* samples of one micro-batch */
+#define BL_PATIENCE_MS_MIN 60         /* heartbeats of 10 ms: a loop's timers are no finer */
+#define BL_WINDOW_MAX 256             /* groups a worker may hold */
+#define BL_MICRO_BATCH_SLOTS_MAX 4096 /* samples of one micro-batch */
 #define BL_GLOBAL_BATCH_MAX (1 << 20)
 
 /* Files. */

@@ -17,15 +17,16 @@
 void check_batches(struct check *c)
 {
     const struct config_train *t = &c->config->train;
-    int64_t group = t->reproducible ? t->grain : t->micro_batch;
-    int64_t groups = bl_ceil_div(t->global_batch, group);
-    if (t->global_batch % group)
+    int64_t micro_batch = t->reproducible ? t->grain : t->micro_batch;
+    int64_t micro_batches = bl_ceil_div(t->global_batch, micro_batch);
+    if (t->global_batch % micro_batch)
         check_note(c, "batches",
                    "the last of a step's %lld micro-batches has %lld samples, the others %lld",
-                   (long long)groups, (long long)(t->global_batch % group), (long long)group);
-    if (c->config->cluster.workers_min > groups)
+                   (long long)micro_batches, (long long)(t->global_batch % micro_batch),
+                   (long long)micro_batch);
+    if (c->config->cluster.workers_min > micro_batches)
         check_warning(c, "batches", "a step has %lld micro-batches: of %lld workers some are idle",
-                      (long long)groups, (long long)c->config->cluster.workers_min);
+                      (long long)micro_batches, (long long)c->config->cluster.workers_min);
     if (!c->dataset)
         return;
     double samples = (double)dataset_count(c->dataset, DATASET_TRAIN);
@@ -33,7 +34,7 @@ void check_batches(struct check *c)
         check_warning(c, "batches", "a step of %lld samples is more than an epoch of %.0f",
                       (long long)t->global_batch, samples);
     check_ok(c, "batches", "%lld steps of %lld samples in %lld micro-batches: %.2f epochs",
-             (long long)t->steps, (long long)t->global_batch, (long long)groups,
+             (long long)t->steps, (long long)t->global_batch, (long long)micro_batches,
              (double)t->steps * (double)t->global_batch / samples);
 }
 

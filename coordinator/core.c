@@ -21,13 +21,13 @@ static const enum rule rules[COORD_EVENT_COUNT][COORD_STATE_COUNT] = {
     RULE(BEAT,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
     RULE(RENDEZVOUS,  LATE,  LATE,  LATE,  DO,    LATE,  LATE,  LATE,  LATE,  LATE,  LATE),
     RULE(FORMED,      LATE,  LATE,  LATE,  DO,    PROTO, PROTO, PROTO, LATE,  LATE,  LATE),
-    RULE(GOT,         LATE,  LATE,  LATE,  PROTO, DO,    DO,    DO,    LATE,  LATE,  LATE),
-    RULE(USED,        LATE,  LATE,  LATE,  PROTO, DO,    DO,    DO,    LATE,  LATE,  LATE),
+    RULE(RECEIVED,         LATE,  LATE,  LATE,  PROTO, DO,    DO,    DO,    LATE,  LATE,  LATE),
+    RULE(CONSUMED,        LATE,  LATE,  LATE,  PROTO, DO,    DO,    DO,    LATE,  LATE,  LATE),
     RULE(REPORT,      LATE,  LATE,  LATE,  PROTO, DO,    PROTO, PROTO, LATE,  LATE,  LATE),
     RULE(VALIDATION,  LATE,  LATE,  LATE,  PROTO, PROTO, DO,    LATE,  LATE,  LATE,  LATE),
     RULE(BROKEN,      LATE,  LATE,  LATE,  DO,    DO,    DO,    DO,    LATE,  LATE,  LATE),
     RULE(SAVED,       DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
-    RULE(SENT,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
+    RULE(COMPLETED,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(GOODBYE,     DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
     RULE(LOST,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
     RULE(JOURNALED,   DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
@@ -126,13 +126,13 @@ static void handle(struct coord *c, const struct coord_event *e)
         [COORD_EVENT_BEAT] = core_on_beat,
         [COORD_EVENT_RENDEZVOUS] = core_on_rendezvous,
         [COORD_EVENT_FORMED] = core_on_formed,
-        [COORD_EVENT_GOT] = core_on_got,
-        [COORD_EVENT_USED] = core_on_used,
+        [COORD_EVENT_RECEIVED] = core_on_got,
+        [COORD_EVENT_CONSUMED] = core_on_used,
         [COORD_EVENT_REPORT] = core_on_report,
         [COORD_EVENT_VALIDATION] = core_on_validation,
         [COORD_EVENT_BROKEN] = core_on_broken,
         [COORD_EVENT_SAVED] = core_on_saved,
-        [COORD_EVENT_SENT] = core_on_sent,
+        [COORD_EVENT_COMPLETED] = core_on_sent,
         [COORD_EVENT_GOODBYE] = core_on_goodbye,
         [COORD_EVENT_LOST] = core_on_lost,
         [COORD_EVENT_JOURNALED] = core_on_journaled,
@@ -176,7 +176,7 @@ static uint64_t plan_digest(const struct bl_plan *plan)
 {
     uint64_t digest = bl_mix64(plan->seed, plan->train_samples);
     digest = bl_mix64(digest, plan->validate_samples);
-    return bl_mix64(digest, (uint64_t)plan->batch << 32 | plan->group);
+    return bl_mix64(digest, (uint64_t)plan->batch << 32 | plan->micro_batch);
 }
 
 const struct coord_actions *coord_start(struct coord *c, uint64_t now_ms)
@@ -231,7 +231,7 @@ static int config_check(const struct coord_config *config, struct bl_error *err)
     BL_TRY(range_check("train_samples", plan->train_samples, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("validate_samples", plan->validate_samples, 0, UINT32_MAX, err));
     BL_TRY(range_check("batch", plan->batch, 1, BL_GLOBAL_BATCH_MAX, err));
-    BL_TRY(range_check("group", plan->group, 1, BL_GROUP_SLOTS_MAX, err));
+    BL_TRY(range_check("group", plan->micro_batch, 1, BL_MICRO_BATCH_SLOTS_MAX, err));
     BL_TRY(range_check("steps", plan->steps, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("steps_ahead", plan->steps_ahead, 1, BL_STEPS_AHEAD_MAX, err));
     BL_TRY(range_check("window", plan->window, 1, BL_WINDOW_MAX, err));
@@ -252,24 +252,24 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
     if (!c)
         return bl_fail(err, BL_ENOMEM, "coordinator: no memory");
     const struct bl_plan *plan = &config->plan;
-    uint32_t groups = bl_plan_groups(plan, BL_KIND_VALIDATE);
-    uint32_t slots = plan->group;
+    uint32_t micro_batches = bl_plan_micro_batches(plan, BL_KIND_VALIDATE);
+    uint32_t slots = plan->micro_batch;
     c->config = *config;
     c->timing = bl_timing_of(config->patience_ms);
     c->first = true;
     c->journal_first = c->journal_next = 1;
     coord_ledger_init(&c->ledger);
-    /* One event at most: forgets or stops every peer, ends or forms everyone, orders, voids. */
-    c->actions.capacity = 4 * config->workers_max + 3 * config->loaders_max + 2 * ORDERS_PER_CALL +
-                          3 * PENDING_MAX + slots + 2 * SAVES_MAX + 64;
+    /* One event at most: forgets or stops every peer, ends or forms everyone, assignments, voids. */
+    c->actions.capacity = 4 * config->workers_max + 3 * config->loaders_max +
+                          2 * ASSIGNMENTS_PER_CALL + 3 * PENDING_MAX + slots + 2 * SAVES_MAX + 64;
     c->actions.list = calloc(c->actions.capacity, sizeof *c->actions.list);
     c->workers = calloc(config->workers_max, sizeof *c->workers);
     c->loaders = calloc(config->loaders_max, sizeof *c->loaders);
     c->ranks = calloc(config->workers_max, sizeof *c->ranks);
     c->leases = calloc((size_t)config->workers_max * plan->window, sizeof *c->leases);
     c->digests = calloc((size_t)config->workers_max * ring_size(c), sizeof *c->digests);
-    c->validated = calloc((size_t)groups + 1, sizeof *c->validated);
-    c->to_validate = calloc((size_t)groups + 1, sizeof *c->to_validate);
+    c->validated = calloc((size_t)micro_batches + 1, sizeof *c->validated);
+    c->to_validate = calloc((size_t)micro_batches + 1, sizeof *c->to_validate);
     c->seen_samples = calloc(config->sample_count / 8 + 1, 1);
     c->bad_samples = calloc(config->sample_count / 8 + 1, 1);
     if (!c->actions.list || !c->workers || !c->loaders || !c->ranks || !c->leases || !c->digests ||

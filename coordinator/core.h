@@ -1,4 +1,4 @@
-/* coordinator/core.h - the coordinator's rules: membership, work orders, commits, validation,
+/* coordinator/core.h - the coordinator's rules: membership, work assignments, commits, validation,
  * checkpoints, the end. A pure state machine: an event in, actions out; no clock, socket, thread or
  * file. docs/protocol.md states the rules with numbers; core.c cites them.
  *
@@ -24,7 +24,7 @@
     X(PLANNING, "the new generation's record on disk")                                             \
     X(FORMING, "everyone's Formed")                                                                \
     X(TRAINING, "reports of the lowest uncommitted step, and their commit on disk")                \
-    X(VALIDATING, "the results of the validation groups")                                          \
+    X(VALIDATING, "the results of the validation micro-batches")                                   \
     X(SAVING, "a checkpoint without which it must not go on")                                      \
     X(ENDING, "Ended of the old generation's workers")                                             \
     X(LEAVING, "everyone's Goodbye")                                                               \
@@ -43,13 +43,13 @@ enum coord_state {
     X(BEAT, "peer")                                                                                \
     X(RENDEZVOUS, "worker")                                                                        \
     X(FORMED, "worker")                                                                            \
-    X(GOT, "worker")                                                                               \
-    X(USED, "worker")                                                                              \
+    X(RECEIVED, "worker")                                                                          \
+    X(CONSUMED, "worker")                                                                          \
     X(REPORT, "worker")                                                                            \
     X(VALIDATION, "worker")                                                                        \
     X(BROKEN, "worker")                                                                            \
     X(SAVED, "worker")                                                                             \
-    X(SENT, "loader")                                                                              \
+    X(COMPLETED, "loader")                                                                         \
     X(GOODBYE, "peer")                                                                             \
     X(LOST, "loop")                                                                                \
     X(JOURNALED, "loop")                                                                           \
@@ -72,8 +72,8 @@ struct coord_checkpoint {
 #define COORD_CHECKPOINT_NAME_MAX 64
 void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CHECKPOINT_NAME_MAX]);
 
-struct coord_void { /* of Sent */
-    uint32_t slot;  /* index within the group */
+struct coord_void { /* of Completed */
+    uint32_t slot;  /* index within the micro-batch */
     uint64_t sample;
 };
 
@@ -85,9 +85,9 @@ struct coord_event {
     union {
         struct {
             enum bl_role role;
-            uint32_t capacity; /* loader: groups it may hold, 1..BL_LOADER_CAPACITY_MAX */
+            uint32_t capacity; /* loader: micro-batches it may hold, 1..BL_LOADER_CAPACITY_MAX */
         } hello;
-        /* Ready: no communicator, no orders. Sent after Welcome once the models (index, tokenizer)
+        /* Ready: no communicator, no assignments. Sent after Welcome once the models (index, tokenizer)
          * are open, and as the answer to End. Loaders send it once, with applied_step -1. */
         struct {
             int64_t applied_step;      /* steps in its state, -1 = it has none */
@@ -98,13 +98,13 @@ struct coord_event {
             uint64_t step;
             struct bl_digest digest;
         } formed;
-        struct { /* GOT, USED, VALIDATION; SENT with voids */
+        struct { /* RECEIVED, CONSUMED, VALIDATION; COMPLETED with voids */
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
+            uint32_t micro_batch;
             uint32_t void_count;
             const struct coord_void *voids; /* borrowed for the call; ascending slots */
-        } group;
+        } micro_batch;
         struct {
             uint64_t step;
             uint64_t sample_digest;
@@ -151,10 +151,11 @@ struct coord_record {
     enum coord_record_type type;
     uint64_t generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED */
     uint64_t step;       /* COMMIT: 0-based step; otherwise steps done */
-    uint64_t digest;     /* COMMIT: of the places trained; START: of what the plan cannot change */
-    uint32_t world;      /* GENERATION */
-    uint32_t code;       /* FINISH: 0 or BL_E… */
-    bool via_survivors;  /* COMMIT: known from a survivor's state, not from everyone's report */
+    uint64_t
+        digest; /* COMMIT: of the batch indices trained; START: of what the plan cannot change */
+    uint32_t world;     /* GENERATION */
+    uint32_t code;      /* FINISH: 0 or BL_E… */
+    bool via_survivors; /* COMMIT: known from a survivor's state, not from everyone's report */
 };
 
 /* What the journal says: the fold of its records, and nothing else. */
@@ -187,18 +188,20 @@ int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *r
     X(END, "send End to peer")                                                                     \
     X(FORM, "send Form to peer")                                                                   \
     X(RELAY, "send the Rendezvous being handled to peer")                                          \
-    X(ORDER, "send Order to peer (a loader); coord_order_samples gives its samples")               \
+    X(ASSIGNMENT, "send Assignment to peer (a loader); coord_order_samples gives its samples")     \
     X(SAVE, "send Save to peer")                                                                   \
     X(STOP, "send Stop to peer")                                                                   \
     X(JOURNAL, "append record to the journal; JOURNALED(seq) when it is on disk")                  \
     X(VERIFY, "check the checkpoint's checksums; VERIFIED follows")                                \
     X(COMMITTED, "step is committed and on disk: write its metrics from the reports kept")         \
     X(ACCEPTED, "the Validation being handled counts: keep it")                                    \
-    X(VALIDATED, "all results after step steps are kept: write them, in order of their group")     \
+    X(VALIDATED,                                                                                   \
+      "all results after step steps are kept: write them, in order of their micro-batch")          \
     X(REWOUND, "metrics of steps >= step are annulled; forget reports and validation results")     \
     X(REGISTERED, "the checkpoint counts: point to it, prune older ones")                          \
     X(UNSAVED, "a checkpoint in passing could not be written: log it, ignoring")                   \
-    X(BAD_SAMPLE, "voids[void_index] of the Sent being handled is a sample not yet known as bad")  \
+    X(BAD_SAMPLE,                                                                                  \
+      "voids[void_index] of the Completed being handled is a sample not yet known as bad")         \
     X(VIOLATION, "log: peer broke the protocol (text, expected, found); REFUSE or EXIT follows")   \
     X(EXIT, "everything is said: leave with code")
 enum coord_action_type {
@@ -227,10 +230,10 @@ struct coord_action {
         struct {
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
-            struct bl_range places;
+            uint32_t micro_batch;
+            struct bl_range indices;
             uint64_t worker; /* incarnation: the loop knows its endpoint */
-        } order;
+        } assignment;
         struct {
             uint64_t last; /* steps in the final state */
             int code;      /* 0: the run is complete, else BL_E… */
@@ -280,7 +283,7 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
 void coord_free(struct coord **coord);
 
 /* One record of the journal found at start, oldest first. -BL_EFORMAT: it contradicts an earlier
- * one; -BL_ECONFIG: it is another run's (batch, group, seed, samples). A torn last record is the
+ * one; -BL_ECONFIG: it is another run's (batch, micro-batch, seed, samples). A torn last record is the
  * reader's business: it is not there. */
 int coord_replay(struct coord *coord, const struct coord_record *record, struct bl_error *err);
 
@@ -290,9 +293,9 @@ const struct coord_actions *coord_start(struct coord *coord, uint64_t now_ms);
 /* Handles one event. The actions belong to coord and live until the next call. */
 const struct coord_actions *coord_step(struct coord *coord, const struct coord_event *event);
 
-/* sample[i], epoch[i] of an ORDER's place first + i, for i < order.places.count. */
-void coord_order_samples(const struct coord *coord, const struct coord_action *order,
-                         uint64_t *ret_sample, uint32_t *ret_epoch);
+/* sample[i], epoch[i] of an ASSIGNMENT's batch index first + i, for i < assignment.indices.count. */
+void coord_assignment_samples(const struct coord *coord, const struct coord_action *assignment,
+                              uint64_t *ret_sample, uint32_t *ret_epoch);
 
 /* What a person may want to see; all of it is a copy. */
 struct coord_status {
@@ -301,8 +304,8 @@ struct coord_status {
     uint64_t generation, step; /* step: the lowest uncommitted one */
     uint32_t world, workers, loaders;
     uint32_t workers_needed;                   /* GATHERING */
-    uint32_t leases_out;                       /* ordered, not Got */
-    uint32_t validation_done, validation_size; /* groups; VALIDATING */
+    uint32_t leases_out;                       /* ordered, not Received */
+    uint32_t validation_done, validation_size; /* micro-batches; VALIDATING */
     uint64_t late, violations;                 /* messages dropped, peers dropped */
     uint64_t seen, bad;                        /* distinct samples */
 };

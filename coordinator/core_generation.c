@@ -276,7 +276,7 @@ void core_settle_forming(struct coord *c)
                                               .via_survivors = true});
     c->state = COORD_TRAINING;
     if (bl_plan_checkpoints(&c->config.plan, c->plan.step))
-        core_order_save(c, c->plan.step);
+        core_request_save(c, c->plan.step);
 }
 
 void core_settle_ending(struct coord *c)

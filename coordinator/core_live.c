@@ -21,7 +21,7 @@ static struct save *save_entry(struct coord *c)
         struct save *save = &c->saves[i];
         if (save->state == SAVE_FREE)
             return save;
-        if (save->state == SAVE_ORDERED &&
+        if (save->state == SAVE_REQUESTED &&
             (!oldest || save->checkpoint.generation < oldest->checkpoint.generation))
             oldest = save;
     }
@@ -36,7 +36,7 @@ static bool is_being_saved(const struct coord *c, uint64_t step)
     return false;
 }
 
-void core_order_save(struct coord *c, uint64_t step)
+void core_request_save(struct coord *c, uint64_t step)
 {
     struct coord_checkpoint checkpoint = {step, c->generation};
     if (core_is_saved(c, step) || is_being_saved(c, step))
@@ -56,7 +56,7 @@ static void send_saves(struct coord *c)
         if (save->state != SAVE_WANTED || saves_unchecked(c) >= SAVES_UNCHECKED_MAX ||
             save->checkpoint.step > c->ledger.committed)
             continue;
-        save->state = SAVE_ORDERED;
+        save->state = SAVE_REQUESTED;
         save->peer = w->peer;
         save->link = w->link;
         core_act_to(c, COORD_ACTION_SAVE, w->peer, w->link)->checkpoint = save->checkpoint;
@@ -82,16 +82,16 @@ static void save_failed(struct coord *c, struct save *save)
 
 static void validation_begin(struct coord *c)
 {
-    uint32_t groups = bl_plan_groups(&c->config.plan, BL_KIND_VALIDATE);
+    uint32_t micro_batches = bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE);
     if (c->validated_count == 0 || c->validating != c->ledger.committed) {
-        memset(c->validated, 0, groups);
+        memset(c->validated, 0, micro_batches);
         c->validated_count = 0;
         c->validating = c->ledger.committed;
     }
     c->to_validate_count = 0;
-    for (uint32_t group = 0; group < groups; group++)
-        if (!c->validated[group])
-            c->to_validate[c->to_validate_count++] = group;
+    for (uint32_t micro_batch = 0; micro_batch < micro_batches; micro_batch++)
+        if (!c->validated[micro_batch])
+            c->to_validate[c->to_validate_count++] = micro_batch;
     for (uint32_t rank = 0; rank < c->plan.world; rank++)
         rank_worker(c, rank)->next_validate = 0;
 }
@@ -127,20 +127,21 @@ void core_settle_live(struct coord *c)
         if (!must_be_saved(c))
             return core_leave(c, c->stopping ? c->stop_code : 0,
                               c->stopping ? core_stop_text(c) : "the run is complete");
-        core_order_save(c, c->ledger.committed);
+        core_request_save(c, c->ledger.committed);
     }
     send_saves(c);
-    core_issue_orders(c);
+    core_assign(c);
 }
 
-/* Are these ranges, in order, exactly the places of the rank's share? */
+/* Are these ranges, in order, exactly the batch indices of the rank's share? */
 static bool trained_is_share(const struct coord *c, const struct worker *w,
                              const struct coord_event *e)
 {
     const struct bl_plan *plan = &c->config.plan;
-    struct bl_range groups = rank_groups(c, w->rank);
-    struct bl_range last = bl_plan_places(plan, BL_KIND_TRAIN, groups.first + groups.count - 1);
-    uint64_t next = bl_plan_places(plan, BL_KIND_TRAIN, groups.first).first;
+    struct bl_range micro_batches = rank_micro_batches(c, w->rank);
+    struct bl_range last =
+        bl_plan_indices(plan, BL_KIND_TRAIN, micro_batches.first + micro_batches.count - 1);
+    uint64_t next = bl_plan_indices(plan, BL_KIND_TRAIN, micro_batches.first).first;
     for (uint32_t i = 0; i < e->report.trained_count; i++) {
         if (e->report.trained[i].first != next)
             return false;
@@ -177,12 +178,12 @@ void core_on_report(struct coord *c, const struct coord_event *e)
                               e->report.step);
     for (uint32_t k = 0; k < c->config.plan.window; k++)
         if (w->leases[k].state != LEASE_FREE && w->leases[k].step <= e->report.step)
-            return core_violation(c, e, "Report before its groups were Used", w->leases[k].step,
-                                  e->report.step);
+            return core_violation(c, e, "Report before its micro-batches were Consumed",
+                                  w->leases[k].step, e->report.step);
     uint64_t expected = *ordered_digest(c, w, e->report.step);
     if (!trained_is_share(c, w, e))
-        return core_fail(c, w, "a rank trained other places than its own",
-                         rank_groups(c, w->rank).count, e->report.trained_count);
+        return core_fail(c, w, "a rank trained other batch indices than its own",
+                         rank_micro_batches(c, w->rank).count, e->report.trained_count);
     if (e->report.sample_digest != expected)
         return core_fail(c, w, "a rank trained other samples than ordered", expected,
                          e->report.sample_digest);
@@ -196,15 +197,15 @@ void core_on_validation(struct coord *c, const struct coord_event *e)
     if (!w)
         return;
     struct lease *lease = core_lease_of(c, w, e);
-    if (e->group.kind != BL_KIND_VALIDATE || !lease || lease->state != LEASE_GOT)
-        return core_violation(c, e, "a validation result without an order", c->validating,
-                              e->group.step);
-    if (c->validated[e->group.group])
+    if (e->micro_batch.kind != BL_KIND_VALIDATE || !lease || lease->state != LEASE_RECEIVED)
+        return core_violation(c, e, "a validation result without an assignment", c->validating,
+                              e->micro_batch.step);
+    if (c->validated[e->micro_batch.micro_batch])
         return;
-    c->validated[e->group.group] = 1;
+    c->validated[e->micro_batch.micro_batch] = 1;
     c->validated_count++;
     core_act(c, COORD_ACTION_ACCEPTED)->step = c->validating;
-    if (c->validated_count < bl_plan_groups(&c->config.plan, BL_KIND_VALIDATE))
+    if (c->validated_count < bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE))
         return;
     core_act(c, COORD_ACTION_VALIDATED)->step = c->validating;
     core_journal(c, (struct coord_record){.type = COORD_RECORD_VALIDATED, .step = c->validating});
@@ -214,7 +215,7 @@ void core_on_saved(struct coord *c, const struct coord_event *e)
 {
     for (int i = 0; i < SAVES_MAX; i++) {
         struct save *save = &c->saves[i];
-        if (save->state != SAVE_ORDERED || save->link != e->link ||
+        if (save->state != SAVE_REQUESTED || save->link != e->link ||
             save->checkpoint.step != e->saved.step)
             continue;
         char name[COORD_CHECKPOINT_NAME_MAX];
@@ -243,8 +244,8 @@ static void record_on_disk(struct coord *c, const struct coord_record *record)
         action->committed.via_survivors = record->via_survivors;
         if (is_live(c) && record->generation == c->generation && !record->via_survivors &&
             bl_plan_snapshots(&c->config.plan, record->step + 1))
-            core_order_save(c,
-                            record->step + 1); /* rank 0 has its copy ready and waits for it (C2) */
+            core_request_save(c, record->step +
+                                     1); /* rank 0 has its copy ready and waits for it (C2) */
         break;
     case COORD_RECORD_REWIND:
         core_act(c, COORD_ACTION_REWOUND)->step = record->step;

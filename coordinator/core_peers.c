@@ -26,7 +26,7 @@ static void worker_lost(struct coord *c, struct worker *w, bool dead)
     if (w->phase == PLANNED)
         c->plan.broken = true;
     for (int i = 0; i < SAVES_MAX; i++)
-        if (c->saves[i].state == SAVE_ORDERED && c->saves[i].link == w->link)
+        if (c->saves[i].state == SAVE_REQUESTED && c->saves[i].link == w->link)
             c->saves[i].state = SAVE_FREE;
     for (uint32_t k = 0; k < c->config.plan.window; k++)
         if (w->leases[k].state != LEASE_FREE)
@@ -244,7 +244,7 @@ bool core_sender_is_known(struct coord *c, const struct coord_event *e)
     }
     *(w ? &w->heard_ms : &l->heard_ms) = e->now_ms;
     bool from_worker = e->type >= COORD_EVENT_RENDEZVOUS && e->type <= COORD_EVENT_SAVED;
-    if ((from_worker && !w) || (e->type == COORD_EVENT_SENT && !l)) {
+    if ((from_worker && !w) || (e->type == COORD_EVENT_COMPLETED && !l)) {
         core_violation(c, e, "a message of the other role", e->type,
                        w ? BL_ROLE_WORKER : BL_ROLE_LOADER);
         return false;

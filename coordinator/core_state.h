@@ -5,7 +5,7 @@
  *   core_state.c       looking things up, actions, the journal, leaving
  *   core_peers.c       who is here: Hello, Beat, Goodbye, lost peers, peers that break the protocol
  *   core_generation.c  gathering, planning, forming and ending a generation
- *   core_orders.c      leases: what is ordered from which loader for which worker
+ *   core_assign.c      leases: what is ordered from which loader for which worker
  *   core_live.c        commits, validation, checkpoints
  *   core_status.c      names, what a person may see, the invariants
  *
@@ -16,21 +16,21 @@
 #include "common/limits.h"
 #include "coordinator/core.h"
 
-#define ORDERS_PER_CALL 64    /* keeps a call short; `more` asks for the next */
+#define ASSIGNMENTS_PER_CALL 64 /* keeps a call short; `more` asks for the next */
 #define PENDING_MAX 256       /* records on their way to disk: commits are bounded by steps_ahead */
 #define SAVES_MAX 32          /* checkpoints on their way to being registered */
 #define SAVES_UNCHECKED_MAX 8 /* written and not yet registered: then rank 0 has to wait */
 #define SAVE_FAILURES_MAX 3   /* of a checkpoint without which the run must not go on */
 #define FORMING_PATIENCES_MAX 20 /* no generation could be formed for so long: give up */
 
-enum lease_state { LEASE_FREE, LEASE_OUT, LEASE_REVOKED, LEASE_GOT };
+enum lease_state { LEASE_FREE, LEASE_OUT, LEASE_REVOKED, LEASE_RECEIVED };
 
-/* A group that is ordered for a rank and not Used by it: one place in its window. */
+/* A micro-batch that is ordered for a rank and not Consumed by it: one place in its window. */
 struct lease {
     enum lease_state state;
     enum bl_kind kind;
     uint64_t step;
-    uint32_t group;
+    uint32_t micro_batch;
     uint32_t loader; /* index of the loader that has or had the order */
     uint64_t since_ms;
 };
@@ -54,10 +54,11 @@ struct worker {
     uint32_t rank;
     bool formed;
     struct bl_digest formed_digest;
-    uint64_t done;       /* steps in its state */
-    uint64_t next_step;  /* the next group to be ordered for it is groups.first + next_index … */
-    uint32_t next_index; /* … of next_step; next_index < groups.count */
-    uint32_t next_validate; /* index into its share of the pending validation groups */
+    uint64_t done; /* steps in its state */
+    uint64_t
+        next_step; /* the next micro-batch to be ordered for it is micro-batches.first + next_index … */
+    uint32_t next_index;    /* … of next_step; next_index < micro-batches.count */
+    uint32_t next_validate; /* index into its share of the pending validation micro-batches */
     uint32_t lease_count;   /* not LEASE_FREE */
     struct lease *leases;   /* plan.window of them */
     uint64_t *digests;      /* of what is ordered for step s, at s % (steps_ahead + 2) */
@@ -66,10 +67,10 @@ struct worker {
 struct loader {
     bool present, ready;
     uint64_t peer, link, heard_ms;
-    uint32_t capacity, held; /* orders it may hold, orders without their Sent */
+    uint32_t capacity, held; /* assignments it may hold, assignments without their Completed */
 };
 
-enum save_state { SAVE_FREE, SAVE_WANTED, SAVE_ORDERED, SAVE_VERIFYING, SAVE_JOURNALING };
+enum save_state { SAVE_FREE, SAVE_WANTED, SAVE_REQUESTED, SAVE_VERIFYING, SAVE_JOURNALING };
 
 struct save {
     enum save_state state;
@@ -121,8 +122,8 @@ struct coord {
     uint32_t passed_over; /* newest checkpoints found damaged that the journal still has */
 
     uint64_t validating;   /* steps done; meaningful while a result is in or VALIDATING */
-    uint8_t *validated;    /* per group: its result is in */
-    uint32_t *to_validate; /* groups without one when the generation began to validate */
+    uint8_t *validated;    /* per micro-batch: its result is in */
+    uint32_t *to_validate; /* micro-batches without one when the generation began to validate */
     uint32_t to_validate_count, validated_count;
 
     struct save saves[SAVES_MAX];
@@ -168,9 +169,9 @@ static inline struct worker *rank_worker(const struct coord *c, uint32_t rank)
     return &c->workers[c->ranks[rank]];
 }
 
-static inline struct bl_range rank_groups(const struct coord *c, uint32_t rank)
+static inline struct bl_range rank_micro_batches(const struct coord *c, uint32_t rank)
 {
-    return bl_share(bl_plan_groups(&c->config.plan, BL_KIND_TRAIN), rank, c->plan.world);
+    return bl_share(bl_plan_micro_batches(&c->config.plan, BL_KIND_TRAIN), rank, c->plan.world);
 }
 
 static inline bool journal_is_idle(const struct coord *c)
@@ -206,7 +207,7 @@ const char *core_stop_text(const struct coord *c);
 void core_fail(struct coord *c, const struct worker *w, const char *text, uint64_t expected,
                uint64_t found);
 
-/* Steps that some rank has all its groups of: it may wait in their all-reduce, so who stops has to
+/* Steps that some rank has all its micro-batches of: it may wait in their all-reduce, so who stops has to
  * get so far. Nobody can get further. */
 uint64_t core_steps_begun(const struct coord *c);
 /* Steps after which a living generation has nothing more to do. */
@@ -259,16 +260,16 @@ void core_on_formed(struct coord *c, const struct coord_event *e);
 void core_forming_failed(struct coord *c);
 void core_on_broken(struct coord *c, const struct coord_event *e);
 
-/* ---- core_orders.c */
+/* ---- core_assign.c */
 
 /* Leases of a worker: used or lost; to be ordered again elsewhere (O5); all of all. */
 void core_lease_free(struct coord *c, struct worker *w, struct lease *lease);
 void core_lease_revoke(struct coord *c, struct lease *lease);
 void core_leases_clear(struct coord *c);
 
-/* Orders whatever loaders and windows have room for. */
-void core_issue_orders(struct coord *c);
-/* The lease that a group's message is about; NULL: there is none. */
+/* Assignments whatever loaders and windows have room for. */
+void core_assign(struct coord *c);
+/* The lease that a micro-batch's message is about; NULL: there is none. */
 struct lease *core_lease_of(const struct coord *c, const struct worker *w,
                             const struct coord_event *e);
 
@@ -280,7 +281,7 @@ void core_tick_leases(struct coord *c);
 /* ---- core_live.c */
 
 /* Wants a checkpoint of the state after `step` steps, unless there is one. */
-void core_order_save(struct coord *c, uint64_t step);
+void core_request_save(struct coord *c, uint64_t step);
 
 void core_settle_live(struct coord *c);
 void core_on_report(struct coord *c, const struct coord_event *e);

@@ -323,7 +323,7 @@ static int open_core(struct loop *l, struct bl_error *err)
         BL_TRY(registry_unpoint(c->run_dir, "best", err));
     BL_TRY(registry_tidy(c->run_dir, ledger->checkpoints, (int)ledger->checkpoint_count,
                          l->best.checkpoint, err));
-    BL_TRY(results_new(bl_plan_groups(&l->plan, BL_KIND_VALIDATE), &l->results, err));
+    BL_TRY(results_new(bl_plan_micro_batches(&l->plan, BL_KIND_VALIDATE), &l->results, err));
     return metrics_open(c->run_dir, &l->metrics, err);
 }
 

@@ -82,7 +82,7 @@ void loop_register(struct loop *l, struct coord_checkpoint checkpoint)
 
 void loop_bad_sample(struct loop *l, uint32_t index)
 {
-    const Blipren__VoidSlot *slot = l->handled->sent->voids[index];
+    const Blipren__VoidSlot *slot = l->handled->completed->voids[index];
     struct dataset_sample sample;
     struct bl_error err;
     if (slot->sample >= dataset_samples(l->dataset))

@@ -76,18 +76,18 @@ static void take_digest(struct bl_digest *ret, const ProtobufCBinaryData *bytes)
         memcpy(ret->bytes, bytes->data, sizeof ret->bytes);
 }
 
-static void take_group(struct coord_event *e, enum coord_event_type type, Blipren__Kind kind,
-                       uint64_t step, uint32_t group)
+static void take_micro_batch(struct coord_event *e, enum coord_event_type type, Blipren__Kind kind,
+                             uint64_t step, uint32_t micro_batch)
 {
     e->type = type;
-    e->group.kind = (enum bl_kind)kind;
-    e->group.step = step;
-    e->group.group = group;
+    e->micro_batch.kind = (enum bl_kind)kind;
+    e->micro_batch.step = step;
+    e->micro_batch.micro_batch = micro_batch;
 }
 
 struct scratch {
-    struct coord_void voids[BL_GROUP_SLOTS_MAX];
-    struct bl_range trained[BL_GROUP_SLOTS_MAX];
+    struct coord_void voids[BL_MICRO_BATCH_SLOTS_MAX];
+    struct bl_range trained[BL_MICRO_BATCH_SLOTS_MAX];
 };
 
 /* Fills the event from a message; false: it is dealt with. */
@@ -116,11 +116,13 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->formed.step = m->formed->step;
         take_digest(&e->formed.digest, &m->formed->state_digest);
         return true;
-    case BLIPREN__ENVELOPE__BODY_GOT:
-        take_group(e, COORD_EVENT_GOT, m->got->kind, m->got->step, m->got->group);
+    case BLIPREN__ENVELOPE__BODY_RECEIVED:
+        take_micro_batch(e, COORD_EVENT_RECEIVED, m->received->kind, m->received->step,
+                         m->received->micro_batch);
         return true;
-    case BLIPREN__ENVELOPE__BODY_USED:
-        take_group(e, COORD_EVENT_USED, m->used->kind, m->used->step, m->used->group);
+    case BLIPREN__ENVELOPE__BODY_CONSUMED:
+        take_micro_batch(e, COORD_EVENT_CONSUMED, m->consumed->kind, m->consumed->step,
+                         m->consumed->micro_batch);
         return true;
     case BLIPREN__ENVELOPE__BODY_REPORT:
         results_report(l->results, m->report);
@@ -134,8 +136,8 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->report.trained = scratch->trained;
         return true;
     case BLIPREN__ENVELOPE__BODY_VALIDATION:
-        take_group(e, COORD_EVENT_VALIDATION, BLIPREN__KIND__KIND_VALIDATE, m->validation->step,
-                   m->validation->group);
+        take_micro_batch(e, COORD_EVENT_VALIDATION, BLIPREN__KIND__KIND_VALIDATE,
+                         m->validation->step, m->validation->micro_batch);
         return true;
     case BLIPREN__ENVELOPE__BODY_BROKEN:
         bl_log(BL_LOG_WARNING, "peer=%s %s", peer->name, m->broken->text);
@@ -147,13 +149,14 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->saved.folder = m->saved->folder;
         e->saved.ok = !m->saved->error[0];
         return true;
-    case BLIPREN__ENVELOPE__BODY_SENT:
-        take_group(e, COORD_EVENT_SENT, m->sent->kind, m->sent->step, m->sent->group);
-        for (size_t i = 0; i < m->sent->n_voids; i++)
+    case BLIPREN__ENVELOPE__BODY_COMPLETED:
+        take_micro_batch(e, COORD_EVENT_COMPLETED, m->completed->kind, m->completed->step,
+                         m->completed->micro_batch);
+        for (size_t i = 0; i < m->completed->n_voids; i++)
             scratch->voids[i] =
-                (struct coord_void){m->sent->voids[i]->slot, m->sent->voids[i]->sample};
-        e->group.void_count = (uint32_t)m->sent->n_voids;
-        e->group.voids = scratch->voids;
+                (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample};
+        e->micro_batch.void_count = (uint32_t)m->completed->n_voids;
+        e->micro_batch.voids = scratch->voids;
         return true;
     case BLIPREN__ENVELOPE__BODY_GOODBYE:
         bl_log(BL_LOG_INFO, "peer=%s leaves: %s", peer->name, m->goodbye->reason);

@@ -60,23 +60,23 @@ static void send_form(struct loop *l, struct peer *peer, const struct coord_acti
     send_to(l, peer, a->generation, &e);
 }
 
-static void send_order(struct loop *l, struct peer *peer, const struct coord_action *a)
+static void send_assignment(struct loop *l, struct peer *peer, const struct coord_action *a)
 {
-    static uint64_t samples[BL_GROUP_SLOTS_MAX];
-    static uint32_t epochs[BL_GROUP_SLOTS_MAX];
-    struct peer *worker = peers_of_incarnation(l->peers, a->order.worker);
-    coord_order_samples(l->core, a, samples, epochs);
-    Blipren__Order order = BLIPREN__ORDER__INIT;
-    order.kind = (Blipren__Kind)a->order.kind;
-    order.step = a->order.step;
-    order.group = a->order.group;
-    order.first = a->order.places.first;
-    order.n_sample = order.n_epoch = a->order.places.count;
-    order.sample = samples;
-    order.epoch = epochs;
-    order.worker = a->order.worker;
-    order.endpoint = worker ? worker->endpoint : (char *)"";
-    WIRE_ENVELOPE(e, ORDER, order) = &order;
+    static uint64_t samples[BL_MICRO_BATCH_SLOTS_MAX];
+    static uint32_t epochs[BL_MICRO_BATCH_SLOTS_MAX];
+    struct peer *worker = peers_of_incarnation(l->peers, a->assignment.worker);
+    coord_assignment_samples(l->core, a, samples, epochs);
+    Blipren__Assignment assignment = BLIPREN__ASSIGNMENT__INIT;
+    assignment.kind = (Blipren__Kind)a->assignment.kind;
+    assignment.step = a->assignment.step;
+    assignment.micro_batch = a->assignment.micro_batch;
+    assignment.first = a->assignment.indices.first;
+    assignment.n_sample = assignment.n_epoch = a->assignment.indices.count;
+    assignment.sample = samples;
+    assignment.epoch = epochs;
+    assignment.worker = a->assignment.worker;
+    assignment.endpoint = worker ? worker->endpoint : (char *)"";
+    WIRE_ENVELOPE(e, ASSIGNMENT, assignment) = &assignment;
     send_to(l, peer, a->generation, &e);
 }
 
@@ -160,8 +160,8 @@ void loop_send(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_RELAY:
         send_rendezvous(l, peer, a);
         break;
-    case COORD_ACTION_ORDER:
-        send_order(l, peer, a);
+    case COORD_ACTION_ASSIGNMENT:
+        send_assignment(l, peer, a);
         break;
     case COORD_ACTION_SAVE:
         send_save(l, peer, a);

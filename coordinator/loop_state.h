@@ -109,7 +109,7 @@ void loop_verify(struct loop *l, struct coord_checkpoint checkpoint);
 void loop_point_best(struct loop *l);
 /* Points "latest" and "best", removes what train.keep_last no longer keeps. */
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
-/* Into bad_samples.jsonl and the log: void slot `index` of the Sent being handled. */
+/* Into bad_samples.jsonl and the log: void slot `index` of the Completed being handled. */
 void loop_bad_sample(struct loop *l, uint32_t index);
 /* What the peers will read. A start that failed before leaves the old one. */
 int loop_write_config(struct loop *l, struct bl_error *err);

@@ -20,7 +20,7 @@ struct caption {
     bool ended;
 };
 
-struct group_result {
+struct micro_batch_result {
     bool used;
     struct metrics_validation sums; /* losses are sums here, paired and shuffled too */
     double tokens_shuffled, correct;
@@ -32,32 +32,34 @@ struct group_result {
 
 struct results {
     struct step_result steps[STEPS_KEPT];
-    uint32_t group_count;
-    struct group_result groups[];
+    uint32_t micro_batch_count;
+    struct micro_batch_result micro_batches[];
 };
 
-int results_new(uint32_t validation_groups, struct results **ret, struct bl_error *err)
+int results_new(uint32_t validation_micro_batches, struct results **ret, struct bl_error *err)
 {
-    struct results *r = calloc(1, sizeof *r + (size_t)validation_groups * sizeof r->groups[0]);
+    struct results *r =
+        calloc(1, sizeof *r + (size_t)validation_micro_batches * sizeof r->micro_batches[0]);
     if (!r)
-        return bl_fail(err, BL_ENOMEM, "no memory for the results of %u groups", validation_groups);
-    r->group_count = validation_groups;
+        return bl_fail(err, BL_ENOMEM, "no memory for the results of %u micro-batches",
+                       validation_micro_batches);
+    r->micro_batch_count = validation_micro_batches;
     *ret = r;
     return 0;
 }
 
-static void clear_group(struct group_result *g)
+static void clear_micro_batch(struct micro_batch_result *g)
 {
     for (size_t i = 0; i < g->caption_count; i++)
         free(g->captions[i].text);
     free(g->captions);
-    *g = (struct group_result){0};
+    *g = (struct micro_batch_result){0};
 }
 
 void results_clear_validation(struct results *r)
 {
-    for (uint32_t i = 0; i < r->group_count; i++)
-        clear_group(&r->groups[i]);
+    for (uint32_t i = 0; i < r->micro_batch_count; i++)
+        clear_micro_batch(&r->micro_batches[i]);
 }
 
 void results_clear(struct results *r)
@@ -113,10 +115,10 @@ bool results_take_step(struct results *r, uint64_t step, struct metrics_step *re
 
 void results_validation(struct results *r, const Blipren__Validation *v)
 {
-    if (v->group >= r->group_count)
+    if (v->micro_batch >= r->micro_batch_count)
         return;
-    struct group_result *g = &r->groups[v->group];
-    clear_group(g);
+    struct micro_batch_result *g = &r->micro_batches[v->micro_batch];
+    clear_micro_batch(g);
     g->used = true;
     g->sums.loss = v->nll_sum;
     g->sums.tokens = (int64_t)v->tokens;
@@ -142,8 +144,8 @@ void results_sum_validation(const struct results *r, struct metrics_validation *
     struct metrics_validation sum = {.step = ret->step};
     double correct = 0, shuffled_tokens = 0;
     memset(weight, 0, METRICS_EXPERTS_MAX * sizeof *weight);
-    for (uint32_t i = 0; i < r->group_count; i++) {
-        const struct group_result *g = &r->groups[i];
+    for (uint32_t i = 0; i < r->micro_batch_count; i++) {
+        const struct micro_batch_result *g = &r->micro_batches[i];
         sum.loss += g->sums.loss;
         sum.tokens += g->sums.tokens;
         sum.images += g->sums.images;
@@ -174,8 +176,8 @@ void results_each_caption(const struct results *r,
                                         bool ended),
                           void *context)
 {
-    for (uint32_t i = 0; i < r->group_count; i++)
-        for (size_t c = 0; c < r->groups[i].caption_count; c++)
-            visit(context, r->groups[i].captions[c].sample, r->groups[i].captions[c].text,
-                  r->groups[i].captions[c].ended);
+    for (uint32_t i = 0; i < r->micro_batch_count; i++)
+        for (size_t c = 0; c < r->micro_batches[i].caption_count; c++)
+            visit(context, r->micro_batches[i].captions[c].sample,
+                  r->micro_batches[i].captions[c].text, r->micro_batches[i].captions[c].ended);
 }

@@ -9,8 +9,8 @@
 
 struct results;
 
-/* groups: of the validation set. */
-int results_new(uint32_t validation_groups, struct results **ret, struct bl_error *err);
+/* micro-batches: of the validation set. */
+int results_new(uint32_t validation_micro_batches, struct results **ret, struct bl_error *err);
 void results_free(struct results **results);
 
 /* A worker's Report: sums are those of the whole batch, times the slowest rank's. */
@@ -19,9 +19,9 @@ void results_report(struct results *results, const Blipren__Report *report);
 bool results_take_step(struct results *results, uint64_t step, struct metrics_step *ret,
                        double share[METRICS_EXPERTS_MAX]);
 
-/* The result of one validation group. */
+/* The result of one validation micro-batch. */
 void results_validation(struct results *results, const Blipren__Validation *validation);
-/* Sums up all groups in order; weight holds what ret->weight points to. */
+/* Sums up all micro-batches in order; weight holds what ret->weight points to. */
 void results_sum_validation(const struct results *results, struct metrics_validation *ret,
                             double weight[METRICS_EXPERTS_MAX]);
 /* Calls visit for every sample caption, in order. */

@@ -20,7 +20,7 @@ static const enum rule rules[LOADER_EVENT_COUNT][LOADER_STATE_COUNT] = {
     RULE(REFUSE,  DO,     DO,     DO,     LATE),
     RULE(PULSE,   PROTO,  DO,     DO,     LATE),
     RULE(END,     PROTO,  DO,     DO,     LATE),
-    RULE(ORDER,   PROTO,  PROTO,  DO,     LATE),
+    RULE(ASSIGNMENT,   PROTO,  PROTO,  DO,     LATE),
     RULE(STOP,    PROTO,  DO,     DO,     LATE),
     RULE(OPENED,  DO,     DO,     BUG,    LATE),
     RULE(MADE,    DO,     DO,     DO,     LATE),
@@ -47,7 +47,7 @@ struct slot {
     uint64_t link, generation;
     enum bl_kind kind;
     uint64_t step;
-    uint32_t group;
+    uint32_t micro_batch;
     uint64_t worker;
 };
 
@@ -62,7 +62,7 @@ struct loader {
     uint64_t link;
     bool linked; /* welcome on it */
     bool opening, opened;
-    uint64_t generation; /* orders of older ones are dead */
+    uint64_t generation; /* assignments of older ones are dead */
     uint64_t turn;
     uint32_t slot_count;
     struct slot *slots;
@@ -81,11 +81,11 @@ static struct loader_action *act_on(struct loader *l, enum loader_action_type ty
 {
     struct loader_action *action = act(l, type);
     action->generation = slot->generation;
-    action->order.slot = (uint32_t)(slot - l->slots);
-    action->order.kind = slot->kind;
-    action->order.step = slot->step;
-    action->order.group = slot->group;
-    action->order.worker = slot->worker;
+    action->assignment.slot = (uint32_t)(slot - l->slots);
+    action->assignment.kind = slot->kind;
+    action->assignment.step = slot->step;
+    action->assignment.micro_batch = slot->micro_batch;
+    action->assignment.worker = slot->worker;
     return action;
 }
 
@@ -114,7 +114,7 @@ static void do_connect(struct loader *l)
     act(l, LOADER_ACTION_CONNECT);
 }
 
-/* ---- Orders (D1 - D3) -------------------------------------------------------------------------
+/* ---- Assignments (D1 - D3) -------------------------------------------------------------------------
  */
 
 /* The order is done with: its credit goes back on the link it came by, if that still is. */
@@ -124,7 +124,7 @@ static void slot_done(struct loader *l, struct slot *slot, bool shipped)
     l->made += shipped;
     l->dropped += !shipped;
     if (l->linked && slot->link == l->link)
-        act_on(l, LOADER_ACTION_SENT, slot)->order.shipped = shipped;
+        act_on(l, LOADER_ACTION_COMPLETED, slot)->assignment.shipped = shipped;
     else
         act_on(l, LOADER_ACTION_DISCARD, slot);
 }
@@ -157,7 +157,7 @@ static void start_jobs(struct loader *l)
     }
 }
 
-/* A newer generation makes the orders of all older ones worthless. */
+/* A newer generation makes the assignments of all older ones worthless. */
 static void see_generation(struct loader *l, uint64_t generation)
 {
     if (generation <= l->generation)
@@ -222,7 +222,7 @@ static void on_end(struct loader *l, const struct loader_event *e)
     kill_all(l);
 }
 
-static void on_order(struct loader *l, const struct loader_event *e)
+static void on_assignment(struct loader *l, const struct loader_event *e)
 {
     see_generation(l, e->generation);
     struct slot *slot = NULL;
@@ -239,10 +239,10 @@ static void on_order(struct loader *l, const struct loader_event *e)
                           .turn = l->turn++,
                           .link = l->link,
                           .generation = e->generation,
-                          .kind = e->order.kind,
-                          .step = e->order.step,
-                          .group = e->order.group,
-                          .worker = e->order.worker};
+                          .kind = e->assignment.kind,
+                          .step = e->assignment.step,
+                          .micro_batch = e->assignment.micro_batch,
+                          .worker = e->assignment.worker};
     act_on(l, LOADER_ACTION_ACCEPT, slot);
     if (e->generation < l->generation)
         slot_kill(l, slot);
@@ -309,11 +309,16 @@ static void handle(struct loader *l, const struct loader_event *e)
 {
     static void (*const handlers[LOADER_EVENT_COUNT])(struct loader *,
                                                       const struct loader_event *) = {
-        [LOADER_EVENT_WELCOME] = on_welcome, [LOADER_EVENT_REFUSE] = on_refuse,
-        [LOADER_EVENT_PULSE] = on_pulse,     [LOADER_EVENT_END] = on_end,
-        [LOADER_EVENT_ORDER] = on_order,     [LOADER_EVENT_STOP] = on_stop,
-        [LOADER_EVENT_OPENED] = on_opened,   [LOADER_EVENT_MADE] = on_made,
-        [LOADER_EVENT_SHIPPED] = on_shipped, [LOADER_EVENT_LOST] = on_lost,
+        [LOADER_EVENT_WELCOME] = on_welcome,
+        [LOADER_EVENT_REFUSE] = on_refuse,
+        [LOADER_EVENT_PULSE] = on_pulse,
+        [LOADER_EVENT_END] = on_end,
+        [LOADER_EVENT_ASSIGNMENT] = on_assignment,
+        [LOADER_EVENT_STOP] = on_stop,
+        [LOADER_EVENT_OPENED] = on_opened,
+        [LOADER_EVENT_MADE] = on_made,
+        [LOADER_EVENT_SHIPPED] = on_shipped,
+        [LOADER_EVENT_LOST] = on_lost,
         [LOADER_EVENT_TICK] = on_tick,
     };
     switch (rules[e->type][l->state]) {
@@ -362,7 +367,8 @@ int loader_new(const struct loader_config *config, struct loader **ret_loader, s
     BL_ASSERT(config->incarnation != 0);
     if (config->capacity < 1 || config->capacity > BL_LOADER_CAPACITY_MAX || config->jobs < 1 ||
         config->jobs > config->capacity)
-        return bl_fail(err, BL_ECONFIG, "expected 1 to %d orders, %u jobs at most but found %u, %u",
+        return bl_fail(err, BL_ECONFIG,
+                       "expected 1 to %d assignments, %u jobs at most but found %u, %u",
                        BL_LOADER_CAPACITY_MAX, config->capacity, config->capacity, config->jobs);
     bl_auto(loader) struct loader *l = calloc(1, sizeof *l);
     if (!l)

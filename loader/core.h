@@ -1,9 +1,9 @@
-/* loader/core.h - a loader's rules: joining, the bounded queue of orders, what is made and shipped
+/* loader/core.h - a loader's rules: joining, the bounded queue of assignments, what is made and shipped
  * next, credit. A pure state machine like coordinator/core.h.
  *
- * Orders   each order sits in a `slot` (< capacity + jobs) from ACCEPT to SENT or DISCARD; the
- *          loop keeps the order's samples and the made group there. An order is answered by exactly
- *          one Sent on the link it came by, also when it is not made: Sent is credit. */
+ * Assignments   each order sits in a `slot` (< capacity + jobs) from ACCEPT to COMPLETED or DISCARD; the
+ *          loop keeps the order's samples and the made micro-batch there. An assignment is answered by exactly
+ *          one Completed on the link it came by, also when it is not made: Completed is credit. */
 #pragma once
 
 #include "common/cluster.h"
@@ -13,7 +13,7 @@
 #define LOADER_STATES(X)                                                                           \
     X(JOINING, "Welcome")                                                                          \
     X(OPENING, "index, tokenizer and source to be open")                                           \
-    X(WORKING, "orders, and the threads that make and ship them")                                  \
+    X(WORKING, "assignments, and the threads that make and ship them")                             \
     X(GONE, "nothing")
 enum loader_state {
 #define X(name, waits_for) LOADER_##name,
@@ -28,7 +28,7 @@ enum loader_state {
     X(REFUSE, "coordinator")                                                                       \
     X(PULSE, "coordinator")                                                                        \
     X(END, "coordinator")                                                                          \
-    X(ORDER, "coordinator")                                                                        \
+    X(ASSIGNMENT, "coordinator")                                                                   \
     X(STOP, "coordinator")                                                                         \
     X(OPENED, "loop")                                                                              \
     X(MADE, "pool")                                                                                \
@@ -54,9 +54,9 @@ struct loader_event {
         struct {
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
+            uint32_t micro_batch;
             uint64_t worker;
-        } order;
+        } assignment;
         struct {
             int code;
         } stop;
@@ -74,11 +74,12 @@ struct loader_event {
     X(CONNECT, "drop the coordinator's connection, if any, make a new one and send Hello on it")   \
     X(OPEN, "open run folder, index and tokenizer; OPENED follows")                                \
     X(BEAT, "send Beat")                                                                           \
-    X(ENDED, "send Ended: ready for orders")                                                       \
-    X(ACCEPT, "keep the Order being handled in slot")                                              \
+    X(ENDED, "send Ended: ready for assignments")                                                  \
+    X(ACCEPT, "keep the Assignment being handled in slot")                                         \
     X(MAKE, "pool: fetch, decode and tokenize slot's samples; MADE follows")                       \
-    X(SHIP, "send slot's group to its worker when the socket takes it; SHIPPED follows")           \
-    X(SENT, "slot is free: send Sent, with its voids if it was shipped, else stop shipping it")    \
+    X(SHIP, "send slot's micro-batch to its worker when the socket takes it; SHIPPED follows")     \
+    X(COMPLETED,                                                                                   \
+      "slot is free: send Completed, with its voids if it was shipped, else stop shipping it")     \
     X(DISCARD, "slot is free: stop shipping it, send nothing (the link it came by is gone)")       \
     X(GOODBYE, "send Goodbye")                                                                     \
     X(EXIT, "leave with code")
@@ -92,16 +93,16 @@ enum loader_action_type {
 struct loader_action {
     enum loader_action_type type;
     uint64_t link;       /* messages: the connection; CONNECT: the number of the new one */
-    uint64_t generation; /* for the envelope: Sent has its order's */
+    uint64_t generation; /* for the envelope: Completed has its order's */
     union {
         struct {
             uint32_t slot;
-            bool shipped; /* SENT: false = its generation ended before; no SHIPPED follows */
+            bool shipped; /* COMPLETED: false = its generation ended before; no SHIPPED follows */
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
+            uint32_t micro_batch;
             uint64_t worker;
-        } order;
+        } assignment;
         struct {
             int code; /* 0, or positive BL_E… */
             const char *text;
@@ -116,8 +117,8 @@ struct loader_actions {
 
 struct loader_config {
     uint64_t incarnation;  /* random, not 0 */
-    uint32_t capacity;     /* orders it may hold, what Hello says; 1..BL_LOADER_CAPACITY_MAX */
-    uint32_t jobs;         /* orders made at the same time; 1..capacity */
+    uint32_t capacity;     /* assignments it may hold, what Hello says; 1..BL_LOADER_CAPACITY_MAX */
+    uint32_t jobs;         /* assignments made at the same time; 1..capacity */
     uint32_t patience_ms;  /* until Welcome tells the run's */
     uint64_t reconnect_ms; /* without a coordinator for so long: exit */
 };

@@ -12,7 +12,7 @@
 
 /* A linked list that is taken from its front. */
 struct queue {
-    struct fetch_group *first, **end;
+    struct fetch_micro_batch *first, **end;
 };
 
 struct fetch {
@@ -32,7 +32,7 @@ struct fetch {
     uint8_t run[RUN_ID_BYTES];
     struct sample_source *source; /* immutable once open_done */
 
-    struct fetch_group *groups; /* all that exist; the loop's own */
+    struct fetch_micro_batch *micro_batches; /* all that exist; the loop's own */
 };
 
 static void queue_init(struct queue *q)
@@ -41,16 +41,16 @@ static void queue_init(struct queue *q)
     q->end = &q->first;
 }
 
-static void queue_add(struct queue *q, struct fetch_group *g)
+static void queue_add(struct queue *q, struct fetch_micro_batch *g)
 {
     g->next_job = NULL;
     *q->end = g;
     q->end = &g->next_job;
 }
 
-static struct fetch_group *queue_take(struct queue *q)
+static struct fetch_micro_batch *queue_take(struct queue *q)
 {
-    struct fetch_group *g = q->first;
+    struct fetch_micro_batch *g = q->first;
     if (g && !(q->first = g->next_job))
         q->end = &q->first;
     return g;
@@ -74,7 +74,7 @@ static void make_void(struct fetch_slot *slot, const struct bl_error *err)
 }
 
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
-static int make_group(struct fetch *f, struct fetch_group *g, struct bl_error *err)
+static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
     size_t side = sample_side(f->source), image_bytes = side * side * 3;
     for (uint32_t i = 0; i < g->count && !is_stopping(f); i++) {
@@ -114,10 +114,10 @@ static void do_open(struct fetch *f)
     pthread_mutex_unlock(&f->lock);
 }
 
-static void do_job(struct fetch *f, struct fetch_group *g)
+static void do_job(struct fetch *f, struct fetch_micro_batch *g)
 {
     struct bl_error err;
-    int rc = make_group(f, g, &err);
+    int rc = make_micro_batch(f, g, &err);
     pthread_mutex_lock(&f->lock);
     if (rc == 0) {
         queue_add(&f->made, g);
@@ -134,7 +134,7 @@ static void *run_thread(void *argument)
     pthread_mutex_lock(&f->lock);
     while (!f->stopping) {
         bool open = f->open_wanted;
-        struct fetch_group *g = open ? NULL : queue_take(&f->jobs);
+        struct fetch_micro_batch *g = open ? NULL : queue_take(&f->jobs);
         if (!open && !g) {
             pthread_cond_wait(&f->work, &f->lock);
             continue;
@@ -203,16 +203,16 @@ uint32_t fetch_side(const struct fetch *f)
     return sample_side(f->source);
 }
 
-/* A group that nobody holds any more, or a new one. */
-static struct fetch_group *find_group(struct fetch *f)
+/* A micro-batch that nobody holds any more, or a new one. */
+static struct fetch_micro_batch *find_micro_batch(struct fetch *f)
 {
-    for (struct fetch_group *g = f->groups; g; g = g->next)
+    for (struct fetch_micro_batch *g = f->micro_batches; g; g = g->next)
         if (atomic_load_explicit(&g->holders, memory_order_acquire) == 0)
             return g;
-    struct fetch_group *g = calloc(1, sizeof *g);
+    struct fetch_micro_batch *g = calloc(1, sizeof *g);
     if (g) {
-        g->next = f->groups;
-        f->groups = g;
+        g->next = f->micro_batches;
+        f->micro_batches = g;
     }
     return g;
 }
@@ -233,17 +233,17 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
 {
     size_t side = fetch_side(f), pixels = (size_t)count * side * side * 3;
     if (pixels > BL_FRAME_BYTES_MAX) {
-        bl_fail(err, BL_ELIMIT, "a group of %u images has %zu bytes, more than %d", count, pixels,
-                BL_FRAME_BYTES_MAX);
+        bl_fail(err, BL_ELIMIT, "a micro-batch of %u images has %zu bytes, more than %d", count,
+                pixels, BL_FRAME_BYTES_MAX);
         return bl_error_remedy(err, "make train.micro_batch (train.grain) smaller");
     }
-    struct fetch_group *g = find_group(f);
+    struct fetch_micro_batch *g = find_micro_batch(f);
     if (g) {
         g->slots = make_room(g->slots, &g->slots_capacity, count * sizeof *g->slots);
         g->pixels = make_room(g->pixels, &g->pixels_capacity, pixels);
     }
     if (!g || !g->slots || !g->pixels)
-        return bl_fail(err, BL_ENOMEM, "no memory for a group of %u images, %zu bytes", count,
+        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch of %u images, %zu bytes", count,
                        pixels);
     atomic_store_explicit(&g->holders, 1, memory_order_relaxed);
     g->slot = slot;
@@ -275,7 +275,7 @@ bool fetch_next(struct fetch *f, struct fetch_event *ret)
         f->opened_told = true;
         ret->kind = FETCH_OPENED;
         ret->error = f->open_error;
-    } else if ((ret->group = queue_take(&f->made))) {
+    } else if ((ret->micro_batch = queue_take(&f->made))) {
         ret->kind = FETCH_MADE;
     } else {
         found = false;
@@ -284,9 +284,9 @@ bool fetch_next(struct fetch *f, struct fetch_event *ret)
     return found;
 }
 
-void fetch_group_release(struct fetch_group *group)
+void fetch_micro_batch_release(struct fetch_micro_batch *micro_batch)
 {
-    atomic_fetch_sub_explicit(&group->holders, 1, memory_order_release);
+    atomic_fetch_sub_explicit(&micro_batch->holders, 1, memory_order_release);
 }
 
 void fetch_stop(struct fetch *f)
@@ -305,7 +305,7 @@ void fetch_free(struct fetch **fetch)
     if (!f)
         return;
     fetch_stop(f);
-    for (struct fetch_group *g = f->groups, *next; g; g = next) {
+    for (struct fetch_micro_batch *g = f->micro_batches, *next; g; g = next) {
         next = g->next;
         free(g->slots);
         free(g->pixels);

@@ -1,7 +1,7 @@
-/* loader/fetch.h - the threads that make groups: file, hash, decode, resize, caption, ids. The loop
+/* loader/fetch.h - the threads that make micro-batches: file, hash, decode, resize, caption, ids. The loop
  * gives them work and takes events; all calls are the loop's and return at once, but fetch_stop.
  *
- * Groups are recycled: whoever holds one (the loop, and each frame that ZeroMQ still sends) lets go
+ * Micro-batches are recycled: whoever holds one (the loop, and each frame that ZeroMQ still sends) lets go
  * by an atomic count, and the next job takes over its memory. So there are never more than the
  * loop's orders and ZeroMQ's queues hold. */
 #pragma once
@@ -28,7 +28,7 @@ struct fetch_slot {
     char reason[FETCH_REASON_MAX]; /* what was wrong, one line of UTF-8 */
 };
 
-struct fetch_group {
+struct fetch_micro_batch {
     uint32_t slot; /* the loop's number of the order */
     uint32_t count, good;
     struct fetch_slot *slots; /* (count) */
@@ -38,17 +38,17 @@ struct fetch_group {
 
     atomic_int holders;
     size_t slots_capacity, pixels_capacity;
-    struct fetch_group *next_job, *next;
+    struct fetch_micro_batch *next_job, *next;
 };
 
 enum fetch_event_kind {
     FETCH_OPENED, /* the run's data is open, or error */
-    FETCH_MADE,   /* group is made; the loop holds it */
+    FETCH_MADE,   /* micro-batch is made; the loop holds it */
     FETCH_FAILED, /* this process cannot go on (memory): error */
 };
 struct fetch_event {
     enum fetch_event_kind kind;
-    struct fetch_group *group;
+    struct fetch_micro_batch *micro_batch;
     struct bl_error error; /* code 0: none */
 };
 
@@ -67,15 +67,15 @@ void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[R
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
 
-/* Makes a group of samples below fetch_samples; FETCH_MADE follows. -BL_ENOMEM. */
+/* Makes a micro-batch of samples below fetch_samples; FETCH_MADE follows. -BL_ENOMEM. */
 int fetch_make(struct fetch *fetch, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
                uint32_t count, struct bl_error *err);
 /* The next event; false when there is none. */
 bool fetch_next(struct fetch *fetch, struct fetch_event *ret);
 /* Lets go; only atomics, for any thread. */
-void fetch_group_release(struct fetch_group *group);
+void fetch_micro_batch_release(struct fetch_micro_batch *micro_batch);
 
 /* Waits for the image in each thread's hands, and ends the threads. */
 void fetch_stop(struct fetch *fetch);
-/* fetch_stop, then frees all groups: nobody may hold one any more. NULL is fine; sets *fetch to NULL. */
+/* fetch_stop, then frees all micro-batches: nobody may hold one any more. NULL is fine; sets *fetch to NULL. */
 void fetch_free(struct fetch **fetch);

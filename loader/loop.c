@@ -16,13 +16,13 @@
 #include "loader/outbox.h"
 #include "proto/member.h"
 
-/* An order in a slot of the core, from ACCEPT to SENT or DISCARD. */
-struct order {
+/* An assignment in a slot of the core, from ACCEPT to COMPLETED or DISCARD. */
+struct assignment {
     uint64_t *samples;
     uint32_t *epochs;
     uint32_t count, first;
     char endpoint[SOCKET_ENDPOINT_MAX];
-    struct fetch_group *group; /* once it is made; held */
+    struct fetch_micro_batch *micro_batch; /* once it is made; held */
     struct outbox_message message;
 };
 
@@ -34,7 +34,7 @@ struct loop {
     struct loader *core;
     struct fetch *fetch;
     uint32_t threads, capacity, slot_count, patience_ms;
-    struct order *orders;             /* (slot_count) */
+    struct assignment *assignments;   /* (slot_count) */
     const Blipren__Envelope *handled; /* the message being handled */
 
     bool data_open;
@@ -69,7 +69,7 @@ static void send_beat(struct loop *l, const struct loader_action *a)
 }
 
 /* Reasons share half of what a message may hold. */
-static void fill_voids(const struct fetch_group *g, Blipren__VoidSlot *voids, size_t count)
+static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voids, size_t count)
 {
     size_t room = BL_HEADER_BYTES_MAX / 2 / (count ? count : 1), n = 0;
     for (uint32_t i = 0; i < g->count; i++) {
@@ -89,7 +89,8 @@ static void fill_voids(const struct fetch_group *g, Blipren__VoidSlot *voids, si
 
 static void send_sent(struct loop *l, const struct loader_action *a)
 {
-    const struct fetch_group *g = a->order.shipped ? l->orders[a->order.slot].group : NULL;
+    const struct fetch_micro_batch *g =
+        a->assignment.shipped ? l->assignments[a->assignment.slot].micro_batch : NULL;
     size_t count = g ? g->count - g->good : 0;
     bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
     bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
@@ -98,30 +99,30 @@ static void send_sent(struct loop *l, const struct loader_action *a)
         fill_voids(g, voids, count);
     for (size_t i = 0; i < count; i++)
         list[i] = &voids[i];
-    Blipren__Sent sent = BLIPREN__SENT__INIT;
-    sent.kind = (Blipren__Kind)a->order.kind;
-    sent.step = a->order.step;
-    sent.group = a->order.group;
-    sent.n_voids = count;
-    sent.voids = list;
-    WIRE_ENVELOPE(e, SENT, sent) = &sent;
+    Blipren__Completed completed = BLIPREN__COMPLETED__INIT;
+    completed.kind = (Blipren__Kind)a->assignment.kind;
+    completed.step = a->assignment.step;
+    completed.micro_batch = a->assignment.micro_batch;
+    completed.n_voids = count;
+    completed.voids = list;
+    WIRE_ENVELOPE(e, COMPLETED, completed) = &completed;
     member_send(&l->member, a->generation, &e);
 }
 
-/* -- a group, as data message ----------------------------------------------------------------- */
+/* -- a micro-batch, as data message ----------------------------------------------------------------- */
 
-static void release_frame(void *data, void *group)
+static void release_frame(void *data, void *micro_batch)
 {
-    fetch_group_release(group);
+    fetch_micro_batch_release(micro_batch);
 }
 
-/* A frame around memory of the group, which it holds until it is sent or dropped. */
-static void wrap(zmq_msg_t *frame, void *data, size_t size, struct fetch_group *g)
+/* A frame around memory of the micro-batch, which it holds until it is sent or dropped. */
+static void wrap(zmq_msg_t *frame, void *data, size_t size, struct fetch_micro_batch *g)
 {
     atomic_fetch_add_explicit(&g->holders, 1, memory_order_relaxed);
     if (zmq_msg_init_data(frame, data, size, release_frame, g) == 0)
         return;
-    fetch_group_release(g);
+    fetch_micro_batch_release(g);
     bl_assert_failed("memory for a frame's head", __FILE__, __LINE__, __func__);
 }
 
@@ -130,10 +131,10 @@ static void free_packed(void *data, void *hint)
     free(data);
 }
 
-static void pack_header(struct loop *l, const struct loader_action *a, const struct order *o,
+static void pack_header(struct loop *l, const struct loader_action *a, const struct assignment *o,
                         zmq_msg_t *frame)
 {
-    const struct fetch_group *g = o->group;
+    const struct fetch_micro_batch *g = o->micro_batch;
     bl_autofree Blipren__Slot *slots = calloc(g->count, sizeof *slots);
     bl_autofree Blipren__Slot **list = calloc(g->count, sizeof *list);
     BL_ASSERT(slots && list);
@@ -152,10 +153,10 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     header.version = BL_PROTOCOL_VERSION;
     header.run = (ProtobufCBinaryData){sizeof l->member.run, l->member.run};
     header.generation = a->generation;
-    header.worker = a->order.worker;
-    header.kind = (Blipren__Kind)a->order.kind;
-    header.step = a->order.step;
-    header.group = a->order.group;
+    header.worker = a->assignment.worker;
+    header.kind = (Blipren__Kind)a->assignment.kind;
+    header.step = a->assignment.step;
+    header.micro_batch = a->assignment.micro_batch;
     header.first = o->first;
     header.image_side = fetch_side(l->fetch);
     header.n_slots = g->count;
@@ -169,8 +170,8 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
 
 static void ship(struct loop *l, const struct loader_action *a)
 {
-    struct order *o = &l->orders[a->order.slot];
-    struct fetch_group *g = o->group;
+    struct assignment *o = &l->assignments[a->assignment.slot];
+    struct fetch_micro_batch *g = o->micro_batch;
     struct bl_error err;
     pack_header(l, a, o, &o->message.frames.at[0]);
     wrap(&o->message.frames.at[1], g->pixels, g->pixels_size, g);
@@ -196,8 +197,8 @@ static void connect_control(struct loop *l, const struct loader_action *a)
 
 static void keep_order(struct loop *l, uint32_t slot)
 {
-    const Blipren__Order *m = l->handled->order;
-    struct order *o = &l->orders[slot];
+    const Blipren__Assignment *m = l->handled->assignment;
+    struct assignment *o = &l->assignments[slot];
     o->count = (uint32_t)m->n_sample;
     o->first = m->first;
     o->samples = calloc(o->count, sizeof *o->samples);
@@ -209,19 +210,19 @@ static void keep_order(struct loop *l, uint32_t slot)
 }
 
 /* The slot is free again. */
-static void drop_order(struct order *o)
+static void drop_assignment(struct assignment *o)
 {
     outboxes_withdraw(&o->message);
-    if (o->group)
-        fetch_group_release(o->group);
+    if (o->micro_batch)
+        fetch_micro_batch_release(o->micro_batch);
     free(o->samples);
     free(o->epochs);
-    *o = (struct order){0};
+    *o = (struct assignment){0};
 }
 
 static void make(struct loop *l, uint32_t slot)
 {
-    const struct order *o = &l->orders[slot];
+    const struct assignment *o = &l->assignments[slot];
     struct bl_error err;
     if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, &err) < 0)
         member_fail(&l->member, &err);
@@ -243,20 +244,20 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         send_ended(l, a);
         break;
     case LOADER_ACTION_ACCEPT:
-        keep_order(l, a->order.slot);
+        keep_order(l, a->assignment.slot);
         break;
     case LOADER_ACTION_MAKE:
-        make(l, a->order.slot);
+        make(l, a->assignment.slot);
         break;
     case LOADER_ACTION_SHIP:
         ship(l, a);
         break;
-    case LOADER_ACTION_SENT:
+    case LOADER_ACTION_COMPLETED:
         send_sent(l, a);
-        drop_order(&l->orders[a->order.slot]);
+        drop_assignment(&l->assignments[a->assignment.slot]);
         break;
     case LOADER_ACTION_DISCARD:
-        drop_order(&l->orders[a->order.slot]);
+        drop_assignment(&l->assignments[a->assignment.slot]);
         break;
     case LOADER_ACTION_GOODBYE:
         member_goodbye(&l->member, "done");
@@ -284,10 +285,10 @@ static void pump(struct loop *l)
 {
     struct outbox_message *message;
     while (!l->member.leaving && (message = outboxes_ship(l->outboxes, uv_now(&l->member.uv)))) {
-        size_t offset = offsetof(struct order, message);
-        const struct order *o = (const struct order *)((const char *)message - offset);
+        size_t offset = offsetof(struct assignment, message);
+        const struct assignment *o = (const struct assignment *)((const char *)message - offset);
         struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
-                                     .slot = {(uint32_t)(o - l->orders)}};
+                                     .slot = {(uint32_t)(o - l->assignments)}};
         step(l, &event);
     }
 }
@@ -301,13 +302,14 @@ static void handle(struct loop *l, struct loader_event *event)
 /* -- messages in ------------------------------------------------------------------------------ */
 
 /* What the core does not look at. */
-static int check_order(const struct loop *l, const Blipren__Order *m, struct bl_error *err)
+static int check_assignment(const struct loop *l, const Blipren__Assignment *m,
+                            struct bl_error *err)
 {
     for (size_t i = 0; l->data_open && i < m->n_sample; i++)
         if (m->sample[i] >= fetch_samples(l->fetch)) {
             bl_fail(err, BL_EPROTO, "expected samples below %" PRIu64 ", found %" PRIu64,
                     fetch_samples(l->fetch), m->sample[i]);
-            return bl_error_key(err, "Order.sample");
+            return bl_error_key(err, "Assignment.sample");
         }
     return 0;
 }
@@ -332,13 +334,13 @@ static int translate(struct loop *l, const Blipren__Envelope *m, struct loader_e
     case BLIPREN__ENVELOPE__BODY_END:
         e->type = LOADER_EVENT_END;
         return 0;
-    case BLIPREN__ENVELOPE__BODY_ORDER:
-        e->type = LOADER_EVENT_ORDER;
-        e->order.kind = (enum bl_kind)m->order->kind;
-        e->order.step = m->order->step;
-        e->order.group = m->order->group;
-        e->order.worker = m->order->worker;
-        return check_order(l, m->order, err);
+    case BLIPREN__ENVELOPE__BODY_ASSIGNMENT:
+        e->type = LOADER_EVENT_ASSIGNMENT;
+        e->assignment.kind = (enum bl_kind)m->assignment->kind;
+        e->assignment.step = m->assignment->step;
+        e->assignment.micro_batch = m->assignment->micro_batch;
+        e->assignment.worker = m->assignment->worker;
+        return check_assignment(l, m->assignment, err);
     case BLIPREN__ENVELOPE__BODY_STOP:
         e->type = LOADER_EVENT_STOP;
         e->stop.code = bl_error_code(m->stop->reason);
@@ -382,10 +384,10 @@ static void on_opened(struct loop *l, const struct bl_error *error)
     handle(l, &event);
 }
 
-static void on_made(struct loop *l, struct fetch_group *group)
+static void on_made(struct loop *l, struct fetch_micro_batch *micro_batch)
 {
-    l->orders[group->slot].group = group;
-    struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {group->slot}};
+    l->assignments[micro_batch->slot].micro_batch = micro_batch;
+    struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {micro_batch->slot}};
     handle(l, &event);
 }
 
@@ -399,7 +401,7 @@ static void on_woken(void *context)
             on_opened(l, &event.error);
             break;
         case FETCH_MADE:
-            on_made(l, event.group);
+            on_made(l, event.micro_batch);
             break;
         case FETCH_FAILED:
             member_fail(&l->member, &event.error);
@@ -434,18 +436,18 @@ static uint32_t all_cores(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
 }
 
-/* ZeroMQ lets go of the groups when its context is closed, so they are freed after it. */
+/* ZeroMQ lets go of the micro-batches when its context is closed, so they are freed after it. */
 static void close_all(struct loop *l)
 {
     if (l->fetch)
         fetch_stop(l->fetch);
-    for (uint32_t i = 0; l->orders && i < l->slot_count; i++)
-        drop_order(&l->orders[i]);
+    for (uint32_t i = 0; l->assignments && i < l->slot_count; i++)
+        drop_assignment(&l->assignments[i]);
     outboxes_close(&l->outboxes);
     member_close(&l->member);
     fetch_free(&l->fetch);
     loader_free(&l->core);
-    free(l->orders);
+    free(l->assignments);
 }
 
 static int start(struct loop *l, struct bl_error *err)
@@ -456,7 +458,7 @@ static int start(struct loop *l, struct bl_error *err)
     if (l->capacity > BL_LOADER_CAPACITY_MAX)
         l->capacity = BL_LOADER_CAPACITY_MAX;
     if (l->threads > l->capacity)
-        l->threads = l->capacity; /* a thread makes a group */
+        l->threads = l->capacity; /* a thread makes a micro-batch */
     struct loader_config config = {.incarnation = l->member.incarnation,
                                    .capacity = l->capacity,
                                    .jobs = l->threads,
@@ -466,9 +468,9 @@ static int start(struct loop *l, struct bl_error *err)
         return bl_error_key(err, "--coord");
     BL_TRY(loader_new(&config, &l->core, err));
     l->slot_count = config.capacity + config.jobs;
-    l->orders = calloc(l->slot_count, sizeof *l->orders);
-    if (!l->orders)
-        return bl_fail(err, BL_ENOMEM, "no memory for %u orders", l->slot_count);
+    l->assignments = calloc(l->slot_count, sizeof *l->assignments);
+    if (!l->assignments)
+        return bl_fail(err, BL_ENOMEM, "no memory for %u assignments", l->slot_count);
     BL_TRY(wire_context_open(&l->member.zmq, err));
     struct outboxes_options outboxes = {&l->member.uv, l->member.zmq, o->insecure, on_writable, l};
     BL_TRY(outboxes_open(&outboxes, &l->outboxes, err));

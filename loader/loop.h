@@ -10,8 +10,8 @@ struct loader_options {
     const char *endpoint; /* of the coordinator */
     const char *name;     /* for people; NULL: host:pid */
     bool insecure;        /* coordinator and workers may be on other machines */
-    int threads;          /* that make groups, one each; 0: all cores */
-    int capacity;         /* groups it may hold; 0: two for each thread */
+    int threads;          /* that make micro-batches, one each; 0: all cores */
+    int capacity;         /* micro-batches it may hold; 0: two for each thread */
     int parent;           /* process to die with; 0: none */
     unsigned patience_s;  /* without a coordinator for so long: leave */
 };

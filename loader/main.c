@@ -20,7 +20,7 @@ static const char usage[] =
     "  --coord URL     where the coordinator listens\n"
     "  --insecure      allow addresses beyond this machine: nothing is encrypted or authenticated\n"
     "  --threads N     images decoded at the same time (all cores)\n"
-    "  --capacity N    groups it holds at most (two for each thread)\n"
+    "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
     "  --patience S    leave after so many seconds without a coordinator (60)\n"
     "  --parent PID    die with that process\n"

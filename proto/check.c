@@ -158,7 +158,7 @@ static int check_hello(const Blipren__Hello *m, struct bl_error *err)
 
 static int check_report(const Blipren__Report *m, struct bl_error *err)
 {
-    CHECK_RANGE(m->n_trained, 0, BL_GROUP_SLOTS_MAX, "Report.trained");
+    CHECK_RANGE(m->n_trained, 0, BL_MICRO_BATCH_SLOTS_MAX, "Report.trained");
     for (size_t i = 0; i < m->n_trained; i++) {
         CHECK_RANGE(m->trained[i]->first, 0, BL_GLOBAL_BATCH_MAX, "Report.trained.first");
         CHECK_RANGE(m->trained[i]->count, 0, BL_GLOBAL_BATCH_MAX - m->trained[i]->first,
@@ -172,18 +172,18 @@ static int check_report(const Blipren__Report *m, struct bl_error *err)
 
 static int check_validation(const Blipren__Validation *m, struct bl_error *err)
 {
-    CHECK_RANGE(m->n_captions, 0, BL_GROUP_SLOTS_MAX, "Validation.captions");
+    CHECK_RANGE(m->n_captions, 0, BL_MICRO_BATCH_SLOTS_MAX, "Validation.captions");
     CHECK_RANGE(m->n_expert_weight, 0, BL_EXPERTS_MAX, "Validation.expert_weight");
     return 0;
 }
 
-static int check_sent(const Blipren__Sent *m, struct bl_error *err)
+static int check_completed(const Blipren__Completed *m, struct bl_error *err)
 {
-    BL_TRY(check_kind(m->kind, "Sent.kind", err));
-    CHECK_RANGE(m->n_voids, 0, BL_GROUP_SLOTS_MAX, "Sent.voids");
+    BL_TRY(check_kind(m->kind, "Completed.kind", err));
+    CHECK_RANGE(m->n_voids, 0, BL_MICRO_BATCH_SLOTS_MAX, "Completed.voids");
     for (size_t i = 0; i < m->n_voids; i++)
-        CHECK_RANGE(m->voids[i]->slot, i ? m->voids[i - 1]->slot + 1 : 0, BL_GROUP_SLOTS_MAX - 1,
-                    "Sent.voids.slot");
+        CHECK_RANGE(m->voids[i]->slot, i ? m->voids[i - 1]->slot + 1 : 0,
+                    BL_MICRO_BATCH_SLOTS_MAX - 1, "Completed.voids.slot");
     return 0;
 }
 
@@ -204,14 +204,14 @@ static int check_form(const Blipren__Form *m, struct bl_error *err)
     return m->checkpoint[0] ? check_name(m->checkpoint, "Form.checkpoint", err) : 0;
 }
 
-static int check_order(const Blipren__Order *m, struct bl_error *err)
+static int check_assignment(const Blipren__Assignment *m, struct bl_error *err)
 {
-    BL_TRY(check_kind(m->kind, "Order.kind", err));
-    CHECK_RANGE(m->n_sample, 1, BL_GROUP_SLOTS_MAX, "Order.sample");
-    CHECK_RANGE(m->n_epoch, m->n_sample, m->n_sample, "Order.epoch");
-    CHECK_RANGE(m->first, 0, INT32_MAX - BL_GROUP_SLOTS_MAX, "Order.first");
-    CHECK(m->worker != 0, "Order.worker", "expected an incarnation, found 0");
-    return check_endpoint(m->endpoint, "Order.endpoint", err);
+    BL_TRY(check_kind(m->kind, "Assignment.kind", err));
+    CHECK_RANGE(m->n_sample, 1, BL_MICRO_BATCH_SLOTS_MAX, "Assignment.sample");
+    CHECK_RANGE(m->n_epoch, m->n_sample, m->n_sample, "Assignment.epoch");
+    CHECK_RANGE(m->first, 0, INT32_MAX - BL_MICRO_BATCH_SLOTS_MAX, "Assignment.first");
+    CHECK(m->worker != 0, "Assignment.worker", "expected an incarnation, found 0");
+    return check_endpoint(m->endpoint, "Assignment.endpoint", err);
 }
 
 static int check_body(const Blipren__Envelope *e, struct bl_error *err)
@@ -227,24 +227,24 @@ static int check_body(const Blipren__Envelope *e, struct bl_error *err)
         return 0;
     case BLIPREN__ENVELOPE__BODY_FORMED:
         return check_digest(&e->formed->state_digest, "Formed.state_digest", err);
-    case BLIPREN__ENVELOPE__BODY_GOT:
-        return check_kind(e->got->kind, "Got.kind", err);
-    case BLIPREN__ENVELOPE__BODY_USED:
-        return check_kind(e->used->kind, "Used.kind", err);
+    case BLIPREN__ENVELOPE__BODY_RECEIVED:
+        return check_kind(e->received->kind, "Received.kind", err);
+    case BLIPREN__ENVELOPE__BODY_CONSUMED:
+        return check_kind(e->consumed->kind, "Consumed.kind", err);
     case BLIPREN__ENVELOPE__BODY_REPORT:
         return check_report(e->report, err);
     case BLIPREN__ENVELOPE__BODY_VALIDATION:
         return check_validation(e->validation, err);
     case BLIPREN__ENVELOPE__BODY_SAVED:
         return check_name(e->saved->folder, "Saved.folder", err);
-    case BLIPREN__ENVELOPE__BODY_SENT:
-        return check_sent(e->sent, err);
+    case BLIPREN__ENVELOPE__BODY_COMPLETED:
+        return check_completed(e->completed, err);
     case BLIPREN__ENVELOPE__BODY_WELCOME:
         return check_welcome(e->welcome, err);
     case BLIPREN__ENVELOPE__BODY_FORM:
         return check_form(e->form, err);
-    case BLIPREN__ENVELOPE__BODY_ORDER:
-        return check_order(e->order, err);
+    case BLIPREN__ENVELOPE__BODY_ASSIGNMENT:
+        return check_assignment(e->assignment, err);
     case BLIPREN__ENVELOPE__BODY_SAVE:
         return check_name(e->save->folder, "Save.folder", err);
     case BLIPREN__ENVELOPE__BODY_BEAT:
@@ -284,8 +284,8 @@ int check_header(const Blipren__BatchHeader *h, struct bl_error *err)
     BL_TRY(check_kind(h->kind, "BatchHeader.kind", err));
     CHECK(h->worker != 0, "BatchHeader.worker", "expected an incarnation, found 0");
     CHECK_RANGE(h->image_side, 1, BL_MODEL_IMAGE_SIZE_MAX, "BatchHeader.image_side");
-    CHECK_RANGE(h->n_slots, 1, BL_GROUP_SLOTS_MAX, "BatchHeader.slots");
-    CHECK_RANGE(h->first, 0, INT32_MAX - BL_GROUP_SLOTS_MAX, "BatchHeader.first");
+    CHECK_RANGE(h->n_slots, 1, BL_MICRO_BATCH_SLOTS_MAX, "BatchHeader.slots");
+    CHECK_RANGE(h->first, 0, INT32_MAX - BL_MICRO_BATCH_SLOTS_MAX, "BatchHeader.first");
     for (size_t i = 0; i < h->n_slots; i++)
         BL_TRY(check_slot(h->slots[i], err));
     return 0;

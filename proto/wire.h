@@ -40,5 +40,5 @@ void wire_header_free(Blipren__BatchHeader **header);
  * hold anything. */
 void wire_text(char *text);
 
-/* "Hello", "Order": for logs. */
+/* "Hello", "Assignment": for logs. */
 const char *wire_body_name(const Blipren__Envelope *envelope);

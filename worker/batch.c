@@ -13,13 +13,15 @@ static int check_places(const struct batch_rules *rules, const struct batch *b,
                         struct bl_error *err)
 {
     enum bl_kind kind = (enum bl_kind)b->kind;
-    uint32_t groups = bl_plan_groups(rules->plan, kind);
-    if (b->group >= groups)
-        return bl_fail(err, BL_EPROTO, "expected a group below %u, found %u", groups, b->group);
-    struct bl_range places = bl_plan_places(rules->plan, kind, b->group);
-    if (places.first != b->first || places.count != b->count)
-        return bl_fail(err, BL_EPROTO, "expected group %u with places %u + %u, found %u + %u",
-                       b->group, places.first, places.count, b->first, b->count);
+    uint32_t micro_batches = bl_plan_micro_batches(rules->plan, kind);
+    if (b->micro_batch >= micro_batches)
+        return bl_fail(err, BL_EPROTO, "expected a micro-batch below %u, found %u", micro_batches,
+                       b->micro_batch);
+    struct bl_range indices = bl_plan_indices(rules->plan, kind, b->micro_batch);
+    if (indices.first != b->first || indices.count != b->count)
+        return bl_fail(err, BL_EPROTO,
+                       "expected micro-batch %u with batch indices %u + %u, found %u + %u",
+                       b->micro_batch, indices.first, indices.count, b->first, b->count);
     return 0;
 }
 
@@ -38,7 +40,7 @@ static int read_header(const struct batch_rules *rules, const Blipren__BatchHead
     b->generation = h->generation;
     b->worker = h->worker;
     b->step = h->step;
-    b->group = h->group;
+    b->micro_batch = h->micro_batch;
     b->first = h->first;
     b->count = (uint32_t)h->n_slots;
     return check_places(rules, b, err);
@@ -50,13 +52,13 @@ static size_t read_slots(const Blipren__BatchHeader *h, struct batch *b)
     size_t tokens = 0;
     for (size_t i = 0; i < h->n_slots; i++) {
         const Blipren__Slot *s = h->slots[i];
-        uint32_t place = h->first + (uint32_t)i;
-        b->digest += bl_sample_term(place, s->sample);
+        uint32_t index = h->first + (uint32_t)i;
+        b->digest += bl_sample_term(index, s->sample);
         if (s->bad)
             continue;
         b->slots[b->good++] = (struct batch_slot){.sample = s->sample,
                                                   .image_hash = s->image_hash,
-                                                  .place = (int32_t)place,
+                                                  .index = (int32_t)index,
                                                   .tokens = (int32_t)s->tokens,
                                                   .prefix = (int32_t)s->prefix,
                                                   .label_first = (int32_t)s->label_first};

@@ -1,4 +1,4 @@
-/* worker/batch.h - a group of slots as it came from a loader. A loader is another process, maybe of
+/* worker/batch.h - a micro-batch of slots as it came from a loader. A loader is another process, maybe of
  * another version: nothing it says is believed before it was held against the plan and the models.
  */
 #pragma once
@@ -13,19 +13,20 @@ enum batch_kind { BATCH_TRAIN = BL_KIND_TRAIN, BATCH_VALIDATE = BL_KIND_VALIDATE
 
 struct batch_slot {
     uint64_t sample, image_hash;
-    int32_t place; /* in the step's global batch, or in the validation set */
+    int32_t index; /* in the step's global batch, or in the validation set */
     int32_t tokens, prefix, label_first;
 };
 
 struct batch {
     enum batch_kind kind;
     uint64_t generation, step, worker;
-    uint32_t group, first, count; /* places [first, first + count), void slots included */
-    int64_t good;                 /* slots that are not void: */
-    struct batch_slot *slots;     /* (good) */
-    const uint8_t *pixels;        /* (good, side, side, 3) in `frames` */
-    int32_t *ids;                 /* the slots' ids, one after the other */
-    uint64_t digest;              /* sum of bl_mix64(place, sample) over all count slots */
+    uint32_t micro_batch, first,
+        count;                /* batch indices [first, first + count), void slots included */
+    int64_t good;             /* slots that are not void: */
+    struct batch_slot *slots; /* (good) */
+    const uint8_t *pixels;    /* (good, side, side, 3) in `frames` */
+    int32_t *ids;             /* the slots' ids, one after the other */
+    uint64_t digest;          /* sum of bl_mix64(batch index, sample) over all count slots */
     struct wire_frames frames;
 };
 

@@ -54,7 +54,7 @@ struct buffer {
     enum buffer_state state;
     enum bl_kind kind;
     uint64_t step;
-    uint32_t group;
+    uint32_t micro_batch;
 };
 
 /* The one copy of the state that rank 0 may hold. */
@@ -86,10 +86,10 @@ struct worker {
         int32_t source;
     } form;
     uint32_t rank, world;
-    uint32_t next_group; /* of the share, of step applied_step */
+    uint32_t next_micro_batch; /* of the share, of step applied_step */
 
     struct buffer *buffers; /* plan.window */
-    uint8_t *validated;     /* validation groups kept since the state became what it is */
+    uint8_t *validated;     /* validation micro-batches kept since the state became what it is */
 
     enum snapshot_state snapshot;
     uint64_t snapshot_step;
@@ -116,7 +116,7 @@ static bool is_live(const struct worker *w)
 
 static struct bl_range share(const struct worker *w)
 {
-    return bl_share(bl_plan_groups(&w->plan, BL_KIND_TRAIN), w->rank, w->world);
+    return bl_share(bl_plan_micro_batches(&w->plan, BL_KIND_TRAIN), w->rank, w->world);
 }
 
 /* ---- Connection (W1, W2) ----------------------------------------------------------------------
@@ -246,22 +246,22 @@ static void try_save(struct worker *w)
 /* ---- Computing (W3 - W5) ----------------------------------------------------------------------
  */
 
-static void fill_group(const struct worker *w, struct worker_action *action, uint32_t slot)
+static void fill_micro_batch(const struct worker *w, struct worker_action *action, uint32_t slot)
 {
-    action->group.slot = slot;
-    action->group.kind = w->buffers[slot].kind;
-    action->group.step = w->buffers[slot].step;
-    action->group.group = w->buffers[slot].group;
+    action->micro_batch.slot = slot;
+    action->micro_batch.kind = w->buffers[slot].kind;
+    action->micro_batch.step = w->buffers[slot].step;
+    action->micro_batch.micro_batch = w->buffers[slot].micro_batch;
 }
 
-/* Validation groups in any order; training groups strictly in the share's. */
+/* Validation micro-batches in any order; training micro-batches strictly in the share's. */
 static struct buffer *next_buffer(struct worker *w)
 {
     for (uint32_t slot = 0; slot < w->plan.window; slot++) {
         struct buffer *b = &w->buffers[slot];
         if (b->state != BUFFER_KEPT || b->step != (uint64_t)w->applied_step)
             continue;
-        if (b->kind == BL_KIND_VALIDATE || b->group == share(w).first + w->next_group)
+        if (b->kind == BL_KIND_VALIDATE || b->micro_batch == share(w).first + w->next_micro_batch)
             return b;
     }
     return NULL;
@@ -269,7 +269,7 @@ static struct buffer *next_buffer(struct worker *w)
 
 static bool step_is_computed(const struct worker *w)
 {
-    return w->next_group == share(w).count;
+    return w->next_micro_batch == share(w).count;
 }
 
 /* The copy of the next state needs the snapshot's buffer: applying waits until it is free. */
@@ -281,11 +281,12 @@ static bool must_hold(const struct worker *w)
 
 static void fill_step(const struct worker *w, struct worker_action *action)
 {
-    struct bl_range groups = share(w);
-    struct bl_range first = bl_plan_places(&w->plan, BL_KIND_TRAIN, groups.first);
-    struct bl_range last = bl_plan_places(&w->plan, BL_KIND_TRAIN, groups.first + groups.count - 1);
+    struct bl_range micro_batches = share(w);
+    struct bl_range first = bl_plan_indices(&w->plan, BL_KIND_TRAIN, micro_batches.first);
+    struct bl_range last =
+        bl_plan_indices(&w->plan, BL_KIND_TRAIN, micro_batches.first + micro_batches.count - 1);
     action->report.step = (uint64_t)w->applied_step;
-    action->report.places = (struct bl_range){first.first, last.first + last.count - first.first};
+    action->report.indices = (struct bl_range){first.first, last.first + last.count - first.first};
 }
 
 /* In RECEIVING or HOLDING: what can the engine do now? */
@@ -307,8 +308,9 @@ static void go_on(struct worker *w)
     }
     b->state = BUFFER_IN_ENGINE;
     struct worker_action *action = act(w, WORKER_ACTION_COMPUTE);
-    fill_group(w, action, (uint32_t)(b - w->buffers));
-    action->group.last = b->kind == BL_KIND_TRAIN && w->next_group + 1 == share(w).count;
+    fill_micro_batch(w, action, (uint32_t)(b - w->buffers));
+    action->micro_batch.last =
+        b->kind == BL_KIND_TRAIN && w->next_micro_batch + 1 == share(w).count;
     w->state = WORKER_COMPUTING;
 }
 
@@ -422,24 +424,26 @@ static bool is_mine(const struct worker *w, const struct worker_event *e)
         return false;
     if (e->data.kind == BL_KIND_VALIDATE)
         return e->data.step == applied &&
-               e->data.group < bl_plan_groups(&w->plan, BL_KIND_VALIDATE);
-    struct bl_range groups = share(w);
+               e->data.micro_batch < bl_plan_micro_batches(&w->plan, BL_KIND_VALIDATE);
+    struct bl_range micro_batches = share(w);
     return e->data.kind == BL_KIND_TRAIN && e->data.step >= applied &&
-           e->data.step <= applied + w->plan.steps_ahead && e->data.group >= groups.first &&
-           e->data.group < groups.first + groups.count;
+           e->data.step <= applied + w->plan.steps_ahead &&
+           e->data.micro_batch >= micro_batches.first &&
+           e->data.micro_batch < micro_batches.first + micro_batches.count;
 }
 
 /* Kept already, or computed already (W4). */
 static bool is_duplicate(const struct worker *w, const struct worker_event *e)
 {
     if (e->data.kind == BL_KIND_VALIDATE)
-        return w->validated[e->data.group];
-    if (e->data.step == (uint64_t)w->applied_step && e->data.group < share(w).first + w->next_group)
+        return w->validated[e->data.micro_batch];
+    if (e->data.step == (uint64_t)w->applied_step &&
+        e->data.micro_batch < share(w).first + w->next_micro_batch)
         return true;
     for (uint32_t slot = 0; slot < w->plan.window; slot++) {
         const struct buffer *b = &w->buffers[slot];
         if (b->state != BUFFER_FREE && b->kind == e->data.kind && b->step == e->data.step &&
-            b->group == e->data.group)
+            b->micro_batch == e->data.micro_batch)
             return true;
     }
     return false;
@@ -458,11 +462,12 @@ static void on_data(struct worker *w, const struct worker_event *e)
         act(w, WORKER_ACTION_DROP);
         return;
     }
-    w->buffers[slot] = (struct buffer){BUFFER_KEPT, e->data.kind, e->data.step, e->data.group};
+    w->buffers[slot] =
+        (struct buffer){BUFFER_KEPT, e->data.kind, e->data.step, e->data.micro_batch};
     if (e->data.kind == BL_KIND_VALIDATE)
-        w->validated[e->data.group] = 1;
-    fill_group(w, act(w, WORKER_ACTION_KEEP), slot);
-    fill_group(w, act(w, WORKER_ACTION_GOT), slot);
+        w->validated[e->data.micro_batch] = 1;
+    fill_micro_batch(w, act(w, WORKER_ACTION_KEEP), slot);
+    fill_micro_batch(w, act(w, WORKER_ACTION_RECEIVED), slot);
     if (w->state == WORKER_RECEIVING)
         go_on(w);
 }
@@ -484,8 +489,8 @@ static void on_formed(struct worker *w, const struct worker_event *e)
     w->digest = e->formed.digest;
     if (w->state == WORKER_ENDING)
         return;
-    w->next_group = 0;
-    memset(w->validated, 0, bl_plan_groups(&w->plan, BL_KIND_VALIDATE));
+    w->next_micro_batch = 0;
+    memset(w->validated, 0, bl_plan_micro_batches(&w->plan, BL_KIND_VALIDATE));
     struct worker_action *action = act(w, WORKER_ACTION_FORMED);
     action->formed.step = w->form.step;
     action->formed.digest = e->formed.digest;
@@ -497,11 +502,11 @@ static void on_computed(struct worker *w, const struct worker_event *e)
     uint32_t slot = e->computed.slot;
     BL_ASSERT(slot < w->plan.window && w->buffers[slot].state == BUFFER_IN_ENGINE);
     if (w->buffers[slot].kind == BL_KIND_VALIDATE)
-        fill_group(w, act(w, WORKER_ACTION_RESULT), slot);
+        fill_micro_batch(w, act(w, WORKER_ACTION_RESULT), slot);
     else
-        w->next_group++;
-    fill_group(w, act(w, WORKER_ACTION_USED), slot);
-    fill_group(w, act(w, WORKER_ACTION_RELEASE), slot);
+        w->next_micro_batch++;
+    fill_micro_batch(w, act(w, WORKER_ACTION_CONSUMED), slot);
+    fill_micro_batch(w, act(w, WORKER_ACTION_RELEASE), slot);
     w->buffers[slot].state = BUFFER_FREE;
     go_on(w);
 }
@@ -515,8 +520,8 @@ static void on_applied(struct worker *w, const struct worker_event *e)
     w->applied_step++;
     if (!living)
         return; /* the generation is over: Ended tells */
-    w->next_group = 0;
-    memset(w->validated, 0, bl_plan_groups(&w->plan, BL_KIND_VALIDATE));
+    w->next_micro_batch = 0;
+    memset(w->validated, 0, bl_plan_micro_batches(&w->plan, BL_KIND_VALIDATE));
     w->state = WORKER_RECEIVING;
     if (w->rank == 0 && bl_plan_snapshots(&w->plan, (uint64_t)w->applied_step))
         take_snapshot(w);
@@ -548,7 +553,7 @@ static void on_aborted(struct worker *w, const struct worker_event *e)
     for (uint32_t slot = 0; slot < w->plan.window; slot++) {
         if (w->buffers[slot].state == BUFFER_FREE)
             continue;
-        fill_group(w, act(w, WORKER_ACTION_RELEASE), slot);
+        fill_micro_batch(w, act(w, WORKER_ACTION_RELEASE), slot);
         w->buffers[slot].state = BUFFER_FREE;
     }
     if (w->snapshot == SNAPSHOT_TAKING || w->snapshot == SNAPSHOT_HELD)
@@ -701,7 +706,7 @@ int worker_set_plan(struct worker *w, const struct bl_plan *plan, struct bl_erro
 {
     BL_ASSERT(!w->engaged && plan->window <= BL_WINDOW_MAX);
     struct buffer *buffers = calloc(plan->window, sizeof *buffers);
-    uint8_t *validated = calloc((size_t)bl_plan_groups(plan, BL_KIND_VALIDATE) + 1, 1);
+    uint8_t *validated = calloc((size_t)bl_plan_micro_batches(plan, BL_KIND_VALIDATE) + 1, 1);
     if (!buffers || !validated) {
         free(buffers);
         free(validated);
@@ -789,7 +794,7 @@ void worker_check(const struct worker *w)
     if (is_live(w)) {
         BL_ASSERT(w->engaged && w->linked && w->applied_step >= 0);
         BL_ASSERT_CMP(in_engine, ==, w->state == WORKER_COMPUTING);
-        BL_ASSERT_CMP(w->next_group, <=, share(w).count);
+        BL_ASSERT_CMP(w->next_micro_batch, <=, share(w).count);
     }
     if (w->state == WORKER_JOINING || w->state == WORKER_OPENING || w->state == WORKER_READY)
         BL_ASSERT(!w->engaged);

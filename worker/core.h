@@ -1,11 +1,11 @@
-/* worker/core.h - a worker's rules: joining, forming, which group is computed next, when a step is
+/* worker/core.h - a worker's rules: joining, forming, which micro-batch is computed next, when a step is
  * reduced and applied, snapshots, leaving. A pure state machine like coordinator/core.h.
  *
  * Engine   the loop gives FORM, COMPUTE, REDUCE, SNAPSHOT and ABORT to the compute thread's queue.
  *          All but ABORT run in order; ABORT makes the running one return soon, discards the queued
  *          ones, and its ABORTED comes after every other completion. A step is applied or not,
  *          never half: an abort in mid-apply finishes the apply.
- * Buffers  a group that is kept stays in the loop's buffer `slot` (< plan.window) until RELEASE.
+ * Buffers  a micro-batch that is kept stays in the loop's buffer `slot` (< plan.window) until RELEASE.
  * Link     one connection to the coordinator; CONNECT makes a new one and ends the older. */
 #pragma once
 
@@ -18,8 +18,8 @@
     X(OPENING, "the models to be open")                                                            \
     X(READY, "Form")                                                                               \
     X(FORMING, "the communicator, and the state from its source")                                  \
-    X(RECEIVING, "the next group of the step")                                                     \
-    X(COMPUTING, "the engine's result of a group")                                                 \
+    X(RECEIVING, "the next micro-batch of the step")                                               \
+    X(COMPUTING, "the engine's result of a micro-batch")                                           \
     X(HOLDING, "the snapshot's buffer, before the step may be applied")                            \
     X(REDUCING, "the all-reduce and the update")                                                   \
     X(BROKEN, "End, after the communicator failed")                                                \
@@ -90,7 +90,7 @@ struct worker_event {
             uint64_t worker; /* whom it was made for */
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
+            uint32_t micro_batch;
         } data;
         struct {
             bool ok; /* false: the models cannot be opened; the loop has the error */
@@ -122,8 +122,8 @@ struct worker_event {
     X(BEAT, "send Beat")                                                                           \
     X(ENDED, "send Ended")                                                                         \
     X(FORMED, "send Formed")                                                                       \
-    X(GOT, "send Got")                                                                             \
-    X(USED, "send Used")                                                                           \
+    X(RECEIVED, "send Received")                                                                   \
+    X(CONSUMED, "send Consumed")                                                                   \
     X(REPORT, "send Report with the sums that the engine gave with APPLIED")                       \
     X(RESULT, "send Validation with the sums that the engine gave with COMPUTED")                  \
     X(BROKEN, "send Broken")                                                                       \
@@ -162,17 +162,18 @@ struct worker_action {
             uint64_t step;
             struct bl_digest digest;
         } formed;
-        struct { /* GOT, USED, RESULT, KEEP, RELEASE, COMPUTE */
+        struct { /* RECEIVED, CONSUMED, RESULT, KEEP, RELEASE, COMPUTE */
             uint32_t slot;
             enum bl_kind kind;
             uint64_t step;
-            uint32_t group;
-            bool last; /* COMPUTE: the rank's last group of the step: reduce buckets as they come */
-        } group;
+            uint32_t micro_batch;
+            bool
+                last; /* COMPUTE: the rank's last micro-batch of the step: reduce buckets as they come */
+        } micro_batch;
         struct {
             uint64_t step;
-            struct bl_range places; /* this rank's share of the global batch: Report.trained */
-        } report;                   /* also REDUCE, SNAPSHOT, DISCARD (step alone) */
+            struct bl_range indices; /* this rank's share of the global batch: Report.trained */
+        } report;                    /* also REDUCE, SNAPSHOT, DISCARD (step alone) */
         struct {
             uint32_t rank, world;
             int32_t source;
@@ -222,7 +223,7 @@ struct worker_status {
     uint64_t generation;
     uint32_t rank, world;
     int64_t applied_step; /* -1: no state */
-    uint32_t held;        /* groups in buffers */
+    uint32_t held;        /* micro-batches in buffers */
     uint64_t late, duplicates, violations;
     const char *waiting; /* "data", "compute", "all-reduce", "" */
 };

@@ -36,7 +36,7 @@ static int prepare(const struct batch *b, struct prepared *ret, struct bl_error 
     for (size_t i = 0; i < good; i++) {
         int32_t start = p.ids_start[i], tokens = b->slots[i].tokens;
         p.ids_start[i + 1] = start + tokens;
-        p.positions[i] = b->slots[i].place;
+        p.positions[i] = b->slots[i].index;
         memset(p.labels + start + b->slots[i].label_first, 1,
                (size_t)(tokens - b->slots[i].label_first));
     }
@@ -119,7 +119,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
 {
     int64_t wanted = 0, total = 0;
     while (wanted < b->good &&
-           b->slots[wanted].place < e->options.config->train.validation_captions)
+           b->slots[wanted].index < e->options.config->train.validation_captions)
         total += b->slots[wanted++].prefix;
     if (!wanted)
         return 0;

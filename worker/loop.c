@@ -90,12 +90,12 @@ static void form(struct loop *l, const struct worker_action *a)
 
 static void compute(struct loop *l, const struct worker_action *a)
 {
-    const struct batch *batch = l->buffers[a->group.slot];
+    const struct batch *batch = l->buffers[a->micro_batch.slot];
     if (batch->kind == BATCH_TRAIN) {
         l->step_digest += batch->digest;
         l->data_wait_s += now_s() - l->idle_since;
     }
-    engine_compute(l->engine, a->generation, a->group.slot, batch, a->group.last);
+    engine_compute(l->engine, a->generation, a->micro_batch.slot, batch, a->micro_batch.last);
 }
 
 static void write_snapshot(struct loop *l, const struct worker_action *a)
@@ -125,9 +125,9 @@ static void carry_out(struct loop *l, const struct worker_action *a)
     case WORKER_ACTION_FORMED:
         loop_send_formed(l, a);
         break;
-    case WORKER_ACTION_GOT:
-    case WORKER_ACTION_USED:
-        loop_send_group(l, a);
+    case WORKER_ACTION_RECEIVED:
+    case WORKER_ACTION_CONSUMED:
+        loop_send_micro_batch(l, a);
         break;
     case WORKER_ACTION_REPORT:
         loop_send_report(l, a);
@@ -145,13 +145,13 @@ static void carry_out(struct loop *l, const struct worker_action *a)
         member_goodbye(&l->member, "done");
         break;
     case WORKER_ACTION_KEEP:
-        l->buffers[a->group.slot] = bl_take(&l->incoming);
+        l->buffers[a->micro_batch.slot] = bl_take(&l->incoming);
         break;
     case WORKER_ACTION_DROP:
         batch_free(&l->incoming);
         break;
     case WORKER_ACTION_RELEASE:
-        batch_free(&l->buffers[a->group.slot]);
+        batch_free(&l->buffers[a->micro_batch.slot]);
         break;
     case WORKER_ACTION_FORM:
         form(l, a);
@@ -286,7 +286,7 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
                                  .data = {.worker = b->worker,
                                           .kind = (enum bl_kind)b->kind,
                                           .step = b->step,
-                                          .group = b->group}};
+                                          .micro_batch = b->micro_batch}};
     handle(l, &event);
     batch_free(&l->incoming);
 }

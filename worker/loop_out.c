@@ -42,21 +42,21 @@ void loop_send_beat(struct loop *l, const struct worker_action *a)
     member_send(&l->member, a->generation, &e);
 }
 
-void loop_send_group(struct loop *l, const struct worker_action *a)
+void loop_send_micro_batch(struct loop *l, const struct worker_action *a)
 {
-    if (a->type == WORKER_ACTION_GOT) {
-        Blipren__Got got = BLIPREN__GOT__INIT;
-        got.kind = (Blipren__Kind)a->group.kind;
-        got.step = a->group.step;
-        got.group = a->group.group;
-        WIRE_ENVELOPE(e, GOT, got) = &got;
+    if (a->type == WORKER_ACTION_RECEIVED) {
+        Blipren__Received received = BLIPREN__RECEIVED__INIT;
+        received.kind = (Blipren__Kind)a->micro_batch.kind;
+        received.step = a->micro_batch.step;
+        received.micro_batch = a->micro_batch.micro_batch;
+        WIRE_ENVELOPE(e, RECEIVED, received) = &received;
         member_send(&l->member, a->generation, &e);
     } else {
-        Blipren__Used used = BLIPREN__USED__INIT;
-        used.kind = (Blipren__Kind)a->group.kind;
-        used.step = a->group.step;
-        used.group = a->group.group;
-        WIRE_ENVELOPE(e, USED, used) = &used;
+        Blipren__Consumed consumed = BLIPREN__CONSUMED__INIT;
+        consumed.kind = (Blipren__Kind)a->micro_batch.kind;
+        consumed.step = a->micro_batch.step;
+        consumed.micro_batch = a->micro_batch.micro_batch;
+        WIRE_ENVELOPE(e, CONSUMED, consumed) = &consumed;
         member_send(&l->member, a->generation, &e);
     }
 }
@@ -65,8 +65,8 @@ void loop_send_report(struct loop *l, const struct worker_action *a)
 {
     const struct trainer_report *r = &l->event.report;
     Blipren__Range range = BLIPREN__RANGE__INIT, *ranges[1] = {&range};
-    range.first = a->report.places.first;
-    range.count = a->report.places.count;
+    range.first = a->report.indices.first;
+    range.count = a->report.indices.count;
     Blipren__Report report = BLIPREN__REPORT__INIT;
     report.step = a->report.step;
     report.nll_sum = r->nll;
@@ -108,8 +108,8 @@ void loop_send_result(struct loop *l, const struct worker_action *a)
         list[i] = &captions[i];
     }
     Blipren__Validation result = BLIPREN__VALIDATION__INIT;
-    result.step = a->group.step;
-    result.group = a->group.group;
+    result.step = a->micro_batch.step;
+    result.micro_batch = a->micro_batch.micro_batch;
     result.nll_sum = v->nll;
     result.tokens = (uint64_t)v->tokens;
     result.correct = (uint64_t)v->correct;

@@ -36,7 +36,7 @@ struct loop {
     struct batch *incoming;           /* the data being handled */
     const Blipren__Envelope *handled; /* the message being handled */
     struct engine_event event;        /* the engine's event being handled */
-    uint64_t step_digest;             /* places trained in the step under way */
+    uint64_t step_digest;             /* batch indices trained in the step under way */
     double idle_since, data_wait_s;   /* waiting for batches in the step under way */
 
     pthread_mutex_t lock;
@@ -47,7 +47,7 @@ struct loop {
 void loop_send_hello(struct loop *l, const struct worker_action *a);
 void loop_send_ended(struct loop *l, const struct worker_action *a);
 void loop_send_beat(struct loop *l, const struct worker_action *a);
-void loop_send_group(struct loop *l, const struct worker_action *a);
+void loop_send_micro_batch(struct loop *l, const struct worker_action *a);
 void loop_send_report(struct loop *l, const struct worker_action *a);
 void loop_send_result(struct loop *l, const struct worker_action *a);
 void loop_send_formed(struct loop *l, const struct worker_action *a);

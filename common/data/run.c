@@ -41,15 +41,15 @@ void run_plan(const struct config *c, const struct dataset *dataset, struct bl_p
         .train_samples = dataset_count(dataset, DATASET_TRAIN),
         .validate_samples = most && most < validation ? most : validation,
         .batch = (uint32_t)c->train.global_batch,
-        .group = (uint32_t)(c->train.reproducible ? c->train.grain : c->train.micro_batch),
+        .micro_batch = (uint32_t)(c->train.reproducible ? c->train.grain : c->train.micro_batch),
         .steps = (uint64_t)c->train.steps,
         .checkpoint_every = (uint64_t)c->train.checkpoint_every,
         .validate_every = (uint64_t)c->train.validate_every,
         .validate_at_start = c->train.validate_at_start,
         .steps_ahead = (uint32_t)c->cluster.steps_ahead,
         .window = (uint32_t)c->cluster.window};
-    if (ret->group > ret->batch)
-        ret->group = ret->batch;
+    if (ret->micro_batch > ret->batch)
+        ret->micro_batch = ret->batch;
 }
 
 int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],

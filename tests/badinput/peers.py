@@ -280,7 +280,7 @@ def wrong_batches(order, generation, run_id, worker):
             ([header(version=9), pixels, ids], "expected a batch of protocol version 1, found 9"),
             ([header(run=OTHER_RUN), pixels, ids], "a batch of another run"),
             ([header(side=32), pixels, ids], "expected images of side 64, found 32"),
-            ([header(first=1000), pixels, ids], "expected group 0 with places 0 [+] 2, found 1000 [+] 2"),
+            ([header(first=1000), pixels, ids], "expected micro-batch 0 with batch indices 0 [+] 2, found 1000 [+] 2"),
             ([header(slots=[{1: 1, 3: 5, 4: 9}] * 2), pixels, ids], "expected 0 to 4, found 9"),
             ([header(), pixels[:-1], ids], "expected 24576 bytes of pixels and 40 of ids, found 24575 and 40"),
             ([header(), pixels, ids[:-1]], "expected 24576 bytes of pixels and 40 of ids, found 24576 and 39"),

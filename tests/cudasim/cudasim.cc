@@ -230,7 +230,9 @@ static void start(block *b, dim3 size)
         if (!f->stack)
             f->stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        f->stack_pointer = first_frame((char *)f->stack + STACK_BYTES, fiber_main);
+        /* not all at one place of a page: their tops would share few sets of the caches */
+        char *top = (char *)f->stack + STACK_BYTES - i % 64 * 320;
+        f->stack_pointer = first_frame(top, fiber_main);
         f->state = READY;
         f->at = cudasim_at;
         f->at.thread = dim3((unsigned)i % size.x, (unsigned)i / size.x % size.y,
@@ -359,7 +361,7 @@ void cudasim_copy_wait(int groups_left)
     auto &groups = the_block->fibers[the_block->current].copies;
     while ((int)groups.size() - 1 > groups_left) {
         for (const copy &c : groups.front())
-            memcpy(c.to, c.from, c.bytes);
+            c.from ? memcpy(c.to, c.from, c.bytes) : memset(c.to, 0, c.bytes);
         groups.erase(groups.begin());
     }
 }

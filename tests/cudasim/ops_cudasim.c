@@ -1,6 +1,6 @@
 /* tests/cudasim/ops_cudasim.c - the GPU kernels as the backend under test (tests/unit/ops.h), on the host
  * shim: a table of operations over worker/ops/cuda/kernels.h in which device memory is the heap, filled
- * with 0xCD, and matmuls are plain loops in f64. */
+ * with 0xCD, and matmuls are plain loops in f64. Inputs are drawn from the seed BLIPREN_SEED. */
 #include "tests/unit/ops.h"
 
 #include "common/limits.h"
@@ -474,10 +474,12 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .fixed_get = fixed_get};
     struct sim *sim = calloc(1, sizeof *sim);
     sim->ops = table;
-    sim->ops.name = variant ? "cudasim: bf16" : "cudasim: f32";
-    sim->ops.precision = variant ? OPS_BF16 : OPS_F32;
-    sim->ops.act_bytes = variant ? 2 : 4;
-    sim->launch.act = variant ? CUDA_ACT_BF16 : CUDA_ACT_F32;
+    /* References of the bf16 precision have rounded weights. */
+    const bool narrow = variant == 1 || options.precision == OPS_BF16;
+    sim->ops.name = narrow ? "cudasim: bf16" : "cudasim: f32";
+    sim->ops.precision = narrow ? OPS_BF16 : OPS_F32;
+    sim->ops.act_bytes = narrow ? 2 : 4;
+    sim->launch.act = narrow ? CUDA_ACT_BF16 : CUDA_ACT_F32;
     cudasim_seed((unsigned long long)repeat);
     *ret = &sim->ops;
     return 0;
@@ -485,8 +487,12 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
 
 struct ops_backend ops_backend(void)
 {
-    return (struct ops_backend){
-        .variants = 2, .repeats = 2, .short_values = true, .open = open_sim};
+    const char *seed = getenv("BLIPREN_SEED");
+    return (struct ops_backend){.variants = 2,
+                                .repeats = 2,
+                                .short_values = true,
+                                .seed = seed ? strtoull(seed, NULL, 10) : 0,
+                                .open = open_sim};
 }
 
 /* The CPU backend's, without the CPU backend. */

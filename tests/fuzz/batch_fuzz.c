@@ -27,7 +27,7 @@ static void touch(const struct batch *b)
         const struct batch_slot *s = &b->slots[i];
         BL_ASSERT(s->prefix >= 0 && s->prefix <= s->tokens);
         BL_ASSERT(s->label_first >= 0 && s->label_first <= s->tokens);
-        BL_ASSERT((uint32_t)s->place >= b->first && (uint32_t)s->place < b->first + b->count);
+        BL_ASSERT((uint32_t)s->index >= b->first && (uint32_t)s->index < b->first + b->count);
         tokens += (size_t)s->tokens;
     }
     for (size_t i = 0; i < tokens; i++)
@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint8_t run[] = "sixteen bytes...";
     const struct bl_plan plan = {
-        .train_samples = 100, .validate_samples = 7, .batch = 12, .group = 5, .steps = 10};
+        .train_samples = 100, .validate_samples = 7, .batch = 12, .micro_batch = 5, .steps = 10};
     const struct batch_rules rules = {run, &plan, SIDE, VOCABULARY};
     struct bl_error err = {0};
     struct batch *batch = NULL;

@@ -23,9 +23,9 @@ static void touch_envelope(Blipren__Envelope *e, const uint8_t *data, size_t siz
         wire_pack(e, &again, &again_size);
         packed_again(again, again_size, data, size);
     }
-    if (e->body_case == BLIPREN__ENVELOPE__BODY_ORDER)
-        for (size_t i = 0; i < e->order->n_sample; i++)
-            BL_ASSERT_CMP(e->order->epoch[i] + (e->order->sample[i] & 1), >=, 0);
+    if (e->body_case == BLIPREN__ENVELOPE__BODY_ASSIGNMENT)
+        for (size_t i = 0; i < e->assignment->n_sample; i++)
+            BL_ASSERT_CMP(e->assignment->epoch[i] + (e->assignment->sample[i] & 1), >=, 0);
 }
 
 static void touch_header(Blipren__BatchHeader *h, const uint8_t *data, size_t size)
@@ -37,7 +37,7 @@ static void touch_header(Blipren__BatchHeader *h, const uint8_t *data, size_t si
         BL_ASSERT(h->slots[i]->bad || h->slots[i]->label_first < h->slots[i]->tokens);
         tokens += h->slots[i]->tokens;
     }
-    BL_ASSERT_CMP(tokens, <=, (uint64_t)BL_GROUP_SLOTS_MAX * BL_CAPTION_TOKENS_MAX);
+    BL_ASSERT_CMP(tokens, <=, (uint64_t)BL_MICRO_BATCH_SLOTS_MAX * BL_CAPTION_TOKENS_MAX);
     wire_pack_header(h, &again, &again_size);
     packed_again(again, again_size, data, size);
 }

@@ -105,7 +105,7 @@ struct truth {
     uint64_t validating;
 };
 void truth_init(struct truth *truth, const struct bl_plan *plan);
-/* An all-reduce of step over all ranks is complete: places in `count`, their terms in `sum`. Returns the new state. */
+/* An all-reduce of step over all ranks is complete: batch indices in `count`, their terms in `sum`. Returns the new state. */
 uint64_t truth_reduced(struct truth *truth, uint64_t generation, uint64_t step, uint64_t state,
                        uint32_t count, uint64_t sum, uint64_t expected);
 /* A record is on disk. saved = the state in the checkpoint it names; formed = of the record's generation. */
@@ -113,7 +113,7 @@ void truth_record(struct truth *truth, const struct coord_record *record, uint64
                   uint64_t formed);
 /* A state after `step` steps is taken as the living one (source of a generation, validation, checkpoint). */
 void truth_lives(const struct truth *truth, uint64_t state, uint64_t step, const char *where);
-void truth_accepted(struct truth *truth, uint64_t step, uint32_t group);
+void truth_accepted(struct truth *truth, uint64_t step, uint32_t micro_batch);
 
 /* ---- world.c ---------------------------------------------------------------------------------- */
 

@@ -54,10 +54,11 @@ uint64_t truth_reduced(struct truth *truth, uint64_t generation, uint64_t step, 
                        uint32_t count, uint64_t sum, uint64_t expected)
 {
     if (count != truth->plan->batch || sum != expected)
-        sim_fail(SIM_UNSAFE,
-                 "step %llu of generation %llu trained %u of %u places, terms %llx, not %llx",
-                 (unsigned long long)step, (unsigned long long)generation, count,
-                 truth->plan->batch, (unsigned long long)sum, (unsigned long long)expected);
+        sim_fail(
+            SIM_UNSAFE,
+            "step %llu of generation %llu trained %u of %u batch indices, terms %llx, not %llx",
+            (unsigned long long)step, (unsigned long long)generation, count, truth->plan->batch,
+            (unsigned long long)sum, (unsigned long long)expected);
     for (uint32_t i = 0; i < truth->node_count; i++)
         if (truth->nodes[i].generation == generation && truth->nodes[i].step == step)
             sim_fail(SIM_UNSAFE, "generation %llu reduced step %llu twice",
@@ -140,24 +141,25 @@ void truth_record(struct truth *truth, const struct coord_record *record, uint64
         truth_lives(truth, saved, record->step, "checkpoint");
         break;
     case COORD_RECORD_VALIDATED:
-        for (uint32_t group = 0; group < bl_plan_groups(truth->plan, BL_KIND_VALIDATE); group++)
-            if (truth->validating != record->step || !truth->accepted[group])
-                sim_fail(SIM_UNSAFE, "validation after %llu steps lacks group %u",
-                         (unsigned long long)record->step, group);
+        for (uint32_t micro_batch = 0;
+             micro_batch < bl_plan_micro_batches(truth->plan, BL_KIND_VALIDATE); micro_batch++)
+            if (truth->validating != record->step || !truth->accepted[micro_batch])
+                sim_fail(SIM_UNSAFE, "validation after %llu steps lacks micro-batch %u",
+                         (unsigned long long)record->step, micro_batch);
         break;
     default:
         break;
     }
 }
 
-void truth_accepted(struct truth *truth, uint64_t step, uint32_t group)
+void truth_accepted(struct truth *truth, uint64_t step, uint32_t micro_batch)
 {
     if (truth->validating != step) {
         truth->validating = step;
         memset(truth->accepted, 0, sizeof truth->accepted);
     }
-    if (truth->accepted[group])
-        sim_fail(SIM_UNSAFE, "validation group %u after %llu steps counts twice", group,
+    if (truth->accepted[micro_batch])
+        sim_fail(SIM_UNSAFE, "validation micro-batch %u after %llu steps counts twice", micro_batch,
                  (unsigned long long)step);
-    truth->accepted[group] = true;
+    truth->accepted[micro_batch] = true;
 }

@@ -71,9 +71,9 @@ static void draw(void)
     struct bl_plan *plan = &w->config.plan;
     plan->seed = sim_random(&w->chance);
     plan->batch = 1 + below(SIM_BATCH_MAX);
-    plan->group = 1 + below(chance(0.5) ? 4 : plan->batch);
-    if (plan->group > plan->batch)
-        plan->group = plan->batch;
+    plan->micro_batch = 1 + below(chance(0.5) ? 4 : plan->batch);
+    if (plan->micro_batch > plan->batch)
+        plan->micro_batch = plan->batch;
     plan->train_samples = 1 + below(SIM_SAMPLES_MAX);
     plan->validate_samples = chance(0.3) ? 0 : 1 + below(SIM_VALIDATE_MAX);
     plan->steps = 1 + below(SIM_STEPS_MAX);
@@ -119,23 +119,23 @@ static void draw(void)
     w->end_ms = w->heal_ms + 400ull * patience();
     w->stop_wanted = chance(0.25);
     for (uint64_t step = 0; step < plan->steps; step++)
-        for (uint32_t place = 0; place < plan->batch; place++) {
+        for (uint32_t index = 0; index < plan->batch; index++) {
             uint32_t epoch;
             uint64_t sample;
-            bl_plan_sample(plan, step, place, &epoch, &sample);
-            w->expected[step] += bl_sample_term(place, w->train_ids[sample]);
+            bl_plan_sample(plan, step, index, &epoch, &sample);
+            w->expected[step] += bl_sample_term(index, w->train_ids[sample]);
         }
 }
 
 static void print_options(void)
 {
     const struct bl_plan *plan = &w->config.plan;
-    TRACE("workers=%u (min %u, wanted %u) loaders=%u capacity=%u batch=%u group=%u window=%u "
+    TRACE("workers=%u (min %u, wanted %u) loaders=%u capacity=%u batch=%u micro-batch=%u window=%u "
           "ahead=%u steps=%llu "
           "samples=%llu validate=%llu/%llu checkpoint=%llu patience=%u delay=%u slow=%u@%.2f "
           "silent=%.1f local=%d stop=%d",
           w->worker_count, w->config.workers_min, w->config.workers_wanted, w->loader_count,
-          w->capacity, plan->batch, plan->group, plan->window, plan->steps_ahead,
+          w->capacity, plan->batch, plan->micro_batch, plan->window, plan->steps_ahead,
           (unsigned long long)plan->steps, (unsigned long long)plan->train_samples,
           (unsigned long long)plan->validate_samples, (unsigned long long)plan->validate_every,
           (unsigned long long)plan->checkpoint_every, patience(), w->delay_ms, w->slow_ms,

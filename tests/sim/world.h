@@ -68,7 +68,7 @@ struct engine {
     uint32_t rank, rendezvous;
     uint64_t state;
     int64_t step; /* of state; -1 = none */
-    uint32_t trained_count, places;
+    uint32_t trained_count, indices;
     struct bl_range trained[SIM_BATCH_MAX];
     uint64_t sum;
     uint64_t snap_state;
@@ -83,7 +83,7 @@ struct held {
     bool used;
     enum bl_kind kind;
     uint64_t step;
-    uint32_t group;
+    uint32_t micro_batch;
     uint64_t content;
 };
 

@@ -52,15 +52,15 @@ static void worker_message(int index, const struct worker_action *a)
         m->formed.step = a->formed.step;
         m->formed.digest = a->formed.digest;
         break;
-    case WORKER_ACTION_GOT:
-    case WORKER_ACTION_USED:
+    case WORKER_ACTION_RECEIVED:
+    case WORKER_ACTION_CONSUMED:
     case WORKER_ACTION_RESULT:
-        m->type = a->type == WORKER_ACTION_GOT    ? COORD_EVENT_GOT
-                  : a->type == WORKER_ACTION_USED ? COORD_EVENT_USED
-                                                  : COORD_EVENT_VALIDATION;
-        m->group.kind = a->group.kind;
-        m->group.step = a->group.step;
-        m->group.group = a->group.group;
+        m->type = a->type == WORKER_ACTION_RECEIVED   ? COORD_EVENT_RECEIVED
+                  : a->type == WORKER_ACTION_CONSUMED ? COORD_EVENT_CONSUMED
+                                                      : COORD_EVENT_VALIDATION;
+        m->micro_batch.kind = a->micro_batch.kind;
+        m->micro_batch.step = a->micro_batch.step;
+        m->micro_batch.micro_batch = a->micro_batch.micro_batch;
         e->content = p->engine.state; /* what a result was computed with */
         break;
     case WORKER_ACTION_REPORT:
@@ -108,15 +108,15 @@ static void do_worker_action(int index, const struct worker_action *a, const str
         sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
         return;
     case WORKER_ACTION_KEEP:
-        BL_ASSERT(!p->held[a->group.slot].used);
-        p->held[a->group.slot] =
-            (struct held){true, a->group.kind, a->group.step, a->group.group, from->content};
+        BL_ASSERT(!p->held[a->micro_batch.slot].used);
+        p->held[a->micro_batch.slot] = (struct held){true, a->micro_batch.kind, a->micro_batch.step,
+                                                     a->micro_batch.micro_batch, from->content};
         return;
     case WORKER_ACTION_DROP:
         return;
     case WORKER_ACTION_RELEASE:
-        BL_ASSERT(p->held[a->group.slot].used);
-        p->held[a->group.slot].used = false;
+        BL_ASSERT(p->held[a->micro_batch.slot].used);
+        p->held[a->micro_batch.slot].used = false;
         return;
     case WORKER_ACTION_FORM:
         return worker_form(index, a);
@@ -126,8 +126,8 @@ static void do_worker_action(int index, const struct worker_action *a, const str
     case WORKER_ACTION_COMPUTE:
         return engine_queue(index, (struct op){.type = OP_COMPUTE,
                                                .generation = a->generation,
-                                               .step = a->group.step,
-                                               .slot = a->group.slot});
+                                               .step = a->micro_batch.step,
+                                               .slot = a->micro_batch.slot});
     case WORKER_ACTION_REDUCE:
         return engine_queue(
             index,
@@ -174,8 +174,8 @@ void do_worker(int index, const struct worker_actions *actions, const struct sim
 static void loader_ship(int index, const struct loader_action *a)
 {
     struct process *p = &w->loaders[index];
-    uint32_t slot = a->order.slot;
-    int to = worker_index(a->order.worker);
+    uint32_t slot = a->assignment.slot;
+    int to = worker_index(a->assignment.worker);
     uint64_t sent_ms = later(w->now_ms, p->stalled_until_ms) + delay();
     for (int copies = to < 0 ? 0 : chance(w->duplicate_chance) ? 2 : 1; copies > 0; copies--) {
         struct sim_event *e = engine_event(WORKER_EVENT_DATA);
@@ -183,10 +183,10 @@ static void loader_ship(int index, const struct loader_action *a)
         e->index = to;
         e->instance = w->workers[to].instance;
         e->worker.generation = a->generation;
-        e->worker.data.worker = a->order.worker;
-        e->worker.data.kind = a->order.kind;
-        e->worker.data.step = a->order.step;
-        e->worker.data.group = a->order.group;
+        e->worker.data.worker = a->assignment.worker;
+        e->worker.data.kind = a->assignment.kind;
+        e->worker.data.step = a->assignment.step;
+        e->worker.data.micro_batch = a->assignment.micro_batch;
         e->content = p->slots[slot].content;
         uint64_t *last = &w->data_last_ms[index][to];
         *last = later(*last, later(sent_ms, w->workers[to].stalled_until_ms) + delay());
@@ -213,8 +213,8 @@ static void loader_make(int index, const struct loader_action *a)
     e->index = index;
     e->instance = p->instance;
     e->loader.type = LOADER_EVENT_MADE;
-    e->loader.slot.slot = a->order.slot;
-    e->engine_turn = p->slots[a->order.slot].turn = ++p->slot_turn;
+    e->loader.slot.slot = a->assignment.slot;
+    e->engine_turn = p->slots[a->assignment.slot].turn = ++p->slot_turn;
     sim_push(&w->queue, e, later(w->now_ms, p->stalled_until_ms) + 1 + delay());
 }
 
@@ -240,32 +240,32 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         sim_push(&w->queue, e, w->now_ms + 1 + delay());
         return;
     case LOADER_ACTION_ACCEPT:
-        p->slots[a->order.slot].content = from->content;
-        p->slots[a->order.slot].void_count = from->void_count;
-        memcpy(p->slots[a->order.slot].voids, from->voids, sizeof from->voids);
+        p->slots[a->assignment.slot].content = from->content;
+        p->slots[a->assignment.slot].void_count = from->void_count;
+        memcpy(p->slots[a->assignment.slot].voids, from->voids, sizeof from->voids);
         return;
     case LOADER_ACTION_MAKE:
         return loader_make(index, a);
     case LOADER_ACTION_SHIP:
         return loader_ship(index, a);
     case LOADER_ACTION_DISCARD:
-        p->slots[a->order.slot].turn = ++p->slot_turn;
+        p->slots[a->assignment.slot].turn = ++p->slot_turn;
         return;
     case LOADER_ACTION_EXIT:
         p->up = false;
         if (!w->over)
             restart_later(LOADER, index, patience());
         return;
-    case LOADER_ACTION_SENT:
-        e = to_coord(COORD_EVENT_SENT, a->generation);
-        e->coord.group.kind = a->order.kind;
-        e->coord.group.step = a->order.step;
-        e->coord.group.group = a->order.group;
-        if (a->order.shipped) {
-            e->coord.group.void_count = p->slots[a->order.slot].void_count;
-            memcpy(e->voids, p->slots[a->order.slot].voids, sizeof e->voids);
+    case LOADER_ACTION_COMPLETED:
+        e = to_coord(COORD_EVENT_COMPLETED, a->generation);
+        e->coord.micro_batch.kind = a->assignment.kind;
+        e->coord.micro_batch.step = a->assignment.step;
+        e->coord.micro_batch.micro_batch = a->assignment.micro_batch;
+        if (a->assignment.shipped) {
+            e->coord.micro_batch.void_count = p->slots[a->assignment.slot].void_count;
+            memcpy(e->voids, p->slots[a->assignment.slot].voids, sizeof e->voids);
         }
-        p->slots[a->order.slot].turn = ++p->slot_turn;
+        p->slots[a->assignment.slot].turn = ++p->slot_turn;
         return send_up_from(p, a->link, e);
     case LOADER_ACTION_BEAT:
         return send_up_from(p, a->link, to_coord(COORD_EVENT_BEAT, a->generation));
@@ -311,21 +311,21 @@ static void coord_form(const struct coord_action *a)
     send_down(a->link, e);
 }
 
-static void coord_order(const struct coord_action *a)
+static void coord_assignment(const struct coord_action *a)
 {
     struct sim_event *e = sim_event_new(&w->queue);
     uint64_t samples[SIM_BATCH_MAX];
     uint32_t epochs[SIM_BATCH_MAX];
-    BL_ASSERT_CMP(a->order.places.count, <=, SIM_BATCH_MAX);
-    coord_order_samples(w->coord, a, samples, epochs);
-    e->loader.type = LOADER_EVENT_ORDER;
+    BL_ASSERT_CMP(a->assignment.indices.count, <=, SIM_BATCH_MAX);
+    coord_assignment_samples(w->coord, a, samples, epochs);
+    e->loader.type = LOADER_EVENT_ASSIGNMENT;
     e->loader.generation = a->generation;
-    e->loader.order.kind = a->order.kind;
-    e->loader.order.step = a->order.step;
-    e->loader.order.group = a->order.group;
-    e->loader.order.worker = a->order.worker;
-    for (uint32_t i = 0; i < a->order.places.count; i++) {
-        e->content += bl_sample_term(a->order.places.first + i, samples[i]);
+    e->loader.assignment.kind = a->assignment.kind;
+    e->loader.assignment.step = a->assignment.step;
+    e->loader.assignment.micro_batch = a->assignment.micro_batch;
+    e->loader.assignment.worker = a->assignment.worker;
+    for (uint32_t i = 0; i < a->assignment.indices.count; i++) {
+        e->content += bl_sample_term(a->assignment.indices.first + i, samples[i]);
         if (is_bad(samples[i]))
             e->voids[e->void_count++] = (struct coord_void){i, samples[i]};
     }
@@ -439,8 +439,8 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return coord_form(a);
     case COORD_ACTION_RELAY:
         return down_worker(a->link, WORKER_EVENT_RENDEZVOUS, a->generation);
-    case COORD_ACTION_ORDER:
-        return coord_order(a);
+    case COORD_ACTION_ASSIGNMENT:
+        return coord_assignment(a);
     case COORD_ACTION_SAVE:
         e = sim_event_new(&w->queue);
         e->worker.type = WORKER_EVENT_SAVE;
@@ -460,7 +460,7 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return coord_verify(a);
     case COORD_ACTION_ACCEPTED:
         truth_lives(&w->truth, from->content, a->step, "validation");
-        return truth_accepted(&w->truth, a->step, from->coord.group.group);
+        return truth_accepted(&w->truth, a->step, from->coord.micro_batch.micro_batch);
     case COORD_ACTION_BAD_SAMPLE:
         if (!is_bad(from->voids[a->void_index].sample))
             sim_fail(SIM_UNSAFE, "a good sample is called bad");

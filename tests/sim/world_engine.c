@@ -114,7 +114,7 @@ static void reduce_join(int index)
     }
     if (comm->reduce_step != op->step || comm->reduce_state != engine->state)
         sim_fail(SIM_UNSAFE, "ranks reduce different steps or states");
-    comm->reduce_count += engine->places;
+    comm->reduce_count += engine->indices;
     comm->reduce_sum += engine->sum;
     engine->report.count = engine->trained_count;
     memcpy(engine->report.ranges, engine->trained, sizeof engine->trained);
@@ -130,7 +130,7 @@ static void reduce_join(int index)
 
 static void clear_trained(struct engine *engine)
 {
-    engine->trained_count = engine->places = 0;
+    engine->trained_count = engine->indices = 0;
     engine->sum = 0;
 }
 
@@ -177,14 +177,14 @@ void engine_queue(int index, struct op op)
 
 static void computed(struct engine *engine, const struct held *held)
 {
-    struct bl_range places = bl_plan_places(&w->config.plan, held->kind, held->group);
+    struct bl_range indices = bl_plan_indices(&w->config.plan, held->kind, held->micro_batch);
     if (engine->step != (int64_t)held->step && held->kind == BL_KIND_VALIDATE)
         sim_fail(SIM_UNSAFE, "validation after %llu steps on a state of %lld",
                  (unsigned long long)held->step, (long long)engine->step);
     if (held->kind == BL_KIND_VALIDATE)
         return;
-    engine->trained[engine->trained_count++] = places;
-    engine->places += places.count;
+    engine->trained[engine->trained_count++] = indices;
+    engine->indices += indices.count;
     engine->sum += held->content;
 }
 

@@ -21,14 +21,15 @@ void to_coord_now(struct sim_event *e)
         e->coord.report.trained = e->trained;
     else if (e->coord.type == COORD_EVENT_SAVED)
         e->coord.saved.folder = e->name;
-    else if (e->coord.type == COORD_EVENT_SENT)
-        e->coord.group.voids = e->voids;
-    bool is_group = e->coord.type == COORD_EVENT_GOT || e->coord.type == COORD_EVENT_USED ||
-                    e->coord.type == COORD_EVENT_SENT;
-    TRACE("coord <- %s %s %d g%llu link %u group %llu.%u", coord_event_name(e->coord.type),
+    else if (e->coord.type == COORD_EVENT_COMPLETED)
+        e->coord.micro_batch.voids = e->voids;
+    bool is_micro_batch = e->coord.type == COORD_EVENT_RECEIVED ||
+                          e->coord.type == COORD_EVENT_CONSUMED ||
+                          e->coord.type == COORD_EVENT_COMPLETED;
+    TRACE("coord <- %s %s %d g%llu link %u micro-batch %llu.%u", coord_event_name(e->coord.type),
           program_names[l->program], l->index, (unsigned long long)e->coord.generation, e->link,
-          is_group ? (unsigned long long)e->coord.group.step : 0,
-          is_group ? e->coord.group.group : 0);
+          is_micro_batch ? (unsigned long long)e->coord.micro_batch.step : 0,
+          is_micro_batch ? e->coord.micro_batch.micro_batch : 0);
     do_coord(coord_step(w->coord, &e->coord), e);
 }
 

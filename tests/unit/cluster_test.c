@@ -1,4 +1,4 @@
-/* tests/unit/cluster_test.c - what the three programs compute alike: shares, groups, milestones, waiting times. */
+/* tests/unit/cluster_test.c - what the three programs compute alike: shares, micro-batches, milestones, waiting times. */
 #include "tests/unit/unit.h"
 
 #include "common/cluster.h"
@@ -17,7 +17,7 @@ static void waiting_times_keep_their_order_for_every_patience(void **state)
     }
 }
 
-static void shares_cover_every_group_once_and_differ_by_one_at_most(void **state)
+static void shares_cover_every_micro_batch_once_and_differ_by_one_at_most(void **state)
 {
     for (uint32_t total = 1; total < 300; total += 1 + total / 5)
         for (uint32_t world = 1; world <= total; world++) {
@@ -34,18 +34,19 @@ static void shares_cover_every_group_once_and_differ_by_one_at_most(void **state
         }
 }
 
-static void groups_cover_every_place_once(void **state)
+static void micro_batches_cover_every_batch_index_once(void **state)
 {
     for (uint32_t batch = 1; batch < 100; batch += 7)
-        for (uint32_t group = 1; group <= batch; group++) {
-            struct bl_plan plan = {.batch = batch, .group = group, .validate_samples = batch + 3};
+        for (uint32_t micro_batch = 1; micro_batch <= batch; micro_batch++) {
+            struct bl_plan plan = {
+                .batch = batch, .micro_batch = micro_batch, .validate_samples = batch + 3};
             for (enum bl_kind kind = BL_KIND_TRAIN; kind <= BL_KIND_VALIDATE; kind++) {
                 uint32_t next = 0;
-                for (uint32_t g = 0; g < bl_plan_groups(&plan, kind); g++) {
-                    struct bl_range places = bl_plan_places(&plan, kind, g);
-                    assert_int_equal(places.first, next);
-                    assert_true(places.count >= 1 && places.count <= group);
-                    next += places.count;
+                for (uint32_t g = 0; g < bl_plan_micro_batches(&plan, kind); g++) {
+                    struct bl_range indices = bl_plan_indices(&plan, kind, g);
+                    assert_int_equal(indices.first, next);
+                    assert_true(indices.count >= 1 && indices.count <= micro_batch);
+                    next += indices.count;
                 }
                 assert_int_equal(next, kind == BL_KIND_TRAIN ? batch : batch + 3);
             }
@@ -57,13 +58,13 @@ static void an_epoch_of_steps_trains_every_sample_once(void **state)
     struct bl_plan plan = {.seed = 5, .batch = 7, .train_samples = 35};
     uint8_t seen[2][35] = {{0}};
     for (uint64_t step = 0; step < 10; step++)
-        for (uint32_t place = 0; place < 7; place++) {
+        for (uint32_t index = 0; index < 7; index++) {
             uint32_t epoch;
-            uint64_t index;
-            bl_plan_sample(&plan, step, place, &epoch, &index);
+            uint64_t epoch_index;
+            bl_plan_sample(&plan, step, index, &epoch, &epoch_index);
             assert_int_equal(epoch, step / 5);
-            assert_int_equal(index, bl_permute(5, epoch, 35, (step * 7 + place) % 35));
-            assert_false(seen[epoch][index]++);
+            assert_int_equal(epoch_index, bl_permute(5, epoch, 35, (step * 7 + index) % 35));
+            assert_false(seen[epoch][epoch_index]++);
         }
 }
 
@@ -84,7 +85,7 @@ static void milestones_are_where_the_plan_says(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(waiting_times_keep_their_order_for_every_patience),
-          cmocka_unit_test(shares_cover_every_group_once_and_differ_by_one_at_most),
-          cmocka_unit_test(groups_cover_every_place_once),
+          cmocka_unit_test(shares_cover_every_micro_batch_once_and_differ_by_one_at_most),
+          cmocka_unit_test(micro_batches_cover_every_batch_index_once),
           cmocka_unit_test(an_epoch_of_steps_trains_every_sample_once),
           cmocka_unit_test(milestones_are_where_the_plan_says))

@@ -133,56 +133,60 @@ static void formed(uint64_t peer, uint64_t step)
     feed(e);
 }
 
-static void group_event(uint64_t peer, enum coord_event_type type, enum bl_kind kind, uint64_t step,
-                        uint32_t group)
+static void micro_batch_event(uint64_t peer, enum coord_event_type type, enum bl_kind kind,
+                              uint64_t step, uint32_t micro_batch)
 {
     struct coord_event e = from(peer, type);
-    e.group.kind = kind;
-    e.group.step = step;
-    e.group.group = group;
+    e.micro_batch.kind = kind;
+    e.micro_batch.step = step;
+    e.micro_batch.micro_batch = micro_batch;
     feed(e);
 }
 
-/* The loader ships an order, the worker gets and uses it. */
-static void serve(const struct coord_action *order)
+/* The loader ships an assignment, the worker gets and uses it. */
+static void serve(const struct coord_action *assignment)
 {
-    struct coord_action o = *order;
-    uint64_t worker = o.order.worker;
-    group_event(o.peer, COORD_EVENT_SENT, o.order.kind, o.order.step, o.order.group);
-    group_event(worker, COORD_EVENT_GOT, o.order.kind, o.order.step, o.order.group);
-    if (o.order.kind == BL_KIND_VALIDATE)
-        group_event(worker, COORD_EVENT_VALIDATION, o.order.kind, o.order.step, o.order.group);
-    group_event(worker, COORD_EVENT_USED, o.order.kind, o.order.step, o.order.group);
+    struct coord_action o = *assignment;
+    uint64_t worker = o.assignment.worker;
+    micro_batch_event(o.peer, COORD_EVENT_COMPLETED, o.assignment.kind, o.assignment.step,
+                      o.assignment.micro_batch);
+    micro_batch_event(worker, COORD_EVENT_RECEIVED, o.assignment.kind, o.assignment.step,
+                      o.assignment.micro_batch);
+    if (o.assignment.kind == BL_KIND_VALIDATE)
+        micro_batch_event(worker, COORD_EVENT_VALIDATION, o.assignment.kind, o.assignment.step,
+                          o.assignment.micro_batch);
+    micro_batch_event(worker, COORD_EVENT_CONSUMED, o.assignment.kind, o.assignment.step,
+                      o.assignment.micro_batch);
 }
 
-static uint64_t digest_of_places(uint64_t step, struct bl_range places)
+static uint64_t digest_of_indices(uint64_t step, struct bl_range indices)
 {
     uint64_t sum = 0;
-    for (uint32_t place = places.first; place < places.first + places.count; place++) {
+    for (uint32_t index = indices.first; index < indices.first + indices.count; index++) {
         uint32_t epoch;
-        uint64_t index;
-        bl_plan_sample(&config.plan, step, place, &epoch, &index);
-        sum += bl_sample_term(place, train_ids[index]);
+        uint64_t epoch_index;
+        bl_plan_sample(&config.plan, step, index, &epoch, &epoch_index);
+        sum += bl_sample_term(index, train_ids[epoch_index]);
     }
     return sum;
 }
 
-static void report(uint64_t peer, uint64_t step, struct bl_range places)
+static void report(uint64_t peer, uint64_t step, struct bl_range indices)
 {
     struct coord_event e = from(peer, COORD_EVENT_REPORT);
     e.report.step = step;
-    e.report.trained = &places;
+    e.report.trained = &indices;
     e.report.trained_count = 1;
-    e.report.sample_digest = digest_of_places(step, places);
+    e.report.sample_digest = digest_of_indices(step, indices);
     feed(e);
 }
 
-/* Serves the orders of one step (or of the validation) that the log has and those that follow. */
+/* Serves the assignments of one step (or of the validation) that the log has and those that follow. */
 static void serve_step(enum bl_kind kind, uint64_t step)
 {
     for (uint32_t i = 0; i < log_count; i++)
-        if (log_list[i].type == COORD_ACTION_ORDER && log_list[i].order.kind == kind &&
-            log_list[i].order.step == step)
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT && log_list[i].assignment.kind == kind &&
+            log_list[i].assignment.step == step)
             serve(&log_list[i]);
 }
 
@@ -224,7 +228,7 @@ static void restart(void)
     start();
 }
 
-/* 4 groups of 2 places, window 2, 1 step ahead, 6 steps, a checkpoint every 2; P = 600 ms. */
+/* 4 micro-batches of 2 batch indices, window 2, 1 step ahead, 6 steps, a checkpoint every 2; P = 600 ms. */
 static int begin(void **state)
 {
     for (uint64_t i = 0; i < 40; i++)
@@ -235,7 +239,7 @@ static int begin(void **state)
                                             .train_samples = 40,
                                             .validate_samples = 0,
                                             .batch = 8,
-                                            .group = 2,
+                                            .micro_batch = 2,
                                             .steps = 6,
                                             .checkpoint_every = 2,
                                             .steps_ahead = 1,
@@ -369,21 +373,21 @@ static void the_first_generation_waits_for_those_wanted_but_not_for_ever(void **
     assert_state(COORD_PLANNING);
 }
 
-static void orders_keep_to_window_room_and_steps_ahead(void **state)
+static void assignments_keep_to_window_room_and_steps_ahead(void **state)
 {
     begin_alone();
-    assert_int_equal(count(COORD_ACTION_ORDER, 0), 2); /* the window */
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 2); /* the window */
     join(LOADER_B);
-    assert_int_equal(count(COORD_ACTION_ORDER, 0), 2);
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 2);
     for (uint32_t i = 0; i < log_count; i++) /* serving goes on without a report */
-        if (log_list[i].type == COORD_ACTION_ORDER)
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT)
             serve(&log_list[i]);
-    uint32_t orders = count(COORD_ACTION_ORDER, 0);
-    assert_int_equal(orders, 8); /* steps 0 and 1 */
+    uint32_t assignments = count(COORD_ACTION_ASSIGNMENT, 0);
+    assert_int_equal(assignments, 8); /* steps 0 and 1 */
     for (uint32_t i = 0, n = 0; i < log_count; i++)
-        if (log_list[i].type == COORD_ACTION_ORDER) {
-            assert_int_equal(log_list[i].order.step, n / 4);
-            assert_int_equal(log_list[i].order.group, n % 4);
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT) {
+            assert_int_equal(log_list[i].assignment.step, n / 4);
+            assert_int_equal(log_list[i].assignment.micro_batch, n % 4);
             n++;
         }
 }
@@ -391,56 +395,58 @@ static void orders_keep_to_window_room_and_steps_ahead(void **state)
 static void two_ranks_are_served_alike(void **state)
 {
     begin_pair();
-    assert_int_equal(count(COORD_ACTION_ORDER, 0), 4);
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 4);
     const uint64_t workers[] = {WORKER_A, WORKER_B, WORKER_A, WORKER_B};
-    const uint32_t groups[] = {0, 2, 1, 3};
+    const uint32_t micro_batches[] = {0, 2, 1, 3};
     for (uint32_t i = 0, n = 0; i < log_count; i++)
-        if (log_list[i].type == COORD_ACTION_ORDER) {
-            assert_int_equal(log_list[i].order.worker, workers[n]);
-            assert_int_equal(log_list[i].order.group, groups[n]);
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT) {
+            assert_int_equal(log_list[i].assignment.worker, workers[n]);
+            assert_int_equal(log_list[i].assignment.micro_batch, micro_batches[n]);
             n++;
         }
 }
 
-static void an_order_names_its_samples(void **state)
+static void an_assignment_names_its_samples(void **state)
 {
     begin_alone();
     uint64_t samples[2], sum = 0;
     uint32_t epochs[2];
-    const struct coord_action *order = last(COORD_ACTION_ORDER, LOADER_A);
-    coord_order_samples(c, order, samples, epochs);
+    const struct coord_action *assignment = last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    coord_assignment_samples(c, assignment, samples, epochs);
     for (uint32_t i = 0; i < 2; i++) {
         assert_int_equal(epochs[i], 0);
-        sum += bl_sample_term(order->order.places.first + i, samples[i]);
+        sum += bl_sample_term(assignment->assignment.indices.first + i, samples[i]);
     }
-    assert_int_equal(sum, digest_of_places(0, order->order.places));
+    assert_int_equal(sum, digest_of_indices(0, assignment->assignment.indices));
 }
 
-static void a_lost_loaders_orders_go_to_another(void **state)
+static void a_lost_loaders_assignments_go_to_another(void **state)
 {
     begin_alone();
     join(LOADER_B);
-    group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, 0, 0);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 0, 0);
     log_count = 0;
     lost(LOADER_A, true);
-    assert_int_equal(count(COORD_ACTION_ORDER, 0), 1); /* what the worker has is not made again */
-    assert_int_equal(last(COORD_ACTION_ORDER, LOADER_B)->order.group, 1);
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0),
+                     1); /* what the worker has is not made again */
+    assert_int_equal(last(COORD_ACTION_ASSIGNMENT, LOADER_B)->assignment.micro_batch, 1);
 }
 
-static void an_order_that_takes_too_long_goes_to_another(void **state)
+static void an_assignment_that_takes_too_long_goes_to_another(void **state)
 {
     begin_alone();
     join(LOADER_B);
     log_count = 0;
     for (int i = 0; i < 6; i++) {
-        assert_int_equal(count(COORD_ACTION_ORDER, 0), 0);
+        assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 0);
         feed(from(WORKER_A, COORD_EVENT_BEAT));
         feed(from(LOADER_A, COORD_EVENT_BEAT));
         feed(from(LOADER_B, COORD_EVENT_BEAT));
         tick(100);
     }
-    assert_int_equal(count(COORD_ACTION_ORDER, LOADER_B), 2);
-    group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, 0, 0); /* the first one's, after all */
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, LOADER_B), 2);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 0,
+                      0); /* the first one's, after all */
     assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
 }
 
@@ -454,17 +460,17 @@ static void a_step_counts_when_all_ranks_have_reported_it(void **state)
     report(WORKER_B, 0, second_half);
     disk();
     assert_int_equal(count(COORD_ACTION_COMMITTED, 0), 1);
-    assert_int_equal(records[record_count - 1].digest, digest_of_places(0, all_places));
+    assert_int_equal(records[record_count - 1].digest, digest_of_indices(0, all_places));
 }
 
-static void other_samples_or_places_than_ordered_stop_the_run(void **state)
+static void other_samples_or_batch_indices_than_ordered_stop_the_run(void **state)
 {
     begin_pair();
     serve_step(BL_KIND_TRAIN, 0);
     struct coord_event e = from(WORKER_A, COORD_EVENT_REPORT);
     e.report.trained = &first_half;
     e.report.trained_count = 1;
-    e.report.sample_digest = digest_of_places(0, first_half) + 1;
+    e.report.sample_digest = digest_of_indices(0, first_half) + 1;
     feed(e);
     assert_string_equal(last(COORD_ACTION_VIOLATION, WORKER_A)->refuse.text,
                         "a rank trained other samples than ordered");
@@ -480,7 +486,7 @@ static void other_samples_or_places_than_ordered_stop_the_run(void **state)
     serve_step(BL_KIND_TRAIN, 0);
     report(WORKER_A, 0, second_half);
     assert_string_equal(last(COORD_ACTION_VIOLATION, WORKER_A)->refuse.text,
-                        "a rank trained other places than its own");
+                        "a rank trained other batch indices than its own");
 }
 
 /* A and B trained step 0; B applied step 1 too, which A did not report. A is lost. */
@@ -514,10 +520,10 @@ static void a_survivor_carries_the_step_that_it_applied(void **state)
     disk();
     assert_int_equal(coord_ledger(c)->committed, 2);
     assert_true(last(COORD_ACTION_COMMITTED, 0)->committed.via_survivors);
-    assert_int_equal(last(COORD_ACTION_ORDER, 0)->order.step, 2);
+    assert_int_equal(last(COORD_ACTION_ASSIGNMENT, 0)->assignment.step, 2);
 }
 
-/* It computes a group: End is answered when that is through. */
+/* It computes a micro-batch: End is answered when that is through. */
 static void a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats(void **state)
 {
     lose_one_of_the_pair();
@@ -543,7 +549,7 @@ static void a_step_that_no_survivor_applied_is_done_again(void **state)
     formed(WORKER_B, 0);
     assert_int_equal(coord_ledger(c)->committed, 0);
     for (uint32_t i = 0; i < log_count; i++)
-        if (log_list[i].type == COORD_ACTION_ORDER)
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT)
             serve(&log_list[i]);
     report(WORKER_B, 0, all_places);
     disk();
@@ -602,7 +608,7 @@ static void a_newcomer_joins_at_a_step_boundary(void **state)
 {
     begin_alone();
     for (uint32_t i = 0, n = 0; i < log_count && n < 3; i++)
-        if (log_list[i].type == COORD_ACTION_ORDER) {
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT) {
             serve(&log_list[i]);
             n++;
         }
@@ -610,9 +616,9 @@ static void a_newcomer_joins_at_a_step_boundary(void **state)
     join(WORKER_B);
     assert_state(COORD_TRAINING);
     assert_int_equal(count(COORD_ACTION_END, 0), 0);
-    group_event(LOADER_A, COORD_EVENT_SENT, BL_KIND_TRAIN, 0, 3);
-    group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, 0, 3);
-    group_event(WORKER_A, COORD_EVENT_USED, BL_KIND_TRAIN, 0, 3);
+    micro_batch_event(LOADER_A, COORD_EVENT_COMPLETED, BL_KIND_TRAIN, 0, 3);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 0, 3);
+    micro_batch_event(WORKER_A, COORD_EVENT_CONSUMED, BL_KIND_TRAIN, 0, 3);
     report(WORKER_A, 0, all_places);
     disk();
     serve_step(BL_KIND_TRAIN, 1);
@@ -628,9 +634,9 @@ static void a_newcomer_joins_at_a_step_boundary(void **state)
     assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.world, 2);
 }
 
-static void the_source_is_a_member_even_when_there_are_more_workers_than_groups(void **state)
+static void the_source_is_a_member_even_when_there_are_more_workers_than_micro_batches(void **state)
 {
-    config.plan.group = 4; /* two groups: two ranks, a third worker is spare */
+    config.plan.micro_batch = 4; /* two micro-batches: two ranks, a third worker is spare */
     begin_pair();
     join(WORKER_C);
     lost(WORKER_B, false);
@@ -682,7 +688,7 @@ static void with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint(void
     assert_int_equal(form->form.checkpoint.step, 2);
     assert_int_equal(coord_ledger(c)->committed, 2);
     formed(WORKER_B, 2);
-    assert_int_equal(last(COORD_ACTION_ORDER, 0)->order.step, 2);
+    assert_int_equal(last(COORD_ACTION_ASSIGNMENT, 0)->assignment.step, 2);
 }
 
 static void a_worker_that_may_come_back_is_waited_for(void **state)
@@ -820,8 +826,9 @@ static void a_stop_before_anything_began_ends_at_once(void **state)
 static void a_stop_finishes_the_steps_begun_and_saves(void **state)
 {
     begin_alone();
-    for (uint32_t i = 0, n = 0; i < log_count && n < 5; i++) /* step 0, and one group of step 1 */
-        if (log_list[i].type == COORD_ACTION_ORDER) {
+    for (uint32_t i = 0, n = 0; i < log_count && n < 5;
+         i++) /* step 0, and one micro-batch of step 1 */
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT) {
             serve(&log_list[i]);
             n++;
         }
@@ -881,22 +888,24 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
     begin_alone();
     uint64_t bad = 0;
     for (uint32_t i = 0; i < log_count && !coord_status(c).stopping; i++) {
-        if (log_list[i].type != COORD_ACTION_ORDER)
+        if (log_list[i].type != COORD_ACTION_ASSIGNMENT)
             continue;
-        struct coord_action order = log_list[i];
+        struct coord_action assignment = log_list[i];
         uint64_t samples[2];
         uint32_t epochs[2];
-        coord_order_samples(c, &order, samples, epochs);
+        coord_assignment_samples(c, &assignment, samples, epochs);
         struct coord_void voids[2] = {{0, samples[0]}, {1, samples[1]}};
-        struct coord_event e = from(LOADER_A, COORD_EVENT_SENT);
-        e.group.kind = BL_KIND_TRAIN;
-        e.group.step = order.order.step;
-        e.group.group = order.order.group;
-        e.group.voids = voids;
-        e.group.void_count = 2;
+        struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
+        e.micro_batch.kind = BL_KIND_TRAIN;
+        e.micro_batch.step = assignment.assignment.step;
+        e.micro_batch.micro_batch = assignment.assignment.micro_batch;
+        e.micro_batch.voids = voids;
+        e.micro_batch.void_count = 2;
         feed(e);
-        group_event(WORKER_A, COORD_EVENT_GOT, BL_KIND_TRAIN, order.order.step, order.order.group);
-        group_event(WORKER_A, COORD_EVENT_USED, BL_KIND_TRAIN, order.order.step, order.order.group);
+        micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, assignment.assignment.step,
+                          assignment.assignment.micro_batch);
+        micro_batch_event(WORKER_A, COORD_EVENT_CONSUMED, BL_KIND_TRAIN, assignment.assignment.step,
+                          assignment.assignment.micro_batch);
         bad += 2;
     }
     assert_int_equal(bad, 4); /* the minimum that is judged */
@@ -911,10 +920,10 @@ static void a_void_slot_with_another_sample_drops_the_loader(void **state)
 {
     begin_alone();
     struct coord_void lie = {0, 79};
-    struct coord_event e = from(LOADER_A, COORD_EVENT_SENT);
-    e.group.kind = BL_KIND_TRAIN;
-    e.group.voids = &lie;
-    e.group.void_count = 1;
+    struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
+    e.micro_batch.kind = BL_KIND_TRAIN;
+    e.micro_batch.voids = &lie;
+    e.micro_batch.void_count = 1;
     feed(e);
     assert_int_equal(count(COORD_ACTION_REFUSE, LOADER_A), 1);
     assert_state(COORD_TRAINING);
@@ -956,9 +965,9 @@ static void messages_that_no_honest_peer_sends_drop_the_peer(void **state)
         const char *text;
     } cases[] = {
         {COORD_EVENT_FORMED, WORKER_A, "a message that this state does not expect"},
-        {COORD_EVENT_GOT, LOADER_A, "a message of the other role"},
-        {COORD_EVENT_SENT, WORKER_A, "a message of the other role"},
-        {COORD_EVENT_USED, WORKER_A, "Used before Got"},
+        {COORD_EVENT_RECEIVED, LOADER_A, "a message of the other role"},
+        {COORD_EVENT_COMPLETED, WORKER_A, "a message of the other role"},
+        {COORD_EVENT_CONSUMED, WORKER_A, "Consumed before Received"},
         {COORD_EVENT_REPORT, WORKER_A, "Report of a step that is not the next"},
         {COORD_EVENT_VALIDATION, WORKER_A, "a message that this state does not expect"},
         {COORD_EVENT_ENDED, WORKER_A, "Ended is the answer to Welcome or End"},
@@ -974,7 +983,7 @@ static void messages_that_no_honest_peer_sends_drop_the_peer(void **state)
     }
     begin(state);
     begin_alone();
-    struct coord_event e = from(WORKER_A, COORD_EVENT_GOT);
+    struct coord_event e = from(WORKER_A, COORD_EVENT_RECEIVED);
     e.generation = 99;
     feed(e);
     assert_string_equal(last(COORD_ACTION_REFUSE, WORKER_A)->refuse.text,
@@ -1049,7 +1058,7 @@ static void an_interrupted_validation_goes_on_where_it_was(void **state)
     formed(WORKER_A, 0);
     save_well();
     assert_state(COORD_VALIDATING);
-    serve(last(COORD_ACTION_ORDER, LOADER_A));
+    serve(last(COORD_ACTION_ASSIGNMENT, LOADER_A));
     assert_int_equal(count(COORD_ACTION_ACCEPTED, 0), 1);
     feed(from(WORKER_A, COORD_EVENT_BROKEN));
     log_count = 0;
@@ -1057,8 +1066,8 @@ static void an_interrupted_validation_goes_on_where_it_was(void **state)
     disk();
     formed(WORKER_A, 0);
     assert_state(COORD_VALIDATING);
-    assert_int_equal(count(COORD_ACTION_ORDER, 0), 1);
-    serve(last(COORD_ACTION_ORDER, LOADER_A));
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 1);
+    serve(last(COORD_ACTION_ASSIGNMENT, LOADER_A));
     assert_int_equal(count(COORD_ACTION_VALIDATED, 0), 1);
     disk();
     assert_state(COORD_TRAINING);
@@ -1076,11 +1085,11 @@ static void a_configuration_out_of_range_is_named(void **state)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
           CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
-          CASE(orders_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
-          CASE(an_order_names_its_samples), CASE(a_lost_loaders_orders_go_to_another),
-          CASE(an_order_that_takes_too_long_goes_to_another),
+          CASE(assignments_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
+          CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
+          CASE(an_assignment_that_takes_too_long_goes_to_another),
           CASE(a_step_counts_when_all_ranks_have_reported_it),
-          CASE(other_samples_or_places_than_ordered_stop_the_run),
+          CASE(other_samples_or_batch_indices_than_ordered_stop_the_run),
           CASE(a_survivor_carries_the_step_that_it_applied),
           CASE(a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats),
           CASE(a_step_that_no_survivor_applied_is_done_again),
@@ -1088,7 +1097,7 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(different_states_of_one_step_stop_the_run),
           CASE(a_rank_that_formed_with_another_state_stops_the_run),
           CASE(a_newcomer_joins_at_a_step_boundary),
-          CASE(the_source_is_a_member_even_when_there_are_more_workers_than_groups),
+          CASE(the_source_is_a_member_even_when_there_are_more_workers_than_micro_batches),
           CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
           CASE(a_worker_that_may_come_back_is_waited_for),
           CASE(a_run_whose_checkpoints_are_all_damaged_stops),

@@ -27,7 +27,7 @@ static const struct bl_plan plan = {.seed = 1,
                                     .train_samples = 10,
                                     .validate_samples = 3,
                                     .batch = 4,
-                                    .group = 2,
+                                    .micro_batch = 2,
                                     .steps = 6,
                                     .checkpoint_every = 1,
                                     .validate_every = 2,
@@ -95,11 +95,11 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->saved.ok = below(2);
         break;
     default:
-        e->group.kind = (enum bl_kind)(below(8) ? 1 + below(2) : number());
-        e->group.step = number();
-        e->group.group = (uint32_t)number();
-        e->group.voids = voids;
-        e->group.void_count = below(3);
+        e->micro_batch.kind = (enum bl_kind)(below(8) ? 1 + below(2) : number());
+        e->micro_batch.step = number();
+        e->micro_batch.micro_batch = (uint32_t)number();
+        e->micro_batch.voids = voids;
+        e->micro_batch.void_count = below(3);
         for (int i = 0; i < 2; i++)
             voids[i] = (struct coord_void){(uint32_t)number(), number()};
         break;
@@ -195,7 +195,7 @@ static void obey(struct engine *engine, const struct worker_actions *actions, ui
             break;
         case WORKER_ACTION_COMPUTE:
             engine->busy = a->type;
-            engine->slot = a->group.slot;
+            engine->slot = a->micro_batch.slot;
             break;
         case WORKER_ACTION_REDUCE:
             engine->busy = a->type;
@@ -305,7 +305,7 @@ static void draw_for_worker(struct worker_event *e, uint64_t generation, int64_t
         e->data.worker = below(10) ? 77 : number();
         e->data.kind = (enum bl_kind)(below(8) ? 1 + below(2) : number());
         e->data.step = below(2) ? (uint64_t)applied : number();
-        e->data.group = (uint32_t)number();
+        e->data.micro_batch = (uint32_t)number();
         break;
     default:
         break;
@@ -370,7 +370,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
         for (int i = 0; i < 600 && !over; i++) {
             for (uint32_t k = 0; k < actions->count; k++) {
                 const struct loader_action *a = &actions->list[k];
-                uint32_t slot = a->order.slot;
+                uint32_t slot = a->assignment.slot;
                 opening |= a->type == LOADER_ACTION_OPEN;
                 over |= a->type == LOADER_ACTION_EXIT;
                 if (a->type == LOADER_ACTION_CONNECT)
@@ -379,7 +379,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
                     making[slot] = true;
                 if (a->type == LOADER_ACTION_SHIP)
                     shipping[slot] = true;
-                if (a->type == LOADER_ACTION_SENT || a->type == LOADER_ACTION_DISCARD)
+                if (a->type == LOADER_ACTION_COMPLETED || a->type == LOADER_ACTION_DISCARD)
                     shipping[slot] = making[slot] = false;
             }
             now_ms += below(8);
@@ -402,7 +402,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
             } else {
                 e.type = (enum loader_event_type)below(LOADER_EVENT_STOP + 1);
                 if (e.type == LOADER_EVENT_REFUSE || e.type == LOADER_EVENT_STOP)
-                    e.type = below(20) ? LOADER_EVENT_ORDER : e.type;
+                    e.type = below(20) ? LOADER_EVENT_ASSIGNMENT : e.type;
                 if (e.type == LOADER_EVENT_WELCOME)
                     e.welcome.patience_ms = below(10) ? 6000 : (uint32_t)number();
             }

@@ -1,4 +1,4 @@
-/* tests/unit/core_loader_test.c - the loader's rules: the queue, its bounds, credit, dead orders. */
+/* tests/unit/core_loader_test.c - the loader's rules: the queue, its bounds, credit, dead assignments. */
 #include "tests/unit/unit.h"
 
 #include "loader/core.h"
@@ -27,13 +27,13 @@ static const struct loader_action *action(enum loader_action_type type)
     return NULL;
 }
 
-static void order(uint64_t generation, uint32_t group)
+static void assignment(uint64_t generation, uint32_t micro_batch)
 {
-    struct loader_event e = event(LOADER_EVENT_ORDER, generation);
-    e.order.kind = BL_KIND_TRAIN;
-    e.order.step = 4;
-    e.order.group = group;
-    e.order.worker = 77;
+    struct loader_event e = event(LOADER_EVENT_ASSIGNMENT, generation);
+    e.assignment.kind = BL_KIND_TRAIN;
+    e.assignment.step = 4;
+    e.assignment.micro_batch = micro_batch;
+    e.assignment.worker = 77;
     feed(e);
 }
 
@@ -71,72 +71,72 @@ static int end(void **state)
     return 0;
 }
 
-static void an_order_is_made_shipped_and_answered(void **state)
+static void an_assignment_is_made_shipped_and_answered(void **state)
 {
-    order(1, 5);
-    uint32_t slot = action(LOADER_ACTION_ACCEPT)->order.slot;
-    assert_int_equal(action(LOADER_ACTION_MAKE)->order.slot, slot);
+    assignment(1, 5);
+    uint32_t slot = action(LOADER_ACTION_ACCEPT)->assignment.slot;
+    assert_int_equal(action(LOADER_ACTION_MAKE)->assignment.slot, slot);
     slot_event(LOADER_EVENT_MADE, slot);
-    assert_int_equal(action(LOADER_ACTION_SHIP)->order.worker, 77);
+    assert_int_equal(action(LOADER_ACTION_SHIP)->assignment.worker, 77);
     slot_event(LOADER_EVENT_SHIPPED, slot);
-    const struct loader_action *sent = action(LOADER_ACTION_SENT);
-    assert_true(sent->order.shipped);
-    assert_int_equal(sent->order.group, 5);
+    const struct loader_action *sent = action(LOADER_ACTION_COMPLETED);
+    assert_true(sent->assignment.shipped);
+    assert_int_equal(sent->assignment.micro_batch, 5);
     assert_int_equal(sent->generation, 1);
 }
 
-static void orders_wait_for_a_free_job_in_the_order_they_came(void **state)
+static void assignments_wait_for_a_free_job_in_the_order_they_came(void **state)
 {
-    order(1, 0);
-    uint32_t first = action(LOADER_ACTION_ACCEPT)->order.slot;
-    order(1, 1);
+    assignment(1, 0);
+    uint32_t first = action(LOADER_ACTION_ACCEPT)->assignment.slot;
+    assignment(1, 1);
     assert_non_null(action(LOADER_ACTION_MAKE));
-    order(1, 2);
+    assignment(1, 2);
     assert_null(action(LOADER_ACTION_MAKE));
     slot_event(LOADER_EVENT_MADE, first);
-    assert_int_equal(action(LOADER_ACTION_MAKE)->order.group, 2);
+    assert_int_equal(action(LOADER_ACTION_MAKE)->assignment.micro_batch, 2);
 }
 
-static void an_order_beyond_the_capacity_ends_the_connection(void **state)
+static void an_assignment_beyond_the_capacity_ends_the_connection(void **state)
 {
-    for (uint32_t group = 0; group < 3; group++)
-        order(1, group);
-    order(1, 3);
+    for (uint32_t micro_batch = 0; micro_batch < 3; micro_batch++)
+        assignment(1, micro_batch);
+    assignment(1, 3);
     assert_non_null(action(LOADER_ACTION_CONNECT));
     assert_int_equal(loader_status(l).violations, 1);
 }
 
-static void the_end_of_a_generation_gives_the_credit_of_its_orders_back(void **state)
+static void the_end_of_a_generation_gives_the_credit_of_its_assignments_back(void **state)
 {
-    for (uint32_t group = 0; group < 3; group++)
-        order(1, group);
+    for (uint32_t micro_batch = 0; micro_batch < 3; micro_batch++)
+        assignment(1, micro_batch);
     feed(event(LOADER_EVENT_END, 1));
     assert_int_equal(actions->count, 1); /* the queued one; two are being made */
-    assert_false(action(LOADER_ACTION_SENT)->order.shipped);
+    assert_false(action(LOADER_ACTION_COMPLETED)->assignment.shipped);
     slot_event(LOADER_EVENT_MADE, 0);
     assert_null(action(LOADER_ACTION_SHIP));
-    assert_false(action(LOADER_ACTION_SENT)->order.shipped);
+    assert_false(action(LOADER_ACTION_COMPLETED)->assignment.shipped);
     slot_event(LOADER_EVENT_MADE, 1);
-    assert_false(action(LOADER_ACTION_SENT)->order.shipped);
+    assert_false(action(LOADER_ACTION_COMPLETED)->assignment.shipped);
 }
 
-static void a_newer_generation_is_seen_in_an_order_too(void **state)
+static void a_newer_generation_is_seen_in_an_assignment_too(void **state)
 {
-    order(1, 0);
+    assignment(1, 0);
     slot_event(LOADER_EVENT_MADE, 0);
-    order(2, 0);
-    assert_false(action(LOADER_ACTION_SENT)->order.shipped);
-    assert_int_equal(action(LOADER_ACTION_SENT)->generation, 1);
+    assignment(2, 0);
+    assert_false(action(LOADER_ACTION_COMPLETED)->assignment.shipped);
+    assert_int_equal(action(LOADER_ACTION_COMPLETED)->generation, 1);
     assert_int_equal(action(LOADER_ACTION_MAKE)->generation, 2);
 }
 
-static void a_lost_connection_drops_orders_silently_and_comes_back(void **state)
+static void a_lost_connection_drops_assignments_silently_and_comes_back(void **state)
 {
-    for (uint32_t group = 0; group < 3; group++)
-        order(1, group);
+    for (uint32_t micro_batch = 0; micro_batch < 3; micro_batch++)
+        assignment(1, micro_batch);
     feed(event(LOADER_EVENT_LOST, 0));
     assert_non_null(action(LOADER_ACTION_DISCARD));
-    assert_null(action(LOADER_ACTION_SENT));
+    assert_null(action(LOADER_ACTION_COMPLETED));
     assert_int_equal(action(LOADER_ACTION_CONNECT)->link, 2);
     slot_event(LOADER_EVENT_MADE, 0);
     assert_non_null(action(LOADER_ACTION_DISCARD));
@@ -180,7 +180,7 @@ static void stop_says_goodbye(void **state)
     feed(event(LOADER_EVENT_STOP, 0));
     assert_non_null(action(LOADER_ACTION_GOODBYE));
     assert_int_equal(action(LOADER_ACTION_EXIT)->exit.code, 0);
-    order(1, 0);
+    assignment(1, 0);
     assert_int_equal(actions->count, 0);
 }
 
@@ -193,12 +193,12 @@ static void messages_of_an_older_connection_are_late(void **state)
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
-UNIT_MAIN(CASE(an_order_is_made_shipped_and_answered),
-          CASE(orders_wait_for_a_free_job_in_the_order_they_came),
-          CASE(an_order_beyond_the_capacity_ends_the_connection),
-          CASE(the_end_of_a_generation_gives_the_credit_of_its_orders_back),
-          CASE(a_newer_generation_is_seen_in_an_order_too),
-          CASE(a_lost_connection_drops_orders_silently_and_comes_back),
+UNIT_MAIN(CASE(an_assignment_is_made_shipped_and_answered),
+          CASE(assignments_wait_for_a_free_job_in_the_order_they_came),
+          CASE(an_assignment_beyond_the_capacity_ends_the_connection),
+          CASE(the_end_of_a_generation_gives_the_credit_of_its_assignments_back),
+          CASE(a_newer_generation_is_seen_in_an_assignment_too),
+          CASE(a_lost_connection_drops_assignments_silently_and_comes_back),
           CASE(silence_is_a_lost_connection_and_too_much_of_it_the_end),
           CASE(a_run_that_ended_with_an_error_is_its_loaders_error_too), CASE(stop_says_goodbye),
           CASE(messages_of_an_older_connection_are_late))

@@ -1,4 +1,4 @@
-/* tests/unit/core_worker_test.c - the worker's rules: joining, forming, groups in order, snapshots, aborts, leaving. */
+/* tests/unit/core_worker_test.c - the worker's rules: joining, forming, micro-batches in order, snapshots, aborts, leaving. */
 #include "tests/unit/unit.h"
 
 #include "worker/core.h"
@@ -32,12 +32,12 @@ static enum worker_state state_now(void)
     return worker_status(w).state;
 }
 
-/* 4 groups of 2 places, 2 validation groups, a checkpoint every 2 steps, a window of 3. */
+/* 4 micro-batches of 2 batch indices, 2 validation micro-batches, a checkpoint every 2 steps, a window of 3. */
 static const struct bl_plan plan = {.seed = 1,
                                     .train_samples = 100,
                                     .validate_samples = 4,
                                     .batch = 8,
-                                    .group = 2,
+                                    .micro_batch = 2,
                                     .steps = 10,
                                     .checkpoint_every = 2,
                                     .validate_every = 5,
@@ -104,13 +104,13 @@ static void formed(uint8_t digest)
     feed(e);
 }
 
-static void data_for(enum bl_kind kind, uint64_t step, uint32_t group)
+static void data_for(enum bl_kind kind, uint64_t step, uint32_t micro_batch)
 {
     struct worker_event e = event(WORKER_EVENT_DATA);
     e.data.worker = 77;
     e.data.kind = kind;
     e.data.step = step;
-    e.data.group = group;
+    e.data.micro_batch = micro_batch;
     feed(e);
 }
 
@@ -168,15 +168,15 @@ static void begin_alone(void)
     assert_int_equal(action(WORKER_ACTION_FORMED)->formed.step, 0);
 }
 
-/* All groups of a step, one after the other, up to the all-reduce (or the hold before it). */
+/* All micro-batches of a step, one after the other, up to the all-reduce (or the hold before it). */
 static void compute_step(uint64_t step)
 {
-    for (uint32_t group = 0; group < 4; group++) {
-        data_for(BL_KIND_TRAIN, step, group);
+    for (uint32_t micro_batch = 0; micro_batch < 4; micro_batch++) {
+        data_for(BL_KIND_TRAIN, step, micro_batch);
         const struct worker_action *compute = action(WORKER_ACTION_COMPUTE);
-        assert_int_equal(compute->group.group, group);
-        assert_int_equal(compute->group.last, group == 3);
-        computed(compute->group.slot);
+        assert_int_equal(compute->micro_batch.micro_batch, micro_batch);
+        assert_int_equal(compute->micro_batch.last, micro_batch == 3);
+        computed(compute->micro_batch.slot);
     }
 }
 
@@ -189,23 +189,23 @@ static void a_step_goes_from_data_to_report(void **state)
     applied(0);
     const struct worker_action *report = action(WORKER_ACTION_REPORT);
     assert_int_equal(report->report.step, 0);
-    assert_int_equal(report->report.places.first, 0);
-    assert_int_equal(report->report.places.count, 8);
+    assert_int_equal(report->report.indices.first, 0);
+    assert_int_equal(report->report.indices.count, 8);
     assert_int_equal(worker_status(w).applied_step, 1);
 }
 
-static void groups_are_computed_in_order_whatever_order_they_come_in(void **state)
+static void micro_batches_are_computed_in_order_whatever_order_they_come_in(void **state)
 {
     begin_alone();
     data_for(BL_KIND_TRAIN, 0, 1);
-    assert_non_null(action(WORKER_ACTION_GOT));
+    assert_non_null(action(WORKER_ACTION_RECEIVED));
     assert_null(action(WORKER_ACTION_COMPUTE));
     data_for(BL_KIND_TRAIN, 0, 0);
-    assert_int_equal(action(WORKER_ACTION_COMPUTE)->group.group, 0);
-    computed(action(WORKER_ACTION_COMPUTE)->group.slot);
-    assert_non_null(action(WORKER_ACTION_USED));
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.micro_batch, 0);
+    computed(action(WORKER_ACTION_COMPUTE)->micro_batch.slot);
+    assert_non_null(action(WORKER_ACTION_CONSUMED));
     assert_non_null(action(WORKER_ACTION_RELEASE));
-    assert_int_equal(action(WORKER_ACTION_COMPUTE)->group.group, 1);
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.micro_batch, 1);
 }
 
 static void what_it_has_or_does_not_want_is_dropped(void **state)
@@ -214,21 +214,21 @@ static void what_it_has_or_does_not_want_is_dropped(void **state)
     data_for(BL_KIND_TRAIN, 0, 0);
     data_for(BL_KIND_TRAIN, 0, 0); /* in the engine */
     assert_non_null(action(WORKER_ACTION_DROP));
-    assert_null(action(WORKER_ACTION_GOT));
+    assert_null(action(WORKER_ACTION_RECEIVED));
     computed(0);
     data_for(BL_KIND_TRAIN, 0, 0); /* computed */
     assert_non_null(action(WORKER_ACTION_DROP));
     assert_int_equal(worker_status(w).duplicates, 2);
     data_for(BL_KIND_TRAIN, 3, 0); /* too far ahead */
     assert_non_null(action(WORKER_ACTION_DROP));
-    data_for(BL_KIND_TRAIN, 0, 4); /* no such group */
+    data_for(BL_KIND_TRAIN, 0, 4); /* no such micro-batch */
     assert_non_null(action(WORKER_ACTION_DROP));
     data_for(BL_KIND_VALIDATE, 5, 0); /* of another state */
     assert_non_null(action(WORKER_ACTION_DROP));
     struct worker_event e = event(WORKER_EVENT_DATA);
     e.data.worker = 78; /* for the process that was here before */
     e.data.kind = BL_KIND_TRAIN;
-    e.data.group = 1;
+    e.data.micro_batch = 1;
     feed(e);
     assert_non_null(action(WORKER_ACTION_DROP));
     e.data.worker = 77;
@@ -241,8 +241,8 @@ static void what_it_has_or_does_not_want_is_dropped(void **state)
 static void more_than_the_window_is_dropped(void **state)
 {
     begin_alone();
-    for (uint32_t group = 1; group < 4; group++)
-        data_for(BL_KIND_TRAIN, 0, group);
+    for (uint32_t micro_batch = 1; micro_batch < 4; micro_batch++)
+        data_for(BL_KIND_TRAIN, 0, micro_batch);
     data_for(BL_KIND_TRAIN, 1, 0);
     assert_non_null(action(WORKER_ACTION_DROP));
     assert_int_equal(worker_status(w).violations, 1);
@@ -258,21 +258,21 @@ static void a_rank_takes_its_share_only(void **state)
     assert_non_null(action(WORKER_ACTION_KEEP));
     computed(0);
     data_for(BL_KIND_TRAIN, 0, 3);
-    assert_true(action(WORKER_ACTION_COMPUTE)->group.last);
+    assert_true(action(WORKER_ACTION_COMPUTE)->micro_batch.last);
     computed(0);
     applied(0);
-    assert_int_equal(action(WORKER_ACTION_REPORT)->report.places.first, 4);
-    assert_int_equal(action(WORKER_ACTION_REPORT)->report.places.count, 4);
+    assert_int_equal(action(WORKER_ACTION_REPORT)->report.indices.first, 4);
+    assert_int_equal(action(WORKER_ACTION_REPORT)->report.indices.count, 4);
 }
 
-static void a_validation_group_is_computed_and_answered_once(void **state)
+static void a_validation_micro_batch_is_computed_and_answered_once(void **state)
 {
     begin_alone();
     data_for(BL_KIND_VALIDATE, 0, 1);
-    assert_int_equal(action(WORKER_ACTION_COMPUTE)->group.kind, BL_KIND_VALIDATE);
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.kind, BL_KIND_VALIDATE);
     computed(0);
-    assert_int_equal(action(WORKER_ACTION_RESULT)->group.group, 1);
-    assert_non_null(action(WORKER_ACTION_USED));
+    assert_int_equal(action(WORKER_ACTION_RESULT)->micro_batch.micro_batch, 1);
+    assert_non_null(action(WORKER_ACTION_CONSUMED));
     data_for(BL_KIND_VALIDATE, 0, 1);
     assert_non_null(action(WORKER_ACTION_DROP));
 }
@@ -495,9 +495,10 @@ static void a_refused_worker_leaves(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(CASE(a_step_goes_from_data_to_report),
-          CASE(groups_are_computed_in_order_whatever_order_they_come_in),
+          CASE(micro_batches_are_computed_in_order_whatever_order_they_come_in),
           CASE(what_it_has_or_does_not_want_is_dropped), CASE(more_than_the_window_is_dropped),
-          CASE(a_rank_takes_its_share_only), CASE(a_validation_group_is_computed_and_answered_once),
+          CASE(a_rank_takes_its_share_only),
+          CASE(a_validation_micro_batch_is_computed_and_answered_once),
           CASE(rank_0_copies_its_state_in_passing_and_writes_it_when_told),
           CASE(another_rank_copies_nothing), CASE(a_resting_state_is_saved_on_demand),
           CASE(the_end_of_a_generation_frees_everything_and_tells_the_state),

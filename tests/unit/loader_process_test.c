@@ -253,25 +253,25 @@ static void say_stop(void)
     say(&m);
 }
 
-/* Group g of step 3: samples[0..count) at places from 4 on, in epoch 2. */
-static void say_order(uint32_t g, const uint64_t *samples, size_t count, const char *endpoint)
+/* Micro-batch g of step 3: samples[0..count) at batch indices from 4 on, in epoch 2. */
+static void say_assignment(uint32_t g, const uint64_t *samples, size_t count, const char *endpoint)
 {
     uint32_t epochs[16];
     for (size_t i = 0; i < count; i++)
         epochs[i] = 2;
-    Blipren__Order order = BLIPREN__ORDER__INIT;
+    Blipren__Assignment assignment = BLIPREN__ASSIGNMENT__INIT;
     Blipren__Envelope m = BLIPREN__ENVELOPE__INIT;
-    order.kind = BLIPREN__KIND__KIND_TRAIN;
-    order.step = 3;
-    order.group = g;
-    order.first = 4;
-    order.n_sample = order.n_epoch = count;
-    order.sample = (uint64_t *)(uintptr_t)samples;
-    order.epoch = epochs;
-    order.worker = WORKER;
-    order.endpoint = (char *)(uintptr_t)endpoint;
-    m.body_case = BLIPREN__ENVELOPE__BODY_ORDER;
-    m.order = &order;
+    assignment.kind = BLIPREN__KIND__KIND_TRAIN;
+    assignment.step = 3;
+    assignment.micro_batch = g;
+    assignment.first = 4;
+    assignment.n_sample = assignment.n_epoch = count;
+    assignment.sample = (uint64_t *)(uintptr_t)samples;
+    assignment.epoch = epochs;
+    assignment.worker = WORKER;
+    assignment.endpoint = (char *)(uintptr_t)endpoint;
+    m.body_case = BLIPREN__ENVELOPE__BODY_ASSIGNMENT;
+    m.assignment = &assignment;
     say(&m);
 }
 
@@ -365,7 +365,7 @@ static void close_play(void)
     wire_context_close(&play.zmq);
 }
 
-/* A loader that is ready for orders. */
+/* A loader that is ready for assignments. */
 static void open_ready(void)
 {
     open_play(true);
@@ -406,7 +406,7 @@ static void a_loader_says_hello_and_is_ready_once_it_is_welcome(void **state)
     expect_stop();
 }
 
-/* The slots of a group against what the sample's own function makes of them here. */
+/* The slots of a micro-batch against what the sample's own function makes of them here. */
 static void compare(const struct wire_frames *frames, const uint64_t *samples, size_t count)
 {
     struct bl_error err;
@@ -456,17 +456,17 @@ static void compare(const struct wire_frames *frames, const uint64_t *samples, s
     sample_source_free(&source);
 }
 
-static void a_group_reaches_its_worker_and_its_credit_comes_back(void **state)
+static void a_micro_batch_reaches_its_worker_and_its_credit_comes_back(void **state)
 {
     static const uint64_t samples[] = {3, 0, 5, 4, 1, 2};
     open_ready();
-    say_order(9, samples, GOOD, play.data_endpoint);
+    say_assignment(9, samples, GOOD, play.data_endpoint);
     compare(expect_batch(0), samples, GOOD);
-    Blipren__Envelope *m = expect(BLIPREN__ENVELOPE__BODY_SENT);
-    assert_int_equal(m->sent->kind, BLIPREN__KIND__KIND_TRAIN);
-    assert_int_equal(m->sent->step, 3);
-    assert_int_equal(m->sent->group, 9);
-    assert_int_equal(m->sent->n_voids, 0);
+    Blipren__Envelope *m = expect(BLIPREN__ENVELOPE__BODY_COMPLETED);
+    assert_int_equal(m->completed->kind, BLIPREN__KIND__KIND_TRAIN);
+    assert_int_equal(m->completed->step, 3);
+    assert_int_equal(m->completed->micro_batch, 9);
+    assert_int_equal(m->completed->n_voids, 0);
     wire_envelope_free(&m);
     expect_stop();
 }
@@ -475,13 +475,13 @@ static void what_cannot_be_had_is_a_void_slot_with_its_reason(void **state)
 {
     static const uint64_t mixed[] = {0, 6, 7, 1, 8, 9}, all_bad[] = {7, 8};
     open_ready();
-    say_order(0, mixed, 6, play.data_endpoint);
+    say_assignment(0, mixed, 6, play.data_endpoint);
     compare(expect_batch(0), mixed, 6);
-    Blipren__Envelope *m = expect(BLIPREN__ENVELOPE__BODY_SENT);
+    Blipren__Envelope *m = expect(BLIPREN__ENVELOPE__BODY_COMPLETED);
     static const uint32_t slots[] = {1, 2, 4, 5};
-    assert_int_equal(m->sent->n_voids, 4);
+    assert_int_equal(m->completed->n_voids, 4);
     for (size_t i = 0; i < 4; i++) {
-        const Blipren__VoidSlot *v = m->sent->voids[i];
+        const Blipren__VoidSlot *v = m->completed->voids[i];
         assert_int_equal(v->slot, slots[i]);
         assert_true(v->sample == mixed[slots[i]]);
         if (!strstr(v->reason, images[v->sample].reason))
@@ -489,20 +489,20 @@ static void what_cannot_be_had_is_a_void_slot_with_its_reason(void **state)
                      images[v->sample].reason, v->reason);
     }
     wire_envelope_free(&m);
-    say_order(1, all_bad, 2, play.data_endpoint);
+    say_assignment(1, all_bad, 2, play.data_endpoint);
     compare(expect_batch(1), all_bad, 2);
-    expect_and_drop(BLIPREN__ENVELOPE__BODY_SENT);
+    expect_and_drop(BLIPREN__ENVELOPE__BODY_COMPLETED);
     expect_stop();
 }
 
-static void many_groups_in_flight_all_arrive(void **state)
+static void many_micro_batches_in_flight_all_arrive(void **state)
 {
     open_ready();
     for (uint32_t g = 0; g < 40; g++) {
         uint64_t samples[2] = {g % GOOD, (g + 1) % GOOD};
         if (g >= 3) /* the loader's capacity */
-            expect_and_drop(BLIPREN__ENVELOPE__BODY_SENT);
-        say_order(g, samples, 2, play.data_endpoint);
+            expect_and_drop(BLIPREN__ENVELOPE__BODY_COMPLETED);
+        say_assignment(g, samples, 2, play.data_endpoint);
     }
     expect_batch(39);
     uint64_t seen = 0;
@@ -512,8 +512,8 @@ static void many_groups_in_flight_all_arrive(void **state)
         assert_ok(wire_unpack_header(zmq_msg_data(&play.batch[i].at[0]),
                                      zmq_msg_size(&play.batch[i].at[0]), &h, &err),
                   err);
-        uint64_t samples[2] = {h->group % GOOD, (h->group + 1) % GOOD};
-        seen |= (uint64_t)1 << h->group;
+        uint64_t samples[2] = {h->micro_batch % GOOD, (h->micro_batch + 1) % GOOD};
+        seen |= (uint64_t)1 << h->micro_batch;
         wire_header_free(&h);
         compare(&play.batch[i], samples, 2);
     }
@@ -521,24 +521,24 @@ static void many_groups_in_flight_all_arrive(void **state)
     expect_stop();
 }
 
-/* Nobody listens at the worker's address: the groups wait, and the end of their generation frees them. */
-static void orders_of_a_dead_worker_come_back_when_the_generation_ends(void **state)
+/* Nobody listens at the worker's address: the micro-batches wait, and the end of their generation frees them. */
+static void assignments_of_a_dead_worker_come_back_when_the_generation_ends(void **state)
 {
     static const uint64_t samples[] = {0, 1};
     open_ready();
     for (uint32_t g = 0; g < 3; g++)
-        say_order(g, samples, 2, "tcp://127.0.0.1:1");
+        say_assignment(g, samples, 2, "tcp://127.0.0.1:1");
     expect_and_drop(BLIPREN__ENVELOPE__BODY_BEAT);
     play.generation = 2;
     say_end();
     for (int i = 0; i < 3; i++) {
-        Blipren__Envelope *m = expect(BLIPREN__ENVELOPE__BODY_SENT);
+        Blipren__Envelope *m = expect(BLIPREN__ENVELOPE__BODY_COMPLETED);
         assert_int_equal(m->generation, 1);
         wire_envelope_free(&m);
     }
-    say_order(5, samples, 2, play.data_endpoint);
+    say_assignment(5, samples, 2, play.data_endpoint);
     compare(expect_batch(0), samples, 2);
-    expect_and_drop(BLIPREN__ENVELOPE__BODY_SENT);
+    expect_and_drop(BLIPREN__ENVELOPE__BODY_COMPLETED);
     expect_stop();
 }
 
@@ -546,7 +546,7 @@ static void a_signal_ends_the_loader_with_a_goodbye(void **state)
 {
     static const uint64_t samples[] = {0, 1, 2};
     open_ready();
-    say_order(0, samples, 3, play.data_endpoint);
+    say_assignment(0, samples, 3, play.data_endpoint);
     kill(play.loader, SIGTERM);
     Blipren__Envelope *m = expect(BLIPREN__ENVELOPE__BODY_GOODBYE);
     assert_string_equal(m->goodbye->reason, "stopped by signal 15");
@@ -624,9 +624,9 @@ static void a_lost_connection_is_made_anew_at_once(void **state)
     assert_memory_not_equal(first.bytes, play.from.bytes, sizeof first.bytes);
     say_welcome();
     expect_and_drop(BLIPREN__ENVELOPE__BODY_ENDED);
-    say_order(0, samples, 2, play.data_endpoint);
+    say_assignment(0, samples, 2, play.data_endpoint);
     compare(expect_batch(0), samples, 2);
-    expect_and_drop(BLIPREN__ENVELOPE__BODY_SENT);
+    expect_and_drop(BLIPREN__ENVELOPE__BODY_COMPLETED);
     expect_stop();
 }
 
@@ -645,9 +645,9 @@ static void a_sample_that_does_not_exist_is_a_broken_protocol(void **state)
 {
     static const uint64_t samples[] = {IMAGES};
     open_ready();
-    say_order(0, samples, 1, play.data_endpoint);
+    say_assignment(0, samples, 1, play.data_endpoint);
     assert_int_equal(loader_exit(), bl_error_exit_code(BL_EPROTO));
-    expect_last_line("Order.sample: ");
+    expect_last_line("Assignment.sample: ");
     expect_last_line("expected samples below 10, found 10");
     close_play();
 }
@@ -656,7 +656,7 @@ static void a_worker_on_another_machine_needs_consent(void **state)
 {
     static const uint64_t samples[] = {0};
     open_ready();
-    say_order(0, samples, 1, "tcp://192.0.2.1:5555");
+    say_assignment(0, samples, 1, "tcp://192.0.2.1:5555");
     assert_int_equal(loader_exit(), bl_error_exit_code(BL_EUSAGE));
     expect_last_line("tcp://192.0.2.1:5555 is not on this machine alone");
     close_play();
@@ -702,10 +702,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_loader_says_hello_and_is_ready_once_it_is_welcome),
-        cmocka_unit_test(a_group_reaches_its_worker_and_its_credit_comes_back),
+        cmocka_unit_test(a_micro_batch_reaches_its_worker_and_its_credit_comes_back),
         cmocka_unit_test(what_cannot_be_had_is_a_void_slot_with_its_reason),
-        cmocka_unit_test(many_groups_in_flight_all_arrive),
-        cmocka_unit_test(orders_of_a_dead_worker_come_back_when_the_generation_ends),
+        cmocka_unit_test(many_micro_batches_in_flight_all_arrive),
+        cmocka_unit_test(assignments_of_a_dead_worker_come_back_when_the_generation_ends),
         cmocka_unit_test(a_signal_ends_the_loader_with_a_goodbye),
         cmocka_unit_test(a_refused_loader_prints_reason_and_remedy),
         cmocka_unit_test(another_run_folder_is_refused_by_name),

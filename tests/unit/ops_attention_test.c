@@ -152,16 +152,17 @@ static void keep_outside(double *expected, const float *before, int64_t rows, in
             expected[i] = before[i];
 }
 
-static void check(struct shape shape, int64_t stride)
+/* spare: columns beside the heads in rows of q, of k and v, of out */
+static void check_rows(struct shape shape, int64_t stride, const int64_t spare[3])
 {
     struct input in = {.shape = shape, .scale = 1 / sqrtf((float)shape.head_dim)};
     const int64_t S = shape.S, q_width = shape.heads * shape.head_dim;
     const int64_t kv_width = shape.kv_heads * shape.head_dim;
     in.q_rows = place(shape.q_len, S, in.q_start, &in.q_len_max);
     in.k_rows = place(shape.k_len, S, in.k_start, &in.k_len_max);
-    in.ld_q = q_width + 2;
-    in.ld_kv = kv_width + 2;
-    in.ld_out = q_width + 1;
+    in.ld_q = q_width + spare[0];
+    in.ld_kv = kv_width + spare[1];
+    in.ld_out = q_width + spare[2];
     const int64_t q_count = in.q_rows * in.ld_q, k_count = in.k_rows * in.ld_kv;
     const int64_t out_count = in.q_rows * in.ld_out, all = q_count + 2 * k_count;
     in.q = random_f32(1, q_count);
@@ -187,6 +188,17 @@ static void check(struct shape shape, int64_t stride)
     arrays_free();
 }
 
+static void check(struct shape shape, int64_t stride)
+{
+    check_rows(shape, stride, (const int64_t[]){2, 2, 1});
+}
+
+/* Rows at multiples of 8 elements, as GPUs like them. */
+static void check_even(struct shape shape, int64_t stride)
+{
+    check_rows(shape, stride, (const int64_t[]){16, 8, 8});
+}
+
 static void attention_and_its_gradients_follow_the_formula(void **state)
 {
     /* one row, no rows, odd heads */
@@ -200,6 +212,19 @@ static void attention_and_its_gradients_follow_the_formula(void **state)
     check((struct shape){2, 1, 1, 16, {70, 12}, {33, 80}, false, 0}, 7);
     check((struct shape){1, 2, 1, 4, {150}, {150}, true, 0}, 7);
     check((struct shape){1, 1, 1, 72, {9}, {20}, false, 0}, 7);
+}
+
+/* Heads of the usual sizes, of which whole tiles are computed at a time. */
+static void heads_of_every_size_follow_the_formula_where_rows_are_even(void **state)
+{
+    check_even((struct shape){1, 1, 1, 8, {1}, {1}, false, 0}, 1);
+    check_even((struct shape){3, 2, 1, 16, {3, 0, 17}, {9, 5, 65}, false, 0}, 7);
+    check_even((struct shape){2, 4, 2, 64, {65, 7}, {65, 129}, true, 0}, 997);
+    check_even((struct shape){2, 2, 2, 72, {67, 1}, {131, 64}, false, 0}, 997);
+    check_even((struct shape){2, 1, 1, 80, {64, 9}, {63, 4}, true, 0}, 997);
+    check_even((struct shape){1, 2, 1, 128, {33}, {150}, false, 0}, 997);
+    check_even((struct shape){1, 2, 2, 256, {32}, {70}, false, 0.1f}, 997);
+    check_even((struct shape){2, 2, 1, 32, {37, 4}, {37, 66}, true, 0.2f}, 97);
 }
 
 static void dropout_on_the_probabilities_is_a_function_of_the_sample(void **state)
@@ -244,5 +269,6 @@ static void rope_turns_by_the_angle_and_back(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(attention_and_its_gradients_follow_the_formula),
+          cmocka_unit_test(heads_of_every_size_follow_the_formula_where_rows_are_even),
           cmocka_unit_test(dropout_on_the_probabilities_is_a_function_of_the_sample),
           cmocka_unit_test(rope_turns_by_the_angle_and_back))

@@ -91,6 +91,7 @@ static void layer_norm_and_its_gradients_follow_the_formula(void **state)
     check(7, 576, false, true, 13);
     check(3, 1152, true, false, 13);
     check(2, 2048, false, false, 13);
+    check(1100, 24, false, true, 997);
 }
 
 static void run_odd_values(struct ops_run *run, const void *input)

@@ -105,7 +105,7 @@ static void every_number_that_the_code_cites_is_in_the_document(void **state)
                                           "coordinator/core_state.c",
                                           "coordinator/core_peers.c",
                                           "coordinator/core_generation.c",
-                                          "coordinator/core_orders.c",
+                                          "coordinator/core_assign.c",
                                           "coordinator/core_live.c",
                                           "coordinator/ledger.c",
                                           "worker/core.c",

@@ -152,10 +152,10 @@ void tiny_batch_make(struct tiny_batch *ret, int first, int count, int step)
                                .ids_start = calloc((size_t)count + 1, sizeof(int32_t)),
                                .positions = calloc((size_t)count, sizeof(int32_t))};
     int64_t B = 0;
-    for (int place = first; place < first + count; place++) {
-        if (place % 7 == 0)
+    for (int index = first; index < first + count; index++) {
+        if (index % 7 == 0)
             continue;
-        uint64_t sample = (uint64_t)step * 1000 + (uint64_t)place;
+        uint64_t sample = (uint64_t)step * 1000 + (uint64_t)index;
         uint32_t x[4];
         for (size_t i = 0; i < image; i++) {
             bl_draw(3, BL_RANDOM_SAMPLING, sample, i, x);
@@ -169,7 +169,7 @@ void tiny_batch_make(struct tiny_batch *ret, int first, int count, int step)
             ret->labels[start + t] = t >= 2;
         }
         ret->ids_start[B + 1] = start + tokens;
-        ret->positions[B++] = place;
+        ret->positions[B++] = index;
     }
     ret->mb = (struct micro_batch){.B = B,
                                    .pixels = ret->pixels,

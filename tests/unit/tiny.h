@@ -9,8 +9,8 @@
 /* Writes FOLDER/vision (SigLIP) and FOLDER/llm (Llama), f32. */
 void tiny_write_models(const char *folder);
 
-/* A micro-batch of places [first, first + count) of a fictitious data set: the same place has the same image and text in
- * whatever micro-batch it stands. Places divisible by 7 are void. Released by tiny_batch_release. */
+/* A micro-batch of batch indices [first, first + count) of a fictitious data set: the same batch index has the same image and text in
+ * whatever micro-batch it stands. Batch indices divisible by 7 are void. Released by tiny_batch_release. */
 struct tiny_batch {
     struct micro_batch mb;
     uint8_t *pixels, *labels;

@@ -22,15 +22,15 @@ static struct {
     Blipren__Ended ended;
     Blipren__Rendezvous rendezvous;
     Blipren__Formed formed;
-    Blipren__Got got;
-    Blipren__Used used;
+    Blipren__Received received;
+    Blipren__Consumed consumed;
     Blipren__Report report;
     Blipren__Range range, *ranges[1];
     Blipren__Validation validation;
     Blipren__Caption caption, *captions[1];
     Blipren__Broken broken;
     Blipren__Saved saved;
-    Blipren__Sent sent;
+    Blipren__Completed completed;
     Blipren__VoidSlot voids[2], *void_list[2];
     Blipren__Goodbye goodbye;
     Blipren__Welcome welcome;
@@ -38,7 +38,7 @@ static struct {
     Blipren__Pulse pulse;
     Blipren__End end;
     Blipren__Form form;
-    Blipren__Order order;
+    Blipren__Assignment assignment;
     Blipren__Save save;
     Blipren__Stop stop;
     uint64_t samples[3];
@@ -65,10 +65,10 @@ static void make_peers(void)
     m.rendezvous.key = (char *)"3/rank_0";
     m.rendezvous.value = (ProtobufCBinaryData){sizeof digest, digest};
     m.formed = (Blipren__Formed)BLIPREN__FORMED__INIT;
-    m.got = (Blipren__Got)BLIPREN__GOT__INIT;
-    m.got.kind = BLIPREN__KIND__KIND_TRAIN;
-    m.used = (Blipren__Used)BLIPREN__USED__INIT;
-    m.used.kind = BLIPREN__KIND__KIND_VALIDATE;
+    m.received = (Blipren__Received)BLIPREN__RECEIVED__INIT;
+    m.received.kind = BLIPREN__KIND__KIND_TRAIN;
+    m.consumed = (Blipren__Consumed)BLIPREN__CONSUMED__INIT;
+    m.consumed.kind = BLIPREN__KIND__KIND_VALIDATE;
     m.broken = (Blipren__Broken)BLIPREN__BROKEN__INIT;
     m.saved = (Blipren__Saved)BLIPREN__SAVED__INIT;
     m.saved.folder = (char *)"step-000100-g3";
@@ -95,16 +95,16 @@ static void make_reports(void)
     m.validation = (Blipren__Validation)BLIPREN__VALIDATION__INIT;
     m.validation.n_captions = 1;
     m.validation.captions = m.captions;
-    m.sent = (Blipren__Sent)BLIPREN__SENT__INIT;
-    m.sent.kind = BLIPREN__KIND__KIND_TRAIN;
+    m.completed = (Blipren__Completed)BLIPREN__COMPLETED__INIT;
+    m.completed.kind = BLIPREN__KIND__KIND_TRAIN;
     for (uint32_t i = 0; i < 2; i++) {
         m.voids[i] = (Blipren__VoidSlot)BLIPREN__VOID_SLOT__INIT;
         m.voids[i].slot = 3 + i;
         m.voids[i].reason = (char *)"truncated";
         m.void_list[i] = &m.voids[i];
     }
-    m.sent.n_voids = 2;
-    m.sent.voids = m.void_list;
+    m.completed.n_voids = 2;
+    m.completed.voids = m.void_list;
 }
 
 static void make_coordinators(void)
@@ -119,14 +119,14 @@ static void make_coordinators(void)
     m.form.rank = 1;
     m.form.world = 2;
     m.form.source = -1;
-    m.order = (Blipren__Order)BLIPREN__ORDER__INIT;
-    m.order.kind = BLIPREN__KIND__KIND_TRAIN;
-    m.order.n_sample = m.order.n_epoch = 3;
+    m.assignment = (Blipren__Assignment)BLIPREN__ASSIGNMENT__INIT;
+    m.assignment.kind = BLIPREN__KIND__KIND_TRAIN;
+    m.assignment.n_sample = m.assignment.n_epoch = 3;
     m.samples[1] = UINT64_MAX;
-    m.order.sample = m.samples;
-    m.order.epoch = m.epochs;
-    m.order.worker = 9;
-    m.order.endpoint = (char *)"tcp://127.0.0.1:4000";
+    m.assignment.sample = m.samples;
+    m.assignment.epoch = m.epochs;
+    m.assignment.worker = 9;
+    m.assignment.endpoint = (char *)"tcp://127.0.0.1:4000";
     m.save = (Blipren__Save)BLIPREN__SAVE__INIT;
     m.save.folder = (char *)"step-000100-g3";
     m.stop = (Blipren__Stop)BLIPREN__STOP__INIT;
@@ -176,20 +176,20 @@ static const struct {
     {BLIPREN__ENVELOPE__BODY_ENDED, &m.ended, "ended"},
     {BLIPREN__ENVELOPE__BODY_RENDEZVOUS, &m.rendezvous, "rendezvous"},
     {BLIPREN__ENVELOPE__BODY_FORMED, &m.formed, "formed"},
-    {BLIPREN__ENVELOPE__BODY_GOT, &m.got, "got"},
-    {BLIPREN__ENVELOPE__BODY_USED, &m.used, "used"},
+    {BLIPREN__ENVELOPE__BODY_RECEIVED, &m.received, "received"},
+    {BLIPREN__ENVELOPE__BODY_CONSUMED, &m.consumed, "consumed"},
     {BLIPREN__ENVELOPE__BODY_REPORT, &m.report, "report"},
     {BLIPREN__ENVELOPE__BODY_VALIDATION, &m.validation, "validation"},
     {BLIPREN__ENVELOPE__BODY_BROKEN, &m.broken, "broken"},
     {BLIPREN__ENVELOPE__BODY_SAVED, &m.saved, "saved"},
-    {BLIPREN__ENVELOPE__BODY_SENT, &m.sent, "sent"},
+    {BLIPREN__ENVELOPE__BODY_COMPLETED, &m.completed, "completed"},
     {BLIPREN__ENVELOPE__BODY_GOODBYE, &m.goodbye, "goodbye"},
     {BLIPREN__ENVELOPE__BODY_WELCOME, &m.welcome, "welcome"},
     {BLIPREN__ENVELOPE__BODY_REFUSE, &m.refuse, "refuse"},
     {BLIPREN__ENVELOPE__BODY_PULSE, &m.pulse, "pulse"},
     {BLIPREN__ENVELOPE__BODY_END, &m.end, "end"},
     {BLIPREN__ENVELOPE__BODY_FORM, &m.form, "form"},
-    {BLIPREN__ENVELOPE__BODY_ORDER, &m.order, "order"},
+    {BLIPREN__ENVELOPE__BODY_ASSIGNMENT, &m.assignment, "assignment"},
     {BLIPREN__ENVELOPE__BODY_SAVE, &m.save, "save"},
     {BLIPREN__ENVELOPE__BODY_STOP, &m.stop, "stop"},
 };
@@ -222,7 +222,7 @@ static void every_message_comes_back_byte_for_byte(void **state)
     }
 }
 
-static void an_orders_and_a_headers_values_survive(void **state)
+static void an_assignments_and_a_headers_values_survive(void **state)
 {
     struct bl_error err;
     bl_autofree uint8_t *data = NULL, *header = NULL;
@@ -233,9 +233,9 @@ static void an_orders_and_a_headers_values_survive(void **state)
     assert_ok(wire_unpack(data, size, &e, &err), err);
     assert_true(e->generation == 3 && e->peer == 42);
     assert_memory_equal(e->run.data, run, sizeof run);
-    assert_int_equal(e->order->n_sample, 3);
-    assert_true(e->order->sample[1] == UINT64_MAX);
-    assert_string_equal(e->order->endpoint, "tcp://127.0.0.1:4000");
+    assert_int_equal(e->assignment->n_sample, 3);
+    assert_true(e->assignment->sample[1] == UINT64_MAX);
+    assert_string_equal(e->assignment->endpoint, "tcp://127.0.0.1:4000");
     wire_envelope_free(&e);
     wire_pack_header(&m.header, &header, &header_size);
     assert_ok(wire_unpack_header(header, header_size, &h, &err), err);
@@ -247,18 +247,18 @@ static void an_orders_and_a_headers_values_survive(void **state)
 }
 
 /* The largest honest messages stay below the frame's limit and the memory's. */
-static void the_largest_group_fits_into_a_message(void **state)
+static void the_largest_micro_batch_fits_into_a_message(void **state)
 {
     struct bl_error err;
-    bl_autofree Blipren__Slot *slots = calloc(BL_GROUP_SLOTS_MAX, sizeof *slots);
-    bl_autofree Blipren__Slot **list = calloc(BL_GROUP_SLOTS_MAX, sizeof *list);
-    bl_autofree uint64_t *samples = calloc(BL_GROUP_SLOTS_MAX, sizeof *samples);
-    bl_autofree uint32_t *epochs = calloc(BL_GROUP_SLOTS_MAX, sizeof *epochs);
-    bl_autofree uint8_t *data = NULL, *order = NULL;
+    bl_autofree Blipren__Slot *slots = calloc(BL_MICRO_BATCH_SLOTS_MAX, sizeof *slots);
+    bl_autofree Blipren__Slot **list = calloc(BL_MICRO_BATCH_SLOTS_MAX, sizeof *list);
+    bl_autofree uint64_t *samples = calloc(BL_MICRO_BATCH_SLOTS_MAX, sizeof *samples);
+    bl_autofree uint32_t *epochs = calloc(BL_MICRO_BATCH_SLOTS_MAX, sizeof *epochs);
+    bl_autofree uint8_t *data = NULL, *again = NULL;
     size_t size;
     Blipren__BatchHeader *h;
     Blipren__Envelope *e;
-    for (int i = 0; i < BL_GROUP_SLOTS_MAX; i++) {
+    for (int i = 0; i < BL_MICRO_BATCH_SLOTS_MAX; i++) {
         slots[i] = (Blipren__Slot)BLIPREN__SLOT__INIT;
         slots[i].sample = samples[i] = UINT64_MAX;
         slots[i].tokens = BL_CAPTION_TOKENS_MAX;
@@ -267,17 +267,17 @@ static void the_largest_group_fits_into_a_message(void **state)
         epochs[i] = UINT32_MAX;
         list[i] = &slots[i];
     }
-    m.header.n_slots = BL_GROUP_SLOTS_MAX;
+    m.header.n_slots = BL_MICRO_BATCH_SLOTS_MAX;
     m.header.slots = list;
     wire_pack_header(&m.header, &data, &size);
     assert_true(size <= BL_HEADER_BYTES_MAX);
     assert_ok(wire_unpack_header(data, size, &h, &err), err);
     wire_header_free(&h);
-    m.order.n_sample = m.order.n_epoch = BL_GROUP_SLOTS_MAX;
-    m.order.sample = samples;
-    m.order.epoch = epochs;
-    pack_body(18, &order, &size);
-    assert_ok(wire_unpack(order, size, &e, &err), err);
+    m.assignment.n_sample = m.assignment.n_epoch = BL_MICRO_BATCH_SLOTS_MAX;
+    m.assignment.sample = samples;
+    m.assignment.epoch = epochs;
+    pack_body(18, &again, &size);
+    assert_ok(wire_unpack(again, size, &e, &err), err);
     wire_envelope_free(&e);
 }
 
@@ -407,15 +407,16 @@ static void wrong_fields_of_peers_are_named(void **state)
                  "Hello.state_digest: expected 0 or 32 bytes, found 31");
     m.hello.role = BLIPREN__ROLE__ROLE_LOADER;
     body_refused(BLIPREN__ENVELOPE__BODY_HELLO, "Hello.capacity: expected 1 to 256, found 0");
-    m.got.kind = BLIPREN__KIND__KIND_NONE;
-    body_refused(BLIPREN__ENVELOPE__BODY_GOT, "Got.kind: expected TRAIN or VALIDATE");
+    m.received.kind = BLIPREN__KIND__KIND_NONE;
+    body_refused(BLIPREN__ENVELOPE__BODY_RECEIVED, "Received.kind: expected TRAIN or VALIDATE");
     m.saved.folder = (char *)"../../etc";
     body_refused(BLIPREN__ENVELOPE__BODY_SAVED,
                  "Saved.folder: expected a folder's name, found \"../../etc\"");
     m.voids[1].slot = 3;
-    body_refused(BLIPREN__ENVELOPE__BODY_SENT, "Sent.voids.slot: expected 4 to 4095, found 3");
+    body_refused(BLIPREN__ENVELOPE__BODY_COMPLETED,
+                 "Completed.voids.slot: expected 4 to 4095, found 3");
     m.voids[1].reason = (char *)"\xc3";
-    body_refused(BLIPREN__ENVELOPE__BODY_SENT, "VoidSlot.reason: expected UTF-8");
+    body_refused(BLIPREN__ENVELOPE__BODY_COMPLETED, "VoidSlot.reason: expected UTF-8");
     m.range.first = 1 << 20;
     body_refused(BLIPREN__ENVELOPE__BODY_REPORT, "Report.trained.count: expected 0 to 0, found 64");
     m.report.compute_s = -1;
@@ -441,12 +442,14 @@ static void wrong_fields_of_a_coordinator_are_named(void **state)
     m.form.checkpoint = (char *)"..";
     body_refused(BLIPREN__ENVELOPE__BODY_FORM,
                  "Form.checkpoint: expected a folder's name, found \"..\"");
-    m.order.n_epoch = 2;
-    body_refused(BLIPREN__ENVELOPE__BODY_ORDER, "Order.epoch: expected 3 to 3, found 2");
-    m.order.n_sample = m.order.n_epoch = 0;
-    body_refused(BLIPREN__ENVELOPE__BODY_ORDER, "Order.sample: expected 1 to 4096, found 0");
-    m.order.worker = 0;
-    body_refused(BLIPREN__ENVELOPE__BODY_ORDER, "Order.worker: expected an incarnation, found 0");
+    m.assignment.n_epoch = 2;
+    body_refused(BLIPREN__ENVELOPE__BODY_ASSIGNMENT, "Assignment.epoch: expected 3 to 3, found 2");
+    m.assignment.n_sample = m.assignment.n_epoch = 0;
+    body_refused(BLIPREN__ENVELOPE__BODY_ASSIGNMENT,
+                 "Assignment.sample: expected 1 to 4096, found 0");
+    m.assignment.worker = 0;
+    body_refused(BLIPREN__ENVELOPE__BODY_ASSIGNMENT,
+                 "Assignment.worker: expected an incarnation, found 0");
     m.save.folder = (char *)"";
     body_refused(BLIPREN__ENVELOPE__BODY_SAVE, "Save.folder: expected a folder's name, found \"\"");
 }
@@ -593,8 +596,8 @@ static void routing_ids_differ_by_connection_and_start_with_no_zero(void **state
 #define WIRE_TEST(name) cmocka_unit_test_setup(name, make_all)
 
 UNIT_MAIN(WIRE_TEST(every_message_comes_back_byte_for_byte),
-          WIRE_TEST(an_orders_and_a_headers_values_survive),
-          WIRE_TEST(the_largest_group_fits_into_a_message),
+          WIRE_TEST(an_assignments_and_a_headers_values_survive),
+          WIRE_TEST(the_largest_micro_batch_fits_into_a_message),
           WIRE_TEST(every_seed_of_the_fuzz_corpus_is_honest),
           WIRE_TEST(a_wrong_envelope_is_refused),
           WIRE_TEST(a_hello_of_another_version_is_given_out_to_be_answered),

@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cuda_runtime_api.h>
@@ -73,7 +74,7 @@ template <typename T> T cudasim_shuffle(T value, int lane, const char *file, int
     cudasim_shuffle(value, CUDASIM_LANE ^ (lanes), __FILE__, __LINE__)
 #define __shfl_sync(mask, value, lane) cudasim_shuffle(value, lane, __FILE__, __LINE__)
 
-/* cp.async: the bytes arrive at the wait for their group; until then the place holds 0xCD. */
+/* cp.async: the bytes (zeros of NULL) arrive at the wait for their group; until then the place holds 0xCD. */
 void cudasim_copy_async(void *shared, const void *global, size_t bytes);
 void cudasim_copy_commit(void);
 void cudasim_copy_wait(int groups_left);

@@ -156,24 +156,22 @@ __global__ void __launch_bounds__(TILE_THREADS)
                        d);
 }
 
-/* f(number of chunks) */
-template <typename F> static cudaError_t by_chunks(int64_t head_dim, F f)
+/* f(T{}, vector length, number of chunks). Heads that do not suit vectors are odd and rare: one form. */
+template <typename F>
+static cudaError_t by_head(enum cuda_act act, bool vectors, int64_t head_dim, F f)
 {
     if (head_dim > CUDA_HEAD_DIM_MAX)
         return cudaErrorInvalidValue;
-    if (head_dim <= TILE_COLUMNS)
-        f(length<1>{});
-    else if (head_dim <= 2 * TILE_COLUMNS)
-        f(length<2>{});
-    else
-        f(length<4>{});
+    by_act(act, vectors, [&](auto t, auto n) {
+        if constexpr (decltype(n)::value > 1) {
+            if (head_dim <= TILE_COLUMNS)
+                return f(t, n, length<1>{});
+            if (head_dim <= 2 * TILE_COLUMNS)
+                return f(t, n, length<2>{});
+        }
+        f(t, n, length<CUDA_HEAD_DIM_MAX / TILE_COLUMNS>{});
+    });
     return cudaGetLastError();
-}
-
-/* Heads begin at multiples of 16 bytes? */
-template <typename... N> static bool strides_fit(const struct ops_attention *a, N... strides)
-{
-    return a->head_dim % 8 == 0 && ((strides % 8 == 0) && ...);
 }
 
 static bool nothing_to_do(const struct ops_attention *a)
@@ -188,18 +186,19 @@ cudaError_t cuda_attention_forward(struct cuda_launch launch, act *out, int64_t 
 {
     if (nothing_to_do(a))
         return cudaSuccess;
+    if (attention_mma_fits(launch, out, ld_out, q, ld_q, k, ld_k, v, ld_v, a))
+        return attention_mma_forward(launch.stream, (bf16 *)out, ld_out, saved, (const bf16 *)q,
+                                     ld_q, (const bf16 *)k, ld_k, (const bf16 *)v, ld_v, a);
     const struct attention_shape shape = attention_shape(a);
     const dim3 grid((unsigned)cu_ceil_div(a->q_len_max, TILE_ROWS), (unsigned)a->heads,
                     (unsigned)a->S);
     const bool vectors = aligned(q, k, v) && strides_fit(a, ld_q, ld_k, ld_v);
-    return by_chunks(a->head_dim, [&](auto chunks) {
-        by_act(launch.act, vectors, [&](auto t, auto n) {
-            using T = decltype(t);
-            constexpr int V = decltype(n)::value, CHUNKS = decltype(chunks)::value;
-            CU_LAUNCH((attention_forward_kernel<T, V, CHUNKS>), grid, TILE_THREADS, 0,
-                      launch.stream, (T *)out, ld_out, saved, (const T *)q, ld_q, (const T *)k,
-                      ld_k, (const T *)v, ld_v, shape);
-        });
+    return by_head(launch.act, vectors, a->head_dim, [&](auto t, auto n, auto chunks) {
+        using T = decltype(t);
+        constexpr int V = decltype(n)::value, CHUNKS = decltype(chunks)::value;
+        CU_LAUNCH((attention_forward_kernel<T, V, CHUNKS>), grid, TILE_THREADS, 0, launch.stream,
+                  (T *)out, ld_out, saved, (const T *)q, ld_q, (const T *)k, ld_k, (const T *)v,
+                  ld_v, shape);
     });
 }
 
@@ -363,22 +362,20 @@ cudaError_t cuda_attention_backward(struct cuda_launch launch, act *d_q, act *d_
     const dim3 q_grid((unsigned)cu_ceil_div(a->q_len_max, TILE_ROWS), heads, S);
     const dim3 kv_grid((unsigned)cu_ceil_div(a->k_len_max, TILE_ROWS), (unsigned)a->kv_heads, S);
     const bool vectors = aligned(d_out, q, k, v) && strides_fit(a, ld_out, ld_q, ld_k, ld_v);
-    return by_chunks(a->head_dim, [&](auto chunks) {
-        by_act(launch.act, vectors, [&](auto t, auto n) {
-            using T = decltype(t);
-            constexpr int V = decltype(n)::value, CHUNKS = decltype(chunks)::value;
-            if (a->q_len_max > 0) {
-                CU_LAUNCH((attention_dot_kernel<T>), dot_grid, TILE_THREADS, 0, launch.stream, dots,
-                          (const T *)d_out, (const T *)out, ld_out, shape);
-                CU_LAUNCH((attention_backward_q_kernel<T, V, CHUNKS>), q_grid, TILE_THREADS, 0,
-                          launch.stream, (T *)d_q, (const T *)d_out, ld_out, saved, dots,
-                          (const T *)q, ld_q, (const T *)k, ld_k, (const T *)v, ld_v, shape);
-            }
-            if (a->k_len_max > 0)
-                CU_LAUNCH((attention_backward_kv_kernel<T, V, CHUNKS>), kv_grid, TILE_THREADS, 0,
-                          launch.stream, (T *)d_k, (T *)d_v, (const T *)d_out, ld_out, saved, dots,
-                          (const T *)q, ld_q, (const T *)k, ld_k, (const T *)v, ld_v, shape);
-        });
+    return by_head(launch.act, vectors, a->head_dim, [&](auto t, auto n, auto chunks) {
+        using T = decltype(t);
+        constexpr int V = decltype(n)::value, CHUNKS = decltype(chunks)::value;
+        if (a->q_len_max > 0) {
+            CU_LAUNCH((attention_dot_kernel<T>), dot_grid, TILE_THREADS, 0, launch.stream, dots,
+                      (const T *)d_out, (const T *)out, ld_out, shape);
+            CU_LAUNCH((attention_backward_q_kernel<T, V, CHUNKS>), q_grid, TILE_THREADS, 0,
+                      launch.stream, (T *)d_q, (const T *)d_out, ld_out, saved, dots, (const T *)q,
+                      ld_q, (const T *)k, ld_k, (const T *)v, ld_v, shape);
+        }
+        if (a->k_len_max > 0)
+            CU_LAUNCH((attention_backward_kv_kernel<T, V, CHUNKS>), kv_grid, TILE_THREADS, 0,
+                      launch.stream, (T *)d_k, (T *)d_v, (const T *)d_out, ld_out, saved, dots,
+                      (const T *)q, ld_q, (const T *)k, ld_k, (const T *)v, ld_v, shape);
     });
 }
 

@@ -62,6 +62,12 @@ __device__ __forceinline__ int visible(const struct attention_shape &a,
     return i >= head.q_len || count < 0 ? 0 : count;
 }
 
+/* Heads begin at multiples of 16 bytes? */
+template <typename... N> static inline bool strides_fit(const struct ops_attention *a, N... strides)
+{
+    return a->head_dim % 8 == 0 && ((strides % 8 == 0) && ...);
+}
+
 /* -- tiles: ROWS x COLUMNS results by 128 threads, 4 x 4 each; DEPTH deep -- */
 
 enum {
@@ -160,3 +166,13 @@ __device__ __forceinline__ float row_max(float x)
         x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, lanes));
     return x;
 }
+
+/* -- attention_mma.cu -- */
+
+/* The forward pass on tensor cores: bf16, heads at 16-byte boundaries, head_dim at most 128, no dropout. */
+bool attention_mma_fits(struct cuda_launch launch, const act *out, int64_t ld_out, const act *q,
+                        int64_t ld_q, const act *k, int64_t ld_k, const act *v, int64_t ld_v,
+                        const struct ops_attention *a);
+cudaError_t attention_mma_forward(cudaStream_t stream, bf16 *out, int64_t ld_out, float *saved,
+                                  const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
+                                  const bf16 *v, int64_t ld_v, const struct ops_attention *a);

@@ -1,4 +1,4 @@
-/* coordinator/core_orders.c - which loader makes which group for which worker, and what became of it (O1 - O6). */
+/* coordinator/core_assign.c - which loader makes which micro-batch for which worker, and what became of it (O1 - O6). */
 #include "coordinator/core_state.h"
 
 void core_lease_free(struct coord *c, struct worker *w, struct lease *lease)
@@ -25,15 +25,15 @@ void core_leases_clear(struct coord *c)
     BL_ASSERT_CMP(c->revoked_count, ==, 0);
 }
 
-static uint64_t sample_at(const struct coord *c, enum bl_kind kind, uint64_t step, uint32_t place,
+static uint64_t sample_at(const struct coord *c, enum bl_kind kind, uint64_t step, uint32_t index,
                           uint32_t *ret_epoch)
 {
     *ret_epoch = 0;
     if (kind == BL_KIND_VALIDATE)
-        return c->config.validate_ids[place];
-    uint64_t index;
-    bl_plan_sample(&c->config.plan, step, place, ret_epoch, &index);
-    return c->config.train_ids[index];
+        return c->config.validate_ids[index];
+    uint64_t epoch_index;
+    bl_plan_sample(&c->config.plan, step, index, ret_epoch, &epoch_index);
+    return c->config.train_ids[epoch_index];
 }
 
 /* Training steps below it may be ordered: within steps_ahead of the lowest step whose commit is not
@@ -60,9 +60,9 @@ static struct bl_range validation_share(const struct coord *c, uint32_t rank)
     return bl_share(c->to_validate_count, rank, c->plan.world);
 }
 
-/* The next new group for this rank, of a training step below `end`. */
-static bool next_group(const struct coord *c, const struct worker *w, uint64_t end,
-                       struct lease *ret_lease)
+/* The next new micro-batch for this rank, of a training step below `end`. */
+static bool next_micro_batch(const struct coord *c, const struct worker *w, uint64_t end,
+                             struct lease *ret_lease)
 {
     if (c->state == COORD_VALIDATING) {
         struct bl_range share = validation_share(c, w->rank);
@@ -70,31 +70,32 @@ static bool next_group(const struct coord *c, const struct worker *w, uint64_t e
             return false;
         *ret_lease = (struct lease){.kind = BL_KIND_VALIDATE,
                                     .step = c->validating,
-                                    .group = c->to_validate[share.first + w->next_validate]};
+                                    .micro_batch = c->to_validate[share.first + w->next_validate]};
         return true;
     }
     if (w->next_step >= end)
         return false;
-    *ret_lease = (struct lease){.kind = BL_KIND_TRAIN,
-                                .step = w->next_step,
-                                .group = rank_groups(c, w->rank).first + w->next_index};
+    *ret_lease =
+        (struct lease){.kind = BL_KIND_TRAIN,
+                       .step = w->next_step,
+                       .micro_batch = rank_micro_batches(c, w->rank).first + w->next_index};
     return true;
 }
 
-/* Moves w's cursor past the group it stood at, adding what was ordered to the step's digest. */
-static void group_ordered(struct coord *c, struct worker *w, const struct lease *lease)
+/* Moves w's cursor past the micro-batch it stood at, adding what was ordered to the step's digest. */
+static void micro_batch_ordered(struct coord *c, struct worker *w, const struct lease *lease)
 {
     if (lease->kind == BL_KIND_VALIDATE) {
         w->next_validate++;
         return;
     }
-    struct bl_range places = bl_plan_places(&c->config.plan, lease->kind, lease->group);
+    struct bl_range indices = bl_plan_indices(&c->config.plan, lease->kind, lease->micro_batch);
     uint64_t *digest = ordered_digest(c, w, lease->step);
-    for (uint32_t place = places.first; place < places.first + places.count; place++) {
+    for (uint32_t index = indices.first; index < indices.first + indices.count; index++) {
         uint32_t epoch;
-        *digest += bl_sample_term(place, sample_at(c, lease->kind, lease->step, place, &epoch));
+        *digest += bl_sample_term(index, sample_at(c, lease->kind, lease->step, index, &epoch));
     }
-    if (++w->next_index == rank_groups(c, w->rank).count) {
+    if (++w->next_index == rank_micro_batches(c, w->rank).count) {
         w->next_index = 0;
         w->next_step++;
         *ordered_digest(c, w, w->next_step) = 0;
@@ -109,7 +110,7 @@ static struct lease *lease_in(const struct coord *c, const struct worker *w, enu
     return NULL;
 }
 
-/* A revoked lease first; else the rank whose next group comes first in its share, lowest step
+/* A revoked lease first; else the rank whose next micro-batch comes first in its share, lowest step
  * first: so ranks are served alike. The lease is in LEASE_REVOKED, to be given out. */
 static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **ret_worker)
 {
@@ -124,7 +125,7 @@ static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **r
     for (uint32_t rank = 0; rank < c->plan.world; rank++) {
         struct worker *w = rank_worker(c, rank);
         struct lease lease;
-        if (w->lease_count == c->config.plan.window || !next_group(c, w, end, &lease))
+        if (w->lease_count == c->config.plan.window || !next_micro_batch(c, w, end, &lease))
             continue;
         if (!best || lease.step < best_lease.step ||
             (lease.step == best_lease.step &&
@@ -135,7 +136,7 @@ static struct lease *next_lease(struct coord *c, uint64_t end, struct worker **r
     }
     if (!best)
         return NULL;
-    group_ordered(c, best, &best_lease);
+    micro_batch_ordered(c, best, &best_lease);
     struct lease *lease = lease_in(c, best, LEASE_FREE);
     *lease = best_lease;
     lease->loader = UINT32_MAX;
@@ -161,11 +162,11 @@ static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
     return best ? best : fallback;
 }
 
-void core_issue_orders(struct coord *c)
+void core_assign(struct coord *c)
 {
     uint64_t end = order_end(c);
-    for (int orders = 0; loader_with_room(c, UINT32_MAX); orders++) {
-        if (orders == ORDERS_PER_CALL) {
+    for (int assignments = 0; loader_with_room(c, UINT32_MAX); assignments++) {
+        if (assignments == ASSIGNMENTS_PER_CALL) {
             c->actions.more = true;
             return;
         }
@@ -179,21 +180,22 @@ void core_issue_orders(struct coord *c)
         lease->loader = (uint32_t)(l - c->loaders);
         lease->since_ms = c->now_ms;
         l->held++;
-        struct coord_action *action = core_act_to(c, COORD_ACTION_ORDER, l->peer, l->link);
-        action->order.kind = lease->kind;
-        action->order.step = lease->step;
-        action->order.group = lease->group;
-        action->order.places = bl_plan_places(&c->config.plan, lease->kind, lease->group);
-        action->order.worker = w->peer;
+        struct coord_action *action = core_act_to(c, COORD_ACTION_ASSIGNMENT, l->peer, l->link);
+        action->assignment.kind = lease->kind;
+        action->assignment.step = lease->step;
+        action->assignment.micro_batch = lease->micro_batch;
+        action->assignment.indices =
+            bl_plan_indices(&c->config.plan, lease->kind, lease->micro_batch);
+        action->assignment.worker = w->peer;
     }
 }
 
-void coord_order_samples(const struct coord *c, const struct coord_action *order,
-                         uint64_t *ret_sample, uint32_t *ret_epoch)
+void coord_assignment_samples(const struct coord *c, const struct coord_action *assignment,
+                              uint64_t *ret_sample, uint32_t *ret_epoch)
 {
-    for (uint32_t i = 0; i < order->order.places.count; i++)
-        ret_sample[i] = sample_at(c, order->order.kind, order->order.step,
-                                  order->order.places.first + i, &ret_epoch[i]);
+    for (uint32_t i = 0; i < assignment->assignment.indices.count; i++)
+        ret_sample[i] = sample_at(c, assignment->assignment.kind, assignment->assignment.step,
+                                  assignment->assignment.indices.first + i, &ret_epoch[i]);
 }
 
 struct lease *core_lease_of(const struct coord *c, const struct worker *w,
@@ -201,8 +203,8 @@ struct lease *core_lease_of(const struct coord *c, const struct worker *w,
 {
     for (uint32_t k = 0; k < c->config.plan.window; k++) {
         struct lease *lease = &w->leases[k];
-        if (lease->state != LEASE_FREE && lease->kind == e->group.kind &&
-            lease->step == e->group.step && lease->group == e->group.group)
+        if (lease->state != LEASE_FREE && lease->kind == e->micro_batch.kind &&
+            lease->step == e->micro_batch.step && lease->micro_batch == e->micro_batch.micro_batch)
             return lease;
     }
     return NULL;
@@ -214,10 +216,11 @@ void core_on_got(struct coord *c, const struct coord_event *e)
     if (!w)
         return;
     struct lease *lease = core_lease_of(c, w, e);
-    if (!lease || lease->state == LEASE_GOT)
-        return core_violation(c, e, "Got without an order", e->group.step, e->group.group);
+    if (!lease || lease->state == LEASE_RECEIVED)
+        return core_violation(c, e, "Received without an assignment", e->micro_batch.step,
+                              e->micro_batch.micro_batch);
     c->revoked_count -= lease->state == LEASE_REVOKED;
-    lease->state = LEASE_GOT;
+    lease->state = LEASE_RECEIVED;
 }
 
 void core_on_used(struct coord *c, const struct coord_event *e)
@@ -226,8 +229,9 @@ void core_on_used(struct coord *c, const struct coord_event *e)
     if (!w)
         return;
     struct lease *lease = core_lease_of(c, w, e);
-    if (!lease || lease->state != LEASE_GOT)
-        return core_violation(c, e, "Used before Got", e->group.step, e->group.group);
+    if (!lease || lease->state != LEASE_RECEIVED)
+        return core_violation(c, e, "Consumed before Received", e->micro_batch.step,
+                              e->micro_batch.micro_batch);
     core_lease_free(c, w, lease);
 }
 
@@ -241,26 +245,28 @@ static bool mark(uint8_t *set, uint64_t sample)
 
 static void count_samples(struct coord *c, const struct coord_event *e)
 {
-    struct bl_range places = bl_plan_places(&c->config.plan, e->group.kind, e->group.group);
+    struct bl_range indices =
+        bl_plan_indices(&c->config.plan, e->micro_batch.kind, e->micro_batch.micro_batch);
     uint32_t next_void = 0;
-    for (uint32_t slot = 0; slot < places.count; slot++) {
+    for (uint32_t slot = 0; slot < indices.count; slot++) {
         uint32_t epoch;
-        uint64_t sample = sample_at(c, e->group.kind, e->group.step, places.first + slot, &epoch);
+        uint64_t sample =
+            sample_at(c, e->micro_batch.kind, e->micro_batch.step, indices.first + slot, &epoch);
         c->seen += mark(c->seen_samples, sample);
-        if (next_void == e->group.void_count || e->group.voids[next_void].slot != slot)
+        if (next_void == e->micro_batch.void_count || e->micro_batch.voids[next_void].slot != slot)
             continue;
-        if (e->group.voids[next_void].sample != sample)
+        if (e->micro_batch.voids[next_void].sample != sample)
             return core_violation(c, e, "a void slot names another sample than ordered", sample,
-                                  e->group.voids[next_void].sample);
+                                  e->micro_batch.voids[next_void].sample);
         if (mark(c->bad_samples, sample)) {
             c->bad++;
             core_act(c, COORD_ACTION_BAD_SAMPLE)->void_index = next_void;
         }
         next_void++;
     }
-    if (next_void != e->group.void_count)
+    if (next_void != e->micro_batch.void_count)
         return core_violation(c, e, "void slots out of range or order", next_void,
-                              e->group.void_count);
+                              e->micro_batch.void_count);
     if (c->seen >= c->config.bad_minimum &&
         (double)c->bad > c->config.max_bad_fraction * (double)c->seen)
         core_begin_stop(c, BL_EDATA);
@@ -270,12 +276,13 @@ void core_on_sent(struct coord *c, const struct coord_event *e)
 {
     struct loader *l = core_loader_find(c, e->peer);
     if (!l || l->held == 0)
-        return core_violation(c, e, "Sent without an order", 1, 0);
+        return core_violation(c, e, "Completed without an assignment", 1, 0);
     l->held--;
-    if ((e->group.kind != BL_KIND_TRAIN && e->group.kind != BL_KIND_VALIDATE) ||
-        e->group.group >= bl_plan_groups(&c->config.plan, e->group.kind) ||
-        e->group.step > c->config.plan.steps)
-        return core_violation(c, e, "Sent for a group that is not", e->group.kind, e->group.group);
+    if ((e->micro_batch.kind != BL_KIND_TRAIN && e->micro_batch.kind != BL_KIND_VALIDATE) ||
+        e->micro_batch.micro_batch >= bl_plan_micro_batches(&c->config.plan, e->micro_batch.kind) ||
+        e->micro_batch.step > c->config.plan.steps)
+        return core_violation(c, e, "Completed for a micro-batch that is not", e->micro_batch.kind,
+                              e->micro_batch.micro_batch);
     if (e->generation == c->generation)
         count_samples(c, e);
 }
