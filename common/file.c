@@ -14,8 +14,24 @@
 
 #include "common/cleanup.h"
 
-/* Opens a regular file for reading and tells its size. */
-static int open_regular(const char *path, int *ret_fd, size_t *ret_size, struct bl_error *err)
+static struct bl_stamp stamp_of(const struct stat *st)
+{
+    return (struct bl_stamp){(uint64_t)st->st_size,
+                             st->st_mtim.tv_sec * INT64_C(1000000000) + st->st_mtim.tv_nsec};
+}
+
+static int check_regular(const char *path, const struct stat *st, struct bl_error *err)
+{
+    if (S_ISREG(st->st_mode))
+        return 0;
+    bl_fail(err, BL_EIO, "expected a regular file, found %s",
+            S_ISDIR(st->st_mode) ? "a folder" : "something else");
+    return bl_error_file(err, path);
+}
+
+/* Opens a regular file for reading and says what it is like. */
+static int open_regular(const char *path, int *ret_fd, struct bl_stamp *ret_stamp,
+                        struct bl_error *err)
 {
     bl_autofd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
@@ -27,47 +43,88 @@ static int open_regular(const char *path, int *ret_fd, size_t *ret_size, struct 
         bl_fail_errno(err, "cannot be examined");
         return bl_error_file(err, path);
     }
-    if (!S_ISREG(st.st_mode)) {
-        bl_fail(err, BL_EIO, "expected a regular file, found %s",
-                S_ISDIR(st.st_mode) ? "a folder" : "something else");
-        return bl_error_file(err, path);
-    }
-    *ret_size = (size_t)st.st_size;
+    BL_TRY(check_regular(path, &st, err));
+    *ret_stamp = stamp_of(&st);
     *ret_fd = fd;
     fd = -1;
+    return 0;
+}
+
+int bl_file_stamp(const char *path, struct bl_stamp *ret, struct bl_error *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0) {
+        bl_fail_errno(err, "cannot be examined");
+        return bl_error_file(err, path);
+    }
+    BL_TRY(check_regular(path, &st, err));
+    *ret = stamp_of(&st);
+    return 0;
+}
+
+/* Reads up to `size` bytes; fewer where the file ends: it may shrink while it is read. */
+static int read_at(int fd, uint64_t offset, char *data, size_t size, size_t *ret_done,
+                   struct bl_error *err)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t n = pread(fd, data + done, size - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return bl_fail_errno(err, "cannot be read");
+        if (n == 0)
+            break;
+        done += (size_t)n;
+    }
+    *ret_done = done;
+    return 0;
+}
+
+/* The file's stamp, if it still has it. */
+static struct bl_stamp stamp_after(int fd, struct bl_stamp before)
+{
+    struct stat st;
+    struct bl_stamp changing = {before.size, BL_STAMP_CHANGING};
+    if (fstat(fd, &st) < 0)
+        return changing;
+    struct bl_stamp after = stamp_of(&st);
+    return bl_stamp_equal(&before, &after) ? after : changing;
+}
+
+int bl_file_read_range(const char *path, uint64_t offset, uint64_t length, size_t max_bytes,
+                       char **ret_data, size_t *ret_size, struct bl_stamp *ret_stamp,
+                       struct bl_error *err)
+{
+    bl_autofd int fd = -1;
+    struct bl_stamp stamp = {0};
+    BL_TRY(open_regular(path, &fd, &stamp, err));
+    uint64_t there = offset < stamp.size ? stamp.size - offset : 0;
+    uint64_t wanted = length < there ? length : there;
+    if (wanted > max_bytes) {
+        bl_fail(err, BL_ELIMIT, "expected at most %zu bytes, found %llu", max_bytes,
+                (unsigned long long)wanted);
+        return bl_error_file(err, path);
+    }
+    bl_autofree char *data = malloc((size_t)wanted + 1);
+    if (!data)
+        return bl_fail(err, BL_ENOMEM, "no memory for %llu bytes of %s", (unsigned long long)wanted,
+                       path);
+    size_t done = 0;
+    if (read_at(fd, offset, data, (size_t)wanted, &done, err) < 0)
+        return bl_error_file(err, path);
+    data[done] = 0;
+    if (ret_stamp)
+        *ret_stamp = stamp_after(fd, stamp);
+    *ret_data = bl_take(&data);
+    *ret_size = done;
     return 0;
 }
 
 int bl_file_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_size,
                  struct bl_error *err)
 {
-    bl_autofd int fd = -1;
-    size_t size = 0;
-    BL_TRY(open_regular(path, &fd, &size, err));
-    if (size > max_bytes) {
-        bl_fail(err, BL_ELIMIT, "expected at most %zu bytes, found %zu", max_bytes, size);
-        return bl_error_file(err, path);
-    }
-    bl_autofree char *data = malloc(size + 1);
-    if (!data)
-        return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes of %s", size, path);
-    size_t done = 0;
-    while (done < size) {
-        ssize_t n = read(fd, data + done, size - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            bl_fail_errno(err, "cannot be read");
-            return bl_error_file(err, path);
-        }
-        if (n == 0)
-            break; /* it shrank while we read: what is there is what it holds */
-        done += (size_t)n;
-    }
-    data[done] = 0;
-    *ret_data = bl_take(&data);
-    *ret_size = done;
-    return 0;
+    return bl_file_read_range(path, 0, UINT64_MAX, max_bytes, ret_data, ret_size, NULL, err);
 }
 
 int bl_refuse_lfs_pointer(const void *data, size_t size, struct bl_error *err)
@@ -82,11 +139,12 @@ int bl_refuse_lfs_pointer(const void *data, size_t size, struct bl_error *err)
 int bl_map_open(const char *path, struct bl_map *ret_map, struct bl_error *err)
 {
     bl_autofd int fd = -1;
-    size_t size = 0;
-    BL_TRY(open_regular(path, &fd, &size, err));
+    struct bl_stamp stamp = {0};
+    BL_TRY(open_regular(path, &fd, &stamp, err));
     *ret_map = (struct bl_map){0};
-    if (!size)
+    if (!stamp.size)
         return 0;
+    size_t size = (size_t)stamp.size;
     void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED) {
         bl_fail_errno(err, "cannot be mapped");
@@ -290,10 +348,24 @@ int bl_output_finish(struct bl_error *err)
 
 int bl_file_sha256(const char *path, char ret_hex[65], struct bl_error *err)
 {
-    bl_automap struct bl_map map = {0};
-    BL_TRY(bl_map_open(path, &map, err));
+    enum { PIECE = 1 << 20 };
+    bl_autofd int fd = -1;
+    struct bl_stamp stamp;
     uint8_t hash[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256(hash, map.data, map.size);
+    crypto_hash_sha256_state state;
+    BL_TRY(open_regular(path, &fd, &stamp, err));
+    bl_autofree char *piece = malloc(PIECE);
+    if (!piece)
+        return bl_fail(err, BL_ENOMEM, "no memory to read %s", path);
+    crypto_hash_sha256_init(&state);
+    for (uint64_t offset = 0, done = PIECE; done == PIECE; offset += done) {
+        size_t n = 0;
+        if (read_at(fd, offset, piece, PIECE, &n, err) < 0)
+            return bl_error_file(err, path);
+        crypto_hash_sha256_update(&state, (const uint8_t *)piece, n);
+        done = n;
+    }
+    crypto_hash_sha256_final(&state, hash);
     bl_hex(hash, sizeof hash, ret_hex);
     return 0;
 }

@@ -13,6 +13,27 @@
 int bl_file_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_size,
                  struct bl_error *err);
 
+/* What tells one content of a file from the next without reading it. */
+struct bl_stamp {
+    uint64_t size; /* bytes */
+    int64_t mtime_ns;
+};
+#define BL_STAMP_CHANGING                                                                          \
+    INT64_MIN /* mtime_ns of what changed while it was read; equals no other stamp */
+static inline bool bl_stamp_equal(const struct bl_stamp *a, const struct bl_stamp *b)
+{
+    return a->size == b->size && a->mtime_ns == b->mtime_ns && a->mtime_ns != BL_STAMP_CHANGING;
+}
+/* Of a regular file. */
+int bl_file_stamp(const char *path, struct bl_stamp *ret, struct bl_error *err);
+
+/* Reads `length` bytes of a regular file from `offset` on, or as many as there are; length UINT64_MAX: to its end. More than
+ * max_bytes: -BL_ELIMIT before any is read. *ret_data is the caller's, as in bl_file_read; *ret_stamp (may be NULL) is the
+ * file's. */
+int bl_file_read_range(const char *path, uint64_t offset, uint64_t length, size_t max_bytes,
+                       char **ret_data, size_t *ret_size, struct bl_stamp *ret_stamp,
+                       struct bl_error *err);
+
 /* Refuses what stands in place of a large file until Git LFS has fetched it. */
 int bl_refuse_lfs_pointer(const void *data, size_t size, struct bl_error *err);
 

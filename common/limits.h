@@ -12,6 +12,7 @@
 /* Run. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
+#define BL_PROBE_SAMPLES_MAX 16    /* images by which a loader proves that it sees the data */
 #define BL_LOADER_CAPACITY_MAX 256 /* orders a loader may hold: some seconds of work */
 #define BL_STEPS_AHEAD_MAX 64
 #define BL_PATIENCE_MS_MIN 60         /* heartbeats of 10 ms: a loop's timers are no finer */

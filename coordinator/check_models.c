@@ -2,6 +2,7 @@
 #include "coordinator/check_parts.h"
 
 #include "common/cleanup.h"
+#include "common/models/family.h"
 #include "common/models/hf_tensors.h"
 #include "common/models/safetensors.h"
 
@@ -44,7 +45,7 @@ void check_vision(struct check *c)
         return;
     c->vision_there = true;
     check_ok(c, "vision", "%s: %s, %lld layers of %lld, images of %lld x %lld as %lld tokens",
-             folder, c->vision.kind == HF_VIT ? "ViT" : "SigLIP", (long long)c->vision.layers,
+             folder, c->vision.family->name, (long long)c->vision.layers,
              (long long)c->vision.hidden, (long long)c->vision.image_size,
              (long long)c->vision.image_size, (long long)c->vision.tokens);
 }

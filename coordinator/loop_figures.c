@@ -123,15 +123,17 @@ struct caption_writer {
 static void write_caption(void *context, uint64_t sample, const char *text, bool ended)
 {
     struct caption_writer *w = context;
-    struct dataset_sample about;
+    struct dataset_sample shown;
+    char image[4096];
     struct dataset_caption reference;
     struct bl_error err;
     if (sample >= dataset_samples(w->loop->dataset))
         return;
-    dataset_sample(w->loop->dataset, sample, &about);
+    dataset_sample(w->loop->dataset, sample, &shown);
+    location_describe(&shown.location, image, sizeof image);
     dataset_caption(w->loop->dataset, sample, 0, &reference);
-    if (metrics_caption(w->loop->metrics, (int64_t)w->step, about.image, reference.text, text,
-                        ended, &err) < 0)
+    if (metrics_caption(w->loop->metrics, (int64_t)w->step, image, reference.text, text, ended,
+                        &err) < 0)
         bl_log_error(&err);
     if (w->shown++ < 2)
         bl_log(BL_LOG_INFO, "caption step=%" PRIu64 " \"%s\" (%s)", w->step, text, reference.text);

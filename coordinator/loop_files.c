@@ -85,12 +85,14 @@ void loop_bad_sample(struct loop *l, uint32_t index)
     const Blipren__VoidSlot *slot = l->handled->completed->voids[index];
     struct dataset_sample sample;
     struct bl_error err;
+    char image[4096];
     if (slot->sample >= dataset_samples(l->dataset))
         return;
     dataset_sample(l->dataset, slot->sample, &sample);
-    bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample,
-           sample.image, slot->reason);
-    if (bad_samples_add(l->bad_samples, slot->sample, sample.image, slot->reason, &err) < 0)
+    location_describe(&sample.location, image, sizeof image);
+    bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample, image,
+           slot->reason);
+    if (bad_samples_add(l->bad_samples, slot->sample, image, slot->reason, &err) < 0)
         bl_log_error(&err); /* a line less; ignoring */
 }
 

@@ -1,13 +1,14 @@
 /* loader/core.h - a loader's rules: joining, the bounded queue of assignments, what is made and shipped
- * next, credit. A pure state machine like coordinator/core.h.
+ * next, credit. A pure state machine like coordinator/core.h; what it shares with the worker is proto/core_member.h.
  *
- * Assignments   each order sits in a `slot` (< capacity + jobs) from ACCEPT to COMPLETED or DISCARD; the
- *          loop keeps the order's samples and the made micro-batch there. An assignment is answered by exactly
- *          one Completed on the link it came by, also when it is not made: Completed is credit. */
+ * Assignments   each sits in a `slot` (< capacity + jobs) from ACCEPT to COMPLETED or DISCARD; the loop keeps its samples
+ *               and the micro-batch that was made there. An assignment is answered by exactly one Completed on the link it
+ *               came by, also when it is not made: Completed is credit. */
 #pragma once
 
 #include "common/cluster.h"
 #include "common/error.h"
+#include "proto/core_member.h"
 
 /* name, what it waits for */
 #define LOADER_STATES(X)                                                                           \
@@ -24,17 +25,11 @@ enum loader_state {
 
 /* name, where it comes from */
 #define LOADER_EVENTS(X)                                                                           \
-    X(WELCOME, "coordinator")                                                                      \
-    X(REFUSE, "coordinator")                                                                       \
-    X(PULSE, "coordinator")                                                                        \
-    X(END, "coordinator")                                                                          \
+    MEMBER_EVENTS(X)                                                                               \
     X(ASSIGNMENT, "coordinator")                                                                   \
-    X(STOP, "coordinator")                                                                         \
     X(OPENED, "loop")                                                                              \
     X(MADE, "pool")                                                                                \
-    X(SHIPPED, "loop")                                                                             \
-    X(LOST, "loop")                                                                                \
-    X(TICK, "loop")
+    X(SHIPPED, "loop")
 enum loader_event_type {
 #define X(name, source) LOADER_EVENT_##name,
     LOADER_EVENTS(X)
@@ -60,11 +55,10 @@ struct loader_event {
         struct {
             int code;
         } stop;
-        struct {
-            bool ok; /* false: cannot be opened; the loop has the error */
-        } opened;
-        struct {
-            uint32_t slot; /* MADE, SHIPPED */
+        struct { /* MADE, SHIPPED */
+            uint32_t slot;
+            bool
+                failed; /* SHIPPED: it cannot be, its worker's endpoint is none that this loader may use */
         } slot;
     };
 };
@@ -93,11 +87,12 @@ enum loader_action_type {
 struct loader_action {
     enum loader_action_type type;
     uint64_t link;       /* messages: the connection; CONNECT: the number of the new one */
-    uint64_t generation; /* for the envelope: Completed has its order's */
+    uint64_t generation; /* for the envelope: Completed has its assignment's */
     union {
         struct {
             uint32_t slot;
-            bool shipped; /* COMPLETED: false = its generation ended before; no SHIPPED follows */
+            bool
+                shipped; /* COMPLETED: false = it failed, or its generation ended before: no SHIPPED follows */
             enum bl_kind kind;
             uint64_t step;
             uint32_t micro_batch;
@@ -116,11 +111,9 @@ struct loader_actions {
 };
 
 struct loader_config {
-    uint64_t incarnation;  /* random, not 0 */
-    uint32_t capacity;     /* assignments it may hold, what Hello says; 1..BL_LOADER_CAPACITY_MAX */
-    uint32_t jobs;         /* assignments made at the same time; 1..capacity */
-    uint32_t patience_ms;  /* until Welcome tells the run's */
-    uint64_t reconnect_ms; /* without a coordinator for so long: exit */
+    uint32_t capacity; /* assignments it may hold, what Hello says; 1..BL_LOADER_CAPACITY_MAX */
+    uint32_t jobs;     /* assignments made at the same time; 1..capacity */
+    struct core_member_config member;
 };
 
 struct loader;

@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "common/cleanup.h"
 #include "common/limits.h"
 #include "loader/sample.h"
 #include "proto/wire.h"
@@ -21,12 +23,18 @@ struct fetch {
     pthread_t *threads;
 
     pthread_mutex_t lock;
-    pthread_cond_t work;
+    pthread_cond_t work, stop;
     /* under the lock: */
     bool stopping, open_wanted, opened_told, failed_told;
     struct queue jobs, made;
     struct bl_error open_error, failure; /* code 0: none */
     bool open_done, failed;
+    struct {
+        bool wanted, done, told;
+        uint32_t count;
+        uint64_t *samples, *hashes; /* (count); the probing thread's from wanted to done */
+        struct bl_error error;
+    } probe;
 
     char run_folder[4096];
     uint8_t run[RUN_ID_BYTES];
@@ -66,9 +74,30 @@ static bool is_stopping(struct fetch *f)
     return stopping;
 }
 
+/* Between two tries of a read: false when the threads are to stop. */
+static bool wait_a_while(void *context, uint32_t ms)
+{
+    struct fetch *f = context;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000L;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&f->lock);
+    while (!f->stopping && pthread_cond_timedwait(&f->stop, &f->lock, &until) == 0)
+        ;
+    bool stopping = f->stopping;
+    pthread_mutex_unlock(&f->lock);
+    return !stopping;
+}
+
 static void make_void(struct fetch_slot *slot, const struct bl_error *err)
 {
     slot->bad = true;
+    slot->unreadable = location_failure_of(err) == LOCATION_UNREADABLE;
     snprintf(slot->reason, sizeof slot->reason, "%s", err->text);
     wire_text(slot->reason);
 }
@@ -83,7 +112,9 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         struct bl_error why;
         int rc = sample_make(f->source, slot->sample, slot->epoch,
                              g->pixels + g->good * image_bytes, &g->ids, &info, &why);
-        if (rc == -BL_ENOMEM) {
+        if (rc == -BL_ESTOPPED)
+            break;
+        if (rc < 0 && location_failure_of(&why) == LOCATION_PASSING) {
             *err = why;
             return rc;
         }
@@ -101,16 +132,18 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
     return 0;
 }
 
-static void do_open(struct fetch *f)
+static void do_open(struct fetch *f, struct fetch_micro_batch *none)
 {
     struct bl_error err = {0};
     struct sample_source *source = NULL;
-    int rc = sample_source_open(f->run_folder, f->run, &source, &err);
+    const struct sample_patience patience = {wait_a_while, f};
+    int rc = sample_source_open(f->run_folder, f->run, &patience, &source, &err);
     pthread_mutex_lock(&f->lock);
     f->source = source;
     if (rc < 0)
         f->open_error = err;
     f->open_done = true;
+    pthread_cond_broadcast(&f->work); /* a probe may wait for it */
     pthread_mutex_unlock(&f->lock);
 }
 
@@ -128,23 +161,44 @@ static void do_job(struct fetch *f, struct fetch_micro_batch *g)
     pthread_mutex_unlock(&f->lock);
 }
 
+static void do_probe(struct fetch *f, struct fetch_micro_batch *none)
+{
+    struct bl_error why, err;
+    int rc = sample_probe(f->source, f->probe.samples, f->probe.count, f->probe.hashes, &why, &err);
+    pthread_mutex_lock(&f->lock);
+    f->probe.error = why;
+    f->probe.done = rc == 0;
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* What a thread does next, taken under the lock; NULL: nothing. *ret is its micro-batch. */
+typedef void task(struct fetch *f, struct fetch_micro_batch *g);
+static task *take_task(struct fetch *f, struct fetch_micro_batch **ret)
+{
+    if (f->open_wanted) {
+        f->open_wanted = false;
+        return do_open;
+    }
+    if (f->probe.wanted && f->source) {
+        f->probe.wanted = false;
+        return do_probe;
+    }
+    return (*ret = queue_take(&f->jobs)) ? do_job : NULL;
+}
+
 static void *run_thread(void *argument)
 {
     struct fetch *f = argument;
     pthread_mutex_lock(&f->lock);
     while (!f->stopping) {
-        bool open = f->open_wanted;
-        struct fetch_micro_batch *g = open ? NULL : queue_take(&f->jobs);
-        if (!open && !g) {
+        struct fetch_micro_batch *g = NULL;
+        task *next = take_task(f, &g);
+        if (!next) {
             pthread_cond_wait(&f->work, &f->lock);
             continue;
         }
-        f->open_wanted = false;
         pthread_mutex_unlock(&f->lock);
-        if (open)
-            do_open(f);
-        else
-            do_job(f, g);
+        next(f, g);
         f->options.wake(f->options.context);
         pthread_mutex_lock(&f->lock);
     }
@@ -163,6 +217,11 @@ int fetch_start(const struct fetch_options *options, struct fetch **ret, struct 
     f->options = *options;
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->work, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&f->stop, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     queue_init(&f->jobs);
     queue_init(&f->made);
     f->threads = calloc((size_t)options->threads, sizeof *f->threads);
@@ -191,6 +250,33 @@ void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_I
     f->open_wanted = true;
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->lock);
+}
+
+int fetch_probe(struct fetch *f, const uint64_t *samples, uint32_t count, struct bl_error *err)
+{
+    bl_autofree uint64_t *copy = calloc(count + 1, sizeof *copy);
+    bl_autofree uint64_t *hashes = calloc(count + 1, sizeof *hashes);
+    if (!copy || !hashes)
+        return bl_fail(err, BL_ENOMEM, "no memory for a probe of %u images", count);
+    memcpy(copy, samples, count * sizeof *copy);
+    pthread_mutex_lock(&f->lock);
+    BL_ASSERT(!f->probe.samples || f->probe.told);
+    free(f->probe.samples);
+    free(f->probe.hashes);
+    memset(&f->probe, 0, sizeof f->probe);
+    f->probe.wanted = true;
+    f->probe.count = count;
+    f->probe.samples = bl_take(&copy);
+    f->probe.hashes = bl_take(&hashes);
+    pthread_cond_signal(&f->work);
+    pthread_mutex_unlock(&f->lock);
+    return 0;
+}
+
+const uint64_t *fetch_probe_hashes(const struct fetch *f, uint32_t *ret_count)
+{
+    *ret_count = f->probe.count;
+    return f->probe.hashes;
 }
 
 uint64_t fetch_samples(const struct fetch *f)
@@ -275,6 +361,10 @@ bool fetch_next(struct fetch *f, struct fetch_event *ret)
         f->opened_told = true;
         ret->kind = FETCH_OPENED;
         ret->error = f->open_error;
+    } else if (f->probe.done && !f->probe.told) {
+        f->probe.told = true;
+        ret->kind = FETCH_PROBED;
+        ret->error = f->probe.error;
     } else if ((ret->micro_batch = queue_take(&f->made))) {
         ret->kind = FETCH_MADE;
     } else {
@@ -294,6 +384,7 @@ void fetch_stop(struct fetch *f)
     pthread_mutex_lock(&f->lock);
     f->stopping = true;
     pthread_cond_broadcast(&f->work);
+    pthread_cond_broadcast(&f->stop);
     pthread_mutex_unlock(&f->lock);
     while (f->thread_count)
         pthread_join(f->threads[--f->thread_count], NULL);
@@ -313,7 +404,10 @@ void fetch_free(struct fetch **fetch)
         free(g);
     }
     sample_source_free(&f->source);
+    free(f->probe.samples);
+    free(f->probe.hashes);
     pthread_cond_destroy(&f->work);
+    pthread_cond_destroy(&f->stop);
     pthread_mutex_destroy(&f->lock);
     free(f->threads);
     free(f);

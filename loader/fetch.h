@@ -22,7 +22,9 @@ struct fetch;
 struct fetch_slot {
     uint64_t sample;
     uint32_t epoch;
-    bool bad;                             /* nothing below but the reason */
+    bool bad; /* nothing below but unreadable and reason */
+    bool
+        unreadable; /* bad, perhaps only on this host (loader/sample.h): another loader may read it */
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
     uint64_t image_hash;
     char reason[FETCH_REASON_MAX]; /* what was wrong, one line of UTF-8 */
@@ -44,7 +46,8 @@ struct fetch_micro_batch {
 enum fetch_event_kind {
     FETCH_OPENED, /* the run's data is open, or error */
     FETCH_MADE,   /* micro-batch is made; the loop holds it */
-    FETCH_FAILED, /* this process cannot go on (memory): error */
+    FETCH_PROBED, /* fetch_probe_hashes; error: why the first image could not be read */
+    FETCH_FAILED, /* this process's memory or files have failed for half a minute: error */
 };
 struct fetch_event {
     enum fetch_event_kind kind;
@@ -63,6 +66,11 @@ struct fetch_options {
 int fetch_start(const struct fetch_options *options, struct fetch **ret, struct bl_error *err);
 /* Opens configuration, index, tokenizer and preprocessing, on a thread; FETCH_OPENED follows. Once. */
 void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES]);
+/* Reads the images of these samples and hashes their bytes (sample_probe); FETCH_PROBED follows, once the data is open. One
+ * at a time. -BL_ENOMEM. */
+int fetch_probe(struct fetch *fetch, const uint64_t *samples, uint32_t count, struct bl_error *err);
+/* After FETCH_PROBED, until the next probe: *ret_count hashes, in order; 0: could not be read. Borrowed. */
+const uint64_t *fetch_probe_hashes(const struct fetch *fetch, uint32_t *ret_count);
 /* After FETCH_OPENED: samples of the index, and pixels of an image's side. */
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
@@ -75,7 +83,7 @@ bool fetch_next(struct fetch *fetch, struct fetch_event *ret);
 /* Lets go; only atomics, for any thread. */
 void fetch_micro_batch_release(struct fetch_micro_batch *micro_batch);
 
-/* Waits for the image in each thread's hands, and ends the threads. */
+/* Waits for the image in each thread's hands, unless it cannot be read, and ends the threads. */
 void fetch_stop(struct fetch *fetch);
 /* fetch_stop, then frees all micro-batches: nobody may hold one any more. NULL is fine; sets *fetch to NULL. */
 void fetch_free(struct fetch **fetch);

@@ -142,13 +142,15 @@ static int print_example(const struct inspection *in, uint64_t id, uint32_t i, s
     struct dataset_caption caption;
     size_t label_first;
     enum caption_verdict verdict;
+    char image[4096];
     dataset_sample(in->dataset, id, &sample);
+    location_describe(&sample.location, image, sizeof image);
     dataset_caption(in->dataset, id, i, &caption);
     struct caption_text text = {caption.text, caption.size, caption.column};
     BL_TRY(caption_rules_encode(in->rules, &text, &ids, &label_first, &verdict, err));
     BL_ASSERT_CMP(verdict, ==, CAPTION_KEPT); /* the index was made by the same rules */
     fprintf(in->out, "sample %llu, %s, %s\n", u(id),
-            sample.split == DATASET_TRAIN ? "train" : "validation", sample.image);
+            sample.split == DATASET_TRAIN ? "train" : "validation", image);
     print_bos(in, CONFIG_BOS_FIRST);
     fprintf(in->out, "    image   %7lld  positions\n", (long long)in->config->qformer.queries);
     print_bos(in, CONFIG_BOS_AFTER_IMAGE);

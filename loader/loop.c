@@ -24,6 +24,7 @@ struct assignment {
     char endpoint[SOCKET_ENDPOINT_MAX];
     struct fetch_micro_batch *micro_batch; /* once it is made; held */
     struct outbox_message message;
+    char error[256]; /* why it cannot be shipped; empty: it can */
 };
 
 struct loop {
@@ -33,11 +34,14 @@ struct loop {
 
     struct loader *core;
     struct fetch *fetch;
-    uint32_t threads, capacity, slot_count, patience_ms;
-    struct assignment *assignments;   /* (slot_count) */
-    const Blipren__Envelope *handled; /* the message being handled */
+    uint32_t threads, capacity, slot_count;
+    struct assignment *assignments;     /* (slot_count) */
+    const Blipren__Assignment *handled; /* the message being handled */
 
+    struct assignment *failed;          /* the one that has just got its error */
+    char unusable[SOCKET_ENDPOINT_MAX]; /* the last endpoint of which a line was logged */
     bool data_open;
+    uint64_t progress; /* pieces of work seen: micro-batches made and shipped */
 };
 
 /* -- messages out ----------------------------------------------------------------------------- */
@@ -62,8 +66,9 @@ static void send_beat(struct loop *l, const struct loader_action *a)
 {
     struct loader_status status = loader_status(l->core);
     Blipren__Beat beat = BLIPREN__BEAT__INIT;
-    beat.phase = (char *)"load";
-    beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "orders");
+    beat.phase = (char *)(l->data_open ? "load" : "open");
+    beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "assignments");
+    beat.progress = l->progress;
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }
@@ -87,10 +92,10 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
     }
 }
 
-static void send_sent(struct loop *l, const struct loader_action *a)
+static void send_completed(struct loop *l, const struct loader_action *a)
 {
-    const struct fetch_micro_batch *g =
-        a->assignment.shipped ? l->assignments[a->assignment.slot].micro_batch : NULL;
+    struct assignment *o = &l->assignments[a->assignment.slot];
+    const struct fetch_micro_batch *g = a->assignment.shipped ? o->micro_batch : NULL;
     size_t count = g ? g->count - g->good : 0;
     bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
     bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
@@ -103,6 +108,7 @@ static void send_sent(struct loop *l, const struct loader_action *a)
     completed.kind = (Blipren__Kind)a->assignment.kind;
     completed.step = a->assignment.step;
     completed.micro_batch = a->assignment.micro_batch;
+    completed.error = o->error;
     completed.n_voids = count;
     completed.voids = list;
     WIRE_ENVELOPE(e, COMPLETED, completed) = &completed;
@@ -168,6 +174,19 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
         bl_assert_failed("memory for a frame's head", __FILE__, __LINE__, __func__);
 }
 
+/* One worker's endpoint is no reason to leave the others without data: the coordinator hears why. */
+static void cannot_ship(struct loop *l, struct assignment *o, const struct bl_error *why)
+{
+    wire_frames_close(&o->message.frames);
+    snprintf(o->error, sizeof o->error, "%s", why->text);
+    wire_text(o->error);
+    l->failed = o;
+    if (strcmp(l->unusable, o->endpoint) == 0)
+        return;
+    snprintf(l->unusable, sizeof l->unusable, "%s", o->endpoint);
+    bl_log(BL_LOG_WARNING, "cannot ship to a worker: %s; %s", why->text, why->remedy);
+}
+
 static void ship(struct loop *l, const struct loader_action *a)
 {
     struct assignment *o = &l->assignments[a->assignment.slot];
@@ -177,27 +196,15 @@ static void ship(struct loop *l, const struct loader_action *a)
     wrap(&o->message.frames.at[1], g->pixels, g->pixels_size, g);
     wrap(&o->message.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
     o->message.frames.count = 3;
-    if (outboxes_add(l->outboxes, o->endpoint, &o->message, uv_now(&l->member.uv), &err) < 0) {
-        wire_frames_close(&o->message.frames);
-        bl_error_peer(&err, l->options->endpoint);
-        member_fail(&l->member, &err);
-    }
+    if (outboxes_add(l->outboxes, o->endpoint, &o->message, uv_now(&l->member.uv), &err) < 0)
+        cannot_ship(l, o, &err);
 }
 
 /* -- actions ---------------------------------------------------------------------------------- */
 
-static void connect_control(struct loop *l, const struct loader_action *a)
+static void keep_assignment(struct loop *l, uint32_t slot)
 {
-    struct bl_error err;
-    if (member_connect(&l->member, a->link, &err) < 0)
-        member_fail(&l->member, &err);
-    else
-        send_hello(l);
-}
-
-static void keep_order(struct loop *l, uint32_t slot)
-{
-    const Blipren__Assignment *m = l->handled->assignment;
+    const Blipren__Assignment *m = l->handled;
     struct assignment *o = &l->assignments[slot];
     o->count = (uint32_t)m->n_sample;
     o->first = m->first;
@@ -232,7 +239,8 @@ static void carry_out(struct loop *l, const struct loader_action *a)
 {
     switch (a->type) {
     case LOADER_ACTION_CONNECT:
-        connect_control(l, a);
+        member_connect(&l->member, a->link);
+        send_hello(l);
         break;
     case LOADER_ACTION_OPEN:
         fetch_open(l->fetch, l->member.run_folder, l->member.run);
@@ -244,7 +252,7 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         send_ended(l, a);
         break;
     case LOADER_ACTION_ACCEPT:
-        keep_order(l, a->assignment.slot);
+        keep_assignment(l, a->assignment.slot);
         break;
     case LOADER_ACTION_MAKE:
         make(l, a->assignment.slot);
@@ -253,7 +261,7 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         ship(l, a);
         break;
     case LOADER_ACTION_COMPLETED:
-        send_sent(l, a);
+        send_completed(l, a);
         drop_assignment(&l->assignments[a->assignment.slot]);
         break;
     case LOADER_ACTION_DISCARD:
@@ -280,22 +288,30 @@ static void step(struct loop *l, struct loader_event *event)
         carry_out(l, &actions->list[i]);
 }
 
+static void shipped(struct loop *l, const struct assignment *o, bool failed)
+{
+    struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
+                                 .slot = {(uint32_t)(o - l->assignments), failed}};
+    l->progress += !failed;
+    step(l, &event);
+}
+
 /* Ships what the sockets take. */
 static void pump(struct loop *l)
 {
     struct outbox_message *message;
     while (!l->member.leaving && (message = outboxes_ship(l->outboxes, uv_now(&l->member.uv)))) {
         size_t offset = offsetof(struct assignment, message);
-        const struct assignment *o = (const struct assignment *)((const char *)message - offset);
-        struct loader_event event = {.type = LOADER_EVENT_SHIPPED,
-                                     .slot = {(uint32_t)(o - l->assignments)}};
-        step(l, &event);
+        shipped(l, (const struct assignment *)((const char *)message - offset), false);
     }
 }
 
 static void handle(struct loop *l, struct loader_event *event)
 {
     step(l, event);
+    const struct assignment *failed = bl_take(&l->failed);
+    if (failed)
+        shipped(l, failed, true);
     pump(l);
 }
 
@@ -314,57 +330,38 @@ static int check_assignment(const struct loop *l, const Blipren__Assignment *m,
     return 0;
 }
 
-/* Fills the event from a message. */
-static int translate(struct loop *l, const Blipren__Envelope *m, struct loader_event *e,
-                     struct bl_error *err)
-{
-    *e = (struct loader_event){.link = l->member.link, .generation = m->generation};
-    switch (m->body_case) {
-    case BLIPREN__ENVELOPE__BODY_WELCOME:
-        e->type = LOADER_EVENT_WELCOME;
-        e->welcome.patience_ms = m->welcome->patience_ms;
-        l->patience_ms = m->welcome->patience_ms;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_REFUSE:
-        e->type = LOADER_EVENT_REFUSE;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_PULSE:
-        e->type = LOADER_EVENT_PULSE;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_END:
-        e->type = LOADER_EVENT_END;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_ASSIGNMENT:
-        e->type = LOADER_EVENT_ASSIGNMENT;
-        e->assignment.kind = (enum bl_kind)m->assignment->kind;
-        e->assignment.step = m->assignment->step;
-        e->assignment.micro_batch = m->assignment->micro_batch;
-        e->assignment.worker = m->assignment->worker;
-        return check_assignment(l, m->assignment, err);
-    case BLIPREN__ENVELOPE__BODY_STOP:
-        e->type = LOADER_EVENT_STOP;
-        e->stop.code = bl_error_code(m->stop->reason);
-        return 0;
-    default:
-        return bl_fail(err, BL_EPROTO, "a loader has no use for %s", wire_body_name(m));
-    }
-}
-
 static int on_message(void *context, const Blipren__Envelope *m, struct bl_error *err)
 {
     struct loop *l = context;
-    struct loader_event event;
-    BL_TRY(translate(l, m, &event, err));
-    l->handled = m;
+    if (m->body_case != BLIPREN__ENVELOPE__BODY_ASSIGNMENT)
+        return bl_fail(err, BL_EPROTO, "a loader has no use for %s", wire_body_name(m));
+    BL_TRY(check_assignment(l, m->assignment, err));
+    struct loader_event event = {.type = LOADER_EVENT_ASSIGNMENT,
+                                 .link = l->member.link,
+                                 .generation = m->generation,
+                                 .assignment = {.kind = (enum bl_kind)m->assignment->kind,
+                                                .step = m->assignment->step,
+                                                .micro_batch = m->assignment->micro_batch,
+                                                .worker = m->assignment->worker}};
+    l->handled = m->assignment;
     handle(l, &event);
     l->handled = NULL;
     return 0;
 }
 
-static void on_lost(void *context)
+static void on_event(void *context, const struct member_event *from)
 {
     struct loop *l = context;
-    struct loader_event event = {.type = LOADER_EVENT_LOST, .link = l->member.link};
+    struct loader_event event = {.type = (enum loader_event_type)from->type,
+                                 .link = from->link,
+                                 .generation = from->generation};
+    if (from->type == MEMBER_EVENT_WELCOME)
+        event.welcome.patience_ms = from->patience_ms;
+    if (from->type == MEMBER_EVENT_STOP)
+        event.stop.code = from->code;
+    if (from->type == MEMBER_EVENT_TICK)
+        outboxes_sweep(l->outboxes, uv_now(&l->member.uv),
+                       bl_timing_of(l->member.patience_ms).drain_ms);
     handle(l, &event);
 }
 
@@ -377,17 +374,19 @@ static void on_opened(struct loop *l, const struct bl_error *error)
         return;
     }
     l->data_open = true;
+    l->progress++;
     bl_log(BL_LOG_INFO, "run=%s samples=%" PRIu64 " side=%u threads=%u capacity=%u",
            l->member.run_folder, fetch_samples(l->fetch), fetch_side(l->fetch), l->threads,
            l->capacity);
-    struct loader_event event = {.type = LOADER_EVENT_OPENED, .opened = {true}};
+    struct loader_event event = {.type = LOADER_EVENT_OPENED};
     handle(l, &event);
 }
 
 static void on_made(struct loop *l, struct fetch_micro_batch *micro_batch)
 {
+    l->progress++;
     l->assignments[micro_batch->slot].micro_batch = micro_batch;
-    struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {micro_batch->slot}};
+    struct loader_event event = {.type = LOADER_EVENT_MADE, .slot = {micro_batch->slot, false}};
     handle(l, &event);
 }
 
@@ -403,29 +402,17 @@ static void on_woken(void *context)
         case FETCH_MADE:
             on_made(l, event.micro_batch);
             break;
+        case FETCH_PROBED: /* not asked for yet */
+            break;
         case FETCH_FAILED:
             member_fail(&l->member, &event.error);
             break;
         }
 }
 
-static void wake(void *context)
-{
-    struct loop *l = context;
-    member_wake(&l->member);
-}
-
 static void on_writable(void *context)
 {
     pump(context);
-}
-
-static void on_tick(void *context)
-{
-    struct loop *l = context;
-    struct loader_event event = {.type = LOADER_EVENT_TICK};
-    outboxes_sweep(l->outboxes, uv_now(&l->member.uv), bl_timing_of(l->patience_ms).drain_ms);
-    handle(l, &event);
 }
 
 /* -- start and end ---------------------------------------------------------------------------- */
@@ -450,7 +437,7 @@ static void close_all(struct loop *l)
     free(l->assignments);
 }
 
-static int start(struct loop *l, struct bl_error *err)
+static void count_threads(struct loop *l)
 {
     const struct loader_options *o = l->options;
     l->threads = o->threads ? (uint32_t)o->threads : all_cores();
@@ -459,43 +446,45 @@ static int start(struct loop *l, struct bl_error *err)
         l->capacity = BL_LOADER_CAPACITY_MAX;
     if (l->threads > l->capacity)
         l->threads = l->capacity; /* a thread makes a micro-batch */
-    struct loader_config config = {.incarnation = l->member.incarnation,
-                                   .capacity = l->capacity,
-                                   .jobs = l->threads,
-                                   .patience_ms = l->patience_ms,
-                                   .reconnect_ms = (uint64_t)o->patience_s * 1000};
-    if (wire_check_endpoint(o->endpoint, o->insecure, err) < 0)
-        return bl_error_key(err, "--coord");
+}
+
+static int start(struct loop *l, struct bl_error *err)
+{
+    count_threads(l);
+    struct loader_config config = {
+        .capacity = l->capacity, .jobs = l->threads, .member = member_config(&l->member)};
     BL_TRY(loader_new(&config, &l->core, err));
     l->slot_count = config.capacity + config.jobs;
     l->assignments = calloc(l->slot_count, sizeof *l->assignments);
     if (!l->assignments)
         return bl_fail(err, BL_ENOMEM, "no memory for %u assignments", l->slot_count);
-    BL_TRY(wire_context_open(&l->member.zmq, err));
-    struct outboxes_options outboxes = {&l->member.uv, l->member.zmq, o->insecure, on_writable, l};
+    struct outboxes_options outboxes = {&l->member.uv, l->member.zmq, l->options->insecure,
+                                        on_writable, l};
     BL_TRY(outboxes_open(&outboxes, &l->outboxes, err));
-    BL_TRY(fetch_start(&(struct fetch_options){(int)l->threads, wake, l}, &l->fetch, err));
+    BL_TRY(fetch_start(&(struct fetch_options){(int)l->threads, member_wake, &l->member}, &l->fetch,
+                       err));
     uv_update_time(&l->member.uv);
     const struct loader_actions *actions = loader_start(l->core, uv_now(&l->member.uv));
     for (uint32_t i = 0; i < actions->count; i++)
         carry_out(l, &actions->list[i]);
-    return 0;
+    return member_run(&l->member, err);
 }
 
 int loader_run(const struct loader_options *options, struct bl_error *err)
 {
-    static const struct member_calls calls = {on_message, on_lost, on_woken, on_tick};
-    struct loop l = {.options = options, .patience_ms = 10000};
+    static const struct member_calls calls = {on_event, on_message, on_woken};
+    struct loop l = {.options = options};
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_LOADER,
                                     .endpoint = options->endpoint,
+                                    .insecure = options->insecure,
+                                    .patience_s = options->patience_s,
                                     .name = options->name,
                                     .parent = options->parent,
                                     .calls = &calls,
                                     .context = &l};
-    member_open(&l.member, &member);
-    int rc = start(&l, err);
+    int rc = member_open(&l.member, &member, err);
     if (rc == 0)
-        rc = member_run(&l.member, err);
+        rc = start(&l, err);
     close_all(&l);
     return rc;
 }

@@ -63,7 +63,7 @@ static int outbox_new(struct outboxes *o, const char *endpoint, struct outbox **
                       struct bl_error *err)
 {
     if (wire_check_endpoint(endpoint, o->options.insecure, err) < 0)
-        return bl_error_key(err, "Assignment.endpoint");
+        return bl_error_remedy(err, "start this loader with --insecure on a network you trust");
     struct outbox *outbox = calloc(1, sizeof *outbox);
     if (!outbox)
         return bl_fail(err, BL_ENOMEM, "no memory for a worker's socket");

@@ -2,6 +2,8 @@
 #include "loader/sample.h"
 
 #include <sodium.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +20,8 @@ struct sample_source {
     struct caption_rules *rules;
     struct image_processor processor;
     uint32_t *prefixes; /* ids of each caption column's prefix */
+    struct sample_patience patience;
+    _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
 };
 
 /* Ids of each column's prompt: generation continues a caption from there. */
@@ -50,12 +54,18 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
 }
 
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       struct sample_source **ret, struct bl_error *err)
+                       const struct sample_patience *patience, struct sample_source **ret,
+                       struct bl_error *err)
 {
     bl_auto(sample_source) struct sample_source *s = calloc(1, sizeof *s);
     if (!s)
         return bl_fail(err, BL_ENOMEM, "no memory for the run's data");
+    s->patience = *patience;
     BL_TRY(run_open(run_folder, run, &s->config, &s->dataset, err));
+    s->verified = calloc(sample_count(s) / 8 + 1, sizeof *s->verified);
+    if (!s->verified)
+        return bl_fail(err, BL_ENOMEM, "no memory for %llu samples",
+                       (unsigned long long)sample_count(s));
     BL_TRY(open_captions(s, err));
     BL_TRY(image_processor_open(s->config->vision.path, s->config->data.max_pixels, &s->processor,
                                 err));
@@ -68,6 +78,7 @@ void sample_source_free(struct sample_source **source)
     struct sample_source *s = *source;
     if (!s)
         return;
+    free(s->verified);
     free(s->prefixes);
     caption_rules_free(&s->rules);
     tokenizer_free(&s->tokenizer);
@@ -87,29 +98,68 @@ uint32_t sample_side(const struct sample_source *s)
     return s->processor.side;
 }
 
-/* The file's bytes, which must be those that were indexed: the split, and what counts as the same
+/* -- image bytes ------------------------------------------------------------------------------ */
+
+static bool is_verified(const struct sample_source *s, uint64_t id)
+{
+    return atomic_load_explicit(&s->verified[id / 8], memory_order_relaxed) >> id % 8 & 1;
+}
+
+static void set_verified(const struct sample_source *s, uint64_t id)
+{
+    atomic_fetch_or_explicit(&s->verified[id / 8], (uint8_t)(1u << id % 8), memory_order_relaxed);
+}
+
+/* The image's bytes, which must be those that were indexed: the split, and what counts as the same
  * image, were decided by their hash. */
-static int read_image(const struct sample_source *s, const struct dataset_sample *sample,
-                      char **ret_data, size_t *ret_size, struct bl_error *err)
+static int read_image(const struct sample_source *s, uint64_t id,
+                      const struct dataset_sample *sample, char **ret_data, size_t *ret_size,
+                      struct bl_error *err)
 {
     uint8_t hash[crypto_hash_sha256_BYTES];
+    struct bl_stamp stamp;
     bl_autofree char *data = NULL;
     size_t size;
-    BL_TRY(bl_file_read(sample->image, BL_IMAGE_FILE_BYTES_MAX, &data, &size, err));
-    crypto_hash_sha256(hash, (const uint8_t *)data, size);
-    if (memcmp(hash, sample->hash, sizeof hash) != 0)
-        return bl_fail(err, BL_EDATA, "the file has changed since the run's index was made");
+    BL_TRY(location_read(&sample->location, BL_IMAGE_FILE_BYTES_MAX, &data, &size, &stamp, err));
+    bool as_indexed = bl_stamp_equal(&stamp, &sample->stamp);
+    if (!as_indexed || !is_verified(s, id)) {
+        crypto_hash_sha256(hash, (const uint8_t *)data, size);
+        if (memcmp(hash, sample->hash, sizeof hash) != 0)
+            return bl_fail(err, BL_EDATA, "the image has changed since the run's index was made");
+        if (as_indexed)
+            set_verified(s, id);
+    }
     *ret_data = bl_take(&data);
     *ret_size = size;
     return 0;
 }
 
-static int make_pixels(const struct sample_source *s, const struct dataset_sample *sample,
-                       uint8_t *pixels, struct bl_error *err)
+/* After the `failures`-th failed try in a row: waits and returns 0 where another try may help. */
+static int before_next_try(const struct sample_source *s, const struct dataset_sample *sample,
+                           unsigned failures, struct bl_error *err)
+{
+    char image[4096];
+    if (location_failure_of(err) != LOCATION_PASSING)
+        return -err->code;
+    uint32_t ms = location_backoff_ms(failures);
+    if (ms && !s->patience.wait(s->patience.context, ms))
+        return bl_fail(err, BL_ESTOPPED, "stopped while waiting for an image");
+    if (ms)
+        return 0;
+    location_describe(&sample->location, image, sizeof image);
+    size_t used = strlen(err->text);
+    snprintf(err->text + used, sizeof err->text - used, " (tried %u times)", failures);
+    return bl_error_file(err, image);
+}
+
+/* -- a sample --------------------------------------------------------------------------------- */
+
+static int make_pixels(const struct sample_source *s, uint64_t id,
+                       const struct dataset_sample *sample, uint8_t *pixels, struct bl_error *err)
 {
     bl_autofree char *data = NULL;
     size_t size = 0;
-    BL_TRY(read_image(s, sample, &data, &size, err));
+    BL_TRY(read_image(s, id, sample, &data, &size, err));
     return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);
 }
 
@@ -136,10 +186,55 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
 {
     struct dataset_sample sample;
     struct sample_info info;
+    size_t before = ids->count;
     dataset_sample(s->dataset, id, &sample);
-    BL_TRY(make_pixels(s, &sample, pixels, err));
-    BL_TRY(make_ids(s, id, epoch, ids, &info, err));
+    for (unsigned failures = 0;;) {
+        int rc = make_pixels(s, id, &sample, pixels, err);
+        if (rc == 0)
+            rc = make_ids(s, id, epoch, ids, &info, err);
+        if (rc == 0)
+            break;
+        ids->count = before;
+        BL_TRY(before_next_try(s, &sample, ++failures, err));
+    }
     memcpy(&info.image_hash, sample.hash, sizeof info.image_hash);
     *ret = info;
+    return 0;
+}
+
+/* -- proof ------------------------------------------------------------------------------------ */
+
+static int probe_one(const struct sample_source *s, uint64_t id, uint64_t *ret,
+                     struct bl_error *err)
+{
+    uint8_t hash[crypto_hash_sha256_BYTES];
+    struct dataset_sample sample;
+    bl_autofree char *data = NULL;
+    size_t size = 0;
+    if (id >= sample_count(s))
+        return bl_fail(err, BL_EDATA, "expected samples below %llu, found %llu",
+                       (unsigned long long)sample_count(s), (unsigned long long)id);
+    dataset_sample(s->dataset, id, &sample);
+    for (unsigned failures = 0;
+         location_read(&sample.location, BL_IMAGE_FILE_BYTES_MAX, &data, &size, NULL, err) < 0;)
+        BL_TRY(before_next_try(s, &sample, ++failures, err));
+    crypto_hash_sha256(hash, (const uint8_t *)data, size);
+    memcpy(ret, hash, sizeof *ret);
+    return 0;
+}
+
+int sample_probe(const struct sample_source *s, const uint64_t *ids, size_t count,
+                 uint64_t *ret_hashes, struct bl_error *ret_error, struct bl_error *err)
+{
+    *ret_error = (struct bl_error){0};
+    for (size_t i = 0; i < count; i++) {
+        struct bl_error why;
+        ret_hashes[i] = 0;
+        int rc = probe_one(s, ids[i], &ret_hashes[i], &why);
+        if (rc == -BL_ESTOPPED)
+            return bl_fail(err, BL_ESTOPPED, "%s", why.text);
+        if (rc < 0 && !ret_error->code)
+            *ret_error = why;
+    }
     return 0;
 }

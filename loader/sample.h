@@ -1,5 +1,13 @@
 /* loader/sample.h - one sample as the worker takes it: the image's square of pixels and the
- * caption's ids. What is open here is immutable and used by all threads. */
+ * caption's ids. What is open here is used by all threads at once.
+ *
+ * Whose fault a failure is (location_failure_of tells from the error):
+ *   LOCATION_BAD         the bytes are no picture, or too large: every host finds the same, the sample is void.
+ *   LOCATION_UNREADABLE  the index knew the image, and here it is not there, not permitted, or other bytes than were
+ *                        indexed. That may be this host's mount: the sample is void only when another loader agrees.
+ *   LOCATION_PASSING     the host's for half a minute (EIO, EMFILE, ESTALE, no memory, ...), tried again with growing
+ *                        pauses. It says nothing about the sample: this process ends with the error, which names the
+ *                        file. */
 #pragma once
 
 #include <stdint.h>
@@ -13,10 +21,17 @@
 
 struct sample_source;
 
+/* How to pass the time between two tries, from any thread. wait returns false to stop trying (-BL_ESTOPPED). */
+struct sample_patience {
+    bool (*wait)(void *context, uint32_t ms);
+    void *context;
+};
+
 /* Reads the run folder's configuration and index, the language model's tokenizer and the vision
  * model's preprocessing. Takes up to a second. *ret is the caller's. */
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       struct sample_source **ret, struct bl_error *err);
+                       const struct sample_patience *patience, struct sample_source **ret,
+                       struct bl_error *err);
 /* NULL is fine; sets *source to NULL. */
 void sample_source_free(struct sample_source **source);
 
@@ -30,7 +45,15 @@ struct sample_info {
 };
 
 /* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3), appends the ids of the
- * caption that it has in `epoch`. -BL_ENOMEM: this process is short of memory. Any other failure is
- * the sample's own: err->text says why it cannot be had, and ids are as before. */
+ * caption that it has in `epoch`. The image's bytes are compared with the index by their SHA-256; once
+ * they were equal, a file of the indexed size and time is taken to be the same. A failure leaves ids as
+ * before; *err, which must not be NULL, says whose it is (above). -BL_ESTOPPED: wait returned false. */
 int sample_make(const struct sample_source *source, uint64_t id, uint32_t epoch, uint8_t *pixels,
                 struct token_ids *ids, struct sample_info *ret, struct bl_error *err);
+
+/* Proof that this host sees the run's images: reads those of `count` samples and gives the first 8 bytes
+ * of each content's SHA-256, as sample_info.image_hash has it, for the coordinator to compare with its
+ * index. 0: it could not be read here, or there is no such sample; *ret_error says why the first of them
+ * could not (code 0: all were read). The only failure is -BL_ESTOPPED. */
+int sample_probe(const struct sample_source *source, const uint64_t *ids, size_t count,
+                 uint64_t *ret_hashes, struct bl_error *ret_error, struct bl_error *err);

@@ -173,8 +173,24 @@ static int check_report(const Blipren__Report *m, struct bl_error *err)
 static int check_validation(const Blipren__Validation *m, struct bl_error *err)
 {
     CHECK_RANGE(m->n_captions, 0, BL_MICRO_BATCH_SLOTS_MAX, "Validation.captions");
+    CHECK_RANGE(m->captions_left_out, 0, BL_MICRO_BATCH_SLOTS_MAX, "Validation.captions_left_out");
     CHECK_RANGE(m->n_expert_weight, 0, BL_EXPERTS_MAX, "Validation.expert_weight");
     return 0;
+}
+
+static int check_broken(const Blipren__Broken *m, struct bl_error *err)
+{
+    CHECK_RANGE(m->n_unreached, 0, BL_WORKERS_MAX - 1, "Broken.unreached");
+    for (size_t i = 0; i < m->n_unreached; i++)
+        CHECK_RANGE(m->unreached[i], 0, BL_WORKERS_MAX - 1, "Broken.unreached");
+    return 0;
+}
+
+static int check_ended(const Blipren__Ended *m, struct bl_error *err)
+{
+    CHECK_RANGE(m->applied_step, -1, INT64_MAX, "Ended.applied_step");
+    CHECK_RANGE(m->n_probe_hash, 0, BL_PROBE_SAMPLES_MAX, "Ended.probe_hash");
+    return check_digest(&m->state_digest, "Ended.state_digest", err);
 }
 
 static int check_completed(const Blipren__Completed *m, struct bl_error *err)
@@ -192,6 +208,7 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK_TEXT(m->run_folder, 4096, "Welcome.run_folder");
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
+    CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");
     CHECK_RANGE(m->patience_ms, 60, INT32_MAX, "Welcome.patience_ms");
     return 0;
 }
@@ -220,8 +237,7 @@ static int check_body(const Blipren__Envelope *e, struct bl_error *err)
     case BLIPREN__ENVELOPE__BODY_HELLO:
         return check_hello(e->hello, err);
     case BLIPREN__ENVELOPE__BODY_ENDED:
-        CHECK_RANGE(e->ended->applied_step, -1, INT64_MAX, "Ended.applied_step");
-        return check_digest(&e->ended->state_digest, "Ended.state_digest", err);
+        return check_ended(e->ended, err);
     case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
         CHECK_TEXT(e->rendezvous->key, 64, "Rendezvous.key");
         return 0;
@@ -247,8 +263,9 @@ static int check_body(const Blipren__Envelope *e, struct bl_error *err)
         return check_assignment(e->assignment, err);
     case BLIPREN__ENVELOPE__BODY_SAVE:
         return check_name(e->save->folder, "Save.folder", err);
-    case BLIPREN__ENVELOPE__BODY_BEAT:
     case BLIPREN__ENVELOPE__BODY_BROKEN:
+        return check_broken(e->broken, err);
+    case BLIPREN__ENVELOPE__BODY_BEAT:
     case BLIPREN__ENVELOPE__BODY_GOODBYE:
     case BLIPREN__ENVELOPE__BODY_REFUSE:
     case BLIPREN__ENVELOPE__BODY_PULSE:

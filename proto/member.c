@@ -9,6 +9,7 @@
 #include "common/log.h"
 
 #define LINGER_MS 500
+#define PATIENCE_GUESS_MS 10000
 
 static const char *role_name(const struct member *m)
 {
@@ -28,7 +29,7 @@ void member_send(struct member *m, uint64_t generation, Blipren__Envelope *e)
         e->run = (ProtobufCBinaryData){sizeof m->run, m->run};
     wire_pack(e, &data, &size);
     if (m->control && wire_dealer_send(m->control, data, size) < 0)
-        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection, ignoring", wire_body_name(e));
+        bl_log(BL_LOG_DEBUG, "message=%s not sent: no connection", wire_body_name(e));
 }
 
 void member_hello(struct member *m, Blipren__Hello *hello)
@@ -77,15 +78,30 @@ static enum wire_met whom_it_met(const struct member *m)
     return met > m->met ? met : m->met;
 }
 
+/* No coordinator, for the whole of the patience: what was there instead? */
+static void explain_absence(struct member *m, const char *text)
+{
+    const struct bl_error *malformed = &m->malformed;
+    if (m->welcomed) {
+        bl_fail(&m->error, BL_EPEER, "%s", text);
+    } else if (malformed->code) {
+        bl_fail(&m->error, BL_EPEER, "%s: malformed message: %s%s%s", text, malformed->key,
+                malformed->key[0] ? ": " : "", malformed->text);
+        bl_error_remedy(&m->error, "install the same version of BLIPren on every host");
+    } else {
+        bl_fail(&m->error, BL_EPEER, "%s: %s", text, wire_met_words(whom_it_met(m)));
+    }
+    bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
+}
+
 void member_exit(struct member *m, int code, const char *text)
 {
     if (code && !m->error.code) {
-        bool absent = code == BL_EPEER && !m->welcomed;
-        bl_fail(&m->error, (enum bl_error_code)code, "%s%s%s", text, absent ? ": " : "",
-                absent ? wire_met_words(whom_it_met(m)) : "");
         if (code == BL_EPEER)
-            bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
-        else if (code != BL_ESTOPPED)
+            explain_absence(m, text);
+        else
+            bl_fail(&m->error, (enum bl_error_code)code, "%s", text);
+        if (code != BL_ESTOPPED)
             bl_error_remedy(&m->error, "see that peer's own log");
         bl_error_peer(&m->error, m->options.endpoint);
     }
@@ -106,6 +122,8 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     memcpy(m->run, e->run.data, RUN_ID_BYTES);
     m->run_known = true;
     m->welcomed = true;
+    m->malformed.code = BL_OK;
+    m->patience_ms = e->welcome->patience_ms;
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
     return 0;
 }
@@ -117,13 +135,64 @@ static void take_refuse(struct member *m, const Blipren__Refuse *refuse)
     bl_error_peer(&m->error, m->options.endpoint);
 }
 
+/* Is it one of every member's messages? Then *ret has what the rules need of it. */
+static bool translate(const struct member *m, const Blipren__Envelope *e, struct member_event *ret)
+{
+    *ret = (struct member_event){.link = m->link, .generation = e->generation};
+    switch (e->body_case) {
+    case BLIPREN__ENVELOPE__BODY_WELCOME:
+        ret->type = MEMBER_EVENT_WELCOME;
+        ret->patience_ms = e->welcome->patience_ms;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_REFUSE:
+        ret->type = MEMBER_EVENT_REFUSE;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_PULSE:
+        ret->type = MEMBER_EVENT_PULSE;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_END:
+        ret->type = MEMBER_EVENT_END;
+        return true;
+    case BLIPREN__ENVELOPE__BODY_STOP:
+        ret->type = MEMBER_EVENT_STOP;
+        ret->code = bl_error_code(e->stop->reason);
+        return true;
+    default:
+        return false;
+    }
+}
+
 static int handle(struct member *m, const Blipren__Envelope *e, struct bl_error *err)
 {
-    if (e->body_case == BLIPREN__ENVELOPE__BODY_WELCOME)
+    struct member_event event;
+    if (!translate(m, e, &event))
+        return m->options.calls->message(m->options.context, e, err);
+    if (event.type == MEMBER_EVENT_WELCOME)
         BL_TRY(take_welcome(m, e, err));
-    if (e->body_case == BLIPREN__ENVELOPE__BODY_REFUSE)
+    if (event.type == MEMBER_EVENT_REFUSE)
         take_refuse(m, e->refuse);
-    return m->options.calls->message(m->options.context, e, err);
+    m->options.calls->event(m->options.context, &event);
+    return 0;
+}
+
+/* A coordinator that was killed and comes back is found at once, not after the patience. */
+static void on_lost(void *member)
+{
+    struct member *m = member;
+    struct member_event event = {.type = MEMBER_EVENT_LOST, .link = m->link};
+    if (!m->leaving)
+        m->options.calls->event(m->options.context, &event);
+}
+
+/* A malformed message: the connection is closed, and the rules make a new one (W2). */
+static void give_up_connection(struct member *m, const struct bl_error *why)
+{
+    bl_log(BL_LOG_WARNING, "malformed message of the coordinator, connection closed: %s%s%s",
+           why->key, why->key[0] ? ": " : "", why->text);
+    m->malformed = *why;
+    m->met = whom_it_met(m);
+    wire_socket_close(&m->control, 0);
+    on_lost(m);
 }
 
 static void on_control(void *member, const struct wire_id *from, struct wire_frames *frames)
@@ -136,7 +205,9 @@ static void on_control(void *member, const struct wire_id *from, struct wire_fra
     int rc = wire_unpack_frames(frames, &e, &err);
     if (rc == 0)
         rc = handle(m, e, &err);
-    if (rc < 0) {
+    if (rc == -BL_EPROTO) {
+        give_up_connection(m, &err);
+    } else if (rc < 0) {
         bl_error_peer(&err, m->options.endpoint);
         member_fail(m, &err);
     }
@@ -144,23 +215,17 @@ static void on_control(void *member, const struct wire_id *from, struct wire_fra
         wire_envelope_free(&e);
 }
 
-/* A coordinator that was killed and comes back is found at once, not after the patience. */
-static void on_lost(void *member)
-{
-    struct member *m = member;
-    if (!m->leaving)
-        m->options.calls->lost(m->options.context);
-}
-
-int member_connect(struct member *m, uint64_t link, struct bl_error *err)
+void member_connect(struct member *m, uint64_t link)
 {
     struct wire_id id = wire_id_make(m->incarnation, link);
+    struct bl_error err;
     m->met = whom_it_met(m);
     m->welcomed = false;
     wire_socket_close(&m->control, 0);
     m->link = link;
-    return wire_dealer(&m->uv, m->zmq, m->options.endpoint, &id, on_control, on_lost, m,
-                       &m->control, err);
+    if (wire_dealer(&m->uv, m->zmq, m->options.endpoint, &id, on_control, on_lost, m, &m->control,
+                    &err) < 0)
+        member_fail(m, &err);
 }
 
 /* -- clock, signals, other threads -- */
@@ -172,16 +237,18 @@ static void on_wake(uv_async_t *async)
         m->options.calls->woken(m->options.context);
 }
 
-void member_wake(struct member *m)
+void member_wake(void *member)
 {
+    struct member *m = member;
     uv_async_send(&m->wake);
 }
 
 static void on_tick(uv_timer_t *timer)
 {
     struct member *m = timer->data;
+    struct member_event event = {.type = MEMBER_EVENT_TICK};
     if (!m->leaving)
-        m->options.calls->tick(m->options.context);
+        m->options.calls->event(m->options.context, &event);
 }
 
 /* The first signal ends the process in order; the handlers are gone then, so that a second one ends it at once. */
@@ -213,22 +280,38 @@ static void start_handles(struct member *m)
     }
 }
 
-void member_open(struct member *m, const struct member_options *options)
+static void name_yourself(struct member *m)
 {
+    const struct member_options *o = &m->options;
     char host[64] = "";
-    *m = (struct member){.options = *options, .incarnation = wire_incarnation()};
-    if (options->parent)
-        run_die_with_parent(options->parent);
     gethostname(host, sizeof host - 1);
-    if (options->name)
-        snprintf(m->name, sizeof m->name, "%s", options->name);
+    if (o->name)
+        snprintf(m->name, sizeof m->name, "%s", o->name);
     else
         snprintf(m->name, sizeof m->name, "%s:%d", host, (int)getpid());
     wire_text(m->name);
-    snprintf(m->build, sizeof m->build, "blipren " BLIPREN_VERSION "%s%s",
-             options->kind ? ", " : "", options->kind ? options->kind : "");
+    snprintf(m->build, sizeof m->build, "blipren " BLIPREN_VERSION "%s%s", o->kind ? ", " : "",
+             o->kind ? o->kind : "");
     bl_log_identity(role_name(m), "%s", m->name);
+}
+
+int member_open(struct member *m, const struct member_options *options, struct bl_error *err)
+{
+    *m = (struct member){
+        .options = *options, .incarnation = wire_incarnation(), .patience_ms = PATIENCE_GUESS_MS};
+    if (options->parent)
+        run_die_with_parent(options->parent);
+    name_yourself(m);
     start_handles(m);
+    /* a coordinator that starts us was told already */
+    if (wire_check_endpoint(options->endpoint, options->insecure || options->parent, err) < 0)
+        return bl_error_key(err, "--coord");
+    return wire_context_open(&m->zmq, err);
+}
+
+struct core_member_config member_config(const struct member *m)
+{
+    return (struct core_member_config){m->patience_ms, (uint64_t)m->options.patience_s * 1000};
 }
 
 int member_run(struct member *m, struct bl_error *err)

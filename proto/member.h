@@ -11,23 +11,28 @@
 
 #include "common/error.h"
 #include "common/data/run.h"
+#include "proto/core_member.h"
 #include "proto/socket.h"
 #include "proto/wire.h"
 
 /* What the program does about what happens; each gets its context. None is called once the member is leaving. */
 struct member_calls {
-    /* From the coordinator, on the newest connection. The member has taken note of Welcome and Refuse already. A failure
-     * ends the process. */
+    /* What happens to every member: a message of proto/core_member.h's list, of which the member itself has taken note, a lost
+     * connection, or a tick, every MEMBER_TICK_MS. */
+    void (*event)(void *context, const struct member_event *event);
+    /* Any other message of the coordinator, on the newest connection. -BL_EPROTO gives the connection up; another failure ends
+     * the process. */
     int (*message)(void *context, const Blipren__Envelope *message, struct bl_error *err);
-    void (*lost)(void *context);  /* the connection broke */
-    void (*woken)(void *context); /* after member_wake, once for any number of them */
-    void (*tick)(void *context);  /* every MEMBER_TICK_MS */
+    /* After member_wake, once for any number of them. */
+    void (*woken)(void *context);
 };
 #define MEMBER_TICK_MS 50
 
 struct member_options {
     Blipren__Role role;
     const char *endpoint; /* of the coordinator */
+    bool insecure;        /* which may be on another machine */
+    unsigned patience_s;  /* without a coordinator for so long: leave */
     const char *name;     /* for people; NULL: host:pid */
     const char *kind;     /* of machine, as far as results depend on it; NULL: they do not */
     int parent;           /* process to die with; 0: none */
@@ -43,7 +48,7 @@ struct member {
     uv_timer_t tick;
     uv_signal_t signals[RUN_SIGNALS_MAX];
     int signal_count;
-    void *zmq; /* for the program's other sockets too; NULL until it opens it */
+    void *zmq; /* for the program's other sockets too */
     struct wire_socket *control;
 
     char name[128], build[160];
@@ -51,28 +56,35 @@ struct member {
     bool run_known;             /* then these are the run's, for ever */
     uint8_t run[RUN_ID_BYTES];
     char run_folder[4096];
+    uint32_t patience_ms; /* the run's; a guess until Welcome tells it */
 
     bool welcomed; /* by this connection */
     enum wire_met
         met; /* at the coordinator's address by those before it, while there was no Welcome */
 
+    struct bl_error malformed; /* the last malformed message since a Welcome; code 0: none */
+
     bool leaving;
     struct bl_error error; /* why, code 0: as told */
 };
 
-/* Draws its incarnation, opens the loop with the handles, and says in the log who it is. Options are copied. */
-void member_open(struct member *m, const struct member_options *options);
+/* Draws its incarnation, opens the loop with its handles and the ZeroMQ context, and says in the log who it is. Options are
+ * copied. -BL_EUSAGE: the coordinator's endpoint. In any case member_close is to follow. */
+int member_open(struct member *m, const struct member_options *options, struct bl_error *err);
+/* What the program's rules need to know. */
+struct core_member_config member_config(const struct member *m);
 /* Runs the loop until the member leaves. 0, or why it did. */
 int member_run(struct member *m, struct bl_error *err);
 /* Closes the connection, then whatever handles the loop still has, and the ZeroMQ context. The program's other sockets must
  * be closed before. */
 void member_close(struct member *m);
 
-/* Any thread: calls->woken on the loop's. */
-void member_wake(struct member *m);
+/* Any thread: calls->woken on the loop's. Takes any pointer, so that it can be a callback. */
+void member_wake(void *member);
 
-/* A new connection, whose number is `link`, in place of the one before; what that had not sent yet is dropped. */
-int member_connect(struct member *m, uint64_t link, struct bl_error *err);
+/* A new connection, whose number is `link`, in place of the one before; what that had not sent yet is dropped. A failure
+ * ends the process. */
+void member_connect(struct member *m, uint64_t link);
 
 /* Fills in who sends, and sends. A connection that is full or lost shows as silence, which the rules deal with. */
 void member_send(struct member *m, uint64_t generation, Blipren__Envelope *envelope);

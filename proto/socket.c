@@ -158,8 +158,7 @@ static void on_check(uv_check_t *check)
             s->receive(s->user, s->is_router ? &from : NULL, &frames);
         } else {
             s->dropped++;
-            bl_log(BL_LOG_WARNING, "a message from %s has not this protocol's form, ignoring",
-                   wire_address(&frames));
+            bl_log(BL_LOG_WARNING, "malformed message from %s, ignored", wire_address(&frames));
         }
         wire_frames_close(&frames);
     }
@@ -325,7 +324,7 @@ static void on_event(void *context, const struct wire_id *from, struct wire_fram
         memcpy(&event, zmq_msg_data(&frames->at[0]), sizeof event);
     if (s->is_router && (event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL ||
                          event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL))
-        bl_log(BL_LOG_WARNING, "something connected that does not speak this protocol, ignoring");
+        bl_log(BL_LOG_WARNING, "something connected that does not speak this protocol, ignored");
     if (event == ZMQ_EVENT_CONNECTED && s->met == WIRE_NOBODY)
         s->met = WIRE_STRANGER;
     if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)

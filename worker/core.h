@@ -1,5 +1,6 @@
 /* worker/core.h - a worker's rules: joining, forming, which micro-batch is computed next, when a step is
- * reduced and applied, snapshots, leaving. A pure state machine like coordinator/core.h.
+ * reduced and applied, snapshots, leaving. A pure state machine like coordinator/core.h; what it shares
+ * with the loader is proto/core_member.h.
  *
  * Engine   the loop gives FORM, COMPUTE, REDUCE, SNAPSHOT and ABORT to the compute thread's queue.
  *          All but ABORT run in order; ABORT makes the running one return soon, discards the queued
@@ -11,6 +12,7 @@
 
 #include "common/cluster.h"
 #include "common/error.h"
+#include "proto/core_member.h"
 
 /* name, what it waits for */
 #define WORKER_STATES(X)                                                                           \
@@ -35,14 +37,10 @@ enum worker_state {
 
 /* name, where it comes from */
 #define WORKER_EVENTS(X)                                                                           \
-    X(WELCOME, "coordinator")                                                                      \
-    X(REFUSE, "coordinator")                                                                       \
-    X(PULSE, "coordinator")                                                                        \
-    X(END, "coordinator")                                                                          \
+    MEMBER_EVENTS(X)                                                                               \
     X(FORM, "coordinator")                                                                         \
     X(RENDEZVOUS, "coordinator")                                                                   \
     X(SAVE, "coordinator")                                                                         \
-    X(STOP, "coordinator")                                                                         \
     X(DATA, "loader")                                                                              \
     X(OPENED, "engine")                                                                            \
     X(FORMED, "engine")                                                                            \
@@ -51,9 +49,7 @@ enum worker_state {
     X(SNAPPED, "engine")                                                                           \
     X(FAILED, "engine")                                                                            \
     X(ABORTED, "engine")                                                                           \
-    X(WRITTEN, "writer")                                                                           \
-    X(LOST, "loop")                                                                                \
-    X(TICK, "loop")
+    X(WRITTEN, "writer")
 enum worker_event_type {
 #define X(name, source) WORKER_EVENT_##name,
     WORKER_EVENTS(X)
@@ -83,7 +79,6 @@ struct worker_event {
             const char *folder; /* borrowed */
         } save;
         struct {
-            uint64_t last;
             int code;
         } stop;
         struct {             /* DATA: header checked against the plan by the loop (sizes, run) */
@@ -92,9 +87,6 @@ struct worker_event {
             uint64_t step;
             uint32_t micro_batch;
         } data;
-        struct {
-            bool ok; /* false: the models cannot be opened; the loop has the error */
-        } opened;
         struct {
             struct bl_digest digest;
         } formed;
@@ -199,9 +191,8 @@ struct worker_actions {
 };
 
 struct worker_config {
-    uint64_t incarnation;  /* random, not 0 */
-    uint32_t patience_ms;  /* until Welcome tells the run's */
-    uint64_t reconnect_ms; /* without a coordinator for so long: exit */
+    uint64_t incarnation; /* random, not 0 */
+    struct core_member_config member;
 };
 
 struct worker;

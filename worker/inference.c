@@ -140,7 +140,7 @@ static int decode(const struct inference *in, const char *path, uint8_t *pixels,
     const struct hf_preprocess *p = captioner_preprocess(in->captioner);
     struct image image = {0};
     BL_TRY(image_decode((const uint8_t *)data, size, in->config->data.max_pixels, &image, err));
-    int rc = image_resize(&image, p->width, p->height, (enum image_filter)p->resample, pixels, err);
+    int rc = image_resize(&image, p->width, p->height, p->filter, pixels, err);
     image_release(&image);
     return rc;
 }

@@ -10,7 +10,6 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
-#include "common/data/run.h"
 #include "worker/ops/ops.h"
 
 static double now_s(void)
@@ -20,72 +19,67 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* ---- Actions: one function for each that is not a message --------------------------------------
+ */
+
 static void connect_control(struct loop *l, const struct worker_action *a)
 {
-    struct bl_error err;
-    if (member_connect(&l->member, a->link, &err) < 0)
-        member_fail(&l->member, &err);
-    else
-        loop_send_hello(l, a);
+    member_connect(&l->member, a->link);
+    loop_send_hello(l, a);
 }
 
-static void publish(void *context, uint64_t generation, const char *key, const void *value,
-                    size_t size)
+static void open_run(struct loop *l, const struct worker_action *a)
 {
-    struct loop *l = context;
-    struct outgoing *o = calloc(1, sizeof *o + size);
-    BL_ASSERT(o != NULL);
-    o->generation = generation;
-    snprintf(o->key, sizeof o->key, "%s", key);
-    o->size = size;
-    memcpy(o->value, value, size);
-    pthread_mutex_lock(&l->lock);
-    *l->outgoing_end = o;
-    l->outgoing_end = &o->next;
-    pthread_mutex_unlock(&l->lock);
-    member_wake(&l->member);
+    loop_open(l);
 }
 
-static void wake(void *context)
+static void say_goodbye(struct loop *l, const struct worker_action *a)
 {
-    struct loop *l = context;
-    member_wake(&l->member);
+    member_goodbye(&l->member, "done");
 }
 
-/* Configuration and index at once, the models on the engine's thread. */
-static int open_run(struct loop *l, struct bl_error *err)
+static void keep(struct loop *l, const struct worker_action *a)
 {
-    BL_TRY(run_open(l->member.run_folder, l->member.run, &l->config, &l->dataset, err));
-    run_plan(l->config, l->dataset, &l->plan);
-    bl_hex(dataset_fingerprint(l->dataset), 32, l->fingerprint);
-    BL_TRY(worker_set_plan(l->core, &l->plan, err));
-    l->buffers = calloc(l->plan.window, sizeof(struct batch *));
-    if (!l->buffers)
-        return bl_fail(err, BL_ENOMEM, "no memory for %u buffers", l->plan.window);
-    struct engine_options options = {.config = l->config,
-                                     .data_fingerprint = l->fingerprint,
-                                     .device = &l->device,
-                                     .threads = l->options->threads,
-                                     .comm_host = l->options->host,
-                                     .patience_ms = (int)(l->config->cluster.patience_s * 1000),
-                                     .publish = publish,
-                                     .wake = wake,
-                                     .context = l};
-    return engine_open(&options, &l->engine, err);
+    l->buffers[a->micro_batch.slot] = bl_take(&l->incoming);
+    l->progress++;
+}
+
+static void drop(struct loop *l, const struct worker_action *a)
+{
+    batch_free(&l->incoming);
+}
+
+static void release(struct loop *l, const struct worker_action *a)
+{
+    batch_free(&l->buffers[a->micro_batch.slot]);
+}
+
+static int checkpoint_path(const struct loop *l, const char *name, char ret[4096],
+                           struct bl_error *err)
+{
+    char folder[4096];
+    BL_TRY(bl_path_join(folder, sizeof folder, l->member.run_folder, "checkpoints", err));
+    return bl_path_join(ret, 4096, folder, name, err);
 }
 
 static void form(struct loop *l, const struct worker_action *a)
 {
     char folder[4096] = "";
-    if (a->form.checkpoint[0])
-        snprintf(folder, sizeof folder, "%s/checkpoints/%s", l->member.run_folder,
-                 a->form.checkpoint);
+    struct bl_error err;
+    if (a->form.checkpoint[0] && checkpoint_path(l, a->form.checkpoint, folder, &err) < 0)
+        return member_fail(&l->member, &err);
     l->step_digest = 0;
     l->data_wait_s = 0;
     l->idle_since = now_s();
     bl_log_identity("worker", "%s rank=%u", l->member.name, a->form.rank);
     engine_form(l->engine, a->generation, (int)a->form.rank, (int)a->form.world, a->form.source,
                 a->form.have_state, folder);
+}
+
+static void hand_on(struct loop *l, const struct worker_action *a)
+{
+    const Blipren__Rendezvous *entry = l->handled->rendezvous;
+    engine_deliver(l->engine, a->generation, entry->key, entry->value.data, entry->value.len);
 }
 
 static void compute(struct loop *l, const struct worker_action *a)
@@ -98,92 +92,70 @@ static void compute(struct loop *l, const struct worker_action *a)
     engine_compute(l->engine, a->generation, a->micro_batch.slot, batch, a->micro_batch.last);
 }
 
+static void reduce(struct loop *l, const struct worker_action *a)
+{
+    engine_reduce(l->engine, a->generation, a->report.step);
+}
+
+static void take_snapshot(struct loop *l, const struct worker_action *a)
+{
+    engine_snapshot(l->engine, a->generation, a->report.step);
+}
+
+static void discard_snapshot(struct loop *l, const struct worker_action *a)
+{
+    engine_discard(l->engine);
+}
+
 static void write_snapshot(struct loop *l, const struct worker_action *a)
 {
     char folder[4096];
-    snprintf(folder, sizeof folder, "%s/checkpoints/%s", l->member.run_folder, a->save.folder);
+    struct bl_error err;
+    if (checkpoint_path(l, a->save.folder, folder, &err) < 0)
+        return member_fail(&l->member, &err);
     engine_write(l->engine, folder);
+}
+
+static void abort_generation(struct loop *l, const struct worker_action *a)
+{
+    engine_abort(l->engine, a->generation);
+}
+
+static void leave(struct loop *l, const struct worker_action *a)
+{
+    member_exit(&l->member, a->exit.code, a->exit.text);
 }
 
 static void carry_out(struct loop *l, const struct worker_action *a)
 {
-    struct bl_error err;
-    switch (a->type) {
-    case WORKER_ACTION_CONNECT:
-        connect_control(l, a);
-        break;
-    case WORKER_ACTION_OPEN:
-        if (open_run(l, &err) < 0)
-            member_fail(&l->member, &err);
-        break;
-    case WORKER_ACTION_BEAT:
-        loop_send_beat(l, a);
-        break;
-    case WORKER_ACTION_ENDED:
-        loop_send_ended(l, a);
-        break;
-    case WORKER_ACTION_FORMED:
-        loop_send_formed(l, a);
-        break;
-    case WORKER_ACTION_RECEIVED:
-    case WORKER_ACTION_CONSUMED:
-        loop_send_micro_batch(l, a);
-        break;
-    case WORKER_ACTION_REPORT:
-        loop_send_report(l, a);
-        break;
-    case WORKER_ACTION_RESULT:
-        loop_send_result(l, a);
-        break;
-    case WORKER_ACTION_BROKEN:
-        loop_send_broken(l, a);
-        break;
-    case WORKER_ACTION_SAVED:
-        loop_send_saved(l, a);
-        break;
-    case WORKER_ACTION_GOODBYE:
-        member_goodbye(&l->member, "done");
-        break;
-    case WORKER_ACTION_KEEP:
-        l->buffers[a->micro_batch.slot] = bl_take(&l->incoming);
-        break;
-    case WORKER_ACTION_DROP:
-        batch_free(&l->incoming);
-        break;
-    case WORKER_ACTION_RELEASE:
-        batch_free(&l->buffers[a->micro_batch.slot]);
-        break;
-    case WORKER_ACTION_FORM:
-        form(l, a);
-        break;
-    case WORKER_ACTION_HAND_ON:
-        engine_deliver(l->engine, a->generation, l->handled->rendezvous->key,
-                       l->handled->rendezvous->value.data, l->handled->rendezvous->value.len);
-        break;
-    case WORKER_ACTION_COMPUTE:
-        compute(l, a);
-        break;
-    case WORKER_ACTION_REDUCE:
-        engine_reduce(l->engine, a->generation, a->report.step);
-        break;
-    case WORKER_ACTION_SNAPSHOT:
-        engine_snapshot(l->engine, a->generation, a->report.step);
-        break;
-    case WORKER_ACTION_DISCARD:
-        engine_discard(l->engine);
-        break;
-    case WORKER_ACTION_ABORT:
-        engine_abort(l->engine, a->generation);
-        break;
-    case WORKER_ACTION_WRITE:
-        write_snapshot(l, a);
-        break;
-    case WORKER_ACTION_EXIT:
-        member_exit(&l->member, a->exit.code, a->exit.text);
-        break;
-    case WORKER_ACTION_COUNT:
-        break;
-    }
+    static void (*const handlers[WORKER_ACTION_COUNT])(struct loop *,
+                                                       const struct worker_action *) = {
+        [WORKER_ACTION_CONNECT] = connect_control,
+        [WORKER_ACTION_OPEN] = open_run,
+        [WORKER_ACTION_BEAT] = loop_send_beat,
+        [WORKER_ACTION_ENDED] = loop_send_ended,
+        [WORKER_ACTION_FORMED] = loop_send_formed,
+        [WORKER_ACTION_RECEIVED] = loop_send_micro_batch,
+        [WORKER_ACTION_CONSUMED] = loop_send_micro_batch,
+        [WORKER_ACTION_REPORT] = loop_send_report,
+        [WORKER_ACTION_RESULT] = loop_send_result,
+        [WORKER_ACTION_BROKEN] = loop_send_broken,
+        [WORKER_ACTION_SAVED] = loop_send_saved,
+        [WORKER_ACTION_GOODBYE] = say_goodbye,
+        [WORKER_ACTION_KEEP] = keep,
+        [WORKER_ACTION_DROP] = drop,
+        [WORKER_ACTION_RELEASE] = release,
+        [WORKER_ACTION_FORM] = form,
+        [WORKER_ACTION_HAND_ON] = hand_on,
+        [WORKER_ACTION_COMPUTE] = compute,
+        [WORKER_ACTION_REDUCE] = reduce,
+        [WORKER_ACTION_SNAPSHOT] = take_snapshot,
+        [WORKER_ACTION_DISCARD] = discard_snapshot,
+        [WORKER_ACTION_ABORT] = abort_generation,
+        [WORKER_ACTION_WRITE] = write_snapshot,
+        [WORKER_ACTION_EXIT] = leave,
+    };
+    handlers[a->type](l, a);
 }
 
 static void carry_out_all(struct loop *l, const struct worker_actions *actions)
@@ -207,19 +179,6 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
 {
     *e = (struct worker_event){.link = l->member.link, .generation = m->generation};
     switch (m->body_case) {
-    case BLIPREN__ENVELOPE__BODY_WELCOME:
-        e->type = WORKER_EVENT_WELCOME;
-        e->welcome.patience_ms = m->welcome->patience_ms;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_REFUSE:
-        e->type = WORKER_EVENT_REFUSE;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_PULSE:
-        e->type = WORKER_EVENT_PULSE;
-        return 0;
-    case BLIPREN__ENVELOPE__BODY_END:
-        e->type = WORKER_EVENT_END;
-        return 0;
     case BLIPREN__ENVELOPE__BODY_FORM:
         e->type = WORKER_EVENT_FORM;
         e->form.rank = m->form->rank;
@@ -237,11 +196,6 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
         e->save.step = m->save->step;
         e->save.folder = m->save->folder;
         return 0;
-    case BLIPREN__ENVELOPE__BODY_STOP:
-        e->type = WORKER_EVENT_STOP;
-        e->stop.last = m->stop->last;
-        e->stop.code = bl_error_code(m->stop->reason);
-        return 0;
     default:
         return bl_fail(err, BL_EPROTO, "a worker has no use for %s", wire_body_name(m));
     }
@@ -258,11 +212,16 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
     return 0;
 }
 
-static void on_lost(void *context)
+static void on_event(void *context, const struct member_event *from)
 {
-    struct loop *l = context;
-    struct worker_event event = {.type = WORKER_EVENT_LOST, .link = l->member.link};
-    handle(l, &event);
+    struct worker_event event = {.type = (enum worker_event_type)from->type,
+                                 .link = from->link,
+                                 .generation = from->generation};
+    if (from->type == MEMBER_EVENT_WELCOME)
+        event.welcome.patience_ms = from->patience_ms;
+    if (from->type == MEMBER_EVENT_STOP)
+        event.stop.code = from->code;
+    handle(context, &event);
 }
 
 static void on_data(void *context, const struct wire_id *from, struct wire_frames *frames)
@@ -301,7 +260,6 @@ static void handle_engine_event(struct loop *l)
     case ENGINE_OPENED:
         engine_fits(l->engine, &l->image_side, &l->vocabulary);
         event.type = WORKER_EVENT_OPENED;
-        event.opened.ok = true;
         break;
     case ENGINE_FORMED:
         event.type = WORKER_EVENT_FORMED;
@@ -338,41 +296,18 @@ static void handle_engine_event(struct loop *l)
         return;
     }
     l->idle_since = now_s();
+    l->progress++;
     handle(l, &event);
-}
-
-static void send_outgoing(struct loop *l)
-{
-    pthread_mutex_lock(&l->lock);
-    struct outgoing *o = l->outgoing;
-    l->outgoing = NULL;
-    l->outgoing_end = &l->outgoing;
-    pthread_mutex_unlock(&l->lock);
-    for (struct outgoing *next; o; o = next) {
-        next = o->next;
-        Blipren__Rendezvous entry = BLIPREN__RENDEZVOUS__INIT;
-        entry.key = o->key;
-        entry.value = (ProtobufCBinaryData){o->size, o->value};
-        WIRE_ENVELOPE(e, RENDEZVOUS, rendezvous) = &entry;
-        member_send(&l->member, o->generation, &e);
-        free(o);
-    }
 }
 
 static void on_woken(void *context)
 {
     struct loop *l = context;
-    send_outgoing(l);
+    loop_send_rendezvous(l);
     while (l->engine && !l->member.leaving && engine_next(l->engine, &l->event)) {
         handle_engine_event(l);
         engine_event_release(&l->event);
     }
-}
-
-static void on_tick(void *context)
-{
-    struct worker_event event = {.type = WORKER_EVENT_TICK};
-    handle(context, &event);
 }
 
 static void close_all(struct loop *l)
@@ -380,7 +315,7 @@ static void close_all(struct loop *l)
     engine_close(&l->engine);
     wire_socket_close(&l->data, 0);
     member_close(&l->member);
-    send_outgoing(l);
+    loop_send_rendezvous(l);
     for (uint32_t i = 0; l->buffers && i < l->plan.window; i++)
         batch_free(&l->buffers[i]);
     free(l->buffers);
@@ -391,42 +326,43 @@ static void close_all(struct loop *l)
     pthread_mutex_destroy(&l->lock);
 }
 
-static int start(struct loop *l, struct bl_error *err)
+/* Where loaders connect. */
+static int listen_for_data(struct loop *l, struct bl_error *err)
 {
     const struct worker_options *o = l->options;
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
-    /* a coordinator that starts us was told already */
-    if (wire_check_endpoint(o->endpoint, o->insecure || o->parent, err) < 0)
-        return bl_error_key(err, "--coord");
-    if (wire_check_endpoint(listen, o->insecure, err) < 0)
-        return bl_error_key(err, "--host");
+    BL_TRY(wire_check_endpoint(listen, o->insecure, err));
     if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
-        bl_error_remedy(err, "give this host's own address");
-        return bl_error_key(err, "--host");
+        return bl_error_remedy(err, "give this host's own address");
     }
-    BL_TRY(wire_context_open(&l->member.zmq, err));
-    if (wire_pull(&l->member.uv, l->member.zmq, o->host, on_data, l, &l->data, l->data_endpoint,
-                  err) < 0)
+    return wire_pull(&l->member.uv, l->member.zmq, o->host, on_data, l, &l->data, l->data_endpoint,
+                     err);
+}
+
+static int start(struct loop *l, struct bl_error *err)
+{
+    if (listen_for_data(l, err) < 0)
         return bl_error_key(err, "--host");
     struct worker_config config = {.incarnation = l->member.incarnation,
-                                   .patience_ms = 10000,
-                                   .reconnect_ms = (uint64_t)o->patience_s * 1000};
+                                   .member = member_config(&l->member)};
     BL_TRY(worker_new(&config, &l->core, err));
     uv_update_time(&l->member.uv);
     carry_out_all(l, worker_start(l->core, uv_now(&l->member.uv)));
-    return 0;
+    return member_run(&l->member, err);
 }
 
 int worker_run(const struct worker_options *options, struct bl_error *err)
 {
-    static const struct member_calls calls = {on_message, on_lost, on_woken, on_tick};
+    static const struct member_calls calls = {on_event, on_message, on_woken};
     struct loop l = {.options = options};
     char kind[256];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
                                     .endpoint = options->endpoint,
+                                    .insecure = options->insecure,
+                                    .patience_s = options->patience_s,
                                     .kind = kind,
                                     .parent = options->parent,
                                     .calls = &calls,
@@ -435,12 +371,11 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
     ops_device_kind(&l.device, kind, sizeof kind);
     pthread_mutex_init(&l.lock, NULL);
     l.outgoing_end = &l.outgoing;
-    member_open(&l.member, &member);
     if (l.device.fallback[0])
         bl_log(BL_LOG_INFO, "device=cpu: %s", l.device.fallback);
-    int rc = start(&l, err);
+    int rc = member_open(&l.member, &member, err);
     if (rc == 0)
-        rc = member_run(&l.member, err);
+        rc = start(&l, err);
     close_all(&l);
     return rc;
 }

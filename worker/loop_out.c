@@ -30,7 +30,7 @@ void loop_send_ended(struct loop *l, const struct worker_action *a)
 
 void loop_send_beat(struct loop *l, const struct worker_action *a)
 {
-    const char *phase = "join", *waiting = "";
+    const char *phase = "open", *waiting = "";
     if (l->engine)
         engine_phase(l->engine, &phase, &waiting);
     struct worker_status status = worker_status(l->core);
@@ -38,6 +38,7 @@ void loop_send_beat(struct loop *l, const struct worker_action *a)
     beat.phase = (char *)(uintptr_t)phase;
     beat.waiting = (char *)(uintptr_t)status.waiting;
     beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
+    beat.progress = l->progress;
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }
@@ -156,4 +157,22 @@ void loop_send_saved(struct loop *l, const struct worker_action *a)
     saved.error = a->save.ok ? (char *)"" : line[0] ? line : (char *)"failed";
     WIRE_ENVELOPE(e, SAVED, saved) = &saved;
     member_send(&l->member, a->generation, &e);
+}
+
+void loop_send_rendezvous(struct loop *l)
+{
+    pthread_mutex_lock(&l->lock);
+    struct outgoing *o = l->outgoing;
+    l->outgoing = NULL;
+    l->outgoing_end = &l->outgoing;
+    pthread_mutex_unlock(&l->lock);
+    for (struct outgoing *next; o; o = next) {
+        next = o->next;
+        Blipren__Rendezvous entry = BLIPREN__RENDEZVOUS__INIT;
+        entry.key = o->key;
+        entry.value = (ProtobufCBinaryData){o->size, o->value};
+        WIRE_ENVELOPE(e, RENDEZVOUS, rendezvous) = &entry;
+        member_send(&l->member, o->generation, &e);
+        free(o);
+    }
 }

@@ -1,4 +1,7 @@
-/* worker/loop_state.h - what the two parts of the worker's loop share: loop.c, and loop_out.c, which turns actions into messages. */
+/* worker/loop_state.h - what the parts of the worker's loop share. Private to loop*.c.
+ *
+ *   loop.c       events into the core, its actions out
+ *   loop_open.c  the run's files and models             loop_out.c  actions as messages */
 #pragma once
 
 #include <pthread.h>
@@ -36,6 +39,7 @@ struct loop {
     struct batch *incoming;           /* the data being handled */
     const Blipren__Envelope *handled; /* the message being handled */
     struct engine_event event;        /* the engine's event being handled */
+    uint64_t progress;                /* pieces of work seen: engine events, micro-batches kept */
     uint64_t step_digest;             /* batch indices trained in the step under way */
     double idle_since, data_wait_s;   /* waiting for batches in the step under way */
 
@@ -43,6 +47,11 @@ struct loop {
     struct outgoing *outgoing, **outgoing_end; /* under the lock */
 };
 
+/* Opens the run's files, then the engine, which posts ENGINE_OPENED. A failure ends the process. */
+void loop_open(struct loop *l);
+
+/* Sends what the engine's thread published. */
+void loop_send_rendezvous(struct loop *l);
 /* Each sends the message its action asks for; what the engine said comes from l->event. */
 void loop_send_hello(struct loop *l, const struct worker_action *a);
 void loop_send_ended(struct loop *l, const struct worker_action *a);

@@ -92,6 +92,12 @@ static bool string_fits(const struct dataset *d, uint64_t at)
     return at < d->header->text_bytes && memchr(d->text + at, 0, d->header->text_bytes - at);
 }
 
+static bool location_fits(const struct dataset *d, uint64_t at)
+{
+    struct location location;
+    return string_fits(d, at) && location_parse(d->text + at, &location, NULL) == 0;
+}
+
 static int check_rows(const struct dataset *d, struct bl_error *err)
 {
     const struct dataset_header *h = d->header;
@@ -100,7 +106,7 @@ static int check_rows(const struct dataset *d, struct bl_error *err)
         const struct dataset_row *row = &d->rows[i];
         if (row->first_caption != next || !row->caption_count ||
             row->caption_count > h->caption_count - next || row->split >= DATASET_SPLIT_COUNT ||
-            !string_fits(d, row->image))
+            !location_fits(d, row->location))
             return fail(err, "a sample is wrong");
         next += row->caption_count;
     }
@@ -310,8 +316,12 @@ void dataset_sample(const struct dataset *dataset, uint64_t id, struct dataset_s
 {
     BL_ASSERT_CMP(id, <, dataset->header->sample_count);
     const struct dataset_row *row = &dataset->rows[id];
-    *ret = (struct dataset_sample){dataset->text + row->image, row->hash,
-                                   (enum dataset_split)row->split, row->caption_count};
+    *ret = (struct dataset_sample){.stamp = {row->size, row->mtime_ns},
+                                   .hash = row->hash,
+                                   .split = (enum dataset_split)row->split,
+                                   .caption_count = row->caption_count};
+    int rc = location_parse(dataset->text + row->location, &ret->location, NULL);
+    BL_ASSERT_CMP(rc, ==, 0); /* checked when the index was opened */
 }
 
 void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,

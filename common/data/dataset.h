@@ -2,7 +2,7 @@
  * makes it once; loaders map it. A sample is an image with at least one caption that the rules
  * keep; ids count from 0.
  *
- * Split: by the image file's SHA-256, keyed by the seed, so that no image is in both parts, also
+ * Split: by the SHA-256 of the image's bytes, keyed by the seed, so that no image is in both parts, also
  * under two names. */
 #pragma once
 
@@ -12,6 +12,7 @@
 
 #include "common/data/captions.h"
 #include "common/config/config.h"
+#include "common/data/location.h"
 #include "common/error.h"
 
 struct dataset;
@@ -35,8 +36,9 @@ enum dataset_verdict {
 const char *dataset_verdict_words(enum dataset_verdict verdict);
 
 struct dataset_sample {
-    const char *image;   /* absolute path */
-    const uint8_t *hash; /* SHA-256 of the file's bytes, 32 bytes */
+    struct location location; /* borrowed from the dataset */
+    struct bl_stamp stamp;    /* what the image had when it was hashed */
+    const uint8_t *hash;      /* SHA-256 of the image's bytes, 32 bytes */
     enum dataset_split split;
     uint32_t caption_count; /* at least 1 */
 };

@@ -259,9 +259,11 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     BL_TRY(add_captions(b, source, row, image, &verdict, &record.caption_count, err));
     if (verdict != DATASET_KEPT)
         return leave_out(b, &sample, verdict, err);
-    bl_autofree char *path = NULL;
-    BL_TRY(dataset_inputs_path(b->inputs, at, &path, err));
-    BL_TRY(append_text(b, path, strlen(path), &record.image, err));
+    bl_autofree char *location = NULL;
+    BL_TRY(dataset_inputs_location(b->inputs, at, &location, err));
+    BL_TRY(append_text(b, location, strlen(location), &record.location, err));
+    record.size = image->stamp.size;
+    record.mtime_ns = image->stamp.mtime_ns;
     memcpy(record.hash, image->hash, sizeof record.hash);
     b->header.sample_verdicts[DATASET_KEPT]++;
     b->header.sample_count++;
@@ -284,49 +286,49 @@ static int collect_held_out(struct build *b, struct bl_error *err)
 
 /* -- split ------------------------------------------------------------------------------------ */
 
-/* Where an image stands in the order that decides the split: the first are held out. */
-struct place {
+/* An image's rank in the order that decides the split: the first are held out. */
+struct rank {
     uint64_t draw;
     uint8_t hash[32];
 };
 
-static struct place place_of(const struct config *config, const uint8_t hash[32])
+static struct rank rank_of(const struct config *config, const uint8_t hash[32])
 {
-    struct place place;
+    struct rank rank;
     uint64_t words[2];
     uint32_t drawn[4];
     memcpy(words, hash, sizeof words);
     bl_draw((uint64_t)config->seed, BL_RANDOM_SPLIT, words[0], words[1], drawn);
-    place.draw = (uint64_t)drawn[1] << 32 | drawn[0];
-    memcpy(place.hash, hash, sizeof place.hash);
-    return place;
+    rank.draw = (uint64_t)drawn[1] << 32 | drawn[0];
+    memcpy(rank.hash, hash, sizeof rank.hash);
+    return rank;
 }
 
-static int compare_places(const void *a, const void *b)
+static int compare_ranks(const void *a, const void *b)
 {
-    const struct place *x = a, *y = b;
+    const struct rank *x = a, *y = b;
     if (x->draw != y->draw)
         return x->draw < y->draw ? -1 : 1;
     return memcmp(x->hash, y->hash, sizeof x->hash);
 }
 
 /* The last of the first `wanted` different images, or of all where there are fewer. */
-static int nth_place(const struct config *config, const struct dataset_row *rows, uint64_t count,
-                     uint64_t wanted, struct place *ret, struct bl_error *err)
+static int nth_rank(const struct config *config, const struct dataset_row *rows, uint64_t count,
+                    uint64_t wanted, struct rank *ret, struct bl_error *err)
 {
-    struct place *places = calloc(count + 1, sizeof *places);
-    if (!places)
+    struct rank *ranks = calloc(count + 1, sizeof *ranks);
+    if (!ranks)
         return fail_nomem(err);
     for (uint64_t i = 0; i < count; i++)
-        places[i] = place_of(config, rows[i].hash);
-    qsort(places, count, sizeof *places, compare_places);
+        ranks[i] = rank_of(config, rows[i].hash);
+    qsort(ranks, count, sizeof *ranks, compare_ranks);
     uint64_t different = 0;
     for (uint64_t i = 0; i < count && different < wanted; i++)
-        if (!i || compare_places(&places[i], &places[i - 1])) {
+        if (!i || compare_ranks(&ranks[i], &ranks[i - 1])) {
             different++;
-            *ret = places[i];
+            *ret = ranks[i];
         }
-    free(places);
+    free(ranks);
     return 0;
 }
 
@@ -334,13 +336,13 @@ static int split(struct build *b, struct bl_error *err)
 {
     struct dataset_row *rows = (void *)b->rows.data;
     double share = b->config->data.validation;
-    struct place last = {0};
+    struct rank last = {0};
     if (share >= 1)
-        BL_TRY(nth_place(b->config, rows, b->header.sample_count, (uint64_t)share, &last, err));
+        BL_TRY(nth_rank(b->config, rows, b->header.sample_count, (uint64_t)share, &last, err));
     for (uint64_t i = 0; i < b->header.sample_count; i++) {
-        struct place place = place_of(b->config, rows[i].hash);
+        struct rank rank = rank_of(b->config, rows[i].hash);
         bool held =
-            share >= 1 ? compare_places(&place, &last) <= 0 : (double)place.draw * 0x1p-64 < share;
+            share >= 1 ? compare_ranks(&rank, &last) <= 0 : (double)rank.draw * 0x1p-64 < share;
         if (held)
             rows[i].split = DATASET_VALIDATION;
         b->header.split_count[rows[i].split]++;

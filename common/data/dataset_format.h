@@ -14,7 +14,7 @@
 #include "common/tokenizer/tokenizer.h"
 
 #define DATASET_MAGIC "BLINDEX"
-#define DATASET_VERSION 1
+#define DATASET_VERSION 2
 
 struct dataset_header {
     char magic[8];
@@ -28,8 +28,10 @@ struct dataset_header {
     uint64_t caption_verdicts[CAPTION_VERDICT_COUNT];
 };
 struct dataset_row {
-    uint64_t image, first_caption;
-    uint8_t hash[32];
+    uint64_t location, first_caption;
+    uint64_t size; /* the image's stamp when it was hashed */
+    int64_t mtime_ns;
+    uint8_t hash[32]; /* SHA-256 of its bytes */
     uint32_t caption_count, split;
 };
 struct dataset_text {
@@ -40,7 +42,7 @@ struct dataset_note {
     uint64_t text;
     uint32_t is_caption, verdict;
 };
-_Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 56 &&
+_Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 72 &&
                    sizeof(struct dataset_text) == 24 && sizeof(struct dataset_note) == 16,
                "the format has no padding");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in place");
@@ -49,8 +51,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in 
 
 struct dataset_image {
     uint8_t hash[32];
-    uint64_t size;
-    int64_t mtime_ns;
+    struct bl_stamp stamp;
     bool there;
 };
 
@@ -69,9 +70,9 @@ int dataset_inputs_open(const struct config *config, struct dataset_inputs **ret
 void dataset_inputs_free(struct dataset_inputs **inputs);
 /* The source of a row; *row becomes the row inside it. */
 const struct source *dataset_inputs_source(const struct dataset_inputs *inputs, uint64_t *row);
-/* Path of a row's image, the caller's. */
-int dataset_inputs_path(const struct dataset_inputs *inputs, uint64_t row, char **ret,
-                        struct bl_error *err);
+/* Location of a row's image, as a text that is the caller's. */
+int dataset_inputs_location(const struct dataset_inputs *inputs, uint64_t row, char **ret,
+                            struct bl_error *err);
 /* Hashes all images. */
 int dataset_inputs_hash(struct dataset_inputs *inputs, dataset_progress *progress, void *ctx,
                         struct bl_error *err);

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "common/cleanup.h"
 #include "common/data/dataset_format.h"
@@ -27,17 +26,11 @@ const struct source *dataset_inputs_source(const struct dataset_inputs *inputs, 
     return inputs->sources[1];
 }
 
-int dataset_inputs_path(const struct dataset_inputs *inputs, uint64_t row, char **ret,
-                        struct bl_error *err)
+int dataset_inputs_location(const struct dataset_inputs *inputs, uint64_t row, char **ret,
+                            struct bl_error *err)
 {
     const struct source *source = dataset_inputs_source(inputs, &row);
-    struct source_sample sample;
-    source_get(source, row, &sample);
-    if (asprintf(ret, "%s/%s", source_folder(source), sample.image) < 0) {
-        *ret = NULL;
-        return fail_nomem(err);
-    }
-    return 0;
+    return source_locate(source, row, ret, err);
 }
 
 static int open_sources(const struct config *config, struct dataset_inputs *inputs,
@@ -61,23 +54,27 @@ static int open_sources(const struct config *config, struct dataset_inputs *inpu
     return 0;
 }
 
+/* An image that is not there, or larger than any image, is missing; a host's passing fault is none of these. */
+static int look_at_image(const struct dataset_inputs *inputs, uint64_t row,
+                         struct dataset_image *image, struct bl_error *err)
+{
+    bl_autofree char *text = NULL;
+    struct location location;
+    struct bl_error unseen;
+    BL_TRY(dataset_inputs_location(inputs, row, &text, err));
+    BL_TRY(location_parse(text, &location, err));
+    image->there = location_stamp(&location, &image->stamp, &unseen) == 0 &&
+                   image->stamp.size <= BL_IMAGE_FILE_BYTES_MAX;
+    return 0;
+}
+
 static int look_at_images(struct dataset_inputs *inputs, struct bl_error *err)
 {
     inputs->images = calloc(inputs->count, sizeof *inputs->images);
     if (!inputs->images)
         return fail_nomem(err);
-    for (uint64_t row = 0; row < inputs->count; row++) {
-        bl_autofree char *path = NULL;
-        struct stat st;
-        BL_TRY(dataset_inputs_path(inputs, row, &path, err));
-        struct dataset_image *image = &inputs->images[row];
-        image->there =
-            stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= BL_IMAGE_FILE_BYTES_MAX;
-        if (image->there) {
-            image->size = (uint64_t)st.st_size;
-            image->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
-        }
-    }
+    for (uint64_t row = 0; row < inputs->count; row++)
+        BL_TRY(look_at_image(inputs, row, &inputs->images[row], err));
     return 0;
 }
 
@@ -117,7 +114,7 @@ static void digest_inputs(const struct config *config, struct dataset_inputs *in
     }
     for (uint64_t row = 0; row < inputs->count; row++) {
         const struct dataset_image *image = &inputs->images[row];
-        const uint64_t seen[3] = {image->there, image->size, (uint64_t)image->mtime_ns};
+        const uint64_t seen[3] = {image->there, image->stamp.size, (uint64_t)image->stamp.mtime_ns};
         update(&state, seen, sizeof seen);
     }
     crypto_hash_sha256_final(&state, inputs->digest);
@@ -154,43 +151,48 @@ void dataset_inputs_free(struct dataset_inputs **inputs)
 
 /* -- hashing images --------------------------------------------------------------------------- */
 
-struct named_row {
-    char *path;
+struct located_row {
+    char *location;
     uint64_t row;
 };
 
-static int compare_named(const void *a, const void *b)
+static int compare_located(const void *a, const void *b)
 {
-    const struct named_row *x = a, *y = b;
-    int by_path = strcmp(x->path, y->path);
-    return by_path ? by_path : (x->row > y->row) - (x->row < y->row);
+    const struct located_row *x = a, *y = b;
+    int by_location = strcmp(x->location, y->location);
+    return by_location ? by_location : (x->row > y->row) - (x->row < y->row);
 }
 
-/* A file that went away or cannot be read counts as missing. */
-static int hash_image(const char *path, struct dataset_image *image, struct bl_error *err)
+/* An image that went away or cannot be read counts as missing. */
+static int hash_image(const char *text, struct dataset_image *image, struct bl_error *err)
 {
-    char hex[65];
+    struct location location;
     struct bl_error unread;
-    int rc = bl_file_sha256(path, hex, &unread);
+    bl_autofree char *data = NULL;
+    size_t size = 0;
+    BL_TRY(location_parse(text, &location, err));
+    int rc =
+        location_read(&location, BL_IMAGE_FILE_BYTES_MAX, &data, &size, &image->stamp, &unread);
     if (rc == -BL_ENOMEM)
         return fail_nomem(err);
-    image->there =
-        rc == 0 && !sodium_hex2bin(image->hash, sizeof image->hash, hex, 64, NULL, NULL, NULL);
+    image->there = rc == 0;
+    if (image->there)
+        crypto_hash_sha256(image->hash, (const uint8_t *)data, size);
     return 0;
 }
 
-/* Hashes each path once, however many rows name it. */
-static int hash_named(struct dataset_inputs *inputs, const struct named_row *named,
-                      dataset_progress *progress, void *ctx, struct bl_error *err)
+/* Hashes what is at each location once, however many rows name it. */
+static int hash_located(struct dataset_inputs *inputs, const struct located_row *located,
+                        dataset_progress *progress, void *ctx, struct bl_error *err)
 {
     for (uint64_t i = 0; i < inputs->count; i++) {
-        struct dataset_image *image = &inputs->images[named[i].row];
+        struct dataset_image *image = &inputs->images[located[i].row];
         if (progress && !progress(ctx, i, inputs->count))
             return bl_fail(err, BL_ESTOPPED, "stopped while images were read");
-        if (i && !strcmp(named[i].path, named[i - 1].path))
-            *image = inputs->images[named[i - 1].row];
+        if (i && !strcmp(located[i].location, located[i - 1].location))
+            *image = inputs->images[located[i - 1].row];
         else if (image->there)
-            BL_TRY(hash_image(named[i].path, image, err));
+            BL_TRY(hash_image(located[i].location, image, err));
     }
     if (progress && !progress(ctx, inputs->count, inputs->count))
         return bl_fail(err, BL_ESTOPPED, "stopped after images were read");
@@ -200,20 +202,20 @@ static int hash_named(struct dataset_inputs *inputs, const struct named_row *nam
 int dataset_inputs_hash(struct dataset_inputs *inputs, dataset_progress *progress, void *ctx,
                         struct bl_error *err)
 {
-    struct named_row *named = calloc(inputs->count, sizeof *named);
-    if (!named)
+    struct located_row *located = calloc(inputs->count, sizeof *located);
+    if (!located)
         return fail_nomem(err);
     int rc = 0;
     for (uint64_t row = 0; row < inputs->count && rc == 0; row++) {
-        named[row].row = row;
-        rc = dataset_inputs_path(inputs, row, &named[row].path, err);
+        located[row].row = row;
+        rc = dataset_inputs_location(inputs, row, &located[row].location, err);
     }
     if (rc == 0) {
-        qsort(named, inputs->count, sizeof *named, compare_named);
-        rc = hash_named(inputs, named, progress, ctx, err);
+        qsort(located, inputs->count, sizeof *located, compare_located);
+        rc = hash_located(inputs, located, progress, ctx, err);
     }
     for (uint64_t row = 0; row < inputs->count; row++)
-        free(named[row].path);
-    free(named);
+        free(located[row].location);
+    free(located);
     return rc;
 }

@@ -15,7 +15,7 @@
 #include "common/limits.h"
 #include "common/data/source_build.h"
 
-/* In the order in which auto tries them. Parquet and WebDataset will be two more rows. */
+/* In the order in which auto tries them. */
 static const struct source_kind *const kinds[] = {&source_imagefolder, &source_pairs};
 
 static int fail_nomem(struct bl_error *err)
@@ -176,6 +176,14 @@ int source_add(struct source *source, const char *image, const char *file, uint6
         return fail_nomem(err);
     source->rows[source->row_count++] = row;
     return 0;
+}
+
+void source_set_range(struct source *source, uint64_t offset, uint64_t length)
+{
+    BL_ASSERT_CMP(source->row_count, >, 0);
+    BL_ASSERT_CMP(length, >, 0);
+    source->rows[source->row_count - 1].offset = offset;
+    source->rows[source->row_count - 1].length = length;
 }
 
 int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
@@ -375,6 +383,23 @@ void source_get(const struct source *source, uint64_t id, struct source_sample *
         .file = source->text.data + row->file,
         .line = row->line,
     };
+}
+
+int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err)
+{
+    BL_ASSERT_CMP(id, <, source->row_count);
+    const struct source_row *row = &source->rows[id];
+    bl_autofree char *path = NULL;
+    if (asprintf(&path, "%s/%s", source->folder,
+                 source->text.data + (row->length ? row->file : row->image)) < 0) {
+        path = NULL;
+        return fail_nomem(err);
+    }
+    struct location location = {.kind = row->length ? LOCATION_RANGE : LOCATION_FILE,
+                                .path = path,
+                                .offset = row->offset,
+                                .length = row->length};
+    return location_format(&location, ret, err);
 }
 
 void source_candidate(const struct source *source, uint64_t id, uint64_t i,

@@ -1,11 +1,12 @@
-/* common/data/source.h - where samples come from: a count, a fingerprint, and from a sample's id its
- * image and its caption candidates. Kinds stand in one table in source.c. */
+/* common/data/source.h - where samples come from: a count, a fingerprint, and from a sample's id its image's location and
+ * its caption candidates. The kinds are one table in source.c; each is one file, source_KIND.c. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
 #include "common/config/config.h"
+#include "common/data/location.h"
 #include "common/error.h"
 
 struct source;
@@ -18,7 +19,8 @@ struct source_candidate {
 
 /* Borrowed from the source. */
 struct source_sample {
-    const char *image; /* path below the source's folder; the file may not exist */
+    const char *
+        image; /* its name: a path below the source's folder, or what it is called in its container */
     uint64_t candidate_count;
     const char *file; /* path below the folder of the file that named the sample, and the line */
     uint64_t line;    /* 0: the whole file */
@@ -37,11 +39,13 @@ void source_free(struct source **source);
 uint64_t source_count(const struct source *source);
 const char *source_folder(const struct source *source);
 void source_get(const struct source *source, uint64_t id, struct source_sample *ret);
+/* Where the image's bytes are, as location_parse reads it: *ret is the caller's (free). There need be nothing. */
+int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err);
 /* Candidate i of sample id. The text is NUL-terminated. */
 void source_candidate(const struct source *source, uint64_t id, uint64_t i,
                       struct source_candidate *ret);
-/* Names the sample's place, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
+/* Names where the sample was found, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
 int source_where(const struct source *source, const struct source_sample *sample,
                  struct bl_error *err);
-/* SHA-256 over kind, image paths, columns and captions; not over the images' content. 32 bytes. */
+/* SHA-256 over kind, image names, columns and captions; not over the images' content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/filter.h"
 
 /* Decoded picture, rows top to bottom, 3 bytes a pixel, no padding: (height, width, 3) u8 RGB. */
 struct image {
@@ -23,8 +24,6 @@ void image_release(struct image *image);
  * leaves *ret untouched. Thread-safe. */
 int image_decode(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,
                  struct bl_error *err);
-
-enum image_filter { IMAGE_BILINEAR = 2, IMAGE_BICUBIC = 3 }; /* PIL's numbers */
 
 /* out (out_height, out_width, 3) u8 = image resized as Pillow 13's Image.resize does it
  * (antialiased, separable, 8 bits between the passes, 22-bit fixed-point weights), bit for bit.

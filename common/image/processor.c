@@ -21,7 +21,7 @@ int image_processor_open(const char *vision_folder, int64_t max_pixels, struct i
         bl_error_remedy(err, "correct preprocessor_config.json there");
         return bl_error_file(err, vision_folder);
     }
-    *ret = (struct image_processor){(uint32_t)p.width, (enum image_filter)p.resample, max_pixels};
+    *ret = (struct image_processor){(uint32_t)p.width, p.filter, max_pixels};
     return 0;
 }
 

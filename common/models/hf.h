@@ -1,5 +1,5 @@
 /* common/models/hf.h - the Hugging Face folders' JSON: config.json of vision and language models,
- * preprocessor_config.json. Missing keys take transformers' defaults; what would change a result
+ * preprocessor_config.json. Families: family.h. Missing keys take transformers' defaults; what would change a result
  * and is not implemented is refused by key. */
 #pragma once
 
@@ -7,23 +7,31 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/filter.h"
 
-enum hf_vision_kind { HF_SIGLIP, HF_VIT };
-enum hf_activation { HF_GELU_ERF, HF_GELU_TANH, HF_SILU };
+struct vision_family; /* family.h */
+struct llm_family;
+
+enum hf_activation { HF_GELU_ERF, HF_GELU_TANH };
+enum hf_norm { HF_LAYER_NORM, HF_RMS_NORM };
 
 struct hf_vision {
-    enum hf_vision_kind kind;
+    const struct vision_family *family;
     int64_t hidden, layers, heads, intermediate; /* intermediate: width of the MLP */
     int64_t image_size, patch, channels;         /* pixels of a side; of a patch's side; 3 */
+    enum hf_norm norm;
     float norm_eps;
     enum hf_activation activation;
     bool qkv_bias;
-    int64_t grid;   /* patches a side: image_size / patch */
-    int64_t tokens; /* rows the encoder gives: grid^2, plus the class token for ViT */
+    int64_t grid;           /* patches a side: image_size / patch */
+    int64_t leading_tokens; /* rows in front of the patches: 1 for a class token, else 0 */
+    int64_t tokens;         /* rows the encoder gives: leading_tokens + grid^2 */
 };
 
 struct hf_llm {
+    const struct llm_family *family;
     int64_t hidden, layers, heads, kv_heads, head_dim, intermediate, vocabulary, positions_max;
+    enum hf_norm norm;
     float norm_eps, rope_theta;
     bool attention_bias, mlp_bias, tied;
     /* RoPE scaling "llama3"; factor 1 when plain. */
@@ -37,8 +45,8 @@ struct hf_llm {
 /* A pixel p of channel c becomes (p rescale_factor - mean[c]) / std[c]. */
 struct hf_preprocess {
     int64_t width, height; /* pixels that an image is resized to */
-    int resample;          /* 2 bilinear, 3 bicubic: enum image_filter (common/image/image.h) */
-    float rescale_factor;  /* 1/255 */
+    enum image_filter filter;
+    float rescale_factor; /* 1/255 */
     float mean[3], std[3];
 };
 

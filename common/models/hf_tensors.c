@@ -1,189 +1,209 @@
-/* common/models/hf_tensors.c - one walk over the tensors of a folder, which either checks or counts. */
+/* common/models/hf_tensors.c - see hf_tensors.h. */
 #include "common/models/hf_tensors.h"
 
 #include <stdio.h>
+#include <string.h>
 
-/* file NULL: only count. */
-struct walk {
-    const struct safetensors *file;
-    const char *prefix;
-    int64_t numbers;
-    struct bl_error *err;
-};
+/* -- shapes -- */
 
-/* The tensor PREFIX + LAYER's name + name. */
-static int visit(struct walk *w, const char *at, const char *name, int rank, const int64_t *dims)
+/* Whether any tensor of the folder carries the prefix of published ones. */
+static const char *prefix_of(const struct hf_names *names, const struct safetensors *file)
 {
-    int64_t numbers = 1;
-    for (int i = 0; i < rank; i++)
-        numbers *= dims[i];
-    w->numbers += numbers;
-    if (!w->file)
-        return 0;
-    char full[256];
+    if (!file)
+        return names->prefix;
+    for (size_t i = 0; i < safetensors_count(file); i++)
+        if (!strncmp(safetensors_at(file, i)->name, names->prefix, strlen(names->prefix)))
+            return names->prefix;
+    return "";
+}
+
+void hf_vision_shapes(const struct hf_vision *config, const struct safetensors *file,
+                      struct hf_shapes *ret)
+{
+    const struct hf_names *names = &config->family->names;
+    *ret = (struct hf_shapes){
+        .names = names,
+        .prefix = prefix_of(names, file),
+        .layers = config->layers,
+        .sizes = {[HF_ONE] = 1,
+                  [HF_HIDDEN] = config->hidden,
+                  [HF_THREE_HIDDEN] = 3 * config->hidden,
+                  [HF_INTERMEDIATE] = config->intermediate,
+                  [HF_QUERIES] = config->hidden,
+                  [HF_KEYS] = config->hidden,
+                  [HF_TOKENS] = config->tokens,
+                  [HF_CHANNELS] = config->channels,
+                  [HF_PATCH] = config->patch},
+        .biases = {[HF_BIAS] = true, [HF_ATTENTION_BIAS] = config->qkv_bias, [HF_MLP_BIAS] = true},
+    };
+}
+
+void hf_llm_shapes(const struct hf_llm *config, const struct safetensors *file,
+                   struct hf_shapes *ret)
+{
+    const struct hf_names *names = &config->family->names;
+    *ret = (struct hf_shapes){
+        .names = names,
+        .prefix = prefix_of(names, file),
+        .layers = config->layers,
+        .sizes = {[HF_ONE] = 1,
+                  [HF_HIDDEN] = config->hidden,
+                  [HF_THREE_HIDDEN] = 3 * config->hidden,
+                  [HF_INTERMEDIATE] = config->intermediate,
+                  [HF_QUERIES] = config->heads * config->head_dim,
+                  [HF_KEYS] = config->kv_heads * config->head_dim,
+                  [HF_VOCABULARY] = config->vocabulary},
+        .biases = {[HF_BIAS] = true,
+                   [HF_ATTENTION_BIAS] = config->attention_bias,
+                   [HF_MLP_BIAS] = config->mlp_bias},
+    };
+}
+
+void hf_shapes_name(const struct hf_shapes *shapes, const struct hf_tensor *tensor, int64_t layer,
+                    char ret[HF_NAME_BYTES])
+{
+    char at[64] = "";
+    if (tensor->scope == HF_LAYER)
+        snprintf(at, sizeof at, shapes->names->layer, (int)layer);
+    int length = snprintf(ret, HF_NAME_BYTES, "%s%s%s",
+                          tensor->scope == HF_TOP ? "" : shapes->prefix, at, tensor->name);
+    BL_ASSERT_CMP(length, <, HF_NAME_BYTES); /* the names are ours */
+}
+
+bool hf_shapes_bias_name(const struct hf_shapes *shapes, const struct hf_tensor *tensor,
+                         int64_t layer, char ret[HF_NAME_BYTES])
+{
+    static const char weight[] = "weight";
+    if (!shapes->biases[tensor->bias])
+        return false;
+    hf_shapes_name(shapes, tensor, layer, ret);
+    char *end = ret + strlen(ret) - (sizeof weight - 1);
+    BL_ASSERT(!strcmp(end, weight));
+    strcpy(end, "bias");
+    return true;
+}
+
+int hf_shapes_dims(const struct hf_shapes *shapes, const struct hf_tensor *tensor, int64_t ret[4])
+{
+    int rank = 0;
+    for (; rank < 4 && tensor->shape[rank] != HF_END; rank++)
+        ret[rank] = shapes->sizes[tensor->shape[rank]];
+    return rank;
+}
+
+enum hf_role hf_llm_embedding(const struct hf_llm *config, const struct hf_shapes *shapes,
+                              const struct safetensors *file)
+{
+    char name[HF_NAME_BYTES];
+    if (!config->tied || !file)
+        return HF_EMBEDDING;
+    hf_shapes_name(shapes, hf_tensor_of(shapes->names, HF_EMBEDDING), 0, name);
+    if (safetensors_find(file, name))
+        return HF_EMBEDDING;
+    hf_shapes_name(shapes, hf_tensor_of(shapes->names, HF_HEAD), 0, name);
+    return safetensors_find(file, name) ? HF_HEAD : HF_EMBEDDING;
+}
+
+/* -- judging a folder -- */
+
+int hf_tensor_expect(const struct safetensors *file, const char *name, int rank,
+                     const int64_t *dims, const struct tensor **ret, struct bl_error *err)
+{
     const struct tensor *tensor;
-    snprintf(full, sizeof full, "%s%s%s", w->prefix, at, name);
-    BL_TRY(safetensors_expect(w->file, full, rank, dims, &tensor, w->err));
-    if (tensor->dtype == BL_F32 || tensor->dtype == BL_F16 || tensor->dtype == BL_BF16)
+    BL_TRY(safetensors_expect(file, name, rank, dims, &tensor, err));
+    if (tensor->dtype == BL_F32 || tensor->dtype == BL_F16 || tensor->dtype == BL_BF16) {
+        *ret = tensor;
         return 0;
-    bl_fail(w->err, BL_EFORMAT, "expected F32, F16 or BF16, found %s",
-            bl_dtype_name(tensor->dtype));
-    bl_error_key(w->err, "tensor \"%s\"", full);
-    return bl_error_file(w->err, tensor->file);
+    }
+    bl_fail(err, BL_EFORMAT, "expected F32, F16 or BF16, found %s", bl_dtype_name(tensor->dtype));
+    bl_error_key(err, "tensor \"%s\"", name);
+    return bl_error_file(err, tensor->file);
 }
-#define VISIT(w, at, name, ...)                                                                    \
-    BL_TRY(visit(w, at, name, (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),     \
-                 (const int64_t[]){__VA_ARGS__}))
 
-/* NAME.weight (rows, columns) and, where wanted, NAME.bias (rows). columns 0: a norm. */
-static int visit_linear(struct walk *w, const char *at, const char *name, int64_t rows,
-                        int64_t columns, bool bias)
+static int expect(const struct hf_shapes *shapes, const struct safetensors *file,
+                  const struct hf_tensor *tensor, int64_t layer, struct bl_error *err)
 {
-    char full[128];
-    snprintf(full, sizeof full, "%s.weight", name);
-    if (columns)
-        VISIT(w, at, full, rows, columns);
-    else
-        VISIT(w, at, full, rows);
-    if (!bias)
+    char name[HF_NAME_BYTES];
+    int64_t dims[4];
+    const struct tensor *found;
+    int rank = hf_shapes_dims(shapes, tensor, dims);
+    hf_shapes_name(shapes, tensor, layer, name);
+    BL_TRY(hf_tensor_expect(file, name, rank, dims, &found, err));
+    if (!hf_shapes_bias_name(shapes, tensor, layer, name))
         return 0;
-    snprintf(full, sizeof full, "%s.bias", name);
-    VISIT(w, at, full, rows);
+    return hf_tensor_expect(file, name, 1, dims, &found, err);
+}
+
+/* All tensors of a scope. */
+static int expect_scope(const struct hf_shapes *shapes, const struct safetensors *file,
+                        enum hf_scope scope, int64_t layer, struct bl_error *err)
+{
+    for (int i = 0; i < shapes->names->count; i++) {
+        const struct hf_tensor *tensor = &shapes->names->tensors[i];
+        if (tensor->scope == scope)
+            BL_TRY(expect(shapes, file, tensor, layer, err));
+    }
     return 0;
-}
-
-static bool has(const struct safetensors *file, const char *prefix, const char *name)
-{
-    char full[256];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    return file && safetensors_find(file, full);
-}
-
-/* -- vision ----------------------------------------------------------------------------------- */
-
-static int walk_siglip_layer(struct walk *w, const struct hf_vision *c, const char *at)
-{
-    static const char *const attention[] = {"self_attn.q_proj", "self_attn.k_proj",
-                                            "self_attn.v_proj"};
-    BL_TRY(visit_linear(w, at, "layer_norm1", c->hidden, 0, true));
-    BL_TRY(visit_linear(w, at, "layer_norm2", c->hidden, 0, true));
-    for (int i = 0; i < 3; i++)
-        BL_TRY(visit_linear(w, at, attention[i], c->hidden, c->hidden, c->qkv_bias));
-    BL_TRY(visit_linear(w, at, "self_attn.out_proj", c->hidden, c->hidden, true));
-    BL_TRY(visit_linear(w, at, "mlp.fc1", c->intermediate, c->hidden, true));
-    return visit_linear(w, at, "mlp.fc2", c->hidden, c->intermediate, true);
-}
-
-static int walk_vit_layer(struct walk *w, const struct hf_vision *c, const char *at)
-{
-    static const char *const attention[] = {"attention.attention.query", "attention.attention.key",
-                                            "attention.attention.value"};
-    BL_TRY(visit_linear(w, at, "layernorm_before", c->hidden, 0, true));
-    BL_TRY(visit_linear(w, at, "layernorm_after", c->hidden, 0, true));
-    for (int i = 0; i < 3; i++)
-        BL_TRY(visit_linear(w, at, attention[i], c->hidden, c->hidden, c->qkv_bias));
-    BL_TRY(visit_linear(w, at, "attention.output.dense", c->hidden, c->hidden, true));
-    BL_TRY(visit_linear(w, at, "intermediate.dense", c->intermediate, c->hidden, true));
-    return visit_linear(w, at, "output.dense", c->hidden, c->intermediate, true);
-}
-
-static int walk_head(struct walk *w, const struct hf_vision *c)
-{
-    VISIT(w, "head.", "probe", 1, 1, c->hidden);
-    VISIT(w, "head.", "attention.in_proj_weight", 3 * c->hidden, c->hidden);
-    VISIT(w, "head.", "attention.in_proj_bias", 3 * c->hidden);
-    BL_TRY(visit_linear(w, "head.", "attention.out_proj", c->hidden, c->hidden, true));
-    BL_TRY(visit_linear(w, "head.", "layernorm", c->hidden, 0, true));
-    BL_TRY(visit_linear(w, "head.", "mlp.fc1", c->intermediate, c->hidden, true));
-    return visit_linear(w, "head.", "mlp.fc2", c->hidden, c->intermediate, true);
-}
-
-static int walk_vision(struct walk *w, const struct hf_vision *c, bool head)
-{
-    bool siglip = c->kind == HF_SIGLIP;
-    const char *patch =
-        siglip ? "embeddings.patch_embedding" : "embeddings.patch_embeddings.projection";
-    char at[64];
-    snprintf(at, sizeof at, "%s.weight", patch);
-    const char *prefix = siglip ? "vision_model." : "vit.";
-    w->prefix = has(w->file, prefix, at) ? prefix : "";
-    VISIT(w, "", at, c->hidden, c->channels, c->patch, c->patch);
-    snprintf(at, sizeof at, "%s.bias", patch);
-    VISIT(w, "", at, c->hidden);
-    if (siglip) {
-        VISIT(w, "", "embeddings.position_embedding.weight", c->tokens, c->hidden);
-    } else {
-        VISIT(w, "", "embeddings.position_embeddings", 1, c->tokens, c->hidden);
-        VISIT(w, "", "embeddings.cls_token", 1, 1, c->hidden);
-    }
-    for (int64_t i = 0; i < c->layers; i++) {
-        snprintf(at, sizeof at, siglip ? "encoder.layers.%d." : "encoder.layer.%d.", (int)i);
-        BL_TRY(siglip ? walk_siglip_layer(w, c, at) : walk_vit_layer(w, c, at));
-    }
-    BL_TRY(visit_linear(w, "", siglip ? "post_layernorm" : "layernorm", c->hidden, 0, true));
-    return siglip && head ? walk_head(w, c) : 0;
 }
 
 int hf_vision_check(const struct hf_vision *config, bool head, const struct safetensors *file,
                     struct bl_error *err)
 {
-    struct walk walk = {.file = file, .err = err};
-    return walk_vision(&walk, config, head);
-}
-
-int64_t hf_vision_parameters(const struct hf_vision *config, bool head)
-{
-    struct walk walk = {0};
-    walk_vision(&walk, config, head);
-    return walk.numbers;
-}
-
-/* -- language model --------------------------------------------------------------------------- */
-
-static int walk_llm_layer(struct walk *w, const struct hf_llm *c, const char *at)
-{
-    int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    BL_TRY(visit_linear(w, at, "input_layernorm", c->hidden, 0, false));
-    BL_TRY(visit_linear(w, at, "post_attention_layernorm", c->hidden, 0, false));
-    BL_TRY(visit_linear(w, at, "self_attn.q_proj", q, c->hidden, c->attention_bias));
-    BL_TRY(visit_linear(w, at, "self_attn.k_proj", kv, c->hidden, c->attention_bias));
-    BL_TRY(visit_linear(w, at, "self_attn.v_proj", kv, c->hidden, c->attention_bias));
-    BL_TRY(visit_linear(w, at, "self_attn.o_proj", c->hidden, q, c->attention_bias));
-    BL_TRY(visit_linear(w, at, "mlp.gate_proj", c->intermediate, c->hidden, c->mlp_bias));
-    BL_TRY(visit_linear(w, at, "mlp.up_proj", c->intermediate, c->hidden, c->mlp_bias));
-    return visit_linear(w, at, "mlp.down_proj", c->hidden, c->intermediate, c->mlp_bias);
-}
-
-static int walk_llm(struct walk *w, const struct hf_llm *c)
-{
-    const char *body = has(w->file, "model.", "norm.weight") ? "model." : "";
-    /* A tied matrix lies under either name. */
-    bool under_head =
-        c->tied && has(w->file, "", "lm_head.weight") && !has(w->file, body, "embed_tokens.weight");
-    w->prefix = body;
-    if (!under_head)
-        VISIT(w, "", "embed_tokens.weight", c->vocabulary, c->hidden);
-    for (int64_t i = 0; i < c->layers; i++) {
-        char at[64];
-        snprintf(at, sizeof at, "layers.%d.", (int)i);
-        BL_TRY(walk_llm_layer(w, c, at));
-    }
-    BL_TRY(visit_linear(w, "", "norm", c->hidden, 0, false));
-    w->prefix = "";
-    if (under_head || !c->tied)
-        VISIT(w, "", "lm_head.weight", c->vocabulary, c->hidden);
-    return 0;
+    struct hf_shapes shapes;
+    hf_vision_shapes(config, file, &shapes);
+    BL_TRY(expect_scope(&shapes, file, HF_BODY, 0, err));
+    for (int64_t i = 0; i < config->layers; i++)
+        BL_TRY(expect_scope(&shapes, file, HF_LAYER, i, err));
+    return head ? expect_scope(&shapes, file, HF_POOLING, 0, err) : 0;
 }
 
 int hf_llm_check(const struct hf_llm *config, const struct safetensors *file, struct bl_error *err)
 {
-    struct walk walk = {.file = file, .err = err};
-    return walk_llm(&walk, config);
+    struct hf_shapes shapes;
+    hf_llm_shapes(config, file, &shapes);
+    const enum hf_role embedding = hf_llm_embedding(config, &shapes, file);
+    for (int i = 0; i < shapes.names->count; i++) {
+        const struct hf_tensor *tensor = &shapes.names->tensors[i];
+        bool unneeded = (tensor->role == HF_HEAD && config->tied && embedding != HF_HEAD) ||
+                        (tensor->role == HF_EMBEDDING && embedding != HF_EMBEDDING);
+        if (tensor->scope != HF_LAYER && !unneeded)
+            BL_TRY(expect(&shapes, file, tensor, 0, err));
+    }
+    for (int64_t i = 0; i < config->layers; i++)
+        BL_TRY(expect_scope(&shapes, file, HF_LAYER, i, err));
+    return 0;
+}
+
+/* -- counting -- */
+
+static int64_t count_scope(const struct hf_shapes *shapes, enum hf_scope scope)
+{
+    int64_t sum = 0, dims[4];
+    for (int i = 0; i < shapes->names->count; i++) {
+        const struct hf_tensor *tensor = &shapes->names->tensors[i];
+        if (tensor->scope != scope)
+            continue;
+        int64_t numbers = 1;
+        int rank = hf_shapes_dims(shapes, tensor, dims);
+        for (int d = 0; d < rank; d++)
+            numbers *= dims[d];
+        sum += numbers + (shapes->biases[tensor->bias] ? dims[0] : 0);
+    }
+    return sum;
+}
+
+int64_t hf_vision_parameters(const struct hf_vision *config, bool head)
+{
+    struct hf_shapes shapes;
+    hf_vision_shapes(config, NULL, &shapes);
+    return count_scope(&shapes, HF_BODY) + config->layers * count_scope(&shapes, HF_LAYER) +
+           (head ? count_scope(&shapes, HF_POOLING) : 0);
 }
 
 int64_t hf_llm_parameters(const struct hf_llm *config)
 {
-    struct walk walk = {0};
-    walk_llm(&walk, config);
-    return walk.numbers;
+    struct hf_shapes shapes;
+    hf_llm_shapes(config, NULL, &shapes);
+    return count_scope(&shapes, HF_BODY) + config->layers * count_scope(&shapes, HF_LAYER) +
+           (config->tied ? 0 : count_scope(&shapes, HF_TOP));
 }

@@ -133,6 +133,10 @@ static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
     act_from_f32(self, matrix->rows, matrix->master, matrix->N * matrix->K);
 }
 
+static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
+{
+}
+
 static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const float *master,
                             int64_t N, int64_t K, struct bl_error *err)
 {
@@ -190,6 +194,74 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     if (d_bias)
         check(self, cuda_column_sums(launch_of(self), d_bias, d_y, R, N, scratch));
     free(scratch);
+}
+
+/* -- products of attention over shared keys -- */
+
+struct ops_operand {
+    int64_t S, N, D;
+    const act *x;
+};
+
+static int operand_create(struct ops *self, struct ops_operand **ret, int64_t N, int64_t D,
+                          struct bl_error *err)
+{
+    *ret = calloc(1, sizeof **ret);
+    (*ret)->N = N;
+    (*ret)->D = D;
+    return 0;
+}
+
+static void operand_free(struct ops *self, struct ops_operand **operand)
+{
+    free(*operand);
+    *operand = NULL;
+}
+
+static void operand_set(struct ops *self, struct ops_operand *operand, const act *x, int64_t S)
+{
+    operand->x = x;
+    operand->S = S;
+}
+
+static void product_transposed(struct ops *self, act *y, const act *a, const struct ops_operand *x,
+                               int64_t M)
+{
+    const int64_t N = x->N, D = x->D, ld = ops_score_ld(self, N);
+    for (int64_t row = 0; row < x->S * M; row++)
+        for (int64_t n = 0; n < N; n++) {
+            double sum = 0;
+            for (int64_t i = 0; i < D; i++)
+                sum +=
+                    element(self, a, row * D + i) * element(self, x->x, (row / M * N + n) * D + i);
+            set_element(self, y, row * ld + n, sum);
+        }
+}
+
+static void product(struct ops *self, act *y, const act *a, const struct ops_operand *x, int64_t M)
+{
+    const int64_t N = x->N, D = x->D, ld = ops_score_ld(self, N);
+    for (int64_t row = 0; row < x->S * M; row++)
+        for (int64_t i = 0; i < D; i++) {
+            double sum = 0;
+            for (int64_t n = 0; n < N; n++)
+                sum +=
+                    element(self, a, row * ld + n) * element(self, x->x, (row / M * N + n) * D + i);
+            set_element(self, y, row * D + i, sum);
+        }
+}
+
+static void product_backward(struct ops *self, float *d_x, const act *a, const act *b,
+                             const struct ops_operand *x, int64_t M)
+{
+    const int64_t N = x->N, D = x->D, ld = ops_score_ld(self, N);
+    for (int64_t at = 0; at < x->S * N * D; at++) {
+        const int64_t first = at / (N * D) * M, n = at / D % N;
+        double sum = d_x[at];
+        for (int64_t row = first; row < first + M; row++)
+            sum += element(self, a, row * ld + n) * element(self, b, row * D + at % D);
+        d_x[at] = (float)sum;
+    }
 }
 
 /* -- norms -- */
@@ -253,6 +325,22 @@ static void dropout(struct ops *self, act *y, const act *x, const struct ops_dro
                     int64_t S, int64_t rows, int64_t D)
 {
     check(self, cuda_dropout(launch_of(self), y, x, dropout, S, rows, D));
+}
+
+static void affine_forward(struct ops *self, act *y, const act *x, const struct ops_affine *a,
+                           int64_t R, int64_t D)
+{
+    check(self, cuda_affine_forward(launch_of(self), y, x, a, R, D));
+}
+
+static void affine_backward(struct ops *self, act *d_x, float *d_shift, float *d_weight,
+                            float *d_bias, const act *d_y, const act *x, const struct ops_affine *a,
+                            int64_t R, int64_t D, bool accumulate_shift)
+{
+    void *scratch = memory(cuda_affine_backward_scratch(R, D));
+    check(self, cuda_affine_backward(launch_of(self), d_x, d_shift, d_weight, d_bias, d_y, x, a, R,
+                                     D, accumulate_shift, scratch));
+    free(scratch);
 }
 
 /* -- rows -- */
@@ -331,6 +419,31 @@ static void attention_probs(struct ops *self, float *probs, const act *q, int64_
                             const act *k, int64_t ld_k, const struct ops_attention *a)
 {
     check(self, cuda_attention_probs(launch_of(self), probs, q, ld_q, k, ld_k, a));
+}
+
+/* -- attention over shared keys -- */
+
+static void softmax_forward(struct ops *self, act *p, act *dropped, float *sums, const act *x,
+                            float scale, const struct ops_dropout *dropout, int64_t S, int64_t rows,
+                            int64_t N, int64_t ld)
+{
+    check(self, cuda_softmax_forward(launch_of(self), p, dropped, sums, x, scale, dropout, S, rows,
+                                     N, ld));
+}
+
+static void softmax_drop(struct ops *self, act *dropped, const act *p,
+                         const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N,
+                         int64_t ld)
+{
+    check(self, cuda_softmax_drop(launch_of(self), dropped, p, dropout, S, rows, N, ld));
+}
+
+static void softmax_backward(struct ops *self, act *d_x, const act *d_dropped, const float *d_sums,
+                             const act *p, float scale, const struct ops_dropout *dropout,
+                             int64_t S, int64_t rows, int64_t N, int64_t ld)
+{
+    check(self, cuda_softmax_backward(launch_of(self), d_x, d_dropped, d_sums, p, scale, dropout, S,
+                                      rows, N, ld));
 }
 
 /* -- mixture of experts -- */
@@ -438,6 +551,7 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .matrix_frozen = matrix_frozen,
                                      .matrix_trainable = matrix_trainable,
                                      .matrix_refresh = matrix_refresh,
+                                     .matrix_pack = matrix_pack,
                                      .matrix_free = matrix_free,
                                      .linear_forward = linear_forward,
                                      .linear_backward_input = linear_backward_input,
@@ -451,6 +565,8 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .swiglu_forward = swiglu_forward,
                                      .swiglu_backward = swiglu_backward,
                                      .dropout = dropout,
+                                     .affine_forward = affine_forward,
+                                     .affine_backward = affine_backward,
                                      .gather_rows = gather_rows,
                                      .scatter_rows = scatter_rows,
                                      .embed = embed,
@@ -462,6 +578,15 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .attention_forward = attention_forward,
                                      .attention_backward = attention_backward,
                                      .attention_probs = attention_probs,
+                                     .operand_create = operand_create,
+                                     .operand_free = operand_free,
+                                     .operand_set = operand_set,
+                                     .product_transposed = product_transposed,
+                                     .product = product,
+                                     .product_backward = product_backward,
+                                     .softmax_forward = softmax_forward,
+                                     .softmax_drop = softmax_drop,
+                                     .softmax_backward = softmax_backward,
                                      .router_softmax = router_softmax,
                                      .mix_forward = mix_forward,
                                      .mix_backward = mix_backward,
@@ -479,6 +604,7 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
     sim->ops.name = narrow ? "cudasim: bf16" : "cudasim: f32";
     sim->ops.precision = narrow ? OPS_BF16 : OPS_F32;
     sim->ops.act_bytes = narrow ? 2 : 4;
+    sim->ops.score_multiple = narrow ? 8 : 4;
     sim->launch.act = narrow ? CUDA_ACT_BF16 : CUDA_ACT_F32;
     cudasim_seed((unsigned long long)repeat);
     *ret = &sim->ops;

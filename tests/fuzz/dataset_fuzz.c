@@ -21,7 +21,7 @@ static void touch(const struct dataset *d)
     for (uint64_t id = 0; id < dataset_samples(d); id++) {
         struct dataset_sample sample;
         dataset_sample(d, id, &sample);
-        sum += strlen(sample.image) + sample.hash[31];
+        sum += strlen(sample.location.path) + sample.hash[31];
         for (uint32_t i = 0; i < sample.caption_count; i++) {
             struct dataset_caption caption;
             dataset_caption(d, id, i, &caption);

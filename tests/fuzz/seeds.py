@@ -100,11 +100,11 @@ put("metadata", "csv", b'0\xef\xbb\xbffile_name,text,caption\r\na.jpg,"b, ""c""\
 
 
 def dataset(samples):
-    """A dataset.index as common/data/dataset_format.h has it: samples of (image, split, captions)."""
+    """A dataset.index as common/data/dataset_format.h has it: samples of (location, split, captions)."""
     text, rows, captions, ids = b"", b"", b"", [[], []]
-    for i, (image, split, lines) in enumerate(samples):
-        rows += struct.pack("<QQ32sII", len(text), len(captions) // 24, bytes(range(i, i + 32)), len(lines), split)
-        text += image + b"\0"
+    for i, (location, split, lines) in enumerate(samples):
+        rows += struct.pack("<QQQq32sII", len(text), len(captions) // 24, 9, 7, bytes(range(i, i + 32)), len(lines), split)
+        text += location + b"\0"
         ids[split].append(i)
         for line in lines:
             captions += struct.pack("<QIIII", len(text), len(line), 0, 2, 0)
@@ -115,10 +115,11 @@ def dataset(samples):
     body = rows + captions + b"".join(struct.pack("<%dQ" % len(part), *part) for part in ids) + lengths + note + text
     counts = struct.pack("<7Q", len(samples), len(captions) // 24, len(ids[0]), len(ids[1]), 3, 1, len(text))
     covered = bytes(64) + counts + bytes(8 * (5 + 8)) + body
-    return struct.pack("<8sII", b"BLINDEX", 1, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
+    return struct.pack("<8sII", b"BLINDEX", 2, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
 
 
-put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"/b.jpg", 1, [b"three"])]))
+put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"range:512+9:/b.tar", 0, [b"two"]),
+                        (b"url:https://c/d.jpg /cache/d", 1, [b"three"])]))
 
 
 def varint(n):

@@ -104,7 +104,6 @@ static void do_worker_action(int index, const struct worker_action *a, const str
         e->what = SIM_WORKER_OWN;
         e->index = index;
         e->instance = p->instance;
-        e->worker.opened.ok = true;
         sim_push(&w->queue, e, w->now_ms + 1 + 2 * delay());
         return;
     case WORKER_ACTION_KEEP:
@@ -177,7 +176,11 @@ static void loader_ship(int index, const struct loader_action *a)
     uint32_t slot = a->assignment.slot;
     int to = worker_index(a->assignment.worker);
     uint64_t sent_ms = later(w->now_ms, p->stalled_until_ms) + delay();
-    for (int copies = to < 0 ? 0 : chance(w->duplicate_chance) ? 2 : 1; copies > 0; copies--) {
+    bool failed = !w->healed && chance(w->slow_chance * 0.2); /* no socket to be had */
+    for (int copies = to < 0 || failed              ? 0
+                      : chance(w->duplicate_chance) ? 2
+                                                    : 1;
+         copies > 0; copies--) {
         struct sim_event *e = engine_event(WORKER_EVENT_DATA);
         e->what = SIM_WORKER_OWN;
         e->index = to;
@@ -201,6 +204,7 @@ static void loader_ship(int index, const struct loader_action *a)
     done->instance = p->instance;
     done->loader.type = LOADER_EVENT_SHIPPED;
     done->loader.slot.slot = slot;
+    done->loader.slot.failed = failed;
     done->engine_turn = p->slots[slot].turn = ++p->slot_turn;
     sim_push(&w->queue, done, sent_ms);
 }
@@ -236,7 +240,6 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         e->index = index;
         e->instance = p->instance;
         e->loader.type = LOADER_EVENT_OPENED;
-        e->loader.opened.ok = true;
         sim_push(&w->queue, e, w->now_ms + 1 + delay());
         return;
     case LOADER_ACTION_ACCEPT:

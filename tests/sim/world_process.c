@@ -32,6 +32,11 @@ void restart_later(enum program program, int index, uint64_t ms)
     sim_push(&w->queue, e, w->now_ms + ms);
 }
 
+static struct core_member_config member_config(void)
+{
+    return (struct core_member_config){patience(), 40ull * patience()};
+}
+
 static void start_worker(int index)
 {
     struct process *p = &w->workers[index];
@@ -39,9 +44,7 @@ static void start_worker(int index)
     *p = (struct process){.up = true, .instance = instance, .link = -1};
     p->engine.step = -1;
     p->incarnation = sim_random(&w->chance) | 1;
-    struct worker_config config = {.incarnation = p->incarnation,
-                                   .patience_ms = patience(),
-                                   .reconnect_ms = 40ull * patience()};
+    struct worker_config config = {.incarnation = p->incarnation, .member = member_config()};
     BL_ASSERT(worker_new(&config, &p->worker, NULL) == 0);
     do_worker(index, worker_start(p->worker, w->now_ms), NULL);
     tick_later(WORKER, index, instance);
@@ -55,11 +58,8 @@ static void start_loader(int index)
     p->incarnation = sim_random(&w->chance) | 1;
     p->capacity = 1 + below(w->capacity);
     p->jobs = 1 + below(p->capacity);
-    struct loader_config config = {.incarnation = p->incarnation,
-                                   .capacity = p->capacity,
-                                   .jobs = p->jobs,
-                                   .patience_ms = patience(),
-                                   .reconnect_ms = 40ull * patience()};
+    struct loader_config config = {
+        .capacity = p->capacity, .jobs = p->jobs, .member = member_config()};
     BL_ASSERT(loader_new(&config, &p->loader, NULL) == 0);
     do_loader(index, loader_start(p->loader, w->now_ms), NULL);
     tick_later(LOADER, index, instance);

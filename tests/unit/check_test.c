@@ -3,6 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include "common/file.h"
+#include "common/models/family.h"
 #include "coordinator/check.h"
 #include "coordinator/estimate.h"
 
@@ -128,8 +129,8 @@ static void a_begun_run_is_compared_with_its_configuration(void **state)
 static void parameters_are_counted_as_the_original_has_them(void **state)
 {
     struct config config = {.qformer = {.queries = 32, .layers = 8, .heads = 8}};
-    struct hf_vision vision = {.hidden = 1152};
-    struct hf_llm llm = {.hidden = 2048};
+    struct hf_vision vision = {.family = &family_siglip, .hidden = 1152};
+    struct hf_llm llm = {.family = &family_llama, .hidden = 2048};
     const int64_t qformer = 539613184, expert = 33572864;
     assert_int_equal(estimate_trainable(&config, &vision, &llm), qformer + expert);
     config.projector.kind = CONFIG_MOE;
@@ -144,14 +145,16 @@ static void memory_grows_with_what_is_kept(void **state)
                             .qformer = {.queries = 32, .layers = 2},
                             .train = {.micro_batch = 8, .grain = 8},
                             .cluster = {.window = 2}};
-    struct hf_vision vision = {.hidden = 64,
+    struct hf_vision vision = {.family = &family_siglip,
+                               .hidden = 64,
                                .layers = 2,
                                .intermediate = 128,
                                .channels = 3,
                                .image_size = 64,
                                .patch = 8,
                                .tokens = 64};
-    struct hf_llm llm = {.hidden = 64,
+    struct hf_llm llm = {.family = &family_llama,
+                         .hidden = 64,
                          .layers = 2,
                          .heads = 4,
                          .kv_heads = 2,

@@ -235,7 +235,6 @@ static bool engine_event(struct engine *engine, struct worker_event *e)
     e->generation = engine->generation;
     if (engine->opening && below(2)) {
         e->type = WORKER_EVENT_OPENED;
-        e->opened.ok = true;
         engine->opening = false;
         return true;
     }
@@ -279,7 +278,11 @@ static void draw_for_worker(struct worker_event *e, uint64_t generation, int64_t
     static const char *const folders[] = {"", "step-1", "step-2"};
     static char long_folder[2 * WORKER_FOLDER_MAX];
     memset(long_folder, 'x', sizeof long_folder - 1);
-    e->type = (enum worker_event_type)below(WORKER_EVENT_DATA + 1);
+    static const enum worker_event_type types[] = {
+        WORKER_EVENT_WELCOME, WORKER_EVENT_REFUSE, WORKER_EVENT_PULSE,
+        WORKER_EVENT_END,     WORKER_EVENT_FORM,   WORKER_EVENT_RENDEZVOUS,
+        WORKER_EVENT_SAVE,    WORKER_EVENT_STOP,   WORKER_EVENT_DATA};
+    e->type = types[below(sizeof types / sizeof *types)];
     if (e->type == WORKER_EVENT_REFUSE || e->type == WORKER_EVENT_STOP)
         e->type = below(e->type == WORKER_EVENT_STOP ? 8 : 60) ? WORKER_EVENT_DATA : e->type;
     e->generation = e->type == WORKER_EVENT_FORM ? generation + below(3)
@@ -317,8 +320,8 @@ static void no_message_of_another_breaks_a_worker(void **state)
     uint64_t states_seen[WORKER_STATE_COUNT] = {0};
     for (uint64_t seed = 0; seed < 1500; seed++) {
         chance = seed;
-        struct worker_config config = {
-            .incarnation = 77, .patience_ms = 6000, .reconnect_ms = 600000};
+        struct worker_config config = {.incarnation = 77,
+                                       .member = {.patience_ms = 6000, .reconnect_ms = 600000}};
         struct worker *w;
         assert_int_equal(worker_new(&config, &w, NULL), 0);
         assert_int_equal(worker_set_plan(w, &plan, NULL), 0);
@@ -361,7 +364,7 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
     for (uint64_t seed = 0; seed < 1500; seed++) {
         chance = seed;
         struct loader_config config = {
-            .incarnation = 9, .capacity = 3, .jobs = 2, .patience_ms = 600, .reconnect_ms = 600000};
+            .capacity = 3, .jobs = 2, .member = {.patience_ms = 600, .reconnect_ms = 600000}};
         struct loader *l;
         assert_int_equal(loader_new(&config, &l, NULL), 0);
         bool making[5] = {0}, shipping[5] = {0}, opening = false, over = false;
@@ -387,7 +390,6 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
             uint32_t slot = below(5);
             if (opening && below(3) == 0) {
                 e.type = LOADER_EVENT_OPENED;
-                e.opened.ok = true;
                 opening = false;
             } else if (making[slot] && below(2)) {
                 e.type = LOADER_EVENT_MADE;
@@ -400,7 +402,10 @@ static void no_message_of_the_coordinator_breaks_a_loader(void **state)
             } else if (below(10) == 0) {
                 e.type = below(5) ? LOADER_EVENT_TICK : LOADER_EVENT_LOST;
             } else {
-                e.type = (enum loader_event_type)below(LOADER_EVENT_STOP + 1);
+                static const enum loader_event_type types[] = {
+                    LOADER_EVENT_WELCOME, LOADER_EVENT_REFUSE,     LOADER_EVENT_PULSE,
+                    LOADER_EVENT_END,     LOADER_EVENT_ASSIGNMENT, LOADER_EVENT_STOP};
+                e.type = types[below(sizeof types / sizeof *types)];
                 if (e.type == LOADER_EVENT_REFUSE || e.type == LOADER_EVENT_STOP)
                     e.type = below(20) ? LOADER_EVENT_ASSIGNMENT : e.type;
                 if (e.type == LOADER_EVENT_WELCOME)

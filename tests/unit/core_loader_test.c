@@ -48,7 +48,7 @@ static void slot_event(enum loader_event_type type, uint32_t slot)
 static int begin(void **state)
 {
     struct loader_config config = {
-        .incarnation = 9, .capacity = 3, .jobs = 2, .patience_ms = 600, .reconnect_ms = 6000};
+        .capacity = 3, .jobs = 2, .member = {.patience_ms = 600, .reconnect_ms = 6000}};
     now_ms = 1000;
     assert_int_equal(loader_new(&config, &l, NULL), 0);
     actions = loader_start(l, now_ms);
@@ -57,9 +57,7 @@ static int begin(void **state)
     e.welcome.patience_ms = 600;
     feed(e);
     assert_non_null(action(LOADER_ACTION_OPEN));
-    e = event(LOADER_EVENT_OPENED, 0);
-    e.opened.ok = true;
-    feed(e);
+    feed(event(LOADER_EVENT_OPENED, 0));
     assert_non_null(action(LOADER_ACTION_ENDED));
     return 0;
 }
@@ -83,6 +81,17 @@ static void an_assignment_is_made_shipped_and_answered(void **state)
     assert_true(sent->assignment.shipped);
     assert_int_equal(sent->assignment.micro_batch, 5);
     assert_int_equal(sent->generation, 1);
+}
+
+static void what_cannot_be_shipped_is_answered_as_not_shipped(void **state)
+{
+    assignment(1, 5);
+    slot_event(LOADER_EVENT_MADE, 0);
+    struct loader_event e = event(LOADER_EVENT_SHIPPED, 0);
+    e.slot.failed = true;
+    feed(e);
+    assert_false(action(LOADER_ACTION_COMPLETED)->assignment.shipped);
+    assert_int_equal(loader_status(l).dropped, 1);
 }
 
 static void assignments_wait_for_a_free_job_in_the_order_they_came(void **state)
@@ -194,6 +203,7 @@ static void messages_of_an_older_connection_are_late(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(CASE(an_assignment_is_made_shipped_and_answered),
+          CASE(what_cannot_be_shipped_is_answered_as_not_shipped),
           CASE(assignments_wait_for_a_free_job_in_the_order_they_came),
           CASE(an_assignment_beyond_the_capacity_ends_the_connection),
           CASE(the_end_of_a_generation_gives_the_credit_of_its_assignments_back),

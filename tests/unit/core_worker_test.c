@@ -53,7 +53,8 @@ static void welcome(void)
 
 static int begin(void **state)
 {
-    struct worker_config config = {.incarnation = 77, .patience_ms = 600, .reconnect_ms = 6000};
+    struct worker_config config = {.incarnation = 77,
+                                   .member = {.patience_ms = 600, .reconnect_ms = 6000}};
     now_ms = 1000;
     the_link = 1;
     generation = 0;
@@ -63,9 +64,7 @@ static int begin(void **state)
     welcome();
     assert_non_null(action(WORKER_ACTION_OPEN));
     assert_int_equal(worker_set_plan(w, &plan, NULL), 0);
-    struct worker_event e = event(WORKER_EVENT_OPENED);
-    e.opened.ok = true;
-    feed(e);
+    feed(event(WORKER_EVENT_OPENED));
     assert_int_equal(action(WORKER_ACTION_ENDED)->ended.applied_step, -1);
     assert_int_equal(state_now(), WORKER_READY);
     return 0;

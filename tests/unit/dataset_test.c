@@ -92,7 +92,7 @@ static void an_index_holds_images_captions_and_splits(void **state)
     struct dataset_sample sample;
     struct dataset_caption caption;
     dataset_sample(d, 0, &sample);
-    assert_string_equal(sample.image, inside("data/a.jpg"));
+    assert_string_equal(sample.location.path, inside("data/a.jpg"));
     assert_int_equal(sample.caption_count, 1);
     char hex[65], expected[65];
     bl_hex(sample.hash, 32, hex);
@@ -225,7 +225,7 @@ static void a_validation_source_keeps_its_images_out_of_training(void **state)
     assert_int_equal(dataset_sample_verdicts(d, DATASET_HELD_OUT), 1);
     struct dataset_sample sample;
     dataset_sample(d, dataset_id(d, DATASET_VALIDATION, 0), &sample);
-    assert_string_equal(sample.image, inside("held/x.jpg"));
+    assert_string_equal(sample.location.path, inside("held/x.jpg"));
     dataset_free(&d);
 }
 

@@ -111,5 +111,53 @@ static void what_is_missing_is_named(void **state)
     assert_ok(bl_folder_remove(folder, &err), err);
 }
 
-UNIT_MAIN(cmocka_unit_test(the_demos_folders_are_complete_and_counted),
+static void expect_roles(const struct hf_names *names, enum hf_role first, enum hf_role last)
+{
+    for (enum hf_role role = first; role <= last; role++)
+        assert_non_null(hf_tensor_of(names, role));
+}
+
+/* What the model opens without asking whether it is there. */
+static void every_familys_description_is_whole(void **state)
+{
+    static const struct vision_family *const towers[] = {&family_siglip, &family_vit};
+    for (size_t i = 0; i < sizeof towers / sizeof *towers; i++) {
+        const struct hf_names *names = &towers[i]->names;
+        expect_roles(names, HF_NORM1, HF_NORM2);
+        expect_roles(names, HF_UP, HF_DOWN);
+        assert_non_null(hf_tensor_of(names, HF_EMBEDDING));
+        assert_non_null(hf_tensor_of(names, HF_POSITION));
+        assert_non_null(hf_tensor_of(names, HF_FINAL_NORM));
+        if (hf_tensor_of(names, HF_POOL_PROBE))
+            expect_roles(names, HF_POOL_PROBE, HF_POOL_DOWN);
+        else
+            assert_non_null(hf_tensor_of(names, HF_CLASS_TOKEN));
+    }
+    expect_roles(&family_llama.names, HF_NORM1, HF_DOWN);
+    expect_roles(&family_llama.names, HF_FINAL_NORM, HF_HEAD);
+}
+
+static void names_carry_the_prefix_only_where_the_folder_has_it(void **state)
+{
+    struct bl_error err = {0};
+    struct hf_vision vision;
+    struct hf_shapes shapes;
+    char name[HF_NAME_BYTES];
+    struct safetensors *file = opened(demo("vision")); /* saved again, without it */
+    assert_ok(hf_vision_open(demo("vision"), &vision, &err), err);
+    const struct hf_tensor *tensor = hf_tensor_of(&family_siglip.names, HF_QUERY);
+    hf_vision_shapes(&vision, file, &shapes);
+    hf_shapes_name(&shapes, tensor, 2, name);
+    assert_string_equal(name, "encoder.layers.2.self_attn.q_proj.weight");
+    hf_vision_shapes(&vision, NULL, &shapes);
+    assert_true(hf_shapes_bias_name(&shapes, tensor, 11, name));
+    assert_string_equal(name, "vision_model.encoder.layers.11.self_attn.q_proj.bias");
+    assert_false(
+        hf_shapes_bias_name(&shapes, hf_tensor_of(&family_siglip.names, HF_POOL_PROBE), 0, name));
+    safetensors_free(&file);
+}
+
+UNIT_MAIN(cmocka_unit_test(every_familys_description_is_whole),
+          cmocka_unit_test(names_carry_the_prefix_only_where_the_folder_has_it),
+          cmocka_unit_test(the_demos_folders_are_complete_and_counted),
           cmocka_unit_test(what_is_missing_is_named))

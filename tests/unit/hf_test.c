@@ -3,7 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include "common/file.h"
-#include "common/models/hf.h"
+#include "common/models/family.h"
 
 static char folder[64];
 
@@ -50,7 +50,7 @@ static void a_siglip_folder_takes_the_defaults_for_missing_keys(void **state)
         struct bl_error err;
         put("config.json", same[i]);
         assert_ok(hf_vision_open(folder, &v, &err), err);
-        assert_int_equal(v.kind, HF_SIGLIP);
+        assert_ptr_equal(v.family, &family_siglip);
         assert_int_equal(v.hidden, 768);
         assert_int_equal(v.layers, 12);
         assert_int_equal(v.heads, 12);
@@ -91,7 +91,7 @@ static void a_vit_folder_counts_its_class_token(void **state)
     put("config.json", "{\"model_type\":\"vit\",\"hidden_size\":192,\"num_attention_heads\":3,"
                        "\"intermediate_size\":768,\"qkv_bias\":false}");
     assert_ok(hf_vision_open(folder, &v, &err), err);
-    assert_int_equal(v.kind, HF_VIT);
+    assert_ptr_equal(v.family, &family_vit);
     assert_int_equal(v.tokens, 197);
     assert_int_equal(v.activation, HF_GELU_ERF);
     assert_true(v.norm_eps == 1e-12f);
@@ -262,8 +262,8 @@ static void a_wrong_llm_config_is_named(void **state)
                  "eos_token_id: expected at most 8 different tokens");
 }
 
-static const struct hf_vision siglip_384 = {.kind = HF_SIGLIP, .image_size = 384};
-static const struct hf_vision vit_224 = {.kind = HF_VIT, .image_size = 224};
+static const struct hf_vision siglip_384 = {.family = &family_siglip, .image_size = 384};
+static const struct hf_vision vit_224 = {.family = &family_vit, .image_size = 224};
 
 static void an_absent_preprocessor_config_means_that_of_siglip(void **state)
 {
@@ -272,11 +272,11 @@ static void an_absent_preprocessor_config_means_that_of_siglip(void **state)
     assert_ok(hf_preprocess_open(folder, &siglip_384, &p, &err), err);
     assert_int_equal(p.width, 384);
     assert_int_equal(p.height, 384);
-    assert_int_equal(p.resample, 3);
+    assert_int_equal(p.filter, 3);
     assert_true(p.rescale_factor == 1.0f / 255);
     assert_true(p.mean[0] == 0.5f && p.std[2] == 0.5f);
     assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
-    assert_int_equal(p.resample, 3);
+    assert_int_equal(p.filter, 3);
 }
 
 static void a_preprocessor_config_is_read(void **state)
@@ -288,19 +288,19 @@ static void a_preprocessor_config_is_read(void **state)
         "384,\"width\":384},\"resample\":2,\"rescale_factor\":0.00392156862745098,"
         "\"image_mean\":[0.1,0.2,0.3],\"image_std\":[1,2,3],\"processor_class\":\"X\"}");
     assert_ok(hf_preprocess_open(folder, &siglip_384, &p, &err), err);
-    assert_int_equal(p.resample, 2);
+    assert_int_equal(p.filter, 2);
     assert_true(p.mean[2] == 0.3f && p.std[1] == 2 && p.rescale_factor == 1.0f / 255);
     put("preprocessor_config.json",
         "{\"feature_extractor_type\":\"ViTFeatureExtractor\",\"size\":224}");
     assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
     assert_int_equal(p.height, 224);
-    assert_int_equal(p.resample, 2);
+    assert_int_equal(p.filter, 2);
     put("preprocessor_config.json", "{\"image_processor_type\":\"SiglipImageProcessor\"}");
     assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
-    assert_int_equal(p.resample, 3);
+    assert_int_equal(p.filter, 3);
     put("preprocessor_config.json", "{}");
     assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
-    assert_int_equal(p.resample, 2);
+    assert_int_equal(p.filter, 2);
 }
 
 static void preprocessing_that_would_change_pixels_is_refused(void **state)

@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 
 #include "common/cleanup.h"
+#include "common/random.h"
 #include "common/file.h"
 #include "common/models/safetensors.h"
+#include "tests/tools/weights.h"
 #include "worker/model/captioner_private.h"
 
 #define IMAGES 3
@@ -36,10 +38,26 @@ static const void *data_of(const struct safetensors *file, const char *name)
     return tensor->data;
 }
 
+/* Of cross-attention, in the test under way. */
+static enum captioner_cross form;
+
+static int plain_form(void **state)
+{
+    form = CAPTIONER_CROSS_PLAIN;
+    return 0;
+}
+
+static int folded_form(void **state)
+{
+    form = CAPTIONER_CROSS_FOLDED;
+    return 0;
+}
+
 static struct captioner_options golden_options(enum captioner_projector projector, char vision[512],
                                                char llm[512])
 {
     return (struct captioner_options){
+        .cross = form,
         .vision = golden(vision, "siglip"),
         .llm = golden(llm, "llama"),
         .width = 12,
@@ -79,7 +97,7 @@ static struct world world_open_with(const struct captioner_options *options, int
               err);
     assert_ok(ops_cpu_open(OPS_F32, threads, &w.ops, &err), err);
     assert_ok(captioner_open(w.ops, options, &w.c, &err), err);
-    assert_ok(captioner_load(w.c, golden(path, moe ? "moe" : "normal"), &err), err);
+    assert_ok(weights_load(w.ops, w.c, golden(path, moe ? "moe" : "normal"), &err), err);
     w.mb = batch_of(w.input, "ids", "ids_start");
     w.prompts = batch_of(w.input, "prompt", "prompt_start");
     return w;
@@ -223,6 +241,16 @@ static struct micro_batch slice(const struct world *w, int first, int end, int32
     mb.positions += first;
     mb.ids_start = start;
     return mb;
+}
+
+/* Adds numbers in [-0.3, 0.3). */
+static void shake(float *values, int64_t count, uint64_t seed)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t words[4];
+        bl_draw(seed, BL_RANDOM_INIT, (uint64_t)i, 1, words);
+        values[i] += 0.6f * bl_unit_f32(words[0]) - 0.3f;
+    }
 }
 
 static float *copy_grads(const struct world *w)
@@ -663,9 +691,9 @@ static void saved_weights_come_back_bit_for_bit(void **state)
     bl_autofree float *b = malloc(bytes);
     assert_ok(captioner_init(w.c, 9, &err), err);
     w.ops->copy_out(w.ops, a, params->values, bytes);
-    assert_ok(captioner_save(w.c, folder, &err), err);
+    assert_ok(weights_save(w.ops, w.c, folder, &err), err);
     assert_ok(captioner_init(w.c, 10, &err), err);
-    assert_ok(captioner_load(w.c, folder, &err), err);
+    assert_ok(weights_load(w.ops, w.c, folder, &err), err);
     w.ops->copy_out(w.ops, b, params->values, bytes);
     assert_memory_equal(a, b, bytes);
 }
@@ -682,7 +710,7 @@ static void weights_of_another_model_are_refused_by_name(void **state)
     AUTO_WORLD w = world_open(CAPTIONER_MOE);
     struct bl_error err = {0};
     char path[512];
-    assert_int_equal(captioner_load(w.c, golden(path, "normal"), &err), -BL_EFORMAT);
+    assert_int_equal(weights_load(w.ops, w.c, golden(path, "normal"), &err), -BL_EFORMAT);
     assert_error(&err, BL_EFORMAT, "tensor \"ln1.bias\"",
                  "found a tensor that the configured model does not have");
     assert_non_null(strstr(err.file, "normal/projector.safetensors"));
@@ -692,7 +720,7 @@ static void weights_of_another_model_are_refused_by_name(void **state)
     options.queries = 4;
     struct captioner *c = NULL;
     assert_ok(captioner_open(w.ops, &options, &c, &err), err);
-    assert_int_equal(captioner_load(c, golden(path, "normal"), &err), -BL_EFORMAT);
+    assert_int_equal(weights_load(w.ops, c, golden(path, "normal"), &err), -BL_EFORMAT);
     assert_string_equal(err.key, "tensor \"query\"");
     captioner_free(&c);
 }
@@ -855,7 +883,7 @@ static int live(struct ops *ops, const struct captioner_options *options, const 
     bl_auto(captioner) struct captioner *c = NULL;
     char path[512];
     BL_TRY(captioner_open(ops, options, &c, err));
-    BL_TRY(captioner_load(c, golden(path, "moe"), err));
+    BL_TRY(weights_load(ops, c, golden(path, "moe"), err));
     captioner_step_begin(c);
     BL_TRY(captioner_forward_backward(c, &w->mb, &plain, err));
     struct captioner_sums sums;
@@ -889,17 +917,56 @@ static void the_nth_allocation_may_fail_and_nothing_is_lost(void **state)
     w.ops->alloc = real_alloc;
 }
 
-UNIT_MAIN(cmocka_unit_test(features_queries_and_logits_equal_the_reference),
-          cmocka_unit_test(scores_equal_the_reference_and_follow_a_shuffle_of_the_images),
-          cmocka_unit_test(gradients_of_every_tensor_equal_autograd),
-          cmocka_unit_test(captions_equal_the_reference),
-          cmocka_unit_test(attention_pictures_equal_the_reference),
-          cmocka_unit_test(a_batch_in_parts_gives_the_gradient_of_the_whole),
-          cmocka_unit_test(dropout_belongs_to_the_sample_and_the_step),
-          cmocka_unit_test(the_same_micro_batch_gives_the_same_bits_on_any_number_of_threads),
+/* Both forms of cross-attention compute the same, dropout included: gradients of the whole model with
+ * values that are random everywhere, key biases included, whose gradient only rounding makes not zero. */
+static void folded_cross_attention_gives_the_gradients_of_the_plain_one(void **state)
+{
+    float *grads[2];
+    struct world w[2];
+    for (int i = 0; i < 2; i++) {
+        char vision[512], llm[512];
+        form = i ? CAPTIONER_CROSS_FOLDED : CAPTIONER_CROSS_PLAIN;
+        struct captioner_options options = golden_options(CAPTIONER_NORMAL, vision, llm);
+        options.dropout = 0.2f;
+        w[i] = world_open_with(&options, 2);
+        const struct captioner_params *params = captioner_params(w[i].c);
+        for (int64_t t = 0; t < params->tensors; t++)
+            shake(params->values + params->at[t].offset, params->at[t].count, (uint64_t)t);
+        captioner_params_changed(w[i].c);
+        struct captioner_pass pass = {.seed = 5, .step = 7, .dropout = true};
+        struct captioner_sums sums;
+        grads[i] = gradients(&w[i], whole, 2, &pass, &sums);
+    }
+    const struct captioner_params *params = captioner_params(w[0].c);
+    for (int64_t t = 0; t < params->tensors; t++) {
+        const struct captioner_param *at = &params->at[t];
+        assert_close(at->name, grads[1] + at->offset, grads[0] + at->offset, (size_t)at->count,
+                     2e-5);
+    }
+    for (int i = 0; i < 2; i++) {
+        free(grads[i]);
+        world_close(&w[i]);
+    }
+}
+
+#define IN_BOTH_FORMS(test)                                                                        \
+    {#test, test, plain_form, NULL, NULL},                                                         \
+    {                                                                                              \
+#test " (folded)", test, folded_form, NULL, NULL                                           \
+    }
+
+UNIT_MAIN(cmocka_unit_test(folded_cross_attention_gives_the_gradients_of_the_plain_one),
+          IN_BOTH_FORMS(features_queries_and_logits_equal_the_reference),
+          IN_BOTH_FORMS(scores_equal_the_reference_and_follow_a_shuffle_of_the_images),
+          IN_BOTH_FORMS(gradients_of_every_tensor_equal_autograd),
+          IN_BOTH_FORMS(captions_equal_the_reference),
+          IN_BOTH_FORMS(attention_pictures_equal_the_reference),
+          IN_BOTH_FORMS(a_batch_in_parts_gives_the_gradient_of_the_whole),
+          IN_BOTH_FORMS(dropout_belongs_to_the_sample_and_the_step),
+          IN_BOTH_FORMS(the_same_micro_batch_gives_the_same_bits_on_any_number_of_threads),
           cmocka_unit_test(the_router_gradient_is_the_sum_of_its_grains),
           cmocka_unit_test(routing_sums_are_those_of_the_weights),
-          cmocka_unit_test(ready_gradients_cover_everything_but_the_router_once_and_in_order),
+          IN_BOTH_FORMS(ready_gradients_cover_everything_but_the_router_once_and_in_order),
           cmocka_unit_test(cached_features_are_as_good_as_pixels),
           cmocka_unit_test(sampling_at_no_temperature_or_in_a_nucleus_of_one_is_greedy),
           cmocka_unit_test(a_sampled_caption_does_not_depend_on_its_neighbours),
@@ -912,5 +979,5 @@ UNIT_MAIN(cmocka_unit_test(features_queries_and_logits_equal_the_reference),
           cmocka_unit_test(
               a_missing_tensor_is_named_and_the_pooling_head_is_needed_by_pooled_routing_alone),
           cmocka_unit_test(ids_and_lengths_that_the_language_model_does_not_know_are_refused),
-          cmocka_unit_test(a_warm_step_asks_the_device_for_no_memory),
-          cmocka_unit_test(the_nth_allocation_may_fail_and_nothing_is_lost))
+          IN_BOTH_FORMS(a_warm_step_asks_the_device_for_no_memory),
+          IN_BOTH_FORMS(the_nth_allocation_may_fail_and_nothing_is_lost))

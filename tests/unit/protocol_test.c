@@ -108,8 +108,14 @@ static void every_number_that_the_code_cites_is_in_the_document(void **state)
                                           "coordinator/core_assign.c",
                                           "coordinator/core_live.c",
                                           "coordinator/ledger.c",
+                                          "proto/core_member.c",
                                           "worker/core.c",
+                                          "worker/core_generation.c",
+                                          "worker/core_membership.c",
+                                          "worker/core_snapshot.c",
+                                          "worker/core_step.c",
                                           "loader/core.c",
+                                          "loader/core_assignments.c",
                                           "tests/sim/mutate"};
     char *document = read_source("docs/protocol.md");
     int cited = 0;

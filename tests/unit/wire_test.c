@@ -41,6 +41,7 @@ static struct {
     Blipren__Assignment assignment;
     Blipren__Save save;
     Blipren__Stop stop;
+    uint64_t many[17];
     uint64_t samples[3];
     uint32_t epochs[3];
     double numbers[2];
@@ -61,6 +62,9 @@ static void make_peers(void)
     m.beat.phase = (char *)"train";
     m.ended = (Blipren__Ended)BLIPREN__ENDED__INIT;
     m.ended.applied_step = 12;
+    m.ended.n_probe_hash = 2;
+    m.ended.probe_hash = m.samples;
+    m.ended.probe_error = (char *)"no such file";
     m.rendezvous = (Blipren__Rendezvous)BLIPREN__RENDEZVOUS__INIT;
     m.rendezvous.key = (char *)"3/rank_0";
     m.rendezvous.value = (ProtobufCBinaryData){sizeof digest, digest};
@@ -70,6 +74,8 @@ static void make_peers(void)
     m.consumed = (Blipren__Consumed)BLIPREN__CONSUMED__INIT;
     m.consumed.kind = BLIPREN__KIND__KIND_VALIDATE;
     m.broken = (Blipren__Broken)BLIPREN__BROKEN__INIT;
+    m.broken.n_unreached = 3;
+    m.broken.unreached = m.epochs;
     m.saved = (Blipren__Saved)BLIPREN__SAVED__INIT;
     m.saved.folder = (char *)"step-000100-g3";
     m.goodbye = (Blipren__Goodbye)BLIPREN__GOODBYE__INIT;
@@ -103,6 +109,7 @@ static void make_reports(void)
         m.voids[i].reason = (char *)"truncated";
         m.void_list[i] = &m.voids[i];
     }
+    m.voids[1].unreadable = true;
     m.completed.n_voids = 2;
     m.completed.voids = m.void_list;
 }
@@ -112,6 +119,8 @@ static void make_coordinators(void)
     m.welcome = (Blipren__Welcome)BLIPREN__WELCOME__INIT;
     m.welcome.run_folder = (char *)"/runs/1";
     m.welcome.patience_ms = 10000;
+    m.welcome.n_probe = 2;
+    m.welcome.probe = m.samples;
     m.refuse = (Blipren__Refuse)BLIPREN__REFUSE__INIT;
     m.pulse = (Blipren__Pulse)BLIPREN__PULSE__INIT;
     m.end = (Blipren__End)BLIPREN__END__INIT;
@@ -415,6 +424,15 @@ static void wrong_fields_of_peers_are_named(void **state)
     m.voids[1].slot = 3;
     body_refused(BLIPREN__ENVELOPE__BODY_COMPLETED,
                  "Completed.voids.slot: expected 4 to 4095, found 3");
+    m.epochs[2] = 1024;
+    body_refused(BLIPREN__ENVELOPE__BODY_BROKEN,
+                 "Broken.unreached: expected 0 to 1023, found 1024");
+    m.ended.n_probe_hash = 17;
+    m.ended.probe_hash = m.many;
+    body_refused(BLIPREN__ENVELOPE__BODY_ENDED, "Ended.probe_hash: expected 0 to 16, found 17");
+    m.welcome.n_probe = 17;
+    m.welcome.probe = m.many;
+    body_refused(BLIPREN__ENVELOPE__BODY_WELCOME, "Welcome.probe: expected 0 to 16, found 17");
     m.voids[1].reason = (char *)"\xc3";
     body_refused(BLIPREN__ENVELOPE__BODY_COMPLETED, "VoidSlot.reason: expected UTF-8");
     m.range.first = 1 << 20;

@@ -53,6 +53,7 @@ static int check_preprocess(const struct captioner *c, struct bl_error *err)
 
 static int open_trained(struct captioner *c, struct bl_error *err)
 {
+    static const struct cross_form *const cross_forms[] = {NULL, &cross_plain, &cross_folded};
     const struct captioner_options *o = &c->options;
     struct projector_shape projector = {
         o->projector,        o->queries, c->llm_config.hidden, o->experts, c->vision_config.hidden,
@@ -64,7 +65,8 @@ static int open_trained(struct captioner *c, struct bl_error *err)
                                     c->vision_config.hidden,
                                     o->width,
                                     c->llm_config.hidden,
-                                    o->dropout};
+                                    o->dropout,
+                                    cross_forms[o->cross]};
     c->params.ops = c->ops;
     BL_TRY(projector_open(&c->params, &projector, &c->projector, err));
     c->projector_end = c->params.view.count;
@@ -161,44 +163,6 @@ void captioner_params_changed(struct captioner *c)
     params_refresh(&c->params);
 }
 
-static const char *const file_names[] = {
-    [CAPTIONER_QFORMER] = "qformer.safetensors",
-    [CAPTIONER_PROJECTOR] = "projector.safetensors",
-};
-
-int captioner_save(struct captioner *c, const char *folder, struct bl_error *err)
-{
-    const struct captioner_params *params = &c->params.view;
-    size_t bytes = (size_t)params->count * sizeof(float);
-    bl_autofree float *host = malloc(bytes);
-    if (!host)
-        return bl_fail(err, BL_ENOMEM, "no memory for a copy of the weights");
-    c->ops->copy_out(c->ops, host, params->values, bytes);
-    BL_TRY(c->ops->sync(c->ops, err));
-    for (int file = 0; file < 2; file++) {
-        char path[4096];
-        BL_TRY(bl_path_join(path, sizeof path, folder, file_names[file], err));
-        BL_TRY(captioner_params_write(params, (enum captioner_file)file, path, host, NULL, err));
-    }
-    return 0;
-}
-
-int captioner_load(struct captioner *c, const char *folder, struct bl_error *err)
-{
-    const struct captioner_params *params = &c->params.view;
-    bl_autofree float *host = calloc((size_t)params->count, sizeof *host);
-    if (!host)
-        return bl_fail(err, BL_ENOMEM, "no memory for a copy of the weights");
-    for (int file = 0; file < 2; file++) {
-        char path[4096];
-        BL_TRY(bl_path_join(path, sizeof path, folder, file_names[file], err));
-        BL_TRY(captioner_params_read(params, (enum captioner_file)file, path, host, err));
-    }
-    c->ops->copy_in(c->ops, params->values, host, (size_t)params->count * sizeof *host);
-    captioner_params_changed(c);
-    return 0;
-}
-
 /* -- images -- */
 
 /* The vector that the router looks at, from features and, when routing is pooled, the tower's
@@ -207,7 +171,7 @@ static int routing_vectors(struct captioner *c, const struct images *images, str
 {
     struct ops *ops = c->ops;
     int64_t B = images->B, N = c->vision_config.tokens, D = c->vision_config.hidden;
-    int64_t first = c->vision_config.kind == HF_VIT ? 1 : 0; /* patch */
+    int64_t first = c->vision_config.leading_tokens; /* patch */
     if (c->options.routing == CAPTIONER_MEAN) {
         ops->mean_rows(ops, images->routing, images->features, B, N, first, D);
         return 0;

@@ -31,6 +31,10 @@ enum captioner_projector { CAPTIONER_NORMAL, CAPTIONER_MOE };
 enum captioner_routing { CAPTIONER_POOLED, CAPTIONER_MEAN, CAPTIONER_FIRST };
 enum captioner_bos { CAPTIONER_BOS_FIRST, CAPTIONER_BOS_AFTER_IMAGE, CAPTIONER_BOS_NONE };
 
+/* Form of the Q-Former's cross-attention (cross.h): the one with fewer operations, unless a test or a
+ * benchmark wants one. */
+enum captioner_cross { CAPTIONER_CROSS_FEWER, CAPTIONER_CROSS_PLAIN, CAPTIONER_CROSS_FOLDED };
+
 struct captioner_options {
     const char *vision, *llm;              /* Hugging Face folders */
     int64_t width, queries, layers, heads; /* Q-Former; width 0 = the LLM's */
@@ -41,12 +45,14 @@ struct captioner_options {
     enum captioner_routing routing;
     enum captioner_bos bos;
     int32_t bos_id; /* -1: the tokenizer adds none, so bos is as good as none */
+    enum captioner_cross cross;
 };
 
 struct captioner;
 
 /* Reads both folders, packs the frozen weights, allocates values and gradients (values not
- * initialised: call captioner_init or captioner_load). ops is borrowed for the captioner's life.
+ * initialised: call captioner_init, or copy values in and call
+ * captioner_params_changed). ops is borrowed for the captioner's life.
  * *ret is the caller's. -BL_ECONFIG: options that do not fit together (width not divisible by heads
  * …), key named; -BL_EFORMAT: a tensor is missing or has a wrong shape, file and name given. */
 int captioner_open(struct ops *ops, const struct captioner_options *options, struct captioner **ret,
@@ -103,9 +109,6 @@ int captioner_params_write(const struct captioner_params *params, enum captioner
                            struct bl_error *err);
 int captioner_params_read(const struct captioner_params *params, enum captioner_file file,
                           const char *path, float *host, struct bl_error *err);
-/* Both files of `folder` from / into values, then captioner_params_changed. */
-int captioner_save(struct captioner *c, const char *folder, struct bl_error *err);
-int captioner_load(struct captioner *c, const char *folder, struct bl_error *err);
 
 /* -- micro-batches -- */
 

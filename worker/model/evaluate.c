@@ -118,7 +118,7 @@ int captioner_attention(struct captioner *c, const struct micro_batch *mb, float
     BL_TRY(arena_act(arena, rows * c->llm_config.hidden, &queries, err));
     BL_TRY(qformer_forward(c->qformer, arena, queries, images.features, mb->B, NULL, true, err));
     BL_TRY(arena_f32(arena, rows * N, &device, err));
-    qformer_attention(c->qformer, device);
+    BL_TRY(qformer_attention(c->qformer, device, err));
     bl_autofree float *host = malloc((size_t)(rows * N + 1) * sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld attention pictures", (long long)rows);

@@ -1,70 +1,71 @@
 /* worker/model/frozen.c - frozen weights: named tensors to packed matrices and device vectors. */
 #include "worker/model/frozen.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 
-#define NAME_BYTES 256
 #define PARTS_MAX 4
 
-/* PREFIX AT NAME SUFFIX. The names are ours, so that a longer one would be our own mistake. */
-static void full_name(char ret[NAME_BYTES], const struct frozen_source *source, const char *at,
-                      const char *name, const char *suffix)
+static int64_t product(const int64_t *dims, int rank)
 {
-    int length = snprintf(ret, NAME_BYTES, "%s%s%s%s", source->prefix, at, name, suffix);
-    BL_ASSERT_CMP(length, <, NAME_BYTES);
-}
-
-bool frozen_has(const struct frozen_source *source, const char *name)
-{
-    char full[NAME_BYTES];
-    full_name(full, source, "", name, "");
-    return safetensors_find(source->file, full) != NULL;
-}
-
-int frozen_read(const struct frozen_source *source, const char *name, int rank, const int64_t *dims,
-                float *ret, struct bl_error *err)
-{
-    char full[NAME_BYTES];
-    full_name(full, source, "", name, "");
-    const struct tensor *tensor;
-    BL_TRY(safetensors_expect(source->file, full, rank, dims, &tensor, err));
-    size_t count = 1;
+    int64_t count = 1;
     for (int i = 0; i < rank; i++)
-        count *= (size_t)dims[i];
-    return tensor_to_f32(tensor, 0, count, ret, err);
+        count *= dims[i];
+    return count;
 }
 
-static int read_vector(const struct frozen_source *source, const char *at, const char *name,
-                       const char *suffix, int64_t count, float *ret, struct bl_error *err)
+static const struct hf_tensor *description(const struct frozen_source *source, enum hf_role role)
 {
-    char full[NAME_BYTES];
-    full_name(full, source, at, name, suffix);
+    const struct hf_tensor *tensor = hf_tensor_of(source->shapes->names, role);
+    BL_ASSERT(tensor != NULL); /* the model asks for what its family has */
+    return tensor;
+}
+
+/* The weight of a role in the file, its shape and type checked. */
+static int find_weight(const struct frozen_source *source, int64_t layer, enum hf_role role,
+                       const struct tensor **ret, struct bl_error *err)
+{
+    char name[HF_NAME_BYTES];
+    int64_t dims[4];
+    const struct hf_tensor *tensor = description(source, role);
+    int rank = hf_shapes_dims(source->shapes, tensor, dims);
+    hf_shapes_name(source->shapes, tensor, layer, name);
+    return hf_tensor_expect(source->file, name, rank, dims, ret, err);
+}
+
+/* The bias (count) of a role. *ret_has: there is one. */
+static int read_bias(const struct frozen_source *source, int64_t layer, enum hf_role role,
+                     float *ret, bool *ret_has, struct bl_error *err)
+{
+    char name[HF_NAME_BYTES];
+    int64_t dims[4];
+    const struct tensor *found;
+    const struct hf_tensor *tensor = description(source, role);
+    *ret_has = hf_shapes_bias_name(source->shapes, tensor, layer, name);
+    if (!*ret_has)
+        return 0;
+    hf_shapes_dims(source->shapes, tensor, dims);
+    BL_TRY(hf_tensor_expect(source->file, name, 1, dims, &found, err));
+    return tensor_to_f32(found, 0, (size_t)dims[0], ret, err);
+}
+
+int frozen_read(const struct frozen_source *source, enum hf_role role, float *ret,
+                struct bl_error *err)
+{
     const struct tensor *tensor;
-    BL_TRY(safetensors_expect(source->file, full, 1, &count, &tensor, err));
-    return tensor_to_f32(tensor, 0, (size_t)count, ret, err);
+    BL_TRY(find_weight(source, 0, role, &tensor, err));
+    return tensor_to_f32(tensor, 0, (size_t)product(tensor->dims, tensor->rank), ret, err);
 }
 
-/* The part's weight as (rows, K); a convolution's kernel is flat in memory already. */
-static int find_weight(const struct frozen_source *source, const char *at,
-                       const struct frozen_part *part, int64_t K, const struct tensor **ret,
-                       struct bl_error *err)
+int frozen_read_bias(const struct frozen_source *source, enum hf_role role, float *ret,
+                     struct bl_error *err)
 {
-    char full[NAME_BYTES];
-    full_name(full, source, at, part->name, ".weight");
-    const struct tensor *tensor = safetensors_find(source->file, full);
-    bool convolution = tensor && tensor->rank == 4 && tensor->dims[1] > 0 && tensor->dims[2] > 0 &&
-                       tensor->dims[2] == tensor->dims[3] &&
-                       tensor->dims[1] * tensor->dims[2] * tensor->dims[3] == K;
-    if (convolution)
-        return safetensors_expect(
-            source->file, full, 4,
-            (const int64_t[]){part->rows, tensor->dims[1], tensor->dims[2], tensor->dims[3]}, ret,
-            err);
-    return safetensors_expect(source->file, full, 2, (const int64_t[]){part->rows, K}, ret, err);
+    bool has;
+    BL_TRY(read_bias(source, 0, role, ret, &has, err));
+    BL_ASSERT(has);
+    return 0;
 }
 
 /* The parts in one buffer: in their own type when they share it, else widened. */
@@ -93,52 +94,71 @@ static int stack_weights(const struct tensor *const *tensors, int count, int64_t
     return 0;
 }
 
-static int open_bias(const struct frozen_source *source, float **ret, const char *at,
-                     const struct frozen_part *parts, int count, int64_t N, struct bl_error *err)
+static int open_bias(const struct frozen_source *source, float **ret, int64_t layer,
+                     const enum hf_role *roles, const struct tensor *const *weights, int count,
+                     int64_t N, struct bl_error *err)
 {
     bl_autofree float *bias = malloc((size_t)N * sizeof *bias);
     if (!bias)
         return bl_fail(err, BL_ENOMEM, "no memory for a bias");
     int64_t row = 0;
+    bool any = false;
     for (int i = 0; i < count; i++) {
-        BL_TRY(read_vector(source, at, parts[i].name, ".bias", parts[i].rows, bias + row, err));
-        row += parts[i].rows;
+        bool has;
+        int64_t rows = weights[i]->dims[0];
+        BL_TRY(read_bias(source, layer, roles[i], bias + row, &has, err));
+        if (!has) /* beside one that has */
+            memset(bias + row, 0, (size_t)rows * sizeof *bias);
+        any = any || has;
+        row += rows;
     }
-    return arena_f32_from(source->constants, bias, N, ret, err);
+    return any ? arena_f32_from(source->constants, bias, N, ret, err) : 0;
 }
 
-int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret,
-                       const char *at, const struct frozen_part *parts, int count, int64_t K,
-                       bool has_bias, struct bl_error *err)
+/* The weights, not packed yet. */
+static int open_rows(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
+                     const enum hf_role *roles, int count, struct bl_error *err)
 {
     BL_ASSERT(count >= 1 && count <= PARTS_MAX);
+    struct ops *ops = source->ops;
     const struct tensor *tensors[PARTS_MAX];
-    int64_t N = 0;
+    struct frozen_linear linear = {0};
     for (int i = 0; i < count; i++) {
-        BL_TRY(find_weight(source, at, &parts[i], K, &tensors[i], err));
-        enum bl_dtype dtype = tensors[i]->dtype;
-        if (dtype != BL_F32 && dtype != BL_F16 && dtype != BL_BF16) {
-            bl_fail(err, BL_EFORMAT, "expected F32, F16 or BF16, found %s", bl_dtype_name(dtype));
-            bl_error_key(err, "tensor \"%s\"", tensors[i]->name);
-            return bl_error_file(err, tensors[i]->file);
-        }
-        N += parts[i].rows;
+        BL_TRY(find_weight(source, layer, roles[i], &tensors[i], err));
+        linear.N += tensors[i]->dims[0];
     }
-    struct frozen_linear linear = {.N = N, .K = K};
-    if (has_bias)
-        BL_TRY(open_bias(source, &linear.bias, at, parts, count, N, err));
+    linear.K = product(tensors[0]->dims + 1, tensors[0]->rank - 1);
+    BL_TRY(open_bias(source, &linear.bias, layer, roles, tensors, count, linear.N, err));
     if (count == 1) {
-        BL_TRY(source->ops->matrix_frozen(source->ops, &linear.matrix, tensors[0]->data,
-                                          tensors[0]->dtype, N, K, true, err));
+        BL_TRY(ops->matrix_frozen(ops, &linear.matrix, tensors[0]->data, tensors[0]->dtype,
+                                  linear.N, linear.K, true, err));
     } else {
         bl_autofree void *data = NULL;
         enum bl_dtype dtype = BL_F32;
-        BL_TRY(stack_weights(tensors, count, N, K, &data, &dtype, err));
+        BL_TRY(stack_weights(tensors, count, linear.N, linear.K, &data, &dtype, err));
         BL_TRY(
-            source->ops->matrix_frozen(source->ops, &linear.matrix, data, dtype, N, K, false, err));
+            ops->matrix_frozen(ops, &linear.matrix, data, dtype, linear.N, linear.K, false, err));
     }
-    safetensors_let_go(source->file); /* else the file lies in memory beside its copy */
     *ret = linear;
+    return 0;
+}
+
+int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
+                       const enum hf_role *roles, int count, struct bl_error *err)
+{
+    BL_TRY(open_rows(source, ret, layer, roles, count, err));
+    source->ops->matrix_pack(source->ops, ret->matrix, false);
+    safetensors_let_go(source->file); /* else the file lies in memory beside its copy */
+    return 0;
+}
+
+int frozen_table_open(const struct frozen_source *source, struct frozen_linear *ret,
+                      enum hf_role role, bool multiplied, struct bl_error *err)
+{
+    BL_TRY(open_rows(source, ret, 0, &role, 1, err));
+    if (multiplied)
+        source->ops->matrix_pack(source->ops, ret->matrix, true);
+    safetensors_let_go(source->file);
     return 0;
 }
 
@@ -154,19 +174,47 @@ void frozen_forward(struct ops *ops, const struct frozen_linear *linear, act *y,
     ops->linear_forward(ops, y, NULL, x, linear->matrix, linear->bias, R, epilogue);
 }
 
-int frozen_norm_open(const struct frozen_source *source, struct frozen_norm *ret, const char *at,
-                     const char *name, int64_t D, bool has_bias, struct bl_error *err)
+int frozen_norm_open(const struct frozen_source *source, struct frozen_norm *ret, int64_t layer,
+                     enum hf_role role, enum hf_norm kind, float eps, struct bl_error *err)
 {
+    const struct tensor *weight;
+    bool has_bias;
+    BL_TRY(find_weight(source, layer, role, &weight, err));
+    int64_t D = weight->dims[0];
     bl_autofree float *host = malloc((size_t)D * sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for a norm");
-    struct frozen_norm norm = {0};
-    BL_TRY(read_vector(source, at, name, ".weight", D, host, err));
+    struct frozen_norm norm = {.kind = kind, .D = D, .eps = eps};
+    BL_TRY(tensor_to_f32(weight, 0, (size_t)D, host, err));
     BL_TRY(arena_f32_from(source->constants, host, D, &norm.weight, err));
-    if (has_bias) {
-        BL_TRY(read_vector(source, at, name, ".bias", D, host, err));
+    BL_TRY(read_bias(source, layer, role, host, &has_bias, err));
+    BL_ASSERT(has_bias == (kind == HF_LAYER_NORM));
+    if (has_bias)
         BL_TRY(arena_f32_from(source->constants, host, D, &norm.bias, err));
-    }
     *ret = norm;
     return 0;
+}
+
+int64_t frozen_norm_saved(const struct frozen_norm *norm, int64_t R)
+{
+    return norm->kind == HF_LAYER_NORM ? 2 * R : R;
+}
+
+void frozen_norm_forward(struct ops *ops, const struct frozen_norm *norm, act *y, float *saved,
+                         const act *x, int64_t R)
+{
+    if (norm->kind == HF_LAYER_NORM)
+        ops->layernorm_forward(ops, y, saved, x, norm->weight, norm->bias, R, norm->D, norm->eps);
+    else
+        ops->rmsnorm_forward(ops, y, saved, x, norm->weight, R, norm->D, norm->eps);
+}
+
+void frozen_norm_backward(struct ops *ops, const struct frozen_norm *norm, act *d_x, const act *d_y,
+                          const act *x, const float *saved, int64_t R, bool accumulate)
+{
+    if (norm->kind == HF_LAYER_NORM)
+        ops->layernorm_backward(ops, d_x, NULL, NULL, d_y, x, saved, norm->weight, R, norm->D,
+                                accumulate);
+    else
+        ops->rmsnorm_backward(ops, d_x, d_y, x, saved, norm->weight, R, norm->D, accumulate);
 }

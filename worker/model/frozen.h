@@ -1,17 +1,18 @@
-/* worker/model/frozen.h - frozen weights out of a Hugging Face folder's safetensors. */
+/* worker/model/frozen.h - frozen weights out of a Hugging Face folder's safetensors, found by what they
+ * are to the model (common/models/family.h). */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/models/safetensors.h"
+#include "common/models/hf_tensors.h"
 #include "worker/model/arena.h"
 
 /* Where tensors come from and where small ones go. */
 struct frozen_source {
     struct ops *ops;
     const struct safetensors *file;
-    char prefix[64];         /* in front of every name: "vision_model." */
+    const struct hf_shapes *shapes;
     struct arena *constants; /* keeps vectors until the model is closed */
 };
 
@@ -23,33 +24,39 @@ struct frozen_linear {
 };
 
 struct frozen_norm {
+    enum hf_norm kind;
     float *weight, *bias; /* (D); bias NULL for RMS norms */
+    int64_t D;
+    float eps;
 };
 
-/* One tensor of a fused matrix. */
-struct frozen_part {
-    const char *name; /* without ".weight" / ".bias" */
-    int64_t rows;
-};
-
-/* PREFIX AT NAME.weight (rows, K) of every part, stacked; PREFIX AT NAME.bias too when has_bias. A
- * Conv2d's weight (rows, channels, patch, patch) counts as (rows, K). Errors name file and tensor.
- * The safetensors must outlive the matrix. */
-int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret,
-                       const char *at, const struct frozen_part *parts, int count, int64_t K,
-                       bool has_bias, struct bl_error *err);
+/* The weights (N_i, K) of these roles, stacked, and their biases, when the family has any. A Conv2d's
+ * weight (rows, channels, patch, patch) counts as (rows, K). layer: the index, where roles are of a
+ * layer. Errors name file and tensor. The safetensors must outlive the matrix. */
+int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
+                       const enum hf_role *roles, int count, struct bl_error *err);
+/* A table of rows for ops->embed; multiplied: it is a linear layer too. */
+int frozen_table_open(const struct frozen_source *source, struct frozen_linear *ret,
+                      enum hf_role role, bool multiplied, struct bl_error *err);
 void frozen_linear_close(struct ops *ops, struct frozen_linear *linear);
 /* y (R,N) = epilogue(x (R,K) W^T + bias) */
 void frozen_forward(struct ops *ops, const struct frozen_linear *linear, act *y, const act *x,
                     int64_t R, enum ops_epilogue epilogue);
 
-/* PREFIX AT NAME.weight and, when has_bias, PREFIX AT NAME.bias. */
-int frozen_norm_open(const struct frozen_source *source, struct frozen_norm *ret, const char *at,
-                     const char *name, int64_t D, bool has_bias, struct bl_error *err);
+int frozen_norm_open(const struct frozen_source *source, struct frozen_norm *ret, int64_t layer,
+                     enum hf_role role, enum hf_norm kind, float eps, struct bl_error *err);
+/* f32 numbers that backward needs of R rows. */
+int64_t frozen_norm_saved(const struct frozen_norm *norm, int64_t R);
+/* y (R,D) = norm(x). saved: frozen_norm_saved numbers, or NULL for inference. In place. */
+void frozen_norm_forward(struct ops *ops, const struct frozen_norm *norm, act *y, float *saved,
+                         const act *x, int64_t R);
+/* d_x (R,D) = or += the gradient at x */
+void frozen_norm_backward(struct ops *ops, const struct frozen_norm *norm, act *d_x, const act *d_y,
+                          const act *x, const float *saved, int64_t R, bool accumulate);
 
-/* PREFIX NAME with this shape, widened, to host memory of the product of dims. */
-int frozen_read(const struct frozen_source *source, const char *name, int rank, const int64_t *dims,
-                float *ret, struct bl_error *err);
-
-/* Whether PREFIX NAME is there. */
-bool frozen_has(const struct frozen_source *source, const char *name);
+/* The tensor of this role, widened, to host memory of the product of its shape. */
+int frozen_read(const struct frozen_source *source, enum hf_role role, float *ret,
+                struct bl_error *err);
+/* The bias of a role that has one, widened. */
+int frozen_read_bias(const struct frozen_source *source, enum hf_role role, float *ret,
+                     struct bl_error *err);

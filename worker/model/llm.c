@@ -25,7 +25,7 @@ struct llm_layer {
  */
 struct llm_layer_saved {
     act *x, *qkv, *out, *x1, *gate_up;
-    float *rstd1, *lse, *rstd2;
+    float *norm1, *lse, *norm2;
 };
 
 struct llm {
@@ -44,31 +44,25 @@ struct llm {
 
 /* -- opening -- */
 
+static int open_norm(const struct llm *llm, const struct frozen_source *source,
+                     struct frozen_norm *ret, int64_t layer, enum hf_role role,
+                     struct bl_error *err)
+{
+    return frozen_norm_open(source, ret, layer, role, llm->config.norm, llm->config.norm_eps, err);
+}
+
 static int open_layer(struct llm *llm, const struct frozen_source *source, int64_t index,
                       struct bl_error *err)
 {
-    const struct hf_llm *config = &llm->config;
+    static const enum hf_role qkv[] = {HF_QUERY, HF_KEY, HF_VALUE}, gate_up[] = {HF_GATE, HF_UP},
+                              out = HF_OUT, down = HF_DOWN;
     struct llm_layer *layer = &llm->layers[index];
-    int64_t D = config->hidden, I = config->intermediate;
-    char at[64];
-    snprintf(at, sizeof at, "layers.%d.", (int)index);
-    BL_TRY(frozen_norm_open(source, &layer->norm1, at, "input_layernorm", D, false, err));
-    BL_TRY(frozen_linear_open(source, &layer->qkv, at,
-                              (const struct frozen_part[]){{"self_attn.q_proj", llm->q_width},
-                                                           {"self_attn.k_proj", llm->kv_width},
-                                                           {"self_attn.v_proj", llm->kv_width}},
-                              3, D, config->attention_bias, err));
-    BL_TRY(frozen_linear_open(source, &layer->o, at,
-                              &(const struct frozen_part){"self_attn.o_proj", D}, 1, llm->q_width,
-                              config->attention_bias, err));
-    BL_TRY(frozen_norm_open(source, &layer->norm2, at, "post_attention_layernorm", D, false, err));
-    BL_TRY(
-        frozen_linear_open(source, &layer->gate_up, at,
-                           (const struct frozen_part[]){{"mlp.gate_proj", I}, {"mlp.up_proj", I}},
-                           2, D, config->mlp_bias, err));
-    return frozen_linear_open(source, &layer->down, at,
-                              &(const struct frozen_part){"mlp.down_proj", D}, 1, I,
-                              config->mlp_bias, err);
+    BL_TRY(open_norm(llm, source, &layer->norm1, index, HF_NORM1, err));
+    BL_TRY(frozen_linear_open(source, &layer->qkv, index, qkv, 3, err));
+    BL_TRY(frozen_linear_open(source, &layer->o, index, &out, 1, err));
+    BL_TRY(open_norm(llm, source, &layer->norm2, index, HF_NORM2, err));
+    BL_TRY(frozen_linear_open(source, &layer->gate_up, index, gate_up, 2, err));
+    return frozen_linear_open(source, &layer->down, index, &down, 1, err);
 }
 
 /* theta^(-2i/head_dim); "llama3" (Llama 3.1's release) divides the slow ones by `factor`, leaves
@@ -101,34 +95,27 @@ static int open_rope(struct llm *llm, struct bl_error *err)
     return arena_f32_from(&llm->constants, frequency, half, &llm->inverse_frequency, err);
 }
 
-/* The embedding and, unless tied, the head. A tied matrix lies under either name. */
-static int open_vocabulary(struct llm *llm, const struct frozen_source *body,
-                           const struct frozen_source *top, struct bl_error *err)
+/* The embedding and, unless tied, the head. */
+static int open_vocabulary(struct llm *llm, const struct frozen_source *source,
+                           struct bl_error *err)
 {
-    const struct hf_llm *config = &llm->config;
-    const struct frozen_part embedding = {"embed_tokens", config->vocabulary},
-                             head = {"lm_head", config->vocabulary};
-    bool under_head = config->tied && !frozen_has(body, "embed_tokens.weight") &&
-                      frozen_has(top, "lm_head.weight");
-    BL_TRY(frozen_linear_open(under_head ? top : body, &llm->embedding, "",
-                              under_head ? &head : &embedding, 1, config->hidden, false, err));
-    if (config->tied)
-        return 0;
-    return frozen_linear_open(top, &llm->head, "", &head, 1, config->hidden, false, err);
+    static const enum hf_role head = HF_HEAD;
+    BL_TRY(frozen_table_open(source, &llm->embedding,
+                             hf_llm_embedding(&llm->config, source->shapes, llm->file),
+                             llm->config.tied, err));
+    return llm->config.tied ? 0 : frozen_linear_open(source, &llm->head, 0, &head, 1, err);
 }
 
 static int open_tensors(struct llm *llm, struct bl_error *err)
 {
-    struct frozen_source top = {.ops = llm->ops, .file = llm->file, .constants = &llm->constants};
-    struct frozen_source body = top;
-    /* A folder saved from the bare model has no prefix. */
-    snprintf(body.prefix, sizeof body.prefix, "model.");
-    if (!frozen_has(&body, "norm.weight") && frozen_has(&top, "norm.weight"))
-        body.prefix[0] = '\0';
-    BL_TRY(open_vocabulary(llm, &body, &top, err));
+    struct hf_shapes shapes;
+    hf_llm_shapes(&llm->config, llm->file, &shapes);
+    struct frozen_source source = {
+        .ops = llm->ops, .file = llm->file, .shapes = &shapes, .constants = &llm->constants};
+    BL_TRY(open_vocabulary(llm, &source, err));
     for (int64_t i = 0; i < llm->config.layers; i++)
-        BL_TRY(open_layer(llm, &body, i, err));
-    BL_TRY(frozen_norm_open(&body, &llm->final, "", "norm", llm->config.hidden, false, err));
+        BL_TRY(open_layer(llm, &source, i, err));
+    BL_TRY(open_norm(llm, &source, &llm->final, 0, HF_FINAL_NORM, err));
     return open_rope(llm, err);
 }
 
@@ -212,9 +199,9 @@ static int take_buffers(const struct llm *llm, struct arena *arena, const struct
     BL_TRY(arena_act(arena, kept * config->hidden, &s.x1, err));
     BL_TRY(arena_act(arena, kept * 2 * config->intermediate, &s.gate_up, err));
     if (norms) {
-        BL_TRY(arena_f32(arena, rows->R, &s.rstd1, err));
+        BL_TRY(arena_f32(arena, frozen_norm_saved(&llm->final, rows->R), &s.norm1, err));
         BL_TRY(arena_f32(arena, rows->R * config->heads, &s.lse, err));
-        BL_TRY(arena_f32(arena, kept, &s.rstd2, err));
+        BL_TRY(arena_f32(arena, frozen_norm_saved(&llm->final, kept), &s.norm2, err));
     }
     *ret = s;
     return 0;
@@ -275,12 +262,11 @@ static int layer_forward(const struct llm *llm, struct arena *arena, int64_t ind
     const struct llm_layer *layer = &llm->layers[index];
     int64_t R = rows->R, D = llm->config.hidden, I = llm->config.intermediate,
             kept = keep ? rows->kept : R;
-    float eps = llm->config.norm_eps;
     struct arena_mark mark = arena_mark(arena);
     act *a, *h;
     BL_TRY(arena_act(arena, R * D, &a, err));
     BL_TRY(arena_act(arena, kept * I, &h, err));
-    ops->rmsnorm_forward(ops, a, s->rstd1, s->x, layer->norm1.weight, R, D, eps);
+    frozen_norm_forward(ops, &layer->norm1, a, s->norm1, s->x, R);
     frozen_forward(ops, &layer->qkv, s->qkv, a, R, OPS_NONE);
     rotate(llm, s->qkv, rows, 1);
     BL_TRY(attend(llm, arena, s, rows, cache, index, err));
@@ -296,7 +282,7 @@ static int layer_forward(const struct llm *llm, struct arena *arena, int64_t ind
     }
     frozen_forward(ops, &layer->o, s->x1, out, kept, OPS_NONE);
     ops->add(ops, s->x1, s->x1, x, kept * D);
-    ops->rmsnorm_forward(ops, a, s->rstd2, s->x1, layer->norm2.weight, kept, D, eps);
+    frozen_norm_forward(ops, &layer->norm2, a, s->norm2, s->x1, kept);
     frozen_forward(ops, &layer->gate_up, s->gate_up, a, kept, OPS_NONE);
     ops->swiglu_forward(ops, h, s->gate_up, kept, I);
     frozen_forward(ops, &layer->down, y, h, kept, OPS_NONE);
@@ -326,7 +312,7 @@ static int layer_backward(const struct llm *llm, struct arena *arena, int64_t in
     ops->linear_backward_input(ops, d_h, d_y, layer->down.matrix, kept, false);
     ops->swiglu_backward(ops, d_gate_up, d_h, s->gate_up, kept, I);
     ops->linear_backward_input(ops, d_a, d_gate_up, layer->gate_up.matrix, kept, false);
-    ops->rmsnorm_backward(ops, d_y, d_a, s->x1, s->rstd2, layer->norm2.weight, kept, D, true);
+    frozen_norm_backward(ops, &layer->norm2, d_y, d_a, s->x1, s->norm2, kept, true);
 
     if (keep) {
         act *d_out_kept;
@@ -348,7 +334,7 @@ static int layer_backward(const struct llm *llm, struct arena *arena, int64_t in
                             s->lse, s->qkv, qkv_width, k, qkv_width, v, qkv_width, &attention);
     rotate(llm, d_qkv, rows, -1);
     ops->linear_backward_input(ops, d_a, d_qkv, layer->qkv.matrix, R, false);
-    ops->rmsnorm_backward(ops, d_x, d_a, s->x, s->rstd1, layer->norm1.weight, R, D, true);
+    frozen_norm_backward(ops, &layer->norm1, d_x, d_a, s->x, s->norm1, R, true);
     arena_release(arena, mark);
     return 0;
 }
@@ -404,8 +390,7 @@ static const struct ops_matrix *head_matrix(const struct llm *llm)
 
 void llm_final_norm(const struct llm *llm, act *h, const act *y, int64_t R)
 {
-    llm->ops->rmsnorm_forward(llm->ops, h, NULL, y, llm->final.weight, R, llm->config.hidden,
-                              llm->config.norm_eps);
+    frozen_norm_forward(llm->ops, &llm->final, h, NULL, y, R);
 }
 
 int llm_loss(const struct llm *llm, struct arena *arena, float *nll, uint8_t *correct, act *d_y,
@@ -415,15 +400,15 @@ int llm_loss(const struct llm *llm, struct arena *arena, float *nll, uint8_t *co
     int64_t D = llm->config.hidden;
     struct arena_mark mark = arena_mark(arena);
     act *h, *d_h = NULL;
-    float *rstd;
+    float *saved;
     BL_TRY(arena_act(arena, R * D, &h, err));
-    BL_TRY(arena_f32(arena, R, &rstd, err));
+    BL_TRY(arena_f32(arena, frozen_norm_saved(&llm->final, R), &saved, err));
     if (d_y)
         BL_TRY(arena_act(arena, R * D, &d_h, err));
-    ops->rmsnorm_forward(ops, h, rstd, y, llm->final.weight, R, D, llm->config.norm_eps);
+    frozen_norm_forward(ops, &llm->final, h, saved, y, R);
     ops->head_loss(ops, nll, correct, d_h, h, head_matrix(llm), labels, R);
     if (d_y)
-        ops->rmsnorm_backward(ops, d_y, d_h, y, rstd, llm->final.weight, R, D, false);
+        frozen_norm_backward(ops, &llm->final, d_y, d_h, y, saved, R, false);
     arena_release(arena, mark);
     return 0;
 }

@@ -6,8 +6,7 @@
  * differ
  *
  * Attention is torch's MultiheadAttention: in_proj_weight holds query, key and value rows under one
- * another. Kept for backward: everything over query rows, and keys and values of the image; ln2(v)
- * is made again. */
+ * another. Kept for backward: everything over query rows, and what cross.h says. */
 #include "worker/model/qformer.h"
 
 #include <stdio.h>
@@ -19,19 +18,20 @@
 enum { SITE_SELF, SITE_CROSS, SITE_MLP, SITES_PER_BLOCK };
 
 struct block {
-    struct trained_norm ln1, ln2, ln3;
+    struct trained_norm ln1, ln3;
     struct trained_linear self_in, self_out; /* (3d,d), (d,d) */
-    struct trained_linear cross_q, cross_kv,
-        cross_out;                    /* (d,d), (2d,d), (d,d): two parts of one packed tensor */
-    struct trained_linear mlp0, mlp2; /* (4d,d), (d,4d) */
-    int64_t end;                      /* offset behind the block's last tensor */
+    struct cross_block cross;                /* ln2, and query, key and value projections */
+    struct trained_linear cross_out;         /* (d,d) */
+    struct trained_linear mlp0, mlp2;        /* (4d,d), (d,4d) */
+    int64_t end;                             /* offset behind the block's last tensor */
 };
 
 /* What backward needs of one block's forward. q0 is its input, q1 and q2 stand after each
  * attention; a1, a2, a3 are the norms' outputs. */
 struct block_saved {
-    act *q0, *a1, *qkv, *self, *q1, *a2, *query, *kv, *cross, *q2, *a3, *pre, *hidden;
-    float *norm1, *norm2, *norm3, *lse_self, *lse_cross;
+    act *q0, *a1, *qkv, *self, *q1, *a2, *cross_y, *q2, *a3, *pre, *hidden;
+    float *norm1, *norm2, *norm3, *lse_self;
+    struct cross_saved cross;
 };
 
 struct qformer {
@@ -41,12 +41,13 @@ struct qformer {
     struct trained_linear vis_proj, out_proj;
     struct trained_norm final_ln;
     struct block *blocks;
+    struct cross cross;
     int64_t head_end, end; /* offsets behind final_ln, and behind query */
 
     /* Of the last forward that saved. */
     struct block_saved *saved; /* (layers) */
     int64_t B;
-    struct sequences queries, tokens;
+    struct sequences queries;
     const act *features;
     act *v, *q, *normed; /* vis_proj's output; the last block's; final_ln's */
     float *norm_final;
@@ -69,7 +70,7 @@ static void declare_attention(struct params *p, const char *at, int64_t d, int64
     *ret_bias = params_tensor(p, CAPTIONER_QFORMER, at, ".in_proj_bias", 1, 3 * d, 0, zero);
 }
 
-static void declare_block(struct qformer *qformer, int64_t index)
+static int declare_block(struct qformer *qformer, int64_t index, struct bl_error *err)
 {
     struct params *p = qformer->params;
     struct block *block = &qformer->blocks[index];
@@ -80,14 +81,14 @@ static void declare_block(struct qformer *qformer, int64_t index)
     params_linear(p, CAPTIONER_QFORMER, AT("mlp.0"), &block->mlp0, 4 * d, d);
     params_norm(p, CAPTIONER_QFORMER, AT("ln3"), &block->ln3, d);
     declare_attention(p, AT("cross_attn"), d, &weight, &bias, &block->cross_out);
-    params_linear_at(p, &block->cross_q, weight, bias, d, d);
-    params_linear_at(p, &block->cross_kv, weight + d * d, bias + d, 2 * d, d);
-    params_norm(p, CAPTIONER_QFORMER, AT("ln2"), &block->ln2, d);
+    BL_TRY(cross_declare(&qformer->cross, p, &block->cross, weight, bias, err));
+    params_norm(p, CAPTIONER_QFORMER, AT("ln2"), &block->cross.norm, d);
     declare_attention(p, AT("self_attn"), d, &weight, &bias, &block->self_out);
     params_linear_at(p, &block->self_in, weight, bias, 3 * d, d);
     params_norm(p, CAPTIONER_QFORMER, AT("ln1"), &block->ln1, d);
 #undef AT
     block->end = p->view.count;
+    return 0;
 }
 
 int qformer_open(struct params *params, const struct qformer_shape *shape, struct qformer **ret,
@@ -103,13 +104,15 @@ int qformer_open(struct params *params, const struct qformer_shape *shape, struc
     if (!qformer->blocks || !qformer->saved)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld blocks", (long long)shape->layers);
     int64_t d = shape->width;
+    const struct cross_shape cross = {shape->queries, shape->heads, shape->vision_tokens, d};
+    BL_TRY(cross_open(&qformer->cross, params, &cross, shape->cross, err));
     if (d != shape->out_width)
         params_linear(params, CAPTIONER_QFORMER, "out_proj", &qformer->out_proj, shape->out_width,
                       d);
     params_norm(params, CAPTIONER_QFORMER, "final_ln", &qformer->final_ln, d);
     qformer->head_end = params->view.count;
     for (int64_t i = shape->layers - 1; i >= 0; i--)
-        declare_block(qformer, i);
+        BL_TRY(declare_block(qformer, i, err));
     params_linear(params, CAPTIONER_QFORMER, "vis_proj", &qformer->vis_proj, d,
                   shape->vision_width);
     qformer->query = params_tensor(params, CAPTIONER_QFORMER, "query", "", 2, shape->queries, d,
@@ -123,6 +126,9 @@ void qformer_free(struct qformer **qformer)
 {
     if (!*qformer)
         return;
+    for (int64_t i = 0; (*qformer)->blocks && i < (*qformer)->shape.layers; i++)
+        cross_block_close(&(*qformer)->blocks[i].cross);
+    cross_close(&(*qformer)->cross);
     free((*qformer)->blocks);
     free((*qformer)->saved);
     free(*qformer);
@@ -154,18 +160,9 @@ static int take_buffers(const struct qformer *qformer, struct arena *arena, int6
         act **p;
         int64_t count;
     } acts[] = {
-        {&s.a1, R * d},
-        {&s.qkv, R * 3 * d},
-        {&s.self, R * d},
-        {&s.q1, R * d},
-        {&s.a2, R * d},
-        {&s.query, R * d},
-        {&s.kv, B * shape->vision_tokens * 2 * d},
-        {&s.cross, R * d},
-        {&s.q2, R * d},
-        {&s.a3, R * d},
-        {&s.pre, R * 4 * d},
-        {&s.hidden, R * 4 * d},
+        {&s.a1, R * d},      {&s.qkv, R * 3 * d},    {&s.self, R * d}, {&s.q1, R * d},
+        {&s.a2, R * d},      {&s.cross_y, R * d},    {&s.q2, R * d},   {&s.a3, R * d},
+        {&s.pre, R * 4 * d}, {&s.hidden, R * 4 * d},
     };
     for (size_t i = 0; i < sizeof acts / sizeof *acts; i++)
         BL_TRY(arena_act(arena, acts[i].count, acts[i].p, err));
@@ -173,18 +170,17 @@ static int take_buffers(const struct qformer *qformer, struct arena *arena, int6
     for (int i = 0; i < 3; i++)
         BL_TRY(arena_f32(arena, R * 2, norms[i], err));
     BL_TRY(arena_f32(arena, R * shape->heads, &s.lse_self, err));
-    BL_TRY(arena_f32(arena, R * shape->heads, &s.lse_cross, err));
+    BL_TRY(qformer->cross.form->take(&qformer->cross, arena, &s.cross, err));
     *ret = s;
     return 0;
 }
 
-static struct ops_attention attention_of(const struct qformer *qformer,
-                                         const struct sequences *keys,
-                                         const struct ops_dropout *dropout)
+static struct ops_attention self_attention(const struct qformer *qformer,
+                                           const struct ops_dropout *dropout)
 {
     int64_t heads = qformer->shape.heads;
-    struct ops_attention a =
-        attention_over(&qformer->queries, keys, heads, heads, qformer->shape.width / heads);
+    struct ops_attention a = attention_over(&qformer->queries, &qformer->queries, heads, heads,
+                                            qformer->shape.width / heads);
     a.dropout = dropout;
     return a;
 }
@@ -198,31 +194,22 @@ static int block_forward(struct qformer *qformer, struct arena *arena, int64_t i
     struct ops *ops = p->ops;
     const struct block *block = &qformer->blocks[index];
     int64_t d = qformer->shape.width, R = qformer->B * qformer->shape.queries;
-    int64_t Rv = qformer->B * qformer->shape.vision_tokens;
     struct ops_dropout copy;
 
     norm_forward(p, &block->ln1, s->a1, s->norm1, s->q0, R);
     linear_forward(p, &block->self_in, s->qkv, NULL, s->a1, R, OPS_NONE);
-    struct ops_attention a = attention_of(qformer, &qformer->queries,
-                                          dropout_at(qformer, dropout, index, SITE_SELF, &copy));
+    struct ops_attention a =
+        self_attention(qformer, dropout_at(qformer, dropout, index, SITE_SELF, &copy));
     ops->attention_forward(ops, s->self, d, s->lse_self, s->qkv, 3 * d, ops_at(ops, s->qkv, d),
                            3 * d, ops_at(ops, s->qkv, 2 * d), 3 * d, &a);
     linear_forward(p, &block->self_out, s->q1, NULL, s->self, R, OPS_NONE);
     ops->add(ops, s->q1, s->q1, s->q0, R * d);
 
-    struct arena_mark mark = arena_mark(arena);
-    act *v;
-    BL_TRY(arena_act(arena, Rv * d, &v, err));
-    norm_forward(p, &block->ln2, v, NULL, qformer->v, Rv);
-    linear_forward(p, &block->cross_kv, s->kv, NULL, v, Rv, OPS_NONE);
-    arena_release(arena, mark);
-    norm_forward(p, &block->ln2, s->a2, s->norm2, s->q1, R);
-    linear_forward(p, &block->cross_q, s->query, NULL, s->a2, R, OPS_NONE);
-    a = attention_of(qformer, &qformer->tokens,
-                     dropout_at(qformer, dropout, index, SITE_CROSS, &copy));
-    ops->attention_forward(ops, s->cross, d, s->lse_cross, s->query, d, s->kv, 2 * d,
-                           ops_at(ops, s->kv, d), 2 * d, &a);
-    linear_forward(p, &block->cross_out, s->q2, NULL, s->cross, R, OPS_NONE);
+    norm_forward(p, &block->cross.norm, s->a2, s->norm2, s->q1, R);
+    BL_TRY(qformer->cross.form->forward(
+        &qformer->cross, arena, &block->cross, s->cross_y, s->a2, &s->cross,
+        dropout_at(qformer, dropout, index, SITE_CROSS, &copy), err));
+    linear_forward(p, &block->cross_out, s->q2, NULL, s->cross_y, R, OPS_NONE);
     ops->add(ops, s->q2, s->q2, s->q1, R * d);
 
     norm_forward(p, &block->ln3, s->a3, s->norm3, s->q2, R);
@@ -246,18 +233,13 @@ static int block_backward(struct qformer *qformer, struct arena *arena, int64_t 
     const struct block *block = &qformer->blocks[index];
     const struct block_saved *s = &qformer->saved[index];
     int64_t d = qformer->shape.width, R = qformer->B * qformer->shape.queries;
-    int64_t Rv = qformer->B * qformer->shape.vision_tokens;
     struct ops_dropout copy;
     struct arena_mark mark = arena_mark(arena);
-    act *d_a, *d_b, *d_hidden, *d_qkv, *v, *d_kv;
-    float *norm_v;
+    act *d_a, *d_b, *d_hidden, *d_qkv;
     BL_TRY(arena_act(arena, R * d, &d_a, err));
     BL_TRY(arena_act(arena, R * d, &d_b, err));
     BL_TRY(arena_act(arena, R * 4 * d, &d_hidden, err));
     BL_TRY(arena_act(arena, R * 3 * d, &d_qkv, err));
-    BL_TRY(arena_act(arena, Rv * d, &v, err));
-    BL_TRY(arena_act(arena, Rv * 2 * d, &d_kv, err));
-    BL_TRY(arena_f32(arena, Rv * 2, &norm_v, err));
 
     /* q += dropout(mlp2(gelu(mlp0(ln3(q2))))) */
     const act *d_mlp = d_q;
@@ -271,25 +253,17 @@ static int block_backward(struct qformer *qformer, struct arena *arena, int64_t 
     linear_backward(p, &block->mlp0, d_b, d_hidden, s->a3, R);
     norm_backward(p, &block->ln3, d_q, d_b, s->q2, s->norm3, R, true);
 
-    /* q2 = q1 + out(attention(q(ln2(q1)), kv(ln2(v)))) */
-    linear_backward(p, &block->cross_out, d_a, d_q, s->cross, R);
-    struct ops_attention a = attention_of(qformer, &qformer->tokens,
-                                          dropout_at(qformer, dropout, index, SITE_CROSS, &copy));
-    ops->attention_backward(ops, d_b, d_kv, ops_at(ops, d_kv, d), d_a, s->cross, d, s->lse_cross,
-                            s->query, d, s->kv, 2 * d, ops_at(ops, s->kv, d), 2 * d, &a);
-    linear_backward(p, &block->cross_q, d_a, d_b, s->a2, R);
-    norm_backward(p, &block->ln2, d_q, d_a, s->q1, s->norm2, R, true);
-    norm_forward(p, &block->ln2, v, norm_v, qformer->v, Rv);
-    act *d_normed = v; /* ln2(v) is read for the last time by its weight's gradient */
-    ops->linear_backward_weight(ops, p->view.grads + block->cross_kv.weight,
-                                p->view.grads + block->cross_kv.bias, d_kv, v, Rv, 2 * d, d);
-    ops->linear_backward_input(ops, d_normed, d_kv, block->cross_kv.matrix, Rv, false);
-    norm_backward(p, &block->ln2, d_v, d_normed, qformer->v, norm_v, Rv, accumulate_v);
+    /* q2 = q1 + out(cross(ln2(q1), ln2(v))) */
+    linear_backward(p, &block->cross_out, d_a, d_q, s->cross_y, R);
+    BL_TRY(qformer->cross.form->backward(
+        &qformer->cross, arena, &block->cross, d_b, d_v, accumulate_v, d_a, s->cross_y, s->a2,
+        &s->cross, dropout_at(qformer, dropout, index, SITE_CROSS, &copy), err));
+    norm_backward(p, &block->cross.norm, d_q, d_b, s->q1, s->norm2, R, true);
 
     /* q1 = q0 + out(attention(in(ln1(q0)))) */
     linear_backward(p, &block->self_out, d_a, d_q, s->self, R);
-    a = attention_of(qformer, &qformer->queries,
-                     dropout_at(qformer, dropout, index, SITE_SELF, &copy));
+    struct ops_attention a =
+        self_attention(qformer, dropout_at(qformer, dropout, index, SITE_SELF, &copy));
     ops->attention_backward(ops, d_qkv, ops_at(ops, d_qkv, d), ops_at(ops, d_qkv, 2 * d), d_a,
                             s->self, d, s->lse_self, s->qkv, 3 * d, ops_at(ops, s->qkv, d), 3 * d,
                             ops_at(ops, s->qkv, 2 * d), 3 * d, &a);
@@ -311,9 +285,9 @@ int qformer_forward(struct qformer *qformer, struct arena *arena, act *y, const 
     qformer->B = B;
     qformer->features = features;
     BL_TRY(sequences_uniform(arena, B, K, &qformer->queries, err));
-    BL_TRY(sequences_uniform(arena, B, N, &qformer->tokens, err));
     BL_TRY(arena_act(arena, B * N * d, &qformer->v, err));
     linear_forward(p, &qformer->vis_proj, qformer->v, NULL, features, B * N, OPS_NONE);
+    BL_TRY(cross_begin(&qformer->cross, arena, qformer->v, B, err));
 
     act *q;
     BL_TRY(arena_act(arena, B * K * d, &q, err));
@@ -363,10 +337,12 @@ int qformer_backward(struct qformer *qformer, struct arena *arena, const act *d_
     }
     norm_backward(p, &qformer->final_ln, d_q, d_y, qformer->q, qformer->norm_final, B * K, false);
     ready(ctx, qformer->head_end);
+    BL_TRY(qformer->cross.form->begin_backward(&qformer->cross, arena, err));
     for (int64_t i = shape->layers - 1; i >= 0; i--) {
         BL_TRY(block_backward(qformer, arena, i, d_q, d_v, i < shape->layers - 1, dropout, err));
         ready(ctx, qformer->blocks[i].end);
     }
+    BL_TRY(qformer->cross.form->end_backward(&qformer->cross, arena, d_v, err));
     linear_backward(p, &qformer->vis_proj, NULL, d_v, qformer->features, B * N);
     p->ops->broadcast_rows_backward(p->ops, p->view.grads + qformer->query, d_q, B, K, d);
     ready(ctx, qformer->end);
@@ -374,11 +350,8 @@ int qformer_backward(struct qformer *qformer, struct arena *arena, const act *d_
     return 0;
 }
 
-void qformer_attention(struct qformer *qformer, float *probs)
+int qformer_attention(struct qformer *qformer, float *probs, struct bl_error *err)
 {
-    struct ops *ops = qformer->params->ops;
-    int64_t d = qformer->shape.width;
     const struct block_saved *s = &qformer->saved[qformer->shape.layers - 1];
-    struct ops_attention a = attention_of(qformer, &qformer->tokens, NULL);
-    ops->attention_probs(ops, probs, s->query, d, s->kv, 2 * d, &a);
+    return qformer->cross.form->probs(&qformer->cross, probs, &s->cross, err);
 }

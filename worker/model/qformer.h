@@ -2,7 +2,7 @@
  * to the image (BLIP-2, Li et al. 2023, section 3.1; as built here: docs/recipe.md, Model). */
 #pragma once
 
-#include "worker/model/arena.h"
+#include "worker/model/cross.h"
 #include "worker/model/params.h"
 #include "worker/model/sequences.h"
 
@@ -13,6 +13,7 @@ struct qformer_shape {
     int64_t vision_tokens, vision_width; /* N, d_v */
     int64_t width, out_width;            /* d_q, d: out_proj follows where they differ */
     float dropout;
+    const struct cross_form *cross; /* NULL: the one with fewer operations */
 };
 
 /* Declares the tensors in params, which is borrowed; params_build must follow. *ret is the
@@ -33,4 +34,4 @@ int qformer_backward(struct qformer *qformer, struct arena *arena, const act *d_
                      void *ctx, struct bl_error *err);
 /* probs (B,K,N) f32 device: the last block's cross-attention in the last forward that saved, mean
  * over heads. */
-void qformer_attention(struct qformer *qformer, float *probs);
+int qformer_attention(struct qformer *qformer, float *probs, struct bl_error *err);

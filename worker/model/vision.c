@@ -1,9 +1,8 @@
-/* worker/model/vision.c - SigLIP's and ViT's encoders: one pre-norm transformer under two sets of
- * names.
+/* worker/model/vision.c - the vision encoder: one pre-norm transformer under each family's names.
  *
  * x = patches W^T + b (+ class token) + positions
  * x += out(attention(norm1(x)));  x += fc2(act(fc1(norm2(x))));  features = final(x)
- * SigLIP's pooling head: one learned probe attends to the features; h += mlp(norm(h)). */
+ * Pooling head: one learned probe attends to the features; h += mlp(norm(h)). */
 #include "worker/model/vision.h"
 
 #include <stdio.h>
@@ -17,33 +16,6 @@
 /* Rows encoded at a time: bounds the scratch, and is enough for the matmuls to run at full speed.
  */
 #define ROWS_AT_ONCE 4096
-
-/* Tensor names inside a layer, and around the layers. */
-struct vision_names {
-    const char *layer; /* printf format of the layer's prefix */
-    const char *norm1, *norm2, *q, *k, *v, *out, *fc1, *fc2;
-    const char *patch, *final;
-};
-
-static const struct vision_names siglip_names = {
-    "encoder.layers.%d.",         "layer_norm1",      "layer_norm2",
-    "self_attn.q_proj",           "self_attn.k_proj", "self_attn.v_proj",
-    "self_attn.out_proj",         "mlp.fc1",          "mlp.fc2",
-    "embeddings.patch_embedding", "post_layernorm",
-};
-static const struct vision_names vit_names = {
-    "encoder.layer.%d.",
-    "layernorm_before",
-    "layernorm_after",
-    "attention.attention.query",
-    "attention.attention.key",
-    "attention.attention.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-    "embeddings.patch_embeddings.projection",
-    "layernorm",
-};
 
 struct vision_layer {
     struct frozen_norm norm1, norm2;
@@ -72,49 +44,44 @@ struct vision {
 
 static bool has_class_token(const struct vision *vision)
 {
-    return vision->config.kind == HF_VIT;
+    return vision->config.leading_tokens > 0;
 }
 
 static enum ops_epilogue epilogue_of(enum hf_activation activation)
 {
-    switch (activation) {
-    case HF_GELU_ERF:
-        return OPS_GELU_ERF;
-    case HF_GELU_TANH:
-        return OPS_GELU_TANH;
-    case HF_SILU:
-        return OPS_SILU;
-    }
-    BL_ASSERT(!"an activation of hf.h");
-    return OPS_NONE;
+    return activation == HF_GELU_ERF ? OPS_GELU_ERF : OPS_GELU_TANH;
 }
 
 /* -- opening -- */
 
-static int open_layer(struct vision *vision, const struct frozen_source *source,
-                      const struct vision_names *names, int64_t index, struct bl_error *err)
+static int open_linear(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
+                       enum hf_role role, struct bl_error *err)
 {
-    const struct hf_vision *config = &vision->config;
-    struct vision_layer *layer = &vision->layers[index];
-    int64_t D = config->hidden;
-    char at[64];
-    snprintf(at, sizeof at, names->layer, (int)index);
-    BL_TRY(frozen_norm_open(source, &layer->norm1, at, names->norm1, D, true, err));
-    BL_TRY(frozen_linear_open(
-        source, &layer->qkv, at,
-        (const struct frozen_part[]){{names->q, D}, {names->k, D}, {names->v, D}}, 3, D,
-        config->qkv_bias, err));
-    BL_TRY(frozen_linear_open(source, &layer->out, at, &(const struct frozen_part){names->out, D},
-                              1, D, true, err));
-    BL_TRY(frozen_norm_open(source, &layer->norm2, at, names->norm2, D, true, err));
-    BL_TRY(frozen_linear_open(source, &layer->fc1, at,
-                              &(const struct frozen_part){names->fc1, config->intermediate}, 1, D,
-                              true, err));
-    return frozen_linear_open(source, &layer->fc2, at, &(const struct frozen_part){names->fc2, D},
-                              1, config->intermediate, true, err);
+    return frozen_linear_open(source, ret, layer, &role, 1, err);
 }
 
-/* Positions of all tokens; ViT's class token is added to its own row, so that one broadcast does
+static int open_norm(const struct vision *vision, const struct frozen_source *source,
+                     struct frozen_norm *ret, int64_t layer, enum hf_role role,
+                     struct bl_error *err)
+{
+    return frozen_norm_open(source, ret, layer, role, vision->config.norm, vision->config.norm_eps,
+                            err);
+}
+
+static int open_layer(struct vision *vision, const struct frozen_source *source, int64_t index,
+                      struct bl_error *err)
+{
+    static const enum hf_role qkv[] = {HF_QUERY, HF_KEY, HF_VALUE};
+    struct vision_layer *layer = &vision->layers[index];
+    BL_TRY(open_norm(vision, source, &layer->norm1, index, HF_NORM1, err));
+    BL_TRY(frozen_linear_open(source, &layer->qkv, index, qkv, 3, err));
+    BL_TRY(open_linear(source, &layer->out, index, HF_OUT, err));
+    BL_TRY(open_norm(vision, source, &layer->norm2, index, HF_NORM2, err));
+    BL_TRY(open_linear(source, &layer->fc1, index, HF_UP, err));
+    return open_linear(source, &layer->fc2, index, HF_DOWN, err);
+}
+
+/* Positions of all tokens; a class token is added to its own row, so that one broadcast does
  * both. */
 static int open_positions(struct vision *vision, const struct frozen_source *source,
                           struct bl_error *err)
@@ -124,16 +91,11 @@ static int open_positions(struct vision *vision, const struct frozen_source *sou
     bl_autofree float *class_token = malloc((size_t)D * sizeof *class_token);
     if (!position || !class_token)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld position embeddings", (long long)N);
+    BL_TRY(frozen_read(source, HF_POSITION, position, err));
     if (has_class_token(vision)) {
-        BL_TRY(frozen_read(source, "embeddings.position_embeddings", 3, (const int64_t[]){1, N, D},
-                           position, err));
-        BL_TRY(frozen_read(source, "embeddings.cls_token", 3, (const int64_t[]){1, 1, D},
-                           class_token, err));
+        BL_TRY(frozen_read(source, HF_CLASS_TOKEN, class_token, err));
         for (int64_t i = 0; i < D; i++)
             position[i] += class_token[i];
-    } else {
-        BL_TRY(frozen_read(source, "embeddings.position_embedding.weight", 2,
-                           (const int64_t[]){N, D}, position, err));
     }
     return arena_f32_from(&vision->constants, position, N * D, &vision->position, err);
 }
@@ -148,64 +110,46 @@ static int open_head_attention(struct vision *vision, const struct frozen_source
     bl_autofree float *b = malloc((size_t)(3 * D) * sizeof *b);
     if (!w || !b)
         return bl_fail(err, BL_ENOMEM, "no memory for the pooling head");
-    BL_TRY(frozen_read(source, "head.attention.in_proj_weight", 2, (const int64_t[]){3 * D, D}, w,
-                       err));
-    BL_TRY(frozen_read(source, "head.attention.in_proj_bias", 1, (const int64_t[]){3 * D}, b, err));
+    BL_TRY(frozen_read(source, HF_POOL_IN, w, err));
+    BL_TRY(frozen_read_bias(source, HF_POOL_IN, b, err));
     head->q = (struct frozen_linear){.N = D, .K = D};
     head->kv = (struct frozen_linear){.N = 2 * D, .K = D};
     struct ops *ops = vision->ops;
     BL_TRY(ops->matrix_frozen(ops, &head->q.matrix, w, BL_F32, D, D, false, err));
     BL_TRY(ops->matrix_frozen(ops, &head->kv.matrix, w + D * D, BL_F32, 2 * D, D, false, err));
+    ops->matrix_pack(ops, head->q.matrix, false);
+    ops->matrix_pack(ops, head->kv.matrix, false);
     BL_TRY(arena_f32_from(&vision->constants, b, D, &head->q.bias, err));
     BL_TRY(arena_f32_from(&vision->constants, b + D, 2 * D, &head->kv.bias, err));
-    BL_TRY(frozen_read(source, "head.probe", 3, (const int64_t[]){1, 1, D}, b, err));
+    BL_TRY(frozen_read(source, HF_POOL_PROBE, b, err));
     return arena_f32_from(&vision->constants, b, D, &head->probe, err);
 }
 
 static int open_head(struct vision *vision, const struct frozen_source *source,
                      struct bl_error *err)
 {
-    int64_t D = vision->config.hidden, intermediate = vision->config.intermediate;
     struct pooling_head *head = &vision->head;
     BL_TRY(open_head_attention(vision, source, err));
-    BL_TRY(frozen_linear_open(source, &head->out, "head.",
-                              &(const struct frozen_part){"attention.out_proj", D}, 1, D, true,
-                              err));
-    BL_TRY(frozen_norm_open(source, &head->norm, "head.", "layernorm", D, true, err));
-    BL_TRY(frozen_linear_open(source, &head->fc1, "head.",
-                              &(const struct frozen_part){"mlp.fc1", intermediate}, 1, D, true,
-                              err));
-    return frozen_linear_open(source, &head->fc2, "head.",
-                              &(const struct frozen_part){"mlp.fc2", D}, 1, intermediate, true,
-                              err);
+    BL_TRY(open_linear(source, &head->out, 0, HF_POOL_OUT, err));
+    BL_TRY(open_norm(vision, source, &head->norm, 0, HF_POOL_NORM, err));
+    BL_TRY(open_linear(source, &head->fc1, 0, HF_POOL_UP, err));
+    return open_linear(source, &head->fc2, 0, HF_POOL_DOWN, err);
 }
 
 static int open_tensors(struct vision *vision, struct bl_error *err)
 {
-    const struct hf_vision *config = &vision->config;
-    bool siglip = config->kind == HF_SIGLIP;
-    const struct vision_names *names = siglip ? &siglip_names : &vit_names;
-    struct frozen_source source = {
-        .ops = vision->ops, .file = vision->file, .constants = &vision->constants};
-    /* Published folders carry the prefix, re-saved ones may not; a missing tensor is then named
-     * without it. */
-    snprintf(source.prefix, sizeof source.prefix, siglip ? "vision_model." : "vit.");
-    char first[128];
-    snprintf(first, sizeof first, "%s.weight", names->patch);
-    if (!frozen_has(&source, first))
-        source.prefix[0] = '\0';
-
-    int64_t D = config->hidden;
-    BL_TRY(frozen_linear_open(&source, &vision->patch, "",
-                              &(const struct frozen_part){names->patch, D}, 1,
-                              config->channels * config->patch * config->patch, true, err));
+    struct hf_shapes shapes;
+    hf_vision_shapes(&vision->config, vision->file, &shapes);
+    struct frozen_source source = {.ops = vision->ops,
+                                   .file = vision->file,
+                                   .shapes = &shapes,
+                                   .constants = &vision->constants};
+    BL_TRY(open_linear(&source, &vision->patch, 0, HF_EMBEDDING, err));
     BL_TRY(open_positions(vision, &source, err));
-    for (int64_t i = 0; i < config->layers; i++)
-        BL_TRY(open_layer(vision, &source, names, i, err));
-    BL_TRY(frozen_norm_open(&source, &vision->final, "", names->final, D, true, err));
-    if (vision->has_head)
-        BL_TRY(open_head(vision, &source, err));
-    return 0;
+    for (int64_t i = 0; i < vision->config.layers; i++)
+        BL_TRY(open_layer(vision, &source, i, err));
+    BL_TRY(open_norm(vision, &source, &vision->final, 0, HF_FINAL_NORM, err));
+    return vision->has_head ? open_head(vision, &source, err) : 0;
 }
 
 int vision_open(struct ops *ops, const char *folder, const struct hf_vision *config,
@@ -218,7 +162,7 @@ int vision_open(struct ops *ops, const char *folder, const struct hf_vision *con
     vision->ops = ops;
     vision->config = *config;
     vision->constants.ops = ops;
-    vision->has_head = pooling_head && config->kind == HF_SIGLIP;
+    vision->has_head = pooling_head && hf_tensor_of(&config->family->names, HF_POOL_PROBE);
     for (int c = 0; c < 3; c++) {
         vision->scale[c] = preprocess->rescale_factor / preprocess->std[c];
         vision->shift[c] = -preprocess->mean[c] / preprocess->std[c];
@@ -284,7 +228,7 @@ static int embed(const struct vision *vision, struct arena *arena, act *x, const
     if (!rows)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld patches", (long long)(B * G));
     for (int64_t i = 0; i < B * G; i++)
-        rows[i] = (int32_t)(i / G * N + 1 + i % G);
+        rows[i] = (int32_t)(i / G * N + config->leading_tokens + i % G);
     const int32_t *index;
     BL_TRY(arena_i32_from(arena, rows, B * G, &index, err));
     ops->zero(ops, x, (size_t)(B * N * D) * ops->act_bytes);
@@ -308,21 +252,18 @@ static int encode(const struct vision *vision, struct arena *arena, act *x,
     BL_TRY(arena_act(arena, R * config->intermediate, &h, err));
     for (int64_t i = 0; i < config->layers; i++) {
         const struct vision_layer *layer = &vision->layers[i];
-        ops->layernorm_forward(ops, a, NULL, x, layer->norm1.weight, layer->norm1.bias, R, D,
-                               config->norm_eps);
+        frozen_norm_forward(ops, &layer->norm1, a, NULL, x, R);
         frozen_forward(ops, &layer->qkv, qkv, a, R, OPS_NONE);
         ops->attention_forward(ops, a, D, NULL, qkv, 3 * D, ops_at(ops, qkv, D), 3 * D,
                                ops_at(ops, qkv, 2 * D), 3 * D, &attention);
         frozen_forward(ops, &layer->out, qkv, a, R, OPS_NONE);
         ops->add(ops, x, x, qkv, R * D);
-        ops->layernorm_forward(ops, a, NULL, x, layer->norm2.weight, layer->norm2.bias, R, D,
-                               config->norm_eps);
+        frozen_norm_forward(ops, &layer->norm2, a, NULL, x, R);
         frozen_forward(ops, &layer->fc1, h, a, R, activation);
         frozen_forward(ops, &layer->fc2, a, h, R, OPS_NONE);
         ops->add(ops, x, x, a, R * D);
     }
-    ops->layernorm_forward(ops, x, NULL, x, vision->final.weight, vision->final.bias, R, D,
-                           config->norm_eps);
+    frozen_norm_forward(ops, &vision->final, x, NULL, x, R);
     return 0;
 }
 
@@ -349,8 +290,7 @@ static int pool_by_head(const struct vision *vision, struct arena *arena, act *p
     ops->attention_forward(ops, probe, D, NULL, q, D, kv, 2 * D, ops_at(ops, kv, D), 2 * D,
                            &attention);
     frozen_forward(ops, &head->out, pooled, probe, B, OPS_NONE);
-    ops->layernorm_forward(ops, q, NULL, pooled, head->norm.weight, head->norm.bias, B, D,
-                           config->norm_eps);
+    frozen_norm_forward(ops, &head->norm, q, NULL, pooled, B);
     frozen_forward(ops, &head->fc1, h, q, B, epilogue_of(config->activation));
     frozen_forward(ops, &head->fc2, q, h, B, OPS_NONE);
     ops->add(ops, pooled, pooled, q, B * D);
@@ -377,7 +317,7 @@ static int forward_some(const struct vision *vision, struct arena *arena, act *f
     arena_release(arena, mark);
     if (!pooled)
         return 0;
-    if (vision->config.kind == HF_SIGLIP)
+    if (vision->has_head)
         return pool_by_head(vision, arena, pooled, features, &images, err);
     pool_by_class_token(vision, pooled, features, &images);
     return 0;

@@ -70,6 +70,15 @@ struct ops_attention {
     const struct ops_dropout *dropout; /* on the probabilities */
 };
 
+/* ops affine_forward: what it multiplies and adds. All f32, device. */
+struct ops_affine {
+    const float *weight, *shift, *bias;
+    int64_t period, G;
+};
+
+/* ops operand_create */
+struct ops_operand;
+
 /* One AdamW step (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2).
  */
 struct ops_adamw {
@@ -82,6 +91,7 @@ struct ops {
     const char *name; /* "cpu: avx512, f32" for logs and fingerprints */
     enum ops_precision precision;
     size_t act_bytes;
+    int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
 
     /* For a communicator: how host memory and this device's exchange bytes (NULL: they are one), and
      * the device's own collectives (NULL: it has none). */
@@ -119,6 +129,9 @@ struct ops {
     int (*matrix_trainable)(struct ops *self, struct ops_matrix **ret, const float *master,
                             int64_t N, int64_t K, struct bl_error *err);
     void (*matrix_refresh)(struct ops *self, struct ops_matrix *matrix);
+    /* Makes what products with a frozen matrix need now rather than at the first one, after which its
+     * data is not read again; embedded: except by embed(), which no other matrix is for then. */
+    void (*matrix_pack)(struct ops *self, struct ops_matrix *matrix, bool embedded);
     void (*matrix_free)(struct ops *self, struct ops_matrix **matrix);
 
     /* bias (N) f32 or NULL. saved_pre (R,N), or NULL: the value before the epilogue, for its
@@ -134,12 +147,12 @@ struct ops {
                                    const act *x, int64_t R, int64_t N, int64_t K);
 
     /* -- norms over the last axis -- */
-    /* y = (x - mean) rstd weight + bias. saved (R,2) f32: mean, rstd, for backward; NULL =
-     * inference. In place. */
+    /* y = (x - mean) rstd weight + bias; weight and bias both NULL: y = (x - mean) rstd. saved (R,2)
+     * f32: mean, rstd, for backward; NULL = inference. In place. */
     void (*layernorm_forward)(struct ops *self, act *y, float *saved, const act *x,
                               const float *weight, const float *bias, int64_t R, int64_t D,
                               float eps);
-    /* d_x = or +=; d_weight, d_bias (D) += (both NULL: frozen) */
+    /* d_x = or +=; d_weight, d_bias (D) += (both NULL: frozen, or there are none) */
     void (*layernorm_backward)(struct ops *self, act *d_x, float *d_weight, float *d_bias,
                                const act *d_y, const act *x, const float *saved,
                                const float *weight, int64_t R, int64_t D, bool accumulate);
@@ -164,6 +177,17 @@ struct ops {
     /* y (S*rows, D) = dropout(x); the same call on the gradient is its backward. In place. */
     void (*dropout)(struct ops *self, act *y, const act *x, const struct ops_dropout *dropout,
                     int64_t S, int64_t rows, int64_t D);
+
+    /* y (R,D) = weight x + shift[r] bias[g(r)]: weight (D) or NULL for 1; shift (R) f32 and bias (G,D)
+     * both NULL for none; g(r) = r / period % G, R a multiple of period * G. In place. */
+    void (*affine_forward)(struct ops *self, act *y, const act *x, const struct ops_affine *a,
+                           int64_t R, int64_t D);
+    /* d_x = weight d_y, in place on d_y (NULL: not wanted); d_shift[r] = or += <d_y, bias[g(r)]>;
+     * d_weight += sum_r x d_y; d_bias[g] += sum over its rows of shift[r] d_y. What a->weight or
+     * a->bias lacks has no gradient: NULL. x NULL where there is no weight. */
+    void (*affine_backward)(struct ops *self, act *d_x, float *d_shift, float *d_weight,
+                            float *d_bias, const act *d_y, const act *x, const struct ops_affine *a,
+                            int64_t R, int64_t D, bool accumulate_shift);
 
     /* -- rows -- */
     /* y[i] = x[index[i]];  y[index[i]] = x[i] (indices distinct). index (R) i32 device; rows of D.
@@ -207,6 +231,40 @@ struct ops {
      * sequence. */
     void (*attention_probs)(struct ops *self, float *probs, const act *q, int64_t ld_q,
                             const act *k, int64_t ld_k, const struct ops_attention *a);
+
+    /* -- attention over shared keys, in parts (worker/model/cross_folded.c) -- */
+    /* Matrices of scores have rows of N elements, ld >= N apart: ops_score_ld(). What is behind a row is
+     * written 0 by these three, and never read. */
+    /* p (S*rows, N) = softmax(scale x) over the last axis, in place; dropped = dropout(p); sums (S*rows)
+     * f32 = row sums of dropped, before anything is rounded to act. */
+    void (*softmax_forward)(struct ops *self, act *p, act *dropped, float *sums, const act *x,
+                            float scale, const struct ops_dropout *dropout, int64_t S, int64_t rows,
+                            int64_t N, int64_t ld);
+    /* dropped = dropout(p) again */
+    void (*softmax_drop)(struct ops *self, act *dropped, const act *p,
+                         const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N,
+                         int64_t ld);
+    /* From d_dropped (S*rows, N) and d_sums (S*rows): g = dropout(d_dropped + d_sums[r]),
+     * d_x = scale p (g - sum_j p g), in place on d_dropped. */
+    void (*softmax_backward)(struct ops *self, act *d_x, const act *d_dropped, const float *d_sums,
+                             const act *p, float scale, const struct ops_dropout *dropout,
+                             int64_t S, int64_t rows, int64_t N, int64_t ld);
+    /* An operand is x (S,N,D), a matrix of activations for each of S samples that several products
+     * share. *ret is the caller's, and empty. */
+    int (*operand_create)(struct ops *self, struct ops_operand **ret, int64_t N, int64_t D,
+                          struct bl_error *err);
+    void (*operand_free)(struct ops *self, struct ops_operand **operand);
+    /* x is borrowed while the operand is used. */
+    void (*operand_set)(struct ops *self, struct ops_operand *operand, const act *x, int64_t S);
+    /* y (S,M,N), rows ops_score_ld(N) apart, = a (S,M,D) x^T for each sample */
+    void (*product_transposed)(struct ops *self, act *y, const act *a, const struct ops_operand *x,
+                               int64_t M);
+    /* y (S,M,D) = a (S,M,N) x for each sample; a's rows like those */
+    void (*product)(struct ops *self, act *y, const act *a, const struct ops_operand *x, int64_t M);
+    /* d_x (S,N,D) f32 += a^T b for each sample; a (S,M,N), b (S,M,D): the operand's gradient by either
+     * product. */
+    void (*product_backward)(struct ops *self, float *d_x, const act *a, const act *b,
+                             const struct ops_operand *x, int64_t M);
 
     /* -- images -- */
     /* y (B*g*g, 3*patch*patch) = patches of pixels (B,size,size,3) u8, channel first inside a patch
@@ -256,6 +314,12 @@ struct ops {
     /* g = acc * 2^-36 */
     void (*fixed_get)(struct ops *self, float *g, const int64_t *acc, int64_t count);
 };
+
+/* Elements from one row of N scores to the next. */
+static inline int64_t ops_score_ld(const struct ops *ops, int64_t N)
+{
+    return (N + ops->score_multiple - 1) / ops->score_multiple * ops->score_multiple;
+}
 
 #define OPS_FIXED_SCALE 0x1p36
 

@@ -15,6 +15,8 @@ struct desc {
 struct layout {
     cudaDataType type;
     int64_t rows, columns, ld;
+    int32_t batch;
+    int64_t stride;
 };
 
 static float load(const void *p, cudaDataType type, int64_t i)
@@ -54,6 +56,45 @@ static float *unpack(const void *p, const struct layout *l, cublasOperation_t op
     return m;
 }
 
+/* The sum of k products, in an order of k alone. */
+static float dot(const float *x, const float *y, int64_t k)
+{
+    float sums[16] = {0}, sum = 0;
+    for (int64_t at = 0; at < k / 16 * 16; at += 16)
+        for (int lane = 0; lane < 16; lane++)
+            sums[lane] += x[at + lane] * y[at + lane];
+    for (int64_t at = k / 16 * 16; at < k; at++)
+        sum += x[at] * y[at];
+    for (int lane = 0; lane < 16; lane++)
+        sum += sums[lane];
+    return sum;
+}
+
+/* d = alpha op(a) op(b) + bias + beta c */
+static void multiply(const struct desc *p, float alpha, const void *a, const struct layout *la,
+                     const void *b, const struct layout *lb, float beta, const void *c, void *d,
+                     const struct layout *ld)
+{
+    int64_t k = p->op[0] == CUBLAS_OP_T ? la->rows : la->columns;
+    float *rows = unpack(a, la, p->op[0], 0), *columns = unpack(b, lb, p->op[1], 1);
+    for (int64_t j = 0; j < ld->columns; j++)
+        for (int64_t i = 0; i < ld->rows; i++) {
+            float sum = alpha * dot(rows + i * k, columns + j * k, k);
+            if (p->epilogue == CUBLASLT_EPILOGUE_BIAS)
+                sum += load(p->bias, ld->type, i);
+            if (beta != 0)
+                sum += beta * load(c, ld->type, j * ld->ld + i);
+            store(d, ld->type, j * ld->ld + i, sum);
+        }
+    free(rows);
+    free(columns);
+}
+
+static const void *sample(const void *p, const struct layout *l, int32_t i)
+{
+    return (const char *)p + i * l->stride * (l->type == CUDA_R_32F ? 4 : 2);
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t desc, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t layout_a, const void *b,
                               cublasLtMatrixLayout_t layout_b, const void *beta, const void *c,
@@ -61,34 +102,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t desc, co
                               cublasLtMatrixLayout_t layout_d, const cublasLtMatmulAlgo_t *algo,
                               void *workspace, size_t workspace_size, cudaStream_t stream)
 {
-    const struct desc *p = (const struct desc *)desc;
     const struct layout *la = (const struct layout *)layout_a,
                         *lb = (const struct layout *)layout_b,
                         *ld = (const struct layout *)layout_d;
-    int64_t m = ld->rows, n = ld->columns;
-    int64_t k = p->op[0] == CUBLAS_OP_T ? la->rows : la->columns;
-    float scale = *(const float *)alpha, old = *(const float *)beta;
-    float *rows = unpack(a, la, p->op[0], 0), *columns = unpack(b, lb, p->op[1], 1);
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t i = 0; i < m; i++) {
-            const float *x = rows + i * k, *y = columns + j * k;
-            float sums[16] = {0}, sum = 0;
-            for (int64_t at = 0; at < k / 16 * 16; at += 16)
-                for (int lane = 0; lane < 16; lane++)
-                    sums[lane] += x[at + lane] * y[at + lane];
-            for (int64_t at = k / 16 * 16; at < k; at++)
-                sum += x[at] * y[at];
-            for (int lane = 0; lane < 16; lane++)
-                sum += sums[lane];
-            sum *= scale;
-            if (p->epilogue == CUBLASLT_EPILOGUE_BIAS)
-                sum += load(p->bias, ld->type, i);
-            if (old != 0)
-                sum += old * load(c, ld->type, j * ld->ld + i);
-            store(d, ld->type, j * ld->ld + i, sum);
-        }
-    free(rows);
-    free(columns);
+    for (int32_t i = 0; i < ld->batch; i++)
+        multiply((const struct desc *)desc, *(const float *)alpha, sample(a, la, i), la,
+                 sample(b, lb, i), lb, *(const float *)beta, sample(c, ld, i),
+                 (char *)(uintptr_t)sample(d, ld, i), ld);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -105,7 +125,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t lt, cublasLtMatmu
     int64_t m = p->op[0] == CUBLAS_OP_T ? la->columns : la->rows;
     int64_t n = p->op[1] == CUBLAS_OP_T ? lb->rows : lb->columns;
     if (k != (p->op[1] == CUBLAS_OP_T ? lb->columns : lb->rows) || m != ld->rows ||
-        n != ld->columns || la->ld < la->rows || lb->ld < lb->rows || ld->ld < ld->rows)
+        n != ld->columns || la->ld < la->rows || lb->ld < lb->rows || ld->ld < ld->rows ||
+        la->batch != ld->batch || lb->batch != ld->batch)
         return CUBLAS_STATUS_INVALID_VALUE;
     memset(results, 0, sizeof *results);
     *found = 1;
@@ -157,8 +178,22 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *ret, cudaDataT
                                           uint64_t rows, uint64_t columns, int64_t ld)
 {
     struct layout *layout = malloc(sizeof *layout);
-    *layout = (struct layout){type, (int64_t)rows, (int64_t)columns, ld};
+    *layout = (struct layout){type, (int64_t)rows, (int64_t)columns, ld, 1, 0};
     *ret = (cublasLtMatrixLayout_t)layout;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t name,
+                                                const void *value, size_t size)
+{
+    struct layout *l = (struct layout *)layout;
+    if (name == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT && size == sizeof l->batch)
+        memcpy(&l->batch, value, size);
+    else if (name == CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET && size == sizeof l->stride)
+        memcpy(&l->stride, value, size);
+    else
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     return CUBLAS_STATUS_SUCCESS;
 }
 

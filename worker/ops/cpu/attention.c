@@ -129,7 +129,7 @@ struct forward {
 
 /* A thread's scratch; kw and dw are the padded numbers of keys and of a head's columns. */
 struct forward_scratch {
-    float *k_turned;         /* (d, kw) */
+    float *k_transposed;     /* (d, kw) */
     float *v;                /* (k_len_max, dw) */
     float *scores, *factors; /* (BLOCK, kw) */
 };
@@ -143,14 +143,14 @@ static size_t forward_floats(const struct ops_attention *a)
 static struct forward_scratch forward_scratch(const struct ops_attention *a, float *at)
 {
     const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
-    struct forward_scratch s = {.k_turned = at};
-    s.v = s.k_turned + a->head_dim * kw;
+    struct forward_scratch s = {.k_transposed = at};
+    s.v = s.k_transposed + a->head_dim * kw;
     s.scores = s.v + a->k_len_max * dw;
     s.factors = s.scores + BLOCK * kw;
     return s;
 }
 
-/* One query head. k_turned and v hold its keys and values. */
+/* One query head. k_transposed and v hold its keys and values. */
 static void forward_head(const struct forward *f, const struct head *head,
                          const struct forward_scratch *scratch, struct panel v)
 {
@@ -167,7 +167,7 @@ static void forward_head(const struct forward *f, const struct head *head,
                                   .a = f->q + (head->q_row + i0) * f->ld_q + head->h * d,
                                   .a_row = f->ld_q,
                                   .a_column = 1,
-                                  .b = scratch->k_turned,
+                                  .b = scratch->k_transposed,
                                   .ld_b = kw,
                                   .y = scratch->scores,
                                   .ld_y = kw});
@@ -205,7 +205,7 @@ static void forward_group(const void *job, int64_t s, int64_t kv, float *memory)
     const struct ops_attention *a = f->a;
     const struct forward_scratch scratch = forward_scratch(a, memory);
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
-    pack_transposed(scratch.k_turned, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
+    pack_transposed(scratch.k_transposed, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
     const struct panel v =
         panel_of(scratch.v, f->v + first * f->ld_v + kv * d, f->ld_v, a->k_len[s], d);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
@@ -241,11 +241,11 @@ struct backward {
 };
 
 struct backward_scratch {
-    float *k_turned, *v_turned; /* (d, kw) */
-    float *k;                   /* (k_len_max, dw) */
-    float *p, *d_p;             /* (BLOCK, kw) */
-    float *q, *d_out;           /* (BLOCK, dw) */
-    float *factors;             /* (BLOCK, kw) */
+    float *k_transposed, *v_transposed; /* (d, kw) */
+    float *k;                           /* (k_len_max, dw) */
+    float *p, *d_p;                     /* (BLOCK, kw) */
+    float *q, *d_out;                   /* (BLOCK, dw) */
+    float *factors;                     /* (BLOCK, kw) */
 };
 
 static size_t backward_floats(const struct ops_attention *a)
@@ -257,9 +257,9 @@ static size_t backward_floats(const struct ops_attention *a)
 static struct backward_scratch backward_scratch(const struct ops_attention *a, float *at)
 {
     const int64_t kw = padded(a->k_len_max), dw = padded(a->head_dim);
-    struct backward_scratch s = {.k_turned = at};
-    s.v_turned = s.k_turned + a->head_dim * kw;
-    s.k = s.v_turned + a->head_dim * kw;
+    struct backward_scratch s = {.k_transposed = at};
+    s.v_transposed = s.k_transposed + a->head_dim * kw;
+    s.k = s.v_transposed + a->head_dim * kw;
     s.p = s.k + a->k_len_max * dw;
     s.d_p = s.p + BLOCK * kw;
     s.q = s.d_p + BLOCK * kw;
@@ -316,13 +316,13 @@ static void backward_head(const struct backward *b, const struct head *head, flo
         scores.alpha = a->scale; /* p = scale q k^T */
         scores.a = q_at;
         scores.a_row = b->ld_q;
-        scores.b = scratch->k_turned;
+        scores.b = scratch->k_transposed;
         scores.y = scratch->p;
         product(&scores);
         scores.alpha = 1; /* d_p = d_o v^T */
         scores.a = d_out_at;
         scores.a_row = b->ld_out;
-        scores.b = scratch->v_turned;
+        scores.b = scratch->v_transposed;
         scores.y = scratch->d_p;
         product(&scores);
         if (drops)
@@ -367,8 +367,8 @@ static void backward_group(const void *job, int64_t s, int64_t kv, float *memory
     const struct backward_scratch scratch = backward_scratch(a, memory);
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, k_len = a->k_len[s];
     const int64_t k_at = a->k_start[s] * b->ld_k + kv * d, v_at = a->k_start[s] * b->ld_v + kv * d;
-    pack_transposed(scratch.k_turned, b->k + k_at, b->ld_k, k_len, d);
-    pack_transposed(scratch.v_turned, b->v + v_at, b->ld_v, k_len, d);
+    pack_transposed(scratch.k_transposed, b->k + k_at, b->ld_k, k_len, d);
+    pack_transposed(scratch.v_transposed, b->v + v_at, b->ld_v, k_len, d);
     const struct panel k = panel_of(scratch.k, b->k + k_at, b->ld_k, k_len, d);
     for (int64_t j = 0; j < k_len; j++) {
         memset(b->d_k + k_at + j * b->ld_k, 0, (size_t)d * sizeof *b->d_k);

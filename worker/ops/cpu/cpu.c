@@ -190,6 +190,7 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
     cpu->ops = (struct ops){.name = cpu->name,
                             .precision = options->precision,
                             .act_bytes = sizeof(float),
+                            .score_multiple = 1,
                             .close = cpu_close,
                             .alloc = cpu_ops_alloc,
                             .release = cpu_release,

@@ -91,16 +91,19 @@ static inline struct cpu_row_blocks cpu_row_blocks(int64_t R)
 
 /* Each enters its file's operations into the table. */
 #ifdef CPU_ISA
+void CPU_VARIANT(cpu_fill_affine)(struct ops *table);
 void CPU_VARIANT(cpu_fill_attention)(struct ops *table);
 void CPU_VARIANT(cpu_fill_elementwise)(struct ops *table);
 void CPU_VARIANT(cpu_fill_layernorm)(struct ops *table);
 void CPU_VARIANT(cpu_fill_loss)(struct ops *table);
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table);
 void CPU_VARIANT(cpu_fill_matrix)(struct ops *table);
+void CPU_VARIANT(cpu_fill_operand)(struct ops *table);
 void CPU_VARIANT(cpu_fill_optimizer)(struct ops *table);
 void CPU_VARIANT(cpu_fill_rmsnorm)(struct ops *table);
 void CPU_VARIANT(cpu_fill_router)(struct ops *table);
 void CPU_VARIANT(cpu_fill_rows)(struct ops *table);
+void CPU_VARIANT(cpu_fill_softmax)(struct ops *table);
 void CPU_VARIANT(cpu_fill)(struct ops *table); /* all of the above */
 #endif
 

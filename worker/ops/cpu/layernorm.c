@@ -1,5 +1,6 @@
 /* worker/ops/cpu/layernorm.c - y = xh w + b,  xh = (x - mean) rstd,  over the last axis (R,D).
  *
+ * Without w and b: as if w were 1 and b 0.
  * Backward   with g = d_y w:  d_x = rstd (g - mean(g) - xh mean(g xh)),  d_w = sum_r d_y xh,
  *            d_b = sum_r d_y.
  * Order      one thread per row; parameter gradients by fixed row blocks, then over the blocks.
@@ -29,9 +30,14 @@ static void layernorm_forward(struct ops *self, act *y_, float *saved, const act
         for (int64_t i = 0; i < D; i++)
             squares += (x_r[i] - mean) * (x_r[i] - mean);
         const float rstd = 1 / sqrtf(squares / (float)D + eps);
+        if (weight)
 #pragma omp simd
-        for (int64_t i = 0; i < D; i++)
-            y_r[i] = (x_r[i] - mean) * rstd * weight[i] + bias[i];
+            for (int64_t i = 0; i < D; i++)
+                y_r[i] = (x_r[i] - mean) * rstd * weight[i] + bias[i];
+        else
+#pragma omp simd
+            for (int64_t i = 0; i < D; i++)
+                y_r[i] = (x_r[i] - mean) * rstd;
         if (saved) {
             saved[2 * r] = mean;
             saved[2 * r + 1] = rstd;
@@ -39,14 +45,15 @@ static void layernorm_forward(struct ops *self, act *y_, float *saved, const act
     }
 }
 
-/* d_x of one row, = or +=. */
-static void backward_row(float *restrict d_x, const float *d_y, const float *x, const float *weight,
-                         float mean, float rstd, int64_t D, bool accumulate)
+/* d_x of one row, = or +=. Inlined with and without a weight. */
+static inline __attribute__((always_inline)) void
+backward_row(float *restrict d_x, const float *d_y, const float *x, const float *weight, float mean,
+             float rstd, int64_t D, bool accumulate)
 {
     float sum_g = 0, sum_gx = 0;
 #pragma omp simd reduction(+ : sum_g, sum_gx)
     for (int64_t i = 0; i < D; i++) {
-        float g = d_y[i] * weight[i];
+        float g = weight ? d_y[i] * weight[i] : d_y[i];
         sum_g += g;
         sum_gx += g * (x[i] - mean);
     }
@@ -55,7 +62,7 @@ static void backward_row(float *restrict d_x, const float *d_y, const float *x, 
         memset(d_x, 0, (size_t)D * sizeof *d_x);
 #pragma omp simd
     for (int64_t i = 0; i < D; i++) {
-        float g = d_y[i] * weight[i], normed = (x[i] - mean) * rstd;
+        float g = weight ? d_y[i] * weight[i] : d_y[i], normed = (x[i] - mean) * rstd;
         d_x[i] += rstd * (g - mean_g - normed * mean_gx);
     }
 }
@@ -84,7 +91,10 @@ static void layernorm_backward(struct ops *self, act *d_x_, float *d_weight, flo
         for (int64_t r = b * blocks.rows; r < bl_min(R, (b + 1) * blocks.rows); r++) {
             const float mean = saved[2 * r], rstd = saved[2 * r + 1];
             const float *d_y_r = d_y + r * D, *x_r = x + r * D;
-            backward_row(d_x + r * D, d_y_r, x_r, weight, mean, rstd, D, accumulate);
+            if (weight)
+                backward_row(d_x + r * D, d_y_r, x_r, weight, mean, rstd, D, accumulate);
+            else
+                backward_row(d_x + r * D, d_y_r, x_r, NULL, mean, rstd, D, accumulate);
             if (!partial)
                 continue;
 #pragma omp simd

@@ -100,7 +100,8 @@ static void finish_row(float *y, float *saved_pre, const float *bias, int64_t co
 
 /* y (R,N) = or += x (R,K) B, and its end. */
 struct packed_product {
-    const struct packed *packed;
+    const struct packed *packed, *from; /* B's format; where its transpose is kept, that one's */
+    const char *data;                   /* the blocks of B, or of `from` */
     float *y, *saved_pre;
     const float *x, *bias;
     int64_t R, N, K;
@@ -108,20 +109,73 @@ struct packed_product {
     bool accumulate;
 };
 
+/* Blocks of B made from its transpose at a time: enough for all threads, and few enough for the cache
+ * where that leaves a choice. */
+enum { MADE_BYTES = 8 << 20 };
+
+static int64_t blocks_at_once(const struct cpu *cpu, const struct packed_product *p, int64_t tiles)
+{
+    const int64_t blocks = packed_block_count(p->packed);
+    if (!p->from)
+        return blocks;
+    const int64_t fitting = MADE_BYTES / (int64_t)packed_block_bytes(p->packed);
+    return bl_min(blocks, bl_max(fitting, bl_ceil_div(2 * cpu->threads, tiles)));
+}
+
+/* Blocks [first, first + count) of B into `made`. */
+static void make_blocks(const struct packed_product *p, char *made, int64_t first, int64_t count,
+                        int threads)
+{
+    const size_t to_bytes = packed_block_bytes(p->packed), from_bytes = packed_block_bytes(p->from);
+    const int64_t from_blocks = packed_block_count(p->from);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < count * from_blocks; i++) {
+        const int64_t b = i / from_blocks, from_b = i % from_blocks;
+        packed_transpose(p->packed, first + b, made + (size_t)b * to_bytes, p->from, from_b,
+                         p->data + (size_t)from_b * from_bytes);
+    }
+}
+
+/* Rows [r0, r0 + count) of a product's block are done: to y, and the end. */
+static void finish_tile(const struct packed_product *p, const float *tile, int64_t r0,
+                        int64_t count, int64_t n0, int64_t columns)
+{
+    for (int64_t r = 0; r < count; r++) {
+        float *restrict y = p->y + (r0 + r) * p->N + n0;
+        const float *product = tile + r * columns;
+        if (!p->accumulate)
+            memcpy(y, product, (size_t)columns * sizeof *y);
+        else
+#pragma omp simd
+            for (int64_t n = 0; n < columns; n++)
+                y[n] += product[n];
+        finish_row(y, p->saved_pre ? p->saved_pre + (r0 + r) * p->N + n0 : NULL,
+                   p->bias ? p->bias + n0 : NULL, columns, p->epilogue);
+    }
+}
+
+static size_t whole_lines(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
 static void multiply_packed(struct cpu *cpu, const struct packed_product *p)
 {
     const int64_t tiles = bl_ceil_div(p->R, PACKED_ROWS_MAX), rows = tiles * PACKED_ROWS_MAX;
-    const int64_t blocks = packed_block_count(p->packed);
+    const int64_t blocks = packed_block_count(p->packed), at_once = blocks_at_once(cpu, p, tiles);
+    const size_t block_bytes = packed_block_bytes(p->packed);
     int64_t first, widest;
     packed_block(p->packed, 0, &first, &widest);
-    const size_t x_bytes = ((size_t)(rows * p->K) * sizeof(uint16_t) + 63) & ~(size_t)63;
+    const size_t x_bytes = whole_lines((size_t)(rows * p->K) * sizeof(uint16_t));
+    const size_t made_bytes = p->from ? block_bytes * (size_t)at_once : 0;
     const size_t tile_bytes = (size_t)(PACKED_ROWS_MAX * widest) * sizeof(float);
-    const size_t thread_bytes = tile_bytes + ((packed_scratch(p->packed) + 63) & ~(size_t)63);
-    char *scratch =
-        cpu_scratch(cpu, CPU_SCRATCH_INNER, x_bytes + thread_bytes * (size_t)cpu->threads);
+    const size_t thread_bytes = tile_bytes + whole_lines(packed_scratch(p->packed));
+    char *scratch = cpu_scratch(cpu, CPU_SCRATCH_INNER,
+                                x_bytes + made_bytes + thread_bytes * (size_t)cpu->threads);
     if (!scratch)
         return;
     uint16_t *x = (uint16_t *)scratch;
+    char *made = scratch + x_bytes, *threads_scratch = made + made_bytes;
     const int threads = cpu_threads(cpu, work_of(p->R, p->N, p->K));
 #pragma omp parallel for num_threads(threads)
     for (int64_t r = 0; r < rows; r++)
@@ -129,26 +183,20 @@ static void multiply_packed(struct cpu *cpu, const struct packed_product *p)
             narrow(x + r * p->K, p->x + r * p->K, p->K);
         else
             memset(x + r * p->K, 0, (size_t)p->K * sizeof *x);
+    for (int64_t b0 = 0; b0 < blocks; b0 += at_once) {
+        const int64_t some = bl_min(at_once, blocks - b0);
+        if (p->from)
+            make_blocks(p, made, b0, some, threads);
+        const char *data = p->from ? made : p->data;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t i = 0; i < tiles * blocks; i++) {
-        char *mine = scratch + x_bytes + (size_t)omp_get_thread_num() * thread_bytes;
-        float *tile = (float *)mine;
-        int64_t r0 = i % tiles * PACKED_ROWS_MAX, n0, columns;
-        const int64_t count = bl_min(PACKED_ROWS_MAX, p->R - r0);
-        packed_block(p->packed, i / tiles, &n0, &columns);
-        packed_multiply(p->packed, i / tiles, tile, x + r0 * p->K, packed_rows(count),
-                        mine + tile_bytes);
-        for (int64_t r = 0; r < count; r++) {
-            float *restrict y = p->y + (r0 + r) * p->N + n0;
-            const float *product = tile + r * columns;
-            if (!p->accumulate)
-                memcpy(y, product, (size_t)columns * sizeof *y);
-            else
-#pragma omp simd
-                for (int64_t n = 0; n < columns; n++)
-                    y[n] += product[n];
-            finish_row(y, p->saved_pre ? p->saved_pre + (r0 + r) * p->N + n0 : NULL,
-                       p->bias ? p->bias + n0 : NULL, columns, p->epilogue);
+        for (int64_t i = 0; i < tiles * some; i++) {
+            char *mine = threads_scratch + (size_t)omp_get_thread_num() * thread_bytes;
+            int64_t r0 = i % tiles * PACKED_ROWS_MAX, b = i / tiles, n0, columns;
+            const int64_t count = bl_min(PACKED_ROWS_MAX, p->R - r0);
+            packed_block(p->packed, b0 + b, &n0, &columns);
+            packed_multiply(p->packed, b0 + b, data + (size_t)b * block_bytes, (float *)mine,
+                            x + r0 * p->K, packed_rows(count), mine + tile_bytes);
+            finish_tile(p, (const float *)mine, r0, count, n0, columns);
         }
     }
 }
@@ -166,9 +214,9 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
     const float *x = cpu_const_f32(x_);
     const int64_t N = w->N, K = w->K;
     if (w->packing) {
-        struct packed *packed = CPU_VARIANT(matrix_packed)(cpu, w, true);
-        if (packed)
-            multiply_packed(cpu, &(struct packed_product){.packed = packed,
+        if (CPU_VARIANT(matrix_packed)(cpu, w, false))
+            multiply_packed(cpu, &(struct packed_product){.packed = w->packing->forward,
+                                                          .data = w->packing->data,
                                                           .y = y,
                                                           .saved_pre = saved_pre,
                                                           .x = x,
@@ -219,9 +267,10 @@ static void linear_backward_input(struct ops *self, act *d_x_, const act *d_y_,
     const float *d_y = cpu_const_f32(d_y_);
     const int64_t N = w->N, K = w->K;
     if (w->packing) {
-        struct packed *packed = CPU_VARIANT(matrix_packed)(cpu, w, false);
-        if (packed)
-            multiply_packed(cpu, &(struct packed_product){.packed = packed,
+        if (CPU_VARIANT(matrix_packed)(cpu, w, true))
+            multiply_packed(cpu, &(struct packed_product){.packed = w->packing->backward,
+                                                          .from = w->packing->forward,
+                                                          .data = w->packing->data,
                                                           .y = d_x,
                                                           .x = d_y,
                                                           .R = R,

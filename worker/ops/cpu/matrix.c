@@ -40,6 +40,7 @@ static void matrix_free(struct ops *self, struct ops_matrix **matrix)
         if (m->packing) {
             packed_free(&m->packing->forward);
             packed_free(&m->packing->backward);
+            free(m->packing->data);
         }
         free(m->packing);
         free(m->owned);
@@ -109,15 +110,15 @@ static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const flo
 static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
 {
     if (matrix->packing)
-        matrix->packing->forward_fresh = matrix->packing->backward_fresh = false;
+        matrix->packing->fresh = false;
 }
 
 /* -- packed for bf16 products -- */
 
-/* Loads all blocks of W^T (turned) or W. */
-static bool load_packed(struct cpu *cpu, struct packed *packed, const struct ops_matrix *w,
-                        bool turned)
+/* Fills all blocks of W^T. */
+static bool load_packed(struct cpu *cpu, const struct ops_matrix *w)
 {
+    const struct matrix_packing *packing = w->packing;
     const uint16_t *values = w->rows;
     if (w->dtype == BL_F32) {
         uint16_t *rounded =
@@ -129,31 +130,51 @@ static bool load_packed(struct cpu *cpu, struct packed *packed, const struct ops
             narrow(rounded + n * w->K, (const float *)matrix_at(w, n * w->K), w->K);
         values = rounded;
     }
+    const size_t block_bytes = packed_block_bytes(packing->forward);
 #pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
-    for (int64_t b = 0; b < packed_block_count(packed); b++) {
+    for (int64_t b = 0; b < packed_block_count(packing->forward); b++) {
         int64_t first, count;
-        packed_block(packed, b, &first, &count);
-        if (turned)
-            packed_load(packed, b, values + first * w->K, 1, w->K);
-        else
-            packed_load(packed, b, values + first, w->K, 1);
+        packed_block(packing->forward, b, &first, &count);
+        packed_load(packing->forward, b, packing->data + (size_t)b * block_bytes,
+                    values + first * w->K, 1, w->K);
     }
     return true;
 }
 
-struct packed *CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, bool turned)
+static int create_packed(const struct ops_matrix *w, struct bl_error *err)
 {
     struct matrix_packing *packing = w->packing;
-    struct packed **packed = turned ? &packing->forward : &packing->backward;
-    bool *fresh = turned ? &packing->forward_fresh : &packing->backward_fresh;
+    BL_TRY(packed_create(w->K, w->N, &packing->forward, err));
+    packing->data = cpu_alloc(packed_block_bytes(packing->forward) *
+                              (size_t)packed_block_count(packing->forward));
+    if (packing->data)
+        return 0;
+    packed_free(&packing->forward);
+    return bl_fail(err, BL_ENOMEM, "no memory for a packed matrix of %lld x %lld", (long long)w->N,
+                   (long long)w->K);
+}
+
+bool CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, bool backward)
+{
+    struct matrix_packing *packing = w->packing;
     struct bl_error err;
-    if (!*packed && packed_create(turned ? w->K : w->N, turned ? w->N : w->K, packed, &err) < 0) {
+    if ((!packing->forward && create_packed(w, &err) < 0) ||
+        (backward && !packing->backward &&
+         packed_create(w->N, w->K, &packing->backward, &err) < 0)) {
         cpu_failed(cpu, &err);
-        return NULL;
+        return false;
     }
-    if (!*fresh)
-        *fresh = load_packed(cpu, *packed, w, turned);
-    return *fresh ? *packed : NULL;
+    if (!packing->fresh)
+        packing->fresh = load_packed(cpu, w);
+    return packing->fresh;
+}
+
+static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
+{
+    if (!matrix->packing || !CPU_VARIANT(matrix_packed)(cpu_of(self), matrix, false) || embedded)
+        return;
+    free(matrix->owned);
+    matrix->rows = matrix->owned = NULL;
 }
 
 /* -- read as an embedding -- */
@@ -163,6 +184,7 @@ static void embed(struct ops *self, act *y_, const struct ops_matrix *table, con
 {
     float *y = cpu_f32(y_);
     const int64_t D = table->K;
+    BL_ASSERT(table->rows != NULL);
 #pragma omp parallel for num_threads(cpu_threads(cpu_of(self), R *D))
     for (int64_t r = 0; r < R; r++) {
         BL_ASSERT(ids[r] >= 0 && ids[r] < table->N);
@@ -175,6 +197,7 @@ void CPU_VARIANT(cpu_fill_matrix)(struct ops *table)
     table->matrix_frozen = matrix_frozen;
     table->matrix_trainable = matrix_trainable;
     table->matrix_refresh = matrix_refresh;
+    table->matrix_pack = matrix_pack;
     table->matrix_free = matrix_free;
     table->embed = embed;
 }

@@ -4,8 +4,9 @@
  *            widened where they are multiplied; a matrix of at most cpu->wide_max elements once and
  *            for all. Data that may be kept and is right as it stands is not copied.
  * Trainable  the caller's f32 master itself.
- * bf16       where the processor multiplies bf16 (cpu->packed), W^T and W are packed (packed.h) when
- *            first multiplied, and again after matrix_refresh.
+ * bf16       where the processor multiplies bf16 (cpu->packed), W^T is packed (packed.h) by
+ *            matrix_pack or when first multiplied, and again after matrix_refresh. It is the one copy
+ *            that both directions use: backward makes W from it, block by block.
  */
 #pragma once
 
@@ -18,19 +19,21 @@
 struct ops_matrix {
     int64_t N, K;
     enum bl_dtype dtype; /* of rows: BL_F32, BL_F16 or BL_BF16 */
-    const void *rows;    /* borrowed from the caller, or == owned */
+    const void *rows;    /* borrowed from the caller, or == owned; NULL once packed for good */
     void *owned;
     struct matrix_packing *packing; /* NULL: products are f32 */
 };
 
 struct matrix_packing {
     struct packed *forward;  /* W^T (K,N) */
-    struct packed *backward; /* W (N,K) */
-    bool forward_fresh, backward_fresh;
+    struct packed *backward; /* W (N,K); NULL until first asked for */
+    char *data;              /* forward's blocks */
+    bool fresh;              /* data follows rows */
 };
 
-/* The packed W^T (turned) or W, made or renewed. NULL: out of memory, which is recorded. */
-struct packed *CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, bool turned);
+/* W^T packed and up to date; with `backward`, W's format too. False: out of memory, which is
+ * recorded. */
+bool CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, bool backward);
 
 /* The address of an element. */
 static inline const char *matrix_at(const struct ops_matrix *matrix, int64_t index)

@@ -31,7 +31,6 @@ struct width {
 struct packed {
     int64_t K, N, block, block_count;
     size_t block_bytes, scratch_bytes;
-    char *data;
     struct width widths[WIDTHS];
 };
 
@@ -125,12 +124,6 @@ int packed_create(int64_t K, int64_t N, struct packed **ret, struct bl_error *er
         size_t bytes = dnnl_memory_desc_get_size(&w->layout);
         packed->block_bytes = bl_max(packed->block_bytes, (bytes + 63) & ~(size_t)63);
     }
-    packed->data = cpu_alloc(packed->block_bytes * (size_t)packed->block_count);
-    if (!packed->data) {
-        packed_free(&packed);
-        return bl_fail(err, BL_ENOMEM, "no memory for a packed matrix of %lld x %lld", (long long)N,
-                       (long long)K);
-    }
     *ret = packed;
     return 0;
 }
@@ -141,10 +134,14 @@ void packed_free(struct packed **packed)
         for (int i = 0; i < WIDTHS; i++)
             for (int r = 0; r < ROW_COUNTS; r++)
                 dnnl_primitive_destroy((*packed)->widths[i].product[r]);
-        free((*packed)->data);
         free(*packed);
     }
     *packed = NULL;
+}
+
+size_t packed_block_bytes(const struct packed *packed)
+{
+    return packed->block_bytes;
 }
 
 int64_t packed_block_count(const struct packed *packed)
@@ -167,8 +164,8 @@ static dnnl_memory_t memory_at(const dnnl_memory_desc_t *description, const void
     return memory;
 }
 
-void packed_load(struct packed *packed, int64_t b, const uint16_t *values, int64_t stride_k,
-                 int64_t stride_n)
+void packed_load(const struct packed *packed, int64_t b, void *block, const uint16_t *values,
+                 int64_t stride_k, int64_t stride_n)
 {
     const struct width *w = width_of(packed, b);
     dnnl_dims_t dims = {packed->K, w->columns}, strides = {stride_k, stride_n};
@@ -182,7 +179,7 @@ void packed_load(struct packed *packed, int64_t b, const uint16_t *values, int64
         dnnl_primitive_create(&reorder, description) == dnnl_success;
     BL_ASSERT(good);
     dnnl_memory_t from = memory_at(&plain, values);
-    dnnl_memory_t to = memory_at(&w->layout, packed->data + (size_t)b * packed->block_bytes);
+    dnnl_memory_t to = memory_at(&w->layout, block);
     dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
     dnnl_status_t status = dnnl_primitive_execute(reorder, stream, 2, args);
     BL_ASSERT(status == dnnl_success);
@@ -191,6 +188,133 @@ void packed_load(struct packed *packed, int64_t b, const uint16_t *values, int64
     dnnl_primitive_destroy(reorder);
     dnnl_primitive_desc_destroy(description);
 }
+
+/* -- from a matrix to its transpose -- */
+
+/* The library's layout for bf16 (16a64b2a): panels of 64 columns, in each all pairs of rows, the two
+ * numbers of a pair side by side. PANEL columns, PAIR rows. */
+enum { PANEL = 64, PAIR = 2, ROWS_STEP = 32 };
+
+static bool is_paired(const dnnl_memory_desc_t *layout)
+{
+    const dnnl_blocking_desc_t *blocking = &layout->format_desc.blocking;
+    const dnnl_dim_t inner[3] = {ROWS_STEP / PAIR, PANEL, PAIR}, indices[3] = {0, 1, 0};
+    if (blocking->inner_nblks != 3 || blocking->strides[0] != ROWS_STEP * PANEL ||
+        blocking->strides[1] != layout->padded_dims[0] * PANEL)
+        return false;
+    for (int i = 0; i < 3; i++)
+        if (blocking->inner_blks[i] != inner[i] || blocking->inner_idxs[i] != indices[i])
+            return false;
+    return true;
+}
+
+/* Where element (k, n) lies: plain rows, or pairs. */
+static int64_t offset_of(const dnnl_memory_desc_t *layout, bool paired, int64_t k, int64_t n)
+{
+    const dnnl_dim_t *strides = layout->format_desc.blocking.strides;
+    if (!paired)
+        return k * strides[0] + n * strides[1];
+    return n / PANEL * strides[1] + (k / PAIR * PANEL + n % PANEL) * PAIR + k % PAIR;
+}
+
+/* One element after the other: for layouts of processors without bf16, where tests alone come. */
+static void transpose_plainly(uint16_t *to, const dnnl_memory_desc_t *to_layout, int64_t to_row,
+                              const uint16_t *from, const dnnl_memory_desc_t *from_layout,
+                              int64_t from_row)
+{
+    const bool to_paired = is_paired(to_layout), from_paired = is_paired(from_layout);
+    for (int64_t n = 0; n < from_layout->dims[1]; n++)
+        for (int64_t k = 0; k < to_layout->dims[1]; k++)
+            to[offset_of(to_layout, to_paired, to_row + n, k)] =
+                from[offset_of(from_layout, from_paired, from_row + k, n)];
+}
+
+#ifdef CPU_X86
+#include <immintrin.h>
+
+#define AVX512 __attribute__((target("avx512f,avx512bw")))
+
+/* rows[i] dword j <- rows[j] dword i */
+AVX512 static inline void transpose_dwords(__m512i rows[16])
+{
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            rows[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) {
+            t[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0x88);
+            t[i + j + 4] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        rows[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
+        rows[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xdd);
+    }
+}
+
+/* to, 16 pairs of rows n by 16 columns k, from 8 pairs of rows k by 32 columns n; both PANEL pairs a
+ * row. */
+AVX512 static inline void transpose_tile(uint16_t *to, const uint16_t *from)
+{
+    const __m512i step = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8,
+                                          8, 7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m512i even = _mm512_add_epi16(_mm512_slli_epi16(step, 2), _mm512_set1_epi32(2 << 16)),
+                  odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
+    __m512i rows[16];
+    for (int i = 0; i < 8; i++) {
+        const uint16_t *at = from + i * PANEL * PAIR;
+        const __m512i low = _mm512_loadu_si512(at), high = _mm512_loadu_si512(at + 32);
+        rows[2 * i] = _mm512_permutex2var_epi16(low, even, high);
+        rows[2 * i + 1] = _mm512_permutex2var_epi16(low, odd, high);
+    }
+    transpose_dwords(rows);
+    for (int i = 0; i < 16; i++)
+        _mm512_storeu_si512(to + i * PANEL * PAIR, rows[i]);
+}
+
+/* The paired layouts' zeros behind the last row and column travel with the rest; columns that only
+ * `to` fills up with become zero. */
+AVX512 static void transpose_paired(uint16_t *to, const dnnl_memory_desc_t *to_layout,
+                                    int64_t to_row, const uint16_t *from,
+                                    const dnnl_memory_desc_t *from_layout, int64_t from_row)
+{
+    const int64_t n_end = bl_min(from_layout->padded_dims[1], to_layout->padded_dims[0] - to_row);
+    const int64_t k_end = from_layout->padded_dims[0] - from_row;
+    for (int64_t n = 0; n < n_end; n += 32)
+        for (int64_t k = 0; k < to_layout->padded_dims[1]; k += 16) {
+            uint16_t *at = to + offset_of(to_layout, true, to_row + n, k);
+            if (k < k_end)
+                transpose_tile(at, from + offset_of(from_layout, true, from_row + k, n));
+            else
+                for (int i = 0; i < 16; i++)
+                    _mm512_storeu_si512(at + i * PANEL * PAIR, _mm512_setzero_si512());
+        }
+}
+#endif
+
+void packed_transpose(const struct packed *packed, int64_t b, void *block,
+                      const struct packed *from, int64_t from_b, const void *from_block)
+{
+    const struct width *to_width = width_of(packed, b), *from_width = width_of(from, from_b);
+    BL_ASSERT(packed->K == from->N && packed->N == from->K);
+    const int64_t to_row = from_b * from->block, from_row = b * packed->block;
+#ifdef CPU_X86
+    if (is_paired(&to_width->layout) && is_paired(&from_width->layout)) {
+        transpose_paired(block, &to_width->layout, to_row, from_block, &from_width->layout,
+                         from_row);
+        return;
+    }
+#endif
+    transpose_plainly(block, &to_width->layout, to_row, from_block, &from_width->layout, from_row);
+}
+
+/* -- products -- */
 
 static int row_index(int64_t rows)
 {
@@ -210,14 +334,14 @@ size_t packed_scratch(const struct packed *packed)
     return packed->scratch_bytes;
 }
 
-void packed_multiply(const struct packed *packed, int64_t b, float *y, const uint16_t *x,
-                     int64_t rows, void *scratch)
+void packed_multiply(const struct packed *packed, int64_t b, const void *block, float *y,
+                     const uint16_t *x, int64_t rows, void *scratch)
 {
     const struct width *w = width_of(packed, b);
     const int i = row_index(rows);
     dnnl_exec_arg_t args[] = {
         {DNNL_ARG_SRC, memory_at(&w->x[i], x)},
-        {DNNL_ARG_WEIGHTS, memory_at(&w->layout, packed->data + (size_t)b * packed->block_bytes)},
+        {DNNL_ARG_WEIGHTS, memory_at(&w->layout, block)},
         {DNNL_ARG_DST, memory_at(&w->y[i], y)},
         {DNNL_ARG_SCRATCHPAD, memory_at(&w->scratch[i], scratch)},
     };

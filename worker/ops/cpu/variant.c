@@ -3,14 +3,17 @@
 
 void CPU_VARIANT(cpu_fill)(struct ops *table)
 {
+    CPU_VARIANT(cpu_fill_affine)(table);
     CPU_VARIANT(cpu_fill_attention)(table);
     CPU_VARIANT(cpu_fill_elementwise)(table);
     CPU_VARIANT(cpu_fill_layernorm)(table);
     CPU_VARIANT(cpu_fill_loss)(table);
     CPU_VARIANT(cpu_fill_matmul)(table);
     CPU_VARIANT(cpu_fill_matrix)(table);
+    CPU_VARIANT(cpu_fill_operand)(table);
     CPU_VARIANT(cpu_fill_optimizer)(table);
     CPU_VARIANT(cpu_fill_rmsnorm)(table);
     CPU_VARIANT(cpu_fill_router)(table);
     CPU_VARIANT(cpu_fill_rows)(table);
+    CPU_VARIANT(cpu_fill_softmax)(table);
 }

@@ -223,6 +223,7 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
     cuda->ops = (struct ops){.name = cuda->name,
                              .precision = precision,
                              .act_bytes = precision == OPS_F32 ? sizeof(float) : 2,
+                             .score_multiple = precision == OPS_F32 ? 4 : 8,
                              .memory = &cuda_memory,
                              .collectives = &cuda_nccl,
                              .peak_bytes = cuda_peak_bytes,
@@ -238,6 +239,7 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
                              .act_to_f32 = cuda_act_to_f32};
     cuda_fill_table(&cuda->ops);
     cuda_fill_matmul(&cuda->ops);
+    cuda_fill_operand(&cuda->ops);
     int rc = open_parts(cuda, err);
     if (rc < 0)
         cuda_close(&cuda->ops);

@@ -1,7 +1,9 @@
 /* worker/ops/cuda/cuda.h - what the files of the CUDA backend share.
  *
  *   cuda.c       opening, memory, copies, the first failure
- *   matmul.c     matrices, linear layers, head and loss: cuBLASLt
+ *   product.c    one matrix product, or a batch of them: cuBLASLt
+ *   matmul.c     matrices, linear layers, head and loss
+ *   operand.c    products of attention over shared keys
  *   table.c      every other operation: a launcher of kernels.h
  *   memory.c     the device's memory as communicators reach it
  *   nccl.c       collectives among GPUs
@@ -88,6 +90,7 @@ void cuda_matmul_close(struct cuda *cuda);
 
 /* Each enters its file's operations into the table. */
 void cuda_fill_matmul(struct ops *table);
+void cuda_fill_operand(struct ops *table);
 void cuda_fill_table(struct ops *table);
 
 extern const struct comm_memory cuda_memory;

@@ -2,7 +2,7 @@
  * that is neither a matmul nor a plain copy, and what stands around the matmuls.
  *
  * Arguments  names, order, shapes and meaning are those of ops.h; only what differs is said here.
- *            Pointers are device memory except the three structs and patchify's scale and shift, which
+ *            Pointers are device memory except the structs and patchify's scale and shift, which
  *            are read before the call returns. `act` elements are f32 or bf16 as launch.act says.
  *            Any alignment that suits the element works; 16-byte aligned rows are read in vectors.
  * Scratch    device memory that the caller lends until the launch has run; NAME_scratch() gives its
@@ -74,6 +74,15 @@ cudaError_t cuda_swiglu_backward(struct cuda_launch launch, act *d_x, const act 
 cudaError_t cuda_dropout(struct cuda_launch launch, act *y, const act *x,
                          const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t D);
 
+cudaError_t cuda_affine_forward(struct cuda_launch launch, act *y, const act *x,
+                                const struct ops_affine *a, int64_t R, int64_t D);
+/* scratch may be NULL where d_weight and d_bias are. */
+size_t cuda_affine_backward_scratch(int64_t R, int64_t D);
+cudaError_t cuda_affine_backward(struct cuda_launch launch, act *d_x, float *d_shift,
+                                 float *d_weight, float *d_bias, const act *d_y, const act *x,
+                                 const struct ops_affine *a, int64_t R, int64_t D,
+                                 bool accumulate_shift, void *scratch);
+
 /* -- rows -- */
 cudaError_t cuda_gather_rows(struct cuda_launch launch, act *y, const act *x, const int32_t *index,
                              int64_t R, int64_t D);
@@ -109,6 +118,18 @@ cudaError_t cuda_attention_backward(struct cuda_launch launch, act *d_q, act *d_
 cudaError_t cuda_attention_probs(struct cuda_launch launch, float *probs, const act *q,
                                  int64_t ld_q, const act *k, int64_t ld_k,
                                  const struct ops_attention *a);
+
+/* -- attention over shared keys -- */
+cudaError_t cuda_softmax_forward(struct cuda_launch launch, act *p, act *dropped, float *sums,
+                                 const act *x, float scale, const struct ops_dropout *dropout,
+                                 int64_t S, int64_t rows, int64_t N, int64_t ld);
+cudaError_t cuda_softmax_drop(struct cuda_launch launch, act *dropped, const act *p,
+                              const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N,
+                              int64_t ld);
+cudaError_t cuda_softmax_backward(struct cuda_launch launch, act *d_x, const act *d_dropped,
+                                  const float *d_sums, const act *p, float scale,
+                                  const struct ops_dropout *dropout, int64_t S, int64_t rows,
+                                  int64_t N, int64_t ld);
 
 /* -- mixture of experts -- */
 cudaError_t cuda_router_softmax(struct cuda_launch launch, float *w, float *lse, const act *z,

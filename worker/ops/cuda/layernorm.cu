@@ -12,6 +12,17 @@
 
 enum { WARPS = 4, THREADS = 32 * WARPS };
 
+/* weight NULL: ones */
+template <int V>
+static __device__ __forceinline__ void load_weight(float (&w)[V], const float *weight, int64_t i)
+{
+    CU_UNROLL
+    for (int j = 0; j < V; j++)
+        w[j] = 1;
+    if (weight)
+        load_f32<V>(w, weight + i);
+}
+
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS)
     layernorm_forward_kernel(T *y, float *saved, const T *x, const float *weight, const float *bias,
@@ -42,8 +53,12 @@ __global__ void __launch_bounds__(THREADS)
     CU_UNROLL_BY(2)
     for (int64_t i = lane; i < D; i += 32 * V) {
         load<V>(value, x_r + i);
-        load_f32<V>(w, weight + i);
-        load_f32<V>(b, bias + i);
+        load_weight<V>(w, weight, i);
+        CU_UNROLL
+        for (int j = 0; j < V; j++)
+            b[j] = 0;
+        if (bias)
+            load_f32<V>(b, bias + i);
         CU_UNROLL
         for (int j = 0; j < V; j++)
             value[j] = (value[j] - mean) * rstd * w[j] + b[j];
@@ -85,7 +100,7 @@ __global__ void __launch_bounds__(THREADS)
     for (int64_t i = lane; i < D; i += 32 * V) {
         load<V>(d, d_y + r * D + i);
         load<V>(value, x + r * D + i);
-        load_f32<V>(w, weight + i);
+        load_weight<V>(w, weight, i);
         CU_UNROLL
         for (int j = 0; j < V; j++) {
             sum_g += d[j] * w[j];
@@ -98,7 +113,7 @@ __global__ void __launch_bounds__(THREADS)
     for (int64_t i = lane; i < D; i += 32 * V) {
         load<V>(d, d_y + r * D + i);
         load<V>(value, x + r * D + i);
-        load_f32<V>(w, weight + i);
+        load_weight<V>(w, weight, i);
         CU_UNROLL
         for (int j = 0; j < V; j++)
             value[j] = rstd * (d[j] * w[j] - mean_g - (value[j] - mean) * rstd * mean_gx);

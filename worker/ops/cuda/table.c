@@ -75,6 +75,26 @@ static void dropout(struct ops *self, act *y, const act *x, const struct ops_dro
     cuda_ok(cuda, cuda_dropout(cuda->launch, y, x, dropout, S, rows, D), "dropout");
 }
 
+static void affine_forward(struct ops *self, act *y, const act *x, const struct ops_affine *a,
+                           int64_t R, int64_t D)
+{
+    struct cuda *cuda = cuda_of(self);
+    cuda_ok(cuda, cuda_affine_forward(cuda->launch, y, x, a, R, D), "affine_forward");
+}
+
+static void affine_backward(struct ops *self, act *d_x, float *d_shift, float *d_weight,
+                            float *d_bias, const act *d_y, const act *x, const struct ops_affine *a,
+                            int64_t R, int64_t D, bool accumulate_shift)
+{
+    struct cuda *cuda = cuda_of(self);
+    void *scratch = cuda_scratch(cuda, CUDA_SCRATCH_INNER, cuda_affine_backward_scratch(R, D));
+    if (scratch)
+        cuda_ok(cuda,
+                cuda_affine_backward(cuda->launch, d_x, d_shift, d_weight, d_bias, d_y, x, a, R, D,
+                                     accumulate_shift, scratch),
+                "affine_backward");
+}
+
 static void gather_rows(struct ops *self, act *y, const act *x, const int32_t *index, int64_t R,
                         int64_t D)
 {
@@ -157,6 +177,36 @@ static void attention_probs(struct ops *self, float *probs, const act *q, int64_
     struct cuda *cuda = cuda_of(self);
     cuda_ok(cuda, cuda_attention_probs(cuda->launch, probs, q, ld_q, k, ld_k, a),
             "attention_probs");
+}
+
+static void softmax_forward(struct ops *self, act *p, act *dropped, float *sums, const act *x,
+                            float scale, const struct ops_dropout *dropout, int64_t S, int64_t rows,
+                            int64_t N, int64_t ld)
+{
+    struct cuda *cuda = cuda_of(self);
+    cuda_ok(cuda,
+            cuda_softmax_forward(cuda->launch, p, dropped, sums, x, scale, dropout, S, rows, N, ld),
+            "softmax_forward");
+}
+
+static void softmax_drop(struct ops *self, act *dropped, const act *p,
+                         const struct ops_dropout *dropout, int64_t S, int64_t rows, int64_t N,
+                         int64_t ld)
+{
+    struct cuda *cuda = cuda_of(self);
+    cuda_ok(cuda, cuda_softmax_drop(cuda->launch, dropped, p, dropout, S, rows, N, ld),
+            "softmax_drop");
+}
+
+static void softmax_backward(struct ops *self, act *d_x, const act *d_dropped, const float *d_sums,
+                             const act *p, float scale, const struct ops_dropout *dropout,
+                             int64_t S, int64_t rows, int64_t N, int64_t ld)
+{
+    struct cuda *cuda = cuda_of(self);
+    cuda_ok(cuda,
+            cuda_softmax_backward(cuda->launch, d_x, d_dropped, d_sums, p, scale, dropout, S, rows,
+                                  N, ld),
+            "softmax_backward");
 }
 
 static void router_softmax(struct ops *self, float *w, float *lse, const act *z, int64_t B,
@@ -242,6 +292,8 @@ void cuda_fill_table(struct ops *table)
     table->swiglu_forward = swiglu_forward;
     table->swiglu_backward = swiglu_backward;
     table->dropout = dropout;
+    table->affine_forward = affine_forward;
+    table->affine_backward = affine_backward;
     table->gather_rows = gather_rows;
     table->scatter_rows = scatter_rows;
     table->broadcast_rows = broadcast_rows;
@@ -252,6 +304,9 @@ void cuda_fill_table(struct ops *table)
     table->attention_forward = attention_forward;
     table->attention_backward = attention_backward;
     table->attention_probs = attention_probs;
+    table->softmax_forward = softmax_forward;
+    table->softmax_drop = softmax_drop;
+    table->softmax_backward = softmax_backward;
     table->router_softmax = router_softmax;
     table->mix_forward = mix_forward;
     table->mix_backward = mix_backward;

@@ -1,0 +1,52 @@
+/* common/models/family_siglip.c - SigLIP's vision tower (Zhai et al. 2023), as SiglipVisionModel and
+ * as part of a SiglipModel. */
+#include "common/models/family.h"
+
+static const struct hf_tensor tensors[] = {
+    {HF_EMBEDDING,
+     HF_BODY,
+     "embeddings.patch_embedding.weight",
+     {HF_HIDDEN, HF_CHANNELS, HF_PATCH, HF_PATCH},
+     HF_BIAS},
+    {HF_POSITION, HF_BODY, "embeddings.position_embedding.weight", {HF_TOKENS, HF_HIDDEN}, 0},
+    {HF_NORM1, HF_LAYER, "layer_norm1.weight", {HF_HIDDEN}, HF_BIAS},
+    {HF_NORM2, HF_LAYER, "layer_norm2.weight", {HF_HIDDEN}, HF_BIAS},
+    {HF_QUERY, HF_LAYER, "self_attn.q_proj.weight", {HF_HIDDEN, HF_HIDDEN}, HF_BIAS},
+    {HF_KEY, HF_LAYER, "self_attn.k_proj.weight", {HF_HIDDEN, HF_HIDDEN}, HF_BIAS},
+    {HF_VALUE, HF_LAYER, "self_attn.v_proj.weight", {HF_HIDDEN, HF_HIDDEN}, HF_BIAS},
+    {HF_OUT, HF_LAYER, "self_attn.out_proj.weight", {HF_HIDDEN, HF_HIDDEN}, HF_BIAS},
+    {HF_UP, HF_LAYER, "mlp.fc1.weight", {HF_INTERMEDIATE, HF_HIDDEN}, HF_BIAS},
+    {HF_DOWN, HF_LAYER, "mlp.fc2.weight", {HF_HIDDEN, HF_INTERMEDIATE}, HF_BIAS},
+    {HF_FINAL_NORM, HF_BODY, "post_layernorm.weight", {HF_HIDDEN}, HF_BIAS},
+    {HF_POOL_PROBE, HF_POOLING, "head.probe", {HF_ONE, HF_ONE, HF_HIDDEN}, 0},
+    {HF_POOL_IN,
+     HF_POOLING,
+     "head.attention.in_proj_weight",
+     {HF_THREE_HIDDEN, HF_HIDDEN},
+     HF_BIAS},
+    {HF_POOL_OUT, HF_POOLING, "head.attention.out_proj.weight", {HF_HIDDEN, HF_HIDDEN}, HF_BIAS},
+    {HF_POOL_NORM, HF_POOLING, "head.layernorm.weight", {HF_HIDDEN}, HF_BIAS},
+    {HF_POOL_UP, HF_POOLING, "head.mlp.fc1.weight", {HF_INTERMEDIATE, HF_HIDDEN}, HF_BIAS},
+    {HF_POOL_DOWN, HF_POOLING, "head.mlp.fc2.weight", {HF_HIDDEN, HF_INTERMEDIATE}, HF_BIAS},
+};
+
+const struct vision_family family_siglip = {
+    .name = "SigLIP",
+    .model_types = {"siglip_vision_model"},
+    .combined = "siglip",
+    .nested = "vision_config",
+    .defaults = {.hidden = 768,
+                 .layers = 12,
+                 .heads = 12,
+                 .intermediate = 3072,
+                 .image_size = 224,
+                 .patch = 16,
+                 .channels = 3,
+                 .norm = HF_LAYER_NORM,
+                 .norm_eps = 1e-6f,
+                 .activation = HF_GELU_TANH,
+                 .qkv_bias = true},
+    .flags = {{"vision_use_head", true}},
+    .filter = IMAGE_BICUBIC,
+    .names = {"vision_model.", "encoder.layers.%d.", tensors, sizeof tensors / sizeof *tensors},
+};
