@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(32 * FORWARD_WARPS<DEPTH>)
         softmax(p, sum, state, count, base2);
         if (DROPS)
             drop(p, a, head, row, j0);
-        mma_add<DEPTH, DEPTH, KEYS / 16>(sum, p, values, 0);
+        mma_add<DEPTH, DEPTH, KEYS / 16, 1>(sum, p, values, 0);
     }
 
     float inverse[2];

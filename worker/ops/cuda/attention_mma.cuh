@@ -89,26 +89,42 @@ __device__ __forceinline__ void mma_scores(float (&y)[2 * N][4], mma_const_tile<
     }
 }
 
-/* sum (16, 16 COLUMNS) += p (16, 16 N) x, of 16 N rows of x and 16 COLUMNS columns from `first` on; p is
- * rounded to bf16. */
-template <int DEPTH, int COLUMNS, int N>
-__device__ __forceinline__ void mma_add(float (&sum)[2 * COLUMNS][4], const float (&p)[2 * N][4],
+/* a = 16 columns of p, two tiles, rounded to bf16; p keeps what was rounded away. */
+__device__ __forceinline__ void mma_round(uint32_t (&a)[4], float (&left)[4], float (&right)[4])
+{
+    CU_UNROLL
+    for (int i = 0; i < 4; i++) {
+        float(&tile)[4] = i < 2 ? left : right;
+        const int at = i % 2 * 2;
+        a[i] = pack_bf16(tile[at], tile[at + 1]);
+        tile[at] -= __uint_as_float(a[i] << 16);
+        tile[at + 1] -= __uint_as_float(a[i] & 0xFFFF0000u);
+    }
+}
+
+/* sum (16, 16 COLUMNS) += p (16, 16 N) x, of 16 N rows of x and 16 COLUMNS columns from `first` on. p is
+ * multiplied as PARTS numbers of bf16: as one it is rounded, as two it has 16 bits. It is used up. */
+template <int DEPTH, int COLUMNS, int N, int PARTS>
+__device__ __forceinline__ void mma_add(float (&sum)[2 * COLUMNS][4], float (&p)[2 * N][4],
                                         mma_const_tile<DEPTH> x, int first)
 {
     const int lane = (int)threadIdx.x % 32;
     const int row = lane % 16, column = first + lane / 16 * 8;
     CU_UNROLL
     for (int n = 0; n < N; n++) {
-        const uint32_t a[4] = {pack_bf16(p[2 * n][0], p[2 * n][1]),
-                               pack_bf16(p[2 * n][2], p[2 * n][3]),
-                               pack_bf16(p[2 * n + 1][0], p[2 * n + 1][1]),
-                               pack_bf16(p[2 * n + 1][2], p[2 * n + 1][3])};
+        uint32_t a[PARTS][4];
+        CU_UNROLL
+        for (int part = 0; part < PARTS; part++)
+            mma_round(a[part], p[2 * n], p[2 * n + 1]);
         CU_UNROLL
         for (int c = 0; c < COLUMNS; c++) {
             uint32_t b[4];
             load_matrices_turned(b, &x[16 * n + row][16 * c + column]);
-            multiply_add(sum[2 * c], a, b[0], b[1]);
-            multiply_add(sum[2 * c + 1], a, b[2], b[3]);
+            CU_UNROLL
+            for (int part = 0; part < PARTS; part++) {
+                multiply_add(sum[2 * c], a[part], b[0], b[1]);
+                multiply_add(sum[2 * c + 1], a[part], b[2], b[3]);
+            }
         }
     }
 }

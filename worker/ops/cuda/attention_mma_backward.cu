@@ -6,8 +6,9 @@
  *            of a key/value head and goes through the queries of its heads; two warps share 16 keys, compute
  *            the same scores, and add to half of the columns each, for which there are registers.
  * Order      tiles in order; a tensor-core product sums 16 at a time.
- * Rounding   p and d_s to bf16 before they are multiplied; all sums in f32.
- * FLOP       a score: 6 head_dim for d_q, 12 for d_k and d_v. Bound by tensor cores and by reading shared
+ * Rounding   p and d_s are multiplied as two bf16 each, 16 bits in all: where few keys are visible, p is near
+ *            one and the gradients of those keys would show its rounding. Sums are f32.
+ * FLOP       a score: 8 head_dim for d_q, 16 for d_k and d_v; the formulas have 10. Bound by tensor cores and by reading shared
  *            memory for them.
  */
 #include "worker/ops/cuda/attention_mma.cuh"
@@ -100,7 +101,7 @@ __global__ void __launch_bounds__(Q_THREADS) backward_q_kernel(const struct mma_
                 backward_one(p[n][2 * half + i], d_s[n][2 * half + i], key + i < sees[half],
                              factor[i], a.scale, lse[half], dot[half]);
         }
-        mma_add<DEPTH, DEPTH, ROWS / 16>(sum, d_s, keys, 0);
+        mma_add<DEPTH, DEPTH, ROWS / 16, 2>(sum, d_s, keys, 0);
     }
     const float one[2] = {1, 1};
     mma_write(f.d_q + (row_0 + 16 * warp) * f.ld_q + h * a.d, f.ld_q, sum, one, rows - 16 * warp, 0,
@@ -167,8 +168,8 @@ __global__ void __launch_bounds__(KV_THREADS) backward_kv_kernel(const struct mm
                 backward_one(p[n][i], d_s[n][i], key < visible(a, head, query), factor, a.scale,
                              lses[place], dots[place]);
             }
-            mma_add<DEPTH, HALF, ROWS / 16>(sum_v, p, d_outs, column);
-            mma_add<DEPTH, HALF, ROWS / 16>(sum_k, d_s, queries, column);
+            mma_add<DEPTH, HALF, ROWS / 16, 2>(sum_v, p, d_outs, column);
+            mma_add<DEPTH, HALF, ROWS / 16, 2>(sum_k, d_s, queries, column);
         }
     }
     const float one[2] = {1, 1};
