@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 
 void engine_drop_comm(struct engine *e)
 {
@@ -128,7 +129,9 @@ static int connect_comm(struct engine *e, const struct command *c, struct bl_err
     struct comm *comm = NULL;
     BL_TRY(comm_open(&options, &comm, err));
     BL_TRY(install_comm(e, comm, c->generation, err));
-    return comm_connect(comm, err);
+    BL_TRY(comm_connect(comm, err));
+    bl_log(BL_LOG_INFO, "device=\"%s\" collectives=%s", e->ops->name, comm_name(comm));
+    return 0;
 }
 
 int engine_do_form(struct engine *e, const struct command *c, struct engine_event *event)

@@ -95,7 +95,7 @@ static int open_captioner(struct model_input *input, struct bl_error *err)
     BL_TRY(ops_device_choose(device, &chosen, err));
     BL_TRY(ops_open(&chosen, precision ? OPS_BF16 : OPS_F32, (int)threads, &input->ops, err));
     BL_TRY(captioner_open(input->ops, &options, &input->c, err));
-    return weights ? captioner_load(input->c, weights, err) : captioner_init(input->c, 1, err);
+    return weights ? captioner_load(input->c, weights, err) : 0;
 }
 
 int model_input_open(const char *options_path, const char *input_path, struct model_input *ret,

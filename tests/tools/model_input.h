@@ -1,6 +1,6 @@
 /* tests/tools/model_input.h - a captioner and a batch as the oracle's scripts hand them over.
  *
- * OPTIONS.json        vision, llm, weights (folders; without weights they are drawn), dropout,
+ * OPTIONS.json        vision, llm, weights (folders; without weights they are left to the caller), dropout,
  *                     projector normal|moe, experts, routing pooled|mean|first, width,
  *                     queries, layers, heads, bos first|after_image|none, bos_id, precision f32|bf16, device (cpu), threads, max_new,
  *                     beams

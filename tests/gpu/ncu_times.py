@@ -1,4 +1,4 @@
-"""Sums the times of ncu's CSV by kernel: python kernels.py NCU.csv"""
+"""Sums the times of ncu's CSV by kernel: python ncu_times.py NCU.csv"""
 
 import csv
 import re

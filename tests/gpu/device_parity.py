@@ -1,7 +1,7 @@
 """The model on a GPU against transformers and PyTorch on the processor, in f32: the cases of tests/evidence/parity on made folders
 and the demo's models; ours in f32 to that evidence's bars, in bf16 to its bars of bf16.
 
-    python parity.py MODEL_DUMP WORK DEVICE ROOT        (PYTHONPATH: tests/oracle)
+    python device_parity.py MODEL_DUMP WORK DEVICE ROOT        (PYTHONPATH: tests/oracle)
 """
 
 import json
