@@ -186,7 +186,7 @@ cudaError_t cuda_attention_forward(struct cuda_launch launch, act *out, int64_t 
 {
     if (nothing_to_do(a))
         return cudaSuccess;
-    if (attention_mma_fits(launch, out, ld_out, q, ld_q, k, ld_k, v, ld_v, a))
+    if (attention_mma_fits(launch, a, out, q, k, v) && strides_fit(a, ld_out, ld_q, ld_k, ld_v))
         return attention_mma_forward(launch.stream, (bf16 *)out, ld_out, saved, (const bf16 *)q,
                                      ld_q, (const bf16 *)k, ld_k, (const bf16 *)v, ld_v, a);
     const struct attention_shape shape = attention_shape(a);
@@ -361,17 +361,24 @@ cudaError_t cuda_attention_backward(struct cuda_launch launch, act *d_q, act *d_
     const dim3 dot_grid((unsigned)cu_ceil_div(a->q_len_max, TILE_THREADS / 32), heads, S);
     const dim3 q_grid((unsigned)cu_ceil_div(a->q_len_max, TILE_ROWS), heads, S);
     const dim3 kv_grid((unsigned)cu_ceil_div(a->k_len_max, TILE_ROWS), (unsigned)a->kv_heads, S);
+    if (a->q_len_max > 0)
+        by_act(launch.act, false, [&](auto t, auto) {
+            using T = decltype(t);
+            CU_LAUNCH((attention_dot_kernel<T>), dot_grid, TILE_THREADS, 0, launch.stream, dots,
+                      (const T *)d_out, (const T *)out, ld_out, shape);
+        });
     const bool vectors = aligned(d_out, q, k, v) && strides_fit(a, ld_out, ld_q, ld_k, ld_v);
+    if (vectors && attention_mma_fits(launch, a, d_q, d_k, d_v))
+        return attention_mma_backward(launch.stream, (bf16 *)d_q, (bf16 *)d_k, (bf16 *)d_v,
+                                      (const bf16 *)d_out, ld_out, saved, dots, (const bf16 *)q,
+                                      ld_q, (const bf16 *)k, ld_k, (const bf16 *)v, ld_v, a);
     return by_head(launch.act, vectors, a->head_dim, [&](auto t, auto n, auto chunks) {
         using T = decltype(t);
         constexpr int V = decltype(n)::value, CHUNKS = decltype(chunks)::value;
-        if (a->q_len_max > 0) {
-            CU_LAUNCH((attention_dot_kernel<T>), dot_grid, TILE_THREADS, 0, launch.stream, dots,
-                      (const T *)d_out, (const T *)out, ld_out, shape);
+        if (a->q_len_max > 0)
             CU_LAUNCH((attention_backward_q_kernel<T, V, CHUNKS>), q_grid, TILE_THREADS, 0,
                       launch.stream, (T *)d_q, (const T *)d_out, ld_out, saved, dots, (const T *)q,
                       ld_q, (const T *)k, ld_k, (const T *)v, ld_v, shape);
-        }
         if (a->k_len_max > 0)
             CU_LAUNCH((attention_backward_kv_kernel<T, V, CHUNKS>), kv_grid, TILE_THREADS, 0,
                       launch.stream, (T *)d_k, (T *)d_v, (const T *)d_out, ld_out, saved, dots,

@@ -167,12 +167,21 @@ __device__ __forceinline__ float row_max(float x)
     return x;
 }
 
-/* -- attention_mma.cu -- */
+/* -- on tensor cores (attention_mma.cu, attention_mma_backward.cu): bf16, heads at 16-byte boundaries -- */
 
-/* The forward pass on tensor cores: bf16, heads at 16-byte boundaries, head_dim at most 128, no dropout. */
-bool attention_mma_fits(struct cuda_launch launch, const act *out, int64_t ld_out, const act *q,
-                        int64_t ld_q, const act *k, int64_t ld_k, const act *v, int64_t ld_v,
-                        const struct ops_attention *a);
+/* Do these suit? */
+template <typename... P>
+static inline bool attention_mma_fits(struct cuda_launch launch, const struct ops_attention *a,
+                                      P... pointers)
+{
+    return launch.act == CUDA_ACT_BF16 && a->head_dim <= CUDA_HEAD_DIM_MAX && aligned(pointers...);
+}
 cudaError_t attention_mma_forward(cudaStream_t stream, bf16 *out, int64_t ld_out, float *saved,
                                   const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
                                   const bf16 *v, int64_t ld_v, const struct ops_attention *a);
+/* d_q, d_k and d_v of dots = D_i, which is (S, heads, q_len_max). */
+cudaError_t attention_mma_backward(cudaStream_t stream, bf16 *d_q, bf16 *d_k, bf16 *d_v,
+                                   const bf16 *d_out, int64_t ld_out, const float *saved,
+                                   const float *dots, const bf16 *q, int64_t ld_q, const bf16 *k,
+                                   int64_t ld_k, const bf16 *v, int64_t ld_v,
+                                   const struct ops_attention *a);

@@ -16,6 +16,10 @@
 #define CU_LAUNCH(kernel, grid, block, shared, stream, ...)                                        \
     kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define CU_SHARED(type, name, dims) __shared__ __align__(16) type name dims
+#define CU_DYNAMIC(name) extern __shared__ __align__(128) unsigned char name[]
+/* Lets a kernel have more than 48 KB of dynamic shared memory. */
+#define CU_DYNAMIC_MAX(kernel, bytes)                                                              \
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes))
 #define CU_UNROLL _Pragma("unroll")
 #define CU_PRAGMA(text) _Pragma(#text)
 #define CU_UNROLL_BY(count) CU_PRAGMA(unroll count)
@@ -26,6 +30,8 @@
 #define CU_SHARED(type, name, dims)                                                                \
     static const char name##_key = 0;                                                              \
     auto &name = *static_cast<type(*) dims>(cudasim_shared(&name##_key, sizeof(type dims)))
+#define CU_DYNAMIC(name) unsigned char *name = static_cast<unsigned char *>(cudasim_dynamic())
+#define CU_DYNAMIC_MAX(kernel, bytes) cudaSuccess
 #define CU_UNROLL
 #define CU_UNROLL_BY(count)
 #endif

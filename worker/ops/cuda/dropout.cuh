@@ -59,6 +59,31 @@ __device__ __forceinline__ void dropout_quad(float (&factor)[4], const struct dr
     factor[3] = e >> 8 >= d.threshold ? d.keep : 0;
 }
 
+/* The factors of elements first and first + 1. */
+__device__ __forceinline__ void dropout_pair(float (&factor)[2], const struct dropout_site &d,
+                                             uint32_t position, uint64_t first)
+{
+    float quad[4];
+    const int shift = (int)(first % 4);
+    dropout_quad(quad, d, position, (uint32_t)(first / 4));
+    factor[0] = shift == 0 ? quad[0] : shift == 1 ? quad[1] : shift == 2 ? quad[2] : quad[3];
+    factor[1] = shift == 0 ? quad[1] : shift == 1 ? quad[2] : quad[3];
+    if (shift == 3) {
+        dropout_quad(quad, d, position, (uint32_t)(first / 4) + 1);
+        factor[1] = quad[0];
+    }
+}
+
+/* The factor of one element. */
+__device__ __forceinline__ float dropout_one(const struct dropout_site &d, uint32_t position,
+                                             uint64_t element)
+{
+    float quad[4];
+    const int i = (int)(element % 4);
+    dropout_quad(quad, d, position, (uint32_t)(element / 4));
+    return i == 0 ? quad[0] : i == 1 ? quad[1] : i == 2 ? quad[2] : quad[3];
+}
+
 /* The factors of elements first .. + 3, which may lie in two quads. */
 __device__ __forceinline__ void dropout_four(float (&factor)[4], const struct dropout_site &d,
                                              uint32_t position, uint64_t first)
