@@ -88,23 +88,17 @@ __device__ __forceinline__ float dropout_one(const struct dropout_site &d, uint3
 __device__ __forceinline__ void dropout_four(float (&factor)[4], const struct dropout_site &d,
                                              uint32_t position, uint64_t first)
 {
-    float low[4], high[4];
+    float low[4], high[4] = {};
     const int shift = (int)(first % 4);
     dropout_quad(low, d, position, (uint32_t)(first / 4));
-    if (shift == 0) {
-        CU_UNROLL
-        for (int i = 0; i < 4; i++)
-            factor[i] = low[i];
-        return;
-    }
-    dropout_quad(high, d, position, (uint32_t)(first / 4) + 1);
+    if (shift > 0)
+        dropout_quad(high, d, position, (uint32_t)(first / 4) + 1);
+    float x[7] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2]};
+    /* by 1, then by 2: registers have no variable index */
     CU_UNROLL
-    for (int i = 0; i < 4; i++) {
-        factor[i] = 0;
-        CU_UNROLL
-        for (int j = 0; j < 4; j++) { /* no register is indexed by a variable */
-            factor[i] = i + shift == j ? low[j] : factor[i];
-            factor[i] = i + shift == j + 4 ? high[j] : factor[i];
-        }
-    }
+    for (int i = 0; i < 6; i++)
+        x[i] = shift & 1 ? x[i + 1] : x[i];
+    CU_UNROLL
+    for (int i = 0; i < 4; i++)
+        factor[i] = shift & 2 ? x[i + 2] : x[i];
 }
