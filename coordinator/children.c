@@ -180,9 +180,20 @@ static int spawn(struct child *child, int log)
     child->secret = wire_incarnation();
     child->peak = 0;
     snprintf(secret, sizeof secret, CHILD_SECRET "=%016llx", (unsigned long long)child->secret);
-    char *arguments[] = {
-        program,     "--coord", (char *)(uintptr_t)o->endpoint,      "--parent", parent,
-        "--threads", threads,   child->worker ? NULL : "--capacity", capacity,   NULL};
+    const char *device = o->device ? o->device : "auto";
+    char *arguments[] = {program,
+                         "--coord",
+                         (char *)(uintptr_t)o->endpoint,
+                         "--parent",
+                         parent,
+                         "--threads",
+                         threads,
+                         child->worker ? "--device" : "--capacity",
+                         child->worker ? (char *)(uintptr_t)device : capacity,
+                         NULL};
+    char number[32];
+    snprintf(number, sizeof number, "%d", child->number);
+    setenv("LOCAL_RANK", number, 1); /* by which a worker's "auto" chooses its GPU */
     bl_autofree char **environment = with_variable(secret);
     if (!environment)
         return UV_ENOMEM;

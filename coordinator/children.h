@@ -25,6 +25,7 @@ struct children_options {
     uv_loop_t *loop;
     const char *run_folder, *endpoint;
     int workers, loaders;
+    const char *device;                  /* of the workers: --device; NULL: auto */
     int threads;                         /* OpenMP threads of one worker */
     int loader_threads, loader_capacity; /* of one loader; 0: it chooses */
     /* A child is given up: the run cannot go on by itself. last_line is its log's. */

@@ -431,6 +431,7 @@ static int start_children(struct loop *l, struct bl_error *err)
                                        .endpoint = l->endpoint,
                                        .workers = l->options->workers,
                                        .loaders = l->options->loaders,
+                                       .device = l->options->device,
                                        .threads = threads,
                                        .loader_threads = (int)l->config->cluster.loader_threads,
                                        .loader_capacity = (int)l->config->cluster.loader_capacity,

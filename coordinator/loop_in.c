@@ -6,23 +6,34 @@
 #include "common/log.h"
 #include "coordinator/loop_state.h"
 
+/* From Hello.build: "blipren VERSION, cuda: …" (worker/ops/ops.h). */
+static bool uses_gpu(const char *build)
+{
+    return strstr(build, ", cuda: ") != NULL;
+}
+
 struct build_search {
     const char *build;
+    bool equal; /* it must be the same; else only the kind of device */
     const struct peer *other;
 };
 
 static void find_other_build(void *context, struct peer *peer)
 {
     struct build_search *search = context;
-    if (peer->role == BL_ROLE_WORKER && strcmp(peer->build, search->build) != 0)
+    if (peer->role != BL_ROLE_WORKER)
+        return;
+    if (search->equal ? strcmp(peer->build, search->build) != 0
+                      : uses_gpu(peer->build) != uses_gpu(search->build))
         search->other = peer;
 }
 
-/* Under train.reproducible: a worker of another kind than those that are here. */
-static const struct peer *worker_of_another_kind(struct loop *l, const Blipren__Hello *hello)
+/* A worker that is here and with which this one cannot be in a run: NULL: there is none. */
+static const struct peer *worker_of_another_kind(struct loop *l, const Blipren__Hello *hello,
+                                                 bool equal)
 {
-    struct build_search search = {.build = hello->build};
-    if (l->config->train.reproducible && hello->role == BLIPREN__ROLE__ROLE_WORKER)
+    struct build_search search = {.build = hello->build, .equal = equal};
+    if (hello->role == BLIPREN__ROLE__ROLE_WORKER)
         peers_each(l->peers, find_other_build, &search);
     return search.other;
 }
@@ -41,7 +52,15 @@ static const char *refusal(struct loop *l, const Blipren__Envelope *m, const cha
         *ret_remedy = "start it again to join this one";
         return "this coordinator owns another run";
     }
-    const struct peer *other = worker_of_another_kind(l, m->hello);
+    const struct peer *other = worker_of_another_kind(l, m->hello, false);
+    if (other) {
+        snprintf(text, sizeof text, "a run does not mix CPU and GPU workers: %s is %s; this one %s",
+                 other->name, other->build, m->hello->build);
+        *ret_remedy = "give every worker the same --device, cpu or cuda";
+        return text;
+    }
+    if (l->config->train.reproducible)
+        other = worker_of_another_kind(l, m->hello, true);
     if (!other)
         return NULL;
     snprintf(text, sizeof text,

@@ -1,5 +1,7 @@
 /* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "common/arguments.h"
 #include "common/file.h"
@@ -13,8 +15,11 @@ static const char usage[] =
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
     "\n"
-    "  --local W,L   start W workers and L loaders on this machine (2,2); their logs go to "
-    "RUN/logs\n"
+    "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
+    "2 "
+    "loaders);\n"
+    "                their logs go to RUN/logs\n"
+    "  --device NAME of these workers: auto, cpu or cuda:N (auto: GPUs in turn, else the CPU)\n"
     "  --cluster     start none: workers and loaders on other hosts join by\n"
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
@@ -38,20 +43,48 @@ static int parse_local(const char *text, struct coordinator_options *options, st
     return bl_error_key(err, "--local");
 }
 
+/* One worker for each GPU that `blipren-worker devices`, beside this program, knows; else two. */
+static void choose_local(struct coordinator_options *options)
+{
+    char folder[4096], command[4200], line[512];
+    int gpus = 0;
+    options->workers = options->loaders = 2;
+    ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
+    if (length < 0 || (options->device && strcmp(options->device, "auto") != 0))
+        return;
+    folder[length] = 0;
+    *strrchr(folder, '/') = 0;
+    if (strchr(folder, '\'')) /* the shell's quoting ends there */
+        return;
+    snprintf(command, sizeof command, "'%s/blipren-worker' devices 2>/dev/null", folder);
+    FILE *devices = popen(command, "r");
+    if (!devices)
+        return;
+    while (fgets(line, sizeof line, devices))
+        gpus += strncmp(line, "cuda:", 5) == 0;
+    pclose(devices);
+    if (gpus)
+        options->workers = gpus;
+}
+
 static int command_train(int argc, char **argv, struct bl_error *err)
 {
     struct coordinator_options options = {.local = true};
-    const char *local = "2,2";
+    const char *local = NULL;
     bool cluster = false;
     int rest;
     const struct argument table[] = {
         {"--local", ARGUMENT_TEXT, &local, 0, 0},
         {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
+        {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    BL_TRY(parse_local(local, &options, err));
+    if (local)
+        BL_TRY(parse_local(local, &options, err));
+    else if (!cluster)
+        choose_local(&options);
     if (rest != 1) {
         bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
         return bl_error_remedy(err, "--help says how this program is used");

@@ -52,6 +52,7 @@ arrows() {
             may["worker/model"] = "worker/model/ worker/ops/ops.h common/"
             may["worker/comm"] = "worker/comm/ common/"
             may["worker/ops"] = "worker/ops/ common/"
+            may["worker/ops/cuda"] = "worker/ops/ worker/comm/backend.h common/"
             may["deploy/demo"] = "deploy/demo/ common/"
             may["tests"] = "."
             excepted["worker/inference.c common/image/image.h"] = 1

@@ -32,7 +32,8 @@ const char command_caption_usage[] =
     "  --ema              use the averaged weights\n"
     "  --vision DIR, --llm DIR   where the frozen models are now\n"
     "  --precision bf16|f32      (the run's)\n"
-    "  --threads N\n";
+    "  --device auto|cpu|cuda:N  (auto: the first GPU, else the CPU)\n"
+    "  --threads N               of the CPU (all cores)\n";
 
 struct caption_job {
     struct inference in;

@@ -10,4 +10,8 @@ int command_score(int argc, char **argv, struct bl_error *err);
 /* `plan RUN.yaml` */
 int command_plan(int argc, char **argv, struct bl_error *err);
 
-extern const char command_caption_usage[], command_score_usage[], command_plan_usage[];
+/* `devices` */
+int command_devices(int argc, char **argv, struct bl_error *err);
+
+extern const char command_caption_usage[], command_score_usage[], command_plan_usage[],
+    command_devices_usage[];

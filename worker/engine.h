@@ -19,10 +19,11 @@
 struct engine;
 
 struct engine_options {
-    const struct config *config;  /* borrowed for the engine's life */
-    const char *data_fingerprint; /* borrowed */
-    int threads;                  /* 0: all cores */
-    const char *comm_host;        /* borrowed: address of this worker's network interface */
+    const struct config *config;     /* borrowed for the engine's life */
+    const char *data_fingerprint;    /* borrowed */
+    const struct ops_device *device; /* borrowed */
+    int threads;                     /* 0: all cores */
+    const char *comm_host;           /* borrowed: address of this worker's network interface */
     int patience_ms;
     /* Called inside FORM, from the engine's thread: an entry for every rank's rendezvous store. */
     void (*publish)(void *context, uint64_t generation, const char *key, const void *value,

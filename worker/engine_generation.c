@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 
 void engine_drop_comm(struct engine *e)
 {
@@ -155,13 +156,18 @@ static int connect_comm(struct engine *e, const struct command *c, struct engine
                                    .host = e->options.comm_host,
                                    .connect_ms = 2 * e->options.patience_ms,
                                    .publish = publish,
-                                   .context = &publisher};
+                                   .context = &publisher,
+                                   .memory = e->ops->memory,
+                                   .collectives = e->ops->collectives,
+                                   .device = e->ops};
     struct comm *comm = NULL;
     BL_TRY(comm_open(&options, &comm, err));
     BL_TRY(install_comm(e, comm, c->generation, err));
     int rc = comm_connect(comm, err);
     if (rc < 0)
         event->unreached_count = comm_unreached(comm, event->unreached, ENGINE_UNREACHED_MAX);
+    else
+        bl_log(BL_LOG_INFO, "device=\"%s\" collectives=%s", e->ops->name, comm_name(comm));
     return rc;
 }
 

@@ -21,7 +21,8 @@ static int open_models(struct engine *e, struct bl_error *err)
     int32_t bos;
     BL_TRY(tokenizer_open(config->llm.path, &e->tokenizer, err));
     bos = options_bos(e->tokenizer);
-    BL_TRY(ops_cpu_open(options_precision(config), e->options.threads, &e->ops, err));
+    BL_TRY(
+        ops_open(e->options.device, options_precision(config), e->options.threads, &e->ops, err));
     e->model = options_captioner(config, bos);
     BL_TRY(captioner_open(e->ops, &e->model, &e->captioner, err));
     BL_TRY(options_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos, &e->how.eos_count,

@@ -100,7 +100,9 @@ static int open_all(const struct inference_options *o, struct inference *in, str
     BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
     enum ops_precision precision;
     BL_TRY(choose_precision(o->precision, in->config, &precision, err));
-    BL_TRY(ops_cpu_open(precision, (int)o->threads, &in->ops, err));
+    struct ops_device device;
+    BL_TRY(ops_device_choose(o->device, &device, err));
+    BL_TRY(ops_open(&device, precision, (int)o->threads, &in->ops, err));
     struct captioner_options options = options_captioner(in->config, options_bos(in->tokenizer));
     BL_TRY(captioner_open(in->ops, &options, &in->captioner, err));
     return load_weights(in, o, err);

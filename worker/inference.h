@@ -15,6 +15,7 @@ struct inference_options {
     /* NULL: where the checkpoint says; elsewhere the content's hash must be the same */
     const char *vision, *llm;
     const char *precision; /* "bf16" or "f32"; NULL: the run's */
+    const char *device;    /* ops_device_choose */
     int64_t threads;       /* 0: all cores */
     bool ema;              /* the averaged weights instead of the last ones */
 };
@@ -26,6 +27,7 @@ struct inference_options {
     {"--vision", ARGUMENT_TEXT, &(options).vision, 0, 0}, \
     {"--llm", ARGUMENT_TEXT, &(options).llm, 0, 0}, \
     {"--precision", ARGUMENT_TEXT, &(options).precision, 0, 0}, \
+    {"--device", ARGUMENT_TEXT, &(options).device, 0, 0}, \
     {"--threads", ARGUMENT_WHOLE, &(options).threads, 0, 4096}, \
     {"--ema", ARGUMENT_FLAG, &(options).ema, 0, 0}
 /* clang-format on */

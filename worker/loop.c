@@ -367,7 +367,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
 {
     static const struct member_calls calls = {on_event, on_message, on_woken};
     struct loop l = {.options = options};
-    char kind[128];
+    char kind[256];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
                                     .endpoint = options->endpoint,
                                     .insecure = options->insecure,
@@ -376,9 +376,12 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
                                     .parent = options->parent,
                                     .calls = &calls,
                                     .context = &l};
-    ops_cpu_kind(kind, sizeof kind);
+    BL_TRY(ops_device_choose(options->device, &l.device, err));
+    ops_device_kind(&l.device, kind, sizeof kind);
     pthread_mutex_init(&l.lock, NULL);
     l.outgoing_end = &l.outgoing;
+    if (l.device.fallback[0])
+        bl_log(BL_LOG_INFO, "device=cpu: %s", l.device.fallback);
     int rc = member_open(&l.member, &member, err);
     if (rc == 0)
         rc = start(&l, err);

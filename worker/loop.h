@@ -9,6 +9,7 @@ struct worker_options {
     const char *endpoint; /* of the coordinator */
     const char *host;     /* address of this worker's sockets */
     bool insecure;        /* host may be another address than loopback */
+    const char *device;   /* ops_device_choose */
     int threads;          /* 0: all cores */
     int parent;           /* process to die with; 0: none */
     unsigned patience_s;  /* without a coordinator for so long: leave */

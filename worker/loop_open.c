@@ -52,6 +52,7 @@ static int open_engine(struct loop *l, struct bl_error *err)
         return bl_fail(err, BL_ENOMEM, "no memory for %u buffers", l->plan.window);
     struct engine_options options = {.config = l->config,
                                      .data_fingerprint = l->fingerprint,
+                                     .device = &l->device,
                                      .threads = l->options->threads,
                                      .comm_host = l->options->host,
                                      .patience_ms = (int)(l->config->cluster.patience_s * 1000),

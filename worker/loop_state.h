@@ -22,6 +22,7 @@ struct outgoing {
 
 struct loop {
     const struct worker_options *options;
+    struct ops_device device;
     struct member member;
     struct wire_socket *data;
     char data_endpoint[SOCKET_ENDPOINT_MAX];

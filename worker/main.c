@@ -14,11 +14,15 @@ static const char usage[] =
     "       blipren-worker score --checkpoint DIR --pairs LIST   log-likelihood of given captions\n"
     "       blipren-worker plan RUN.yaml                         memory that a worker of the run "
     "needs\n"
+    "       blipren-worker devices                               what --device can name here\n"
     "\n"
     "  --coord URL      where the coordinator listens\n"
     "  --host ADDRESS   this worker's own network address (127.0.0.1)\n"
     "  --insecure       allow addresses beyond this machine: nothing is encrypted or "
     "authenticated\n"
+    "  --device NAME    auto, cpu or cuda:N (auto: this host's GPU of the number LOCAL_RANK, else "
+    "the "
+    "CPU)\n"
     "  --threads N      computing threads (all cores)\n"
     "  --patience S     leave after so many seconds without a coordinator (60)\n"
     "  --parent PID     die with that process\n"
@@ -34,6 +38,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
         {"--host", ARGUMENT_TEXT, &options.host, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
+        {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
         {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
         {"--parent", ARGUMENT_WHOLE, &parent, 0, 1 << 30},
@@ -71,6 +76,7 @@ int main(int argc, char **argv)
         {"caption", command_caption_usage, command_caption},
         {"score", command_score_usage, command_score},
         {"plan", command_plan_usage, command_plan},
+        {"devices", command_devices_usage, command_devices},
         {NULL, usage, command_train},
     };
     wait_passively(argv);

@@ -46,9 +46,10 @@ struct trainer {
     /* reproducible: fixed-point sums (count) and, behind them, the number of bad router gradients,
      * so that one all-reduce carries both; elsewhere NULL. */
     int64_t *fixed;
-    int64_t *bad;  /* device (1): gradients that do not fit the fixed-point range */
-    double *norm;  /* device (2): ops grad_norm */
-    int64_t *sums; /* device (SUM_COUNT) */
+    int64_t *bad;                 /* device (1): gradients that do not fit the fixed-point range */
+    double *norm;                 /* device (2): ops grad_norm */
+    int64_t *sums;                /* device (SUM_COUNT) */
+    struct trainer_state *shared; /* device: the state on its way to other ranks */
 
     /* the step under way */
     int64_t groups_done, reduced; /* gradients [0, reduced) are with the communicator */
@@ -104,6 +105,7 @@ int trainer_open(struct ops *ops, struct captioner *captioner,
     BL_TRY(ops->alloc(ops, sizeof *t->bad, (void **)&t->bad, err));
     BL_TRY(ops->alloc(ops, 2 * sizeof *t->norm, (void **)&t->norm, err));
     BL_TRY(ops->alloc(ops, SUM_COUNT * sizeof *t->sums, (void **)&t->sums, err));
+    BL_TRY(ops->alloc(ops, sizeof *t->shared, (void **)&t->shared, err));
     *ret = bl_take(&t);
     return 0;
 }
@@ -115,7 +117,7 @@ void trainer_free(struct trainer **trainer)
         return;
     for (int i = 1; i < t->tensor_count; i++) /* the first is the captioner's */
         t->ops->release(t->ops, t->tensors[i].data);
-    void *const device[] = {t->fixed, t->bad, t->norm, t->sums};
+    void *const device[] = {t->fixed, t->bad, t->norm, t->sums, t->shared};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         t->ops->release(t->ops, device[i]);
     free(t);
@@ -173,8 +175,10 @@ int trainer_share(struct trainer *t, struct comm *comm, int root, struct bl_erro
     t->touched = true;
     for (int i = 0; i < t->tensor_count; i++)
         comm_broadcast(comm, t->tensors[i].data, (size_t)t->params->count * sizeof(float), root);
-    comm_broadcast(comm, &t->state, sizeof t->state, root);
+    t->ops->copy_in(t->ops, t->shared, &t->state, sizeof t->state);
+    comm_broadcast(comm, t->shared, sizeof t->state, root);
     BL_TRY(comm_wait(comm, err));
+    t->ops->copy_out(t->ops, &t->state, t->shared, sizeof t->state);
     captioner_params_changed(t->captioner);
     return t->ops->sync(t->ops, err);
 }

@@ -32,6 +32,8 @@ static int read_options(const json_t *json, struct captioner_options *ret, struc
     BL_TRY(bl_json_int(json, "layers", 1, 1 << 20, &o.layers, err));
     BL_TRY(bl_json_int(json, "heads", 1, 1 << 20, &o.heads, err));
     BL_TRY(bl_json_int(json, "experts", 1, 1 << 20, &o.experts, err));
+    BL_TRY(bl_json_float(json, "dropout", 0, 1, &o.dropout, err));
+    o.projector_dropout = o.dropout;
     BL_TRY(bl_json_int(json, "bos_id", -1, 1 << 30, &bos_id, err));
     BL_TRY(
         choose(json, "projector", (const char *const[]){"normal", "moe", NULL}, &projector, err));
@@ -78,7 +80,8 @@ void model_input_close(struct model_input *input)
 static int open_captioner(struct model_input *input, struct bl_error *err)
 {
     struct captioner_options options;
-    const char *weights = NULL;
+    const char *weights = NULL, *device = "cpu";
+    struct ops_device chosen;
     int precision = 0;
     int64_t threads = 1;
     BL_TRY(read_options(input->json, &options, err));
@@ -86,11 +89,14 @@ static int open_captioner(struct model_input *input, struct bl_error *err)
     BL_TRY(bl_json_int(input->json, "threads", 1, 1024, &threads, err));
     BL_TRY(choose(input->json, "precision", (const char *const[]){"f32", "bf16", NULL}, &precision,
                   err));
-    if (!options.vision || !options.llm || !weights)
-        return bl_fail(err, BL_ECONFIG, "expected vision, llm and weights");
-    BL_TRY(ops_cpu_open(precision ? OPS_BF16 : OPS_F32, (int)threads, &input->ops, err));
+    if (!options.vision || !options.llm)
+        return bl_fail(err, BL_ECONFIG, "expected vision and llm");
+    input->experts = options.projector == CAPTIONER_MOE ? options.experts : 0;
+    BL_TRY(bl_json_string(input->json, "device", &device, err));
+    BL_TRY(ops_device_choose(device, &chosen, err));
+    BL_TRY(ops_open(&chosen, precision ? OPS_BF16 : OPS_F32, (int)threads, &input->ops, err));
     BL_TRY(captioner_open(input->ops, &options, &input->c, err));
-    return weights_load(input->ops, input->c, weights, err);
+    return weights ? weights_load(input->ops, input->c, weights, err) : 0;
 }
 
 int model_input_open(const char *options_path, const char *input_path, struct model_input *ret,

@@ -1,7 +1,8 @@
 /* tests/tools/model_input.h - a captioner and a batch as the oracle's scripts hand them over.
  *
- * OPTIONS.json        vision, llm, weights (folders), projector normal|moe, experts, routing pooled|mean|first, width,
- *                     queries, layers, heads, bos first|after_image|none, bos_id, precision f32|bf16, threads, max_new,
+ * OPTIONS.json        vision, llm, weights (folders; without weights they are left to the caller), dropout,
+ *                     projector normal|moe, experts, routing pooled|mean|first, width,
+ *                     queries, layers, heads, bos first|after_image|none, bos_id, precision f32|bf16, device (cpu), threads, max_new,
  *                     beams
  * INPUT.safetensors   pixels (B,S,S,3) U8; ids, ids_start (B+1) I32, labels U8: the texts of all images together;
  *                     prompt, prompt_start: what captions begin with; positions (B) I32 */
@@ -19,6 +20,7 @@ struct model_input {
     struct captioner *c; /* weights loaded */
     struct micro_batch texts, prompts;
     int64_t max_new, beams;
+    int64_t experts; /* 0: the normal projector */
 };
 
 /* *ret starts as zeros, and is closed after a failure, too. */

@@ -1,15 +1,16 @@
 /* tests/unit/ops.c - running an operation's case on every backend. */
 #include "tests/unit/ops.h"
 
+#include "worker/ops/cpu/functions.h"
+
 enum { ALLOCATIONS_MAX = 64, RESULTS_MAX = 32 };
 
 struct ops_run {
     struct ops *ops;
-    enum cpu_isa isa;
-    int threads;
+    int repeat;
     void *memory[ALLOCATIONS_MAX];
     int memory_count;
-    /* Results of the first run of this instruction set, in the order of the expectations. */
+    /* Results of the first run of this variant, in the order of the expectations. */
     struct {
         void *bytes;
         size_t size;
@@ -37,8 +38,10 @@ float *random_f32(uint64_t seed, int64_t count)
     float *x = array_alloc((size_t)count * sizeof *x);
     for (int64_t i = 0; i < count; i++) {
         uint32_t words[4];
-        bl_draw(seed, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
+        bl_draw(seed + ops_backend().seed, BL_RANDOM_INIT, (uint64_t)i / 4, 0, words);
         x[i] = 2 * bl_unit_f32(words[i % 4]) - 1;
+        if (ops_backend().short_values)
+            x[i] = bf16_to_f32(f32_to_bf16(x[i]));
     }
     return x;
 }
@@ -77,18 +80,26 @@ double *concat(int count, ...)
     return y;
 }
 
+/* What all cases of this program came to; printed at its end where BLIPREN_CASES is set. */
+static int cases;
+static double worst[2]; /* error beside |expected| + scale: f32 numbers, bf16 numbers */
+
+static void print_cases(void)
+{
+    printf("cases=%d worst_f32=%.2e worst_bf16=%.2e\n", cases, worst[0], worst[1]);
+}
+
 void ops_each(struct cpu_options options, void (*f)(struct ops_run *, const void *),
               const void *input)
 {
-    static const int threads[] = {1, 2, 3, 2};
-    for (enum cpu_isa isa = CPU_PLAIN; isa <= cpu_isa_best(); isa++) {
-        struct ops_run run = {.isa = isa};
-        for (int i = 0; i < COUNT(threads); i++) {
+    const struct ops_backend backend = ops_backend();
+    if (cases == 0 && getenv("BLIPREN_CASES"))
+        atexit(print_cases);
+    for (int variant = 0; variant < backend.variants; variant++, cases++) {
+        struct ops_run run = {.ops = NULL};
+        for (run.repeat = 0; run.repeat < backend.repeats; run.repeat++) {
             struct bl_error err;
-            options.isa = isa;
-            options.threads = threads[i];
-            assert_ok(cpu_open(&options, &run.ops, &err), err);
-            run.threads = threads[i];
+            assert_ok(backend.open(options, variant, run.repeat, &run.ops, &err), err);
             run.result = 0;
             f(&run, input);
             assert_ok(run.ops->sync(run.ops, &err), err);
@@ -147,7 +158,7 @@ act *run_act(struct ops_run *run, const float *x, int64_t count)
     return p;
 }
 
-/* The first run of an instruction set is remembered, the others must repeat it. */
+/* The first run of a variant is remembered, the others must repeat it. */
 static void expect_bits(struct ops_run *run, const char *name, const void *got, size_t bytes)
 {
     assert_true(run->result < RESULTS_MAX);
@@ -158,8 +169,7 @@ static void expect_bits(struct ops_run *run, const char *name, const void *got, 
         memcpy(run->seen[i].bytes, got, bytes);
         run->seen_count++;
     } else if (run->seen[i].size != bytes || memcmp(run->seen[i].bytes, got, bytes) != 0) {
-        fail_msg("%s: %s: other bits with %d threads than with 1", run->ops->name, name,
-                 run->threads);
+        fail_msg("%s: %s: other bits than the first time", run->ops->name, name);
     }
 }
 
@@ -174,11 +184,9 @@ void run_expect_bytes(struct ops_run *run, const char *name, const void *got, co
     free(host);
 }
 
-void run_expect_f32(struct ops_run *run, const char *name, const float *got, const double *expected,
-                    int64_t count, double tolerance)
+/* The root mean square of what is compared, at least 2^-4. */
+static double scale_of(const double *expected, int64_t count)
 {
-    float *host = malloc((size_t)count * sizeof *host + 1);
-    run->ops->copy_out(run->ops, host, got, (size_t)count * sizeof *host);
     double squares = 0;
     int64_t compared = 0;
     for (int64_t i = 0; i < count; i++)
@@ -186,25 +194,52 @@ void run_expect_f32(struct ops_run *run, const char *name, const float *got, con
             squares += expected[i] * expected[i];
             compared++;
         }
-    double scale = compared ? fmax(sqrt(squares / (double)compared), 0x1p-4) : 0;
+    return compared ? fmax(sqrt(squares / (double)compared), 0x1p-4) : 0;
+}
+
+/* Of numbers that were f32 or bf16 on the device. */
+static void expect_near(struct ops_run *run, const char *name, const float *got, bool is_bf16,
+                        const double *expected, int64_t count, double limit)
+{
+    const double scale = scale_of(expected, count);
     for (int64_t i = 0; i < count; i++) {
-        double bar = tolerance * 0x1p-23 * (fabs(expected[i]) + scale);
-        bool same = host[i] == expected[i], near = fabs(host[i] - expected[i]) <= bar;
-        if (!isnan(expected[i]) && !same && (isinf(expected[i]) || !near))
-            fail_msg("%s, %d threads: %s[%lld] of %lld: expected %.9g within %.3g, found %.9g",
-                     run->ops->name, run->threads, name, (long long)i, (long long)count,
-                     expected[i], bar, host[i]);
+        if (isnan(expected[i]) || got[i] == expected[i])
+            continue;
+        const double size = fabs(expected[i]) + scale, error = fabs(got[i] - expected[i]) / size;
+        if (!(error <= limit)) /* infinite or not a number: neither */
+            fail_msg("%s: %s[%lld] of %lld: expected %.9g within %.3g, found %.9g", run->ops->name,
+                     name, (long long)i, (long long)count, expected[i], limit * size, got[i]);
+        worst[is_bf16] = fmax(worst[is_bf16], error);
     }
+}
+
+void run_expect_f32(struct ops_run *run, const char *name, const float *got, const double *expected,
+                    int64_t count, double tolerance)
+{
+    float *host = malloc((size_t)count * sizeof *host + 1);
+    run->ops->copy_out(run->ops, host, got, (size_t)count * sizeof *host);
+    expect_near(run, name, host, false, expected, count, tolerance * 0x1p-23);
     expect_bits(run, name, host, (size_t)count * sizeof *host);
     free(host);
+}
+
+void run_read_act(struct ops_run *run, float *host, const act *x, int64_t count)
+{
+    float *values = run_f32(run, NULL, count);
+    run->ops->act_to_f32(run->ops, values, x, count);
+    run->ops->copy_out(run->ops, host, values, (size_t)count * sizeof *host);
 }
 
 void run_expect_act(struct ops_run *run, const char *name, const act *got, const double *expected,
                     int64_t count, double tolerance)
 {
-    float *values = run_f32(run, NULL, count);
-    run->ops->act_to_f32(run->ops, values, got, count);
-    run_expect_f32(run, name, values, expected, count, tolerance);
+    const bool is_bf16 = run->ops->act_bytes == 2;
+    const double limit = is_bf16 && tolerance > 0 ? BF16_ERROR : tolerance * 0x1p-23;
+    float *host = malloc((size_t)count * sizeof *host + 1);
+    run_read_act(run, host, got, count);
+    expect_near(run, name, host, is_bf16, expected, count, limit);
+    expect_bits(run, name, host, (size_t)count * sizeof *host);
+    free(host);
 }
 
 void central_differences(double *d, void (*f)(const void *input, const double *x, double *y),

@@ -71,6 +71,57 @@ static void reference(const void *input, const double *x, double *y)
             }
 }
 
+/* One query of a head: adds to in->d. p and d_p have room for its `count` keys. */
+static void query_gradient(const struct input *in, const double *x, int64_t s, int64_t h, int64_t i,
+                           int64_t count, double *p, double *d_p)
+{
+    const struct shape *a = &in->shape;
+    const int64_t d = a->head_dim, row = in->q_start[s] + i;
+    const int64_t q = row * in->ld_q + h * d, k_0 = in->q_rows * in->ld_q;
+    const int64_t v_0 = in->k_rows * in->ld_kv;
+    const float *d_out = in->d_out + row * in->ld_out + h * d;
+    double dot = 0;
+    for (int64_t j = 0; j < count; j++) {
+        const int64_t k = k_0 + (in->k_start[s] + j) * in->ld_kv + h / (a->heads / a->kv_heads) * d;
+        const uint64_t element = (uint64_t)((h * a->q_len[s] + i) * a->k_len[s] + j);
+        const double factor = a->dropout > 0 ? dropout_factor(a->dropout, s, element) : 1;
+        double score = 0;
+        d_p[j] = 0;
+        for (int64_t c = 0; c < d; c++) {
+            score += x[q + c] * x[k + c];
+            d_p[j] += factor * d_out[c] * x[k + v_0 + c];
+        }
+        p[j] = exp(score * in->scale - in->lse[row * a->heads + h]);
+        dot += p[j] * d_p[j];
+        for (int64_t c = 0; c < d; c++)
+            in->d[k + v_0 + c] += factor * p[j] * d_out[c];
+    }
+    for (int64_t j = 0; j < count; j++) {
+        const int64_t k = k_0 + (in->k_start[s] + j) * in->ld_kv + h / (a->heads / a->kv_heads) * d;
+        const double d_s = p[j] * (d_p[j] - dot) * in->scale;
+        for (int64_t c = 0; c < d; c++) {
+            in->d[q + c] += d_s * x[k + c];
+            in->d[k + c] += d_s * x[q + c];
+        }
+    }
+}
+
+/* in->d by the formula of worker/ops/cpu/attention.c, after `reference`: quicker than by differences,
+ * which the small cases have shown to be the same. */
+static void gradient(const struct input *in, const double *x)
+{
+    const struct shape *a = &in->shape;
+    double p[512], d_p[512];
+    for (int64_t s = 0; s < a->S; s++)
+        for (int64_t h = 0; h < a->heads; h++)
+            for (int64_t i = 0; i < a->q_len[s]; i++) {
+                int64_t count = a->k_len[s];
+                if (a->causal)
+                    count = bl_max(0, i + 1 + a->k_len[s] - a->q_len[s]);
+                query_gradient(in, x, s, h, i, count, p, d_p);
+            }
+}
+
 static void run(struct ops_run *run, const void *input)
 {
     const struct input *in = input;
@@ -152,16 +203,18 @@ static void keep_outside(double *expected, const float *before, int64_t rows, in
             expected[i] = before[i];
 }
 
-static void check(struct shape shape, int64_t stride)
+/* spare: columns beside the heads in rows of q, of k and v, of out. stride 0: gradients by the formula.
+ */
+static void check_rows(struct shape shape, int64_t stride, const int64_t spare[3])
 {
     struct input in = {.shape = shape, .scale = 1 / sqrtf((float)shape.head_dim)};
     const int64_t S = shape.S, q_width = shape.heads * shape.head_dim;
     const int64_t kv_width = shape.kv_heads * shape.head_dim;
     in.q_rows = place(shape.q_len, S, in.q_start, &in.q_len_max);
     in.k_rows = place(shape.k_len, S, in.k_start, &in.k_len_max);
-    in.ld_q = q_width + 2;
-    in.ld_kv = kv_width + 2;
-    in.ld_out = q_width + 1;
+    in.ld_q = q_width + spare[0];
+    in.ld_kv = kv_width + spare[1];
+    in.ld_out = q_width + spare[2];
     const int64_t q_count = in.q_rows * in.ld_q, k_count = in.k_rows * in.ld_kv;
     const int64_t out_count = in.q_rows * in.ld_out, all = q_count + 2 * k_count;
     in.q = random_f32(1, q_count);
@@ -176,8 +229,11 @@ static void check(struct shape shape, int64_t stride)
     in.d = zeros(all);
     const double *x = concat(3, in.q, q_count, in.k, k_count, in.v, k_count);
     double *weight = doubles(in.d_out, out_count);
-    central_differences(in.d, reference, &in, x, all, weight, out_count, stride);
+    if (stride > 0)
+        central_differences(in.d, reference, &in, x, all, weight, out_count, stride);
     reference(&in, x, in.out);
+    if (stride == 0)
+        gradient(&in, x);
     keep_outside(in.out, in.d_out, in.q_rows, in.ld_out, q_width, shape.q_len, in.q_start, S);
     keep_outside(in.d, in.q, in.q_rows, in.ld_q, q_width, shape.q_len, in.q_start, S);
     keep_outside(in.d + q_count, in.k, in.k_rows, in.ld_kv, kv_width, shape.k_len, in.k_start, S);
@@ -185,6 +241,17 @@ static void check(struct shape shape, int64_t stride)
                  in.k_start, S);
     ops_each((struct cpu_options){.precision = OPS_F32}, run, &in);
     arrays_free();
+}
+
+static void check(struct shape shape, int64_t stride)
+{
+    check_rows(shape, stride, (const int64_t[]){2, 2, 1});
+}
+
+/* Rows at multiples of 8 elements, as GPUs like them. */
+static void check_even(struct shape shape)
+{
+    check_rows(shape, 0, (const int64_t[]){16, 8, 8});
 }
 
 static void attention_and_its_gradients_follow_the_formula(void **state)
@@ -200,6 +267,20 @@ static void attention_and_its_gradients_follow_the_formula(void **state)
     check((struct shape){2, 1, 1, 16, {70, 12}, {33, 80}, false, 0}, 7);
     check((struct shape){1, 2, 1, 4, {150}, {150}, true, 0}, 7);
     check((struct shape){1, 1, 1, 72, {9}, {20}, false, 0}, 7);
+    check((struct shape){2, 2, 1, 5, {3, 7}, {4, 5}, true, 0}, 0);
+}
+
+/* Heads of the usual sizes, of which whole tiles are computed at a time. */
+static void heads_of_every_size_follow_the_formula_where_rows_are_even(void **state)
+{
+    check_even((struct shape){1, 1, 1, 8, {1}, {1}, false, 0});
+    check_even((struct shape){3, 2, 1, 16, {3, 0, 17}, {9, 5, 65}, false, 0});
+    check_even((struct shape){2, 4, 2, 64, {65, 7}, {65, 129}, true, 0});
+    check_even((struct shape){2, 2, 2, 72, {67, 1}, {131, 64}, false, 0});
+    check_even((struct shape){2, 1, 1, 80, {64, 9}, {63, 4}, true, 0});
+    check_even((struct shape){1, 2, 1, 128, {33}, {150}, false, 0});
+    check_even((struct shape){1, 2, 2, 256, {32}, {70}, false, 0.1f});
+    check_even((struct shape){2, 2, 1, 32, {37, 4}, {37, 66}, true, 0.2f});
 }
 
 static void dropout_on_the_probabilities_is_a_function_of_the_sample(void **state)
@@ -207,6 +288,7 @@ static void dropout_on_the_probabilities_is_a_function_of_the_sample(void **stat
     check((struct shape){3, 2, 1, 5, {3, 1, 7}, {4, 3, 5}, false, 0.25f}, 1);
     check((struct shape){2, 2, 2, 4, {67, 5}, {41, 7}, false, 0.1f}, 5);
     check((struct shape){1, 2, 1, 4, {70}, {90}, true, 0.5f}, 5);
+    check((struct shape){1, 2, 1, 4, {70}, {90}, true, 0.5f}, 0);
 }
 
 /* -- RoPE -- */
@@ -244,5 +326,6 @@ static void rope_turns_by_the_angle_and_back(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(attention_and_its_gradients_follow_the_formula),
+          cmocka_unit_test(heads_of_every_size_follow_the_formula_where_rows_are_even),
           cmocka_unit_test(dropout_on_the_probabilities_is_a_function_of_the_sample),
           cmocka_unit_test(rope_turns_by_the_angle_and_back))

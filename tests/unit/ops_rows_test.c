@@ -72,7 +72,8 @@ static void run_params(struct ops_run *run, const void *input)
     arrays_free();
 }
 
-static const struct input shapes[] = {{0, 2, 3}, {1, 1, 1}, {7, 3, 31}, {257, 2, 33}, {5, 64, 65}};
+static const struct input shapes[] = {{0, 2, 3},    {1, 1, 1},   {7, 3, 31},
+                                      {257, 2, 33}, {5, 64, 65}, {3, 9, 264}};
 
 static void rows_go_where_the_index_says(void **state)
 {
@@ -88,14 +89,15 @@ static void a_parameter_is_repeated_and_its_gradient_is_the_sum(void **state)
 
 static void run_embed(struct ops_run *run, const void *input)
 {
-    enum { V = 37, D = 33, R = 5 };
+    enum { V = 37, D_MAX = 40, R = 5 };
+    const int D = *(const int *)input;
     static const int32_t ids[R] = {36, 0, 5, 5, 17};
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
     struct ops *ops = run_ops(run);
     struct bl_error err;
     float *table = random_f32(1, V * D);
-    uint16_t half[V * D];
-    double y[R * D];
+    uint16_t half[V * D_MAX];
+    double y[R * D_MAX];
     for (int t = 0; t < COUNT(dtypes); t++) {
         for (int i = 0; i < V * D; i++)
             half[i] = dtypes[t] == BL_BF16 ? f32_to_bf16(table[i])
@@ -121,11 +123,12 @@ static void run_embed(struct ops_run *run, const void *input)
 
 static void embeddings_are_rows_of_a_matrix_of_any_form(void **state)
 {
-    for (int i = 0; i < 4; i++)
+    static const int widths[] = {33, 40};
+    for (int i = 0; i < 8; i++)
         ops_each((struct cpu_options){.precision = i % 2 ? OPS_BF16 : OPS_F32,
-                                      .wide_max = i / 2 * 1000000,
-                                      .packed = i == 3 && packed_is_possible()},
-                 run_embed, NULL);
+                                      .wide_max = i / 2 % 2 * 1000000,
+                                      .packed = i % 4 == 3 && packed_is_possible()},
+                 run_embed, &widths[i / 4]);
 }
 
 static void run_patchify(struct ops_run *run, const void *input)

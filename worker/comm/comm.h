@@ -1,6 +1,9 @@
-/* worker/comm/comm.h - the collectives of one generation of workers. comm/gloo.cc implements them
- * for CPUs; NCCL will fill the same functions. Who is a member is the coordinator's business.
+/* worker/comm/comm.h - the collectives of one generation of workers, over Gloo or NCCL (backend.h).
+ * Who is a member is the coordinator's business.
  *
+ * Backend  NCCL where every rank has a GPU of its own and there is more than one rank, else Gloo.
+ *          BLIPREN_COMM=gloo or nccl, equal on all ranks, overrides that.
+ * Memory   data is memory of options.memory's device, or host memory where that is NULL.
  * Threads  one thread (the engine's) calls open … free; deliver and abort may come from any thread
  *          meanwhile.
  * Order    every rank begins the same collectives in the same order. They run in that order on a
@@ -25,6 +28,8 @@ extern "C" {
 #endif
 
 struct comm;
+struct comm_memory;
+struct comm_backend;
 
 enum comm_type { COMM_F32, COMM_I64 };
 
@@ -36,6 +41,10 @@ struct comm_options {
      * comm_connect. */
     void (*publish)(void *context, const char *key, const void *value, size_t size);
     void *context;
+    /* Of the ops that own the data (ops.h), or NULL: host memory, and no collectives of its own. */
+    const struct comm_memory *memory;
+    const struct comm_backend *collectives;
+    void *device; /* the context of both */
 };
 
 /* Only makes the object. *ret is the caller's (comm_free). */
@@ -53,8 +62,11 @@ int comm_unreached(const struct comm *comm, int *ret_ranks, int most);
 void comm_allreduce(struct comm *comm, void *data, int64_t count, enum comm_type type);
 /* data[bytes] of rank `root` to all. Returns at once, as above. */
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
-/* Waits for everything begun. */
+/* Waits for everything begun: the results may then be read by work that is queued afterwards. */
 int comm_wait(struct comm *comm, struct bl_error *err);
+
+/* The backend in use, "gloo" or "nccl"; "none" before comm_connect. */
+const char *comm_name(const struct comm *comm);
 
 /* Wakes whoever waits here; every collective fails from now on. Any thread, any number of times. */
 void comm_abort(struct comm *comm);

@@ -1,5 +1,7 @@
-/* worker/comm/gloo.cc - comm.h over Gloo's TCP connections and buffers. C++ ends at this file's
+/* worker/comm/gloo.cc - collectives over Gloo's TCP connections and buffers. C++ ends at this file's
  * edge: no exception leaves.
+ *
+ * Device memory is staged: a buffer is copied to host memory, summed there, and copied back.
  *
  * The ring is ours because Gloo's own all-reduce hides its buffers, so that nothing could wake it
  * before its time-out. Every message goes to the right-hand neighbour, and each pair of neighbours
@@ -10,7 +12,7 @@
  * minimum), then W-1 rounds copy the sums round. Segments travel in pieces of PIECE_BYTES through
  * two receive buffers, so that adding one overlaps receiving the next.
  */
-#include "worker/comm/comm.h"
+#include "worker/comm/backend.h"
 
 #include <algorithm>
 #include <condition_variable>
@@ -51,10 +53,11 @@ using moment = std::chrono::steady_clock::time_point;
 
 struct task {
     bool reduce;
-    void *data;
+    void *data;    /* of the device, where there is one */
     int64_t count; /* elements of a reduction, bytes of a broadcast */
     comm_type type;
     int root;
+    void *mark; /* the device's queue when the task was begun */
 };
 
 size_t element_bytes(comm_type type)
@@ -78,25 +81,24 @@ void add(void *sum, const void *x, size_t bytes, comm_type type)
     }
 }
 
-} // namespace
-
-/* The rendezvous store Gloo asks for is the communicator itself: what the control plane delivered.
- */
-struct comm : gloo::rendezvous::Store {
+/* Gloo asks for a rendezvous store: ours. */
+struct ring : gloo::rendezvous::Store {
+    comm_link link;
     comm_options options;
+    const comm_memory *memory;
     std::string host;
     std::shared_ptr<gloo::rendezvous::Context> context;
+    char *staging = nullptr; /* host memory for device buffers */
+    size_t staging_bytes = 0;
 
     std::mutex lock;
     std::condition_variable changed;
-    std::map<std::string, std::vector<char>> store;
     std::deque<task> queue;
     bool busy = false, stop = false, is_aborted = false, failed = false;
     std::string failure;
     std::vector<gloo::transport::UnboundBuffer *> live; /* to be woken by abort */
 
-    int connecting = 0;         /* the rank whose addresses Gloo asked for last */
-    std::vector<int> unreached; /* after a failed comm_connect */
+    int connecting = 0; /* the rank whose addresses Gloo asked for last */
 
     std::thread thread;
     uint64_t sent = 0, received = 0;
@@ -107,40 +109,36 @@ struct comm : gloo::rendezvous::Store {
      * --------------------------------------------------------------------------------------- */
     void set(const std::string &key, const std::vector<char> &value) override
     {
-        options.publish(options.context, key.c_str(), value.data(), value.size());
+        link.set(link.store, key.c_str(), value.data(), value.size());
     }
     std::vector<char> get(const std::string &key) override
     {
-        wait({key});
-        std::lock_guard<std::mutex> guard(lock);
-        return store[key];
+        const void *value;
+        size_t size;
+        bl_error err;
+        if (link.get(link.store, key.c_str(), &value, &size, &err) < 0)
+            throw std::runtime_error(err.text);
+        auto *bytes = static_cast<const char *>(value);
+        return std::vector<char>(bytes, bytes + size);
     }
     void wait(const std::vector<std::string> &keys) override
     {
-        wait(keys, std::chrono::milliseconds(options.connect_ms));
+        for (const std::string &key : keys)
+            get(key);
     }
-    void wait(const std::vector<std::string> &keys,
-              const std::chrono::milliseconds &timeout) override
+    void wait(const std::vector<std::string> &keys, const std::chrono::milliseconds &) override
     {
-        std::unique_lock<std::mutex> guard(lock);
         connecting = atoi(keys.back().c_str()); /* the key is the rank */
-        auto there = [&] {
-            return is_aborted || std::all_of(keys.begin(), keys.end(),
-                                             [&](const std::string &k) { return store.count(k); });
-        };
-        if (!changed.wait_for(guard, timeout, there))
-            throw std::runtime_error("a peer did not appear in time");
-        if (is_aborted)
-            throw aborted();
+        wait(keys);
     }
 
     /* -- who cannot be reached
      * --------------------------------------------------------------------------- */
     /* A connection to where that rank waits for this one, under way; -1: there can be none. It
-     * published an address for each of its pairs, in the order of ranks. Under the lock. */
+     * published an address for each of its pairs, in the order of ranks. */
     int call(int rank)
     {
-        const std::vector<char> &published = store[std::to_string(rank)];
+        std::vector<char> published = get(std::to_string(rank)); /* it is there */
         size_t size = published.size() / (size_t)(options.world - 1);
         auto mine =
             published.begin() + (ptrdiff_t)size * (options.rank - (options.rank > rank ? 1 : 0));
@@ -161,12 +159,9 @@ struct comm : gloo::rendezvous::Store {
         auto until =
             std::chrono::steady_clock::now() + std::chrono::milliseconds(options.connect_ms / 5);
         std::vector<std::pair<int, int>> calls; /* rank, descriptor */
-        {
-            std::lock_guard<std::mutex> guard(lock);
-            for (int rank = connecting; rank < options.world && !is_aborted; rank++)
-                if (rank != options.rank && store.count(std::to_string(rank)))
-                    calls.emplace_back(rank, call(rank));
-        }
+        for (int rank = connecting; rank < options.world && !link.aborted(link.store); rank++)
+            if (rank != options.rank && comm_store_has(link.store, std::to_string(rank).c_str()))
+                calls.emplace_back(rank, call(rank));
         for (auto &[rank, fd] : calls) {
             auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
                 until - std::chrono::steady_clock::now());
@@ -176,7 +171,7 @@ struct comm : gloo::rendezvous::Store {
             bool answered = fd >= 0 && poll(&waiting, 1, std::max(0, (int)left.count())) == 1 &&
                             getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
             if (!answered)
-                unreached.push_back(rank);
+                comm_store_note_unreached(link.store, rank);
             if (fd >= 0)
                 close(fd);
         }
@@ -262,11 +257,10 @@ struct comm : gloo::rendezvous::Store {
         while (sends--)
             wait_sent(whole);
     }
-    void allreduce(const task &t)
+    void allreduce(const task &t, char *data)
     {
         int W = options.world;
         size_t es = element_bytes(t.type);
-        auto *data = static_cast<char *>(t.data);
         auto whole = context->createUnboundBuffer(data, (size_t)t.count * es);
         auto offset = [&](int segment) {
             segment = (segment % W + W) % W;
@@ -284,9 +278,9 @@ struct comm : gloo::rendezvous::Store {
                      offset(r - round), size(r - round), false, t.type);
     }
     /* Pieces walk round the ring from the root; every rank but the last passes each one on. */
-    void broadcast(const task &t)
+    void broadcast(const task &t, char *data)
     {
-        auto whole = context->createUnboundBuffer(t.data, (size_t)t.count);
+        auto whole = context->createUnboundBuffer(data, (size_t)t.count);
         bool is_root = options.rank == t.root, is_last = right() == t.root;
         int sends = 0;
         for (size_t at = 0; at < (size_t)t.count; at += PIECE_BYTES) {
@@ -302,6 +296,36 @@ struct comm : gloo::rendezvous::Store {
         }
         while (sends--)
             wait_sent(whole.get());
+    }
+
+    /* -- staging
+     * ------------------------------------------------------------------------------------- */
+    void check(bool copied)
+    {
+        if (!copied)
+            throw std::runtime_error("the compute device failed");
+    }
+    char *staging_of(size_t bytes)
+    {
+        if (bytes > staging_bytes) {
+            memory->release(options.device, staging);
+            staging_bytes = 0;
+            staging = static_cast<char *>(memory->alloc(options.device, bytes));
+            if (!staging)
+                throw std::runtime_error("no pinned memory to stage a collective");
+            staging_bytes = bytes;
+        }
+        return staging;
+    }
+    void carry_out(const task &t)
+    {
+        size_t bytes = (size_t)t.count * (t.reduce ? element_bytes(t.type) : 1);
+        char *data = memory ? staging_of(bytes) : static_cast<char *>(t.data);
+        if (memory)
+            check(memory->fetch(options.device, t.mark, data, t.data, bytes));
+        t.reduce ? allreduce(t, data) : broadcast(t, data);
+        if (memory)
+            check(memory->put(options.device, t.data, data, bytes));
     }
 
     /* -- the thread
@@ -324,135 +348,133 @@ struct comm : gloo::rendezvous::Store {
             task t = queue.front();
             queue.pop_front();
             busy = true;
-            if (!failed && options.world > 1 && t.count > 0) {
-                guard.unlock();
-                try {
-                    t.reduce ? allreduce(t) : broadcast(t);
-                } catch (const std::exception &e) {
-                    fail(e.what());
-                }
-                guard.lock();
+            bool usable = !failed && options.world > 1;
+            guard.unlock();
+            try {
+                if (usable)
+                    carry_out(t);
+            } catch (const std::exception &e) {
+                fail(e.what());
             }
+            if (memory)
+                memory->forget(options.device, t.mark);
+            guard.lock();
             busy = false;
             changed.notify_all();
         }
     }
-    void begin(const task &t)
+    void begin(task t)
     {
+        t.mark = memory ? memory->mark(options.device) : nullptr;
         std::lock_guard<std::mutex> guard(lock);
         queue.push_back(t);
         changed.notify_all();
     }
 };
 
-extern "C" int comm_open(const comm_options *options, comm **ret, bl_error *err)
+ring *ring_of(void *self)
 {
-    try {
-        auto c = std::make_unique<comm>();
-        c->options = *options;
-        c->host = options->host;
-        c->thread = std::thread([p = c.get()] { p->run(); });
-        *ret = c.release();
-        return 0;
-    } catch (const std::exception &e) {
-        return bl_fail(err, BL_ENOMEM, "no communicator can be made: %s", e.what());
+    return static_cast<ring *>(self);
+}
+
+void connect_peers(ring *r)
+{
+    auto device = gloo::transport::tcp::CreateDevice(gloo::transport::tcp::attr(r->host.c_str()));
+    auto context = std::make_shared<gloo::rendezvous::Context>(r->options.rank, r->options.world);
+    /* A rank that dies between publishing its address and connecting costs five of these time-outs. */
+    context->setTimeout(std::chrono::milliseconds(std::max(1, r->options.connect_ms / 5)));
+    context->connectFullMesh(*r, device);
+    r->context = context;
+    for (int i = 0; i < 2; i++) {
+        r->piece[i].resize(PIECE_BYTES);
+        r->piece_buffer[i] = context->createUnboundBuffer(r->piece[i].data(), PIECE_BYTES);
     }
 }
 
-extern "C" void comm_deliver(comm *c, const char *key, const void *value, size_t size)
+int ring_connect(const comm_link *link, void **ret, bl_error *err)
 {
-    std::lock_guard<std::mutex> guard(c->lock);
-    auto *bytes = static_cast<const char *>(value);
-    c->store[key] = std::vector<char>(bytes, bytes + size);
-    c->changed.notify_all();
-}
-
-extern "C" int comm_connect(comm *c, bl_error *err)
-{
-    if (c->options.world == 1)
-        return 0;
+    const comm_options *o = link->options;
+    std::unique_ptr<ring> r;
     try {
-        auto device =
-            gloo::transport::tcp::CreateDevice(gloo::transport::tcp::attr(c->host.c_str()));
-        auto context =
-            std::make_shared<gloo::rendezvous::Context>(c->options.rank, c->options.world);
-        /* A rank that dies between publishing its address and connecting costs five of these
-         * time-outs. */
-        context->setTimeout(std::chrono::milliseconds(std::max(1, c->options.connect_ms / 5)));
-        context->connectFullMesh(*c, device);
-        c->context = context;
-        for (int i = 0; i < 2; i++) {
-            c->piece[i].resize(PIECE_BYTES);
-            c->piece_buffer[i] = context->createUnboundBuffer(c->piece[i].data(), PIECE_BYTES);
-        }
+        r = std::make_unique<ring>();
+        r->link = *link;
+        r->options = *o;
+        r->memory = o->memory;
+        r->host = o->host;
+        if (o->world > 1)
+            connect_peers(r.get());
+        r->thread = std::thread([p = r.get()] { p->run(); });
+        *ret = r.release();
         return 0;
     } catch (const std::exception &e) {
-        c->fail(e.what());
         try {
-            c->find_unreached();
-        } catch (
-            const std::exception &) { /* what a peer published is no address: nobody is named */
+            if (r)
+                r->find_unreached();
+        } catch (const std::exception &) {
+            /* what a peer published is no address: nobody is named */
         }
-        return bl_fail(err, BL_EPEER, "rank %d of %d cannot connect with its peers: %s",
-                       c->options.rank, c->options.world, e.what());
+        return bl_fail(err, BL_EPEER, "rank %d of %d cannot connect with its peers: %s", o->rank,
+                       o->world, e.what());
     }
 }
 
-extern "C" int comm_unreached(const comm *c, int *ret_ranks, int most)
+void ring_allreduce(void *self, void *data, int64_t count, comm_type type)
 {
-    int count = std::min(most, (int)c->unreached.size());
-    std::copy_n(c->unreached.begin(), count, ret_ranks);
-    return count;
+    ring_of(self)->begin(task{true, data, count, type, 0, nullptr});
 }
 
-extern "C" void comm_allreduce(comm *c, void *data, int64_t count, comm_type type)
+void ring_broadcast(void *self, void *data, size_t bytes, int root)
 {
-    c->begin(task{true, data, count, type, 0});
+    ring_of(self)->begin(task{false, data, (int64_t)bytes, COMM_F32, root, nullptr});
 }
 
-extern "C" void comm_broadcast(comm *c, void *data, size_t bytes, int root)
+int ring_wait(void *self, bl_error *err)
 {
-    c->begin(task{false, data, (int64_t)bytes, COMM_F32, root});
-}
-
-extern "C" int comm_wait(comm *c, bl_error *err)
-{
-    std::unique_lock<std::mutex> guard(c->lock);
-    c->changed.wait(guard, [&] { return c->queue.empty() && !c->busy; });
-    if (c->failed || c->is_aborted)
-        return bl_fail(err, BL_EPEER, "rank %d of %d: a collective failed: %s", c->options.rank,
-                       c->options.world, c->failed ? c->failure.c_str() : "aborted");
+    ring *r = ring_of(self);
+    std::unique_lock<std::mutex> guard(r->lock);
+    r->changed.wait(guard, [&] { return r->queue.empty() && !r->busy; });
+    if (r->failed || r->is_aborted)
+        return bl_fail(err, BL_EPEER, "rank %d of %d: a collective failed: %s", r->options.rank,
+                       r->options.world, r->failed ? r->failure.c_str() : "aborted");
     return 0;
 }
 
-extern "C" void comm_abort(comm *c)
+void ring_abort(void *self)
 {
-    std::lock_guard<std::mutex> guard(c->lock);
-    c->is_aborted = true;
-    if (!c->failed)
-        c->failure = "aborted";
-    c->failed = true;
-    for (auto *b : c->live) {
+    ring *r = ring_of(self);
+    std::lock_guard<std::mutex> guard(r->lock);
+    r->is_aborted = true;
+    if (!r->failed)
+        r->failure = "aborted";
+    r->failed = true;
+    for (auto *b : r->live) {
         b->abortWaitRecv();
         b->abortWaitSend();
     }
-    c->changed.notify_all();
+    r->changed.notify_all();
 }
 
-extern "C" void comm_free(comm **c)
+void ring_free(void *self)
 {
-    if (!*c)
-        return;
-    comm_abort(*c);
+    ring *r = ring_of(self);
     {
-        std::lock_guard<std::mutex> guard((*c)->lock);
-        (*c)->stop = true;
-        (*c)->changed.notify_all();
+        std::lock_guard<std::mutex> guard(r->lock);
+        r->stop = true;
+        r->changed.notify_all();
     }
-    (*c)->thread.join();
-    for (auto &b : (*c)->piece_buffer)
+    r->thread.join();
+    for (const task &t : r->queue)
+        if (r->memory)
+            r->memory->forget(r->options.device, t.mark);
+    for (auto &b : r->piece_buffer)
         b.reset();
-    (*c)->context.reset();
-    delete *c;
-    *c = nullptr;
+    r->context.reset();
+    if (r->memory)
+        r->memory->release(r->options.device, r->staging);
+    delete r;
 }
+
+} // namespace
+
+extern "C" const comm_backend comm_gloo = {"gloo",    ring_connect, ring_allreduce, ring_broadcast,
+                                           ring_wait, ring_abort,   ring_free};

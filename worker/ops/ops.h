@@ -1,5 +1,4 @@
-/* worker/ops/ops.h - what the model may ask of a device. ops/cpu and (later) ops/cuda fill the same
- * table.
+/* worker/ops/ops.h - what the model may ask of a device. ops/cpu and ops/cuda fill the same table.
  *
  * Layout     row-major, outermost first. R = rows (tokens of all sequences together, ragged),
  *            D = width, S = sequences, H = heads. Sizes are int64_t: R*D overflows int at 2^20 tokens
@@ -31,6 +30,8 @@
 
 typedef struct bl_act act; /* never defined: see Elements */
 struct ops;
+struct comm_memory; /* worker/comm/backend.h */
+struct comm_backend;
 
 enum ops_precision {
     OPS_BF16, /* frozen weights rounded to bf16; matmuls bf16 x bf16 -> f32 where the processor has
@@ -92,6 +93,13 @@ struct ops {
     size_t act_bytes;
     bool dry;               /* counts memory and computes nothing: worker/ops/dry.h */
     int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
+
+    /* For a communicator: how host memory and this device's exchange bytes (NULL: they are one), and
+     * the device's own collectives (NULL: it has none). */
+    const struct comm_memory *memory;
+    const struct comm_backend *collectives;
+    /* Bytes of device memory in use, at most so far; NULL: device memory is the process's own. */
+    size_t (*peak_bytes)(const struct ops *self);
 
     void (*close)(struct ops *self); /* through ops_free */
 
@@ -231,7 +239,7 @@ struct ops {
     /* Matrices of scores have rows of N elements, ld >= N apart: ops_score_ld(). What is behind a row is
      * written 0 by these three, and never read. */
     /* p (S*rows, N) = softmax(scale x) over the last axis, in place; dropped = dropout(p); sums (S*rows)
-     * f32 = row sums of dropped. */
+     * f32 = row sums of dropped, before anything is rounded to act. */
     void (*softmax_forward)(struct ops *self, act *p, act *dropped, float *sums, const act *x,
                             float scale, const struct ops_dropout *dropout, int64_t S, int64_t rows,
                             int64_t N, int64_t ld);
@@ -335,6 +343,27 @@ static inline int ops_alloc_zero(struct ops *ops, size_t bytes, void **ret, stru
         ops->zero(ops, *ret, bytes);
     return rc;
 }
+
+/* A device chosen by name. */
+struct ops_device {
+    const struct ops_plugin *plugin; /* NULL: the CPU */
+    int index;                       /* of the plugin's devices */
+    /* Where the CPU stands in for a GPU that "auto" looked for: why, in one line; else "". */
+    char fallback[256];
+};
+
+/* text: "cpu", "cuda:N", or "auto" or NULL: the GPU of this process's local rank (LOCAL_RANK or
+ * SLURM_LOCALID, else 0) where there is one, else the CPU. "cuda:N" fails with -BL_EDEVICE where there
+ * is no such GPU. */
+int ops_device_choose(const char *text, struct ops_device *ret, struct bl_error *err);
+/* GPUs that "auto" could take here; 0 where the backend or the driver is missing. */
+int ops_device_count(void);
+/* What decides the last bits of this device's results; begins with "cuda: " on a GPU. Equal texts,
+ * equal bits. */
+void ops_device_kind(const struct ops_device *device, char *ret, size_t size);
+/* threads: of the CPU backend, as above. Called in the thread that will compute. */
+int ops_open(const struct ops_device *device, enum ops_precision precision, int threads,
+             struct ops **ret, struct bl_error *err);
 /* NULL is fine; sets *ops to NULL. */
 void ops_free(struct ops **ops);
 

@@ -244,10 +244,3 @@ int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, st
                                         .packed = packed_is_native()};
     return cpu_open(&options, ret, err);
 }
-
-void ops_free(struct ops **ops)
-{
-    if (*ops)
-        (*ops)->close(*ops);
-    *ops = NULL;
-}

@@ -1,0 +1,128 @@
+/* tests/tools/train_speed.c - whole training steps of one micro-batch, over and over.
+ *
+ *     train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached]     (model_input.h)
+ *
+ * A step is what a worker does: pixels through the vision tower (cached: from features computed once),
+ * forward, backward, clipping, AdamW. Prints a JSON line: seconds of each step, the loss of the first
+ * and of the last step in nats per token, the device's peak memory, the seconds until the first step. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/cleanup.h"
+#include "tests/tools/model_input.h"
+#include "worker/trainer.h"
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+struct bench {
+    struct model_input input;
+    struct trainer *trainer;
+    struct comm *comm;
+    struct micro_batch mb;
+    char *encoded;
+    const void **features;
+};
+
+static void bench_close(struct bench *b)
+{
+    comm_free(&b->comm);
+    trainer_free(&b->trainer);
+    model_input_close(&b->input);
+    free(b->encoded);
+    free(b->features);
+}
+
+static int encode_once(struct bench *b, struct bl_error *err)
+{
+    int64_t B = b->mb.B, bytes = captioner_feature_bytes(b->input.c);
+    b->encoded = malloc((size_t)(B * bytes));
+    b->features = malloc((size_t)B * sizeof *b->features);
+    BL_ASSERT(b->encoded && b->features);
+    BL_TRY(captioner_encode(b->input.c, B, b->mb.pixels, b->encoded, err));
+    for (int64_t i = 0; i < B; i++)
+        b->features[i] = b->encoded + i * bytes;
+    b->mb.pixels = NULL;
+    b->mb.features = b->features;
+    return 0;
+}
+
+static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error *err)
+{
+    BL_TRY(model_input_open(argv[1], argv[2], &b->input, err));
+    const struct trainer_options options = {
+        .seed = 1,
+        .groups = 1,
+        .schedule = {.kind = SCHEDULE_CONSTANT, .peak = 1e-4, .steps = 1000000},
+        .beta1 = 0.9f,
+        .beta2 = 0.999f,
+        .eps = 1e-8f,
+        .weight_decay = 0.01f,
+        .clip = 1,
+        .experts = b->input.experts,
+        .balance = 0.01f,
+        .router_z = 0.001f};
+    b->mb = b->input.texts;
+    BL_TRY(comm_open(&(const struct comm_options){.world = 1}, &b->comm, err));
+    BL_TRY(comm_connect(b->comm, err));
+    BL_TRY(trainer_open(b->input.ops, b->input.c, &options, &b->trainer, err));
+    BL_TRY(trainer_fresh(b->trainer, err));
+    return cached ? encode_once(b, err) : 0;
+}
+
+static int step(struct bench *b, struct trainer_report *report, struct bl_error *err)
+{
+    BL_TRY(trainer_begin(b->trainer, err));
+    BL_TRY(trainer_group(b->trainer, &b->mb, b->comm, true, err));
+    return trainer_apply(b->trainer, b->comm, report, err);
+}
+
+static int run(char **argv, bool cached, struct bl_error *err)
+{
+    __attribute__((cleanup(bench_close))) struct bench b = {0};
+    double start = now_s();
+    BL_TRY(open_bench(&b, argv, cached, err));
+    int warmup = atoi(argv[3]), steps = atoi(argv[4]);
+    double opened = now_s() - start, first = 0;
+    struct trainer_report report = {0};
+    for (int i = 0; i < warmup; i++) {
+        BL_TRY(step(&b, &report, err));
+        first = i == 0 ? report.nll / (double)report.tokens : first;
+    }
+    printf("{\"step_s\": [");
+    for (int i = 0; i < steps; i++) {
+        double before = now_s();
+        BL_TRY(step(&b, &report, err));
+        printf("%s%.6f", i ? ", " : "", now_s() - before);
+    }
+    const struct ops *ops = b.input.ops;
+    printf("], \"images\": %lld, \"tokens\": %lld, \"first_loss\": %.6f, \"last_loss\": %.6f, "
+           "\"norm\": %.6f, \"peak_mb\": %.0f, \"open_s\": %.1f, \"device\": \"%s\"}\n",
+           (long long)report.images, (long long)report.tokens, first,
+           report.nll / (double)report.tokens, report.norm,
+           ops->peak_bytes ? (double)ops->peak_bytes(ops) / (1 << 20) : 0, opened, ops->name);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct bl_error err = {0};
+    bool cached = argc == 6 && strcmp(argv[5], "cached") == 0;
+    if (argc != 5 && !cached)
+        bl_fail(&err, BL_EUSAGE,
+                "usage: train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached]");
+    else
+        run(argv, cached, &err);
+    if (!err.code)
+        return 0;
+    char line[1600];
+    bl_error_format(&err, line, sizeof line);
+    fprintf(stderr, "train_speed: %s\n", line);
+    return bl_error_exit_code(err.code);
+}
