@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/log.h"
 
@@ -11,6 +12,16 @@ static const struct command *choose(const struct command *command, int argc, cha
     while (command->name && (argc < 2 || strcmp(argv[1], command->name) != 0))
         command++;
     return command;
+}
+
+int program_folder(char *ret, size_t size, struct bl_error *err)
+{
+    ssize_t n = readlink("/proc/self/exe", ret, size - 1);
+    if (n < 0)
+        return bl_fail_errno(err, "this program's own path cannot be read");
+    ret[n] = '\0';
+    *strrchr(ret, '/') = '\0';
+    return 0;
 }
 
 int program_run(const char *name, const struct command *commands, int argc, char **argv)

@@ -2,6 +2,8 @@
  * status. */
 #pragma once
 
+#include <stddef.h>
+
 #include "common/error.h"
 
 struct command {
@@ -10,6 +12,9 @@ struct command {
     /* argv[0] is the command's name, or the program's where none was chosen. 0, or the failure. */
     int (*run)(int argc, char **argv, struct bl_error *err);
 };
+
+/* Where the sibling programs are: beside this one. */
+int program_folder(char *ret, size_t size, struct bl_error *err);
 
 /* Runs "blipren-NAME" and gives its exit status. --help and --version count anywhere on the line. */
 int program_run(const char *name, const struct command *commands, int argc, char **argv);

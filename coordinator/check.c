@@ -5,7 +5,6 @@
 
 static void check_all(struct check *c)
 {
-    struct estimate estimate;
     check_ok(c, "config", "%s", c->yaml);
     check_vision(c);
     check_llm(c);
@@ -13,21 +12,19 @@ static void check_all(struct check *c)
     check_qformer(c);
     check_address(c);
     check_data(c);
+    check_images(c);
     check_positions(c);
     check_batches(c);
     check_schedule(c);
     check_init(c);
     check_resume(c);
-    if (c->dataset && c->vision_there) {
-        estimate_run(c->config, &c->vision, &c->llm, dataset_longest(c->dataset), &estimate);
-        check_memory(c, &estimate);
-    }
-    check_disk(c, c->dataset && c->vision_there ? &estimate : NULL);
+    check_memory(c);
+    check_disk(c);
 }
 
-int check_run(const char *yaml, FILE *out, struct bl_error *err)
+int check_run(const char *yaml, bool deep, const char *worker, FILE *out, struct bl_error *err)
 {
-    struct check c = {.out = out, .yaml = yaml, .eos = -1};
+    struct check c = {.out = out, .yaml = yaml, .worker = worker, .eos = -1, .deep = deep};
     struct config *config = NULL;
     struct bl_error wrong_config;
     if (check_passes(&c, "config", config_open(yaml, &config, &wrong_config), &wrong_config)) {
@@ -46,9 +43,10 @@ int check_run(const char *yaml, FILE *out, struct bl_error *err)
     return -c.first.code;
 }
 
-int check_models(const char *yaml, const struct config *config, struct bl_error *err)
+int check_models(const char *yaml, const char *worker, const struct config *config,
+                 struct bl_error *err)
 {
-    struct check c = {.yaml = yaml, .config = config, .eos = -1};
+    struct check c = {.yaml = yaml, .worker = worker, .config = config, .eos = -1};
     check_vision(&c);
     check_llm(&c);
     check_tokenizer(&c);

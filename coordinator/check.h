@@ -2,15 +2,19 @@
  * later, before anything starts. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "common/config/config.h"
 #include "common/error.h"
 
 /* Prints a line for each check: ok, note, warning or error. Goes on after an error where it can.
- * Returns 0, or the first error (warnings are none). Writes nothing but `out`. */
-int check_run(const char *yaml, FILE *out, struct bl_error *err);
+ * Some images are decoded; deep: all. worker: path of the worker program, which plans the memory.
+ * Returns 0, or the first error (warnings are none). Writes nothing but `out` and the run folder's
+ * cache of image hashes. */
+int check_run(const char *yaml, bool deep, const char *worker, FILE *out, struct bl_error *err);
 
 /* What of it takes no time and needs no data: the models, the tokenizer, what the run starts from.
  * Prints nothing. 0 or the first error. */
-int check_models(const char *yaml, const struct config *config, struct bl_error *err);
+int check_models(const char *yaml, const char *worker, const struct config *config,
+                 struct bl_error *err);

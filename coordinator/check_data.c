@@ -66,17 +66,42 @@ static void check_labels(struct check *c)
              (unsigned long long)labels.captions);
 }
 
-/* Captions that begin in the middle of a token are lost silently otherwise. */
-static void check_boundary(struct check *c)
+/* Captions that the rules drop, kind by kind; samples that lose all of theirs are dataset_judge's. */
+static void check_dropped(struct check *c)
 {
-    uint64_t merged = dataset_caption_verdicts(c->dataset, CAPTION_BOUNDARY);
-    uint64_t kept = dataset_caption_verdicts(c->dataset, CAPTION_KEPT);
-    if (merged && merged * 10 > kept)
-        check_warning(
-            c, "data",
-            "%llu captions are dropped because their first token merges with the prefix; try a "
-            "prefix that ends with punctuation",
-            (unsigned long long)merged);
+    uint64_t all = 0;
+    for (int v = 0; v < CAPTION_VERDICT_COUNT; v++)
+        all += dataset_caption_verdicts(c->dataset, (enum caption_verdict)v);
+    for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++) {
+        enum caption_verdict verdict = (enum caption_verdict)v;
+        uint64_t count = dataset_caption_verdicts(c->dataset, verdict);
+        const char *key = caption_verdict_key(verdict);
+        if (!count)
+            continue;
+        const char *hint = key                           ? key
+                           : verdict == CAPTION_BOUNDARY ? "data.captions[].prefix"
+                                                         : "data.captions";
+        if ((double)count > c->config->data.max_bad_fraction * (double)all)
+            check_warning(c, "data", "%llu of %llu captions are dropped: %s (%s)",
+                          (unsigned long long)count, (unsigned long long)all,
+                          caption_verdict_words(verdict), hint);
+        else
+            check_note(c, "data", "%llu of %llu captions are dropped: %s (%s)",
+                       (unsigned long long)count, (unsigned long long)all,
+                       caption_verdict_words(verdict), hint);
+    }
+}
+
+static void check_passed(struct check *c)
+{
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *first;
+        uint64_t count = dataset_passed(c->dataset, (enum source_passed)kind, &first);
+        if (count)
+            check_warning(c, "data", "%llu passed over: %s; the first is %.300s",
+                          (unsigned long long)count, source_passed_words((enum source_passed)kind),
+                          first);
+    }
 }
 
 void check_data(struct check *c)
@@ -88,7 +113,8 @@ void check_data(struct check *c)
     if (!check_passes(c, "data",
                       dataset_view(c->config, indexing_show, &indexing, &c->dataset, &err), &err))
         return;
-    check_boundary(c);
+    check_passed(c);
+    check_dropped(c);
     if (!check_passes(c, "data", dataset_judge(c->config, c->dataset, &err), &err)) {
         dataset_free(&c->dataset);
         return;

@@ -135,10 +135,7 @@ void check_qformer(struct check *c)
                     (long long)q->heads);
         return;
     }
-    check_ok(c, "qformer",
-             "%lld blocks of %lld, %lld heads, %lld queries, projector %s: %.1f million numbers to "
-             "train",
+    check_ok(c, "qformer", "%lld blocks of %lld, %lld heads, %lld queries, projector %s",
              (long long)q->layers, (long long)width, (long long)q->heads, (long long)q->queries,
-             c->config->projector.kind == CONFIG_MOE ? "moe" : "normal",
-             (double)estimate_trainable(c->config, &c->vision, &c->llm) / 1e6);
+             c->config->projector.kind == CONFIG_MOE ? "moe" : "normal");
 }

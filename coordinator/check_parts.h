@@ -12,7 +12,7 @@
 
 struct check {
     FILE *out; /* NULL: quiet */
-    const char *yaml;
+    const char *yaml, *worker;
     struct bl_error first;
     int errors, warnings;
     const struct config *config;
@@ -20,7 +20,9 @@ struct check {
     struct hf_llm llm;
     struct tokenizer *tokenizer;
     struct dataset *dataset;
-    bool vision_there, llm_there;
+    struct estimate estimate;
+    bool vision_there, llm_there, planned; /* planned: estimate is filled in */
+    bool deep;                             /* look at all images */
     int32_t eos;
 };
 
@@ -56,6 +58,10 @@ void check_data(struct check *c);
 /* Image, BOS and text must fit the positions the model was trained with. */
 void check_positions(struct check *c);
 
+/* ---- check_images.c: prints what it looked at */
+
+void check_images(struct check *c);
+
 /* ---- check_plan.c: each prints what it looked at */
 
 void check_batches(struct check *c);
@@ -64,8 +70,10 @@ void check_schedule(struct check *c);
 /* Is the coordinator's an address at all? Whether others may connect is asked when training starts, which can be told
  * --insecure. */
 void check_address(struct check *c);
-void check_memory(struct check *c, const struct estimate *e);
-void check_disk(struct check *c, const struct estimate *e);
+/* What a worker needs; leaves c->estimate. Without a data set the longest caption is the limit's. */
+bool check_planned(struct check *c);
+void check_memory(struct check *c);
+void check_disk(struct check *c);
 /* A run folder that was begun: may it go on under this configuration? */
 void check_resume(struct check *c);
 /* The checkpoint whose weights a run starts from. */

@@ -75,16 +75,30 @@ void check_schedule(struct check *c)
     fprintf(c->out, "         %9s 0%*s\n", "step", WIDTH, right);
 }
 
-void check_memory(struct check *c, const struct estimate *e)
+bool check_planned(struct check *c)
+{
+    struct bl_error err;
+    if (!c->vision_there || !c->llm_there || c->errors)
+        return c->planned;
+    if (!c->planned)
+        c->planned = check_passes(c, "memory",
+                                  estimate_run(c->worker, c->yaml,
+                                               c->dataset ? dataset_longest(c->dataset) : 0,
+                                               c->config->threads, &c->estimate, &err),
+                                  &err);
+    return c->planned;
+}
+
+void check_memory(struct check *c)
 {
     int64_t total, available;
+    if (!c->dataset || !check_planned(c))
+        return;
+    const struct estimate *e = &c->estimate;
     estimate_memory(&total, &available);
-    char text[400];
-    snprintf(text, sizeof text,
-             "a worker needs about %s for the longest micro-batch: frozen weights %s, trained "
-             "state %s, activations %s",
-             check_size_text(e->worker), check_size_text(e->frozen), check_size_text(e->trainable),
-             check_size_text(e->activations));
+    char text[200];
+    snprintf(text, sizeof text, "a worker needs up to %s to train %.1f million numbers",
+             check_size_text(e->worker), (double)e->trainable / 1e6);
     if (total && e->worker > total)
         check_wrong(c, "memory", "train.micro_batch",
                     "lower it, or max_tokens or the Q-Former's size, or use a larger machine",
@@ -93,6 +107,9 @@ void check_memory(struct check *c, const struct estimate *e)
         check_warning(c, "memory", "%s; %s are free here now", text, check_size_text(available));
     else
         check_ok(c, "memory", "%s; %s are free here now", text, check_size_text(available));
+    for (int i = 0; c->out && i < e->count; i++)
+        fprintf(c->out, "         %9s   %s\n", check_size_text(e->lines[i].bytes),
+                e->lines[i].what);
 }
 
 /* The path itself, or what is nearest above it and exists. */
@@ -127,7 +144,7 @@ void check_address(struct check *c)
                     "expected an address like 127.0.0.1, found \"%.100s\"", cluster->bind);
 }
 
-void check_disk(struct check *c, const struct estimate *e)
+void check_disk(struct check *c)
 {
     char folder[4096];
     struct statvfs fs;
@@ -137,8 +154,9 @@ void check_disk(struct check *c, const struct estimate *e)
                     "%.200s is no folder that can be written to", folder);
         return;
     }
-    if (!e || statvfs(folder, &fs) < 0)
+    if (!c->planned || statvfs(folder, &fs) < 0)
         return;
+    const struct estimate *e = &c->estimate;
     int64_t there = (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
     int64_t kept = checkpoints_kept(&c->config->train);
     const char *each = check_size_text(e->checkpoint);
@@ -237,8 +255,7 @@ void check_init(struct check *c)
         bl_error_key(&err, "train.init_from");
     if (!check_passes(c, "init_from", rc, &err))
         return;
-    expected = c->vision_there && c->llm_there ? estimate_trainable(c->config, &c->vision, &c->llm)
-                                               : found;
+    expected = check_planned(c) ? c->estimate.trainable : found;
     if (found != expected)
         check_wrong(
             c, "init_from", "train.init_from",

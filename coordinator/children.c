@@ -11,6 +11,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/program.h"
 #include "common/size.h"
 #include "proto/member.h"
 #include "proto/wire.h"
@@ -45,17 +46,6 @@ struct children {
 };
 
 static void start(struct child *child);
-
-/* Where the sibling programs are: beside this one. */
-static int program_folder(char *ret, size_t size, struct bl_error *err)
-{
-    ssize_t n = readlink("/proc/self/exe", ret, size - 1);
-    if (n < 0)
-        return bl_fail_errno(err, "this program's own path cannot be read");
-    ret[n] = 0;
-    *strrchr(ret, '/') = 0;
-    return 0;
-}
 
 /* The last line of a log that is not empty. */
 static void last_line(const char *path, char *ret, size_t size)

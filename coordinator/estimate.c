@@ -1,85 +1,115 @@
 /* coordinator/estimate.c - see estimate.h. */
 #include "coordinator/estimate.h"
 
+#include <errno.h>
+#include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-#include "common/models/hf_tensors.h"
+#include "common/cleanup.h"
+#include "common/json.h"
 #include "common/size.h"
 
-static int64_t linear(int64_t in, int64_t out)
+extern char **environ;
+
+enum { PAGE_BYTES_MAX = 1 << 16 };
+
+/* -- the worker program ------------------------------------------------------------------------ */
+
+/* Starts it with its standard output in a pipe; its errors stay where ours go. */
+static int start(const char *const argv[], pid_t *ret_pid, int *ret_fd, struct bl_error *err)
 {
-    return in * out + out;
+    int fds[2];
+    posix_spawn_file_actions_t actions;
+    if (pipe(fds) < 0)
+        return bl_fail_errno(err, "no pipe for the worker program");
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, fds[1], STDOUT_FILENO);
+    posix_spawn_file_actions_addclose(&actions, fds[0]);
+    posix_spawn_file_actions_addclose(&actions, fds[1]);
+    int failure = posix_spawn(ret_pid, argv[0], &actions, NULL, (char **)(uintptr_t)argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    close(fds[1]);
+    if (failure) {
+        close(fds[0]);
+        bl_fail(err, BL_EIO, "cannot be started: %s", strerror(failure));
+        return bl_error_file(err, argv[0]);
+    }
+    *ret_fd = fds[0];
+    return 0;
 }
 
-static int64_t norm(int64_t width)
+/* All that comes, at most `size`; returns its length. */
+static size_t read_all(int fd, char *ret, size_t size)
 {
-    return 2 * width;
+    size_t used = 0;
+    while (used < size) {
+        ssize_t n = read(fd, ret + used, size - used);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        used += (size_t)n;
+    }
+    return used;
 }
 
-/* Packed query, key and value, and the output. */
-static int64_t attention(int64_t d)
+static int run(const char *const argv[], char *page, size_t size, size_t *ret_used,
+               struct bl_error *err)
 {
-    return linear(d, 3 * d) + linear(d, d);
+    pid_t pid = 0;
+    int fd = -1, status = 0;
+    BL_TRY(start(argv, &pid, &fd, err));
+    *ret_used = read_all(fd, page, size);
+    close(fd);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        return 0;
+    bl_fail(err, BL_EIO, "plan failed with %s %d; its error is above",
+            WIFEXITED(status) ? "exit status" : "signal",
+            WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+    return bl_error_file(err, argv[0]);
 }
 
-static int64_t mlp(int64_t d)
+static int read_page(const json_t *page, struct estimate *ret, struct bl_error *err)
 {
-    return linear(d, 4 * d) + linear(4 * d, d);
-}
-
-int64_t estimate_trainable(const struct config *config, const struct hf_vision *vision,
-                           const struct hf_llm *llm)
-{
-    const struct config_qformer *q = &config->qformer;
-    int64_t D = llm->hidden, d = q->width ? q->width : D, d_v = vision->hidden;
-    int64_t expert = norm(D) + mlp(D) + norm(D);
-    int64_t sum = q->queries * d + linear(d_v, d) + norm(d);
-    sum += q->layers * (3 * norm(d) + 2 * attention(d) + mlp(d));
-    if (d != D)
-        sum += linear(d, D);
-    if (config->projector.kind == CONFIG_NORMAL)
-        return sum + expert;
-    return sum + config->projector.experts * expert + norm(d_v) + linear(d_v, d_v / 2) +
-           linear(d_v / 2, config->projector.experts);
-}
-
-static int64_t activations(const struct config *config, const struct hf_vision *vision,
-                           const struct hf_llm *llm, int64_t B, int64_t longest, int64_t a)
-{
-    int64_t N = vision->tokens, K = config->qformer.queries, layers = config->qformer.layers;
-    int64_t D = llm->hidden, d = config->qformer.width ? config->qformer.width : D;
-    int64_t experts = config->projector.kind == CONFIG_MOE ? config->projector.experts : 1;
-    int64_t h = llm->hidden, i = llm->intermediate, q = llm->heads * llm->head_dim,
-            kv = llm->kv_heads * llm->head_dim, R = B * (K + longest + 1);
-    int64_t sum = B * N *
-                  (5 * vision->hidden + vision->intermediate +
-                   vision->channels * vision->patch * vision->patch);
-    sum += layers * (20 * B * K * d + 2 * B * N * d) + 5 * B * N * d + 12 * B * K * d;
-    sum += 12 * experts * B * K * D;
-    sum += R * (llm->layers * (2 * h + 2 * q + 2 * kv + 2 * i) + 3 * h + 4 * i + 2 * q + 2 * kv);
-    return sum * a + 256 * llm->vocabulary * 8;
-}
-
-void estimate_run(const struct config *config, const struct hf_vision *vision,
-                  const struct hf_llm *llm, int64_t longest, struct estimate *ret)
-{
-    const struct config_train *train = &config->train;
-    bool bf16 = config->precision == CONFIG_BF16, ema = train->ema > 0;
-    int64_t a = bf16 ? 2 : 4, B = train->reproducible ? train->grain : train->micro_batch;
-    int64_t side = vision->image_size;
-    struct estimate e = {
-        .trainable_parameters = estimate_trainable(config, vision, llm),
-        .frozen_parameters = hf_vision_parameters(vision, true) + hf_llm_parameters(llm),
-    };
-    int64_t each = 4 + 4 + 8 + 12 + (ema ? 8 : 0) + (train->reproducible ? 8 : 0) + (bf16 ? 4 : 0);
-    e.frozen = e.frozen_parameters * a;
-    e.trainable = e.trainable_parameters * each;
-    e.activations = activations(config, vision, llm, B, longest, a);
-    e.batches = config->cluster.window * B * (side * side * 3 + longest * 4);
-    e.worker = (e.frozen + e.trainable + e.activations + e.batches) / 10 * 11;
-    e.checkpoint = e.trainable_parameters * 4 * (ema ? 4 : 3);
+    struct estimate e = {0};
+    const json_t *lines = NULL;
+    BL_TRY(bl_json_int(page, "peak", 0, INT64_MAX, &e.worker, err));
+    BL_TRY(bl_json_int(page, "checkpoint", 0, INT64_MAX, &e.checkpoint, err));
+    BL_TRY(bl_json_int(page, "trainable", 0, INT64_MAX, &e.trainable, err));
+    BL_TRY(bl_json_container(page, "lines", JSON_ARRAY, &lines, err));
+    for (size_t i = 0; i < json_array_size(lines) && e.count < ESTIMATE_LINES_MAX; i++) {
+        const char *what = "";
+        BL_TRY(bl_json_string(json_array_get(lines, i), "what", &what, err));
+        BL_TRY(bl_json_int(json_array_get(lines, i), "bytes", 0, INT64_MAX, &e.lines[e.count].bytes,
+                           err));
+        snprintf(e.lines[e.count++].what, ESTIMATE_WHAT_BYTES, "%s", what);
+    }
     *ret = e;
+    return 0;
+}
+
+int estimate_run(const char *worker, const char *yaml, int64_t longest, int64_t threads,
+                 struct estimate *ret, struct bl_error *err)
+{
+    char longest_text[32], threads_text[32];
+    snprintf(longest_text, sizeof longest_text, "%lld", (long long)longest);
+    snprintf(threads_text, sizeof threads_text, "%lld", (long long)threads);
+    const char *const argv[] = {worker,       "plan",      yaml,         "--json", "--threads",
+                                threads_text, "--longest", longest_text, NULL};
+    bl_autofree char *page = malloc(PAGE_BYTES_MAX);
+    bl_autojson json_t *json = NULL;
+    size_t used;
+    if (!page)
+        return bl_fail(err, BL_ENOMEM, "no memory for a plan");
+    BL_TRY(run(argv, page, PAGE_BYTES_MAX, &used, err));
+    BL_TRY(bl_json_parse(page, used, &json, err));
+    return read_page(json, ret, err);
 }
 
 /* -- this machine ----------------------------------------------------------------------------- */

@@ -493,6 +493,20 @@ static void close_all(struct loop *l)
     pthread_mutex_destroy(&l->lock);
 }
 
+/* One line by which two runs are compared. */
+static void print_weights(const struct loop *l, const struct coord_ledger *ledger)
+{
+    char hex[65];
+    struct bl_error err;
+    if (!ledger->checkpoint_count)
+        return;
+    struct coord_checkpoint last = ledger->checkpoints[ledger->checkpoint_count - 1];
+    if (registry_weights_sha256(l->config->run_dir, last, hex, &err) < 0)
+        bl_log_error(&err); /* a line less; ignoring */
+    else if (hex[0])
+        printf("weights: %s\n", hex);
+}
+
 static void finish(struct loop *l)
 {
     struct bl_error err;
@@ -502,9 +516,11 @@ static void finish(struct loop *l)
         loop_remove_old(l);
     if (curves_draw(l->config->run_dir, &err) < 0)
         bl_log_error(&err); /* a picture less; ignoring */
-    if (!l->error.code)
+    if (!l->error.code) {
         printf("complete: %" PRIu64 " steps, checkpoint %s/checkpoints/latest\n", ledger->committed,
                l->config->run_dir);
+        print_weights(l, ledger);
+    }
     fflush(stdout);
 }
 

@@ -10,6 +10,7 @@
 
 #include "common/data/indexing.h"
 #include "common/file.h"
+#include "common/program.h"
 #include "common/log.h"
 #include "common/size.h"
 #include "coordinator/check.h"
@@ -216,14 +217,23 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *first;
+        uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
+        if (count)
+            bl_log(BL_LOG_WARNING, "%" PRIu64 " passed over: %s; the first is %s", count,
+                   source_passed_words((enum source_passed)kind), first);
+    }
     return 0;
 }
 
 int loop_open_files(struct loop *l, struct bl_error *err)
 {
-    char path[4096];
+    char path[4096], programs[4096], worker[4096];
     BL_TRY(config_open(l->options->yaml, &l->config, err));
-    BL_TRY(check_models(l->options->yaml, l->config, err));
+    BL_TRY(program_folder(programs, sizeof programs, err));
+    BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
+    BL_TRY(check_models(l->options->yaml, worker, l->config, err));
     BL_TRY(lock_run(l, err));
     BL_TRY(compare_config(l, err));
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));

@@ -10,7 +10,7 @@
 
 static const char usage[] =
     "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
-    "       blipren-coord check RUN.yaml                           everything that training would "
+    "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (2,2); their logs go to "
@@ -19,6 +19,7 @@ static const char usage[] =
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
     "  --insecure    allow addresses beyond this machine: nothing is encrypted or authenticated\n"
+    "  --deep        decode all images, not some of them\n"
     "  --help, --version\n"
     "\n"
     "Ctrl-C saves a checkpoint and stops; the same command goes on from there. docs/config.md "
@@ -63,12 +64,17 @@ static int command_train(int argc, char **argv, struct bl_error *err)
 static int command_check(int argc, char **argv, struct bl_error *err)
 {
     int rest;
-    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    bool deep = false;
+    const struct argument table[] = {{"--deep", ARGUMENT_FLAG, &deep, 0, 0}, {0}};
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
     if (rest != 1) {
         bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
         return bl_error_remedy(err, "--help says how this program is used");
     }
-    BL_TRY(check_run(argv[1], stdout, err));
+    char programs[4096], worker[4096];
+    BL_TRY(program_folder(programs, sizeof programs, err));
+    BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
+    BL_TRY(check_run(argv[1], deep, worker, stdout, err));
     return bl_output_finish(err);
 }
 

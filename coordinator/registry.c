@@ -19,6 +19,14 @@ static int path_of(char *ret, size_t size, const char *run_folder,
     return bl_path_join(ret, size, run_folder, inside, err);
 }
 
+static int link_path(char *ret, size_t size, const char *run_folder, const char *name,
+                     struct bl_error *err)
+{
+    char folder[4096];
+    BL_TRY(bl_path_join(folder, sizeof folder, run_folder, "checkpoints", err));
+    return bl_path_join(ret, size, folder, name, err);
+}
+
 int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
                     struct bl_error *err)
 {
@@ -34,6 +42,18 @@ int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
     }
     checkpoint_state_release(&state);
     return rc;
+}
+
+int registry_weights_sha256(const char *run_folder, struct coord_checkpoint checkpoint,
+                            char ret_hex[65], struct bl_error *err)
+{
+    char path[4096];
+    struct checkpoint_state state;
+    BL_TRY(path_of(path, sizeof path, run_folder, checkpoint, err));
+    BL_TRY(checkpoint_state_read(path, &state, err));
+    memcpy(ret_hex, state.weights_sha256, sizeof state.weights_sha256);
+    checkpoint_state_release(&state);
+    return 0;
 }
 
 int registry_fits_data(const char *run_folder, struct coord_checkpoint checkpoint,
@@ -58,7 +78,7 @@ int registry_point(const char *run_folder, const char *name, struct coord_checkp
 {
     char target[COORD_CHECKPOINT_NAME_MAX], path[4096], temporary[4100];
     coord_checkpoint_name(checkpoint, target);
-    snprintf(path, sizeof path, "%s/checkpoints/%s", run_folder, name);
+    BL_TRY(link_path(path, sizeof path, run_folder, name, err));
     snprintf(temporary, sizeof temporary, "%s.new", path);
     unlink(temporary);
     if (symlink(target, temporary) == 0 && rename(temporary, path) == 0)
@@ -70,7 +90,7 @@ int registry_point(const char *run_folder, const char *name, struct coord_checkp
 int registry_unpoint(const char *run_folder, const char *name, struct bl_error *err)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/checkpoints/%s", run_folder, name);
+    BL_TRY(link_path(path, sizeof path, run_folder, name, err));
     if (unlink(path) == 0 || errno == ENOENT)
         return 0;
     bl_fail_errno(err, "the link cannot be removed");
@@ -99,7 +119,7 @@ static bool is_kept(const char *name, const struct coord_checkpoint *keep, int c
 int registry_tidy(const char *run_folder, const struct coord_checkpoint *keep, int count,
                   struct coord_checkpoint best, struct bl_error *err)
 {
-    char folder[4096], path[4096 + 256];
+    char folder[4096], path[4096];
     BL_TRY(bl_path_join(folder, sizeof folder, run_folder, "checkpoints", err));
     DIR *d = opendir(folder);
     if (!d) {
@@ -111,8 +131,9 @@ int registry_tidy(const char *run_folder, const struct coord_checkpoint *keep, i
         if (strncmp(entry->d_name, "step-", 5) || is_kept(entry->d_name, keep, count) ||
             is_kept(entry->d_name, &best, 1))
             continue;
-        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        rc = bl_folder_remove(path, err);
+        rc = bl_path_join(path, sizeof path, folder, entry->d_name, err);
+        if (rc == 0)
+            rc = bl_folder_remove(path, err);
     }
     closedir(d);
     return rc;

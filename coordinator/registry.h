@@ -10,6 +10,10 @@
 int registry_verify(const char *run_folder, struct coord_checkpoint checkpoint,
                     struct bl_error *err);
 
+/* The hash over its weights, as state.json says it; "" if it says none. 64 digits and a NUL. */
+int registry_weights_sha256(const char *run_folder, struct coord_checkpoint checkpoint,
+                            char ret_hex[65], struct bl_error *err);
+
 /* Was the checkpoint trained on that data (dataset_fingerprint, in hexadecimal)? -BL_ECONFIG if not. What cannot be read
  * is nobody's to compare: verifying names it. */
 int registry_fits_data(const char *run_folder, struct coord_checkpoint checkpoint,

@@ -55,6 +55,20 @@ static void print_samples(const struct inspection *in)
     }
 }
 
+static void print_passed(const struct inspection *in)
+{
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *first;
+        char name[512];
+        uint64_t count = dataset_passed(in->dataset, (enum source_passed)kind, &first);
+        snprintf(name, sizeof name, "%s", first);
+        utf8_clean(name);
+        if (count)
+            fprintf(in->out, "  %8llu  passed over: %s; the first is %s\n", u(count),
+                    source_passed_words((enum source_passed)kind), name);
+    }
+}
+
 static void print_captions(const struct inspection *in)
 {
     const struct dataset *d = in->dataset;
@@ -220,6 +234,7 @@ static int inspect(struct inspection *in, const char *yaml, struct bl_error *err
     if (in->config->data.validation_source)
         fprintf(in->out, "validation source %s\n", in->config->data.validation_source);
     print_samples(in);
+    print_passed(in);
     print_captions(in);
     print_lengths(in);
     return print_some(in, err);

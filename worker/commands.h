@@ -7,5 +7,7 @@
 int command_caption(int argc, char **argv, struct bl_error *err);
 /* `score --checkpoint C --pairs LIST.jsonl` */
 int command_score(int argc, char **argv, struct bl_error *err);
+/* `plan RUN.yaml` */
+int command_plan(int argc, char **argv, struct bl_error *err);
 
-extern const char command_caption_usage[], command_score_usage[];
+extern const char command_caption_usage[], command_score_usage[], command_plan_usage[];

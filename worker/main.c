@@ -1,4 +1,5 @@
 /* worker/main.c - blipren-worker: the process that trains, and the subcommands that use what was trained. */
+#include <malloc.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -11,6 +12,8 @@ static const char usage[] =
     "usage: blipren-worker --coord tcp://HOST:PORT [options]     joins a run and trains\n"
     "       blipren-worker caption --checkpoint DIR IMAGE...     captions images\n"
     "       blipren-worker score --checkpoint DIR --pairs LIST   log-likelihood of given captions\n"
+    "       blipren-worker plan RUN.yaml                         memory that a worker of the run "
+    "needs\n"
     "\n"
     "  --coord URL      where the coordinator listens\n"
     "  --host ADDRESS   this worker's own network address (127.0.0.1)\n"
@@ -57,11 +60,17 @@ static void wait_passively(char **argv)
     execv("/proc/self/exe", argv);
 }
 
+/* What is freed goes back to the system: left to itself, the allocator keeps ever larger pieces for
+ * reuse, and a worker's memory would depend on the order in which it needed them. */
+enum { RETURNED_BYTES = 1 << 20 };
+
 int main(int argc, char **argv)
 {
+    mallopt(M_MMAP_THRESHOLD, RETURNED_BYTES);
     static const struct command commands[] = {
         {"caption", command_caption_usage, command_caption},
         {"score", command_score_usage, command_score},
+        {"plan", command_plan_usage, command_plan},
         {NULL, usage, command_train},
     };
     wait_passively(argv);

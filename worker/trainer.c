@@ -42,6 +42,7 @@ struct trainer {
     int tensor_count;
     struct trainer_tensor tensors[TRAINER_TENSORS_MAX]; /* weights, optimizer's, average */
     float *ema;                                         /* the last of them; NULL when off */
+    bool touched; /* since they were allocated, which leaves zeros */
     /* reproducible: fixed-point sums (count) and, behind them, the number of bad router gradients,
      * so that one all-reduce carries both; elsewhere NULL. */
     int64_t *fixed;
@@ -66,7 +67,7 @@ static int add_tensor(struct trainer *t, struct state_tensor is, struct bl_error
 {
     struct trainer_tensor *tensor = &t->tensors[t->tensor_count];
     void *data;
-    BL_TRY(t->ops->alloc(t->ops, (size_t)t->params->count * sizeof(float), &data, err));
+    BL_TRY(ops_alloc_zero(t->ops, (size_t)t->params->count * sizeof(float), &data, err));
     *tensor = (struct trainer_tensor){is, data};
     t->tensor_count++;
     return 0;
@@ -121,8 +122,9 @@ void trainer_free(struct trainer **trainer)
     *trainer = NULL;
 }
 
-const struct trainer_tensor *trainer_tensors(const struct trainer *trainer, int *ret_count)
+const struct trainer_tensor *trainer_tensors(struct trainer *trainer, int *ret_count)
 {
+    trainer->touched = true;
     *ret_count = trainer->tensor_count;
     return trainer->tensors;
 }
@@ -137,9 +139,9 @@ void trainer_reset(struct trainer *t, int tensor)
     size_t bytes = (size_t)t->params->count * sizeof(float);
     float *data = t->tensors[tensor].data;
     BL_ASSERT(tensor > 0 && tensor < t->tensor_count);
-    if (t->tensors[tensor].is.initial == STATE_ZERO)
+    if (t->tensors[tensor].is.initial == STATE_ZERO && t->touched)
         t->ops->zero(t->ops, data, bytes);
-    else
+    else if (t->tensors[tensor].is.initial == STATE_WEIGHTS)
         t->ops->copy(t->ops, data, t->params->values, bytes);
     bl_progress_add(1);
 }
@@ -161,12 +163,14 @@ int trainer_restart(struct trainer *t, struct bl_error *err)
 int trainer_resume(struct trainer *t, const struct trainer_state *state, struct bl_error *err)
 {
     t->state = *state;
+    t->touched = true;
     captioner_params_changed(t->captioner);
     return t->ops->sync(t->ops, err);
 }
 
 int trainer_share(struct trainer *t, struct comm *comm, int root, struct bl_error *err)
 {
+    t->touched = true;
     for (int i = 0; i < t->tensor_count; i++)
         comm_broadcast(comm, t->tensors[i].data, (size_t)t->params->count * sizeof(float), root);
     comm_broadcast(comm, &t->state, sizeof t->state, root);

@@ -81,8 +81,8 @@ struct trainer_tensor {
     float *data; /* device (params->count) */
 };
 
-/* The list, the weights first. Borrowed. */
-const struct trainer_tensor *trainer_tensors(const struct trainer *trainer, int *ret_count);
+/* The list, the weights first; whoever asks for it may write to them. Borrowed. */
+const struct trainer_tensor *trainer_tensors(struct trainer *trainer, int *ret_count);
 const struct trainer_state *trainer_state(const struct trainer *trainer);
 
 /* Initial weights by the seed, step 0. */

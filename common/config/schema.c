@@ -48,7 +48,7 @@ const struct config_key config_keys[] = {
     KEY("data.source", CONFIG_PATH, data.source, NULL,
         "Folder with images and captions.", FREE),
     CHOICE("data.format", data.format, LIST("auto", "imagefolder", "pairs"), "auto",
-        "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg, .jpeg, .png or .webp beside NAME.txt. auto takes what it finds.", INDEX),
+        "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg (.jpeg, .jpe, .jfif, .png, .webp) beside NAME.txt. auto takes what it finds.", INDEX),
     KEY("data.captions", CONFIG_CAPTIONS, data.captions, "text",
         "List of {column, prefix}: columns of the metadata in order of preference, each with the text that stands before its captions (white space at the prefix's end is dropped; the caption follows after one space); column text without a prefix where not given. A column may hold a text or a list of texts. pairs has that one column.", INDEX),
     CHOICE("data.caption_choice", data.caption_choice, LIST("first", "any"), "first",
@@ -76,7 +76,7 @@ const struct config_key config_keys[] = {
     INT("data.max_image_bytes", data.max_image_bytes, 1, BL_IMAGE_FILE_BYTES_MAX, "bytes", "134217728",
         "Larger image files are left out. A loader's thread holds one file in memory while it decodes it.", INDEX),
     REAL("data.max_bad_fraction", data.max_bad_fraction, 0, 1, NULL, "0.05",
-        "The run stops when more than this part of the samples it asked for since it was started could not be had.", FREE),
+        "The run does not start when more than this fraction of the samples is lost (no image, no caption, captions that are empty, too long or merge with the prefix), and stops when more than this fraction of those it asked for since it was started could not be read.", FREE),
 
     KEY("vision.path", CONFIG_PATH, vision.path, NULL,
         "Hugging Face folder of the vision encoder (SigLIP or ViT).", FREE),

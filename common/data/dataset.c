@@ -155,6 +155,9 @@ static int check_notes(const struct dataset *d, struct bl_error *err)
         if (note->verdict >= count || !string_fits(d, note->text))
             return fail(err, "an example is wrong");
     }
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++)
+        if (!string_fits(d, d->header->passed_first[kind]))
+            return fail(err, "what was passed over is wrong");
     return d->header->example_count > UINT32_MAX ? fail(err, "too many examples") : 0;
 }
 
@@ -269,29 +272,76 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
 
 /* -- judging ---------------------------------------------------------------------------------- */
 
-static const char *first_missing(const struct dataset *d)
+static const char *first_of(const struct dataset *d, enum dataset_verdict verdict)
 {
     for (uint64_t i = 0; i < d->header->example_count; i++)
-        if (!d->notes[i].is_caption && d->notes[i].verdict == DATASET_NO_IMAGE)
+        if (!d->notes[i].is_caption && d->notes[i].verdict == (uint32_t)verdict)
             return d->text + d->notes[i].text;
     return "unknown";
+}
+
+/* What to do about captions that do not fit: what most of them suffer from. */
+static const char *remedy_for_captions(const struct dataset_header *h)
+{
+    uint64_t empty = h->caption_verdicts[CAPTION_EMPTY];
+    uint64_t long_ = h->caption_verdicts[CAPTION_TOO_LONG];
+    uint64_t merged = h->caption_verdicts[CAPTION_BOUNDARY];
+    if (long_ >= merged && long_ >= empty)
+        return "raise data.max_tokens";
+    if (merged >= empty)
+        return "let data.captions[].prefix end with punctuation";
+    return "check the columns of data.captions";
+}
+
+/* Samples left out that nobody asked to leave out, and what to do about them. */
+static const struct loss {
+    enum dataset_verdict verdict;
+    const char *text;   /* of so many of so many samples */
+    const char *remedy; /* NULL: remedy_for_captions */
+} losses[] = {
+    {DATASET_NO_IMAGE, "image files of %llu of %llu samples are missing or cannot be read",
+     "put them there"},
+    {DATASET_TOO_LARGE, "image files of %llu of %llu samples are larger than data.max_image_bytes",
+     "raise it"},
+    {DATASET_NO_CAPTION, "%llu of %llu samples have no caption",
+     "check the columns of data.captions"},
+    {DATASET_UNFIT, "captions of %llu of %llu samples are empty, too long or merge with the prefix",
+     NULL},
+};
+
+static int judge_losses(const struct config *config, const struct dataset *d, uint64_t all,
+                        struct bl_error *err)
+{
+    const uint64_t *counts = d->header->sample_verdicts;
+    const struct loss *most = &losses[0];
+    uint64_t lost = 0;
+    for (size_t i = 0; i < sizeof losses / sizeof *losses; i++) {
+        lost += counts[losses[i].verdict];
+        if (counts[losses[i].verdict] > counts[most->verdict])
+            most = &losses[i];
+    }
+    if ((double)lost <= config->data.max_bad_fraction * (double)all)
+        return 0;
+    char text[160], more[80] = "";
+    snprintf(text, sizeof text, most->text, (unsigned long long)counts[most->verdict],
+             (unsigned long long)all);
+    if (lost > counts[most->verdict])
+        snprintf(more, sizeof more, "; %llu more lost for other reasons",
+                 (unsigned long long)(lost - counts[most->verdict]));
+    bl_fail(err, BL_EDATA, "%s, the first is %.300s%s", text, first_of(d, most->verdict), more);
+    bl_error_remedy(err, "%s, or allow for more by data.max_bad_fraction (%g)",
+                    most->remedy ? most->remedy : remedy_for_captions(d->header),
+                    config->data.max_bad_fraction);
+    return bl_error_file(err, config->data.source);
 }
 
 int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err)
 {
     const struct dataset_header *h = dataset->header;
-    uint64_t missing = h->sample_verdicts[DATASET_NO_IMAGE], all = 0;
+    uint64_t all = 0;
     for (int i = 0; i < DATASET_VERDICT_COUNT; i++)
         all += h->sample_verdicts[i];
-    if ((double)missing > config->data.max_bad_fraction * (double)all) {
-        bl_fail(err, BL_EDATA,
-                "image files of %llu of %llu samples are missing or cannot be read, the first is "
-                "%.300s",
-                (unsigned long long)missing, (unsigned long long)all, first_missing(dataset));
-        bl_error_remedy(err, "put them there, or allow for more by data.max_bad_fraction (%g)",
-                        config->data.max_bad_fraction);
-        return bl_error_file(err, config->data.source);
-    }
+    BL_TRY(judge_losses(config, dataset, all, err));
     if (h->split_count[DATASET_TRAIN])
         return 0;
     bl_fail(err, BL_EDATA,
@@ -374,6 +424,13 @@ uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens)
 uint32_t dataset_longest(const struct dataset *dataset)
 {
     return dataset->header->length_count ? (uint32_t)dataset->header->length_count - 1 : 0;
+}
+
+uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
+                        const char **ret_first)
+{
+    *ret_first = dataset->text + dataset->header->passed_first[kind];
+    return dataset->header->passed[kind];
 }
 
 uint32_t dataset_example_count(const struct dataset *dataset)

@@ -13,6 +13,7 @@
 #include "common/data/captions.h"
 #include "common/config/config.h"
 #include "common/data/location.h"
+#include "common/data/source.h"
 #include "common/error.h"
 
 struct dataset;
@@ -25,6 +26,7 @@ enum dataset_split { DATASET_TRAIN, DATASET_VALIDATION, DATASET_SPLIT_COUNT };
     X(NO_IMAGE, "the image file is missing or cannot be read")                                     \
     X(TOO_LARGE, "the image file is larger than data.max_image_bytes")                             \
     X(NO_CAPTION, "it has no caption")                                                             \
+    X(UNFIT, "its captions are empty, too long or merge with the prefix")                          \
     X(NOTHING_KEPT, "the rules keep none of its captions")                                         \
     X(HELD_OUT, "its image is in data.validation_source")
 
@@ -50,11 +52,12 @@ struct dataset_caption {
     uint32_t tokens; /* prefix, caption and EOS */
 };
 
-/* What takes time in the making of an index: name, words. */
+/* What takes time in the making of an index, and then in its check: name, words. */
 #define DATASET_PHASES(X)                                                                          \
     X(LOOKING, "looking at images")                                                                \
     X(HASHING, "hashing images")                                                                   \
-    X(JUDGING, "tokenizing captions")
+    X(JUDGING, "tokenizing captions")                                                              \
+    X(DECODING, "decoding images")
 
 enum dataset_phase {
 #define X(name, words) DATASET_##name,
@@ -70,8 +73,7 @@ typedef bool dataset_progress(void *ctx, enum dataset_phase phase, uint64_t done
  * (size and time) and tokenizer, else a new one is made and written there, whole or not at all. It
  * takes about 50 microseconds a caption and 3 ms a megabyte of images on each core; hashes are kept
  * in RUN_DIR/image-hashes (hash_cache.h), so that interrupted hashing continues. progress may be
- * NULL. *ret is the caller's (dataset_free), *ret_reused may be NULL. -BL_EDATA: nothing is left to
- * train, or more than data.max_bad_fraction of the images are missing; the first one is named.
+ * NULL. *ret is the caller's (dataset_free), *ret_reused may be NULL. -BL_EDATA: see dataset_judge.
  * -BL_EIO: an image could not be read for a passing fault of this host, which is no reason to go on
  * without it. */
 int dataset_prepare(const struct config *config, dataset_progress *progress, void *ctx,
@@ -81,7 +83,9 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
 int dataset_view(const struct config *config, dataset_progress *progress, void *ctx,
                  struct dataset **ret, struct bl_error *err);
 
-/* Whether a run can train on it: the two -BL_EDATA of dataset_prepare. */
+/* Whether a run can train on it. -BL_EDATA: nothing is left to train on; or more than data.max_bad_fraction of the samples are
+ * lost, which is: left out though nobody asked for it (no image, no caption, captions that do not fit). What
+ * data.keep, drop, min_tokens and deduplicate leave out is asked for. The largest loss and its first sample are named. */
 int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err);
 
 /* Reads an index that exists; every offset and the checksum are checked. It is in memory from then on, not mapped: on a
@@ -115,6 +119,9 @@ const uint8_t *dataset_fingerprint(const struct dataset *dataset);
  * columns that data.caption_choice looks at. */
 uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict);
 uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict);
+/* What lay in the sources and was passed over: how many, and the first one's path below its source. */
+uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
+                        const char **ret_first);
 /* Number of kept captions with this many tokens (prefix, caption, EOS), at most dataset_longest. */
 uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens);
 uint32_t dataset_longest(const struct dataset *dataset);

@@ -176,9 +176,20 @@ static int judge_repetition(struct build *b, const struct dataset_image *image,
     return 0;
 }
 
+/* How many of a sample's captions are kept, and how many were dropped by what the user asked for. */
+struct tally {
+    uint32_t kept, asked;
+};
+
+static bool is_asked_for(enum caption_verdict verdict)
+{
+    return verdict == CAPTION_TOO_SHORT || verdict == CAPTION_NOT_KEPT ||
+           verdict == CAPTION_DROPPED || verdict == CAPTION_DUPLICATE;
+}
+
 static int add_caption(struct build *b, const struct source_sample *sample,
                        const struct dataset_image *image, const struct caption_text *caption,
-                       uint32_t *count, struct bl_error *err)
+                       struct tally *tally, struct bl_error *err)
 {
     enum caption_verdict verdict;
     size_t label_first;
@@ -187,6 +198,7 @@ static int add_caption(struct build *b, const struct source_sample *sample,
     if (verdict == CAPTION_KEPT)
         BL_TRY(judge_repetition(b, image, caption, &verdict, err));
     b->header.caption_verdicts[verdict]++;
+    tally->asked += is_asked_for(verdict);
     if (verdict != CAPTION_KEPT)
         return note(b, sample, verdict, caption->text, caption->size, err);
     struct dataset_text record = {.size = (uint32_t)caption->size,
@@ -195,7 +207,7 @@ static int add_caption(struct build *b, const struct source_sample *sample,
     BL_TRY(append_text(b, caption->text, caption->size, &record.text, err));
     BL_TRY(count_length(b, record.tokens, err));
     b->header.caption_count++;
-    ++*count;
+    tally->kept++;
     return append(&b->captions, &record, sizeof record, err);
 }
 
@@ -223,6 +235,7 @@ static int add_captions(struct build *b, const struct source *source, uint64_t r
                         uint32_t *ret_count, struct bl_error *err)
 {
     struct source_sample sample;
+    struct tally tally = {0};
     uint32_t column;
     source_get(source, row, &sample);
     *verdict = DATASET_NO_CAPTION;
@@ -235,10 +248,11 @@ static int add_captions(struct build *b, const struct source *source, uint64_t r
             continue;
         struct caption_text caption = {.column = c.column};
         caption.text = caption_strip(c.text, c.size, &caption.size);
-        if (add_caption(b, &sample, image, &caption, ret_count, err) < 0)
+        if (add_caption(b, &sample, image, &caption, &tally, err) < 0)
             return source_where(source, &sample, err);
     }
-    *verdict = *ret_count ? DATASET_KEPT : DATASET_NOTHING_KEPT;
+    *ret_count = tally.kept;
+    *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
     return 0;
 }
 
@@ -400,6 +414,22 @@ static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
     return 0;
 }
 
+/* The first of each kind is named as the source that has one names it. */
+static int note_passed(struct build *b, struct bl_error *err)
+{
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *shown = "";
+        for (int i = 0; i < 2 && b->inputs->sources[i]; i++) {
+            const char *first;
+            uint64_t count = source_passed(b->inputs->sources[i], (enum source_passed)kind, &first);
+            b->header.passed[kind] += count;
+            shown = *shown ? shown : first;
+        }
+        BL_TRY(append_text(b, shown, strlen(shown), &b->header.passed_first[kind], err));
+    }
+    return 0;
+}
+
 static int build_all(struct build *b, dataset_progress *progress, void *ctx, struct bl_bytes *ret,
                      struct bl_error *err)
 {
@@ -415,6 +445,7 @@ static int build_all(struct build *b, dataset_progress *progress, void *ctx, str
     if (progress)
         progress(ctx, DATASET_JUDGING, b->inputs->count, b->inputs->count);
     BL_TRY(split(b, err));
+    BL_TRY(note_passed(b, err));
     return assemble(b, ret, err);
 }
 

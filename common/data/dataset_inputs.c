@@ -230,6 +230,12 @@ static void digest_inputs(const struct config *config, struct dataset_inputs *in
         const char *folder = source_folder(inputs->sources[i]);
         update(&state, folder, strlen(folder) + 1);
         update(&state, source_fingerprint(inputs->sources[i]), 32);
+        for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+            const char *first;
+            uint64_t count = source_passed(inputs->sources[i], (enum source_passed)kind, &first);
+            update(&state, &count, sizeof count);
+            update(&state, first, strlen(first) + 1);
+        }
     }
     for (uint64_t row = 0; row < inputs->count; row++) {
         const struct dataset_image *image = &inputs->images[row];

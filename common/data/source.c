@@ -30,14 +30,25 @@ const char *source_basename(const char *path)
     return slash ? slash + 1 : path;
 }
 
-bool source_is_image(const char *path)
+static bool ends_with(const char *path, const char *const *ends)
 {
-    static const char *const ends[] = {".jpg", ".jpeg", ".png", ".webp"};
     const char *dot = strrchr(source_basename(path), '.');
-    for (size_t i = 0; dot && i < sizeof ends / sizeof *ends; i++)
-        if (!strcasecmp(dot, ends[i]))
+    for (; dot && *ends; ends++)
+        if (!strcasecmp(dot, *ends))
             return true;
     return false;
+}
+
+bool source_is_image(const char *path)
+{
+    return ends_with(
+        path, (const char *const[]){".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", NULL});
+}
+
+bool source_is_other_image(const char *path)
+{
+    return ends_with(path, (const char *const[]){".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic",
+                                                 ".heif", NULL});
 }
 
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line)
@@ -52,6 +63,34 @@ int source_error_at(struct bl_error *err, const char *folder, const char *file, 
     return bl_error_file(err, where);
 }
 
+const char *source_passed_words(enum source_passed kind)
+{
+    static const char *const words[] = {
+#define X(name, words) words,
+        SOURCE_PASSED(X)
+#undef X
+    };
+    return words[kind];
+}
+
+int source_pass_over(struct source *source, enum source_passed kind, const char *path,
+                     struct bl_error *err)
+{
+    char **first = &source->passed[kind].first;
+    source->passed[kind].count++;
+    if (*first && strcmp(*first, path) <= 0)
+        return 0; /* folders are listed in no order */
+    free(*first);
+    *first = strdup(path);
+    return *first ? 0 : fail_nomem(err);
+}
+
+uint64_t source_passed(const struct source *source, enum source_passed kind, const char **ret_first)
+{
+    *ret_first = source->passed[kind].first ? source->passed[kind].first : "";
+    return source->passed[kind].count;
+}
+
 /* -- listing ---------------------------------------------------------------------------------- */
 
 static void listing_release(struct source_listing *listing)
@@ -61,25 +100,25 @@ static void listing_release(struct source_listing *listing)
     free(listing->paths);
 }
 
-static int list_folder(struct source_listing *listing, const char *below, int depth,
+/* A folder that is being listed, and those around it. */
+struct level {
+    const struct level *outer;
+    int depth;
+    dev_t device;
+    ino_t inode;
+};
+
+static int list_folder(struct source_listing *listing, const char *below, const struct level *outer,
                        struct bl_error *err);
 
-/* Adds a file, or what is in a folder. Links to folders are not followed: they could form rings. */
-static int list_entry(struct source_listing *listing, const char *path, int depth,
-                      struct bl_error *err)
+static int fail_listing(const char *path, const char *what, struct bl_error *err)
 {
-    bl_autofree char *full = NULL;
-    struct stat st;
-    if (asprintf(&full, "%s/%s", listing->folder, path) < 0) {
-        full = NULL;
-        return fail_nomem(err);
-    }
-    if (lstat(full, &st) < 0)
-        return 0; /* gone since the folder was read */
-    if (S_ISDIR(st.st_mode))
-        return list_folder(listing, path, depth - 1, err);
-    if (!S_ISREG(st.st_mode) && (!S_ISLNK(st.st_mode) || !bl_path_is_file(full)))
-        return 0;
+    bl_fail_errno(err, "%s", what);
+    return bl_error_file(err, path);
+}
+
+static int add_path(struct source_listing *listing, const char *path, struct bl_error *err)
+{
     if (listing->count >= BL_SAMPLES_MAX)
         return bl_fail(err, BL_ELIMIT, "expected at most %d files", BL_SAMPLES_MAX);
     if (!bl_grow(&listing->paths, &listing->capacity, listing->count + 1, sizeof *listing->paths))
@@ -91,28 +130,61 @@ static int list_entry(struct source_listing *listing, const char *path, int dept
     return 0;
 }
 
+/* Adds a file, or what is in a folder; links are followed. */
+static int list_entry(struct source_listing *listing, const char *path, const struct level *level,
+                      struct bl_error *err)
+{
+    bl_autofree char *full = NULL;
+    struct stat st;
+    if (asprintf(&full, "%s/%s", listing->folder, path) < 0) {
+        full = NULL;
+        return fail_nomem(err);
+    }
+    if (stat(full, &st) < 0) {
+        if (errno != ENOENT && errno != ELOOP)
+            return fail_listing(full, "cannot be examined", err);
+        if (lstat(full, &st) < 0)
+            return errno == ENOENT ? 0 /* gone since the folder was read */
+                                   : fail_listing(full, "cannot be examined", err);
+        return source_pass_over(listing->source, SOURCE_DEAD_LINKS, path, err);
+    }
+    if (S_ISDIR(st.st_mode)) {
+        for (const struct level *l = level; l; l = l->outer)
+            if (l->device == st.st_dev && l->inode == st.st_ino)
+                return source_pass_over(listing->source, SOURCE_DEAD_LINKS, path, err);
+        return list_folder(listing, path, level, err);
+    }
+    return S_ISREG(st.st_mode) ? add_path(listing, path, err) : 0;
+}
+
 static void closedir_at(DIR **dir)
 {
     if (*dir)
         closedir(*dir);
 }
 
-static int list_folder(struct source_listing *listing, const char *below, int depth,
+static int list_folder(struct source_listing *listing, const char *below, const struct level *outer,
                        struct bl_error *err)
 {
-    if (depth <= 0)
+    struct level level = {.outer = outer, .depth = outer ? outer->depth + 1 : 1};
+    struct stat st;
+    if (level.depth > BL_FOLDER_DEPTH_MAX)
         return bl_fail(err, BL_ELIMIT, "folders are nested more than %d deep", BL_FOLDER_DEPTH_MAX);
     bl_autofree char *full = NULL;
     if (asprintf(&full, "%s/%s", listing->folder, below) < 0) {
         full = NULL;
         return fail_nomem(err);
     }
+    const char *name = *below ? full : listing->folder;
     __attribute__((cleanup(closedir_at))) DIR *dir = opendir(full);
-    if (!dir) {
-        bl_fail_errno(err, "cannot be opened as a folder");
-        return bl_error_file(err, *below ? full : listing->folder);
-    }
-    for (struct dirent *entry; (entry = readdir(dir));) {
+    if (!dir)
+        return fail_listing(name, "cannot be opened as a folder", err);
+    if (fstat(dirfd(dir), &st) < 0)
+        return fail_listing(name, "cannot be examined", err);
+    level.device = st.st_dev;
+    level.inode = st.st_ino;
+    errno = 0;
+    for (struct dirent *entry; (entry = readdir(dir)); errno = 0) {
         bl_autofree char *path = NULL;
         if (entry->d_name[0] == '.')
             continue;
@@ -120,9 +192,9 @@ static int list_folder(struct source_listing *listing, const char *below, int de
             path = NULL;
             return fail_nomem(err);
         }
-        BL_TRY(list_entry(listing, path, depth, err));
+        BL_TRY(list_entry(listing, path, &level, err));
     }
-    return 0;
+    return errno ? fail_listing(name, "cannot be listed", err) : 0;
 }
 
 static int compare_paths(const void *a, const void *b)
@@ -293,7 +365,7 @@ static int finish(struct source *source, const char *kind, struct bl_error *err)
 static int read_folder(struct source *source, enum config_format format,
                        struct source_listing *listing, struct bl_error *err)
 {
-    BL_TRY(list_folder(listing, "", BL_FOLDER_DEPTH_MAX, err));
+    BL_TRY(list_folder(listing, "", NULL, err));
     if (listing->count)
         qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
     const struct source_kind *kind = choose(format, listing);
@@ -331,7 +403,7 @@ int source_open(const char *folder, enum config_format format, const char *const
 {
     bl_auto(source) struct source *source = NULL;
     BL_TRY(new_source(folder, columns, column_count, &source, err));
-    struct source_listing listing = {.folder = source->folder};
+    struct source_listing listing = {.folder = source->folder, .source = source};
     int rc = read_folder(source, format, &listing, err);
     listing_release(&listing);
     if (rc < 0)
@@ -358,6 +430,8 @@ void source_free(struct source **source)
         return;
     free(s->folder);
     free(s->column_seen);
+    for (int i = 0; i < SOURCE_PASSED_COUNT; i++)
+        free(s->passed[i].first);
     free(s->text.data);
     free(s->rows);
     free(s->candidates);

@@ -17,6 +17,21 @@ struct source_candidate {
     uint32_t column; /* index into the columns asked for */
 };
 
+/* What lies in the folder and is passed over: name, words. */
+#define SOURCE_PASSED(X)                                                                           \
+    X(OTHER_TYPES, "image files of a type that is not read (read are JPEG, PNG and WebP)")         \
+    X(LONE_TEXTS, "text files without an image of the same name")                                  \
+    X(UNUSED_TEXTS, "text files beside images, since captions come from a metadata file")          \
+    X(DEAD_LINKS, "links that lead nowhere, or back to a folder they are in")
+
+enum source_passed {
+#define X(name, words) SOURCE_##name,
+    SOURCE_PASSED(X)
+#undef X
+        SOURCE_PASSED_COUNT
+};
+const char *source_passed_words(enum source_passed kind);
+
 /* Borrowed from the source. */
 struct source_sample {
     const char *
@@ -47,5 +62,8 @@ void source_candidate(const struct source *source, uint64_t id, uint64_t i,
 /* Names where the sample was found, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
 int source_where(const struct source *source, const struct source_sample *sample,
                  struct bl_error *err);
+/* How many were passed over, and the first one's path below the folder (borrowed; "" where there is none). */
+uint64_t source_passed(const struct source *source, enum source_passed kind,
+                       const char **ret_first);
 /* SHA-256 over kind, image names, columns and captions; not over the images' content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);

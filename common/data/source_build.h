@@ -26,6 +26,7 @@ struct source_listing {
     const char *folder;
     char **paths;
     size_t count, capacity;
+    struct source *source; /* counts what is passed over */
 };
 
 struct source {
@@ -36,6 +37,10 @@ struct source {
     struct source_text *candidates;
     size_t candidate_count, candidate_capacity;
     uint8_t fingerprint[32];
+    struct {
+        uint64_t count;
+        char *first;
+    } passed[SOURCE_PASSED_COUNT];
 
     /* While it is built. */
     const char *const *columns;
@@ -65,6 +70,12 @@ int source_add_caption(struct source *source, size_t column, const char *text, s
 /* Adds the samples of a metadata.jsonl or metadata.csv at `path` below the folder. */
 int source_read_metadata(struct source *source, const char *path, const void *data, size_t size,
                          struct bl_error *err);
+/* Counts what is passed over. */
+int source_pass_over(struct source *source, enum source_passed kind, const char *path,
+                     struct bl_error *err);
+/* Counts the text files of the same name beside the listing's images. */
+int source_pass_over_pairs(struct source *source, const struct source_listing *listing,
+                           struct bl_error *err);
 /* Remembers that a column was found. */
 void source_saw_column(struct source *source, const char *name);
 
@@ -73,3 +84,4 @@ int source_error_at(struct bl_error *err, const char *folder, const char *file, 
 /* The last part of a path, and whether its end (".jpg") is of an image, whatever its case. */
 const char *source_basename(const char *path);
 bool source_is_image(const char *path);
+bool source_is_other_image(const char *path); /* of a type that is not read */

@@ -352,7 +352,7 @@ static int read_imagefolder(struct source *source, const struct source_listing *
         BL_TRY(bl_file_read(full, SIZE_MAX - 1, &text, &size, err));
         BL_TRY(source_read_metadata(source, path, text, size, err));
     }
-    return 0;
+    return source_pass_over_pairs(source, listing, err);
 }
 
 const struct source_kind source_imagefolder = {CONFIG_IMAGEFOLDER, "imagefolder", recognise,

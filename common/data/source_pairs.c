@@ -1,4 +1,4 @@
-/* common/data/source_pairs.c - NAME.jpg, .jpeg, .png or .webp beside NAME.txt, the notebooks' cache. The
+/* common/data/source_pairs.c - an image, NAME.jpg or the like, beside NAME.txt, the notebooks' cache. The
  * whole text file is one caption, under the column "text". */
 #include "common/data/source_build.h"
 
@@ -67,6 +67,52 @@ static int read_text(struct source *source, const char *path, struct bl_error *e
     return 0;
 }
 
+static bool is_text(const char *path)
+{
+    return !strcmp(path + stem_length(path), ".txt");
+}
+
+/* The listing is sorted: files of one name with different ends are near each other, but NAME-2.jpg and the like may stand
+ * between them. */
+static bool has_image(const struct source_listing *listing, size_t text)
+{
+    const char *path = listing->paths[text];
+    size_t stem = stem_length(path);
+    for (int step = -1; step <= 1; step += 2)
+        for (size_t i = text + (size_t)step;
+             i < listing->count && !strncmp(path, listing->paths[i], stem); i += (size_t)step)
+            if (source_is_image(listing->paths[i]) && stem_length(listing->paths[i]) == stem)
+                return true;
+    return false;
+}
+
+/* Counts what is neither an image that is read nor its text. */
+static int pass_over(struct source *source, const struct source_listing *listing, size_t i,
+                     struct bl_error *err)
+{
+    const char *path = listing->paths[i];
+    if (source_is_other_image(path))
+        return source_pass_over(source, SOURCE_OTHER_TYPES, path, err);
+    if (is_text(path) && !has_image(listing, i))
+        return source_pass_over(source, SOURCE_LONE_TEXTS, path, err);
+    return 0;
+}
+
+int source_pass_over_pairs(struct source *source, const struct source_listing *listing,
+                           struct bl_error *err)
+{
+    for (size_t i = 0; i < listing->count; i++) {
+        if (!source_is_image(listing->paths[i]))
+            continue;
+        bl_autofree char *text = text_path(listing->paths[i]);
+        if (!text)
+            return bl_fail(err, BL_ENOMEM, "out of memory");
+        if (listed(listing, text))
+            BL_TRY(source_pass_over(source, SOURCE_UNUSED_TEXTS, text, err));
+    }
+    return 0;
+}
+
 /* An image without a text is a sample without a caption: it is counted where captions are. */
 static int read_pairs(struct source *source, const struct source_listing *listing,
                       struct bl_error *err)
@@ -74,8 +120,10 @@ static int read_pairs(struct source *source, const struct source_listing *listin
     source_saw_column(source, "text");
     for (size_t i = 0; i < listing->count; i++) {
         const char *image = listing->paths[i];
-        if (!source_is_image(image))
+        if (!source_is_image(image)) {
+            BL_TRY(pass_over(source, listing, i, err));
             continue;
+        }
         bl_autofree char *text = text_path(image);
         if (!text)
             return bl_fail(err, BL_ENOMEM, "out of memory");

@@ -173,37 +173,3 @@ int hf_llm_check(const struct hf_llm *config, const struct safetensors *file, st
         BL_TRY(expect_scope(&shapes, file, HF_LAYER, i, err));
     return 0;
 }
-
-/* -- counting -- */
-
-static int64_t count_scope(const struct hf_shapes *shapes, enum hf_scope scope)
-{
-    int64_t sum = 0, dims[4];
-    for (int i = 0; i < shapes->names->count; i++) {
-        const struct hf_tensor *tensor = &shapes->names->tensors[i];
-        if (tensor->scope != scope)
-            continue;
-        int64_t numbers = 1;
-        int rank = hf_shapes_dims(shapes, tensor, dims);
-        for (int d = 0; d < rank; d++)
-            numbers *= dims[d];
-        sum += numbers + (shapes->biases[tensor->bias] ? dims[0] : 0);
-    }
-    return sum;
-}
-
-int64_t hf_vision_parameters(const struct hf_vision *config, bool head)
-{
-    struct hf_shapes shapes;
-    hf_vision_shapes(config, NULL, &shapes);
-    return count_scope(&shapes, HF_BODY) + config->layers * count_scope(&shapes, HF_LAYER) +
-           (head ? count_scope(&shapes, HF_POOLING) : 0);
-}
-
-int64_t hf_llm_parameters(const struct hf_llm *config)
-{
-    struct hf_shapes shapes;
-    hf_llm_shapes(config, NULL, &shapes);
-    return count_scope(&shapes, HF_BODY) + config->layers * count_scope(&shapes, HF_LAYER) +
-           (config->tied ? 0 : count_scope(&shapes, HF_TOP));
-}

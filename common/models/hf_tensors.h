@@ -48,7 +48,3 @@ int hf_llm_check(const struct hf_llm *config, const struct safetensors *file, st
 /* The tensor itself, checked like that. dims -1: any. */
 int hf_tensor_expect(const struct safetensors *file, const char *name, int rank,
                      const int64_t *dims, const struct tensor **ret, struct bl_error *err);
-
-/* Numbers in those tensors (a head that is not needed is not counted). */
-int64_t hf_vision_parameters(const struct hf_vision *config, bool head);
-int64_t hf_llm_parameters(const struct hf_llm *config);

@@ -23,7 +23,7 @@ _blipren() {
     --precision) mapfile -t COMPREPLY < <(compgen -W "bf16 f32" -- "$word") ;;
     --attention | --pairs) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     --coord | --host | --local | --name | --prefix | --queries | --threads | --capacity | --patience | --parent | --beam | \
-        --temperature | --top-p | --seed | --max-new | --max-pixels) ;;
+        --temperature | --top-p | --seed | --max-new | --max-pixels | --longest) ;;
     *)
         if [[ $word == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "$(_blipren_options "$program" "$command")" -- "$word")

@@ -19,6 +19,7 @@ class Case:
     def __init__(self, place, name, **changes):
         self.place, self.name = place, name
         self.run, self.yaml = place.path(name), place.path(name + ".yaml")
+        os.makedirs(os.path.dirname(self.yaml), exist_ok=True)
         self.changes = dict({"train__steps": 16, "train__checkpoint_every": 4}, **changes)
         self.write()
 
@@ -98,9 +99,44 @@ def any_worlds_give_one_sum(place):
     sums = set()
     for local in ("1,1", "2,2", "3,1"):
         case = Case(place, "world-" + local.replace(",", "-"), train__reproducible=True, projector__kind="moe")
-        case.must_train(local)
+        output = case.must_train(local)
         sums.add(weights_sha(case.run))
+        expect("weights: %s\n" % weights_sha(case.run) in output, output)
+        expect(read_state(case.run)["weights_sha256"] in sums, read_state(case.run))
     expect(len(sums) == 1, sums)
+
+
+def read_state(run):
+    with open(os.path.join(run, "checkpoints/latest/state.json")) as f:
+        return json.load(f)
+
+
+def a_checkpoint_of_an_older_version_resumes(place):
+    """Its state.json has neither weights_sha256 nor zero."""
+    case = Case(place, "older", train__steps=4)
+    case.must_train("1,1")
+    path = os.path.join(case.run, "checkpoints/latest/state.json")
+    with open(path) as f:
+        text = f.read()
+    for key in ("weights_sha256", "zero", "sha256"):
+        text = re.sub(r',?\n "%s": ("[^"]*"|\[\])' % key, "", text)
+    # as the program composes what it hashes: sorted keys, no white space outside strings
+    compact = re.sub(r'\n *', "", text).replace('": ', '":')
+    own = hashlib.sha256(compact.encode()).hexdigest()
+    with open(path, "w") as f:
+        f.write(text.rstrip().rstrip("}").rstrip() + ',\n "sha256": "%s"\n}' % own)
+    case.write(train__steps=8)
+    output = case.must_train("1,1")
+    expect("passing it over" not in output, output)
+    lineage(case.run, 8)
+    expect(read_state(case.run)["step"] == 8, read_state(case.run))
+
+
+def a_run_folder_far_down_is_no_shorter_for_its_checkpoints(place):
+    case = Case(place, "/".join(["deep"] + 6 * [200 * "d"]), train__steps=4)
+    case.must_train("1,1")
+    expect(read_state(case.run)["step"] == 4, read_state(case.run))
+    expect(not [n for n in os.listdir(os.path.join(case.run, "checkpoints")) if ".tmp" in n], os.listdir(case.run))
 
 
 def an_interrupt_in_every_phase_saves_and_resumes_to_the_same_weights(place):

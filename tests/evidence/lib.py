@@ -179,9 +179,9 @@ def processes_of(parent, word):
         if not entry.isdigit():
             continue
         try:
-            with open("/proc/%s/stat" % entry) as f:
+            with open("/proc/%s/stat" % entry, errors="replace") as f:
                 stat = f.read()
-            with open("/proc/%s/cmdline" % entry) as f:
+            with open("/proc/%s/cmdline" % entry, errors="replace") as f:
                 command = f.read()
         except OSError:
             continue

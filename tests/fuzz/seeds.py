@@ -114,7 +114,7 @@ def dataset(samples):
     lengths = struct.pack("<3Q", 0, 0, len(captions) // 24)
     body = rows + captions + b"".join(struct.pack("<%dQ" % len(part), *part) for part in ids) + lengths + note + text
     counts = struct.pack("<7Q", len(samples), len(captions) // 24, len(ids[0]), len(ids[1]), 3, 1, len(text))
-    covered = bytes(64) + counts + bytes(8 * (5 + 8)) + body
+    covered = bytes(64) + counts + bytes(8 * (7 + 8 + 4 + 4)) + body
     return struct.pack("<8sII", b"BLINDEX", 2, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
 
 

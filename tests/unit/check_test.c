@@ -2,8 +2,8 @@
  * after an error. Wrong configurations one by one: tests/badinput. */
 #include "tests/unit/unit.h"
 
+#include "common/cleanup.h"
 #include "common/file.h"
-#include "common/models/family.h"
 #include "coordinator/check.h"
 #include "coordinator/estimate.h"
 
@@ -28,6 +28,22 @@ static void put(const char *name, const char *text)
     assert_ok(bl_file_write(path, text, strlen(text), &err), err);
 }
 
+/* A picture of its own content: a byte behind its end differs. */
+static void put_picture(const char *name, char mark)
+{
+    char path[512];
+    struct bl_error err = {0};
+    bl_autofree char *data = NULL;
+    size_t size;
+    snprintf(path, sizeof path, "%s/tests/golden/image/rgb.jpg", getenv("BLIPREN_SOURCE"));
+    assert_ok(bl_file_read(path, 1 << 24, &data, &size, &err), err);
+    data[size] = mark;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_ok(bl_file_write(path, data, size + 1, &err), err);
+}
+
+static int bad_pictures; /* of the eight */
+
 /* Checks a run over the demo's models and eight pictures; *ret_page is the caller's. */
 static int checked(const char *keys, char **ret_page, struct bl_error *err)
 {
@@ -36,7 +52,10 @@ static int checked(const char *keys, char **ret_page, struct bl_error *err)
     for (int i = 0; i < 8; i++) {
         char name[16], text[32];
         snprintf(name, sizeof name, "%d.jpg", i);
-        put(name, name);
+        if (i < bad_pictures)
+            put(name, name);
+        else
+            put_picture(name, (char)i);
         snprintf(name, sizeof name, "%d.txt", i);
         snprintf(text, sizeof text, "a red circle %d", i);
         put(name, text);
@@ -50,7 +69,7 @@ static int checked(const char *keys, char **ret_page, struct bl_error *err)
     size_t size;
     FILE *out = open_memstream(ret_page, &size);
     assert_non_null(out);
-    int rc = check_run(path, out, err);
+    int rc = check_run(path, false, getenv("BLIPREN_WORKER"), out, err);
     fclose(out);
     return rc;
 }
@@ -124,68 +143,64 @@ static void a_begun_run_is_compared_with_its_configuration(void **state)
     free(page);
 }
 
-/* seed.md: with SigLIP so400m and Llama-3.2-1B, 539 M in the Q-Former, 34 M and 135 M in the
- * projectors. */
-static void parameters_are_counted_as_the_original_has_them(void **state)
+static void the_plan_grows_with_what_is_kept(void **state)
 {
-    struct config config = {.qformer = {.queries = 32, .layers = 8, .heads = 8}};
-    struct hf_vision vision = {.family = &family_siglip, .hidden = 1152};
-    struct hf_llm llm = {.family = &family_llama, .hidden = 2048};
-    const int64_t qformer = 539613184, expert = 33572864;
-    assert_int_equal(estimate_trainable(&config, &vision, &llm), qformer + expert);
-    config.projector.kind = CONFIG_MOE;
-    config.projector.experts = 4;
-    const int64_t router = 2 * 1152 + 1152 * 576 + 576 + 576 * 4 + 4;
-    assert_int_equal(estimate_trainable(&config, &vision, &llm), qformer + 4 * expert + router);
-}
-
-static void memory_grows_with_what_is_kept(void **state)
-{
-    struct config config = {.precision = CONFIG_F32,
-                            .qformer = {.queries = 32, .layers = 2},
-                            .train = {.micro_batch = 8, .grain = 8},
-                            .cluster = {.window = 2}};
-    struct hf_vision vision = {.family = &family_siglip,
-                               .hidden = 64,
-                               .layers = 2,
-                               .intermediate = 128,
-                               .channels = 3,
-                               .image_size = 64,
-                               .patch = 8,
-                               .tokens = 64};
-    struct hf_llm llm = {.family = &family_llama,
-                         .hidden = 64,
-                         .layers = 2,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 16,
-                         .vocabulary = 500,
-                         .intermediate = 128,
-                         .positions_max = 99};
+    struct bl_error err = {0};
+    char *page = NULL, path[128];
     struct estimate base, other;
-    estimate_run(&config, &vision, &llm, 30, &base);
-    assert_int_equal(base.trainable, base.trainable_parameters * 28);
-    assert_int_equal(base.checkpoint, base.trainable_parameters * 12);
-    assert_int_equal(base.frozen, base.frozen_parameters * 4);
-    estimate_run(&config, &vision, &llm, 60, &other);
-    assert_true(other.activations > base.activations && other.trainable == base.trainable);
-    config.train.ema = 0.9;
-    config.train.reproducible = true;
-    estimate_run(&config, &vision, &llm, 30, &other);
-    assert_int_equal(other.trainable, base.trainable_parameters * (28 + 8 + 8));
-    assert_int_equal(other.checkpoint, base.trainable_parameters * 16);
-    config.precision = CONFIG_BF16;
-    estimate_run(&config, &vision, &llm, 30, &other);
-    assert_int_equal(other.frozen, base.frozen / 2);
+    const char *worker = getenv("BLIPREN_WORKER");
+    snprintf(path, sizeof path, "%s/run.yaml", folder);
+    assert_ok(checked("precision: f32\ntrain: {steps: 9, global_batch: 4, micro_batch: 4}\n", &page,
+                      &err),
+              err);
+    free(page);
+    assert_ok(estimate_run(worker, path, 20, 1, &base, &err), err);
+    assert_ok(estimate_run(worker, path, 40, 1, &other, &err), err);
+    assert_true(base.count > 5 && base.worker > 4 * base.checkpoint / 3);
+    assert_int_equal(base.checkpoint / 12 * 12, base.checkpoint);
+    assert_true(other.worker > base.worker && other.trainable == base.trainable);
+    assert_ok(
+        checked("precision: f32\ntrain: {steps: 9, global_batch: 4, micro_batch: 4, ema: 0.9}\n",
+                &page, &err),
+        err);
+    free(page);
+    assert_ok(estimate_run(worker, path, 20, 1, &other, &err), err);
+    assert_int_equal(other.checkpoint, base.checkpoint / 3 * 4);
     int64_t total, available;
     estimate_memory(&total, &available);
     assert_true(total >= available && available > 0);
 }
 
+static void a_worker_program_that_is_missing_is_named(void **state)
+{
+    struct bl_error err = {0};
+    struct estimate estimate;
+    assert_int_equal(estimate_run("/none/blipren-worker", "run.yaml", 20, 1, &estimate, &err),
+                     -BL_EIO);
+    assert_string_equal(err.file, "/none/blipren-worker");
+    assert_string_equal(err.text, "cannot be started: No such file or directory");
+}
+
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
 
-UNIT_MAIN(IN_FOLDER(a_sound_run_has_no_error_and_its_schedule_is_drawn),
+static void pictures_that_are_none_are_found_before_training(void **state)
+{
+    struct bl_error err = {0};
+    char *page = NULL;
+    bad_pictures = 2;
+    assert_int_equal(checked("train: {steps: 10}\n", &page, &err), -BL_EDATA);
+    expect(page, "error    images    ");
+    expect(page,
+           "/0.jpg: 2 of 8 images decoded are bad; the first: expected a JPEG, PNG or WebP file, "
+           "found one that starts with the bytes 30 2e 6a 70 67; replace them by JPEG, PNG or WebP "
+           "files, or allow for more by data.max_bad_fraction (0.05)\n");
+    free(page);
+    bad_pictures = 0;
+}
+
+UNIT_MAIN(IN_FOLDER(pictures_that_are_none_are_found_before_training),
+          IN_FOLDER(a_sound_run_has_no_error_and_its_schedule_is_drawn),
           IN_FOLDER(it_goes_on_after_an_error_and_returns_the_first),
           IN_FOLDER(a_begun_run_is_compared_with_its_configuration),
-          cmocka_unit_test(parameters_are_counted_as_the_original_has_them),
-          cmocka_unit_test(memory_grows_with_what_is_kept))
+          IN_FOLDER(the_plan_grows_with_what_is_kept),
+          cmocka_unit_test(a_worker_program_that_is_missing_is_named))

@@ -144,7 +144,7 @@ static void what_is_left_out_is_counted_with_examples(void **state)
                                "{\"file_name\": \"c.jpg\", \"text\": \"circle\"}\n"
                                "{\"file_name\": \"c.jpg\"}\n"
                                "{\"file_name\": \"missing.jpg\", \"text\": \"a blue star\"}\n");
-    static const char keys[] = "  validation: 0\n  keep: [red]\n  max_bad_fraction: 0.2\n";
+    static const char keys[] = "  validation: 0\n  keep: [red]\n  max_bad_fraction: 0.4\n";
     struct dataset *d = prepared(keys, NULL);
     assert_int_equal(dataset_samples(d), 2);
     assert_int_equal(dataset_sample_verdicts(d, DATASET_KEPT), 2);
@@ -171,8 +171,8 @@ static void what_is_left_out_is_counted_with_examples(void **state)
     char expected[512];
     snprintf(expected, sizeof expected,
              "%s: image files of 1 of 6 samples are missing or cannot be read, the first is "
-             "metadata.jsonl:6: missing.jpg; put them there, or allow for more by "
-             "data.max_bad_fraction (0.05)",
+             "metadata.jsonl:6: missing.jpg; 1 more lost for other reasons; put them there, or "
+             "allow for more by data.max_bad_fraction (0.05)",
              inside("data"));
     refuses("  validation: 0\n", BL_EDATA, expected);
     snprintf(expected, sizeof expected,
@@ -185,6 +185,33 @@ static void what_is_left_out_is_counted_with_examples(void **state)
              "blipren-loader inspect shows what was left out and why",
              inside("data"));
     refuses("  validation: 2\n  max_bad_fraction: 1\n", BL_EDATA, expected);
+}
+
+static void captions_lost_without_being_asked_are_judged_like_images(void **state)
+{
+    char expected[512];
+    put("data/a.jpg", "a");
+    put("data/metadata.jsonl",
+        "{\"file_name\": \"a.jpg\", \"text\": \"a red circle\"}\n"
+        "{\"file_name\": \"a.jpg\", \"text\": \"a red circle and a blue star\"}\n"
+        "{\"file_name\": \"a.jpg\", \"text\": \"a red circle and a star\"}\n"
+        "{\"file_name\": \"a.jpg\", \"text\": \"\"}\n");
+    snprintf(
+        expected, sizeof expected,
+        "%s: captions of 2 of 4 samples are empty, too long or merge with the prefix, the first is "
+        "metadata.jsonl:2: a.jpg; 1 more lost for other reasons; raise data.max_tokens, or "
+        "allow "
+        "for more by data.max_bad_fraction (0.05)",
+        inside("data"));
+    refuses("  validation: 0\n  max_tokens: 3\n", BL_EDATA, expected);
+    struct dataset *d =
+        prepared("  validation: 0\n  max_tokens: 3\n  max_bad_fraction: 0.75\n", NULL);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_UNFIT), 2);
+    dataset_free(&d);
+    d = prepared("  validation: 0\n  drop: [and, ^$]\n  max_bad_fraction: 0.25\n",
+                 NULL); /* asked for */
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NOTHING_KEPT), 2);
+    dataset_free(&d);
 }
 
 static void an_image_is_in_one_split_under_all_its_names(void **state)
@@ -409,7 +436,8 @@ static void files_larger_than_allowed_are_left_out(void **state)
 {
     put_samples(10);
     put("data/3.jpg", "twelve bytes");
-    struct dataset *d = prepared("  validation: 0\n  max_image_bytes: 11\n", NULL);
+    struct dataset *d =
+        prepared("  validation: 0\n  max_image_bytes: 11\n  max_bad_fraction: 0.1\n", NULL);
     assert_int_equal(dataset_sample_verdicts(d, DATASET_TOO_LARGE), 1);
     assert_int_equal(dataset_count(d, DATASET_TRAIN), 9);
     dataset_free(&d);
@@ -498,6 +526,7 @@ static void an_index_may_be_cut_while_it_is_open(void **state)
 
 UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(what_is_left_out_is_counted_with_examples),
+          IN_FOLDER(captions_lost_without_being_asked_are_judged_like_images),
           IN_FOLDER(an_image_is_in_one_split_under_all_its_names),
           IN_FOLDER(a_validation_source_keeps_its_images_out_of_training),
           IN_FOLDER(an_index_that_fits_is_used_again),

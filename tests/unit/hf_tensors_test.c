@@ -21,17 +21,7 @@ static struct safetensors *opened(const char *path)
     return file;
 }
 
-static int64_t numbers(const struct safetensors *file)
-{
-    int64_t sum = 0;
-    for (size_t i = 0; i < safetensors_count(file); i++) {
-        const struct tensor *tensor = safetensors_at(file, i);
-        sum += (int64_t)(tensor->size_bytes / bl_dtype_bytes(tensor->dtype));
-    }
-    return sum;
-}
-
-static void the_demos_folders_are_complete_and_counted(void **state)
+static void the_demos_folders_are_complete(void **state)
 {
     struct bl_error err = {0};
     struct hf_vision vision;
@@ -39,13 +29,10 @@ static void the_demos_folders_are_complete_and_counted(void **state)
     struct safetensors *file = opened(demo("vision"));
     assert_ok(hf_vision_open(demo("vision"), &vision, &err), err);
     assert_ok(hf_vision_check(&vision, true, file, &err), err);
-    assert_int_equal(hf_vision_parameters(&vision, true), numbers(file));
-    assert_true(hf_vision_parameters(&vision, false) < numbers(file));
     safetensors_free(&file);
     file = opened(demo("llm"));
     assert_ok(hf_llm_open(demo("llm"), &llm, &err), err);
     assert_ok(hf_llm_check(&llm, file, &err), err);
-    assert_int_equal(hf_llm_parameters(&llm), numbers(file));
     safetensors_free(&file);
 }
 
@@ -159,5 +146,5 @@ static void names_carry_the_prefix_only_where_the_folder_has_it(void **state)
 
 UNIT_MAIN(cmocka_unit_test(every_familys_description_is_whole),
           cmocka_unit_test(names_carry_the_prefix_only_where_the_folder_has_it),
-          cmocka_unit_test(the_demos_folders_are_complete_and_counted),
+          cmocka_unit_test(the_demos_folders_are_complete),
           cmocka_unit_test(what_is_missing_is_named))

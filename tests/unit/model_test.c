@@ -11,6 +11,7 @@
 #include "common/models/safetensors.h"
 #include "tests/tools/weights.h"
 #include "worker/model/captioner_private.h"
+#include "worker/ops/dry.h"
 
 #define IMAGES 3
 #define MAX_NEW 10
@@ -876,6 +877,92 @@ static void a_warm_step_asks_the_device_for_no_memory(void **state)
     assert_int_equal(allocations, 0);
 }
 
+/* Sizes of the device's arrays in use, by address. */
+static struct {
+    void *memory;
+    size_t bytes;
+} arrays[256];
+static int64_t array_bytes;
+static void (*real_release)(struct ops *self, void *p);
+
+static int measured_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
+{
+    int rc = real_alloc(self, bytes, ret, err);
+    size_t i = 0;
+    while (arrays[i].memory)
+        assert_true(++i < sizeof arrays / sizeof *arrays);
+    arrays[i].memory = *ret;
+    arrays[i].bytes = bytes;
+    array_bytes += (int64_t)bytes;
+    return rc;
+}
+
+static void measured_release(struct ops *self, void *p)
+{
+    size_t i = 0;
+    while (p && arrays[i].memory != p)
+        assert_true(++i < sizeof arrays / sizeof *arrays);
+    if (p) {
+        array_bytes -= (int64_t)arrays[i].bytes;
+        arrays[i].memory = NULL;
+    }
+    real_release(self, p);
+}
+
+/* Two micro-batches over the given device; the captioner is freed. */
+static void train_twice(struct ops *ops, const struct captioner_options *options,
+                        const struct micro_batch *mb, int64_t (*in_use)(const struct ops *ops),
+                        int64_t *ret)
+{
+    struct bl_error err = {0};
+    struct captioner *c = NULL;
+    assert_ok(captioner_open(ops, options, &c, &err), err);
+    captioner_step_begin(c);
+    for (int i = 0; i < 2; i++)
+        assert_ok(captioner_forward_backward(c, mb, &plain, &err), err);
+    *ret = in_use(ops);
+    captioner_free(&c);
+    assert_int_equal(in_use(ops), 0);
+}
+
+static int64_t measured(const struct ops *ops)
+{
+    return array_bytes;
+}
+
+static int64_t counted(const struct ops *ops)
+{
+    struct ops_usage usage;
+    ops_dry_usage(ops, &usage);
+    return usage.bytes[OPS_ARRAYS];
+}
+
+static void a_dry_run_asks_for_what_a_real_one_takes(void **state)
+{
+    for (int i = 0; i < 2; i++) {
+        enum captioner_projector kind = i ? CAPTIONER_MOE : CAPTIONER_NORMAL;
+        AUTO_WORLD w = world_open(kind);
+        struct bl_error err = {0};
+        char vision[512], llm[512];
+        struct captioner_options options = golden_options(kind, vision, llm);
+        struct ops *real = NULL, *dry = NULL;
+        int64_t real_bytes, dry_bytes;
+        assert_ok(ops_cpu_open(OPS_F32, 1, &real, &err), err);
+        real_alloc = real->alloc;
+        real_release = real->release;
+        real->alloc = measured_alloc;
+        real->alloc_zero = NULL; /* by alloc, which is measured */
+        real->release = measured_release;
+        train_twice(real, &options, &w.mb, measured, &real_bytes);
+        ops_free(&real);
+        assert_ok(ops_cpu_dry_open(OPS_F32, 1, &dry, &err), err);
+        train_twice(dry, &options, &w.mb, counted, &dry_bytes);
+        ops_free(&dry);
+        assert_true(dry_bytes > 0);
+        assert_int_equal(dry_bytes, real_bytes);
+    }
+}
+
 /* Opens, loads, trains and captions once; 0 or the first failure. */
 static int live(struct ops *ops, const struct captioner_options *options, const struct world *w,
                 struct bl_error *err)
@@ -978,6 +1065,7 @@ UNIT_MAIN(cmocka_unit_test(folded_cross_attention_gives_the_gradients_of_the_pla
           cmocka_unit_test(options_that_do_not_fit_are_refused_by_key),
           cmocka_unit_test(
               a_missing_tensor_is_named_and_the_pooling_head_is_needed_by_pooled_routing_alone),
+          cmocka_unit_test(a_dry_run_asks_for_what_a_real_one_takes),
           cmocka_unit_test(ids_and_lengths_that_the_language_model_does_not_know_are_refused),
           IN_BOTH_FORMS(a_warm_step_asks_the_device_for_no_memory),
           IN_BOTH_FORMS(the_nth_allocation_may_fail_and_nothing_is_lost))

@@ -2,6 +2,8 @@
  * and line. */
 #include "tests/unit/unit.h"
 
+#include <unistd.h>
+
 #include "common/file.h"
 #include "common/data/source.h"
 
@@ -143,6 +145,58 @@ static void pairs_are_images_beside_texts(void **state)
     source_free(&source);
 }
 
+static void expect_passed(const struct source *source, enum source_passed kind, uint64_t count,
+                          const char *expected)
+{
+    const char *first;
+    assert_int_equal(source_passed(source, kind, &first), count);
+    assert_string_equal(first, expected);
+}
+
+static void what_is_passed_over_is_counted(void **state)
+{
+    put("a.jfif", "");
+    put("a.txt", "one");
+    put("a-2.JPE", "");
+    put("b.gif", "");
+    put("b.txt", "a moving picture");
+    put("c.heic", "");
+    put("notes.txt", "no image");
+    put("sub/d.jpg", "");
+    char path[256];
+    snprintf(path, sizeof path, "%s/sub/gone.jpg", folder);
+    assert_int_equal(symlink("nowhere.jpg", path), 0);
+    snprintf(path, sizeof path, "%s/sub/up", folder);
+    assert_int_equal(symlink("..", path), 0);
+    struct source *source = opened(text_column, 1);
+    assert_int_equal(source_count(source), 3);
+    expect_passed(source, SOURCE_OTHER_TYPES, 2, "b.gif");
+    expect_passed(source, SOURCE_LONE_TEXTS, 2, "b.txt");
+    expect_passed(source, SOURCE_DEAD_LINKS, 2, "sub/gone.jpg");
+    expect_passed(source, SOURCE_UNUSED_TEXTS, 0, "");
+    source_free(&source);
+    put("sub/metadata.csv", "file_name,text\nd.jpg,x\n");
+    source = opened(text_column, 1);
+    assert_int_equal(source_count(source), 1);
+    expect_passed(source, SOURCE_UNUSED_TEXTS, 1, "a.txt");
+    source_free(&source);
+}
+
+static void folders_behind_links_are_read(void **state)
+{
+    char path[256];
+    put("there/a.jpg", "");
+    put("there/a.txt", "one");
+    put("here/x.md", "");
+    snprintf(path, sizeof path, "%s/here/link", folder);
+    assert_int_equal(symlink("../there", path), 0);
+    struct source *source = opened(text_column, 1);
+    assert_int_equal(source_count(source), 2);
+    expect_sample(source, 0, "here/link/a.jpg", ONE("one"));
+    expect_passed(source, SOURCE_DEAD_LINKS, 0, "");
+    source_free(&source);
+}
+
 static void the_fingerprint_is_of_what_training_reads(void **state)
 {
     uint8_t first[32];
@@ -268,7 +322,8 @@ static void wrong_folders_are_named(void **state)
 
 UNIT_MAIN(IN_FOLDER(jsonl_lines_give_captions_in_the_order_of_columns),
           IN_FOLDER(each_folder_has_its_own_metadata), IN_FOLDER(csv_is_read_as_rfc_4180_says),
-          IN_FOLDER(pairs_are_images_beside_texts),
+          IN_FOLDER(pairs_are_images_beside_texts), IN_FOLDER(what_is_passed_over_is_counted),
+          IN_FOLDER(folders_behind_links_are_read),
           IN_FOLDER(the_fingerprint_is_of_what_training_reads), IN_FOLDER(wrong_lines_are_named),
           IN_FOLDER(text_that_is_not_utf_8_is_refused_by_file_and_line),
           IN_FOLDER(wrong_records_are_named), IN_FOLDER(wrong_folders_are_named))

@@ -10,6 +10,7 @@
 #include "tests/unit/tiny.h"
 #include "worker/checkpoint.h"
 #include "worker/comm/comm.h"
+#include "worker/options_training.h"
 
 #define RANKS_MAX 3
 #define BATCH 12
@@ -427,7 +428,49 @@ static void a_path_that_is_too_long_is_refused_and_removes_nothing(void **state)
     comm_free(&comm);
 }
 
+static struct ops_adamw seen;
+static void (*real_adamw)(struct ops *, float *, float *, float *, const float *, int64_t, double,
+                          const struct ops_adamw *);
+
+static void spy_adamw(struct ops *ops, float *p, float *m, float *v, const float *g, int64_t count,
+                      double scale, const struct ops_adamw *o)
+{
+    seen = *o;
+    real_adamw(ops, p, m, v, g, count, scale, o);
+}
+
+/* 0.999 as a float is 1.3e-5 off where 1 - beta2 counts. */
+static void the_recipes_numbers_reach_the_kernel_as_doubles(void **state)
+{
+    struct job job = {.ranks = 1, .threads = 1, .group = 3};
+    struct rig rig;
+    struct comm *comm = NULL;
+    struct trainer_report report;
+    struct bl_error err;
+    const struct config config = {.train = {.global_batch = 4,
+                                            .micro_batch = 2,
+                                            .beta1 = 0.9,
+                                            .beta2 = 0.999,
+                                            .eps = 1e-8,
+                                            .weight_decay = 0.01}};
+    struct trainer_options options = options_trainer(&config);
+    assert_true(options.beta1 == 0.9 && options.beta2 == 0.999 && options.eps == 1e-8);
+    assert_true(options.weight_decay == 0.01);
+
+    open_alone(&rig, &job, &comm);
+    real_adamw = rig.ops->adamw;
+    rig.ops->adamw = spy_adamw;
+    assert_ok(one_step(&rig, &job, 0, comm, &report, &err), err);
+    assert_true(seen.beta1 == 0.9 && seen.beta2 == 0.999 && seen.eps == 1e-8);
+    assert_true(seen.lr == report.rate && (double)(float)seen.lr != seen.lr);
+    rig_close(&rig);
+    comm_free(&comm);
+}
+
 UNIT_MAIN(
+    cmocka_unit_test_setup_teardown(the_recipes_numbers_reach_the_kernel_as_doubles, write_models,
+                                    remove_models),
+
     cmocka_unit_test_setup_teardown(reproducible_runs_have_one_digest_for_any_ranks_and_threads,
                                     write_models, remove_models),
     cmocka_unit_test_setup_teardown(losses_agree_for_any_micro_batch_and_ranks, write_models,

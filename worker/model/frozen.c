@@ -69,13 +69,17 @@ int frozen_read_bias(const struct frozen_source *source, enum hf_role role, floa
 }
 
 /* The parts in one buffer: in their own type when they share it, else widened. */
-static int stack_weights(const struct tensor *const *tensors, int count, int64_t N, int64_t K,
-                         void **ret_data, enum bl_dtype *ret_dtype, struct bl_error *err)
+static int stack_weights(const struct ops *ops, const struct tensor *const *tensors, int count,
+                         int64_t N, int64_t K, void **ret_data, enum bl_dtype *ret_dtype,
+                         struct bl_error *err)
 {
     enum bl_dtype dtype = tensors[0]->dtype;
     for (int i = 1; i < count; i++)
         if (tensors[i]->dtype != dtype)
             dtype = BL_F32;
+    *ret_dtype = dtype;
+    if (ops->dry)
+        return 0;
     bl_autofree char *data = malloc((size_t)(N * K) * bl_dtype_bytes(dtype));
     if (!data)
         return bl_fail(err, BL_ENOMEM, "no memory for a weight of %lld x %lld", (long long)N,
@@ -90,7 +94,6 @@ static int stack_weights(const struct tensor *const *tensors, int count, int64_t
         at += elements * bl_dtype_bytes(dtype);
     }
     *ret_data = bl_take(&data);
-    *ret_dtype = dtype;
     return 0;
 }
 
@@ -135,7 +138,7 @@ static int open_rows(const struct frozen_source *source, struct frozen_linear *r
     } else {
         bl_autofree void *data = NULL;
         enum bl_dtype dtype = BL_F32;
-        BL_TRY(stack_weights(tensors, count, linear.N, linear.K, &data, &dtype, err));
+        BL_TRY(stack_weights(ops, tensors, count, linear.N, linear.K, &data, &dtype, err));
         BL_TRY(
             ops->matrix_frozen(ops, &linear.matrix, data, dtype, linear.N, linear.K, false, err));
     }

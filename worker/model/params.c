@@ -90,12 +90,10 @@ int params_build(struct params *p, struct bl_error *err)
     size_t bytes = (size_t)p->view.count * sizeof(float);
     void *values, *grads;
     p->view.at = p->list;
-    BL_TRY(ops->alloc(ops, bytes, &values, err));
+    BL_TRY(ops_alloc_zero(ops, bytes, &values, err));
     p->view.values = values;
-    BL_TRY(ops->alloc(ops, bytes, &grads, err));
+    BL_TRY(ops_alloc_zero(ops, bytes, &grads, err));
     p->view.grads = grads;
-    ops->zero(ops, values, bytes);
-    ops->zero(ops, grads, bytes);
     for (int64_t i = 0; i < p->linears_count; i++) {
         struct trained_linear *l = p->linears[i];
         BL_TRY(ops->matrix_trainable(ops, &l->matrix, p->view.values + l->weight, l->N, l->K, err));

@@ -90,6 +90,7 @@ struct ops {
     const char *name; /* "cpu: avx512, f32" for logs and fingerprints */
     enum ops_precision precision;
     size_t act_bytes;
+    bool dry;               /* counts memory and computes nothing: worker/ops/dry.h */
     int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
 
     void (*close)(struct ops *self); /* through ops_free */
@@ -98,6 +99,8 @@ struct ops {
     /* 64-byte aligned, not cleared. *ret is released by release(). -BL_ENOMEM says how much was
      * asked. */
     int (*alloc)(struct ops *self, size_t bytes, void **ret, struct bl_error *err);
+    /* The same, all bytes zero. NULL: alloc and zero do; see ops_alloc_zero. */
+    int (*alloc_zero)(struct ops *self, size_t bytes, void **ret, struct bl_error *err);
     void (*release)(struct ops *self, void *p); /* NULL is fine */
     void (*copy_in)(struct ops *self, void *device, const void *host, size_t bytes);
     void (*copy_out)(struct ops *self, void *host, const void *device, size_t bytes); /* waits */
@@ -322,6 +325,16 @@ int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, st
  * sets (our kernels', the matmul library's), the library's version, the caches by which it cuts.
  * Equal texts, equal bits. */
 void ops_cpu_kind(char *ret, size_t size);
+/* Cleared memory; where the device has it already, without writing to it. */
+static inline int ops_alloc_zero(struct ops *ops, size_t bytes, void **ret, struct bl_error *err)
+{
+    if (ops->alloc_zero)
+        return ops->alloc_zero(ops, bytes, ret, err);
+    int rc = ops->alloc(ops, bytes, ret, err);
+    if (rc == 0)
+        ops->zero(ops, *ret, bytes);
+    return rc;
+}
 /* NULL is fine; sets *ops to NULL. */
 void ops_free(struct ops **ops);
 

@@ -110,7 +110,7 @@ static void each_group(struct cpu *cpu, const struct ops_attention *a, group_tas
 {
     size_t stride;
     char *scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, floats * sizeof(float), &stride);
-    if (!scratch)
+    if (!scratch || cpu->dry)
         return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work))
     for (int64_t i = 0; i < a->S * a->kv_heads; i++)

@@ -16,8 +16,10 @@ enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20, HUGE_FROM = 32 << 20 };
 
 /* Large buffers lie on huge pages where the kernel gives some: clearing and mapping gigabytes 4 KiB at a
  * time took a third of a worker's start. */
-void *cpu_alloc(size_t bytes)
+void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes)
 {
+    if (cpu->dry)
+        return cpu_dry_alloc(cpu->dry, use, bytes);
     size_t rounded, unit = bytes >= HUGE_FROM ? HUGE_PAGE : CACHE_LINE;
     if (!bl_add(bytes, unit, &rounded))
         return NULL;
@@ -26,6 +28,14 @@ void *cpu_alloc(size_t bytes)
     if (p && unit == HUGE_PAGE)
         madvise(p, rounded, MADV_HUGEPAGE); /* a request: without it all works as well */
     return p;
+}
+
+void cpu_free(struct cpu *cpu, void *memory)
+{
+    if (cpu->dry)
+        cpu_dry_free(cpu->dry, memory);
+    else
+        free(memory);
 }
 
 void cpu_failed(struct cpu *cpu, const struct bl_error *err)
@@ -38,9 +48,9 @@ void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes)
 {
     if (bytes <= cpu->scratch[slot].bytes)
         return cpu->scratch[slot].memory;
-    free(cpu->scratch[slot].memory);
+    cpu_free(cpu, cpu->scratch[slot].memory);
     cpu->scratch[slot].bytes = 0;
-    cpu->scratch[slot].memory = cpu_alloc(bytes);
+    cpu->scratch[slot].memory = cpu_alloc(cpu, OPS_SCRATCH, bytes);
     if (cpu->scratch[slot].memory) {
         cpu->scratch[slot].bytes = bytes;
     } else {
@@ -59,34 +69,41 @@ void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t by
 
 static int cpu_ops_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
 {
-    void *p = cpu_alloc(bytes);
+    void *p = cpu_alloc(cpu_of(self), OPS_ARRAYS, bytes);
     if (!p)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes on the device", bytes);
     *ret = p;
     return 0;
 }
 
+/* Large buffers are pages of their own: given back to the kernel, they are zero when they are touched
+ * next, which for gigabytes is later and cheaper than writing zeros. */
+static int cpu_ops_alloc_zero(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
+{
+    BL_TRY(cpu_ops_alloc(self, bytes, ret, err));
+    if (self->dry) /* nothing is there to be written to */
+        return 0;
+    size_t pages = bytes & ~(size_t)(HUGE_PAGE - 1);
+    char *p = *ret;
+    if (bytes < HUGE_FROM || madvise(p, pages, MADV_DONTNEED) < 0)
+        pages = 0;
+    memset(p + pages, 0, bytes - pages);
+    return 0;
+}
+
 static void cpu_release(struct ops *self, void *p)
 {
-    free(p);
+    cpu_free(cpu_of(self), p);
 }
 
-static void cpu_copy_in(struct ops *self, void *device, const void *host, size_t bytes)
-{
-    if (bytes)
-        memcpy(device, host, bytes);
-}
-
-static void cpu_copy_out(struct ops *self, void *host, const void *device, size_t bytes)
-{
-    if (bytes)
-        memcpy(host, device, bytes);
-}
-
+/* By several threads where memory is touched for the first time: mapping it takes longer than copying. */
 static void cpu_copy(struct ops *self, void *y, const void *x, size_t bytes)
 {
-    if (bytes)
-        memcpy(y, x, bytes);
+    enum { PIECE = 1 << 20 };
+    int threads = bytes > 2 * PIECE ? cpu_of(self)->threads : 1;
+#pragma omp parallel for num_threads(threads)
+    for (size_t at = 0; at < bytes; at += PIECE)
+        memcpy((char *)y + at, (const char *)x + at, bytes - at < PIECE ? bytes - at : PIECE);
 }
 
 static void cpu_zero(struct ops *self, void *p, size_t bytes)
@@ -117,7 +134,9 @@ static void cpu_close(struct ops *self)
 {
     struct cpu *cpu = cpu_of(self);
     for (int i = 0; i < CPU_SCRATCH_COUNT; i++)
-        free(cpu->scratch[i].memory);
+        cpu_free(cpu, cpu->scratch[i].memory);
+    if (cpu->dry)
+        cpu_dry_close(cpu->dry);
     free(cpu);
 }
 
@@ -200,9 +219,10 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
                             .score_multiple = 1,
                             .close = cpu_close,
                             .alloc = cpu_ops_alloc,
+                            .alloc_zero = cpu_ops_alloc_zero,
                             .release = cpu_release,
-                            .copy_in = cpu_copy_in,
-                            .copy_out = cpu_copy_out,
+                            .copy_in = cpu_copy,
+                            .copy_out = cpu_copy,
                             .copy = cpu_copy,
                             .zero = cpu_zero,
                             .sync = cpu_sync,

@@ -14,7 +14,7 @@
  */
 #pragma once
 
-#include "worker/ops/ops.h"
+#include "worker/ops/dry.h"
 
 #include "common/cleanup.h"
 #include "common/size.h"
@@ -31,6 +31,7 @@ struct cpu {
     int64_t serial_work, wide_max; /* see struct cpu_options */
     bool packed;                   /* likewise; never with OPS_F32 */
     char name[64];
+    struct cpu_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
     struct bl_error failure; /* the first one; sticks */
     struct {
         void *memory;
@@ -56,15 +57,23 @@ static inline const float *cpu_const_f32(const act *p)
 /* Records a device failure, unless there is one already. */
 void cpu_failed(struct cpu *cpu, const struct bl_error *err);
 
-/* 64-byte aligned memory of at least `bytes`, valid until the slot's next use. NULL: memory ran
+/* 64-byte aligned memory of at least `bytes`, valid until the slot's next use; with cpu->dry not to be
+ * touched. NULL: memory ran
  * out, which is recorded as the device's failure; the operation returns without a result. */
 void *cpu_scratch(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes);
 /* The same with a part of `bytes` (rounded up to cache lines, the result in *stride) per thread. */
 void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t bytes,
                           size_t *stride);
 
-/* 64-byte aligned memory from malloc's family, to be freed with free; NULL when there is none. */
-void *cpu_alloc(size_t bytes);
+/* 64-byte aligned memory, to be freed with cpu_free; NULL when there is none. */
+void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes);
+void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
+
+/* The same when dry (dry.c); borrow: pages of a file that will be read. */
+void *cpu_dry_alloc(struct cpu_dry *dry, enum ops_use use, size_t bytes);
+void cpu_dry_free(struct cpu_dry *dry, void *memory);
+void cpu_dry_borrow(struct cpu_dry *dry, int64_t bytes);
+void cpu_dry_close(struct cpu_dry *dry);
 
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */

@@ -57,6 +57,15 @@ static void loss_row(float *nll, uint8_t *correct, float *z, int32_t label, int6
     z[label] -= 1;
 }
 
+/* Of `count` rows; logits (count, V) become gradients. */
+static void loss_rows(const struct cpu *cpu, float *nll, uint8_t *correct, float *logits,
+                      const int32_t *labels, int64_t count, int64_t V)
+{
+#pragma omp parallel for num_threads(cpu_threads(cpu, count *V * 8))
+    for (int64_t r = 0; r < count; r++)
+        loss_row(nll + r, correct ? correct + r : NULL, logits + r * V, labels[r], V);
+}
+
 static void head_loss(struct ops *self, float *nll, uint8_t *correct, act *d_x, const act *x,
                       const struct ops_matrix *w, const int32_t *labels, int64_t R)
 {
@@ -73,10 +82,9 @@ static void head_loss(struct ops *self, float *nll, uint8_t *correct, act *d_x, 
         const int64_t count = bl_min(rows, R - first);
         self->linear_forward(self, (act *)logits, NULL, ops_at(self, x, first * D), w, NULL, count,
                              OPS_NONE);
-#pragma omp parallel for num_threads(cpu_threads(cpu, count *V * 8))
-        for (int64_t r = 0; r < count; r++)
-            loss_row(nll + first + r, correct ? correct + first + r : NULL, logits + r * V,
-                     labels[first + r], V);
+        if (!cpu->dry)
+            loss_rows(cpu, nll + first, correct ? correct + first : NULL, logits, labels + first,
+                      count, V);
         if (d_x)
             self->linear_backward_input(self, ops_at(self, d_x, first * D), (act *)logits, w, count,
                                         false);

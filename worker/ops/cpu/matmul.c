@@ -119,7 +119,7 @@ static int64_t blocks_at_once(const struct cpu *cpu, const struct packed_product
     if (!p->from)
         return blocks;
     const int64_t fitting = MADE_BYTES / (int64_t)packed_block_bytes(p->packed);
-    return bl_min(blocks, bl_max(fitting, bl_ceil_div(2 * cpu->threads, tiles)));
+    return bl_min(blocks, bl_max(fitting, bl_ceil_div(cpu->threads, tiles)));
 }
 
 /* Blocks [first, first + count) of B into `made`. */
@@ -172,7 +172,7 @@ static void multiply_packed(struct cpu *cpu, const struct packed_product *p)
     const size_t thread_bytes = tile_bytes + whole_lines(packed_scratch(p->packed));
     char *scratch = cpu_scratch(cpu, CPU_SCRATCH_INNER,
                                 x_bytes + made_bytes + thread_bytes * (size_t)cpu->threads);
-    if (!scratch)
+    if (!scratch || cpu->dry)
         return;
     uint16_t *x = (uint16_t *)scratch;
     char *made = scratch + x_bytes, *threads_scratch = made + made_bytes;
@@ -236,6 +236,8 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
         if (!scratch)
             return;
     }
+    if (cpu->dry)
+        return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
     for (int64_t i = 0; i < t.count; i++) {
         int64_t r0 = i % t.row_count * t.rows, n0 = i / t.row_count * t.columns;
@@ -288,6 +290,8 @@ static void linear_backward_input(struct ops *self, act *d_x_, const act *d_y_,
         if (!scratch)
             return;
     }
+    if (cpu->dry)
+        return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
     for (int64_t i = 0; i < t.count; i++) {
         int64_t r0 = i % t.row_count * t.rows, k0 = i / t.row_count * t.columns;
@@ -315,7 +319,7 @@ static void add_column_sums(struct cpu *cpu, float *d_bias, const float *d_y, in
     const struct cpu_row_blocks blocks = cpu_row_blocks(R);
     float *partial =
         cpu_scratch(cpu, CPU_SCRATCH_INNER, (size_t)(blocks.count * N) * sizeof *partial);
-    if (!partial)
+    if (!partial || cpu->dry)
         return;
 #pragma omp parallel for num_threads(cpu_threads(cpu, R *N))
     for (int64_t b = 0; b < blocks.count; b++) {
@@ -339,6 +343,10 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
         return;
     struct cpu *cpu = cpu_of(self);
     const float *d_y = cpu_const_f32(d_y_), *x = cpu_const_f32(x_);
+    if (d_bias)
+        add_column_sums(cpu, d_bias, d_y, R, N);
+    if (cpu->dry)
+        return;
     const struct tiles t = tiles_of(N, K, false);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
     for (int64_t i = 0; i < t.count; i++) {
@@ -346,8 +354,6 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
         sgemm('T', 'N', bl_min(t.rows, N - n0), bl_min(t.columns, K - k0), R, d_y + n0, N, x + k0,
               K, 1, d_w + n0 * K + k0, K);
     }
-    if (d_bias)
-        add_column_sums(cpu, d_bias, d_y, R, N);
 }
 
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table)

@@ -40,10 +40,10 @@ static void matrix_free(struct ops *self, struct ops_matrix **matrix)
         if (m->packing) {
             packed_free(&m->packing->forward);
             packed_free(&m->packing->backward);
-            free(m->packing->data);
+            cpu_free(cpu_of(self), m->packing->data);
         }
         free(m->packing);
-        free(m->owned);
+        cpu_free(cpu_of(self), m->owned);
         free(m);
     }
     *matrix = NULL;
@@ -70,7 +70,7 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
 {
     BL_ASSERT(dtype == BL_F32 || dtype == BL_F16 || dtype == BL_BF16);
     BL_ASSERT(N >= 1 && K >= 1 && (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0);
-    const struct cpu *cpu = cpu_of(self);
+    struct cpu *cpu = cpu_of(self);
     enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
     if (N * K <= cpu->wide_max && !cpu->packed)
         to = BL_F32;
@@ -83,12 +83,14 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     matrix->rows = data;
     if (exact && keep_data)
         return 0;
-    matrix->rows = matrix->owned = cpu_alloc(bytes);
+    matrix->rows = matrix->owned = cpu_alloc(cpu, OPS_MATRICES, bytes);
     if (!matrix->owned) {
         matrix_free(self, ret);
         return bl_fail(err, BL_ENOMEM, "no memory for a matrix of %lld x %lld", (long long)N,
                        (long long)K);
     }
+    if (cpu->dry)
+        return 0;
     if (exact)
         memcpy(matrix->owned, data, bytes);
     else
@@ -120,18 +122,22 @@ static bool load_packed(struct cpu *cpu, const struct ops_matrix *w)
 {
     const struct matrix_packing *packing = w->packing;
     const uint16_t *values = w->rows;
+    uint16_t *rounded = NULL;
     if (w->dtype == BL_F32) {
-        uint16_t *rounded =
+        values = rounded =
             cpu_scratch(cpu, CPU_SCRATCH_INNER, (size_t)(w->N * w->K) * sizeof *rounded);
         if (!rounded)
             return false;
-#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
+    }
+    if (cpu->dry)
+        return true;
+    const int threads = cpu_threads(cpu, w->N * w->K);
+    const size_t block_bytes = packed_block_bytes(packing->forward);
+    if (rounded)
+#pragma omp parallel for num_threads(threads)
         for (int64_t n = 0; n < w->N; n++)
             narrow(rounded + n * w->K, (const float *)matrix_at(w, n * w->K), w->K);
-        values = rounded;
-    }
-    const size_t block_bytes = packed_block_bytes(packing->forward);
-#pragma omp parallel for num_threads(cpu_threads(cpu, w->N * w->K))
+#pragma omp parallel for num_threads(threads)
     for (int64_t b = 0; b < packed_block_count(packing->forward); b++) {
         int64_t first, count;
         packed_block(packing->forward, b, &first, &count);
@@ -141,12 +147,13 @@ static bool load_packed(struct cpu *cpu, const struct ops_matrix *w)
     return true;
 }
 
-static int create_packed(const struct ops_matrix *w, struct bl_error *err)
+static int create_packed(struct cpu *cpu, const struct ops_matrix *w, struct bl_error *err)
 {
     struct matrix_packing *packing = w->packing;
     BL_TRY(packed_create(w->K, w->N, &packing->forward, err));
-    packing->data = cpu_alloc(packed_block_bytes(packing->forward) *
-                              (size_t)packed_block_count(packing->forward));
+    packing->data = cpu_alloc(cpu, OPS_MATRICES,
+                              packed_block_bytes(packing->forward) *
+                                  (size_t)packed_block_count(packing->forward));
     if (packing->data)
         return 0;
     packed_free(&packing->forward);
@@ -158,7 +165,7 @@ bool CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, boo
 {
     struct matrix_packing *packing = w->packing;
     struct bl_error err;
-    if ((!packing->forward && create_packed(w, &err) < 0) ||
+    if ((!packing->forward && create_packed(cpu, w, &err) < 0) ||
         (backward && !packing->backward &&
          packed_create(w->N, w->K, &packing->backward, &err) < 0)) {
         cpu_failed(cpu, &err);
@@ -171,9 +178,12 @@ bool CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, boo
 
 static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
 {
-    if (!matrix->packing || !CPU_VARIANT(matrix_packed)(cpu_of(self), matrix, false) || embedded)
+    struct cpu *cpu = cpu_of(self);
+    if (!matrix->packing && !matrix->owned && cpu->dry)
+        cpu_dry_borrow(cpu->dry, matrix->N * matrix->K * (matrix->dtype == BL_F32 ? 4 : 2));
+    if (!matrix->packing || !CPU_VARIANT(matrix_packed)(cpu, matrix, false) || embedded)
         return;
-    free(matrix->owned);
+    cpu_free(cpu, matrix->owned);
     matrix->rows = matrix->owned = NULL;
 }
 

@@ -1,0 +1,102 @@
+/* coordinator/check_images.c - are the images pictures? Decodes some of them, or all (--deep). */
+#include "coordinator/check_parts.h"
+
+#include <pthread.h>
+
+#include "common/cleanup.h"
+#include "common/data/indexing.h"
+#include "common/data/parallel.h"
+#include "common/image/image.h"
+
+enum { LOOKED_AT = 64 };
+
+/* What several threads find. */
+struct look {
+    struct check *check;
+    uint64_t count, step; /* samples 0, step, 2 step, … */
+    struct indexing indexing;
+
+    pthread_mutex_t lock;
+    uint64_t bad, first_bad; /* under the lock; first_bad: the lowest sample */
+    struct bl_error first;
+};
+
+static int decode(const struct config_data *data, const struct dataset_sample *sample,
+                  struct parallel *run, struct bl_error *err)
+{
+    const struct location_patience patience = {parallel_wait, run};
+    bl_autofree char *bytes = NULL;
+    bl_autoimage struct image image = {0};
+    size_t size = 0;
+    for (unsigned failures = 0; location_read(&sample->location, (size_t)data->max_image_bytes,
+                                              &bytes, &size, NULL, err) < 0;)
+        BL_TRY(location_before_next_try(&sample->location, ++failures, &patience, err));
+    return image_decode((const uint8_t *)bytes, size, data->max_pixels, &image, err);
+}
+
+/* A picture that is bad is counted; a host that cannot read now ends the look. */
+static int look_at_image(void *context, struct parallel *run, uint64_t i, struct bl_error *err)
+{
+    struct look *look = context;
+    struct dataset_sample sample;
+    char name[4096];
+    uint64_t id = i * look->step;
+    dataset_sample(look->check->dataset, id, &sample);
+    int rc = decode(&look->check->config->data, &sample, run, err);
+    if (rc == 0 || rc == -BL_ESTOPPED || location_failure_of(err) == LOCATION_PASSING)
+        return rc;
+    location_describe(&sample.location, name, sizeof name);
+    pthread_mutex_lock(&look->lock);
+    if (!look->bad++ || id < look->first_bad) {
+        look->first_bad = id;
+        look->first = *err;
+        bl_error_file(&look->first, name);
+    }
+    pthread_mutex_unlock(&look->lock);
+    return 0;
+}
+
+static bool watch(void *context, uint64_t done)
+{
+    struct look *look = context;
+    return indexing_show(&look->indexing, DATASET_DECODING, done, look->count);
+}
+
+static void judge(struct check *c, const struct look *look)
+{
+    struct bl_error err;
+    if (!look->bad) {
+        check_ok(c, "images", "decoded %llu of %llu", (unsigned long long)look->count,
+                 (unsigned long long)dataset_samples(c->dataset));
+        return;
+    }
+    if ((double)look->bad <= c->config->data.max_bad_fraction * (double)look->count) {
+        check_warning(c, "images", "%llu of %llu decoded are bad, the first is %s: %s",
+                      (unsigned long long)look->bad, (unsigned long long)look->count,
+                      look->first.file, look->first.text);
+        return;
+    }
+    bl_fail(&err, BL_EDATA, "%llu of %llu images decoded are bad; the first: %.300s",
+            (unsigned long long)look->bad, (unsigned long long)look->count, look->first.text);
+    bl_error_file(&err, look->first.file);
+    bl_error_remedy(&err,
+                    "replace them by JPEG, PNG or WebP files, or allow for more by "
+                    "data.max_bad_fraction (%g)",
+                    c->config->data.max_bad_fraction);
+    check_passes(c, "images", -err.code, &err);
+}
+
+void check_images(struct check *c)
+{
+    if (!c->dataset || !dataset_samples(c->dataset))
+        return;
+    uint64_t all = dataset_samples(c->dataset);
+    struct look look = {.check = c, .step = c->deep ? 1 : (all + LOOKED_AT - 1) / LOOKED_AT};
+    struct bl_error err;
+    look.count = (all + look.step - 1) / look.step;
+    pthread_mutex_init(&look.lock, NULL);
+    const struct parallel_work work = {look.count, look_at_image, watch, &look};
+    if (check_passes(c, "images", parallel_run(&work, &err), &err))
+        judge(c, &look);
+    pthread_mutex_destroy(&look.lock);
+}

@@ -1,0 +1,262 @@
+/* worker/plan.c - `plan RUN.yaml`: what a worker of the run will need of memory, and for what.
+ *
+ * The model and the trainer are opened over a device that only counts (worker/ops/dry.h) and do the
+ * longest micro-batch, so that the figures come from the code that will allocate. What is no device
+ * memory is added: this process as it is then (the same program with its libraries, tokenizer and
+ * compiled products), the micro-batches that wait. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/arguments.h"
+#include "common/cleanup.h"
+#include "common/json.h"
+#include "common/size.h"
+#include "worker/commands.h"
+#include "worker/model/llm.h"
+#include "worker/model/vision.h"
+#include "worker/ops/dry.h"
+#include "worker/options.h"
+#include "worker/options_training.h"
+#include "worker/trainer.h"
+
+const char command_plan_usage[] =
+    "usage: blipren-worker plan RUN.yaml [options]\n"
+    "\n"
+    "  --longest N   tokens of the longest text: prefix, caption and EOS (data.max_tokens)\n"
+    "  --threads N   computing threads (all cores)\n"
+    "  --json        one line of JSON, in bytes\n"
+    "\n"
+    "Prints what a worker of the run needs of memory, and for what. Reads the models' headers, not "
+    "their weights.\n";
+
+enum { LINES_MAX = 16 };
+
+/* Measured: two pieces of 1 MiB of the all-reduce, the rest is buffers and stacks of threads. */
+#define WIRE_BYTES INT64_C(13000000)
+
+struct plan {
+    struct {
+        const char *what;
+        int64_t bytes;
+    } lines[LINES_MAX];
+    int count;
+    int64_t trainable, checkpoint;
+    const char *device;
+};
+
+static void add(struct plan *plan, const char *what, int64_t bytes)
+{
+    BL_ASSERT(plan->count < LINES_MAX);
+    plan->lines[plan->count].what = what;
+    plan->lines[plan->count++].bytes = bytes;
+}
+
+static int64_t in_use(const struct ops *ops)
+{
+    struct ops_usage usage;
+    int64_t sum = 0;
+    ops_dry_usage(ops, &usage);
+    for (int i = 0; i < OPS_USES; i++)
+        sum += usage.bytes[i];
+    return sum;
+}
+
+/* Bytes of this process that are in memory; 0: unknown. */
+static int64_t resident(void)
+{
+    long long pages = 0;
+    FILE *in = fopen("/proc/self/statm", "r");
+    if (!in || fscanf(in, "%*d %lld", &pages) != 1)
+        pages = 0;
+    if (in)
+        fclose(in);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* -- the parts -- */
+
+/* Either frozen model opened alone, so that each has its line. */
+static int plan_frozen(struct plan *plan, struct ops *ops, const struct captioner_options *options,
+                       struct bl_error *err)
+{
+    struct hf_vision vision_config;
+    struct hf_llm llm_config;
+    struct hf_preprocess preprocess;
+    bl_auto(vision) struct vision *vision = NULL;
+    bl_auto(llm) struct llm *llm = NULL;
+    BL_TRY(hf_vision_open(options->vision, &vision_config, err));
+    BL_TRY(hf_preprocess_open(options->vision, &vision_config, &preprocess, err));
+    BL_TRY(hf_llm_open(options->llm, &llm_config, err));
+    BL_TRY(vision_open(ops, options->vision, &vision_config, &preprocess,
+                       options->projector == CAPTIONER_MOE && options->routing == CAPTIONER_POOLED,
+                       &vision, err));
+    int64_t tower = in_use(ops);
+    BL_TRY(llm_open(ops, options->llm, &llm_config, &llm, err));
+    add(plan, "frozen vision tower", tower);
+    add(plan, "frozen language model", in_use(ops) - tower);
+    return 0;
+}
+
+/* The longest micro-batch, forward and backward, twice: the arena is then of one piece. */
+static int compute_longest(struct captioner *c, const uint8_t *pixels, int64_t B, int64_t longest,
+                           struct bl_error *err)
+{
+    size_t texts = (size_t)(B * longest);
+    bl_autofree int32_t *ids = calloc(texts, sizeof *ids);
+    bl_autofree uint8_t *labels = malloc(texts);
+    bl_autofree int32_t *starts = malloc((size_t)(B + 1) * sizeof *starts);
+    bl_autofree int32_t *positions = calloc((size_t)B, sizeof *positions);
+    if (!ids || !labels || !starts || !positions)
+        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch");
+    memset(labels, 1, texts);
+    for (int64_t b = 0; b <= B; b++)
+        starts[b] = (int32_t)(b * longest);
+    const struct micro_batch mb = {.B = B,
+                                   .pixels = pixels,
+                                   .ids = ids,
+                                   .ids_start = starts,
+                                   .labels = labels,
+                                   .positions = positions};
+    const struct captioner_pass pass = {.dropout = true};
+    captioner_step_begin(c);
+    for (int i = 0; i < 2; i++)
+        BL_TRY(captioner_forward_backward(c, &mb, &pass, err));
+    return 0;
+}
+
+/* What is allocated beyond the frozen models, which `frozen` bytes are. */
+static int plan_trained(struct plan *plan, struct ops *ops, const struct config *config,
+                        const struct captioner_options *options, int64_t frozen, int64_t longest,
+                        struct bl_error *err)
+{
+    struct ops_usage before, after;
+    bl_auto(captioner) struct captioner *captioner = NULL;
+    bl_auto(trainer) struct trainer *trainer = NULL;
+    struct trainer_options training = options_trainer(config);
+    BL_TRY(captioner_open(ops, options, &captioner, err));
+    int64_t opened = in_use(ops);
+    const int64_t count = captioner_params(captioner)->count,
+                  bytes = count * (int64_t)sizeof(float);
+    add(plan, "trainable parameters", opened - frozen - bytes);
+    add(plan, "gradients", bytes);
+    BL_TRY(trainer_open(ops, captioner, &training, &trainer, err));
+    add(plan, "optimizer and sums", in_use(ops) - opened);
+    const int64_t B = options_group_size(config), side = captioner_vision(captioner)->image_size;
+    void *pixels; /* on the host, but nobody reads them */
+    BL_TRY(ops->alloc(ops, (size_t)(B * side * side * 3), &pixels, err));
+    ops_dry_usage(ops, &before);
+    BL_TRY(compute_longest(captioner, pixels, B, longest, err));
+    ops_dry_usage(ops, &after);
+    ops->release(ops, pixels);
+    add(plan, "trainable parameters packed for products",
+        after.bytes[OPS_MATRICES] - before.bytes[OPS_MATRICES]);
+    add(plan, "activations of the longest micro-batch",
+        after.bytes[OPS_ARRAYS] - before.bytes[OPS_ARRAYS]);
+    add(plan, "logits and other working memory", after.bytes[OPS_SCRATCH]);
+    plan->checkpoint = bytes * (training.ema > 0 ? 4 : 3); /* values, two moments, their average */
+    plan->trainable = 0;
+    for (int64_t i = 0; i < captioner_params(captioner)->tensors; i++)
+        plan->trainable += captioner_params(captioner)->at[i].count;
+
+    int64_t sample = side * side * 3 + longest * (int64_t)(sizeof(int32_t) + 1);
+    add(plan, "micro-batches received", (config->cluster.window + 1) * B * sample);
+    add(plan, "sockets, communicator, checkpoint writer", WIRE_BYTES);
+    return 0;
+}
+
+/* Tokens of the longest text that the configuration allows: prefix, caption and EOS. */
+static int longest_allowed(const struct config *config, const struct tokenizer *tokenizer,
+                           int64_t *ret, struct bl_error *err)
+{
+    int64_t longest = 0;
+    for (int i = 0; i < (int)config->data.captions.count; i++) {
+        const char *prefix = config->data.captions.at[i].prefix;
+        struct token_ids ids = {0};
+        int rc = tokenizer_encode(tokenizer, prefix, strlen(prefix), false, &ids, err);
+        longest = bl_max(longest, (int64_t)ids.count);
+        token_ids_release(&ids);
+        BL_TRY(rc);
+    }
+    *ret = longest + config->data.max_tokens + 1;
+    return 0;
+}
+
+static int make_plan(struct plan *plan, const struct config *config, int threads, int64_t longest,
+                     struct ops **ops, struct bl_error *err)
+{
+    bl_auto(tokenizer) struct tokenizer *tokenizer = NULL;
+    BL_TRY(tokenizer_open(config->llm.path, &tokenizer, err));
+    if (!longest)
+        BL_TRY(longest_allowed(config, tokenizer, &longest, err));
+    BL_TRY(ops_cpu_dry_open(options_precision(config), threads, ops, err));
+    struct captioner_options options = options_captioner(config, options_bos(tokenizer));
+    plan->device = (*ops)->name;
+    BL_TRY(plan_frozen(plan, *ops, &options, err));
+    int64_t frozen = plan->lines[0].bytes + plan->lines[1].bytes;
+    BL_TRY(plan_trained(plan, *ops, config, &options, frozen, longest, err));
+    add(plan, "the process itself", resident());
+    return 0;
+}
+
+/* -- printing -- */
+
+static int64_t total(const struct plan *plan)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < plan->count; i++)
+        sum += plan->lines[i].bytes;
+    return sum;
+}
+
+static void print_json(const struct plan *plan)
+{
+    json_t *lines = json_array();
+    for (int i = 0; i < plan->count; i++)
+        json_array_append_new(lines, json_pack("{s:s, s:I}", "what", plan->lines[i].what, "bytes",
+                                               (json_int_t)plan->lines[i].bytes));
+    bl_autojson json_t *page =
+        json_pack("{s:s, s:I, s:I, s:I, s:o}", "device", plan->device, "peak",
+                  (json_int_t)total(plan), "trainable", (json_int_t)plan->trainable, "checkpoint",
+                  (json_int_t)plan->checkpoint, "lines", lines);
+    bl_autofree char *text = json_dumps(page, JSON_COMPACT);
+    puts(text ? text : "{}");
+}
+
+static void print_table(const struct plan *plan)
+{
+    printf("%s\n", plan->device);
+    for (int i = 0; i < plan->count; i++)
+        printf("%10.3f GB  %s\n", (double)plan->lines[i].bytes / 1e9, plan->lines[i].what);
+    printf("%10.3f GB  at most, in all\n", (double)total(plan) / 1e9);
+}
+
+int command_plan(int argc, char **argv, struct bl_error *err)
+{
+    int64_t threads = 0, longest = 0;
+    bool json = false;
+    int rest;
+    const struct argument table[] = {
+        {"--longest", ARGUMENT_WHOLE, &longest, 0, 1 << 20},
+        {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
+        {"--json", ARGUMENT_FLAG, &json, 0, 0},
+        {0},
+    };
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml");
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    bl_auto(config) struct config *config = NULL;
+    BL_TRY(config_open(argv[1], &config, err));
+    struct plan plan = {0};
+    bl_auto(ops) struct ops *ops = NULL;
+    BL_TRY(make_plan(&plan, config, (int)threads, longest, &ops, err));
+    if (json)
+        print_json(&plan);
+    else
+        print_table(&plan);
+    return 0;
+}
