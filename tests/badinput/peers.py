@@ -3,6 +3,7 @@
 
 A program at a wrong address says so in one line. A run that strangers shout at, feign to join, and send wrong batches to, names
 them and ends with the same weights as one that is left alone. Ends with a line "badinput peers: cases=N failed=M"."""
+import hashlib
 import os
 import pathlib
 import queue
@@ -232,7 +233,13 @@ def differs(found, expected):
     return None if found == expected else "expected \"%s\", found \"%s\"" % (expected, found)
 
 
-def feign(endpoint, identity, fields):
+def proof(welcome, data):
+    """The hashes by which a loader shows that it sees the images: sample i is image i of the scenes."""
+    images = [pathlib.Path(data, "%06d.png" % sample) for sample in zmtp.numbers(zmtp.unpack(welcome).get(4, b""))]
+    return b"".join(hashlib.sha256(image.read_bytes()).digest()[:8] for image in images)
+
+
+def feign(endpoint, identity, fields, data):
     """A stranger that joins in due form, and then does nothing at all."""
     connection = zmtp.connect(endpoint, b"DEALER", identity)
     peer = int.from_bytes(identity[:8], "little")
@@ -240,7 +247,7 @@ def feign(endpoint, identity, fields):
     answer = zmtp.unpack(connection.receive()[0])
     assert zmtp.WELCOME in answer, answer
     run_id, generation = answer[2], answer.get(3, 0)
-    connection.send(envelope(zmtp.ENDED, {1: 1}, run=run_id, generation=generation, peer=peer))
+    connection.send(envelope(zmtp.ENDED, {1: 1, 4: proof(answer[zmtp.WELCOME], data)}, run=run_id, generation=generation, peer=peer))
     return connection, run_id
 
 
@@ -299,16 +306,16 @@ def a_run_among_strangers(place, whole):
     coordinator = Process("blipren-coord", "train", yaml, "--cluster")
     endpoint = coordinator.expect(r"listening endpoint=(\S+)")[1]
     shouts(endpoint, coordinator)
-    loader, run_id = feign(endpoint, b"loader-stranger-", hello(2, capacity=4))
+    loader, run_id = feign(endpoint, b"loader-stranger-", hello(2, capacity=4), place.path("data"))
     worker = Process("blipren-worker", "--coord", endpoint, "--threads", "1")
     message, order = first_order(loader)  # of step 0, which only the stranger may make
     wrong_batches(order, message[3], run_id, worker)
     mute = hello(1, endpoint="tcp://127.0.0.1:9")
     said = refused(endpoint, envelope(zmtp.HELLO, mute))
-    kinds = re.fullmatch("a reproducible run needs workers of one kind: the first is (.*); this one blipren 0.1.0 avx9", said)
+    kinds = re.fullmatch("a reproducible run needs workers of one kind: \\S+ is (.*); this one blipren 0.1.0 avx9", said)
     case("a worker of another kind is refused by name", None if kinds else "found \"%s\"" % said)
     mute[3] = kinds[1]
-    feign(endpoint, b"worker-stranger-", mute)  # joins the generation and never forms it
+    feign(endpoint, b"worker-stranger-", mute, place.path("data"))  # joins the generation and never forms it
     honest = Process("blipren-loader", "--coord", endpoint, "--threads", "1")
     for process in (coordinator, worker, honest):
         process.end()

@@ -70,6 +70,18 @@ def unpack(data):
     return found
 
 
+def numbers(data):
+    """The numbers of a packed list."""
+    found, x, shift = [], 0, 0
+    for byte in data:
+        x |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            found.append(x)
+            x = shift = 0
+    return found
+
+
 def envelope(body, content=None, **more):
     fields = {1: VERSION, 4: 77, body: content or {}}
     fields.update({{"version": 1, "run": 2, "generation": 3, "peer": 4}[k]: v for k, v in more.items()})
