@@ -82,7 +82,7 @@ bool core_is_complete(const struct coord *c)
 const char *core_stop_text(const struct coord *c)
 {
     return c->stop_code == BL_EDATA
-               ? "more of the samples than data.max_bad_fraction could not be had"
+               ? "more of the samples than data.max_bad_fraction could not be read"
                : "stopped";
 }
 

@@ -103,7 +103,7 @@ static int parse_line(char *line, struct coord_record *ret, uint64_t *ret_batch,
     char expected[20];
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)bl_hash_name(line));
     if (strcmp(expected, tab + 1))
-        return bl_fail(err, BL_EFORMAT, "its checksum does not fit");
+        return bl_fail(err, BL_EFORMAT, "checksum mismatch");
     return parse_object(line, ret, ret_batch, err);
 }
 

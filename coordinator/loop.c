@@ -53,7 +53,7 @@ static void exit_with(struct loop *l, const struct coord_action *a)
             l->config->run_dir);
     if (a->exit.code == BL_EIO)
         bl_error_remedy(&l->error,
-                        "mend what the warnings above say, then the same command goes on");
+                        "fix the problems listed above, then run the same command to resume");
     leave(l);
 }
 
@@ -341,7 +341,7 @@ static void on_child_given_up(void *context, const char *name, const char *last_
 {
     struct loop *l = context;
     struct bl_error err;
-    bl_fail(&err, BL_EPEER, "it ends again and again; its last line: %s", last_line);
+    bl_fail(&err, BL_EPEER, "it keeps exiting; its last line: %s", last_line);
     bl_error_peer(&err, name);
     bl_error_remedy(&err, "see %s/logs/%s.log", l->config->run_dir, name);
     fail(l, &err);

@@ -48,7 +48,7 @@ int check_fields(const ProtobufCMessage *message, struct bl_error *err)
     const ProtobufCMessageDescriptor *d = message->descriptor;
     const char *base = (const char *)message;
     if (message->n_unknown_fields) {
-        bl_fail(err, BL_EPROTO, "found field number %u, which this version has not",
+        bl_fail(err, BL_EPROTO, "found field number %u, which is not supported by this version",
                 message->unknown_fields[0].tag);
         return bl_error_key(err, "%s", d->short_name);
     }

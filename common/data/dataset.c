@@ -81,7 +81,7 @@ static int check_sections(struct dataset *d, const uint8_t *data, size_t size, s
         !(d->lengths = take(&at, &left, h->length_count, sizeof *d->lengths)) ||
         !(d->notes = take(&at, &left, h->example_count, sizeof *d->notes)) ||
         !(d->text = take(&at, &left, h->text_bytes, 1)) || left)
-        return fail(err, "its length does not fit its header");
+        return fail(err, "its length does not match its header");
     uint8_t digest[32];
     const uint8_t *covered = h->made_from;
     crypto_hash_sha256(digest, covered, (size_t)(data + size - covered));

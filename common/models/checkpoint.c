@@ -175,7 +175,7 @@ static int read_state(const char *path, struct checkpoint_state *ret, struct bl_
     const char *found = json_string_value(json_object_get(root, "sha256"));
     BL_TRY(own_checksum(root, expected, err));
     if (!found || strcmp(found, expected))
-        return bl_fail(err, BL_EFORMAT, "its checksum does not fit its content");
+        return bl_fail(err, BL_EFORMAT, "checksum mismatch");
     return parse_state(root, ret, err);
 }
 

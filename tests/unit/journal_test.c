@@ -143,7 +143,7 @@ static void a_damaged_line_before_the_end_is_named(void **state)
     assert_ok(bl_file_write(path, text, size, &err), err);
     assert_int_equal(open_again(&j, &err), -BL_EFORMAT);
     assert_string_equal(err.key, "line 1");
-    assert_string_equal(err.text, "its checksum does not fit");
+    assert_string_equal(err.text, "checksum mismatch");
     assert_string_equal(err.file, path);
     free(text);
 }

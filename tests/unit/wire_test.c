@@ -540,7 +540,8 @@ static void bytes_that_packing_would_not_give_are_refused(void **state)
         const char *expected;
     } ends[] = {
         {"\x20\x2b", 2, "a field twice, a number written too long or a NUL in a text of Envelope"},
-        {"\x98\x06\x01", 3, "Envelope: found field number 99, which this version has not"},
+        {"\x98\x06\x01", 3,
+         "Envelope: found field number 99, which is not supported by this version"},
         {"\x08", 1, "%zu bytes are no message of this protocol"},
     };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
