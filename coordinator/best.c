@@ -13,7 +13,7 @@
 
 void best_init(struct best *best)
 {
-    *best = (struct best){.validated_loss = NAN};
+    *best = (struct best){0};
 }
 
 /* The checkpoint that RUN/checkpoints/best points to; generation 0: none. */
@@ -81,32 +81,55 @@ int best_read(const char *run_folder, struct best *ret, struct bl_error *err)
     return 0;
 }
 
+static void forget(struct best *best, int i)
+{
+    best->waiting_count--;
+    memmove(&best->waiting[i], &best->waiting[i + 1],
+            (size_t)(best->waiting_count - i) * sizeof best->waiting[0]);
+}
+
 void best_validated(struct best *best, uint64_t step, double loss)
 {
-    best->validated_step = step;
-    best->validated_loss = loss;
+    if (!isfinite(loss))
+        return;
+    if (best->waiting_count == BEST_WAITING_MAX)
+        forget(best, 0); /* of a state that was not saved */
+    best->waiting[best->waiting_count].step = step;
+    best->waiting[best->waiting_count++].loss = loss;
+}
+
+static const struct coord_checkpoint *checkpoint_of(const struct coord_ledger *ledger,
+                                                    uint64_t step)
+{
+    for (uint32_t i = ledger->checkpoint_count; i-- > 0;)
+        if (ledger->checkpoints[i].step == step)
+            return &ledger->checkpoints[i];
+    return NULL;
 }
 
 bool best_improves(struct best *best, const struct coord_ledger *ledger)
 {
-    if (!isfinite(best->validated_loss))
-        return false;
-    if (best->checkpoint.generation && best->validated_loss >= best->loss)
-        return false;
-    for (uint32_t i = ledger->checkpoint_count; i-- > 0;) {
-        if (ledger->checkpoints[i].step != best->validated_step)
+    bool improves = false;
+    for (int i = 0; i < best->waiting_count;) {
+        const struct coord_checkpoint *checkpoint = checkpoint_of(ledger, best->waiting[i].step);
+        if (!checkpoint) {
+            i++;
             continue;
-        best->checkpoint = ledger->checkpoints[i];
-        best->loss = best->validated_loss;
-        return true;
+        }
+        if (!best->checkpoint.generation || best->waiting[i].loss < best->loss) {
+            best->checkpoint = *checkpoint;
+            best->loss = best->waiting[i].loss;
+            improves = true;
+        }
+        forget(best, i);
     }
-    return false;
+    return improves;
 }
 
 void best_rewound(struct best *best, uint64_t step)
 {
     if (best->checkpoint.step > step)
         best->checkpoint = (struct coord_checkpoint){0};
-    if (best->validated_step > step)
-        best->validated_loss = NAN;
+    while (best->waiting_count && best->waiting[best->waiting_count - 1].step > step)
+        best->waiting_count--;
 }

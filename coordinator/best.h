@@ -1,6 +1,6 @@
 /* coordinator/best.h - which checkpoint has the lowest validation loss: RUN/checkpoints/best.
  *
- * A checkpoint may be on disk before the validation of its state is through, or after it, so both are asked for the pair. */
+ * A checkpoint may be on disk before the validation of its state is through, or some validations after it: losses wait for theirs. */
 #pragma once
 
 #include <stdbool.h>
@@ -8,11 +8,16 @@
 #include "common/error.h"
 #include "coordinator/ledger.h"
 
+enum { BEST_WAITING_MAX = 16 }; /* more than checkpoints can be on their way to the disk */
+
 struct best {
     struct coord_checkpoint checkpoint; /* generation 0: none */
     double loss;
-    uint64_t validated_step; /* of the latest validation; its loss NAN: none */
-    double validated_loss;
+    struct {
+        uint64_t step;
+        double loss;
+    } waiting[BEST_WAITING_MAX]; /* validations whose checkpoint is not registered, oldest first */
+    int waiting_count;
 };
 
 void best_init(struct best *best);

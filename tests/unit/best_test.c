@@ -48,6 +48,24 @@ static void the_lowest_loss_is_the_best_whichever_comes_first(void **state)
     assert_int_equal(best.checkpoint.step, 10);
 }
 
+static void a_loss_waits_for_its_checkpoint_while_others_are_validated(void **state)
+{
+    struct coord_ledger before = ledger_of(1, (uint64_t[]){0}),
+                        after = ledger_of(3, (uint64_t[]){0, 5, 10});
+    struct best best;
+    best_init(&best);
+    best_validated(&best, 0, 3.0);
+    assert_true(best_improves(&best, &before));
+    best_validated(&best, 5, 1.0); /* still being written when step 10 is validated */
+    best_validated(&best, 10, 2.0);
+    assert_false(best_improves(&best, &before));
+    assert_true(best_improves(&best, &after));
+    assert_int_equal(best.checkpoint.step, 5);
+    for (uint64_t step = 11; step < 100; step++)
+        best_validated(&best, step, 0.5); /* of states that nobody saves */
+    assert_false(best_improves(&best, &after));
+}
+
 static void a_rewind_takes_what_came_after_it(void **state)
 {
     struct coord_ledger ledger = ledger_of(2, (uint64_t[]){5, 10});
@@ -95,5 +113,6 @@ static void a_new_coordinator_finds_the_link_and_its_loss(void **state)
 
 UNIT_MAIN(cmocka_unit_test(a_checkpoint_without_a_validation_is_not_the_best),
           cmocka_unit_test(the_lowest_loss_is_the_best_whichever_comes_first),
+          cmocka_unit_test(a_loss_waits_for_its_checkpoint_while_others_are_validated),
           cmocka_unit_test(a_rewind_takes_what_came_after_it),
           cmocka_unit_test(a_new_coordinator_finds_the_link_and_its_loss))
