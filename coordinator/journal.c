@@ -149,7 +149,8 @@ static int read_all(const char *path, journal_reader *reader, void *context, siz
         uint64_t batch;
         *newline = 0;
         int rc = parse_line(text + at, &record, &batch, err);
-        if (rc < 0 && is_torn_batch(text + next, size - next, *ret_batch))
+        /* Without a whole record before it, it is rather no journal of ours. */
+        if (rc < 0 && at > 0 && is_torn_batch(text + next, size - next, *ret_batch))
             break;
         if (rc == 0)
             rc = reader(context, &record, err);

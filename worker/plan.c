@@ -144,6 +144,9 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     add(plan, "gradients", bytes);
     BL_TRY(trainer_open(ops, captioner, &training, &trainer, err));
     add(plan, "optimizer and sums", in_use(ops) - opened);
+    /* A longer text is refused before it reaches a worker. */
+    longest =
+        bl_min(longest, captioner_llm(captioner)->positions_max - config->qformer.queries - 1);
     const int64_t B = options_group_size(config), side = captioner_vision(captioner)->image_size;
     void *pixels; /* on the host, but nobody reads them */
     BL_TRY(ops->alloc(ops, (size_t)(B * side * side * 3), &pixels, err));
