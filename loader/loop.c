@@ -251,7 +251,8 @@ static void keep_assignment(struct loop *l, uint32_t slot)
     o->missing_count = m->n_missing;
     o->missing = calloc(o->missing_count + 1, sizeof *o->missing);
     BL_ASSERT(o->missing);
-    memcpy(o->missing, m->missing, o->missing_count * sizeof *o->missing);
+    if (o->missing_count) /* an empty list is NULL */
+        memcpy(o->missing, m->missing, o->missing_count * sizeof *o->missing);
     snprintf(o->endpoint, sizeof o->endpoint, "%s", m->endpoint);
 }
 

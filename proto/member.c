@@ -129,7 +129,8 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     m->patience_ms = e->welcome->patience_ms;
     m->probe_count =
         (uint32_t)e->welcome->n_probe; /* at most BL_PROBE_SAMPLES_MAX, as proto/check.c saw */
-    memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
+    if (m->probe_count)                /* an empty list is NULL */
+        memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
     return 0;
 }
