@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
-#include "common/hash.h"
 #include "common/progress.h"
 
 static struct bl_stamp stamp_of(const struct stat *st)
@@ -61,9 +60,8 @@ int bl_file_stamp(const char *path, struct bl_stamp *ret, struct bl_error *err)
     return 0;
 }
 
-/* Reads up to `size` bytes; fewer where the file ends: it may shrink while it is read. */
-static int read_at(int fd, uint64_t offset, char *data, size_t size, size_t *ret_done,
-                   struct bl_error *err)
+int bl_file_read_at(int fd, uint64_t offset, char *data, size_t size, size_t *ret_done,
+                    struct bl_error *err)
 {
     size_t done = 0;
     while (done < size) {
@@ -81,7 +79,7 @@ static int read_at(int fd, uint64_t offset, char *data, size_t size, size_t *ret
 }
 
 /* The file's stamp, if it still has it. */
-static struct bl_stamp stamp_after(int fd, struct bl_stamp before)
+struct bl_stamp bl_file_stamp_after(int fd, struct bl_stamp before)
 {
     struct stat st;
     struct bl_stamp changing = {before.size, BL_STAMP_CHANGING};
@@ -110,11 +108,11 @@ int bl_file_read_range(const char *path, uint64_t offset, uint64_t length, size_
         return bl_fail(err, BL_ENOMEM, "no memory for %llu bytes of %s", (unsigned long long)wanted,
                        path);
     size_t done = 0;
-    if (read_at(fd, offset, data, (size_t)wanted, &done, err) < 0)
+    if (bl_file_read_at(fd, offset, data, (size_t)wanted, &done, err) < 0)
         return bl_error_file(err, path);
     data[done] = 0;
     if (ret_stamp)
-        *ret_stamp = stamp_after(fd, stamp);
+        *ret_stamp = bl_file_stamp_after(fd, stamp);
     *ret_data = bl_take(&data);
     *ret_size = done;
     return 0;
@@ -367,29 +365,4 @@ int bl_output_finish(struct bl_error *err)
     if (fflush(stdout) == 0 && !ferror(stdout))
         return 0;
     return bl_fail_errno(err, "the output cannot be written");
-}
-
-int bl_file_sha256_range(const char *path, uint64_t offset, uint64_t length, uint8_t ret_hash[32],
-                         uint64_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err)
-{
-    enum { PIECE = 1 << 20 };
-    bl_autofd int fd = -1;
-    struct bl_stamp stamp = {0};
-    bl_autosha256 hash = {0};
-    BL_TRY(bl_file_open(path, &fd, &stamp, err));
-    bl_autofree char *piece = malloc(PIECE);
-    if (!piece)
-        return bl_fail(err, BL_ENOMEM, "no memory to read %s", path);
-    bl_sha256_begin(&hash);
-    uint64_t done = 0;
-    for (size_t n = 1; n && done < length; done += n) {
-        size_t wanted = length - done < PIECE ? (size_t)(length - done) : PIECE;
-        if (read_at(fd, offset + done, piece, wanted, &n, err) < 0)
-            return bl_error_file(err, path);
-        bl_sha256_add(&hash, piece, n);
-    }
-    bl_sha256_end(&hash, ret_hash);
-    *ret_size = done;
-    *ret_stamp = stamp_after(fd, stamp);
-    return 0;
 }

@@ -30,6 +30,11 @@ int bl_file_stamp(const char *path, struct bl_stamp *ret, struct bl_error *err);
 
 /* Opens a regular file for reading; the descriptor is the caller's. */
 int bl_file_open(const char *path, int *ret_fd, struct bl_stamp *ret_stamp, struct bl_error *err);
+/* Reads up to `size` bytes; fewer where the file ends: it may shrink while it is read. */
+int bl_file_read_at(int fd, uint64_t offset, char *data, size_t size, size_t *ret_done,
+                    struct bl_error *err);
+/* What the file is after it was read: `before`, or BL_STAMP_CHANGING as its time. */
+struct bl_stamp bl_file_stamp_after(int fd, struct bl_stamp before);
 
 /* Reads `length` bytes of a regular file from `offset` on, or as many as there are; length UINT64_MAX: to its end. More than
  * max_bytes: -BL_ELIMIT before any is read. *ret_data is the caller's, as in bl_file_read; *ret_stamp (may be NULL) is the
@@ -90,8 +95,5 @@ int bl_path_join(char *ret, size_t size, const char *folder, const char *name,
 /* What was printed on standard output is written, or why not: for the end of a command whose output is its result. */
 int bl_output_finish(struct bl_error *err);
 
-/* SHA-256 of what bl_file_read_range would read, in pieces; *ret_size is how much that was. */
-int bl_file_sha256_range(const char *path, uint64_t offset, uint64_t length, uint8_t ret_hash[32],
-                         uint64_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err);
 /* 32 raw bytes -> 64 digits and a NUL. */
 void bl_hex(const uint8_t *bytes, size_t count, char *ret_hex);

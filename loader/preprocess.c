@@ -1,11 +1,11 @@
 /* loader/preprocess.c - `blipren-loader preprocess`: images as the vision model sees them. */
 #include <inttypes.h>
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/hash.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/picture/picture.h"
@@ -39,9 +39,9 @@ static void print_image(const char *image, const struct image_processor *process
                         const uint8_t *pixels, size_t size, int64_t width, int64_t height,
                         FILE *out)
 {
-    uint8_t hash[crypto_hash_sha256_BYTES];
+    uint8_t hash[32];
     char hex[2 * sizeof hash + 1];
-    crypto_hash_sha256(hash, pixels, size);
+    bl_sha256(pixels, size, hash);
     bl_hex(hash, sizeof hash, hex);
     fprintf(out, "%s\t%" PRId64 "\t%" PRId64 "\t%u\t%s\n", image, width, height, processor->side,
             hex);

@@ -1,7 +1,6 @@
 /* loader/sample.c - see sample.h. */
 #include "loader/sample.h"
 
-#include <sodium.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/models/hf.h"
+#include "common/hash.h"
 #include "common/limits.h"
 #include "common/image/processor.h"
 
@@ -115,7 +115,7 @@ static int read_image(const struct sample_source *s, uint64_t id,
                       const struct dataset_sample *sample, char **ret_data, size_t *ret_size,
                       struct bl_error *err)
 {
-    uint8_t hash[crypto_hash_sha256_BYTES];
+    uint8_t hash[32];
     struct bl_stamp stamp;
     bl_autofree char *data = NULL;
     size_t size;
@@ -123,7 +123,7 @@ static int read_image(const struct sample_source *s, uint64_t id,
                          &stamp, err));
     bool as_indexed = bl_stamp_equal(&stamp, &sample->stamp);
     if (!as_indexed || !is_verified(s, id)) {
-        crypto_hash_sha256(hash, (const uint8_t *)data, size);
+        bl_sha256(data, size, hash);
         if (memcmp(hash, sample->hash, sizeof hash) != 0)
             return bl_fail(err, BL_EDATA, "the image has changed since the run's index was made");
         if (as_indexed)
@@ -189,7 +189,7 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
 static int probe_one(const struct sample_source *s, uint64_t id, uint64_t *ret,
                      struct bl_error *err)
 {
-    uint8_t hash[crypto_hash_sha256_BYTES];
+    uint8_t hash[32];
     struct dataset_sample sample;
     struct bl_stamp stamp;
     if (id >= sample_count(s))

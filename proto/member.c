@@ -127,9 +127,9 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     m->welcomed = true;
     m->malformed.code = BL_OK;
     m->patience_ms = e->welcome->patience_ms;
-    m->probe_count =
-        (uint32_t)e->welcome->n_probe; /* at most BL_PROBE_SAMPLES_MAX, as proto/check.c saw */
-    if (m->probe_count)                /* an empty list is NULL */
+    /* At most BL_PROBE_SAMPLES_MAX, as proto/check.c saw; an empty list is NULL. */
+    m->probe_count = (uint32_t)e->welcome->n_probe;
+    if (m->probe_count)
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
     return 0;

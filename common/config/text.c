@@ -1,11 +1,11 @@
 /* common/config/text.c - a configuration as text, and what is told by it: what changed, digests, the reference. */
 #include "common/config/parts.h"
 
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/hash.h"
 
 /* The shortest digits that read back as the same number. */
 static void print_real(FILE *out, double value)
@@ -170,18 +170,18 @@ int config_may_resume(const struct config *before, const struct config *now, cha
 static void digest(const struct config *config, bool (*wanted)(const struct config_key *),
                    uint8_t ret[32])
 {
-    crypto_hash_sha256_state state;
-    crypto_hash_sha256_init(&state);
+    struct bl_sha256 hash;
+    bl_sha256_begin(&hash);
     for (size_t i = 0; i < config_key_count; i++) {
         const struct config_key *key = &config_keys[i];
         if (!wanted(key) || !compared(key, config))
             continue;
         bl_autofree char *text = value_text(config, key);
         BL_ASSERT(text); /* a line of text could not be allocated: nothing sensible is left to do */
-        crypto_hash_sha256_update(&state, (const unsigned char *)key->path, strlen(key->path) + 1);
-        crypto_hash_sha256_update(&state, (const unsigned char *)text, strlen(text) + 1);
+        bl_sha256_add(&hash, key->path, strlen(key->path) + 1);
+        bl_sha256_add(&hash, text, strlen(text) + 1);
     }
-    crypto_hash_sha256_final(&state, ret);
+    bl_sha256_end(&hash, ret);
 }
 
 static bool is_fixed(const struct config_key *key)

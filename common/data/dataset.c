@@ -1,7 +1,6 @@
 /* common/data/dataset.c - opening, checking and reading a dataset.index. */
 #include "common/data/dataset.h"
 
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 #include "common/cleanup.h"
 #include "common/data/dataset_format.h"
 #include "common/file.h"
+#include "common/hash.h"
 #include "common/limits.h"
 
 struct dataset {
@@ -84,7 +84,7 @@ static int check_sections(struct dataset *d, const uint8_t *data, size_t size, s
         return fail(err, "its length does not match its header");
     uint8_t digest[32];
     const uint8_t *covered = h->made_from;
-    crypto_hash_sha256(digest, covered, (size_t)(data + size - covered));
+    bl_sha256(covered, (size_t)(data + size - covered), digest);
     if (memcmp(digest, h->digest, sizeof digest))
         return fail(err, "its checksum is wrong");
     return 0;

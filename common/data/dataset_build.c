@@ -7,6 +7,7 @@
 #include "common/cleanup.h"
 #include "common/data/dataset_format.h"
 #include "common/file.h"
+#include "common/hash.h"
 #include "common/random.h"
 #include "common/data/source.h"
 
@@ -90,11 +91,6 @@ struct build {
     size_t length_capacity;
     uint32_t sample_notes[DATASET_VERDICT_COUNT], caption_notes[CAPTION_VERDICT_COUNT];
 };
-
-static void update(crypto_hash_sha256_state *state, const void *data, size_t size)
-{
-    crypto_hash_sha256_update(state, data, size);
-}
 
 static int append(struct bl_bytes *bytes, const void *data, size_t size, struct bl_error *err)
 {
@@ -371,23 +367,24 @@ static int split(struct build *b, struct bl_error *err)
 
 static void digest_content(struct build *b)
 {
-    crypto_hash_sha256_state state;
+    struct bl_sha256 hash;
     const struct dataset_row *rows = (const void *)b->rows.data;
     const struct dataset_text *captions = (const void *)b->captions.data;
-    crypto_hash_sha256_init(&state);
+    bl_sha256_begin(&hash);
     for (uint64_t i = 0; i < b->header.sample_count; i++) {
-        update(&state, rows[i].hash, sizeof rows[i].hash);
-        update(&state, &rows[i].split, sizeof rows[i].split);
-        update(&state, &rows[i].caption_count, sizeof rows[i].caption_count);
+        bl_sha256_add(&hash, rows[i].hash, sizeof rows[i].hash);
+        bl_sha256_add(&hash, &rows[i].split, sizeof rows[i].split);
+        bl_sha256_add(&hash, &rows[i].caption_count, sizeof rows[i].caption_count);
         for (uint64_t j = 0; j < rows[i].caption_count; j++) {
             const struct dataset_text *c = &captions[rows[i].first_caption + j];
             const char *prefix = b->config->data.captions.at[c->column].prefix;
-            update(&state, prefix, strlen(prefix) + 1);
-            update(&state, b->text.data + c->text, c->size + 1);
-            update(&state, &c->tokens, sizeof c->tokens); /* another tokenizer shows in them */
+            bl_sha256_add(&hash, prefix, strlen(prefix) + 1);
+            bl_sha256_add(&hash, b->text.data + c->text, c->size + 1);
+            bl_sha256_add(&hash, &c->tokens,
+                          sizeof c->tokens); /* another tokenizer shows in them */
         }
     }
-    crypto_hash_sha256_final(&state, b->header.fingerprint);
+    bl_sha256_end(&hash, b->header.fingerprint);
 }
 
 static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
@@ -409,8 +406,7 @@ static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
         BL_TRY(append(ret, sections[i]->data, sections[i]->size, err));
     struct dataset_header *written = (void *)ret->data;
     const char *covered = (const char *)written->made_from;
-    crypto_hash_sha256(written->digest, (const unsigned char *)covered,
-                       (size_t)(ret->data + ret->size - covered));
+    bl_sha256(covered, (size_t)(ret->data + ret->size - covered), written->digest);
     return 0;
 }
 

@@ -1,5 +1,4 @@
 /* common/data/dataset_inputs.c - what a dataset.index is made from: sources, images, tokenizer. */
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +6,7 @@
 #include "common/cleanup.h"
 #include "common/data/dataset_format.h"
 #include "common/file.h"
+#include "common/hash.h"
 #include "common/data/parallel.h"
 #include "common/models/hf.h"
 
@@ -209,41 +209,36 @@ static int open_tokenizer(const struct config *config, struct dataset_inputs *in
     return caption_eos(&config->data, inputs->tokenizer, &llm, &inputs->eos, err);
 }
 
-static void update(crypto_hash_sha256_state *state, const void *data, size_t size)
-{
-    crypto_hash_sha256_update(state, data, size);
-}
-
 static void digest_inputs(const struct config *config, struct dataset_inputs *inputs,
                           const char *tokenizer_hex)
 {
-    crypto_hash_sha256_state state;
+    struct bl_sha256 hash;
     uint8_t keys[32];
     uint32_t version = DATASET_VERSION;
-    crypto_hash_sha256_init(&state);
+    bl_sha256_begin(&hash);
     config_data_digest(config, keys);
-    update(&state, &version, sizeof version);
-    update(&state, keys, sizeof keys);
-    update(&state, tokenizer_hex, 64);
-    update(&state, &inputs->eos, sizeof inputs->eos);
+    bl_sha256_add(&hash, &version, sizeof version);
+    bl_sha256_add(&hash, keys, sizeof keys);
+    bl_sha256_add(&hash, tokenizer_hex, 64);
+    bl_sha256_add(&hash, &inputs->eos, sizeof inputs->eos);
     for (int i = 0; i < 2 && inputs->sources[i]; i++) {
         const char *folder = source_folder(inputs->sources[i]);
-        update(&state, folder, strlen(folder) + 1);
-        update(&state, source_fingerprint(inputs->sources[i]), 32);
+        bl_sha256_add(&hash, folder, strlen(folder) + 1);
+        bl_sha256_add(&hash, source_fingerprint(inputs->sources[i]), 32);
         for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
             const char *first;
             uint64_t count = source_passed(inputs->sources[i], (enum source_passed)kind, &first);
-            update(&state, &count, sizeof count);
-            update(&state, first, strlen(first) + 1);
+            bl_sha256_add(&hash, &count, sizeof count);
+            bl_sha256_add(&hash, first, strlen(first) + 1);
         }
     }
     for (uint64_t row = 0; row < inputs->count; row++) {
         const struct dataset_image *image = &inputs->images[row];
         const uint64_t seen[3] = {image->verdict, image->stamp.size,
                                   (uint64_t)image->stamp.mtime_ns};
-        update(&state, seen, sizeof seen);
+        bl_sha256_add(&hash, seen, sizeof seen);
     }
-    crypto_hash_sha256_final(&state, inputs->digest);
+    bl_sha256_end(&hash, inputs->digest);
 }
 
 int dataset_inputs_open(const struct config *config, dataset_progress *progress, void *ctx,

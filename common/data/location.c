@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/hash.h"
 #include "common/size.h"
 
 /* -- text ------------------------------------------------------------------------------------- */

@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/hash.h"
 #include "common/limits.h"
 #include "common/utf8.h"
 #include "common/data/source_build.h"
@@ -317,24 +317,23 @@ static int check_columns(const struct source *source, struct bl_error *err)
 
 static void fingerprint(struct source *source, const char *kind)
 {
-    crypto_hash_sha256_state state;
-    crypto_hash_sha256_init(&state);
-    crypto_hash_sha256_update(&state, (const unsigned char *)kind, strlen(kind) + 1);
+    struct bl_sha256 hash;
+    bl_sha256_begin(&hash);
+    bl_sha256_add(&hash, kind, strlen(kind) + 1);
     for (size_t i = 0; i < source->row_count; i++) {
         struct source_sample sample;
         source_get(source, i, &sample);
-        crypto_hash_sha256_update(&state, (const unsigned char *)sample.image,
-                                  strlen(sample.image) + 1);
+        bl_sha256_add(&hash, sample.image, strlen(sample.image) + 1);
         for (uint64_t j = 0; j < sample.candidate_count; j++) {
             struct source_candidate c;
             source_candidate(source, i, j, &c);
             const char *column = source->columns[c.column];
-            crypto_hash_sha256_update(&state, (const unsigned char *)column, strlen(column) + 1);
-            crypto_hash_sha256_update(&state, (const unsigned char *)c.text, c.size + 1);
+            bl_sha256_add(&hash, column, strlen(column) + 1);
+            bl_sha256_add(&hash, c.text, c.size + 1);
         }
-        crypto_hash_sha256_update(&state, (const unsigned char *)"\n", 1);
+        bl_sha256_add(&hash, "\n", 1);
     }
-    crypto_hash_sha256_final(&state, source->fingerprint);
+    bl_sha256_end(&hash, source->fingerprint);
 }
 
 /* -- public ----------------------------------------------------------------------------------- */
