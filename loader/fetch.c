@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/limits.h"
 #include "common/progress.h"
 #include "loader/sample.h"
@@ -79,14 +80,7 @@ static bool is_stopping(struct fetch *f)
 static bool wait_a_while(void *context, uint32_t ms)
 {
     struct fetch *f = context;
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000L;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    struct timespec until = bl_deadline(ms);
     pthread_mutex_lock(&f->lock);
     while (!f->stopping && pthread_cond_timedwait(&f->stop, &f->lock, &until) == 0)
         ;

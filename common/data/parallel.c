@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <time.h>
 
+#include "common/deadline.h"
+
 enum {
     THREADS_MIN = 4,
     THREADS_MAX = 32,
@@ -23,23 +25,10 @@ struct parallel {
     struct bl_error failure; /* of that item; code 0: none */
 };
 
-static struct timespec after_ms(uint32_t ms)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    t.tv_sec += ms / 1000;
-    t.tv_nsec += ms % 1000 * 1000000L;
-    if (t.tv_nsec >= 1000000000) {
-        t.tv_sec++;
-        t.tv_nsec -= 1000000000;
-    }
-    return t;
-}
-
 bool parallel_wait(void *run, uint32_t ms)
 {
     struct parallel *p = run;
-    struct timespec until = after_ms(ms);
+    struct timespec until = bl_deadline(ms);
     pthread_mutex_lock(&p->lock);
     while (!p->stopping && pthread_cond_timedwait(&p->changed, &p->lock, &until) == 0)
         ;
@@ -83,7 +72,7 @@ static void watch(struct parallel *p)
 {
     const struct parallel_work *work = p->work;
     while (p->running) {
-        struct timespec until = after_ms(WATCH_MS);
+        struct timespec until = bl_deadline(WATCH_MS);
         while (p->running && pthread_cond_timedwait(&p->changed, &p->lock, &until) == 0)
             ;
         uint64_t done = p->done;

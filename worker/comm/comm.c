@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "worker/comm/backend.h"
 
 struct store_entry {
@@ -83,14 +84,7 @@ int comm_unreached(const struct comm *comm, int *ret_ranks, int most)
 int comm_store_get(struct comm_store *store, const char *key, const void **ret, size_t *ret_size,
                    struct bl_error *err)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += store->options->connect_ms / 1000;
-    until.tv_nsec += store->options->connect_ms % 1000 * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_nsec -= 1000000000L;
-        until.tv_sec++;
-    }
+    struct timespec until = bl_deadline((uint32_t)store->options->connect_ms);
     const struct store_entry *entry;
     int late = 0, rc = 0;
     pthread_mutex_lock(&store->lock);
