@@ -90,10 +90,10 @@ static bool rewinds_in_vain(struct coord *c, uint64_t step)
     bool further = c->rewinds == 0 || step != c->rewind_step || c->issued > c->rewind_from;
     if (c->first)
         return false;
-    if (further)
+    if (further) {
         c->rewinds = 0;
-    if (further || c->issued > c->rewind_from)
         c->rewind_from = c->issued;
+    }
     c->rewind_step = step;
     return ++c->rewinds >= REWINDS_MAX;
 }

@@ -251,14 +251,6 @@ int source_add(struct source *source, const char *image, const char *file, uint6
     return 0;
 }
 
-void source_set_range(struct source *source, uint64_t offset, uint64_t length)
-{
-    BL_ASSERT_CMP(source->row_count, >, 0);
-    BL_ASSERT_CMP(length, >, 0);
-    source->rows[source->row_count - 1].offset = offset;
-    source->rows[source->row_count - 1].length = length;
-}
-
 int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
                        struct bl_error *err)
 {
@@ -472,15 +464,11 @@ int source_locate(const struct source *source, uint64_t id, char **ret, struct b
     BL_ASSERT_CMP(id, <, source->row_count);
     const struct source_row *row = &source->rows[id];
     bl_autofree char *path = NULL;
-    if (asprintf(&path, "%s/%s", source->folder,
-                 source->text.data + (row->length ? row->file : row->image)) < 0) {
+    if (asprintf(&path, "%s/%s", source->folder, source->text.data + row->image) < 0) {
         path = NULL;
         return fail_nomem(err);
     }
-    struct location location = {.kind = row->length ? LOCATION_RANGE : LOCATION_FILE,
-                                .path = path,
-                                .offset = row->offset,
-                                .length = row->length};
+    struct location location = {.kind = LOCATION_FILE, .path = path};
     return location_format(&location, ret, err);
 }
 

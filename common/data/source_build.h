@@ -11,8 +11,6 @@
 struct source_row {
     size_t image, file; /* offsets of strings in text */
     uint64_t line;
-    uint64_t offset,
-        length; /* of the image's bytes in `file`; length 0: the image is a file of its own */
     size_t first_candidate;
 };
 
@@ -62,8 +60,6 @@ extern const struct source_kind source_imagefolder, source_pairs;
 /* A sample; its candidates follow. The image's path is checked to stay below the folder. */
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
                struct bl_error *err);
-/* The image of the sample added last is a range of its `file`. length >= 1. */
-void source_set_range(struct source *source, uint64_t offset, uint64_t length);
 /* A candidate of the sample added last. */
 int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
                        struct bl_error *err);
