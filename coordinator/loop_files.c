@@ -227,13 +227,18 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     return 0;
 }
 
+static void warn(const char *line)
+{
+    bl_log(BL_LOG_WARNING, "%s", line);
+}
+
 int loop_open_files(struct loop *l, struct bl_error *err)
 {
     char path[4096], programs[4096], worker[4096];
     BL_TRY(config_open(l->options->yaml, &l->config, err));
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(check_models(l->options->yaml, worker, l->config, err));
+    BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
     BL_TRY(compare_config(l, err));
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
