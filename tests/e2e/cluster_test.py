@@ -375,7 +375,9 @@ def weights_that_are_not_finite_end_the_run_and_check_names_them(place):
            "complete" not in output, (code, output))
     done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     expect(done.returncode == FORMAT and b'tensor "model.norm.weight": expected finite values, found nan at element 10' in
-           done.stdout, done)
+           done.stdout and b"found nan" in done.stderr, done)
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == FORMAT and done.stdout.count(b"found nan") == 1, done)
 
 
 def start_cluster(place, case):
