@@ -209,6 +209,7 @@ static void choose_probe(struct loop *l)
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
+    char split[300];
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
@@ -217,6 +218,8 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");
+    if (dataset_split_text(l->dataset, split, sizeof split))
+        bl_log(BL_LOG_INFO, "data %s", split);
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
         const char *first;
         uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
