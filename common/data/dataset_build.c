@@ -21,7 +21,7 @@ static int fail_nomem(struct bl_error *err)
 
 /* -- sets ------------------------------------------------------------------------------------- */
 
-/* Hashes of the images in data.validation_source, sorted. */
+/* Hashes of the images that are for validation, sorted; those of a split by content are not among them. */
 struct hashes {
     uint8_t (*at)[32];
     size_t count, capacity;
@@ -252,6 +252,19 @@ static int add_captions(struct build *b, const struct source *source, uint64_t r
     return 0;
 }
 
+/* What the folders of data.source say of a sample: KEPT, for training or *ret_validation, or why it is left out. Without a
+ * train folder, what is in no other split is for training. */
+static enum dataset_verdict judge_folder(const struct build *b, const char *image,
+                                         bool *ret_validation)
+{
+    enum split_name split = split_of_path(image);
+    *ret_validation = split == SPLIT_VALIDATION;
+    if (split == SPLIT_TEST || (*ret_validation && b->inputs->sources[1]))
+        return DATASET_SET_ASIDE;
+    return split == SPLIT_NONE && b->header.splits.at[SPLIT_TRAIN] ? DATASET_NO_SPLIT
+                                                                   : DATASET_KEPT;
+}
+
 static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
 {
     const struct dataset_image *image = &b->inputs->images[at];
@@ -259,9 +272,13 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     const struct source *source = dataset_inputs_source(b->inputs, &row);
     struct source_sample sample;
     source_get(source, row, &sample);
+    bool validation = source == b->inputs->sources[1];
+    enum dataset_verdict folder =
+        validation ? DATASET_KEPT : judge_folder(b, sample.image, &validation);
+    if (folder != DATASET_KEPT)
+        return leave_out(b, &sample, folder, err);
     if (image->verdict != DATASET_KEPT)
         return leave_out(b, &sample, image->verdict, err);
-    bool validation = source == b->inputs->sources[1];
     if (!validation && b->held_out.count &&
         bsearch(image->hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
         return leave_out(b, &sample, DATASET_HELD_OUT, err);
@@ -282,10 +299,21 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     return append(&b->rows, &record, sizeof record, err);
 }
 
+static bool is_for_validation(const struct build *b, uint64_t row)
+{
+    const struct source *source = dataset_inputs_source(b->inputs, &row);
+    struct source_sample sample;
+    bool validation;
+    if (source == b->inputs->sources[1])
+        return true;
+    source_get(source, row, &sample);
+    return judge_folder(b, sample.image, &validation) == DATASET_KEPT && validation;
+}
+
 static int collect_held_out(struct build *b, struct bl_error *err)
 {
-    for (uint64_t row = source_count(b->inputs->sources[0]); row < b->inputs->count; row++) {
-        if (b->inputs->images[row].verdict != DATASET_KEPT)
+    for (uint64_t row = 0; row < b->inputs->count; row++) {
+        if (b->inputs->images[row].verdict != DATASET_KEPT || !is_for_validation(b, row))
             continue;
         if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
             return fail_nomem(err);
@@ -347,7 +375,7 @@ static int nth_rank(const struct config *config, const struct dataset_row *rows,
 static int split(struct build *b, struct bl_error *err)
 {
     struct dataset_row *rows = (void *)b->rows.data;
-    double share = b->config->data.validation;
+    double share = b->header.splits.at[SPLIT_VALIDATION] ? 0 : b->config->data.validation;
     struct rank last = {0};
     if (share >= 1)
         BL_TRY(nth_rank(b->config, rows, b->header.sample_count, (uint64_t)share, &last, err));
@@ -431,6 +459,7 @@ static int build_all(struct build *b, dataset_progress *progress, void *ctx, str
 {
     BL_TRY(
         caption_rules_open(&b->config->data, b->inputs->tokenizer, b->inputs->eos, &b->rules, err));
+    split_count(b->inputs->sources[0], &b->header.splits);
     BL_TRY(collect_held_out(b, err));
     for (uint64_t row = 0; row < b->inputs->count; row++) {
         if (row % PROGRESS_EVERY == 0 && progress &&
