@@ -7,9 +7,6 @@
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
 
-/* Rates are means over about this many steps. */
-#define RATE_STEPS 20
-
 /* In training where the time goes; otherwise who or what the run cannot go on without. */
 static const char *waiting_for(const struct loop *l, const struct coord_status *s)
 {
