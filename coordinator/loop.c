@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/size.h"
 #include "coordinator/curves.h"
 #include "coordinator/loop_state.h"
@@ -25,6 +26,7 @@
 static void leave(struct loop *l)
 {
     l->leaving = true;
+    bl_notify_stopping();
     if (l->children)
         children_stop(l->children, false);
     uv_stop(&l->uv);
@@ -259,6 +261,7 @@ static void on_draw(uv_timer_t *timer)
         return;
     loop_progress(l, false);
     loop_note_absence(l);
+    bl_notify_alive();
     if (l->children)
         children_watch(l->children);
 }
@@ -490,6 +493,7 @@ static int start(struct loop *l, struct bl_error *err)
     BL_TRY(peers_new(&l->peers, err));
     open_control(l);
     bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);
+    bl_notify_ready("listening at %s", l->endpoint);
     uv_update_time(&l->uv);
     carry_out_all(l, coord_start(l->core, uv_now(&l->uv)));
     return l->options->local && !l->leaving ? start_children(l, err) : 0;

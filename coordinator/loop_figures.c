@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/notify.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
 
@@ -103,6 +104,9 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
                    "step=%" PRId64
                    " expert=%d gets %.2f %% of the routing weight: the mixture collapses",
                    m.step, e, 100 * share[e]);
+    if (m.step % l->config->log.every == 0)
+        bl_notify_ready("step %" PRId64 " of %" PRIu64 ", loss %.4f; %s", m.step, l->plan.steps,
+                        m.loss, l->endpoint);
     BL_TRY(metrics_step(l->metrics, &m, err));
     loop_progress(l, m.step % l->config->log.every == 0 || m.step == (int64_t)l->plan.steps);
     return 0;
