@@ -227,25 +227,23 @@ static bool first_column(const struct source *source, uint64_t row, uint64_t can
 
 /* Judges a sample's captions; *ret_count are kept. */
 static int add_captions(struct build *b, const struct source *source, uint64_t row,
-                        const struct dataset_image *image, enum dataset_verdict *verdict,
-                        uint32_t *ret_count, struct bl_error *err)
+                        const struct source_sample *sample, const struct dataset_image *image,
+                        enum dataset_verdict *verdict, uint32_t *ret_count, struct bl_error *err)
 {
-    struct source_sample sample;
     struct tally tally = {0};
     uint32_t column;
-    source_get(source, row, &sample);
     *verdict = DATASET_NO_CAPTION;
-    if (!first_column(source, row, sample.candidate_count, &column))
+    if (!first_column(source, row, sample->candidate_count, &column))
         return 0;
-    for (uint64_t i = 0; i < sample.candidate_count; i++) {
+    for (uint64_t i = 0; i < sample->candidate_count; i++) {
         struct source_candidate c;
         source_candidate(source, row, i, &c);
         if (c.column != column && b->config->data.caption_choice == CONFIG_CHOICE_FIRST)
             continue;
         struct caption_text caption = {.column = c.column};
         caption.text = caption_strip(c.text, c.size, &caption.size);
-        if (add_caption(b, &sample, image, &caption, &tally, err) < 0)
-            return source_where(source, &sample, err);
+        if (add_caption(b, sample, image, &caption, &tally, err) < 0)
+            return source_where(source, sample, err);
     }
     *ret_count = tally.kept;
     *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
@@ -258,7 +256,7 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     uint64_t row = at;
     const struct source *source = dataset_inputs_source(b->inputs, &row);
     struct source_sample sample;
-    source_get(source, row, &sample);
+    BL_TRY(source_get(source, row, &sample, err));
     if (image->verdict != DATASET_KEPT)
         return leave_out(b, &sample, image->verdict, err);
     bool validation = source == b->inputs->sources[1];
@@ -268,7 +266,7 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     enum dataset_verdict verdict;
     struct dataset_row record = {.first_caption = b->header.caption_count,
                                  .split = validation ? DATASET_VALIDATION : DATASET_TRAIN};
-    BL_TRY(add_captions(b, source, row, image, &verdict, &record.caption_count, err));
+    BL_TRY(add_captions(b, source, row, &sample, image, &verdict, &record.caption_count, err));
     if (verdict != DATASET_KEPT)
         return leave_out(b, &sample, verdict, err);
     bl_autofree char *location = NULL;
@@ -453,7 +451,8 @@ static int hash_images(const struct config *config, struct dataset_inputs *input
     BL_TRY(bl_path_join(path, sizeof path, config->run_dir, "image-hashes", err));
     bl_folder_make(config->run_dir, NULL); /* where it cannot be made, hashes are not kept */
     BL_TRY(hash_cache_open(path, &cache, err));
-    return dataset_inputs_hash(inputs, cache, progress, ctx, err);
+    return dataset_inputs_hash(inputs, cache, (uint64_t)config->data.max_image_bytes, progress, ctx,
+                               err);
 }
 
 int dataset_build(const struct config *config, struct dataset_inputs *inputs,
