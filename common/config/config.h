@@ -11,7 +11,13 @@
 #include "common/error.h"
 
 enum config_precision { CONFIG_BF16, CONFIG_F32 };
-enum config_format { CONFIG_FORMAT_AUTO, CONFIG_IMAGEFOLDER, CONFIG_PAIRS, CONFIG_PARQUET };
+enum config_format {
+    CONFIG_FORMAT_AUTO,
+    CONFIG_IMAGEFOLDER,
+    CONFIG_PAIRS,
+    CONFIG_ANNOTATIONS,
+    CONFIG_PARQUET
+};
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
 enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
 enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };

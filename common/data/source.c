@@ -18,7 +18,7 @@
 
 /* In the order in which auto tries them. */
 static const struct source_kind *const kinds[] = {&source_imagefolder, &source_pairs,
-                                                  &source_parquet};
+                                                  &source_annotations, &source_parquet};
 
 static int fail_nomem(struct bl_error *err)
 {
@@ -393,7 +393,8 @@ static int fail_kind(const struct source_kind *kind, size_t files, struct bl_err
 {
     bl_fail(err, BL_EFORMAT, "expected %s, found none among %zu files",
             kind ? kind->files
-                 : "metadata.jsonl or metadata.csv, images beside .txt files, or Parquet files",
+                 : "metadata.jsonl or metadata.csv, images beside .txt files, captions of COCO or "
+                   "Flickr8k, or Parquet files",
             files);
     return bl_error_remedy(err, "put them there, or check the path; docs/config.md, data.format");
 }

@@ -68,7 +68,8 @@ struct source_kind {
     bool (*recognise)(const struct source_listing *listing);
     int (*read)(struct source *source, const struct source_listing *listing, struct bl_error *err);
 };
-extern const struct source_kind source_imagefolder, source_pairs, source_parquet;
+extern const struct source_kind source_imagefolder, source_annotations, source_pairs,
+    source_parquet;
 
 /* A sample; its candidates follow. The image's path is checked to stay below the folder. */
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
