@@ -280,10 +280,10 @@ struct ops {
     /* w (B,E) f32 = softmax(z (B,E)); lse (B) f32 = logsumexp(z), NULL: not wanted. */
     void (*router_softmax)(struct ops *self, float *w, float *lse, const act *z, int64_t B,
                            int64_t E);
-    /* y (B*rows, D) = or += w[b,e] x */
-    void (*mix_forward)(struct ops *self, act *y, const act *x, const float *w, int64_t e,
-                        int64_t B, int64_t E, int64_t rows, int64_t D, bool accumulate);
-    /* d_x = w[b,e] d_y;  d_w[b,e] = <d_y, x> over the image's rows */
+    /* y (B*rows, D) = sum_e w[b,e] x[e]; x (E, B*rows, D) */
+    void (*mix_forward)(struct ops *self, act *y, const act *x, const float *w, int64_t B,
+                        int64_t E, int64_t rows, int64_t D);
+    /* Of expert e: d_x = w[b,e] d_y;  d_w[b,e] = <d_y, x> over the image's rows; all (B*rows, D) */
     void (*mix_backward)(struct ops *self, act *d_x, float *d_w, const act *d_y, const act *x,
                          const float *w, int64_t e, int64_t B, int64_t E, int64_t rows, int64_t D);
     /* The router's gradient at the end of a step (recipe.md, Loss). d_w (B,E): the cross entropy's
