@@ -43,7 +43,7 @@ int program_run(const char *name, const struct command *commands, int argc, char
     bl_notify_begin();
     bl_log_identity(name, "%s", "");
     int rc = command->run(argc - chosen, argv + chosen, &err);
-    if (rc < 0)
+    if (rc < 0 && err.text[0])
         bl_log_error(&err);
     return rc < 0 ? bl_error_exit_code(rc) : 0;
 }

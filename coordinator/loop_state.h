@@ -77,6 +77,7 @@ struct loop {
     int disk_jobs;                    /* under way on the thread pool */
     struct best best;
     double latest_train_loss;
+    uint64_t skipped_in_a_row;     /* steps, up to the latest */
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
     uint64_t last_commit_ms;

@@ -1,6 +1,7 @@
 /* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/arguments.h"
@@ -98,6 +99,14 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     return coordinator_run(&options, err);
 }
 
+/* Whether both go to one terminal, file or pipe. */
+static bool is_one_stream(FILE *a, FILE *b)
+{
+    struct stat x, y;
+    return fstat(fileno(a), &x) == 0 && fstat(fileno(b), &y) == 0 && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
 static int command_check(int argc, char **argv, struct bl_error *err)
 {
     int rest;
@@ -111,8 +120,10 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     char programs[4096], worker[4096];
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(check_run(argv[1], deep, worker, stdout, err));
-    return bl_output_finish(err);
+    int rc = check_run(argv[1], deep, worker, stdout, err);
+    if (rc < 0 && is_one_stream(stdout, stderr))
+        err->text[0] = 0; /* whoever reads has it from the page */
+    return rc < 0 ? rc : bl_output_finish(err);
 }
 
 static int no_command(int argc, char **argv, struct bl_error *err)

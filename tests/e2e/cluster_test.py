@@ -381,6 +381,37 @@ def bad_images_void_their_slots_and_are_listed(place):
     expect([json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))] == listed, "listed again")
 
 
+def write_tensors(path, found):
+    """The inverse of tensors()."""
+    header, data = {}, b""
+    for name, (dtype, shape, values) in found.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def weights_that_are_not_finite_end_the_run_and_check_names_them(place):
+    llm = place.path("nan-llm")
+    shutil.copytree(os.path.join(ROOT, "deploy/demo/models/llm"), llm)
+    found = tensors(os.path.join(llm, "model.safetensors"))
+    dtype, shape, values = found["model.norm.weight"]
+    expect(dtype == "BF16", dtype)
+    found["model.norm.weight"] = dtype, shape, values[:20] + struct.pack("<H", 0x7fc0) + values[22:]
+    write_tensors(os.path.join(llm, "model.safetensors"), found)
+    case = Case(place, "notfinite", llm__path=llm, train__validate_every=4)
+    code, output = case.train("1,1")
+    expect(code == DATA and "all of the last 16 steps were skipped: nothing is trained; run `blipren-coord check " in output and
+           "complete" not in output, (code, output))
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    expect(done.returncode == FORMAT and b'tensor "model.norm.weight": expected finite values, found nan at element 10' in
+           done.stdout and b"found nan" in done.stderr, done)
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == FORMAT and done.stdout.count(b"found nan") == 1, done)
+
+
 def start_cluster(place, case):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
