@@ -9,8 +9,10 @@
 #include "proto/socket.h"
 
 struct peer {
-    struct wire_id id; /* of the connection */
-    uint64_t link;     /* number of the connection, never used twice */
+    struct wire_id id;               /* of the connection */
+    int connection;                  /* the same, as a socket knows it (wire_know) */
+    char address[GUARD_ADDRESS_MAX]; /* its host's */
+    uint64_t link;                   /* number of the connection, never used twice */
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
@@ -25,8 +27,10 @@ struct peers;
 
 int peers_new(struct peers **ret, struct bl_error *err);
 void peers_free(struct peers **peers);
-/* The peer of a connection; a new one gets the next link number. Never NULL. */
+/* The peer of a connection; NULL: unknown. */
 struct peer *peers_of_id(struct peers *peers, const struct wire_id *id);
+/* A new peer, with the next link number. Never NULL. */
+struct peer *peers_add(struct peers *peers, const struct wire_id *id);
 /* NULL: unknown. */
 struct peer *peers_of_link(struct peers *peers, uint64_t link);
 /* The connection's newest peer with that incarnation, that secret; NULL: unknown. */

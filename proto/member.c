@@ -194,8 +194,9 @@ static void on_lost(void *member)
 /* A malformed message: the connection is closed, and the rules make a new one (W2). */
 static void give_up_connection(struct member *m, const struct bl_error *why)
 {
-    bl_log(BL_LOG_WARNING, "malformed message of the coordinator, connection closed: %s%s%s",
-           why->key, why->key[0] ? ": " : "", why->text);
+    bl_log_peer(BL_LOG_WARNING, m->options.endpoint,
+                "malformed message of the coordinator, connection closed: %s%s%s", why->key,
+                why->key[0] ? ": " : "", why->text);
     m->malformed = *why;
     m->met = whom_it_met(m);
     wire_socket_close(&m->control, 0);
@@ -254,6 +255,7 @@ static void on_tick(uv_timer_t *timer)
 {
     struct member *m = timer->data;
     struct member_event event = {.type = MEMBER_EVENT_TICK};
+    bl_log_counts();
     if (!m->leaving)
         m->options.calls->event(m->options.context, &event);
 }
