@@ -457,6 +457,13 @@ static void start_handles(struct loop *l)
     }
 }
 
+/* NULL: none. */
+static const char *keys_folder(const struct loop *l)
+{
+    const char *keys = l->options->keys ? l->options->keys : l->config->cluster.keys;
+    return keys && keys[0] ? keys : NULL;
+}
+
 static int start_children(struct loop *l, struct bl_error *err)
 {
     int threads = (int)l->config->threads;
@@ -466,6 +473,7 @@ static int start_children(struct loop *l, struct bl_error *err)
     struct children_options options = {.loop = &l->uv,
                                        .run_folder = l->config->run_dir,
                                        .endpoint = l->endpoint,
+                                       .keys = keys_folder(l),
                                        .workers = l->options->workers,
                                        .loaders = l->options->loaders,
                                        .device = l->options->device,
@@ -484,22 +492,37 @@ static int fail_bind(const struct loop *l, struct bl_error *err)
     return bl_error_file(err, l->options->yaml);
 }
 
+static void note_security(struct loop *l)
+{
+    static const char *const names[] = {"loopback", "keys", "none"};
+    l->security = wire_has_keys(l->zmq)           ? SECURITY_KEYS
+                  : wire_is_loopback(l->endpoint) ? SECURITY_LOOPBACK
+                                                  : SECURITY_NONE;
+    bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s security=%s", l->endpoint, l->config->run_dir,
+           names[l->security]);
+    if (l->security == SECURITY_NONE)
+        bl_log(BL_LOG_WARNING,
+               "security=none: whoever reaches this port can read and join the run");
+}
+
 static int start(struct loop *l, struct bl_error *err)
 {
     char endpoint[SOCKET_ENDPOINT_MAX];
     const struct config *c = l->config;
+    const char *keys = keys_folder(l);
     snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld", c->cluster.bind,
              (long long)c->cluster.port);
-    if (wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err) < 0)
+    if (wire_check_endpoint(endpoint, keys || c->cluster.insecure || l->options->insecure, err) < 0)
         return fail_bind(l, err);
-    BL_TRY(wire_context_open(&l->zmq, err));
+    if (wire_context_open(keys, &l->zmq, err) < 0)
+        return bl_error_key(err, l->options->keys ? "--keys" : "cluster.keys");
     BL_TRY(peers_new(&l->peers, err));
     struct wire_guard guard = {wire_control_limits(), on_connection_lost};
     if (wire_router(&l->uv, l->zmq, endpoint, &guard, on_message, l, &l->router, l->endpoint, err) <
         0)
         return fail_bind(l, err);
     BL_TRY(loop_write_config(l, err));
-    bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);
+    note_security(l);
     uv_update_time(&l->uv);
     carry_out_all(l, coord_start(l->core, uv_now(&l->uv)));
     return l->options->local && !l->leaving ? start_children(l, err) : 0;

@@ -46,7 +46,12 @@ struct loop {
     uv_timer_t tick, draw;
     uv_signal_t signals[RUN_SIGNALS_MAX];
     uv_async_t journaled;
-    void *zmq;
+    struct wire_context *zmq;
+    enum security {
+        SECURITY_LOOPBACK, /* of this machine alone */
+        SECURITY_KEYS,     /* encrypted; who has the cluster's key is let in */
+        SECURITY_NONE      /* --insecure: anybody is, and can listen */
+    } security;
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
 

@@ -93,6 +93,10 @@ static void explain_absence(struct member *m, const char *text)
         bl_error_remedy(&m->error, "install the same version of BLIPren on every host");
     } else {
         bl_fail(&m->error, BL_EPEER, "%s: %s", text, wire_met_words(whom_it_met(m)));
+        if (whom_it_met(m) == WIRE_OTHER_KEYS)
+            bl_error_remedy(&m->error,
+                            "copy the coordinator's folder of keys to this host, and give "
+                            "it by --keys");
     }
     bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
 }
@@ -313,9 +317,15 @@ int member_open(struct member *m, const struct member_options *options, struct b
     name_yourself(m);
     start_handles(m);
     /* a coordinator that starts us was told already */
-    if (wire_check_endpoint(options->endpoint, options->insecure || options->parent, err) < 0)
+    if (wire_check_endpoint(options->endpoint,
+                            options->keys || options->insecure || options->parent, err) < 0)
         return bl_error_key(err, "--coord");
-    return wire_context_open(&m->zmq, err);
+    if (!options->keys && !wire_is_loopback(options->endpoint))
+        bl_log(BL_LOG_WARNING,
+               "security=none: connections are neither encrypted nor authenticated");
+    if (wire_context_open(options->keys, &m->zmq, err) < 0)
+        return bl_error_key(err, "--keys");
+    return 0;
 }
 
 struct core_member_config member_config(const struct member *m)

@@ -39,24 +39,6 @@ void wire_frames_move(struct wire_frames *to, struct wire_frames *from)
     wire_frames_close(from);
 }
 
-int wire_context_open(void **ret, struct bl_error *err)
-{
-    void *context = zmq_ctx_new();
-    if (!context)
-        return bl_fail(err, BL_ENOMEM, "no ZeroMQ context can be made: %s", zmq_strerror(errno));
-    /* A loader has one for each worker; ZeroMQ's own limit is 1023. */
-    zmq_ctx_set(context, ZMQ_MAX_SOCKETS, 2 * BL_WORKERS_MAX);
-    *ret = context;
-    return 0;
-}
-
-void wire_context_close(void **context)
-{
-    if (*context)
-        zmq_ctx_term(*context);
-    *context = NULL;
-}
-
 static void close_handle(uv_handle_t *handle, void *argument)
 {
     if (!uv_is_closing(handle))
@@ -226,14 +208,31 @@ static void set_int(void *zmq, int option, int value)
     BL_ASSERT_CMP(rc, ==, 0);
 }
 
+/* What ZeroMQ adds to an encrypted frame, and a little. */
+#define CURVE_BYTES 64
+
+/* The same key at both ends: who has the server's is a client too. */
+static void set_keys(const struct wire_context *context, void *zmq, bool is_server)
+{
+    const struct keys *keys = &context->keys;
+    if (is_server) {
+        set_int(zmq, ZMQ_CURVE_SERVER, 1);
+        zmq_setsockopt(zmq, ZMQ_ZAP_DOMAIN, "blipren", 7);
+    } else {
+        zmq_setsockopt(zmq, ZMQ_CURVE_SERVERKEY, keys->public_key, KEYS_TEXT_SIZE);
+        zmq_setsockopt(zmq, ZMQ_CURVE_PUBLICKEY, keys->public_key, KEYS_TEXT_SIZE);
+    }
+    zmq_setsockopt(zmq, ZMQ_CURVE_SECRETKEY, keys->secret_key, KEYS_TEXT_SIZE);
+}
+
 /* A socket with the options all of ours share. */
-int socket_make(void *context, int type, int hwm, wire_receive *receive, void *user,
+int socket_make(struct wire_context *context, int type, int hwm, wire_receive *receive, void *user,
                 struct wire_socket **ret, struct bl_error *err)
 {
     struct wire_socket *s = calloc(1, sizeof *s);
     if (!s)
         return bl_fail(err, BL_ENOMEM, "no memory for a socket");
-    s->zmq = zmq_socket(context, type);
+    s->zmq = zmq_socket(context->zmq, type);
     if (!s->zmq) {
         free(s);
         return bl_fail(err, BL_EIO, "a socket cannot be made: %s", zmq_strerror(errno));
@@ -242,6 +241,10 @@ int socket_make(void *context, int type, int hwm, wire_receive *receive, void *u
     s->receive = receive;
     s->user = user;
     int64_t bytes = type == ZMQ_PULL ? BL_FRAME_BYTES_MAX : BL_HEADER_BYTES_MAX;
+    if (context->has_keys && type != ZMQ_PAIR) {
+        set_keys(context, s->zmq, type == ZMQ_ROUTER || type == ZMQ_PULL);
+        bytes += CURVE_BYTES;
+    }
     zmq_setsockopt(s->zmq, ZMQ_MAXMSGSIZE, &bytes, sizeof bytes);
     set_int(s->zmq, ZMQ_LINGER, 0);
     set_int(s->zmq, ZMQ_SNDHWM, hwm);
@@ -268,7 +271,7 @@ static int abandon(struct wire_socket *s, const char *what, const char *endpoint
 }
 
 /* Listens, guarded from the first connection on. */
-static int bind_socket(void *context, struct wire_socket *s, const char *endpoint,
+static int bind_socket(struct wire_context *context, struct wire_socket *s, const char *endpoint,
                        const struct wire_guard *guard, char ret_endpoint[SOCKET_ENDPOINT_MAX],
                        struct bl_error *err)
 {
@@ -286,7 +289,7 @@ static int bind_socket(void *context, struct wire_socket *s, const char *endpoin
 }
 
 /* A socket of that type in the loop, listening. */
-static int listen_socket(uv_loop_t *loop, void *context, struct wire_socket *s,
+static int listen_socket(uv_loop_t *loop, struct wire_context *context, struct wire_socket *s,
                          const char *endpoint, const struct wire_guard *guard,
                          struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
                          struct bl_error *err)
@@ -335,7 +338,7 @@ struct guard_limits wire_data_limits(uint64_t bytes_max)
                                  .incomplete = bytes + BL_KERNEL_BYTES_MAX};
 }
 
-int wire_router(uv_loop_t *loop, void *context, const char *endpoint,
+int wire_router(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
                 const struct wire_guard *guard, wire_receive *receive, void *user,
                 struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
                 struct bl_error *err)
@@ -346,9 +349,10 @@ int wire_router(uv_loop_t *loop, void *context, const char *endpoint,
     return listen_socket(loop, context, s, endpoint, guard, ret, ret_endpoint, err);
 }
 
-int wire_pull(uv_loop_t *loop, void *context, const char *host, const struct wire_guard *guard,
-              wire_receive *receive, void *user, struct wire_socket **ret,
-              char ret_endpoint[SOCKET_ENDPOINT_MAX], struct bl_error *err)
+int wire_pull(uv_loop_t *loop, struct wire_context *context, const char *host,
+              const struct wire_guard *guard, wire_receive *receive, void *user,
+              struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
+              struct bl_error *err)
 {
     struct wire_socket *s;
     char endpoint[SOCKET_ENDPOINT_MAX];
@@ -357,8 +361,8 @@ int wire_pull(uv_loop_t *loop, void *context, const char *host, const struct wir
     return listen_socket(loop, context, s, endpoint, guard, ret, ret_endpoint, err);
 }
 
-int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writable *writable,
-              void *user, struct wire_socket **ret, struct bl_error *err)
+int wire_push(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+              wire_writable *writable, void *user, struct wire_socket **ret, struct bl_error *err)
 {
     struct wire_socket *s;
     BL_TRY(socket_make(context, ZMQ_PUSH, DATA_HWM, NULL, user, &s, err));
@@ -373,9 +377,9 @@ const char *wire_address(struct wire_frames *frames)
     return address ? address : "?";
 }
 
-int wire_dealer(uv_loop_t *loop, void *context, const char *endpoint, const struct wire_id *id,
-                wire_receive *receive, void (*lost)(void *user), void *user,
-                struct wire_socket **ret, struct bl_error *err)
+int wire_dealer(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+                const struct wire_id *id, wire_receive *receive, void (*lost)(void *user),
+                void *user, struct wire_socket **ret, struct bl_error *err)
 {
     struct wire_socket *s;
     BL_TRY(socket_make(context, ZMQ_DEALER, CONTROL_HWM, receive, user, &s, err));

@@ -358,7 +358,7 @@ static int listen_for_data(struct loop *l, struct bl_error *err)
     const struct worker_options *o = l->options;
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
-    BL_TRY(wire_check_endpoint(listen, o->insecure, err));
+    BL_TRY(wire_check_endpoint(listen, o->keys || o->insecure, err));
     if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
@@ -388,6 +388,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
     char kind[256];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
                                     .endpoint = options->endpoint,
+                                    .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
                                     .kind = kind,

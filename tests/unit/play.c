@@ -317,7 +317,7 @@ void play_open(bool with_worker)
     uv_timer_init(&play.uv, &play.timer);
     play.generation = 1;
     assert_ok(run_id(inside("run"), false, play.run, &err), err);
-    assert_ok(wire_context_open(&play.zmq, &err), err);
+    assert_ok(wire_context_open(NULL, &play.zmq, &err), err);
     assert_ok(wire_router(&play.uv, play.zmq, "tcp://127.0.0.1:*", &guard, on_control, NULL,
                           &play.control, play.endpoint, &err),
               err);

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proto/socket_state.h"
 #include "proto/wire.h"
 
 #define WAIT_MS 20000 /* only a failing test waits so long */
@@ -14,7 +15,8 @@
 static struct {
     uv_loop_t uv;
     uv_timer_t timer;
-    void *zmq, *raw; /* raw: a socket that does not keep our rules */
+    struct wire_context *zmq;
+    void *raw; /* raw: a socket that does not keep our rules */
     struct wire_socket *router, *dealer, *pull, *push;
     char control[SOCKET_ENDPOINT_MAX], data[SOCKET_ENDPOINT_MAX];
     struct wire_id id, from; /* the dealer's; the last sender's */
@@ -98,7 +100,7 @@ static int open_net(void **state)
     uv_loop_init(&net.uv);
     uv_timer_init(&net.uv, &net.timer);
     net.id = wire_id_make(wire_incarnation(), 1);
-    assert_ok(wire_context_open(&net.zmq, &err), err);
+    assert_ok(wire_context_open(NULL, &net.zmq, &err), err);
     return 0;
 }
 
@@ -239,7 +241,7 @@ static void a_worker_that_never_reads_stops_its_loader(void **state)
     struct bl_error err;
     struct wire_frames frames;
     int sent = 0;
-    net.raw = zmq_socket(net.zmq, ZMQ_PULL); /* nobody receives from it */
+    net.raw = zmq_socket(net.zmq->zmq, ZMQ_PULL); /* nobody receives from it */
     int hwm = 2;
     size_t size = sizeof net.data;
     zmq_setsockopt(net.raw, ZMQ_RCVHWM, &hwm, sizeof hwm);
@@ -273,7 +275,7 @@ static void a_worker_that_never_reads_stops_its_loader(void **state)
 static void open_raw_dealer(const struct wire_id *id)
 {
     int linger = 0;
-    net.raw = zmq_socket(net.zmq, ZMQ_DEALER);
+    net.raw = zmq_socket(net.zmq->zmq, ZMQ_DEALER);
     zmq_setsockopt(net.raw, ZMQ_LINGER, &linger, sizeof linger);
     if (id)
         zmq_setsockopt(net.raw, ZMQ_ROUTING_ID, id->bytes, sizeof id->bytes);
@@ -532,16 +534,16 @@ static void endpoints_are_checked_by_the_letter(void **state)
     }
 }
 
-static void beyond_loopback_needs_consent(void **state)
+static void beyond_loopback_needs_keys_or_consent(void **state)
 {
     struct bl_error err;
     char line[1600];
     assert_int_equal(wire_check_endpoint("tcp://10.0.0.1:5555", false, &err), -BL_EUSAGE);
     bl_error_format(&err, line, sizeof line);
     assert_string_equal(line,
-                        "tcp://10.0.0.1:5555 is not on this machine alone, and connections are "
-                        "neither encrypted nor authenticated; use 127.0.0.1, or say "
-                        "cluster.insecure: true (--insecure) on a network you trust");
+                        "tcp://10.0.0.1:5555 is not on this machine alone, and there are no keys; "
+                        "give --keys DIR, a copy of the folder that `blipren-coord keygen DIR` "
+                        "makes, or --insecure on a network you trust");
 }
 
 #define NET_TEST(name) cmocka_unit_test_setup_teardown(name, open_net, close_net)
@@ -563,4 +565,4 @@ UNIT_MAIN(NET_TEST(ten_thousand_messages_both_ways_all_arrive_in_order),
           NET_TEST(a_socket_may_be_closed_by_its_own_callback),
           NET_TEST(an_address_in_use_is_named),
           cmocka_unit_test(endpoints_are_checked_by_the_letter),
-          cmocka_unit_test(beyond_loopback_needs_consent))
+          cmocka_unit_test(beyond_loopback_needs_keys_or_consent))
