@@ -102,6 +102,7 @@ struct config_cluster {
     double patience_s;
     char *bind;   /* address or interface of the coordinator's socket */
     int64_t port; /* 0 = any free one */
+    char *keys;   /* folder of the cluster's keys; "" = none */
     bool insecure;
     int64_t window;          /* groups on their way to one worker */
     int64_t steps_ahead;     /* steps ordered before the current one is done */
