@@ -213,8 +213,9 @@ static int open_job(struct caption_job *job, const struct inference_options *ope
                        &job->how.eos_count, err));
     job->how.eos = job->eos;
     job->how.max_new = (int32_t)(max_new ? max_new : config->train.max_new_tokens);
-    return caption_prompt(job->in.tokenizer, prefix ? prefix : config->data.captions.at[0].prefix,
-                          &job->prompt, err);
+    return caption_prompt(job->in.tokenizer,
+                          caption_prefix_of(&config->data.captions.at[0], prefix), &job->prompt,
+                          err);
 }
 
 int command_caption(int argc, char **argv, struct bl_error *err)

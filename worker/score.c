@@ -48,8 +48,9 @@ static int score_pair(struct score_job *job, const char *file_name, const char *
     }
     BL_TRY(inference_image(&job->in, file_name, job->pixels, err));
     job->ids.count = 0;
-    BL_TRY(caption_encode(job->in.tokenizer, prefix, caption, strlen(caption), job->eos, &job->ids,
-                          &label_first, &verdict, err));
+    BL_TRY(caption_encode(job->in.tokenizer,
+                          caption_prefix_of(&job->in.config->data.captions.at[0], prefix), caption,
+                          strlen(caption), job->eos, &job->ids, &label_first, &verdict, err));
     if (verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "the caption cannot be scored: %s",
                        caption_verdict_words(verdict));
@@ -135,7 +136,7 @@ static int open_job(struct score_job *job, const struct inference_options *open,
 {
     BL_TRY(inference_open(open, &job->in, err));
     const struct config *config = job->in.config;
-    job->prefix = prefix ? prefix : config->data.captions.at[0].prefix;
+    job->prefix = prefix;
     BL_TRY(caption_eos(&config->data, job->in.tokenizer, captioner_llm(job->in.captioner),
                        &job->eos, err));
     const char *slash = strrchr(pairs, '/');

@@ -407,6 +407,8 @@ static void digest_content(struct build *b)
             const struct dataset_text *c = &captions[rows[i].first_caption + j];
             const char *prefix = b->config->data.captions.at[c->column].prefix;
             bl_sha256_add(&hash, prefix, strlen(prefix) + 1);
+            if (!*b->config->data.captions.at[c->column].join)
+                bl_sha256_add(&hash, "join", 4);
             bl_sha256_add(&hash, b->text.data + c->text, c->size + 1);
             bl_sha256_add(&hash, &c->tokens,
                           sizeof c->tokens); /* another tokenizer shows in them */

@@ -380,6 +380,33 @@ def weights_that_are_not_finite_end_the_run_and_check_names_them(place):
     expect(done.returncode == FORMAT and done.stdout.count(b"found nan") == 1, done)
 
 
+def the_readmes_run_works_shortened_and_a_length_in_epochs_too(place):
+    text = open(os.path.join(ROOT, "README.md")).read()
+    yaml = text.split("```yaml\n")[1].split("```")[0]
+    for found, mine in (("siglip-so400m-patch14-384", os.path.join(ROOT, "deploy/demo/models/vision")), ("run_dir: run", "run_dir: readme"),
+                        ("Llama-3.2-1B", os.path.join(ROOT, "deploy/demo/models/llm")), ("source: photos", "source: data"),
+                        ("global_batch: 256", "global_batch: 16"), ("steps: 6000", "steps: 30")):
+        expect(found in yaml, found)
+        yaml = yaml.replace(found, mine)
+    with open(place.path("readme.yaml"), "w") as f:
+        f.write(yaml + "qformer: {queries: 4, layers: 1, heads: 4}\n")
+    done = subprocess.run([program("blipren-coord"), "train", place.path("readme.yaml")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == 0 and b"complete: 30 steps" in done.stdout, done.stdout.decode())
+    case = Case(place, "epochs", train__steps='"auto"', train__epochs=2)
+    with open(case.yaml) as f:
+        yaml = f.read().replace('steps: "auto"\n', "steps: auto\n")
+    with open(case.yaml, "w") as f:
+        f.write(yaml)
+    output = case.must_train("1,1")
+    expect("complete: 12 steps" in output, output)  # 72 samples to train, 12 a step
+    page = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE).stdout.decode()
+    expect("12 steps of 12 samples in 6 micro-batches: 2.00 epochs" in page, page)
+    with open(case.yaml, "w") as f:
+        f.write(yaml.replace("epochs: 2", "epochs: 3"))
+    output = case.must_train("1,1")
+    expect("train.steps was 12, is 18" in output and "complete: 18 steps" in output, output)
+
+
 def start_cluster(place, case):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
