@@ -8,11 +8,10 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/json.h"
+#include "common/limits.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/options.h"
-
-#define LIST_BYTES_MAX (1 << 30)
 
 const char command_score_usage[] =
     "usage: blipren-worker score --checkpoint DIR --pairs LIST.jsonl [options]\n"
@@ -101,7 +100,7 @@ static int score_list(struct score_job *job, const char *path, struct bl_error *
     bl_autofree char *text = NULL;
     size_t size;
     int failed = 0, scored = 0, number = 0;
-    BL_TRY(bl_file_read(path, LIST_BYTES_MAX, &text, &size, err));
+    BL_TRY(bl_file_read(path, BL_LIST_BYTES_MAX, &text, &size, err));
     for (char *at = text, *next; *at; at = next) {
         size_t length = strcspn(at, "\n");
         next = at + length + (at[length] == '\n');

@@ -2,6 +2,7 @@
  * its caption candidates. The kinds are one table in source.c; each is one file, source_KIND.c. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -67,3 +68,6 @@ uint64_t source_passed(const struct source *source, enum source_passed kind,
                        const char **ret_first);
 /* SHA-256 over kind, image names, columns and captions; not over the images' content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);
+
+/* Whether a path's end (".jpg") is of an image that is read, whatever its case. */
+bool source_is_image(const char *path);

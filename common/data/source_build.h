@@ -77,7 +77,5 @@ void source_saw_column(struct source *source, const char *name);
 
 /* "FOLDER/FILE:LINE" as the error's file. Returns its code. */
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line);
-/* The last part of a path, and whether its end (".jpg") is of an image, whatever its case. */
-const char *source_basename(const char *path);
-bool source_is_image(const char *path);
-bool source_is_other_image(const char *path); /* of a type that is not read */
+const char *source_basename(const char *path); /* the last part */
+bool source_is_other_image(const char *path);  /* of a type that is not read */

@@ -514,6 +514,42 @@ def a_trained_captioner_captions_and_scores(place):
     expect(all(s["nll"] > 0 and s["tokens"] > 1 for s in scored[:2]) and "absent.png" in scored[2]["error"], scored)
 
 
+def a_set_is_captioned_and_resumed_where_it_stopped(place):
+    case = Case(place, "set")
+    case.must_train()
+    data, checkpoint, out = place.path("data"), os.path.join(case.run, "checkpoints/latest"), place.path("captions.jsonl")
+    odd = place.path("sets/below/tab\there.png")
+    os.makedirs(os.path.dirname(odd))
+    for i in range(20):
+        shutil.copy(os.path.join(data, "%06d.png" % i), place.path("sets", "%d.png" % i))
+    shutil.copy(os.path.join(data, "000030.png"), odd)
+    os.symlink(place.path("sets"), place.path("sets/below/loop"))
+    with open(place.path("list.jsonl"), "w") as f:
+        f.write("data/000040.png\n\n" + json.dumps({"file_name": os.path.join(data, "000041.png"), "caption": "x"}) + "\n")
+    command = [program("blipren-worker"), "caption", "--checkpoint", checkpoint, "--out", out, "--list", place.path("list.jsonl"),
+               "--temperature", "1", place.path("sets")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    expect(done.returncode == 0 and not done.stdout, done)
+    whole = open(out).read()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    expect(len(lines) == 23 and lines[-3]["file_name"] == odd and lines[-1]["file_name"].endswith("000041.png"),
+           [line["file_name"] for line in lines])
+    with open(out, "w") as f:  # a failure in between, and a line that a crash cut short
+        f.write("".join(line + "\n" for line in whole.splitlines()[:10]) +
+                json.dumps({"file_name": lines[10]["file_name"], "error": "x", "settings": lines[0]["settings"]}) + "\n" +
+                whole.splitlines()[11][:30])
+    done = subprocess.run(command, stderr=subprocess.PIPE)
+    expect(done.returncode == 0 and b"10 of 23 images have a caption" in done.stderr and open(out).read() == whole, done)
+    done = subprocess.run(command + ["--seed", "4"], stderr=subprocess.PIPE)
+    expect(done.returncode == USAGE and b"line 1: it holds captions of another checkpoint or with other options" in done.stderr and
+           open(out).read() == whole, done)
+    done = subprocess.run(command[:4] + [place.path("run-less")], stderr=subprocess.PIPE)
+    expect(done.returncode == DATA, done)
+    os.makedirs(place.path("empty"))
+    done = subprocess.run(command[:4] + [place.path("empty")], stderr=subprocess.PIPE)
+    expect(done.returncode == DATA and b"expected images in the folder, found none" in done.stderr, done)
+
+
 def output_that_cannot_be_written_is_a_failure(place):
     case = Case(place, "full")
     case.must_train("1,1")
