@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "common/notify.h"
 
 static const struct command *choose(const struct command *command, int argc, char **argv)
 {
@@ -39,6 +40,7 @@ int program_run(const char *name, const struct command *commands, int argc, char
     }
     int chosen = command->name != NULL;
     struct bl_error err;
+    bl_notify_begin();
     bl_log_identity(name, "%s", "");
     int rc = command->run(argc - chosen, argv + chosen, &err);
     if (rc < 0 && err.text[0])

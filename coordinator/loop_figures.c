@@ -4,15 +4,13 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/size.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
 
 /* Bad batches come alone; so many in a row are a fault of the weights or of the configuration. */
 enum { SKIPPED_IN_A_ROW_MAX = 50 };
-
-/* Rates are means over about this many steps. */
-#define RATE_STEPS 20
 
 /* In training where the time goes; otherwise who or what the run cannot go on without. */
 static const char *waiting_for(const struct loop *l, const struct coord_status *s)
@@ -130,6 +128,9 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
                    "step=%" PRId64
                    " expert=%d gets %.2f %% of the routing weight: the mixture collapses",
                    m.step, e, 100 * share[e]);
+    if (m.step % l->config->log.every == 0)
+        bl_notify_ready("step %" PRId64 " of %" PRIu64 ", loss %.4f; %s", m.step, l->plan.steps,
+                        m.loss, l->endpoint);
     BL_TRY(metrics_step(l->metrics, &m, err));
     loop_progress(l, m.step % l->config->log.every == 0 || m.step == (int64_t)l->plan.steps);
     return judge_skipped(l, &m, err);

@@ -142,6 +142,15 @@ void loop_bad_sample(struct loop *l, uint32_t index)
         bl_log_error(&err); /* a line less; ignoring */
 }
 
+/* Who has the run, for people and `blipren-coord status` on other hosts: "HOST PID". */
+static void write_owner(int fd)
+{
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    if (ftruncate(fd, 0) == 0)
+        dprintf(fd, "%s %d\n", host, (int)getpid());
+}
+
 /* One coordinator a run folder. */
 static int lock_run(struct loop *l, struct bl_error *err)
 {
@@ -149,8 +158,10 @@ static int lock_run(struct loop *l, struct bl_error *err)
     BL_TRY(bl_folder_make(l->config->run_dir, err));
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "lock", err));
     l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+        write_owner(l->lock_fd);
         return 0;
+    }
     if (l->lock_fd >= 0 && errno == EWOULDBLOCK) {
         bl_fail(err, BL_EUSAGE, "another coordinator works in this run folder");
         bl_error_remedy(err, "stop it first, or choose another run_dir");

@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "common/limits.h"
 #include "common/program.h"
+#include "coordinator/ask.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
 
@@ -15,6 +16,9 @@ static const char usage[] =
     "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
+    "       blipren-coord status [RUN]                             how a running one is doing\n"
+    "       blipren-coord stop [RUN]                               saves, then stops it\n"
+    "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
     "2 "
@@ -134,6 +138,9 @@ int main(int argc, char **argv)
     static const struct command commands[] = {
         {"train", usage, command_train},
         {"check", usage, command_check},
+        {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop},
+        {"checkpoint-now", ask_usage, command_checkpoint_now},
         {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);

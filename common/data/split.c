@@ -41,12 +41,13 @@ enum split_name split_of_path(const char *path)
     return split;
 }
 
-void split_count(const struct source *source, struct split_counts *ret)
+int split_count(const struct source *source, struct split_counts *ret, struct bl_error *err)
 {
     *ret = (struct split_counts){0};
     for (uint64_t id = 0; id < source_count(source); id++) {
         struct source_sample sample;
-        source_get(source, id, &sample);
+        BL_TRY(source_get(source, id, &sample, err));
         ret->at[split_of_path(sample.image)]++;
     }
+    return 0;
 }

@@ -14,4 +14,4 @@ enum split_name split_of_path(const char *path);
 struct split_counts {
     uint64_t at[SPLIT_NAMES];
 };
-void split_count(const struct source *source, struct split_counts *ret);
+int split_count(const struct source *source, struct split_counts *ret, struct bl_error *err);
