@@ -99,9 +99,8 @@ static void check_passed(struct check *c)
         const char *first;
         uint64_t count = dataset_passed(c->dataset, (enum source_passed)kind, &first);
         if (count)
-            check_warning(c, "data", "%llu passed over: %s; the first is %.300s",
-                          (unsigned long long)count, source_passed_words((enum source_passed)kind),
-                          first);
+            check_warning(c, "data", "%llu %s; the first is %.300s", (unsigned long long)count,
+                          source_passed_words((enum source_passed)kind), first);
     }
 }
 

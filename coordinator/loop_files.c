@@ -237,7 +237,7 @@ static int prepare_data(struct loop *l, struct bl_error *err)
         const char *first;
         uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
         if (count)
-            bl_log(BL_LOG_WARNING, "%" PRIu64 " passed over: %s; the first is %s", count,
+            bl_log(BL_LOG_WARNING, "%" PRIu64 " %s; the first is %s", count,
                    source_passed_words((enum source_passed)kind), first);
     }
     return 0;

@@ -97,5 +97,4 @@ int source_check_columns(const struct source *source, struct bl_error *err);
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line);
 const char *source_basename(const char *path); /* the last part */
 /* By a path's end, whatever its case. */
-bool source_is_parquet(const char *path);
 bool source_is_other_image(const char *path); /* of a type that is not read */
