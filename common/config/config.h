@@ -32,6 +32,7 @@ struct config_strings {
 /* A caption column and the text that stands before its captions; order is preference. */
 struct config_caption {
     char *column, *prefix; /* prefix as written; "" = none */
+    char *join;            /* between prefix and caption: " " or "" */
 };
 struct config_captions {
     struct config_caption *at;
@@ -72,7 +73,9 @@ struct config_projector {
 };
 
 struct config_train {
-    int64_t steps, global_batch;
+    int64_t steps; /* 0: not known before config_set_length */
+    double epochs; /* 0: steps was given, or is known */
+    int64_t global_batch;
     int64_t micro_batch; /* under reproducible it equals grain */
     int64_t grain;
     bool reproducible;
@@ -152,6 +155,10 @@ int config_parse(const char *yaml, size_t size, const char *name, const char *fo
 /* NULL is fine; sets *config to NULL. */
 void config_free(struct config **config);
 
+/* Turns train.epochs into train.steps, now that the number of training samples is known, and the rest that follows from it;
+ * nothing where train.steps was given. name: the file's, for errors. -BL_ECONFIG: too many, or other keys do not fit. */
+int config_set_length(struct config *config, uint64_t samples, const char *name,
+                      struct bl_error *err);
 /* Whether a run made with `before` may go on with `now`: -BL_ECONFIG naming the first key that
  * differs and may not. Keys that may change only with a word (the schedule's length) are written to
  * notice, one sentence, "" when none. Folders may move: what they hold is compared by hash

@@ -3,6 +3,7 @@
  * those of Parquet files are read when asked for. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,12 +19,17 @@ struct source_candidate {
     uint32_t column; /* index into the columns asked for */
 };
 
-/* What lies in the folder and is passed over: name, words. */
+/* What lies in the folder and deserves a line, most of it passed over: name, words behind the count. */
 #define SOURCE_PASSED(X)                                                                           \
-    X(OTHER_TYPES, "image files of a type that is not read (read are JPEG, PNG and WebP)")         \
-    X(LONE_TEXTS, "text files without an image of the same name")                                  \
-    X(UNUSED_TEXTS, "text files beside images, since captions come from a metadata file")          \
-    X(DEAD_LINKS, "links that lead nowhere, or back to a folder they are in")
+    X(OTHER_TYPES,                                                                                 \
+      "passed over: image files of a type that is not read (read are JPEG, PNG and WebP)")         \
+    X(LONE_TEXTS, "passed over: text files without an image of the same name")                     \
+    X(UNUSED_TEXTS,                                                                                \
+      "passed over: text files beside images, since captions come from a metadata file")           \
+    X(DEAD_LINKS, "passed over: links that lead nowhere, or back to a folder they are in")         \
+    X(PRINTED_LISTS,                                                                               \
+      "captions look like a printed Python list and are taken as one text each: write a list in "  \
+      "metadata.jsonl, or name another column in data.captions")
 
 enum source_passed {
 #define X(name, words) SOURCE_##name,
@@ -80,3 +86,7 @@ uint64_t source_passed(const struct source *source, enum source_passed kind,
 /* SHA-256 over kind, image names, columns and captions, of Parquet over the files' names, sizes and times; not over the images'
  * content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);
+
+/* Whether a path's end (".jpg") is of an image that is read, or of a Parquet file, whatever its case. */
+bool source_is_image(const char *path);
+bool source_is_parquet(const char *path);

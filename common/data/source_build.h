@@ -96,8 +96,6 @@ int source_check_columns(const struct source *source, struct bl_error *err);
 
 /* "FOLDER/FILE:LINE" as the error's file. Returns its code. */
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line);
-/* The last part of a path, and whether its end (".jpg") is of an image, whatever its case. */
-const char *source_basename(const char *path);
-bool source_is_image(const char *path);
-bool source_is_parquet(const char *path);
+const char *source_basename(const char *path); /* the last part */
+/* By a path's end, whatever its case. */
 bool source_is_other_image(const char *path); /* of a type that is not read */

@@ -27,3 +27,6 @@ int image_allocate(struct image *image, uint64_t width, uint64_t height, int64_t
  * picture is not refused for its metadata. */
 bool image_orientation(const uint8_t *exif, size_t exif_size, const uint8_t *xmp, size_t xmp_size,
                        int *ret);
+
+/* What a PNG file's chunks (behind the signature) tell of its orientation; *ret is untouched where they tell none. */
+void png_find_orientation(struct bl_cursor chunks, int *ret);

@@ -70,6 +70,7 @@ static int orient(struct image *image, int orientation, struct bl_error *err)
             for (int64_t y = tile_y; y < bl_min(tile_y + TILE, height); y++)
                 for (int64_t x = tile_x; x < bl_min(tile_x + TILE, width); x++)
                     memcpy(turned.pixels + 3 * (y * width + x), first + x * step_x + y * step_y, 3);
+    turned.damaged = image->damaged;
     image_release(image);
     *image = turned;
     return 0;

@@ -329,6 +329,26 @@ static void wrong_folders_are_named(void **state)
             ": cannot be opened as a folder: No such file or directory");
 }
 
+/* As json.dumps of Python writes them; no rule reads numbers. */
+static void numbers_that_are_no_json_do_not_matter(void **state)
+{
+    put("metadata.jsonl", "{\"file_name\": \"a.jpg\", \"n\": NaN, \"m\": [-Infinity, "
+                          "12345678901234567890123, 1.5e999],"
+                          " \"text\": \"NaN \\\"5 of 12345678901234567890\"}\n");
+    struct source *source = opened(text_column, 1);
+    expect_sample(source, 0, "a.jpg", ONE("NaN \"5 of 12345678901234567890"));
+    source_free(&source);
+}
+
+static void a_printed_list_in_csv_is_counted(void **state)
+{
+    put("metadata.csv",
+        "file_name,text\na.jpg,[x]\nb.jpg,\"['a', 'b']\"\nc.jpg,\" [\"\"a\"\"]\"\n");
+    struct source *source = opened(text_column, 1);
+    expect_passed(source, SOURCE_PRINTED_LISTS, 2, "b.jpg");
+    source_free(&source);
+}
+
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
 
 /* -- captions in files of their own ------------------------------------------------------------ */
@@ -431,7 +451,8 @@ UNIT_MAIN(IN_FOLDER(cocos_annotations_are_grouped_by_image),
           IN_FOLDER(jsonl_lines_give_captions_in_the_order_of_columns),
           IN_FOLDER(each_folder_has_its_own_metadata), IN_FOLDER(csv_is_read_as_rfc_4180_says),
           IN_FOLDER(pairs_are_images_beside_texts), IN_FOLDER(what_is_passed_over_is_counted),
-          IN_FOLDER(folders_behind_links_are_read),
+          IN_FOLDER(numbers_that_are_no_json_do_not_matter),
+          IN_FOLDER(a_printed_list_in_csv_is_counted), IN_FOLDER(folders_behind_links_are_read),
           IN_FOLDER(the_fingerprint_is_of_what_training_reads), IN_FOLDER(wrong_lines_are_named),
           IN_FOLDER(text_that_is_not_utf_8_is_refused_by_file_and_line),
           IN_FOLDER(wrong_records_are_named), IN_FOLDER(wrong_folders_are_named))
