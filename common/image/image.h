@@ -1,6 +1,7 @@
 /* common/image/image.h - an image file's bytes to the u8 RGB square a vision encoder takes. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,6 +16,9 @@ struct image {
 /* Frees the pixels and empties *image. An empty one is fine. */
 void image_release(struct image *image);
 #define bl_autoimage __attribute__((cleanup(image_release)))
+
+/* Whether the first bytes of a file (16 are enough) are of a format that is read. */
+bool image_recognised(const uint8_t *data, size_t size);
 
 /* Decodes JPEG (EXIF orientation applied, CMYK/YCCK, grey), PNG (palette, grey, 16-bit, alpha,
  * interlaced) or WebP (of an animated one the first frame), told apart by their first bytes, to
