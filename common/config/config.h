@@ -42,8 +42,12 @@ struct config_captions {
 struct config_data {
     char *source;
     enum config_format format;
-    char *image_column; /* NULL: the usual names */
-    char *cache;        /* folder of what URLs are cached in */
+    char *image_column;  /* NULL: the usual names */
+    char *cache;         /* folder of what URLs are cached in */
+    int64_t cache_bytes; /* 0 = no limit */
+    int64_t host_connections;
+    double download_timeout_s, download_patience_s;
+    bool private_redirects;
     struct config_captions captions;
     enum config_choice caption_choice;
     bool train_prefix;

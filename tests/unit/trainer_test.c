@@ -418,8 +418,11 @@ static void a_snapshot_of_a_device_with_memory_of_its_own_is_a_copy(void **state
     struct bl_error err;
     struct comm *comm = NULL, *other = NULL;
     struct trainer_snapshot own, copy;
-    struct checkpoint_state metadata = {
-        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = "x: 1\n"};
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL,
+                                        .data_fingerprint = "d",
+                                        .vision_path = "v",
+                                        .llm_path = "l",
+                                        .config = "x: 1\n"};
     int copied = 0;
     char path[96];
     snprintf(path, sizeof path, "%s/copy", folder);
