@@ -80,7 +80,7 @@ const struct config_key config_keys[] = {
     BOOL("data.deduplicate", data.deduplicate, "true",
         "Drops a caption that the same image (by content) has already had under the same prefix.", INDEX),
     REAL("data.validation", data.validation, 0, 1000000000, NULL, "0.05",
-        "Below 1: fraction of the images held out for validation. From 1: their number. Split by image content, so that no image is in both. Becomes 0 where data.validation_source is given.", INDEX),
+        "Below 1: fraction of the images held out for validation. From 1: their number. Split by image content, so that no image is in both. Unused where data.source has folders of splits, or data.validation_source is given.", INDEX),
     KEY("data.validation_source", CONFIG_PATH, data.validation_source, "",
         "Second folder, of the same format, wholly for validation. Its images are left out of training.", FREE),
     KEY("data.eos", CONFIG_TEXT, data.eos, "auto",

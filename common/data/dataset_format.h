@@ -15,7 +15,7 @@
 #include "common/tokenizer/tokenizer.h"
 
 #define DATASET_MAGIC "BLINDEX"
-#define DATASET_VERSION 2
+#define DATASET_VERSION 3
 
 struct dataset_header {
     char magic[8];
@@ -27,6 +27,7 @@ struct dataset_header {
     uint64_t length_count, example_count, text_bytes;
     uint64_t sample_verdicts[DATASET_VERDICT_COUNT];
     uint64_t caption_verdicts[CAPTION_VERDICT_COUNT];
+    struct split_counts splits;
     uint64_t passed[SOURCE_PASSED_COUNT], passed_first[SOURCE_PASSED_COUNT]; /* counts, and texts */
 };
 struct dataset_row {

@@ -8,13 +8,22 @@
 #include "common/hash.h"
 #include "common/models/hf.h"
 
+/* What the readers of hf_*.c, safetensors.c and the tokenizer open. */
 static int is_model_file(const struct dirent *entry)
 {
+    static const char *const names[] = {"config.json",
+                                        "generation_config.json",
+                                        "model.safetensors.index.json",
+                                        "preprocessor_config.json",
+                                        "processor_config.json",
+                                        "tokenizer.json"};
     static const char suffix[] = ".safetensors";
     size_t length = strlen(entry->d_name);
-    return !strcmp(entry->d_name, "config.json") ||
-           (length >= sizeof suffix - 1 &&
-            !strcmp(entry->d_name + length - (sizeof suffix - 1), suffix));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(entry->d_name, names[i]))
+            return 1;
+    return length >= sizeof suffix - 1 &&
+           !strcmp(entry->d_name + length - (sizeof suffix - 1), suffix);
 }
 
 static int compare_entries(const struct dirent **a, const struct dirent **b)

@@ -261,6 +261,78 @@ static void a_validation_source_keeps_its_images_out_of_training(void **state)
     dataset_free(&d);
 }
 
+static void put_split(const char *folders)
+{
+    int number = 0;
+    for (const char *at = folders; *at; at += strcspn(at, " "), at += *at == ' ') {
+        char name[96], text[48];
+        int length = (int)strcspn(at, " ");
+        snprintf(name, sizeof name, "data/%.*s/%d.jpg", length, at, number);
+        snprintf(text, sizeof text, "%.*s", length, at);
+        assert_int_equal(bl_folder_make(inside("data"), NULL), 0);
+        char folder_name[96];
+        for (int i = 1; i <= length; i++) /* each folder of the path */
+            if (i == length || at[i] == '/') {
+                snprintf(folder_name, sizeof folder_name, "data/%.*s", i, at);
+                assert_int_equal(bl_folder_make(inside(folder_name), NULL), 0);
+            }
+        put(name, name);
+        memcpy(strrchr(name, '.'), ".txt", 5);
+        put(name, text);
+        number++;
+    }
+}
+
+static void folders_named_by_a_split_decide_it(void **state)
+{
+    char text[300];
+    put_split("train train/deep val test/more test other");
+    put("data/train/copy.jpg", "data/val/2.jpg"); /* the same picture as in val */
+    put("data/train/copy.txt", "copied");
+    struct dataset *d = prepared("", NULL);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 2);
+    assert_int_equal(dataset_count(d, DATASET_VALIDATION), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_SET_ASIDE), 2);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_SPLIT), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_HELD_OUT), 1);
+    assert_true(dataset_split_text(d, text, sizeof text));
+    assert_string_equal(text, "the folders of data.source name splits: train has 3 samples, "
+                              "validation 1, test 2 (not used), none of them 1 (not used)");
+    dataset_free(&d);
+}
+
+static void without_a_train_folder_the_rest_is_trained(void **state)
+{
+    put_split("2019 2020 test");
+    struct dataset *d = prepared("  validation: 0\n", NULL);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 2);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_SET_ASIDE), 1);
+    dataset_free(&d);
+}
+
+static void a_path_is_of_the_split_that_its_folders_name(void **state)
+{
+    static const struct {
+        const char *path;
+        enum split_name split;
+    } cases[] = {
+        {"a.jpg", SPLIT_NONE},
+        {"train.jpg", SPLIT_NONE},
+        {"train/a.jpg", SPLIT_TRAIN},
+        {"val2014/a.jpg", SPLIT_VALIDATION},
+        {"x/my-dev set/a.jpg", SPLIT_VALIDATION},
+        {"x/valid/a.jpg", SPLIT_VALIDATION},
+        {"trains/a.jpg", SPLIT_NONE},
+        {"constraint/a.jpg", SPLIT_NONE},
+        {"Train/a.jpg", SPLIT_NONE},
+        {"train/test/a.jpg", SPLIT_TEST},
+        {"evaluation/train/a.jpg", SPLIT_TEST},
+        {"https://host/train/a.jpg", SPLIT_NONE},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(split_of_path(cases[i].path), cases[i].split);
+}
+
 static void put_golden(const char *golden)
 {
     struct bl_error err = {0};
@@ -586,6 +658,9 @@ UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(captions_lost_without_being_asked_are_judged_like_images),
           IN_FOLDER(an_image_is_in_one_split_under_all_its_names),
           IN_FOLDER(a_validation_source_keeps_its_images_out_of_training),
+          IN_FOLDER(folders_named_by_a_split_decide_it),
+          IN_FOLDER(without_a_train_folder_the_rest_is_trained),
+          cmocka_unit_test(a_path_is_of_the_split_that_its_folders_name),
           IN_FOLDER(an_image_at_a_url_is_known_by_its_url),
           IN_FOLDER(images_inside_parquet_files_are_hashed_like_others),
           IN_FOLDER(an_index_that_fits_is_used_again),
