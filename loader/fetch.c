@@ -102,7 +102,7 @@ static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_
 {
     size_t side = sample_side(f->source);
     if (slot->missing)
-        return bl_fail(err, BL_EDATA, "no loader can read it");
+        BL_TRY(sample_missing(f->source, slot->sample, err));
     return sample_make(f->source, slot->sample, slot->epoch, g->pixels + g->good * side * side * 3,
                        &g->ids, ret, err);
 }

@@ -148,6 +148,17 @@ int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err
                                                 : 0;
 }
 
+int sample_missing(const struct sample_source *s, uint64_t id, struct bl_error *err)
+{
+    struct dataset_sample sample;
+    char reason[CACHE_REASON_MAX];
+    dataset_sample(s->dataset, id, &sample);
+    if (sample.location.kind != LOCATION_URL)
+        return 0;
+    bool known = cache_find(sample.location.path, reason) == CACHE_FAILED;
+    return bl_fail(err, BL_EDATA, "%s", known ? reason : "other loaders could not fetch it");
+}
+
 /* What is at a URL: fetched where it is not in the cache. Another process may evict it before it is read, and what a host wrote
  * before it lost power may be torn. */
 static int read_url(const struct sample_source *s, uint64_t id, const struct location *location,

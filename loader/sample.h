@@ -50,6 +50,10 @@ int sample_make(const struct sample_source *source, uint64_t id, uint32_t epoch,
 /* The sample will be made: what is at a URL is fetched from now on. Returns at once. */
 int sample_want(const struct sample_source *source, uint64_t id, struct bl_error *err);
 
+/* Of a sample that is known to be void: the reason as -BL_EDATA where its image is at a URL, so that what has once failed for good
+ * stays void, whatever its server says to another loader later. 0: it may be read again, and the same will be found. */
+int sample_missing(const struct sample_source *source, uint64_t id, struct bl_error *err);
+
 /* Proof that this host sees the run's images: reads those of `count` samples and gives the first 8 bytes
  * of each content's SHA-256, as sample_info.image_hash has it, for the coordinator to compare with its
  * index. What is at a URL needs no proof, and is not fetched. 0: it could not be read here, or there is no such sample; *ret_error says why the first of them

@@ -526,6 +526,19 @@ int source_get(const struct source *source, uint64_t id, struct source_sample *r
     return 0;
 }
 
+bool source_in_folders(const struct source *source)
+{
+    return !source->store;
+}
+
+int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err)
+{
+    BL_ASSERT_CMP(id, <, source->row_count);
+    *ret_is_url = false;
+    return source->access.identify ? source->access.identify(source, id, ret_is_url, ret, err) : 0;
+}
+
 int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err)
 {
     BL_ASSERT_CMP(id, <, source->row_count);

@@ -71,6 +71,11 @@ const char *source_folder(const struct source *source);
  * damage, and texts that are no caption, with file and row. */
 int source_get(const struct source *source, uint64_t id, struct source_sample *ret,
                struct bl_error *err);
+/* Whether images are files in the folders below source_folder, whose names may tell splits; those of Parquet files are not. */
+bool source_in_folders(const struct source *source);
+/* Whether the sample's image is at a URL, and the SHA-256 of that (common/data/url.h). For any thread. */
+int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err);
 /* Where the image's bytes are, as location_parse reads it: *ret is the caller's (free). There need be nothing. NULL: the sample
  * names no image. For any thread. */
 int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err);
