@@ -40,10 +40,17 @@ static bool ends_with(const char *path, const char *const *ends)
     return false;
 }
 
+#define HEIF_ENDS ".avif", ".heic", ".heif"
+
 bool source_is_image(const char *path)
 {
-    return ends_with(
-        path, (const char *const[]){".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", NULL});
+    static const char *const ends[] = {".jpg",    ".jpeg", ".jpe", ".jfif", ".png",
+                                       ".webp",   ".gif",  ".bmp", ".tif",  ".tiff",
+#ifdef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
 }
 
 bool source_is_parquet(const char *path)
@@ -53,8 +60,13 @@ bool source_is_parquet(const char *path)
 
 bool source_is_other_image(const char *path)
 {
-    return ends_with(path, (const char *const[]){".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic",
-                                                 ".heif", NULL});
+    static const char *const ends[] = {".jp2",    ".jxl", ".psd", ".svg",
+                                       ".ico",    ".tga", ".ppm", ".pgm",
+#ifndef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
 }
 
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line)

@@ -22,7 +22,7 @@ struct source_candidate {
 /* What lies in the folder and deserves a line, most of it passed over: name, words behind the count. */
 #define SOURCE_PASSED(X)                                                                           \
     X(OTHER_TYPES,                                                                                 \
-      "passed over: image files of a type that is not read (read are JPEG, PNG and WebP)")         \
+      "passed over: image files of a type that is not read")         \
     X(LONE_TEXTS, "passed over: text files without an image of the same name")                     \
     X(UNUSED_TEXTS,                                                                                \
       "passed over: text files beside images, since captions come from a metadata file")           \

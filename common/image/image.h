@@ -18,9 +18,8 @@ struct image {
 void image_release(struct image *image);
 #define bl_autoimage __attribute__((cleanup(image_release)))
 
-/* Decodes JPEG (EXIF orientation applied, CMYK/YCCK, grey), PNG (palette, grey, 16-bit, alpha,
- * interlaced) or WebP (of an animated one the first frame), told apart by their first bytes, to
- * what PIL's exif_transpose and convert("RGB") give: alpha dropped; 16-bit samples by their high
+/* Decodes JPEG (CMYK/YCCK, grey), PNG (palette, grey, 16-bit, alpha, interlaced), WebP and GIF (of an animated one the first
+ * frame), BMP, TIFF (the first page), and AVIF and HEIC in a build with libheif, told apart by their first bytes, to what PIL's exif_transpose and convert("RGB") give: alpha dropped; 16-bit samples by their high
  * byte. Refuses (-BL_ELIMIT) a picture of more than max_pixels before any pixel is allocated;
  * -BL_EFORMAT names what is corrupt or truncated where PIL refuses it too. A failed call leaves *ret untouched.
  * Thread-safe. */
