@@ -120,7 +120,7 @@ static void judge(struct check *c, const struct look *look)
             (unsigned long long)look->bad, (unsigned long long)look->count, look->first.text);
     bl_error_file(&err, look->first.file);
     bl_error_remedy(&err,
-                    "replace them by JPEG, PNG or WebP files, or allow for more by "
+                    "replace them, for example by JPEG files, or allow for more by "
                     "data.max_bad_fraction (%g)",
                     c->config->data.max_bad_fraction);
     check_passes(c, "images", -err.code, &err);

@@ -48,7 +48,7 @@ const struct config_key config_keys[] = {
     KEY("data.source", CONFIG_PATH, data.source, NULL,
         "Folder with images and captions; or a Parquet file, or several by a pattern such as data/train-*.parquet.", FREE),
     CHOICE("data.format", data.format, LIST("auto", "imagefolder", "pairs", "annotations", "parquet"), "auto",
-        "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg (.jpeg, .jpe, .jfif, .png, .webp) beside NAME.txt. annotations: captions_*.json of COCO, captions.txt or *.token.txt of Flickr8k, with the images in folders below. parquet: *.parquet, each row a sample. auto takes what it finds, in this order.", INDEX),
+        "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg (or another image) beside NAME.txt. annotations: captions_*.json of COCO, captions.txt or *.token.txt of Flickr8k, with the images in folders below. parquet: *.parquet, each row a sample. auto takes what it finds, in this order.", INDEX),
     KEY("data.image_column", CONFIG_TEXT, data.image_column, "auto",
         "Of Parquet: the column of images (bytes, or a struct with bytes and path inside), of their http, https or file URLs, or of their paths below the folder. auto: the first there is of image, img, jpg, url, URL, image_url, file_name.", AUTO, INDEX),
     KEY("data.cache", CONFIG_PATH, data.cache, "auto",

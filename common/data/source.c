@@ -40,10 +40,17 @@ static bool ends_with(const char *path, const char *const *ends)
     return false;
 }
 
+#define HEIF_ENDS ".avif", ".heic", ".heif"
+
 bool source_is_image(const char *path)
 {
-    return ends_with(
-        path, (const char *const[]){".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", NULL});
+    static const char *const ends[] = {".jpg",    ".jpeg", ".jpe", ".jfif", ".png",
+                                       ".webp",   ".gif",  ".bmp", ".tif",  ".tiff",
+#ifdef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
 }
 
 bool source_is_parquet(const char *path)
@@ -53,8 +60,13 @@ bool source_is_parquet(const char *path)
 
 bool source_is_other_image(const char *path)
 {
-    return ends_with(path, (const char *const[]){".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic",
-                                                 ".heif", NULL});
+    static const char *const ends[] = {".jp2",    ".jxl", ".psd", ".svg",
+                                       ".ico",    ".tga", ".ppm", ".pgm",
+#ifndef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
 }
 
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line)
@@ -452,6 +464,7 @@ static int new_source(const struct source_options *options, struct source **ret,
     source->columns = options->columns;
     source->column_count = options->column_count;
     source->folder = folder_of(options->path);
+    source->is_folder = !names_files(options->path);
     source->cache = options->cache ? strdup(options->cache) : NULL;
     source->column_seen = calloc(options->column_count + 1, sizeof *source->column_seen);
     if (!source->folder || !source->column_seen || (options->cache && !source->cache))
@@ -528,7 +541,7 @@ int source_get(const struct source *source, uint64_t id, struct source_sample *r
 
 bool source_in_folders(const struct source *source)
 {
-    return !source->store;
+    return source->is_folder;
 }
 
 int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],

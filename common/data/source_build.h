@@ -40,6 +40,7 @@ struct source_access {
 
 struct source {
     char *folder, *cache;
+    bool is_folder; /* else a file, or several by a pattern */
     struct source_access access;
     void *store; /* of access */
     struct bl_bytes text;

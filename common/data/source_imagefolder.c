@@ -117,7 +117,7 @@ static void blank_numbers(char *text, size_t size)
         for (size_t n = 0; n < sizeof names / sizeof *names; n++)
             if (!strncmp(text + i, names[n], strlen(names[n])))
                 length = strlen(names[n]);
-        if (length > 15 || (length && (text[i] < '0' || text[i] > '9'))) {
+        if (length) {
             memset(text + i, ' ', length);
             text[i] = '0';
         }
@@ -133,14 +133,17 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
                        BL_METADATA_LINE_MAX, size);
     if (is_blank(text, size))
         return 0;
-    json_error_t json_err;
-    bl_autofree char *copy = strndup(text, size);
-    if (!copy)
-        return bl_fail(err, BL_ENOMEM, "out of memory");
-    blank_numbers(copy, strlen(copy));
-    /* A NUL byte is no JSON either: then the text itself is parsed, for its error. */
-    bl_autojson json_t *line =
-        json_loadb(strlen(copy) == size ? copy : text, size, JSON_REJECT_DUPLICATES, &json_err);
+    json_error_t json_err, other_err;
+    bl_autojson json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    if (!line) {
+        bl_autofree char *copy = strndup(text, size);
+        if (!copy)
+            return bl_fail(err, BL_ENOMEM, "out of memory");
+        blank_numbers(copy, strlen(copy));
+        line = json_loadb(copy, strlen(copy), JSON_REJECT_DUPLICATES, &other_err);
+        if (strlen(copy) < size)
+            bl_json_free(&line); /* NUL: no JSON either way */
+    }
     if (!line)
         return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
     return read_object(m, line, err);

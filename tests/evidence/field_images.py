@@ -157,3 +157,146 @@ def a_png_whose_checksums_are_wrong_decodes_as_pil_does(place):
     size = struct.unpack(">I", data[at:at + 4])[0]
     data[at + 8 + size] ^= 1
     return compare(place, {"crc.png": bytes(data)})
+
+
+def gif(image, **options):
+    out = io.BytesIO()
+    image.save(out, "GIF", **options)
+    return out.getvalue()
+
+
+@case("GIF, BMP, TIFF")
+def gif_gives_pils_first_frame(place):
+    palette = photo().quantize(200)
+    plain = gif(palette)
+    moving = gif(palette, save_all=True, append_images=[photo(1).quantize(9)], duration=40, loop=0)
+    screen = plain.index(b",", 13 + 3 * 256)  # behind the palette
+    larger = plain[:6] + struct.pack("<HH", 50, 44) + plain[10:screen + 1] + struct.pack("<HH", 7, 9) + plain[screen + 5:]
+    smaller = plain[:6] + struct.pack("<HH", 10, 10) + plain[10:]
+    files = {"palette": plain, "moving": moving, "grey": gif(photo(mode="L")), "one-bit": gif(photo(mode="1")),
+             "transparent": gif(palette, transparency=3), "interlaced": gif(palette, interlace=1), "plain-rows": gif(palette, interlace=0),
+             "larger-canvas": larger, "frame-beyond-canvas": smaller,
+             "larger-transparent": larger[:screen] + b"!\xf9\4\1\0\0\5\0" + larger[screen:], "two-colours": gif(photo().quantize(2)),
+             "long": gif(photo(2, 300, 300).quantize(256))}
+    return compare(place, {name + ".gif": data for name, data in files.items()}, 0)
+
+
+def bmp(image, **options):
+    out = io.BytesIO()
+    image.save(out, "BMP", **options)
+    return out.getvalue()
+
+
+def bitmap(bits, masks=None, rows=b"", width=5, height=4, compression=0, palette=b"", header=40, upside_down=False):
+    """A BMP file by hand."""
+    info = struct.pack("<IiiHHIIiiII", header, width, -height if upside_down else height, 1, bits, compression, len(rows), 0, 0,
+                       len(palette) // 4, 0)
+    extra = struct.pack("<%dI" % len(masks), *masks) if masks else b""
+    info += extra.ljust(header - 40, b"\0") if header > 40 else extra
+    at = 14 + len(info) + len(palette)
+    return b"BM" + struct.pack("<IHHI", at + len(rows), 0, 0, at) + info + palette + rows
+
+
+@case("GIF, BMP, TIFF")
+def bmp_of_every_kind_that_pil_reads(place):
+    noise = np_random(4 * 5 * 4)
+    colours = b"".join(bytes([i * 7 % 256, i * 13 % 256, i * 29 % 256, 0]) for i in range(256))
+    rle8 = bytes([3, 9, 2, 200, 0, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 5, 7, 0, 0, 4, 1, 1, 250, 0, 1])
+    rle4 = bytes([5, 0x12, 0, 0, 0, 5, 0x12, 0x34, 0x50, 0, 0, 0, 3, 0xab, 2, 0xcd, 0, 0, 5, 0xff, 0, 1])
+    skip = bytes([2, 9, 0, 2, 1, 1, 2, 7, 0, 0, 5, 3, 0, 0, 5, 4, 0, 1])
+    os2 = b"BM" + struct.pack("<IHHI", 0, 0, 0, 26 + 48) + struct.pack("<IHHHH", 12, 5, 4, 1, 4) + \
+        b"".join(colours[4 * i:4 * i + 3] for i in range(16)) + noise[:16]
+    files = {"rgb": bmp(photo()), "palette": bmp(photo().quantize(200)), "grey": bmp(photo(mode="L")), "one-bit": bmp(photo(mode="1")),
+             "alpha": bmp(photo(mode="RGBA")), "odd-width": bmp(photo(0, 37, 21)),
+             "16": bitmap(16, rows=noise[:48]), "565": bitmap(16, (0xf800, 0x7e0, 0x1f), noise[:48], compression=3),
+             "32": bitmap(32, rows=noise), "rgba-masks": bitmap(32, (0xff, 0xff00, 0xff0000, 0xff000000), noise, compression=3, header=56),
+             "xbgr": bitmap(32, (0xff000000, 0xff0000, 0xff00), noise, compression=3), "down": bitmap(24, rows=noise[:64], upside_down=True),
+             "4": bitmap(4, rows=noise[:16], palette=colours[:64]), "1": bitmap(1, rows=noise[:16], palette=colours[12:20]),
+             "few-colours": bitmap(8, rows=noise[:32], palette=colours[:40]), "v5": bitmap(24, rows=noise[:64], header=124),
+             "rle8": bitmap(8, rows=rle8, palette=colours, compression=1), "rle4": bitmap(4, rows=rle4, palette=colours[:64], compression=2),
+             "rle8-skip": bitmap(8, rows=skip, palette=colours, compression=1), "os2": os2}
+    return compare(place, {name + ".bmp": data for name, data in files.items()}, 0)
+
+
+def np_random(size):
+    import numpy as np
+    return np.random.default_rng(3).integers(0, 256, size).astype(np.uint8).tobytes()
+
+
+def tiff(image, **options):
+    out = io.BytesIO()
+    image.save(out, "TIFF", **options)
+    return out.getvalue()
+
+
+def tiff_by_hand(tags, data, order="<"):
+    """A TIFF file of one strip: tags are {number: (type, values)}."""
+    sizes = {SHORT: "H", LONG: "I"}
+    tags = dict(tags, **{})
+    tags[273] = (LONG, [8])
+    tags[279] = (LONG, [len(data)])
+    place = 8 + len(data) + len(data) % 2
+    entries, extra = b"", b""
+    for number, (kind, values) in sorted(tags.items()):
+        packed = struct.pack(order + sizes[kind] * len(values), *values)
+        if len(packed) > 4:
+            at = place + 2 + 12 * len(tags) + 4 + len(extra)
+            extra += packed
+            packed = struct.pack(order + "I", at)
+        entries += struct.pack(order + "HHI", number, kind, len(values)) + packed.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", place)
+    return head + data + b"\0" * (len(data) % 2) + struct.pack(order + "H", len(tags)) + entries + b"\0" * 4 + extra
+
+
+@case("GIF, BMP, TIFF")
+def tiff_gives_pils_first_page(place):
+    import numpy as np
+    from PIL import Image
+    modes = {"rgb": photo(), "grey": photo(mode="L"), "one-bit": photo(mode="1"), "palette": photo().quantize(200), "alpha": photo(mode="RGBA"),
+             "grey-alpha": photo(mode="LA"), "cmyk": photo(mode="CMYK"),
+             "grey-16": Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)}
+    files = {name + ".tif": tiff(image) for name, image in modes.items()}
+    for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        files.update({"%s-%s.tif" % (name, packing): tiff(modes[name], compression=packing) for name in ("rgb", "palette", "cmyk", "one-bit")})
+    files["group4.tif"] = tiff(modes["one-bit"], compression="group4")
+    files["jpeg.tif"] = tiff(modes["rgb"], compression="jpeg")
+    files["pages.tif"] = tiff(modes["rgb"], save_all=True, append_images=[photo(3)])
+    files["strips.tif"] = tiff(modes["rgb"], compression="tiff_lzw", tiffinfo={278: 7})
+    files["big.tif"] = tiff(modes["rgb"], big_tiff=True)
+    noise = np_random(4 * 6 * 4 * 2)
+    base = {256: (SHORT, [6]), 257: (SHORT, [4]), 259: (SHORT, [1]), 278: (SHORT, [4])}
+    for name, more, data in (
+            ("white-is-0", {258: (SHORT, [8]), 262: (SHORT, [0]), 277: (SHORT, [1])}, noise[:24]),
+            ("four-bits", {258: (SHORT, [4]), 262: (SHORT, [1]), 277: (SHORT, [1])}, noise[:12]),
+            ("two-bits", {258: (SHORT, [2]), 262: (SHORT, [1]), 277: (SHORT, [1])}, noise[:8]),
+            ("planes", {258: (SHORT, [8] * 3), 262: (SHORT, [2]), 277: (SHORT, [3]), 284: (SHORT, [1])}, noise[:72]),
+            ("rgb-16", {258: (SHORT, [16] * 3), 262: (SHORT, [2]), 277: (SHORT, [3])}, noise[:144]),
+            ("premultiplied", {258: (SHORT, [8] * 4), 262: (SHORT, [2]), 277: (SHORT, [4]), 338: (SHORT, [1])}, noise[:96])):
+        for order in "<>":
+            files["%s%s.tif" % (name, "-big-endian" if order == ">" else "")] = tiff_by_hand(base | more, data, order)
+    for orientation in (3, 6, 8):
+        files["orientation-%d.tif" % orientation] = tiff(modes["rgb"], tiffinfo={274: orientation})
+    files["xmp.tif"] = tiff(modes["rgb"], tiffinfo={700: XMP % 6})
+    return compare(place, files)
+
+
+@case("AVIF, HEIC")
+def avif_and_heic_decode_where_libheif_is_built_in(place):
+    import field_table
+    import numpy as np
+    import pillow_heif
+    pillow_heif.register_heif_opener()
+    files = {}
+    for name, kind, options in (("a.avif", "AVIF", {"quality": 90}), ("turned.avif", "AVIF", {"quality": 90, "exif": b"Exif\0\0" + exif()}),
+                                ("full.avif", "AVIF", {"quality": 100, "subsampling": "4:4:4"}), ("a.heic", "HEIF", {"quality": 90}),
+                                ("turned.heic", "HEIF", {"quality": 90, "exif": b"Exif\0\0" + exif()})):
+        out = io.BytesIO()
+        photo(0, 64, 48).save(out, kind, **options)
+        files[name] = out.getvalue()
+    paths = [write(place.path(name), data) for name, data in files.items()]
+    if field_table.decoded(paths[:1])[0] is None:
+        return "built without libheif", "built without libheif"
+    # Another decoder of the same coefficients: with half the chroma resolution libheif repeats a value where libavif blends.
+    means = [float(np.abs(found - field_table.upright(path)).mean()) for path, found in zip(paths, field_table.decoded(paths))]
+    whole = [path for path in paths if not path.endswith((os.sep + "a.avif", os.sep + "turned.avif"))]
+    return (pictures(whole, 4)[0], [mean for mean in means if mean > 3]), ([], [])

@@ -180,12 +180,14 @@ static void assert_cut_is_refused(const char *name, long size, const char *text)
 static void other_files_are_refused_with_their_first_bytes(void **state)
 {
     assert_refused((const uint8_t *)"", 0, MAX_PIXELS, BL_EFORMAT,
-                   "expected a JPEG, PNG or WebP file, found an empty one");
-    assert_refused((const uint8_t *)"GIF89a\x01\0\x01\0", 10, MAX_PIXELS, BL_EFORMAT,
-                   "expected a JPEG, PNG or WebP file, found one that starts with the bytes "
-                   "47 49 46 38 39 61 01 00");
+                   "expected an image file, found an empty one");
+    assert_refused(
+        (const uint8_t *)"PSD89a\x01\0\x01\0", 10, MAX_PIXELS, BL_EFORMAT,
+        "expected an image file of a kind that is read, found one that starts with the bytes "
+        "50 53 44 38 39 61 01 00");
     assert_refused((const uint8_t *)"\xff\xd8", 2, MAX_PIXELS, BL_EFORMAT,
-                   "expected a JPEG, PNG or WebP file, found one that starts with the bytes ff d8");
+                   "expected an image file of a kind that is read, found one that starts with the "
+                   "bytes ff d8");
 }
 
 static void truncated_files_are_refused(void **state)

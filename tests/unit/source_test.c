@@ -166,9 +166,9 @@ static void what_is_passed_over_is_counted(void **state)
     put("a.jfif", "");
     put("a.txt", "one");
     put("a-2.JPE", "");
-    put("b.gif", "");
-    put("b.txt", "a moving picture");
-    put("c.heic", "");
+    put("b.jp2", "");
+    put("b.txt", "no picture");
+    put("c.psd", "");
     put("notes.txt", "no image");
     put("sub/d.jpg", "");
     char path[256];
@@ -178,7 +178,7 @@ static void what_is_passed_over_is_counted(void **state)
     assert_int_equal(symlink("..", path), 0);
     struct source *source = opened(text_column, 1);
     assert_int_equal(source_count(source), 3);
-    expect_passed(source, SOURCE_OTHER_TYPES, 2, "b.gif");
+    expect_passed(source, SOURCE_OTHER_TYPES, 2, "b.jp2");
     expect_passed(source, SOURCE_LONE_TEXTS, 2, "b.txt");
     expect_passed(source, SOURCE_DEAD_LINKS, 2, "sub/gone.jpg");
     expect_passed(source, SOURCE_UNUSED_TEXTS, 0, "");
