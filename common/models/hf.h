@@ -59,6 +59,13 @@ int hf_llm_open(const char *folder, struct hf_llm *ret, struct bl_error *err);
 int hf_preprocess_open(const char *folder, const struct hf_vision *vision,
                        struct hf_preprocess *ret, struct bl_error *err);
 
-/* SHA-256 (64 hex digits) over all files of a model folder that decide what is computed, in name order: its identity.
- * They are config.json, generation_config.json, the image processor's settings, tokenizer.json, the weights and their index. */
-int hf_folder_sha256(const char *folder, char ret_hex[65], struct bl_error *err);
+/* Which files of a model folder its identity covers. */
+enum hf_identity {
+    HF_IDENTITY_WEIGHTS = 1, /* config.json and the weights: checkpoints of format 1 */
+    /* All that decide what is computed: also generation_config.json, the image processor's settings, tokenizer.json and the
+     * weights' index. */
+    HF_IDENTITY_ALL = 2,
+};
+/* SHA-256 (64 hex digits) over these files in name order. */
+int hf_folder_sha256(const char *folder, enum hf_identity identity, char ret_hex[65],
+                     struct bl_error *err);

@@ -373,22 +373,22 @@ static void a_folders_hash_depends_on_names_and_contents_alone(void **state)
     struct bl_error err;
     put("config.json", "{}");
     put("model.safetensors", "abc");
-    assert_ok(hf_folder_sha256(folder, first, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, first, &err), err);
     put("README.md", "not part of the model");
-    assert_ok(hf_folder_sha256(folder, again, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, again, &err), err);
     assert_string_equal(first, again);
     put("model.safetensors", "abd");
-    assert_ok(hf_folder_sha256(folder, other, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, other, &err), err);
     assert_string_not_equal(first, other);
     static const char *const sides[] = {"preprocessor_config.json", "processor_config.json",
                                         "generation_config.json", "tokenizer.json"};
     for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
         put(sides[i], "{}");
-        assert_ok(hf_folder_sha256(folder, again, &err), err);
+        assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, again, &err), err);
         assert_string_not_equal(again, other);
         memcpy(other, again, sizeof other);
     }
-    assert_int_equal(hf_folder_sha256("/none", other, &err), -BL_EIO);
+    assert_int_equal(hf_folder_sha256("/none", HF_IDENTITY_ALL, other, &err), -BL_EIO);
     assert_string_equal(err.file, "/none");
     assert_string_equal(err.text, "the folder cannot be listed: No such file or directory");
 }
@@ -399,8 +399,27 @@ static void a_folders_hash_is_over_name_size_and_content(void **state)
     char hex[65];
     struct bl_error err;
     put("config.json", "{}");
-    assert_ok(hf_folder_sha256(folder, hex, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, hex, &err), err);
     assert_string_equal(hex, "cff4c2cc9554e2866e23a365b8771afc941babe1ed5d2e92a148d739a34ba693");
+}
+
+/* What checkpoints of format 1 that were trained on the demo's models hold. */
+static void a_checkpoint_of_format_1_knows_its_models(void **state)
+{
+    static const struct {
+        const char *model, *sha256;
+    } known[] = {
+        {"vision", "4375ec06e00b4c3670f45fb4dcf5c84b435c099bc3893cbfcb1082e4be7b5234"},
+        {"llm", "3a3f81ac1f18ba4d1778a905a082f40098e0e8a3437fd796c91f10f9a2c2851c"},
+    };
+    char hex[65], path[512];
+    struct bl_error err;
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/deploy/demo/models/%s", getenv("BLIPREN_SOURCE"),
+                 known[i].model);
+        assert_ok(hf_folder_sha256(path, HF_IDENTITY_WEIGHTS, hex, &err), err);
+        assert_string_equal(hex, known[i].sha256);
+    }
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
@@ -417,4 +436,5 @@ UNIT_MAIN(IN_FOLDER(a_siglip_folder_takes_the_defaults_for_missing_keys),
           IN_FOLDER(a_preprocessor_config_is_read),
           IN_FOLDER(preprocessing_that_would_change_pixels_is_refused),
           IN_FOLDER(a_folders_hash_depends_on_names_and_contents_alone),
-          IN_FOLDER(a_folders_hash_is_over_name_size_and_content))
+          IN_FOLDER(a_folders_hash_is_over_name_size_and_content),
+          cmocka_unit_test(a_checkpoint_of_format_1_knows_its_models))
