@@ -1,12 +1,14 @@
 /* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/arguments.h"
 #include "common/file.h"
 #include "common/limits.h"
 #include "common/program.h"
+#include "coordinator/ask.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
 #include "proto/keys.h"
@@ -16,6 +18,9 @@ static const char usage[] =
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
     "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
+    "       blipren-coord status [RUN]                             how a running one is doing\n"
+    "       blipren-coord stop [RUN]                               saves, then stops it\n"
+    "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
     "2 "
@@ -98,6 +103,14 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     return coordinator_run(&options, err);
 }
 
+/* Whether both go to one terminal, file or pipe. */
+static bool is_one_stream(FILE *a, FILE *b)
+{
+    struct stat x, y;
+    return fstat(fileno(a), &x) == 0 && fstat(fileno(b), &y) == 0 && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
 static int command_check(int argc, char **argv, struct bl_error *err)
 {
     int rest;
@@ -111,8 +124,10 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     char programs[4096], worker[4096];
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(check_run(argv[1], deep, worker, stdout, err));
-    return bl_output_finish(err);
+    int rc = check_run(argv[1], deep, worker, stdout, err);
+    if (rc < 0 && is_one_stream(stdout, stderr))
+        err->text[0] = 0; /* whoever reads has it from the page */
+    return rc < 0 ? rc : bl_output_finish(err);
 }
 
 static int command_keygen(int argc, char **argv, struct bl_error *err)
@@ -141,9 +156,9 @@ static int no_command(int argc, char **argv, struct bl_error *err)
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
-        {"train", usage, command_train},
-        {"check", usage, command_check},
-        {"keygen", usage, command_keygen},
+        {"train", usage, command_train},   {"check", usage, command_check},
+        {"keygen", usage, command_keygen}, {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop}, {"checkpoint-now", ask_usage, command_checkpoint_now},
         {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);

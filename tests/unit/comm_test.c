@@ -4,6 +4,8 @@
 
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdbool.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/random.h"
@@ -238,12 +240,12 @@ static void abort_wakes_a_rank_that_waits_for_its_peers_addresses(void **state)
 /* Rank 2 says that it listens where nobody does, as behind a firewall. */
 static void publish_unreachable(void *context, const char *key, const void *value, size_t size)
 {
-    char changed[4096];
-    assert_true(size <= sizeof changed);
-    memcpy(changed, value, size);
-    for (size_t at = 0; strcmp(key, "2") == 0 && at < size; at += size / 2)
-        ((struct sockaddr_in *)(void *)(changed + at))->sin_port = htons(1);
-    publish(context, key, changed, size);
+    char changed[256], host[64], port[16], token[64];
+    snprintf(changed, sizeof changed, "%.*s", (int)size, (const char *)value);
+    assert_int_equal(sscanf(changed, "%63s %15s %63s", host, port, token), 3);
+    if (strcmp(key, "ring/2") == 0)
+        snprintf(changed, sizeof changed, "%s 1 %s", host, token);
+    publish(context, key, changed, strlen(changed));
 }
 
 static void who_cannot_be_reached_is_named(void **state)
@@ -252,10 +254,126 @@ static void who_cannot_be_reached_is_named(void **state)
     int ranks[2];
     open_world(&w, 3, 1000);
     run_ranks(&w, 3, play_connect);
+    assert_int_equal(w.rc[1], -BL_EPEER); /* its right-hand neighbour */
+    assert_int_equal(comm_unreached(w.comms[1], ranks, 2), 1);
+    assert_int_equal(ranks[0], 2);
+    for (int r = 0; r < 3; r += 2) /* whoever else fails blames nobody that can be reached */
+        for (int i = comm_unreached(w.comms[r], ranks, 2); i-- > 0;)
+            assert_int_equal(ranks[i], 2);
+    close_world(&w);
+}
+
+/* Strangers at the port of each rank: one leaves at once, one resets, one stays silent, one talks, one shows a wrong token.
+ * Also while sums are made. */
+static const char wrong_hello[28] = "BLIPring\1\0\0\0................";
+
+static int visit(uint16_t port, const char *text, size_t size, bool resets)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    if (size > 0)
+        assert_int_equal(send(fd, text, size, MSG_NOSIGNAL), (ssize_t)size);
+    if (resets)
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+    return fd;
+}
+
+static void publish_to_strangers(void *context, const char *key, const void *value, size_t size)
+{
+    unsigned port;
+    assert_int_equal(sscanf((const char *)value, "%*s %u", &port), 1);
+    for (int i = 0; i < 40; i++)
+        close(visit((uint16_t)port, "", 0, i % 2 == 0));
+    for (int i = 0; i < 20; i++) /* never closed: as a stranger would */
+        visit((uint16_t)port, wrong_hello, i % sizeof wrong_hello, false);
+    for (int i = 0; i < 5; i++)
+        visit((uint16_t)port, wrong_hello, sizeof wrong_hello, false);
+    publish(context, key, value, size);
+}
+
+static void strangers_at_the_port_change_nothing(void **state)
+{
+    struct world w = {.count = 300000, .publish = publish_to_strangers};
+    open_world(&w, 3, 20000);
+    for (int r = 0; r < 3; r++) {
+        w.floats[r] = calloc((size_t)w.count, sizeof(float));
+        w.longs[r] = calloc((size_t)w.count, sizeof(int64_t));
+    }
+    run_ranks(&w, 3, play_sums);
+    for (int r = 0; r < 3; r++)
+        assert_ok(w.rc[r], w.err[r]);
+    close_world(&w);
+}
+
+/* Rank 1 takes another's token for rank 0's: as if somebody else listened at rank 0's address. */
+static void publish_wrong_token(void *context, const char *key, const void *value, size_t size)
+{
+    struct world *world = context;
+    char changed[256];
+    assert_true(size < sizeof changed);
+    memcpy(changed, value, size);
+    if (strcmp(key, "ring/0") == 0)
+        changed[size - 1] = changed[size - 1] == '0' ? '1' : '0';
+    comm_deliver(world->comms[0], key, value, size);
+    comm_deliver(world->comms[1], key, changed, size);
+}
+
+static void a_neighbour_proves_that_it_is_a_member(void **state)
+{
+    struct world w = {.count = 0, .publish = publish_wrong_token};
+    open_world(&w, 2, 1000);
+    run_ranks(&w, 2, play_connect);
+    assert_int_equal(w.rc[0], -BL_EPEER);
+    assert_int_equal(w.rc[1], -BL_EPEER);
+    close_world(&w);
+}
+
+/* Rank 1 published an address and never connects. */
+static void *play_connect_aborted(void *argument)
+{
+    pthread_t aborter;
+    struct seat *seat = argument;
+    pthread_create(&aborter, NULL, abort_soon, seat->world->comms[0]);
+    play_connect(argument);
+    pthread_join(aborter, NULL);
+    return NULL;
+}
+
+static void abort_wakes_a_rank_that_waits_for_its_neighbour(void **state)
+{
+    static const char nobody[] = "192.0.2.1 9 00000000000000000000000000000000";
+    struct world w = {.count = 0};
+    open_world(&w, 2, 3600000);
+    comm_deliver(w.comms[0], "ring/1", nobody, sizeof nobody - 1);
+    run_ranks(&w, 1, play_connect_aborted);
+    assert_int_equal(w.rc[0], -BL_EPEER);
+    close_world(&w);
+}
+
+/* Rank 1 sums one element more than rank 0. */
+static void *play_unequal(void *argument)
+{
+    struct seat *seat = argument;
+    struct world *w = seat->world;
+    w->rc[seat->rank] = comm_connect(w->comms[seat->rank], &w->err[seat->rank]);
+    comm_allreduce(w->comms[seat->rank], w->floats[seat->rank], w->count + seat->rank, COMM_F32);
+    w->rc[seat->rank] = comm_wait(w->comms[seat->rank], &w->err[seat->rank]);
+    return NULL;
+}
+
+static void different_collectives_are_noticed(void **state)
+{
+    struct world w = {.count = 1000};
+    open_world(&w, 2, 20000);
+    for (int r = 0; r < 2; r++)
+        w.floats[r] = calloc((size_t)w.count + 1, sizeof(float));
+    run_ranks(&w, 2, play_unequal);
     for (int r = 0; r < 2; r++) {
         assert_int_equal(w.rc[r], -BL_EPEER);
-        assert_int_equal(comm_unreached(w.comms[r], ranks, 2), 1);
-        assert_int_equal(ranks[0], 2);
+        assert_non_null(strstr(w.err[r].text, "different collectives"));
     }
     close_world(&w);
 }
@@ -265,4 +383,8 @@ UNIT_MAIN(cmocka_unit_test(every_rank_holds_the_exact_sum),
           cmocka_unit_test(a_rank_that_computes_longer_is_waited_for),
           cmocka_unit_test(a_lost_peer_fails_every_survivor),
           cmocka_unit_test(who_cannot_be_reached_is_named),
+          cmocka_unit_test(strangers_at_the_port_change_nothing),
+          cmocka_unit_test(a_neighbour_proves_that_it_is_a_member),
+          cmocka_unit_test(abort_wakes_a_rank_that_waits_for_its_neighbour),
+          cmocka_unit_test(different_collectives_are_noticed),
           cmocka_unit_test(abort_wakes_a_rank_that_waits_for_its_peers_addresses))

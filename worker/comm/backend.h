@@ -1,7 +1,7 @@
 /* worker/comm/backend.h - what stands behind a communicator: a table of collectives, the rendezvous
  * store it connects by, and the memory that its buffers lie in. comm.c chooses the table.
  *
- *   gloo     worker/comm/gloo.cc: a ring over TCP on host memory; device memory is staged
+ *   tcp      worker/comm/ring.h: a ring over TCP on host memory; device memory is staged
  *   nccl     worker/ops/cuda/nccl.c: GPUs among themselves
  */
 #pragma once
@@ -57,10 +57,12 @@ struct comm_link {
     bool (*aborted)(struct comm_store *store);
 };
 
-/* Each function is that of comm.h with its name. */
+/* Each function is that of comm.h with its name. After a failed connect every collective fails. */
 struct comm_backend {
     const char *name;
-    int (*connect)(const struct comm_link *link, void **ret, struct bl_error *err);
+    int (*open)(const struct comm_link *link, void **ret,
+                struct bl_error *err); /* makes the object, connects nobody */
+    int (*connect)(void *self, struct bl_error *err);
     void (*allreduce)(void *self, void *data, int64_t count, enum comm_type type);
     void (*broadcast)(void *self, void *data, size_t bytes, int root);
     int (*wait)(void *self, struct bl_error *err);
@@ -68,7 +70,7 @@ struct comm_backend {
     void (*free)(void *self);
 };
 
-extern const struct comm_backend comm_gloo;
+extern const struct comm_backend comm_tcp;
 
 #ifdef __cplusplus
 }

@@ -30,7 +30,7 @@ struct comm {
     struct comm_store store;
     struct comm_link link;
     const struct comm_backend *backend; /* NULL: not connected, or alone on host memory */
-    void *self;                         /* the backend's; under the store's lock until connected */
+    void *self;                         /* the backend's; both are set under the store's lock */
 };
 
 /* -- the store -- */
@@ -174,36 +174,41 @@ static int choose(struct comm *comm, const struct comm_backend **ret, struct bl_
     bool nccl = false;
     if (wanted && *wanted) {
         nccl = strcmp(wanted, "nccl") == 0;
-        if (!nccl && strcmp(wanted, "gloo") != 0)
-            return bl_fail(err, BL_EUSAGE, "BLIPREN_COMM: expected gloo or nccl, found \"%.50s\"",
+        if (!nccl && strcmp(wanted, "tcp") != 0)
+            return bl_fail(err, BL_EUSAGE, "BLIPREN_COMM: expected tcp or nccl, found \"%.50s\"",
                            wanted);
         if (nccl && !o->collectives)
             return bl_fail(err, BL_EUSAGE, "BLIPREN_COMM=nccl needs a GPU on every rank");
     } else if (o->world > 1 && o->memory) {
         BL_TRY(has_own_devices(comm, &nccl, err));
     }
-    *ret = nccl ? o->collectives : o->world > 1 ? &comm_gloo : NULL;
+    *ret = nccl ? o->collectives : o->world > 1 ? &comm_tcp : NULL;
     return 0;
+}
+
+/* Known to abort from now on. */
+static int install(struct comm *comm, const struct comm_backend *backend, struct bl_error *err)
+{
+    void *self = NULL;
+    BL_TRY(backend->open(&comm->link, &self, err));
+    pthread_mutex_lock(&comm->store.lock);
+    comm->backend = backend;
+    comm->self = self;
+    if (comm->store.aborted)
+        backend->abort(self);
+    pthread_mutex_unlock(&comm->store.lock);
+    return backend->connect(self, err);
 }
 
 int comm_connect(struct comm *comm, struct bl_error *err)
 {
     const struct comm_backend *backend = NULL;
-    void *self = NULL;
     int rc = choose(comm, &backend, err);
     if (rc == 0 && backend)
-        rc = backend->connect(&comm->link, &self, err);
-    if (rc < 0) {
+        rc = install(comm, backend, err);
+    if (rc < 0)
         comm_abort(comm); /* whatever is begun on it fails */
-        return rc;
-    }
-    pthread_mutex_lock(&comm->store.lock);
-    comm->backend = backend;
-    comm->self = self;
-    if (comm->store.aborted && backend)
-        backend->abort(self);
-    pthread_mutex_unlock(&comm->store.lock);
-    return 0;
+    return rc;
 }
 
 const char *comm_name(const struct comm *comm)

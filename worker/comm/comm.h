@@ -1,8 +1,8 @@
-/* worker/comm/comm.h - the collectives of one generation of workers, over Gloo or NCCL (backend.h).
+/* worker/comm/comm.h - the collectives of one generation of workers, over TCP or NCCL (backend.h).
  * Who is a member is the coordinator's business.
  *
- * Backend  NCCL where every rank has a GPU of its own and there is more than one rank, else Gloo.
- *          BLIPREN_COMM=gloo or nccl, equal on all ranks, overrides that.
+ * Backend  NCCL where every rank has a GPU of its own and there is more than one rank, else a ring over TCP.
+ *          BLIPREN_COMM=tcp or nccl, equal on all ranks, overrides that.
  * Memory   data is memory of options.memory's device, or host memory where that is NULL.
  * Threads  one thread (the engine's) calls open … free; deliver and abort may come from any thread
  *          meanwhile.
@@ -51,7 +51,7 @@ struct comm_options {
 int comm_open(const struct comm_options *options, struct comm **ret, struct bl_error *err);
 /* An entry of the store arrived. Copies. Any thread. */
 void comm_deliver(struct comm *comm, const char *key, const void *value, size_t size);
-/* Blocks until all ranks are connected with each other. World 1 returns at once. */
+/* Blocks until this rank is connected with its neighbours (with all ranks, where NCCL does it). World 1 returns at once. */
 int comm_connect(struct comm *comm, struct bl_error *err);
 /* After comm_connect failed: the ranks that published an address and do not answer at it, at most `most` of them. Returns how
  * many. Either side of such a pair may be at fault. A rank that published none yet is not among them. */
@@ -65,7 +65,7 @@ void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
 /* Waits for everything begun: the results may then be read by work that is queued afterwards. */
 int comm_wait(struct comm *comm, struct bl_error *err);
 
-/* The backend in use, "gloo" or "nccl"; "none" before comm_connect. */
+/* The backend in use, "tcp" or "nccl"; "none" before comm_connect. */
 const char *comm_name(const struct comm *comm);
 
 /* Wakes whoever waits here; every collective fails from now on. Any thread, any number of times. */

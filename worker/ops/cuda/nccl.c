@@ -39,6 +39,7 @@ struct nccl {
     int rank, world, connect_ms;
     ncclUniqueId id;
     pthread_t thread;
+    bool has_thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
 
@@ -218,7 +219,8 @@ static void nccl_free(void *self)
     n->stop = true;
     pthread_cond_broadcast(&n->changed);
     pthread_mutex_unlock(&n->lock);
-    pthread_join(n->thread, NULL);
+    if (n->has_thread)
+        pthread_join(n->thread, NULL);
     if (n->done)
         cudaEventDestroy(n->done);
     pthread_mutex_destroy(&n->lock);
@@ -284,7 +286,7 @@ static bool is_connected(struct nccl *n)
     return connected;
 }
 
-static int nccl_connect(const struct comm_link *link, void **ret, struct bl_error *err)
+static int nccl_open(const struct comm_link *link, void **ret, struct bl_error *err)
 {
     const struct comm_options *o = link->options;
     struct nccl *n = calloc(1, sizeof *n);
@@ -296,29 +298,29 @@ static int nccl_connect(const struct comm_link *link, void **ret, struct bl_erro
     n->world = o->world;
     n->connect_ms = o->connect_ms;
     n->tasks_end = &n->tasks;
-    use_interface(o->host);
-    int rc = share_id(n, err);
-    if (rc < 0) {
-        free(n);
-        return rc;
-    }
     pthread_mutex_init(&n->lock, NULL);
     pthread_cond_init(&n->changed, NULL);
-    if (pthread_create(&n->thread, NULL, owner, n) != 0) {
-        free(n);
-        return bl_fail(err, BL_ENOMEM, "no thread for a communicator");
-    }
-    if (!is_connected(n)) {
-        bl_fail(err, BL_EPEER, "rank %d of %d: %s", o->rank, o->world, n->failure);
-        nccl_free(n);
-        return -BL_EPEER;
-    }
+    use_interface(o->host);
     *ret = n;
     return 0;
 }
 
+static int nccl_connect(void *self, struct bl_error *err)
+{
+    struct nccl *n = self;
+    BL_TRY(share_id(n, err));
+    if (pthread_create(&n->thread, NULL, owner, n) != 0)
+        return bl_fail(err, BL_ENOMEM, "no thread for a communicator");
+    n->has_thread = true;
+    if (is_connected(n))
+        return 0;
+    return bl_fail(err, BL_EPEER, "rank %d of %d: %s", n->rank, n->world, n->failure);
+}
+
 static void begin(struct nccl *n, struct nccl_task what)
 {
+    if (!n->has_thread)
+        return; /* connecting failed, and wait says so */
     struct nccl_task *task = malloc(sizeof *task);
     BL_ASSERT(task); /* a few hundred bytes: without them nothing can be reported either */
     *task = what;
@@ -361,6 +363,7 @@ static void nccl_abort(void *self)
 }
 
 const struct comm_backend cuda_nccl = {.name = "nccl",
+                                       .open = nccl_open,
                                        .connect = nccl_connect,
                                        .allreduce = nccl_allreduce,
                                        .broadcast = nccl_broadcast,
