@@ -74,7 +74,7 @@ def errors(build, work, size, precision, common):
                             f"{work}/cross-input.safetensors", f"{work}/cross-output.safetensors"], check=True)
             found = load_file(f"{work}/cross-output.safetensors")
             if reference is None:
-                reference = expected(given, found["kept"], heads)
+                reference = compared(expected(given, found["kept"], heads))
             for name, value in compared(found).items():
                 sum_of[name] = sum_of.get(name, 0) + parity.relative(value, reference[name]) ** 2 / seeds
     return {form: {name: value**0.5 for name, value in sum_of.items()} for form, sum_of in sums.items()}
