@@ -473,6 +473,8 @@ static int start_children(struct loop *l, struct bl_error *err)
 
 static int fail_bind(const struct loop *l, struct bl_error *err)
 {
+    if (l->options->bind)
+        return bl_error_key(err, "--bind");
     bl_error_key(err, "cluster.bind");
     return bl_error_file(err, l->options->yaml);
 }
@@ -481,8 +483,8 @@ static int start(struct loop *l, struct bl_error *err)
 {
     char endpoint[SOCKET_ENDPOINT_MAX];
     const struct config *c = l->config;
-    snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld", c->cluster.bind,
-             (long long)c->cluster.port);
+    snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld",
+             l->options->bind ? l->options->bind : c->cluster.bind, (long long)c->cluster.port);
     if (wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err) < 0)
         return fail_bind(l, err);
     BL_TRY(wire_context_open(&l->zmq, err));
@@ -491,6 +493,7 @@ static int start(struct loop *l, struct bl_error *err)
     BL_TRY(loop_write_config(l, err));
     BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
     BL_TRY(peers_new(&l->peers, err));
+    BL_TRY(loop_write_endpoint(l, err));
     open_control(l);
     bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);
     bl_notify_ready("listening at %s", l->endpoint);
@@ -503,6 +506,7 @@ static void close_all(struct loop *l)
 {
     l->leaving = true; /* a start that failed half-way has timers, and no peers */
     if (l->uv_open) {
+        loop_remove_endpoint(l);
         control_close(&l->control);
         children_close(&l->children);
         wire_socket_close(&l->router, LINGER_MS);

@@ -28,6 +28,7 @@ static const char usage[] =
     "  --cluster     start none: workers and loaders on other hosts join by\n"
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
+    "  --bind ADDR   listen at this address instead of cluster.bind\n"
     "  --insecure    allow addresses beyond this machine: nothing is encrypted or authenticated\n"
     "  --deep        decode all images, not some of them\n"
     "  --help, --version\n"
@@ -82,6 +83,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--local", ARGUMENT_TEXT, &local, 0, 0},
         {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
+        {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {0},
     };

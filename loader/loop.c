@@ -556,6 +556,7 @@ int loader_run(const struct loader_options *options, struct bl_error *err)
                                     .endpoint = options->endpoint,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
+                                    .grace_s = options->grace_s,
                                     .name = options->name,
                                     .parent = options->parent,
                                     .calls = &calls,

@@ -372,6 +372,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
                                     .endpoint = options->endpoint,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
+                                    .grace_s = options->grace_s,
                                     .kind = kind,
                                     .parent = options->parent,
                                     .calls = &calls,

@@ -13,6 +13,7 @@ struct worker_options {
     int threads;          /* 0: all cores */
     int parent;           /* process to die with; 0: none */
     unsigned patience_s;  /* without a coordinator for so long: leave */
+    unsigned grace_s;     /* after a signal, at most: go on */
 };
 
 /* Runs until the coordinator says stop. 0, or the failure that ended it. */
