@@ -7,6 +7,7 @@
 
 struct worker_options {
     const char *endpoint; /* of the coordinator */
+    const char *name;     /* for people; NULL: host:pid */
     const char *host;     /* address of this worker's sockets */
     bool insecure;        /* host may be another address than loopback */
     const char *device;   /* ops_device_choose */

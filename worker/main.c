@@ -24,6 +24,7 @@ static const char usage[] =
     "the "
     "CPU)\n"
     "  --threads N      computing threads (all cores)\n"
+    "  --name TEXT      what it is called in the coordinator's log (host:pid)\n"
     "  --patience S     leave after so many seconds without a coordinator (60)\n"
     "  --grace S        after SIGTERM, go on for so long if the run does not end before (0)\n"
     "  --parent PID     die with that process\n"
@@ -41,6 +42,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
+        {"--name", ARGUMENT_TEXT, &options.name, 0, 0},
         {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
         {"--grace", ARGUMENT_WHOLE, &grace_s, 0, 1000000},
         {"--parent", ARGUMENT_WHOLE, &parent, 0, 1 << 30},
