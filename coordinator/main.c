@@ -30,6 +30,7 @@ static const char usage[] =
     "  --cluster     start none: workers and loaders on other hosts join by\n"
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
+    "  --bind ADDR   listen at this address instead of cluster.bind\n"
     "  --keys DIR    the cluster's keys, which keygen made: needed beyond this machine\n"
     "  --insecure    go without them: nothing is encrypted or authenticated\n"
     "  --deep        decode all images, not some of them\n"
@@ -86,6 +87,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
+        {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {0},
     };
