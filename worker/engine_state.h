@@ -75,7 +75,7 @@ struct engine {
     struct trainer *trainer;
     struct tokenizer *tokenizer;
     struct captioner_options model;
-    struct captioner_generation how; /* sample captions during validation */
+    struct captioner_generation decoding; /* sample captions during validation */
     int32_t eos[8];
     struct checkpoint_state metadata; /* what a checkpoint says of its run */
     bool has_state, broken, step_open;

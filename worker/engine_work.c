@@ -1,4 +1,4 @@
-/* worker/engine_work.c - what a group and a step mean to the engine: training, validation, applying. */
+/* worker/engine_work.c - what a micro-batch and a step mean to the engine: training, validation, applying. */
 #include "worker/engine_state.h"
 
 #include <stdlib.h>
@@ -112,7 +112,7 @@ static void strip(char *text)
     text[size] = 0;
 }
 
-/* Greedy captions for the group's first places of the validation set, each continued from its own
+/* Greedy captions for the micro-batch's first samples of the validation set, each continued from its own
  * prefix. */
 static int write_captions(struct engine *e, const struct batch *b, const struct micro_batch *mb,
                           struct engine_validation *v, struct bl_error *err)
@@ -123,7 +123,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
         total += b->slots[wanted++].prefix;
     if (!wanted)
         return 0;
-    int32_t max_new = e->how.max_new;
+    int32_t max_new = e->decoding.max_new;
     bl_autofree int32_t *prompt = calloc((size_t)total + 1, sizeof *prompt);
     bl_autofree int32_t *prompt_start = calloc((size_t)wanted + 1, sizeof *prompt_start);
     bl_autofree int32_t *ids = calloc((size_t)wanted * (size_t)max_new, sizeof *ids);
@@ -142,7 +142,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
     prompts.B = wanted;
     prompts.ids = prompt;
     prompts.ids_start = prompt_start;
-    BL_TRY(captioner_generate(e->captioner, &prompts, &e->how, captions, err));
+    BL_TRY(captioner_generate(e->captioner, &prompts, &e->decoding, captions, err));
     for (int64_t i = 0; i < wanted; i++) {
         struct engine_caption *c = &v->captions[v->caption_count];
         BL_TRY(tokenizer_decode(e->tokenizer, captions[i].ids, (size_t)captions[i].count, true,
@@ -183,7 +183,7 @@ static int train(struct engine *e, const struct batch *b, bool last, struct engi
     BL_TRY(open_step(e, &event->error));
     struct prepared p;
     BL_TRY(prepare(b, &p, &event->error));
-    int rc = trainer_group(e->trainer, &p.mb, e->comm, last, &event->error);
+    int rc = trainer_micro_batch(e->trainer, &p.mb, e->comm, last, &event->error);
     prepared_release(&p);
     return rc;
 }

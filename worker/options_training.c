@@ -6,7 +6,7 @@
 
 #include "common/size.h"
 
-int64_t options_group_size(const struct config *c)
+int64_t options_micro_batch(const struct config *c)
 {
     return c->train.reproducible ? c->train.grain : c->train.micro_batch;
 }
@@ -19,7 +19,7 @@ struct trainer_options options_trainer(const struct config *c)
     return (struct trainer_options){
         .seed = (uint64_t)c->seed,
         .reproducible = c->train.reproducible,
-        .groups = bl_ceil_div(c->train.global_batch, options_group_size(c)),
+        .micro_batches = bl_ceil_div(c->train.global_batch, options_micro_batch(c)),
         .schedule = {.kind = kinds[c->train.schedule],
                      .peak = c->train.lr,
                      .floor = c->train.floor,

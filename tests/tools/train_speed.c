@@ -58,7 +58,7 @@ static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error
     BL_TRY(model_input_open(argv[1], argv[2], &b->input, err));
     const struct trainer_options options = {
         .seed = 1,
-        .groups = 1,
+        .micro_batches = 1,
         .schedule = {.kind = SCHEDULE_CONSTANT, .peak = 1e-4, .steps = 1000000},
         .beta1 = 0.9f,
         .beta2 = 0.999f,
@@ -79,7 +79,7 @@ static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error
 static int step(struct bench *b, struct trainer_report *report, struct bl_error *err)
 {
     BL_TRY(trainer_begin(b->trainer, err));
-    BL_TRY(trainer_group(b->trainer, &b->mb, b->comm, true, err));
+    BL_TRY(trainer_micro_batch(b->trainer, &b->mb, b->comm, true, err));
     return trainer_apply(b->trainer, b->comm, report, err);
 }
 

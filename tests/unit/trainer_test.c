@@ -72,7 +72,7 @@ static int rig_open(struct rig *rig, const struct job *job, struct bl_error *err
     struct trainer_options training = {
         .seed = 9,
         .reproducible = job->reproducible,
-        .groups = bl_ceil_div(BATCH, job->group),
+        .micro_batches = bl_ceil_div(BATCH, job->group),
         .schedule = {.kind = SCHEDULE_COSINE, .peak = 1e-3, .warmup_steps = 2, .steps = STEPS},
         .threads = job->threads,
         .beta1 = 0.9,
@@ -106,7 +106,7 @@ static int one_step(struct rig *rig, const struct job *job, int rank, struct com
         struct tiny_batch batch;
         int at = g * job->group, step = (int)trainer_state(rig->trainer)->step;
         tiny_batch_make(&batch, at, (int)bl_min(job->group, BATCH - at), step);
-        int rc = trainer_group(rig->trainer, &batch.mb, comm, g + 1 == end, err);
+        int rc = trainer_micro_batch(rig->trainer, &batch.mb, comm, g + 1 == end, err);
         tiny_batch_release(&batch);
         BL_TRY(rc);
     }

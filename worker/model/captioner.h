@@ -222,8 +222,8 @@ struct captioner_caption {
  * captions (B). Finished ones leave the batch. Beam: candidates are compared by log p / length (EOS
  * counted), as transformers does with length_penalty 1 and early_stopping false. */
 int captioner_generate(struct captioner *c, const struct micro_batch *mb,
-                       const struct captioner_generation *how, struct captioner_caption *captions,
-                       struct bl_error *err);
+                       const struct captioner_generation *options,
+                       struct captioner_caption *captions, struct bl_error *err);
 
 /* Cross-attention of the Q-Former's last block, mean over heads: probs (B,K,g*g) host, g = the
  * tower's grid; a ViT's class token is left out (rows then sum to less than 1). mb's text is not
