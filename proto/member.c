@@ -132,6 +132,7 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     if (m->probe_count)
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
+    m->run_kind = (enum bl_kind)e->welcome->kind;
     return 0;
 }
 

@@ -131,10 +131,12 @@ int batch_read(const struct batch_rules *rules, struct wire_frames *frames, stru
 
 /* The sample that the plan has at a batch index (S1). */
 static uint64_t planned_sample(const struct bl_plan *plan, const struct dataset *dataset,
-                               const struct batch *b, uint32_t index)
+                               const uint64_t *images, const struct batch *b, uint32_t index)
 {
     uint32_t epoch;
     uint64_t i;
+    if (b->kind == BATCH_EMBED)
+        return images[index];
     if (b->kind == BATCH_VALIDATE)
         return dataset_id(dataset, DATASET_VALIDATION, index);
     bl_plan_sample(plan, b->step, index, &epoch, &i);
@@ -142,11 +144,15 @@ static uint64_t planned_sample(const struct bl_plan *plan, const struct dataset 
 }
 
 int batch_check_samples(const struct batch *b, const struct bl_plan *plan,
-                        const struct dataset *dataset, struct bl_error *err)
+                        const struct dataset *dataset, const uint64_t *images, struct bl_error *err)
 {
     uint64_t digest = 0;
+    if ((b->kind == BATCH_EMBED) != (plan->kind == BL_KIND_EMBED)) {
+        bl_fail(err, BL_EPROTO, "a micro-batch for another kind of run");
+        return bl_error_peer(err, b->loader);
+    }
     for (uint32_t index = b->first; index < b->first + b->count; index++)
-        digest += bl_sample_term(index, planned_sample(plan, dataset, b, index));
+        digest += bl_sample_term(index, planned_sample(plan, dataset, images, b, index));
     if (b->digest == digest)
         return 0;
     bl_fail(err, BL_EPROTO, "micro-batch %u of step %" PRIu64 " has other samples than assigned",

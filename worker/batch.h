@@ -10,7 +10,11 @@
 #include "common/error.h"
 #include "proto/socket.h"
 
-enum batch_kind { BATCH_TRAIN = BL_KIND_TRAIN, BATCH_VALIDATE = BL_KIND_VALIDATE };
+enum batch_kind {
+    BATCH_TRAIN = BL_KIND_TRAIN,
+    BATCH_VALIDATE = BL_KIND_VALIDATE,
+    BATCH_EMBED = BL_KIND_EMBED
+};
 
 struct batch_slot {
     uint64_t sample, image_hash;
@@ -44,9 +48,11 @@ int batch_read(const struct batch_rules *rules, struct wire_frames *frames, stru
                struct bl_error *err);
 
 /* Are its samples those that the plan has at its batch indices (S1)? Asked before it is kept, so that a loader's mistake is
- * laid to the loader: what a worker has trained is laid to the worker. -BL_EPROTO, as above. */
+ * laid to the loader: what a worker has trained is laid to the worker. images: of an embedding run (run_images), else NULL.
+ * -BL_EPROTO, as above. */
 int batch_check_samples(const struct batch *batch, const struct bl_plan *plan,
-                        const struct dataset *dataset, struct bl_error *err);
+                        const struct dataset *dataset, const uint64_t *images,
+                        struct bl_error *err);
 
 /* NULL is fine; sets *batch to NULL. */
 void batch_free(struct batch **batch);

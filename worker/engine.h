@@ -19,7 +19,12 @@
 struct engine;
 
 struct engine_options {
-    const struct config *config;     /* borrowed for the engine's life */
+    enum bl_kind kind;           /* of the run: TRAIN or EMBED */
+    const struct config *config; /* borrowed for the engine's life */
+    /* EMBED: borrowed too; images as run_images gives them */
+    const struct dataset *dataset;
+    const uint64_t *images;
+    uint64_t image_count;
     const char *data_fingerprint;    /* borrowed */
     const struct ops_device *device; /* borrowed */
     int threads;                     /* 0: all cores */

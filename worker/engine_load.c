@@ -39,7 +39,6 @@ int engine_load(struct engine *e, struct bl_error *err)
 {
     pthread_t thread;
     struct bl_error *failed = NULL;
-    engine_set_phase(e, "load", "");
     bool beside = pthread_create(&thread, NULL, hash_models, e) == 0;
     int rc = open_models(e, err);
     if (beside)

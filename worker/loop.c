@@ -241,7 +241,7 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary};
     if (batch_read(&rules, frames, &l->incoming, &err) < 0)
         return ignore_batch(frames, &err);
-    if (batch_check_samples(l->incoming, &l->plan, l->dataset, &err) < 0) {
+    if (batch_check_samples(l->incoming, &l->plan, l->dataset, l->images, &err) < 0) {
         ignore_batch(&l->incoming->frames, &err);
         return batch_free(&l->incoming);
     }
@@ -332,6 +332,7 @@ static void close_all(struct loop *l)
     worker_free(&l->core);
     config_free(&l->config);
     dataset_free(&l->dataset);
+    free(l->images);
     pthread_mutex_destroy(&l->lock);
 }
 
