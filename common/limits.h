@@ -41,6 +41,7 @@
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 #define BL_METADATA_LINE_MAX (16 << 20) /* one line of metadata.jsonl, one record of a CSV */
 #define BL_CSV_FIELDS_MAX 4096          /* of one record */
+#define BL_URL_BYTES_MAX 8192           /* servers refuse longer ones */
 #define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
 #define BL_FOLDER_DEPTH_MAX 32
 #define BL_PARQUET_DEPTH_MAX 64  /* nested nodes of a schema; levels fit a byte */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "common/notify.h"
 
 static const struct command *choose(const struct command *command, int argc, char **argv)
 {
@@ -39,9 +40,10 @@ int program_run(const char *name, const struct command *commands, int argc, char
     }
     int chosen = command->name != NULL;
     struct bl_error err;
+    bl_notify_begin();
     bl_log_identity(name, "%s", "");
     int rc = command->run(argc - chosen, argv + chosen, &err);
-    if (rc < 0)
+    if (rc < 0 && err.text[0])
         bl_log_error(&err);
     return rc < 0 ? bl_error_exit_code(rc) : 0;
 }

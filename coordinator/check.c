@@ -44,9 +44,9 @@ int check_run(const char *yaml, bool deep, const char *worker, FILE *out, struct
 }
 
 int check_models(const char *yaml, const char *worker, const struct config *config,
-                 struct bl_error *err)
+                 void (*warn)(const char *line), struct bl_error *err)
 {
-    struct check c = {.yaml = yaml, .worker = worker, .config = config, .eos = -1};
+    struct check c = {.warn = warn, .yaml = yaml, .worker = worker, .config = config, .eos = -1};
     check_vision(&c);
     check_llm(&c);
     check_tokenizer(&c);

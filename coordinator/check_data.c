@@ -104,6 +104,14 @@ static void check_passed(struct check *c)
     }
 }
 
+/* The folders decide the split where some are named by it. */
+static void check_split(struct check *c)
+{
+    char text[300];
+    if (dataset_split_text(c->dataset, text, sizeof text))
+        check_ok(c, "data", "%s", text);
+}
+
 void check_data(struct check *c)
 {
     struct indexing indexing = {0};
@@ -113,6 +121,7 @@ void check_data(struct check *c)
     if (!check_passes(c, "data",
                       dataset_view(c->config, indexing_show, &indexing, &c->dataset, &err), &err))
         return;
+    check_split(c);
     check_passed(c);
     check_dropped(c);
     if (!check_passes(c, "data", dataset_judge(c->config, c->dataset, &err), &err)) {

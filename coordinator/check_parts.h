@@ -11,7 +11,8 @@
 #include "coordinator/estimate.h"
 
 struct check {
-    FILE *out; /* NULL: quiet */
+    FILE *out;                      /* NULL: only errors and warnings matter */
+    void (*warn)(const char *line); /* where out is NULL */
     const char *yaml, *worker;
     struct bl_error first;
     int errors, warnings;

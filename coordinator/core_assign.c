@@ -46,6 +46,8 @@ static uint64_t assign_end(const struct coord *c)
         end = plan->steps;
     if (c->regrouping && end > c->hold)
         end = c->hold;
+    if (core_is_pausing(c) && end > c->pause)
+        end = c->pause;
     if (c->stopping && end > c->last)
         end = c->last;
     for (uint64_t step = committed; step < end; step++)

@@ -71,11 +71,41 @@ static bool must_be_saved(const struct coord *c)
     return (done == 0 || done == core_end_step(c)) && !core_is_saved(c, done);
 }
 
+static void answer_checkpoint(struct coord *c, uint64_t step, bool ok)
+{
+    struct coord_action *action = core_act(c, COORD_ACTION_CHECKPOINTED);
+    action->checkpointed.step = step;
+    action->checkpointed.ok = ok;
+    c->checkpoint_asked = false;
+}
+
+void core_on_checkpoint(struct coord *c, const struct coord_event *e)
+{
+    c->checkpoint_asked = true;
+    c->pause_generation = 0;
+}
+
+/* A checkpoint that was asked for (C8): this generation rests after the steps that some rank has begun, until their state
+ * is registered. */
+static void settle_asked(struct coord *c)
+{
+    if (!c->checkpoint_asked || c->stopping)
+        return;
+    if (!core_is_pausing(c)) {
+        c->pause = core_steps_begun(c);
+        c->pause_generation = c->generation;
+    }
+    if (c->ledger.committed == c->pause && core_is_saved(c, c->pause))
+        answer_checkpoint(c, c->pause, true);
+}
+
 static void save_failed(struct coord *c, struct save *save)
 {
     uint64_t step = save->checkpoint.step;
     core_act(c, COORD_ACTION_UNSAVED)->checkpoint = save->checkpoint;
     save->state = SAVE_FREE;
+    if (is_live(c) && core_is_pausing(c) && step == c->pause)
+        answer_checkpoint(c, step, false);
     if (is_live(c) && step == c->ledger.committed && must_be_saved(c) &&
         ++c->save_failures >= SAVE_FAILURES_MAX)
         core_leave(c, BL_EIO, "a checkpoint that is needed cannot be written");
@@ -123,6 +153,7 @@ void core_settle_live(struct coord *c)
     }
     if (c->regrouping && !c->stopping && c->ledger.committed >= c->hold)
         return core_end_generation(c);
+    settle_asked(c);
     enum coord_state before = c->state;
     c->state = live_state(c);
     if (c->state == COORD_VALIDATING && before != COORD_VALIDATING)

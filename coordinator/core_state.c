@@ -123,8 +123,15 @@ uint64_t core_steps_begun(const struct coord *c)
     return highest;
 }
 
+bool core_is_pausing(const struct coord *c)
+{
+    return c->checkpoint_asked && !c->stopping && c->pause_generation == c->generation;
+}
+
 uint64_t core_end_step(const struct coord *c)
 {
+    if (core_is_pausing(c))
+        return c->pause;
     return c->stopping ? c->last : c->config.plan.steps;
 }
 

@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/size.h"
 #include "coordinator/curves.h"
 #include "coordinator/loop_state.h"
@@ -25,6 +26,7 @@
 static void leave(struct loop *l)
 {
     l->leaving = true;
+    bl_notify_stopping();
     if (l->children)
         children_stop(l->children, false);
     uv_stop(&l->uv);
@@ -95,6 +97,7 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         break;
     case COORD_ACTION_REPORTED:
         results_report(l->results, l->handled->report);
+        loop_note_times(l->sender, l->handled->report);
         break;
     case COORD_ACTION_ACCEPTED:
         if (loop_embeds(l))
@@ -117,6 +120,9 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         break;
     case COORD_ACTION_UNSAVED:
         log_unsaved(l, a->checkpoint);
+        break;
+    case COORD_ACTION_CHECKPOINTED:
+        loop_answer_checkpoint(l, a->checkpointed.step, a->checkpointed.ok);
         break;
     case COORD_ACTION_BAD_SAMPLE:
         loop_bad_sample(l, a->void_index);
@@ -175,6 +181,8 @@ static void on_message(void *context, const struct wire_id *from, struct wire_fr
     if (l->leaving)
         return;
     struct peer *peer = peers_of_id(l->peers, from);
+    if (!peer->host[0])
+        snprintf(peer->host, sizeof peer->host, "%s", wire_address(frames));
     if (wire_unpack_frames(frames, &m, &err) < 0) {
         char stranger[96];
         snprintf(stranger, sizeof stranger, "unknown peer at %s", wire_address(frames));
@@ -257,6 +265,7 @@ static void on_draw(uv_timer_t *timer)
         return;
     loop_progress(l, false);
     loop_note_absence(l);
+    bl_notify_alive();
     if (l->children)
         children_watch(l->children);
 }
@@ -303,6 +312,27 @@ static void on_signal(uv_signal_t *handle, int number)
     bl_log(BL_LOG_INFO, "signal %d: saving, then stopping (again: at once)", number);
     struct coord_event event = {.type = COORD_EVENT_STOP};
     step(l, &event);
+}
+
+static void on_asked(void *context, enum control_command command)
+{
+    struct loop *l = context;
+    struct coord_event event = {.type = command == CONTROL_STOP ? COORD_EVENT_STOP
+                                                                : COORD_EVENT_CHECKPOINT};
+    if (command == CONTROL_STATUS)
+        return loop_answer_status(l);
+    if (command == CONTROL_STOP && !l->stops++)
+        bl_log(BL_LOG_INFO, "`blipren-coord stop`: saving, then stopping (a signal: at once)");
+    step(l, &event);
+}
+
+/* Without it the run trains as well. */
+static void open_control(struct loop *l)
+{
+    struct bl_error err;
+    if (control_open(&l->uv, l->config->run_dir, on_asked, l, &l->control, &err) == 0)
+        return;
+    bl_log(BL_LOG_WARNING, "%s: %s; ignoring", err.file, err.text);
 }
 
 /* Who sent a SIGKILL is not told; the kernel, for lack of memory, counts what it killed. */
@@ -468,7 +498,9 @@ static int start(struct loop *l, struct bl_error *err)
     BL_TRY(loop_write_config(l, err));
     BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
     BL_TRY(peers_new(&l->peers, err));
+    open_control(l);
     bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);
+    bl_notify_ready("listening at %s", l->endpoint);
     uv_update_time(&l->uv);
     carry_out_all(l, coord_start(l->core, uv_now(&l->uv)));
     return l->options->local && !l->leaving ? start_children(l, err) : 0;
@@ -478,6 +510,7 @@ static void close_all(struct loop *l)
 {
     l->leaving = true; /* a start that failed half-way has timers, and no peers */
     if (l->uv_open) {
+        control_close(&l->control);
         children_close(&l->children);
         wire_socket_close(&l->router, LINGER_MS);
         journal_close(&l->journal);
@@ -521,6 +554,7 @@ static void finish(struct loop *l)
     struct bl_error err;
     const struct coord_ledger *ledger = coord_ledger(l->core);
     progress_end();
+    loop_answer_end(l);
     if (loop_embeds(l)) {
         if (!l->error.code && loop_embed_finish(l, &err) < 0)
             l->error = err;

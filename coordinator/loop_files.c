@@ -142,6 +142,15 @@ void loop_bad_sample(struct loop *l, uint32_t index)
         bl_log_error(&err); /* a line less; ignoring */
 }
 
+/* Who has the run, for people and `blipren-coord status` on other hosts: "HOST PID". */
+static void write_owner(int fd)
+{
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    if (ftruncate(fd, 0) == 0)
+        dprintf(fd, "%s %d\n", host, (int)getpid());
+}
+
 /* One coordinator a run folder. */
 static int lock_run(struct loop *l, struct bl_error *err)
 {
@@ -149,8 +158,10 @@ static int lock_run(struct loop *l, struct bl_error *err)
     BL_TRY(bl_folder_make(l->config->run_dir, err));
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "lock", err));
     l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+        write_owner(l->lock_fd);
         return 0;
+    }
     if (l->lock_fd >= 0 && errno == EWOULDBLOCK) {
         bl_fail(err, BL_EUSAGE, "another coordinator works in this run folder");
         bl_error_remedy(err, "stop it first, or choose another run_dir");
@@ -209,6 +220,7 @@ static void choose_probe(struct loop *l)
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
+    char split[300];
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
@@ -217,6 +229,8 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");
+    if (dataset_split_text(l->dataset, split, sizeof split))
+        bl_log(BL_LOG_INFO, "data %s", split);
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
         const char *first;
         uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
@@ -227,6 +241,11 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     return 0;
 }
 
+static void warn(const char *line)
+{
+    bl_log(BL_LOG_WARNING, "%s", line);
+}
+
 int loop_open_files(struct loop *l, struct bl_error *err)
 {
     char path[4096], programs[4096], worker[4096];
@@ -235,7 +254,7 @@ int loop_open_files(struct loop *l, struct bl_error *err)
         BL_TRY(loop_embed_choose_folder(l, err));
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(check_models(l->options->yaml, worker, l->config, err));
+    BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
     if (!loop_embeds(l)) {
         BL_TRY(compare_config(l, err));

@@ -9,6 +9,7 @@
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
  *   loop_notes.c    who is lost or waited for, into the log
  *   loop_figures.c  what a step and a validation came to: metrics, progress
+ *   loop_control.c  the answers to what is asked through RUN/control
  *
  * All of it runs on the loop's thread, except where a comment says so. */
 #pragma once
@@ -25,6 +26,7 @@
 #include "coordinator/bad_samples.h"
 #include "coordinator/best.h"
 #include "coordinator/children.h"
+#include "coordinator/control.h"
 #include "coordinator/core.h"
 #include "coordinator/journal.h"
 #include "coordinator/loop.h"
@@ -33,6 +35,9 @@
 #include "coordinator/progress.h"
 #include "coordinator/results.h"
 #include "proto/wire.h"
+
+/* Rates are means over about this many steps. */
+#define RATE_STEPS 20
 
 struct loop {
     const struct coordinator_options *options;
@@ -69,6 +74,7 @@ struct loop {
     struct results *results;
     struct peers *peers;
     struct children *children;
+    struct control *control; /* NULL: the run folder's file system has no sockets */
     struct bad_samples *bad_samples;
 
     pthread_mutex_t lock;
@@ -80,6 +86,7 @@ struct loop {
     int disk_jobs;                    /* under way on the thread pool */
     struct best best;
     double latest_train_loss;
+    uint64_t skipped_in_a_row;     /* steps, up to the latest */
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
     uint64_t last_commit_ms;
@@ -170,3 +177,13 @@ void loop_note_absence(struct loop *l);
 int loop_committed(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_validated(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err);
+
+/* ---- loop_control.c */
+
+void loop_answer_status(struct loop *l);
+/* Of the checkpoint that was asked for. */
+void loop_answer_checkpoint(struct loop *l, uint64_t step, bool ok);
+/* Everyone who waits for something: the run ends. */
+void loop_answer_end(struct loop *l);
+/* Where a rank's time went in the step that it reports. */
+void loop_note_times(struct peer *peer, const Blipren__Report *report);

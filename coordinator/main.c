@@ -1,12 +1,14 @@
 /* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/arguments.h"
 #include "common/file.h"
 #include "common/limits.h"
 #include "common/program.h"
+#include "coordinator/ask.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
 
@@ -17,6 +19,9 @@ static const char usage[] =
     "of all images to cache.path\n"
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
+    "       blipren-coord status [RUN]                             how a running one is doing\n"
+    "       blipren-coord stop [RUN]                               saves, then stops it\n"
+    "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
     "2 "
@@ -107,6 +112,14 @@ static int command_embed(int argc, char **argv, struct bl_error *err)
     return run_cluster(argc, argv, BL_KIND_EMBED, err);
 }
 
+/* Whether both go to one terminal, file or pipe. */
+static bool is_one_stream(FILE *a, FILE *b)
+{
+    struct stat x, y;
+    return fstat(fileno(a), &x) == 0 && fstat(fileno(b), &y) == 0 && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
 static int command_check(int argc, char **argv, struct bl_error *err)
 {
     int rest;
@@ -120,8 +133,10 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     char programs[4096], worker[4096];
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(check_run(argv[1], deep, worker, stdout, err));
-    return bl_output_finish(err);
+    int rc = check_run(argv[1], deep, worker, stdout, err);
+    if (rc < 0 && is_one_stream(stdout, stderr))
+        err->text[0] = 0; /* whoever reads has it from the page */
+    return rc < 0 ? rc : bl_output_finish(err);
 }
 
 static int no_command(int argc, char **argv, struct bl_error *err)
@@ -134,9 +149,9 @@ static int no_command(int argc, char **argv, struct bl_error *err)
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
-        {"train", usage, command_train},
-        {"embed", usage, command_embed},
-        {"check", usage, command_check},
+        {"train", usage, command_train},   {"embed", usage, command_embed},
+        {"check", usage, command_check},   {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop}, {"checkpoint-now", ask_usage, command_checkpoint_now},
         {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);

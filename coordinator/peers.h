@@ -8,15 +8,23 @@
 #include "common/error.h"
 #include "proto/socket.h"
 
+/* Seconds of a step that a worker spends in each part: means over its last reports. */
+struct peer_times {
+    int steps; /* reports in the means, as far as it matters */
+    double data_s, compute_s, reduce_s;
+};
+
 struct peer {
     struct wire_id id; /* of the connection */
     uint64_t link;     /* number of the connection, never used twice */
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
-    char build[512];                  /* of its Hello */
-    uint64_t secret;                  /* of its Hello: whose child it is; 0: nobody's */
-    char phase[32], waiting[32];      /* of its last Beat */
+    char build[512];             /* of its Hello */
+    uint64_t secret;             /* of its Hello: whose child it is; 0: nobody's */
+    char host[64];               /* its address, as the connection tells */
+    char phase[32], waiting[32]; /* of its last Beat */
+    struct peer_times times;
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */
 };

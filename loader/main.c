@@ -48,10 +48,13 @@ static const char preprocess_usage[] =
     "\n"
     "Prints a line for each image: path, width, height (upright), side of the square that the "
     "model\n"
-    "takes, SHA-256 of its RGB bytes; between tabs.\n"
+    "takes, SHA-256 of its RGB bytes, and with --into the PNG's path; between tabs.\n"
     "\n"
     "  --model DIR      the vision model's folder\n"
-    "  --into FOLDER    also write the squares there, as NAME.png\n"
+    "  --into FOLDER    also write the squares there, as NAME.png (NAME-2.png for the next of that "
+    "name)\n"
+    "  --json           a line of JSON for each image: file_name, width, height, side, sha256, "
+    "png\n"
     "  --max-pixels N   refuse larger pictures (100000000)\n";
 
 static int wrong_usage(struct bl_error *err, const char *expected)
@@ -124,6 +127,7 @@ static int command_preprocess(int argc, char **argv, struct bl_error *err)
     const struct argument table[] = {
         {"--model", ARGUMENT_TEXT, &options.model, 0, 0},
         {"--into", ARGUMENT_TEXT, &options.into, 0, 0},
+        {"--json", ARGUMENT_FLAG, &options.json, 0, 0},
         {"--max-pixels", ARGUMENT_WHOLE, &options.max_pixels, 1, 4294836225.},
         {0},
     };

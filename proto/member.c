@@ -8,6 +8,7 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/notify.h"
 
 #define LINGER_MS 500
 #define PATIENCE_GUESS_MS 10000
@@ -59,6 +60,7 @@ void member_goodbye(struct member *m, const char *reason)
 
 void member_leave(struct member *m)
 {
+    bl_notify_stopping();
     m->leaving = true;
     uv_stop(&m->uv);
 }
@@ -133,6 +135,7 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
     m->run_kind = (enum bl_kind)e->welcome->kind;
+    bl_notify_ready("%s of the run %s", m->name, m->run_folder);
     return 0;
 }
 
@@ -255,6 +258,7 @@ static void on_tick(uv_timer_t *timer)
 {
     struct member *m = timer->data;
     struct member_event event = {.type = MEMBER_EVENT_TICK};
+    bl_notify_alive();
     if (!m->leaving)
         m->options.calls->event(m->options.context, &event);
 }

@@ -82,6 +82,15 @@ static int check_folders(struct reader *r)
 }
 
 /* Replaces auto. */
+static int resolve_cache(struct config *config, struct bl_error *err)
+{
+    if (config->data.cache || asprintf(&config->data.cache, "%s/images", config->run_dir) >= 0)
+        return 0;
+    config->data.cache = NULL;
+    return bl_fail(err, BL_ENOMEM, "out of memory");
+}
+
+/* Replaces auto. */
 static void resolve_train(struct config_train *train)
 {
     if (!train->micro_batch)
@@ -137,6 +146,7 @@ static int read_config(struct reader *r)
     BL_TRY(check_data(r));
     BL_TRY(check_model(r));
     BL_TRY(config_print(r->config, r->err));
+    BL_TRY(resolve_cache(r->config, r->err));
     resolve_train(&r->config->train);
     return check_train(r);
 }

@@ -11,7 +11,7 @@
 #include "common/error.h"
 
 enum config_precision { CONFIG_BF16, CONFIG_F32 };
-enum config_format { CONFIG_FORMAT_AUTO, CONFIG_IMAGEFOLDER, CONFIG_PAIRS };
+enum config_format { CONFIG_FORMAT_AUTO, CONFIG_IMAGEFOLDER, CONFIG_PAIRS, CONFIG_PARQUET };
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
 enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
 enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
@@ -35,6 +35,8 @@ struct config_captions {
 struct config_data {
     char *source;
     enum config_format format;
+    char *image_column; /* NULL: the usual names */
+    char *cache;        /* folder of what URLs are cached in */
     struct config_captions captions;
     enum config_choice caption_choice;
     bool train_prefix;

@@ -21,7 +21,7 @@ static int fail_nomem(struct bl_error *err)
 
 /* -- sets ------------------------------------------------------------------------------------- */
 
-/* Hashes of the images in data.validation_source, sorted. */
+/* Hashes of the images that are for validation, sorted; those of a split by content are not among them. */
 struct hashes {
     uint8_t (*at)[32];
     size_t count, capacity;
@@ -227,29 +227,40 @@ static bool first_column(const struct source *source, uint64_t row, uint64_t can
 
 /* Judges a sample's captions; *ret_count are kept. */
 static int add_captions(struct build *b, const struct source *source, uint64_t row,
-                        const struct dataset_image *image, enum dataset_verdict *verdict,
-                        uint32_t *ret_count, struct bl_error *err)
+                        const struct source_sample *sample, const struct dataset_image *image,
+                        enum dataset_verdict *verdict, uint32_t *ret_count, struct bl_error *err)
 {
-    struct source_sample sample;
     struct tally tally = {0};
     uint32_t column;
-    source_get(source, row, &sample);
     *verdict = DATASET_NO_CAPTION;
-    if (!first_column(source, row, sample.candidate_count, &column))
+    if (!first_column(source, row, sample->candidate_count, &column))
         return 0;
-    for (uint64_t i = 0; i < sample.candidate_count; i++) {
+    for (uint64_t i = 0; i < sample->candidate_count; i++) {
         struct source_candidate c;
         source_candidate(source, row, i, &c);
         if (c.column != column && b->config->data.caption_choice == CONFIG_CHOICE_FIRST)
             continue;
         struct caption_text caption = {.column = c.column};
         caption.text = caption_strip(c.text, c.size, &caption.size);
-        if (add_caption(b, &sample, image, &caption, &tally, err) < 0)
-            return source_where(source, &sample, err);
+        if (add_caption(b, sample, image, &caption, &tally, err) < 0)
+            return source_where(source, sample, err);
     }
     *ret_count = tally.kept;
     *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
     return 0;
+}
+
+/* What the folders of data.source say of a sample: KEPT, for training or *ret_validation, or why it is left out. Without a
+ * train folder, what is in no other split is for training. */
+static enum dataset_verdict judge_folder(const struct build *b, const char *image,
+                                         bool *ret_validation)
+{
+    enum split_name split = split_of_path(image);
+    *ret_validation = split == SPLIT_VALIDATION;
+    if (split == SPLIT_TEST || (*ret_validation && b->inputs->sources[1]))
+        return DATASET_SET_ASIDE;
+    return split == SPLIT_NONE && b->header.splits.at[SPLIT_TRAIN] ? DATASET_NO_SPLIT
+                                                                   : DATASET_KEPT;
 }
 
 static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
@@ -258,17 +269,21 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     uint64_t row = at;
     const struct source *source = dataset_inputs_source(b->inputs, &row);
     struct source_sample sample;
-    source_get(source, row, &sample);
+    BL_TRY(source_get(source, row, &sample, err));
+    bool validation = source == b->inputs->sources[1];
+    enum dataset_verdict folder =
+        validation ? DATASET_KEPT : judge_folder(b, sample.image, &validation);
+    if (folder != DATASET_KEPT)
+        return leave_out(b, &sample, folder, err);
     if (image->verdict != DATASET_KEPT)
         return leave_out(b, &sample, image->verdict, err);
-    bool validation = source == b->inputs->sources[1];
     if (!validation && b->held_out.count &&
         bsearch(image->hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
         return leave_out(b, &sample, DATASET_HELD_OUT, err);
     enum dataset_verdict verdict;
     struct dataset_row record = {.first_caption = b->header.caption_count,
                                  .split = validation ? DATASET_VALIDATION : DATASET_TRAIN};
-    BL_TRY(add_captions(b, source, row, image, &verdict, &record.caption_count, err));
+    BL_TRY(add_captions(b, source, row, &sample, image, &verdict, &record.caption_count, err));
     if (verdict != DATASET_KEPT)
         return leave_out(b, &sample, verdict, err);
     bl_autofree char *location = NULL;
@@ -282,10 +297,26 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     return append(&b->rows, &record, sizeof record, err);
 }
 
+static int is_for_validation(const struct build *b, uint64_t row, bool *ret, struct bl_error *err)
+{
+    const struct source *source = dataset_inputs_source(b->inputs, &row);
+    struct source_sample sample;
+    *ret = source == b->inputs->sources[1];
+    if (*ret || !b->header.splits.at[SPLIT_VALIDATION])
+        return 0;
+    BL_TRY(source_get(source, row, &sample, err));
+    *ret = judge_folder(b, sample.image, ret) == DATASET_KEPT && *ret;
+    return 0;
+}
+
 static int collect_held_out(struct build *b, struct bl_error *err)
 {
-    for (uint64_t row = source_count(b->inputs->sources[0]); row < b->inputs->count; row++) {
+    for (uint64_t row = 0; row < b->inputs->count; row++) {
+        bool validation;
         if (b->inputs->images[row].verdict != DATASET_KEPT)
+            continue;
+        BL_TRY(is_for_validation(b, row, &validation, err));
+        if (!validation)
             continue;
         if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
             return fail_nomem(err);
@@ -347,7 +378,7 @@ static int nth_rank(const struct config *config, const struct dataset_row *rows,
 static int split(struct build *b, struct bl_error *err)
 {
     struct dataset_row *rows = (void *)b->rows.data;
-    double share = b->config->data.validation;
+    double share = b->header.splits.at[SPLIT_VALIDATION] ? 0 : b->config->data.validation;
     struct rank last = {0};
     if (share >= 1)
         BL_TRY(nth_rank(b->config, rows, b->header.sample_count, (uint64_t)share, &last, err));
@@ -431,6 +462,7 @@ static int build_all(struct build *b, dataset_progress *progress, void *ctx, str
 {
     BL_TRY(
         caption_rules_open(&b->config->data, b->inputs->tokenizer, b->inputs->eos, &b->rules, err));
+    BL_TRY(split_count(b->inputs->sources[0], &b->header.splits, err));
     BL_TRY(collect_held_out(b, err));
     for (uint64_t row = 0; row < b->inputs->count; row++) {
         if (row % PROGRESS_EVERY == 0 && progress &&
@@ -453,7 +485,8 @@ static int hash_images(const struct config *config, struct dataset_inputs *input
     BL_TRY(bl_path_join(path, sizeof path, config->run_dir, "image-hashes", err));
     bl_folder_make(config->run_dir, NULL); /* where it cannot be made, hashes are not kept */
     BL_TRY(hash_cache_open(path, &cache, err));
-    return dataset_inputs_hash(inputs, cache, progress, ctx, err);
+    return dataset_inputs_hash(inputs, cache, (uint64_t)config->data.max_image_bytes, progress, ctx,
+                               err);
 }
 
 int dataset_build(const struct config *config, struct dataset_inputs *inputs,

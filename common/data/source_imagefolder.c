@@ -355,5 +355,6 @@ static int read_imagefolder(struct source *source, const struct source_listing *
     return source_pass_over_pairs(source, listing, err);
 }
 
-const struct source_kind source_imagefolder = {CONFIG_IMAGEFOLDER, "imagefolder", recognise,
+const struct source_kind source_imagefolder = {CONFIG_IMAGEFOLDER, "imagefolder",
+                                               "metadata.jsonl or metadata.csv", recognise,
                                                read_imagefolder};

@@ -543,3 +543,38 @@ int tensor_to_f32(const struct tensor *tensor, size_t first, size_t count, float
         return -BL_EFORMAT;
     }
 }
+
+bool tensor_is_finite(const struct tensor *tensor, size_t *ret_first)
+{
+    size_t count = tensor->size_bytes / bl_dtype_bytes(tensor->dtype);
+    const uint32_t *wide = tensor->data;
+    const uint16_t *narrow = tensor->data;
+    const uint16_t exponent = tensor->dtype == BL_F16 ? 0x7C00 : 0x7F80;
+    for (size_t i = 0; i < count; i++)
+        if (tensor->dtype == BL_F32 ? (wide[i] & 0x7F800000) == 0x7F800000
+                                    : (narrow[i] & exponent) == exponent) {
+            *ret_first = i;
+            return false;
+        }
+    return true;
+}
+
+/* Elements that are widened at a time. */
+enum { COMPARED = 4096 };
+
+bool tensor_equal(const struct tensor *a, const struct tensor *b)
+{
+    float x[COMPARED], y[COMPARED];
+    if (a->rank != b->rank || memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims))
+        return false;
+    size_t count = a->size_bytes / bl_dtype_bytes(a->dtype);
+    for (size_t first = 0; first < count; first += COMPARED) {
+        size_t n = count - first < COMPARED ? count - first : COMPARED;
+        if (tensor_to_f32(a, first, n, x, NULL) < 0 || tensor_to_f32(b, first, n, y, NULL) < 0)
+            return false;
+        for (size_t i = 0; i < n; i++)
+            if (x[i] != y[i])
+                return false;
+    }
+    return true;
+}

@@ -4,6 +4,7 @@
  * refused by name. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -54,6 +55,11 @@ int safetensors_expect(const struct safetensors *file, const char *name, int ran
 /* Widens f32, f16 or bf16 elements [first, first + count) to f32. Other dtypes: -BL_EFORMAT. */
 int tensor_to_f32(const struct tensor *tensor, size_t first, size_t count, float *ret,
                   struct bl_error *err);
+
+/* Whether all elements are finite; *ret_first: the first that is not. F32, F16 and BF16 only. */
+bool tensor_is_finite(const struct tensor *tensor, size_t *ret_first);
+/* Same shape and same values, as f32: NaN differs from itself. F32, F16 and BF16 only. */
+bool tensor_equal(const struct tensor *a, const struct tensor *b);
 
 /* Writes tensors (names unique, data filled in) into an open writer: wider elements first, else in
  * the given order, the first at a multiple of 64 bytes. metadata: pairs key, value, …, NULL; NULL

@@ -8,7 +8,7 @@ _blipren_options() { # PROGRAM COMMAND
 }
 
 _blipren_commands() { # PROGRAM
-    "$1" --help 2>/dev/null | grep -oE "(usage:|^) +${1##*/} [a-z]+ " | grep -oE '[a-z]+ $'
+    "$1" --help 2>/dev/null | grep -oE "(usage:|^) +${1##*/} [a-z][a-z-]* " | grep -oE '[a-z][a-z-]* $'
 }
 
 _blipren() {

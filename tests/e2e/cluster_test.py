@@ -175,6 +175,38 @@ def a_second_signal_stops_at_once_and_leaves_nobody(place):
     descendants_gone(family)
 
 
+def a_running_coordinator_tells_its_status_saves_and_stops_when_asked(place):
+    def ask(*words, code=0):
+        done = subprocess.run([program("blipren-coord"), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        expect(done.returncode == code, "%s ended with %d:\n%s" % (words, done.returncode, done.stdout.decode()))
+        return done.stdout.decode()
+
+    case = Case(place, "/".join(["asked"] + 2 * [100 * "d"]), train__steps=1000, train__checkpoint_every=0)
+    os.makedirs(case.run, exist_ok=True)
+    expect("no coordinator answers" in ask("status", case.run, code=PEER), "it answers before it is started")
+    process = case.start("2,1")
+    wait_until(lambda: case.committed() >= 3)
+    ask("status", case.run, "--healthy")
+    status = json.loads(ask("status", case.run, "--json"))
+    workers = status["workers"]
+    expect([w["rank"] for w in workers] == [0, 1] and all(w["compute_s"] > 0 for w in workers), workers)
+    expect(len(status["loaders"]) == 1 and status["loaders"][0]["host"] == "127.0.0.1", status)
+    text = ask("status", case.yaml)
+    expect(re.search(r"^step \d+/1000, .*loss", text, re.M) and re.search(r"^   1  .*(train|member)", text, re.M), text)
+
+    step = int(re.match(r"checkpoint of step (\d+) is on disk", ask("checkpoint-now", case.run)).group(1))
+    expect(read_state(case.run)["step"] == step, read_state(case.run))
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2)
+
+    family = children_of(process)
+    step = int(re.match(r"stopped: step (\d+) is saved", ask("stop", case.run)).group(1))
+    expect(process.wait(timeout=1) == STOPPED, "ended with %s" % process.returncode)
+    expect(not any(os.path.exists("/proc/%d" % p) for p in family), "children outlive it")
+    expect(read_state(case.run)["step"] == step == case.committed(), read_state(case.run))
+    expect("no coordinator answers" in ask("status", case.run, code=PEER), "it answers after its end")
+
+
 def a_closed_terminal_and_a_reader_that_is_gone_lose_nothing(place):
     def start(name, **how):
         case = Case(place, name, train__steps=1000, train__checkpoint_every=0, log__every=1)
@@ -347,6 +379,37 @@ def bad_images_void_their_slots_and_are_listed(place):
     case.write(train__steps=40)
     case.must_train("1,1")
     expect([json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))] == listed, "listed again")
+
+
+def write_tensors(path, found):
+    """The inverse of tensors()."""
+    header, data = {}, b""
+    for name, (dtype, shape, values) in found.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def weights_that_are_not_finite_end_the_run_and_check_names_them(place):
+    llm = place.path("nan-llm")
+    shutil.copytree(os.path.join(ROOT, "deploy/demo/models/llm"), llm)
+    found = tensors(os.path.join(llm, "model.safetensors"))
+    dtype, shape, values = found["model.norm.weight"]
+    expect(dtype == "BF16", dtype)
+    found["model.norm.weight"] = dtype, shape, values[:20] + struct.pack("<H", 0x7fc0) + values[22:]
+    write_tensors(os.path.join(llm, "model.safetensors"), found)
+    case = Case(place, "notfinite", llm__path=llm, train__validate_every=4)
+    code, output = case.train("1,1")
+    expect(code == DATA and "all of the last 16 steps were skipped: nothing is trained; run `blipren-coord check " in output and
+           "complete" not in output, (code, output))
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    expect(done.returncode == FORMAT and b'tensor "model.norm.weight": expected finite values, found nan at element 10' in
+           done.stdout and b"found nan" in done.stderr, done)
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == FORMAT and done.stdout.count(b"found nan") == 1, done)
 
 
 def start_cluster(place, case):

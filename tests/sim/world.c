@@ -192,6 +192,18 @@ static void handle(struct sim_event *e)
     }
 }
 
+/* By chances of its own, so that the other draws of a seed stay what they are. */
+static void ask_for_checkpoints(uint64_t seed)
+{
+    uint64_t own = bl_mix64(seed, 8);
+    for (uint32_t i = sim_below(&own, 4); i > 0; i--) {
+        struct sim_event *e = to_coord(COORD_EVENT_CHECKPOINT, 0);
+        e->what = SIM_COORD_OWN;
+        e->instance = 1;
+        sim_push(&w->queue, e, sim_below(&own, 10 * patience()));
+    }
+}
+
 struct sim_result sim_run(const struct sim_options *options)
 {
     w = calloc(1, sizeof *w);
@@ -217,6 +229,7 @@ struct sim_result sim_run(const struct sim_options *options)
         e->instance = 1;
         sim_push(&w->queue, e, below(10 * patience()));
     }
+    ask_for_checkpoints(options->seed);
     while (!w->over && (e = sim_pop(&w->queue))) {
         w->now_ms = e->at_ms;
         if (w->now_ms > w->end_ms || ++w->result.events > EVENTS_MAX)

@@ -557,6 +557,7 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
     case COORD_ACTION_REWOUND:
     case COORD_ACTION_REGISTERED:
     case COORD_ACTION_UNSAVED:
+    case COORD_ACTION_CHECKPOINTED:
     case COORD_ACTION_COUNT:
         return;
     }

@@ -851,6 +851,75 @@ static void more_steps_done_than_asked_for_are_refused(void **state)
     assert_string_equal(err.key, "train.steps");
 }
 
+static void ask_for_checkpoint(void)
+{
+    feed((struct coord_event){.type = COORD_EVENT_CHECKPOINT});
+}
+
+static void a_checkpoint_asked_for_is_written_between_two_steps(void **state)
+{
+    begin_alone();
+    train_alone(0);
+    serve_step(BL_KIND_TRAIN, 1); /* all of step 1 is there: it is finished first */
+    ask_for_checkpoint();
+    assert_state(COORD_TRAINING);
+    report(WORKER_A, 1, all_places);
+    disk();
+    assert_state(COORD_SAVING);
+    assert_int_equal(last(COORD_ACTION_SAVE, WORKER_A)->checkpoint.step, 2);
+    save_well();
+    assert_int_equal(last(COORD_ACTION_CHECKPOINTED, 0)->checkpointed.step, 2);
+    assert_true(last(COORD_ACTION_CHECKPOINTED, 0)->checkpointed.ok);
+    assert_state(COORD_TRAINING);
+    train_alone(2);
+    assert_state(COORD_TRAINING); /* nothing is due after 3 steps, and nobody asks */
+    ask_for_checkpoint();
+    assert_state(COORD_SAVING);
+    save_well();
+    assert_int_equal(last(COORD_ACTION_CHECKPOINTED, 0)->checkpointed.step, 3);
+    log_count = 0;
+    ask_for_checkpoint(); /* of a state that is saved: the answer comes at once */
+    assert_int_equal(last(COORD_ACTION_CHECKPOINTED, 0)->checkpointed.step, 3);
+    assert_int_equal(count(COORD_ACTION_SAVE, 0), 0);
+}
+
+static void
+a_checkpoint_asked_for_that_cannot_be_written_is_answered_and_training_goes_on(void **state)
+{
+    begin_alone();
+    train_alone(0);
+    ask_for_checkpoint();
+    assert_state(COORD_SAVING);
+    struct coord_action save = *last(COORD_ACTION_SAVE, WORKER_A);
+    char name[COORD_CHECKPOINT_NAME_MAX];
+    coord_checkpoint_name(save.checkpoint, name);
+    struct coord_event e = from(WORKER_A, COORD_EVENT_SAVED);
+    e.saved.step = save.checkpoint.step;
+    e.saved.folder = name;
+    feed(e);
+    assert_false(last(COORD_ACTION_CHECKPOINTED, 0)->checkpointed.ok);
+    assert_state(COORD_TRAINING);
+    train_alone(1);
+}
+
+static void
+a_checkpoint_asked_for_while_there_is_no_worker_comes_with_the_next_generation(void **state)
+{
+    begin_alone();
+    train_alone(0);
+    lost(WORKER_A, true);
+    ask_for_checkpoint();
+    assert_int_equal(count(COORD_ACTION_CHECKPOINTED, 0), 0);
+    join(WORKER_B);
+    struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+    e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+    e.verified.ok = true;
+    feed(e);
+    disk();
+    formed(WORKER_B, 0);
+    assert_int_equal(last(COORD_ACTION_CHECKPOINTED, 0)->checkpointed.step, 0);
+}
+
 static void stop(void)
 {
     feed((struct coord_event){.type = COORD_EVENT_STOP});
@@ -1595,6 +1664,9 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(the_journal_of_another_run_is_refused), CASE(a_finished_run_has_nothing_to_do),
           CASE(more_steps_done_than_asked_for_are_refused),
           CASE(a_stop_before_anything_began_ends_at_once),
+          CASE(a_checkpoint_asked_for_is_written_between_two_steps),
+          CASE(a_checkpoint_asked_for_that_cannot_be_written_is_answered_and_training_goes_on),
+          CASE(a_checkpoint_asked_for_while_there_is_no_worker_comes_with_the_next_generation),
           CASE(a_stop_finishes_the_steps_begun_and_saves),
           CASE(a_stop_that_cannot_finish_its_steps_saves_what_there_is),
           CASE(a_peer_that_does_not_leave_is_left),

@@ -42,7 +42,11 @@ static struct source *opened(const char *const *columns, size_t count)
 {
     struct bl_error err = {0};
     struct source *source = NULL;
-    assert_ok(source_open(folder, CONFIG_FORMAT_AUTO, columns, count, &source, &err), err);
+    assert_ok(
+        source_open(
+            &(struct source_options){.path = folder, .columns = columns, .column_count = count},
+            &source, &err),
+        err);
     return source;
 }
 
@@ -53,7 +57,11 @@ static void refuses(enum config_format format, const char *const *columns, size_
     struct bl_error err = {0};
     struct source *source = NULL;
     char line[1600], expected[1600];
-    assert_true(source_open(folder, format, columns, count, &source, &err) < 0);
+    assert_true(source_open(&(struct source_options){.path = folder,
+                                                     .format = format,
+                                                     .columns = columns,
+                                                     .column_count = count},
+                            &source, &err) < 0);
     assert_null(source);
     err.remedy[0] = 0; /* tests/badinput judges it */
     bl_error_format(&err, line, sizeof line);
@@ -65,7 +73,7 @@ static void expect_sample(const struct source *source, uint64_t id, const char *
                           const char *const *captions, const uint32_t *columns, size_t count)
 {
     struct source_sample sample;
-    source_get(source, id, &sample);
+    assert_int_equal(source_get(source, id, &sample, NULL), 0);
     assert_string_equal(sample.image, image);
     assert_int_equal(sample.candidate_count, count);
     for (size_t i = 0; i < count; i++) {
@@ -91,7 +99,7 @@ static void jsonl_lines_give_captions_in_the_order_of_columns(void **state)
                   (const uint32_t[]){0, 1, 1}, 3);
     expect_sample(source, 1, "deep/er/b.png", NULL, NULL, 0);
     struct source_sample sample;
-    source_get(source, 1, &sample);
+    assert_int_equal(source_get(source, 1, &sample, NULL), 0);
     assert_string_equal(sample.file, "metadata.jsonl");
     assert_int_equal(sample.line, 3);
     source_free(&source);
@@ -123,7 +131,7 @@ static void csv_is_read_as_rfc_4180_says(void **state)
     expect_sample(source, 2, "c.jpg", ONE("two\nlines"));
     expect_sample(source, 3, "d.jpg", ONE(""));
     struct source_sample sample;
-    source_get(source, 3, &sample);
+    assert_int_equal(source_get(source, 3, &sample, NULL), 0);
     assert_int_equal(sample.line, 7);
     source_free(&source);
 }
@@ -296,7 +304,8 @@ static void wrong_records_are_named(void **state)
 static void wrong_folders_are_named(void **state)
 {
     refuses(CONFIG_FORMAT_AUTO, text_column, 1,
-            ": expected metadata.jsonl or metadata.csv, or images beside .txt files, found none "
+            ": expected metadata.jsonl or metadata.csv, images beside .txt files, or Parquet "
+            "files, found none "
             "among 0 files");
     put("a.jpg", "");
     refuses(CONFIG_IMAGEFOLDER, text_column, 1,

@@ -235,8 +235,11 @@ static void write_checkpoint(const struct rig *rig, const char *path)
 {
     struct bl_error err;
     struct trainer_snapshot snapshot;
-    struct checkpoint_state metadata = {
-        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = "x: 1\n"};
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL,
+                                        .data_fingerprint = "d",
+                                        .vision_path = "v",
+                                        .llm_path = "l",
+                                        .config = "x: 1\n"};
     int copied = 0;
     trainer_snapshot(rig->trainer, &snapshot);
     assert_ok(checkpoint_write(captioner_params(rig->captioner), &snapshot, &metadata, path,
@@ -311,8 +314,11 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
     }
 
     /* weights alone are enough to start from, not to go on */
-    struct checkpoint_state bare = {
-        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = read.config};
+    struct checkpoint_state bare = {.model_identity = HF_IDENTITY_ALL,
+                                    .data_fingerprint = "d",
+                                    .vision_path = "v",
+                                    .llm_path = "l",
+                                    .config = read.config};
     for (int i = 0; i < read.file_count; i++) {
         char name[200];
         snprintf(name, sizeof name, "%s/%s", path, read.files[i].name);
@@ -410,7 +416,7 @@ static void a_path_that_is_too_long_is_refused_and_removes_nothing(void **state)
     struct bl_error err;
     struct comm *comm = NULL;
     struct trainer_snapshot snapshot;
-    struct checkpoint_state metadata = {.config = "x: 1\n"};
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL, .config = "x: 1\n"};
     int copied = 0;
     char path[4200];
     open_alone(&rig, &job, &comm);

@@ -38,19 +38,6 @@ static int check_options(const struct captioner_options *o, const struct hf_llm 
     return 0;
 }
 
-static int check_preprocess(const struct captioner *c, struct bl_error *err)
-{
-    int64_t size = c->vision_config.image_size;
-    if (c->preprocess.width == size && c->preprocess.height == size)
-        return 0;
-    bl_fail(err, BL_EFORMAT,
-            "expected images of %lld x %lld as the model's config.json says, found %lld x %lld",
-            (long long)size, (long long)size, (long long)c->preprocess.width,
-            (long long)c->preprocess.height);
-    bl_error_key(err, "preprocessor_config.json: size");
-    return bl_error_file(err, c->options.vision);
-}
-
 static int open_trained(struct captioner *c, struct bl_error *err)
 {
     static const struct cross_form *const cross_forms[] = {NULL, &cross_plain, &cross_folded};
@@ -87,7 +74,6 @@ int captioner_open(struct ops *ops, const struct captioner_options *options, str
     c->options = *options;
     BL_TRY(hf_vision_open(options->vision, &c->vision_config, err));
     BL_TRY(hf_preprocess_open(options->vision, &c->vision_config, &c->preprocess, err));
-    BL_TRY(check_preprocess(c, err));
     BL_TRY(hf_llm_open(options->llm, &c->llm_config, err));
     if (c->options.width == 0)
         c->options.width = c->llm_config.hidden;
