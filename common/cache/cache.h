@@ -19,7 +19,7 @@
 
 /* What the features are: of which tower, made how, stored how. Two that are equal have equal features for equal images. */
 struct cache_form {
-    char tower[65];          /* hf_folder_sha256 of the vision folder */
+    char tower[65];          /* hf_folder_sha256 of the vision folder, HF_IDENTITY_WEIGHTS */
     char preprocessing[160]; /* size, filter, scaling: in words */
     char precision[8];       /* "f32" or "bf16": of the tower's matmuls */
     enum config_cache_dtype dtype;

@@ -46,7 +46,7 @@ int cache_form_of(const struct config *config, struct cache_form *ret, struct bl
     *ret = (struct cache_form){.dtype = config->cache.dtype};
     BL_TRY(hf_vision_open(config->vision.path, &vision, err));
     BL_TRY(hf_preprocess_open(config->vision.path, &vision, &p, err));
-    BL_TRY(hf_folder_sha256(config->vision.path, ret->tower, err));
+    BL_TRY(hf_folder_sha256(config->vision.path, HF_IDENTITY_WEIGHTS, ret->tower, err));
     snprintf(ret->preprocessing, sizeof ret->preprocessing,
              "%lldx%lld %s x%.9g mean %.9g,%.9g,%.9g std %.9g,%.9g,%.9g", (long long)p.width,
              (long long)p.height, p.filter == IMAGE_BICUBIC ? "bicubic" : "bilinear",
