@@ -143,7 +143,10 @@ void loop_embed_view(const struct loop *l, struct progress_view *view)
 int loop_embed_finish(const struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
+    char foreign[4096];
     bl_auto(cache) struct cache *cache = NULL;
+    BL_TRY(cache_tidy(l->config->cache.path, bl_plan_micro_batches(&l->plan, BL_KIND_EMBED),
+                      foreign, err)); /* of workers that were killed */
     BL_TRY(cache_form_of(l->config, &form, err));
     BL_TRY(cache_open(l->config->cache.path, &form, &cache, err));
     BL_ASSERT(cache != NULL);

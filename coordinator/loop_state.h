@@ -141,7 +141,7 @@ int loop_embed_prepare(struct loop *l, struct bl_error *err);
 /* The Validation being handled says that a shard is on disk. */
 void loop_embedded(struct loop *l);
 void loop_embed_view(const struct loop *l, struct progress_view *view);
-/* Opens the finished cache, and says what it holds. */
+/* Removes what killed workers left, opens the finished cache, and says what it holds. */
 int loop_embed_finish(const struct loop *l, struct bl_error *err);
 
 /* ---- loop_files.c */
