@@ -106,7 +106,7 @@ int loop_embed_prepare(struct loop *l, struct bl_error *err)
     struct cache_form form;
     free(l->validate_ids);
     l->validate_ids = NULL;
-    BL_TRY(cache_form_of(l->config, &form, err));
+    BL_TRY(cache_form_of(l->config, NULL, &form, err));
     BL_TRY(run_images(l->dataset, &l->validate_ids, &l->embed.total, err));
     if (l->embed.total > UINT32_MAX / 2)
         return bl_fail(err, BL_ELIMIT, "more images than a cache holds");
@@ -140,6 +140,44 @@ void loop_embed_view(const struct loop *l, struct progress_view *view)
                              : -1;
 }
 
+/* Is each image of the run in the cache? */
+static int check_cache(const struct loop *l, const struct cache *cache, struct bl_error *err)
+{
+    uint64_t *ids = NULL, count, row, absent = 0;
+    BL_TRY(run_images(l->dataset, &ids, &count, err));
+    for (uint64_t i = 0; i < count; i++) {
+        struct dataset_sample sample;
+        dataset_sample(l->dataset, ids[i], &sample);
+        absent += cache_find(cache, sample.hash, &row) == CACHE_ABSENT;
+    }
+    free(ids);
+    if (!absent)
+        return 0;
+    bl_fail(err, BL_ECONFIG, "%" PRIu64 " of the run's %" PRIu64 " images are not in this cache",
+            absent, count);
+    bl_error_remedy(err, "run embed with another cache.path, or remove cache.path");
+    return bl_error_file(err, l->config->cache.path);
+}
+
+int loop_find_cache(struct loop *l, struct bl_error *err)
+{
+    struct cache_form form;
+    bl_auto(cache) struct cache *cache = NULL;
+    if (!l->config->cache.path)
+        return 0;
+    BL_TRY(cache_form_of(l->config, NULL, &form, err));
+    BL_TRY(cache_open(l->config->cache.path, &form, &cache, err));
+    if (!cache) {
+        bl_log(BL_LOG_INFO, "no cache in %s: training from the images", l->config->cache.path);
+        return 0;
+    }
+    BL_TRY(check_cache(l, cache, err));
+    snprintf(l->cache_tower, sizeof l->cache_tower, "%s", form.tower);
+    bl_log(BL_LOG_INFO, "training from the cache %s: %" PRIu64 " images, %" PRIu64 " void",
+           l->config->cache.path, cache_rows(cache), cache_voids(cache));
+    return 0;
+}
+
 int loop_embed_finish(const struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
@@ -147,7 +185,7 @@ int loop_embed_finish(const struct loop *l, struct bl_error *err)
     bl_auto(cache) struct cache *cache = NULL;
     BL_TRY(cache_tidy(l->config->cache.path, bl_plan_micro_batches(&l->plan, BL_KIND_EMBED),
                       foreign, err)); /* of workers that were killed */
-    BL_TRY(cache_form_of(l->config, &form, err));
+    BL_TRY(cache_form_of(l->config, NULL, &form, err));
     BL_TRY(cache_open(l->config->cache.path, &form, &cache, err));
     BL_ASSERT(cache != NULL);
     printf("complete: %" PRIu64 " images in %s, %" PRIu64 " void\n", cache_rows(cache),

@@ -26,6 +26,7 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
     Blipren__Welcome welcome = BLIPREN__WELCOME__INIT;
     welcome.run_folder = l->config->run_dir;
     welcome.kind = (Blipren__Kind)l->plan.kind;
+    welcome.cache_tower = l->cache_tower;
     welcome.patience_ms = patience_ms;
     if (peer->role == BL_ROLE_LOADER) {
         welcome.probe = l->probe;

@@ -51,6 +51,8 @@ struct loop {
             images;        /* distinct ones; in shards that were there; in those that are */
         uint64_t first_ms; /* when the first shard was ordered; 0: not yet */
     } embed;
+    char cache_tower
+        [65]; /* hash of the tower whose cached features are trained on; "": pixels are */
     uint8_t run[RUN_ID_BYTES];
     uint64_t incarnation;
     int lock_fd;
@@ -132,6 +134,8 @@ static inline bool loop_embeds(const struct loop *l)
 {
     return l->options->kind == BL_KIND_EMBED;
 }
+/* Training takes a whole cache of this tower and these images by itself; one that does not fit is an error. */
+int loop_find_cache(struct loop *l, struct bl_error *err);
 /* The run folder is inside cache.path. */
 int loop_embed_choose_folder(struct loop *l, struct bl_error *err);
 /* Forgets the journal of another run that was in the folder. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cache/cache.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/models/hf.h"
@@ -18,7 +19,8 @@ struct sample_source {
     struct tokenizer *tokenizer;
     struct caption_rules *rules;
     struct image_processor processor;
-    uint32_t *prefixes; /* ids of each caption column's prefix */
+    struct cache *cache; /* NULL: pixels are made */
+    uint32_t *prefixes;  /* ids of each caption column's prefix */
     struct location_patience patience;
     _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
 };
@@ -52,9 +54,23 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
     return count_prefixes(s, err);
 }
 
+static int open_cache(struct sample_source *s, const char *tower, struct bl_error *err)
+{
+    struct cache_form form;
+    if (!tower[0])
+        return 0;
+    BL_TRY(cache_form_of(s->config, tower, &form, err));
+    BL_TRY(cache_open(s->config->cache.path, &form, &s->cache, err));
+    if (s->cache)
+        return 0;
+    bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
+    bl_error_remedy(err, "mount cache.path at the same path on every host");
+    return bl_error_file(err, s->config->cache.path);
+}
+
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const struct location_patience *patience, struct sample_source **ret,
-                       struct bl_error *err)
+                       const char *cache_tower, const struct location_patience *patience,
+                       struct sample_source **ret, struct bl_error *err)
 {
     bl_auto(sample_source) struct sample_source *s = calloc(1, sizeof *s);
     if (!s)
@@ -68,6 +84,7 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
     BL_TRY(open_captions(s, err));
     BL_TRY(image_processor_open(s->config->vision.path, s->config->data.max_pixels, &s->processor,
                                 err));
+    BL_TRY(open_cache(s, cache_tower, err));
     *ret = bl_take(&s);
     return 0;
 }
@@ -77,6 +94,7 @@ void sample_source_free(struct sample_source **source)
     struct sample_source *s = *source;
     if (!s)
         return;
+    cache_free(&s->cache);
     free(s->verified);
     free(s->prefixes);
     caption_rules_free(&s->rules);
@@ -95,6 +113,12 @@ uint64_t sample_count(const struct sample_source *s)
 uint32_t sample_side(const struct sample_source *s)
 {
     return s->processor.side;
+}
+
+size_t sample_image_bytes(const struct sample_source *s)
+{
+    size_t side = s->processor.side;
+    return s->cache ? 0 : side * side * 3;
 }
 
 /* -- image bytes ------------------------------------------------------------------------------ */
@@ -141,6 +165,14 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
 {
     bl_autofree char *data = NULL;
     size_t size = 0;
+    uint64_t row;
+    enum cache_found found = s->cache ? cache_find(s->cache, sample->hash, &row) : CACHE_ROW;
+    if (found == CACHE_VOID)
+        return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
+    if (found == CACHE_ABSENT)
+        return bl_fail(err, BL_EDATA, "the feature cache does not have it");
+    if (s->cache)
+        return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
     return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);
 }

@@ -208,6 +208,8 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK_TEXT(m->run_folder, 4096, "Welcome.run_folder");
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
+    CHECK(strlen(m->cache_tower) == 0 || strlen(m->cache_tower) == 64, "Welcome.cache_tower",
+          "expected 0 or 64 digits, found %zu", strlen(m->cache_tower));
     CHECK(m->kind == BLIPREN__KIND__KIND_TRAIN || m->kind == BLIPREN__KIND__KIND_EMBED,
           "Welcome.kind", "expected TRAIN or EMBED");
     CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");

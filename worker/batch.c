@@ -38,6 +38,8 @@ static int read_header(const struct batch_rules *rules, const Blipren__BatchHead
     if (h->image_side != rules->image_side)
         return bl_fail(err, BL_EPROTO, "expected images of side %lld, found %u",
                        (long long)rules->image_side, h->image_side);
+    if (h->cached != rules->cached)
+        return bl_fail(err, BL_EPROTO, "a batch %s pixels", h->cached ? "without" : "with");
     snprintf(b->loader, sizeof b->loader, "%s", h->loader);
     b->kind = (enum batch_kind)h->kind;
     b->generation = h->generation;
@@ -73,7 +75,7 @@ static size_t read_slots(const Blipren__BatchHeader *h, struct batch *b)
 static int check_sizes(const struct batch_rules *rules, struct wire_frames *frames, int64_t good,
                        size_t tokens, struct bl_error *err)
 {
-    size_t pixels = (size_t)(good * rules->image_side * rules->image_side * 3);
+    size_t pixels = rules->cached ? 0 : (size_t)(good * rules->image_side * rules->image_side * 3);
     size_t found_pixels = zmq_msg_size(&frames->at[1]), found_ids = zmq_msg_size(&frames->at[2]);
     if (found_pixels == pixels && found_ids == tokens * sizeof(int32_t))
         return 0;

@@ -86,6 +86,7 @@ static void *engine_thread(void *argument)
             engine_post(e, &event);
     }
     engine_drop_comm(e);
+    rows_close(&e->rows);
     embedder_free(&e->embedder);
     trainer_free(&e->trainer);
     captioner_free(&e->captioner);

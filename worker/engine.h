@@ -19,10 +19,12 @@
 struct engine;
 
 struct engine_options {
-    enum bl_kind kind;           /* of the run: TRAIN or EMBED */
-    const struct config *config; /* borrowed for the engine's life */
-    /* EMBED: borrowed too; images as run_images gives them */
-    const struct dataset *dataset;
+    enum bl_kind kind;             /* of the run: TRAIN or EMBED */
+    const struct config *config;   /* borrowed for the engine's life */
+    const struct dataset *dataset; /* borrowed too */
+    const char *
+        cache_tower; /* features come from cache.path, of the tower with this hash; "": from pixels. Borrowed */
+    /* EMBED: borrowed; as run_images gives them */
     const uint64_t *images;
     uint64_t image_count;
     const char *data_fingerprint;    /* borrowed */

@@ -19,6 +19,7 @@
 #include "worker/engine.h"
 #include "worker/options.h"
 #include "worker/options_training.h"
+#include "worker/rows.h"
 
 enum command_kind {
     COMMAND_FORM,
@@ -76,6 +77,7 @@ struct engine {
     struct captioner *captioner;
     struct trainer *trainer;
     struct embedder *embedder; /* EMBED: in place of the two above */
+    struct rows rows;          /* features of the micro-batch at hand, from the cache */
     struct tokenizer *tokenizer;
     struct captioner_options model;
     struct captioner_generation decoding; /* sample captions during validation */

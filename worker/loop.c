@@ -238,7 +238,8 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     struct bl_error err;
     if (!l->image_side || l->member.leaving)
         return;
-    struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary};
+    struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary,
+                                l->member.cache_tower[0] != 0};
     if (batch_read(&rules, frames, &l->incoming, &err) < 0)
         return ignore_batch(frames, &err);
     if (batch_check_samples(l->incoming, &l->plan, l->dataset, l->images, &err) < 0) {

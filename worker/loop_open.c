@@ -56,6 +56,7 @@ static int open_engine(struct loop *l, struct bl_error *err)
     if (!l->buffers)
         return bl_fail(err, BL_ENOMEM, "no memory for %u buffers", l->plan.window);
     struct engine_options options = {.kind = l->plan.kind,
+                                     .cache_tower = l->member.cache_tower,
                                      .config = l->config,
                                      .dataset = l->dataset,
                                      .images = l->images,

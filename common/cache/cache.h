@@ -26,8 +26,9 @@ struct cache_form {
     int64_t tokens, width; /* N, d_v */
     bool pooled;           /* the tower has a pooled vector */
 };
-/* Hashes the vision folder: seconds for a large one. */
-int cache_form_of(const struct config *config, struct cache_form *ret, struct bl_error *err);
+/* tower: its hash where that is known; NULL: the vision folder is hashed, which takes seconds for a large one. */
+int cache_form_of(const struct config *config, const char *tower, struct cache_form *ret,
+                  struct bl_error *err);
 /* Bytes of an image in the cache. */
 uint64_t cache_image_bytes(const struct cache_form *form);
 

@@ -39,14 +39,18 @@ static int find_pooled(const char *folder, const struct hf_vision *vision, bool 
     return 0;
 }
 
-int cache_form_of(const struct config *config, struct cache_form *ret, struct bl_error *err)
+int cache_form_of(const struct config *config, const char *tower, struct cache_form *ret,
+                  struct bl_error *err)
 {
     struct hf_vision vision;
     struct hf_preprocess p;
     *ret = (struct cache_form){.dtype = config->cache.dtype};
     BL_TRY(hf_vision_open(config->vision.path, &vision, err));
     BL_TRY(hf_preprocess_open(config->vision.path, &vision, &p, err));
-    BL_TRY(hf_folder_sha256(config->vision.path, HF_IDENTITY_WEIGHTS, ret->tower, err));
+    if (tower)
+        snprintf(ret->tower, sizeof ret->tower, "%s", tower);
+    else
+        BL_TRY(hf_folder_sha256(config->vision.path, HF_IDENTITY_WEIGHTS, ret->tower, err));
     snprintf(ret->preprocessing, sizeof ret->preprocessing,
              "%lldx%lld %s x%.9g mean %.9g,%.9g,%.9g std %.9g,%.9g,%.9g", (long long)p.width,
              (long long)p.height, p.filter == IMAGE_BICUBIC ? "bicubic" : "bilinear",
