@@ -36,7 +36,7 @@ int embedder_open(struct ops *ops, const struct config *config, const struct dat
     e->images = images;
     e->image_count = image_count;
     BL_TRY(cache_form_of(config, NULL, &e->form, err));
-    BL_TRY(tower_open(ops, config->vision.path, e->form.pooled, &e->tower, err));
+    BL_TRY(tower_open(ops, config->vision.path, e->form.pooled, e->form.alone, &e->tower, err));
     size_t shard = (size_t)config->cache.shard_images, width = (size_t)e->form.width;
     e->features = calloc(shard * (size_t)e->form.tokens * width, sizeof *e->features);
     e->pooled = calloc(shard * width, sizeof *e->pooled);

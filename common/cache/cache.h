@@ -25,6 +25,7 @@ struct cache_form {
     enum config_cache_dtype dtype;
     int64_t tokens, width; /* N, d_v */
     bool pooled;           /* the tower has a pooled vector */
+    bool alone; /* train.reproducible: each image was computed by itself, whatever came with it */
 };
 /* tower: its hash where that is known; NULL: the vision folder is hashed, which takes seconds for a large one. */
 int cache_form_of(const struct config *config, const char *tower, struct cache_form *ret,

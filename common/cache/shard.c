@@ -58,6 +58,7 @@ int cache_form_of(const struct config *config, const char *tower, struct cache_f
              (double)p.std[0], (double)p.std[1], (double)p.std[2]);
     snprintf(ret->precision, sizeof ret->precision, "%s",
              config->precision == CONFIG_F32 ? "f32" : "bf16");
+    ret->alone = config->train.reproducible;
     ret->tokens = vision.tokens;
     ret->width = vision.hidden;
     return find_pooled(config->vision.path, &vision, &ret->pooled, err);
@@ -181,6 +182,8 @@ int cache_write_shard(const char *folder, const struct cache_form *form,
                                     form->precision,
                                     "blipren.dtype",
                                     dtypes[form->dtype].name,
+                                    "blipren.images",
+                                    form->alone ? "alone" : "together",
                                     "blipren.void",
                                     voids,
                                     NULL};
@@ -217,10 +220,13 @@ int cache_check_form(const struct arrow *shard, const char *path, const struct c
         {"blipren.preprocessing", "preprocessing", form->preprocessing},
         {"blipren.precision", "precision", form->precision},
         {"blipren.dtype", "cache.dtype", dtypes[form->dtype].name},
+        /* the last: only a reproducible run minds */
+        {"blipren.images", "images computed", "alone"},
     };
+    size_t count_wanted = sizeof wanted / sizeof *wanted - !form->alone;
     struct arrow_column columns[4];
     char expected[160], found[160];
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    for (size_t i = 0; i < count_wanted; i++) {
         const char *value = arrow_metadata(shard, wanted[i][0]);
         if (!value || strcmp(value, wanted[i][2]) != 0)
             return other_form(path, wanted[i][1], wanted[i][2], value ? value : "none", err);

@@ -178,6 +178,11 @@ static void a_stale_shard_is_refused_by_what_differs(void **state)
     assert_string_equal(err.text,
                         "a cache of other features: expected cache.dtype bf16, found f16");
     form = form_of(CONFIG_CACHE_F16);
+    form.alone = true;
+    assert_int_equal(cache_open(folder, &form, &c, &err), -BL_ECONFIG);
+    assert_string_equal(
+        err.text, "a cache of other features: expected images computed alone, found together");
+    form = form_of(CONFIG_CACHE_F16);
     form.width = 5;
     assert_int_equal(cache_open(folder, &form, &c, &err), -BL_ECONFIG);
     assert_non_null(strstr(

@@ -454,7 +454,8 @@ static void wrong_fields_of_peers_are_named(void **state)
     m.hello.role = BLIPREN__ROLE__ROLE_LOADER;
     body_refused(BLIPREN__ENVELOPE__BODY_HELLO, "Hello.capacity: expected 1 to 256, found 0");
     m.received.kind = BLIPREN__KIND__KIND_NONE;
-    body_refused(BLIPREN__ENVELOPE__BODY_RECEIVED, "Received.kind: expected TRAIN, VALIDATE or EMBED");
+    body_refused(BLIPREN__ENVELOPE__BODY_RECEIVED,
+                 "Received.kind: expected TRAIN, VALIDATE or EMBED");
     m.saved.folder = (char *)"../../etc";
     body_refused(BLIPREN__ENVELOPE__BODY_SAVED,
                  "Saved.folder: expected a folder's name, found \"../../etc\"");

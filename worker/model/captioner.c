@@ -87,7 +87,7 @@ int captioner_open(struct ops *ops, const struct captioner_options *options, str
     BL_TRY(check_options(&c->options, &c->llm_config, err));
     if (!options->features_only)
         BL_TRY(vision_open(ops, options->vision, &c->vision_config, &c->preprocess,
-                           router_sees_pooled(c), &c->vision, err));
+                           router_sees_pooled(c), options->images_alone, &c->vision, err));
     BL_TRY(llm_open(ops, options->llm, &c->llm_config, &c->llm, err));
     BL_TRY(open_trained(c, err));
     c->options.vision = c->options.llm = NULL; /* the caller's strings, done with */

@@ -13,7 +13,7 @@ struct tower {
     struct arena arena;
 };
 
-int tower_open(struct ops *ops, const char *folder, bool pooled, struct tower **ret,
+int tower_open(struct ops *ops, const char *folder, bool pooled, bool alone, struct tower **ret,
                struct bl_error *err)
 {
     struct hf_preprocess preprocess;
@@ -24,7 +24,7 @@ int tower_open(struct ops *ops, const char *folder, bool pooled, struct tower **
     t->pooled = pooled;
     BL_TRY(hf_vision_open(folder, &t->config, err));
     BL_TRY(hf_preprocess_open(folder, &t->config, &preprocess, err));
-    BL_TRY(vision_open(ops, folder, &t->config, &preprocess, pooled, &t->vision, err));
+    BL_TRY(vision_open(ops, folder, &t->config, &preprocess, pooled, alone, &t->vision, err));
     *ret = bl_take(&t);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* worker/model/tower.h - the frozen vision tower by itself: images to features, for the feature cache. What it gives for an image
- * does not depend on the images that it comes with, and is what the captioner computes for it. */
+/* worker/model/tower.h - the frozen vision tower by itself: images to features, for the feature cache. It gives what
+ * the captioner computes for an image. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,8 +9,8 @@
 struct tower;
 
 /* Reads the folder's configuration and weights. ops is borrowed for the tower's life. *ret is the caller's. pooled: also the
- * pooled vector, for which SigLIP's folder must have the pooling head. */
-int tower_open(struct ops *ops, const char *folder, bool pooled, struct tower **ret,
+ * pooled vector, for which SigLIP's folder must have the pooling head. alone: as in vision_open. */
+int tower_open(struct ops *ops, const char *folder, bool pooled, bool alone, struct tower **ret,
                struct bl_error *err);
 /* NULL is fine; sets *tower to NULL. */
 void tower_free(struct tower **tower);
