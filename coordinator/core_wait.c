@@ -39,7 +39,7 @@ static const struct lease *lease_at_hand(const struct coord *c, const struct wor
     const struct lease *oldest = NULL;
     for (uint32_t k = 0; k < c->config.plan.window; k++) {
         const struct lease *lease = &w->leases[k];
-        bool needed = lease->kind == BL_KIND_VALIDATE || lease->step == w->done;
+        bool needed = bl_kind_is_pass(lease->kind) || lease->step == w->done;
         if (lease->state == LEASE_RECEIVED && needed &&
             (!oldest || lease->since_ms < oldest->since_ms))
             oldest = lease;

@@ -26,8 +26,7 @@ struct bench {
     struct trainer *trainer;
     struct comm *comm;
     struct micro_batch mb;
-    char *encoded;
-    const void **features;
+    float *features, *pooled;
 };
 
 static void bench_close(struct bench *b)
@@ -35,21 +34,21 @@ static void bench_close(struct bench *b)
     comm_free(&b->comm);
     trainer_free(&b->trainer);
     model_input_close(&b->input);
-    free(b->encoded);
     free(b->features);
+    free(b->pooled);
 }
 
 static int encode_once(struct bench *b, struct bl_error *err)
 {
-    int64_t B = b->mb.B, bytes = captioner_feature_bytes(b->input.c);
-    b->encoded = malloc((size_t)(B * bytes));
-    b->features = malloc((size_t)B * sizeof *b->features);
-    BL_ASSERT(b->encoded && b->features);
-    BL_TRY(captioner_encode(b->input.c, B, b->mb.pixels, b->encoded, err));
-    for (int64_t i = 0; i < B; i++)
-        b->features[i] = b->encoded + i * bytes;
+    const struct hf_vision *v = captioner_vision(b->input.c);
+    int64_t B = b->mb.B;
+    b->features = calloc((size_t)(B * v->tokens * v->hidden), sizeof *b->features);
+    b->pooled = calloc((size_t)(B * v->hidden), sizeof *b->pooled);
+    BL_ASSERT(b->features && b->pooled);
+    BL_TRY(captioner_encode(b->input.c, B, b->mb.pixels, b->features, b->pooled, err));
     b->mb.pixels = NULL;
     b->mb.features = b->features;
+    b->mb.pooled = b->pooled;
     return 0;
 }
 
