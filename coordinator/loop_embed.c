@@ -141,14 +141,14 @@ void loop_embed_view(const struct loop *l, struct progress_view *view)
 }
 
 /* Is each image of the run in the cache? */
-static int check_cache(const struct loop *l, const struct cache *cache, struct bl_error *err)
+static int check_cache(const struct loop *l, const struct features *cache, struct bl_error *err)
 {
     uint64_t *ids = NULL, count, row, absent = 0;
     BL_TRY(run_images(l->dataset, &ids, &count, err));
     for (uint64_t i = 0; i < count; i++) {
         struct dataset_sample sample;
         dataset_sample(l->dataset, ids[i], &sample);
-        absent += cache_find(cache, sample.hash, &row) == CACHE_ABSENT;
+        absent += features_find(cache, sample.hash, &row) == FEATURES_ABSENT;
     }
     free(ids);
     if (!absent)
@@ -162,11 +162,11 @@ static int check_cache(const struct loop *l, const struct cache *cache, struct b
 int loop_find_cache(struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
-    bl_auto(cache) struct cache *cache = NULL;
+    bl_auto(features) struct features *cache = NULL;
     if (!l->config->cache.path)
         return 0;
     BL_TRY(cache_form_of(l->config, NULL, &form, err));
-    BL_TRY(cache_open(l->config->cache.path, &form, &cache, err));
+    BL_TRY(features_open(l->config->cache.path, &form, &cache, err));
     if (!cache) {
         bl_log(BL_LOG_INFO, "no cache in %s: training from the images", l->config->cache.path);
         return 0;
@@ -174,7 +174,7 @@ int loop_find_cache(struct loop *l, struct bl_error *err)
     BL_TRY(check_cache(l, cache, err));
     snprintf(l->cache_tower, sizeof l->cache_tower, "%s", form.tower);
     bl_log(BL_LOG_INFO, "training from the cache %s: %" PRIu64 " images, %" PRIu64 " void",
-           l->config->cache.path, cache_rows(cache), cache_voids(cache));
+           l->config->cache.path, features_rows(cache), features_voids(cache));
     return 0;
 }
 
@@ -182,13 +182,13 @@ int loop_embed_finish(const struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
     char foreign[4096];
-    bl_auto(cache) struct cache *cache = NULL;
+    bl_auto(features) struct features *cache = NULL;
     BL_TRY(cache_tidy(l->config->cache.path, bl_plan_micro_batches(&l->plan, BL_KIND_EMBED),
                       foreign, err)); /* of workers that were killed */
     BL_TRY(cache_form_of(l->config, NULL, &form, err));
-    BL_TRY(cache_open(l->config->cache.path, &form, &cache, err));
+    BL_TRY(features_open(l->config->cache.path, &form, &cache, err));
     BL_ASSERT(cache != NULL);
-    printf("complete: %" PRIu64 " images in %s, %" PRIu64 " void\n", cache_rows(cache),
-           l->config->cache.path, cache_voids(cache));
+    printf("complete: %" PRIu64 " images in %s, %" PRIu64 " void\n", features_rows(cache),
+           l->config->cache.path, features_voids(cache));
     return 0;
 }

@@ -274,9 +274,10 @@ int loop_open_files(struct loop *l, struct bl_error *err)
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
     BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
-    if (!loop_embeds(l) && !l->config->train.steps)
-        BL_TRY(prepare_data(l, err)); /* how many samples there are decides the steps to compare */
     if (!loop_embeds(l)) {
+        if (!l->config->train.steps)
+            BL_TRY(
+                prepare_data(l, err)); /* how many samples there are decides the steps to compare */
         BL_TRY(compare_config(l, err));
         BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
         BL_TRY(bl_folder_make(path, err));

@@ -22,8 +22,8 @@ struct sample_source {
     struct tokenizer *tokenizer;
     struct caption_rules *rules;
     struct image_processor processor;
-    struct cache *cache; /* NULL: pixels are made */
-    uint32_t *prefixes;  /* ids of each caption column's prefix */
+    struct features *cache; /* NULL: pixels are made */
+    uint32_t *prefixes;     /* ids of each caption column's prefix */
     struct location_patience patience;
     struct download *download; /* NULL: no image is at a URL */
     _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
@@ -58,6 +58,20 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
     return count_prefixes(s, err);
 }
 
+static int open_cache(struct sample_source *s, const char *tower, struct bl_error *err)
+{
+    struct cache_form form;
+    if (!tower[0])
+        return 0;
+    BL_TRY(cache_form_of(s->config, tower, &form, err));
+    BL_TRY(features_open(s->config->cache.path, &form, &s->cache, err));
+    if (s->cache)
+        return 0;
+    bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
+    bl_error_remedy(err, "mount cache.path at the same path on every host");
+    return bl_error_file(err, s->config->cache.path);
+}
+
 static bool has_urls(const struct sample_source *s)
 {
     struct dataset_sample sample;
@@ -80,20 +94,6 @@ static int open_download(struct sample_source *s, struct bl_error *err)
                                              .patience_s = data->download_patience_s,
                                              .private_redirects = data->private_redirects};
     return download_open(&options, &s->download, err);
-}
-
-static int open_cache(struct sample_source *s, const char *tower, struct bl_error *err)
-{
-    struct cache_form form;
-    if (!tower[0])
-        return 0;
-    BL_TRY(cache_form_of(s->config, tower, &form, err));
-    BL_TRY(cache_open(s->config->cache.path, &form, &s->cache, err));
-    if (s->cache)
-        return 0;
-    bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
-    bl_error_remedy(err, "mount cache.path at the same path on every host");
-    return bl_error_file(err, s->config->cache.path);
 }
 
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
@@ -124,8 +124,8 @@ void sample_source_free(struct sample_source **source)
     struct sample_source *s = *source;
     if (!s)
         return;
+    features_free(&s->cache);
     download_free(&s->download);
-    cache_free(&s->cache);
     free(s->verified);
     free(s->prefixes);
     caption_rules_free(&s->rules);
@@ -168,8 +168,9 @@ int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err
 {
     struct dataset_sample sample;
     dataset_sample(s->dataset, id, &sample);
-    return sample.location.kind == LOCATION_URL ? download_want(s->download, &sample.location, err)
-                                                : 0;
+    return sample.location.kind == LOCATION_URL && !s->cache
+               ? download_want(s->download, &sample.location, err)
+               : 0;
 }
 
 int sample_missing(const struct sample_source *s, uint64_t id, struct bl_error *err)
@@ -242,10 +243,11 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     bl_autofree char *data = NULL;
     size_t size = 0;
     uint64_t row;
-    enum cache_found found = s->cache ? cache_find(s->cache, sample->hash, &row) : CACHE_ROW;
-    if (found == CACHE_VOID)
+    enum features_found found =
+        s->cache ? features_find(s->cache, sample->hash, &row) : FEATURES_ROW;
+    if (found == FEATURES_VOID)
         return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
-    if (found == CACHE_ABSENT)
+    if (found == FEATURES_ABSENT)
         return bl_fail(err, BL_EDATA, "the feature cache does not have it");
     if (s->cache)
         return 0;

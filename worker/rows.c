@@ -9,7 +9,7 @@ int rows_open(struct rows *r, const struct config *config, const char *tower,
 {
     r->dataset = dataset;
     BL_TRY(cache_form_of(config, tower, &r->form, err));
-    BL_TRY(cache_open(config->cache.path, &r->form, &r->cache, err));
+    BL_TRY(features_open(config->cache.path, &r->form, &r->cache, err));
     if (r->cache)
         return 0;
     bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
@@ -19,7 +19,7 @@ int rows_open(struct rows *r, const struct config *config, const char *tower,
 
 void rows_close(struct rows *r)
 {
-    cache_free(&r->cache);
+    features_free(&r->cache);
     free(r->features);
     free(r->pooled);
     *r = (struct rows){0};
@@ -47,13 +47,13 @@ int rows_take(struct rows *r, const struct batch *b, struct micro_batch *ret, st
         struct dataset_sample sample;
         uint64_t row;
         dataset_sample(r->dataset, b->slots[i].sample, &sample);
-        if (cache_find(r->cache, sample.hash, &row) != CACHE_ROW)
+        if (features_find(r->cache, sample.hash, &row) != FEATURES_ROW)
             return bl_fail(err, BL_EDATA,
                            "sample %" PRIu64
                            " has no features in this host's cache, and was sent as if",
                            b->slots[i].sample);
-        cache_read(r->cache, row, r->features + i * r->form.tokens * r->form.width,
-                   r->form.pooled ? r->pooled + i * r->form.width : NULL);
+        features_read(r->cache, row, r->features + i * r->form.tokens * r->form.width,
+                      r->form.pooled ? r->pooled + i * r->form.width : NULL);
     }
     ret->pixels = NULL;
     ret->features = r->features;

@@ -8,7 +8,7 @@
 
 /* Zero-initialise. */
 struct rows {
-    struct cache *cache; /* NULL: none */
+    struct features *cache; /* NULL: none */
     const struct dataset *dataset;
     struct cache_form form;
     float *features, *pooled; /* of `capacity` images */

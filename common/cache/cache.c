@@ -22,7 +22,7 @@ struct shard {
     int features, scale, pooled; /* columns; -1: none */
 };
 
-struct cache {
+struct features {
     struct cache_form form;
     struct shard *shards;
     uint32_t shard_count;
@@ -78,7 +78,7 @@ static uint32_t count_shards(const char *folder)
     return 0;
 }
 
-static int add_entries(struct cache *c, uint32_t shard, const char *path, struct bl_error *err)
+static int add_entries(struct features *c, uint32_t shard, const char *path, struct bl_error *err)
 {
     const struct arrow *file = c->shards[shard].file;
     bl_autofree cache_identity *images = NULL;
@@ -101,7 +101,7 @@ static int add_entries(struct cache *c, uint32_t shard, const char *path, struct
     return 0;
 }
 
-static int open_shard(struct cache *c, const char *folder, uint32_t index, struct bl_error *err)
+static int open_shard(struct features *c, const char *folder, uint32_t index, struct bl_error *err)
 {
     char path[4096];
     struct shard *shard = &c->shards[index];
@@ -126,14 +126,14 @@ static int compare_entries(const void *a, const void *b)
                   sizeof(cache_identity));
 }
 
-int cache_open(const char *folder, const struct cache_form *form, struct cache **ret,
-               struct bl_error *err)
+int features_open(const char *folder, const struct cache_form *form, struct features **ret,
+                  struct bl_error *err)
 {
     *ret = NULL;
     uint32_t count = count_shards(folder);
     if (count == 0)
         return 0;
-    bl_auto(cache) struct cache *c = calloc(1, sizeof *c);
+    bl_auto(features) struct features *c = calloc(1, sizeof *c);
     if (!c)
         return bl_fail(err, BL_ENOMEM, "no memory for a cache");
     c->form = *form;
@@ -148,9 +148,9 @@ int cache_open(const char *folder, const struct cache_form *form, struct cache *
     return 0;
 }
 
-void cache_free(struct cache **cache)
+void features_free(struct features **cache)
 {
-    struct cache *c = *cache;
+    struct features *c = *cache;
     if (!c)
         return;
     for (uint32_t i = 0; i < c->shard_count; i++)
@@ -161,29 +161,30 @@ void cache_free(struct cache **cache)
     *cache = NULL;
 }
 
-uint64_t cache_rows(const struct cache *c)
+uint64_t features_rows(const struct features *c)
 {
     return c->entry_count - c->voids;
 }
 
-uint64_t cache_voids(const struct cache *c)
+uint64_t features_voids(const struct features *c)
 {
     return c->voids;
 }
 
-enum cache_found cache_find(const struct cache *c, const uint8_t identity[32], uint64_t *ret_row)
+enum features_found features_find(const struct features *c, const uint8_t identity[32],
+                                  uint64_t *ret_row)
 {
     struct entry key;
     memcpy(key.image, identity, sizeof key.image);
     const struct entry *found =
         bsearch(&key, c->entries, c->entry_count, sizeof key, compare_entries);
     if (!found)
-        return CACHE_ABSENT;
+        return FEATURES_ABSENT;
     *ret_row = (uint64_t)(found - c->entries);
-    return found->is_void ? CACHE_VOID : CACHE_ROW;
+    return found->is_void ? FEATURES_VOID : FEATURES_ROW;
 }
 
-void cache_read(const struct cache *c, uint64_t row, float *features, float *pooled)
+void features_read(const struct features *c, uint64_t row, float *features, float *pooled)
 {
     const struct entry *entry = &c->entries[row];
     const struct shard *shard = &c->shards[entry->shard];

@@ -65,20 +65,20 @@ int cache_tidy(const char *folder, uint32_t count, char *ret, struct bl_error *e
 
 /* -- reading a finished cache */
 
-struct cache;
+struct features;
 
 /* Maps all shards of the folder and reads their identities. *ret NULL: there is no cache. A shard that is missing or torn, or
  * whose form differs from *form, is an error that names it. */
-int cache_open(const char *folder, const struct cache_form *form, struct cache **ret,
-               struct bl_error *err);
+int features_open(const char *folder, const struct cache_form *form, struct features **ret,
+                  struct bl_error *err);
 /* NULL is fine; sets *cache to NULL. */
-void cache_free(struct cache **cache);
+void features_free(struct features **cache);
 /* Rows, and images that are void. */
-uint64_t cache_rows(const struct cache *cache);
-uint64_t cache_voids(const struct cache *cache);
+uint64_t features_rows(const struct features *cache);
+uint64_t features_voids(const struct features *cache);
 
-enum cache_found { CACHE_ABSENT, CACHE_VOID, CACHE_ROW };
-enum cache_found cache_find(const struct cache *cache, const uint8_t identity[32],
-                            uint64_t *ret_row);
+enum features_found { FEATURES_ABSENT, FEATURES_VOID, FEATURES_ROW };
+enum features_found features_find(const struct features *cache, const uint8_t identity[32],
+                                  uint64_t *ret_row);
 /* features (N, d_v); pooled (d_v), or NULL for not wanted. Any thread. */
-void cache_read(const struct cache *cache, uint64_t row, float *features, float *pooled);
+void features_read(const struct features *cache, uint64_t row, float *features, float *pooled);

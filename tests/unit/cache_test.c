@@ -64,18 +64,18 @@ static void features_are_read_to_within_their_rounding(void **state)
     for (enum config_cache_dtype dtype = CONFIG_CACHE_F16; dtype <= CONFIG_CACHE_INT8; dtype++) {
         struct bl_error err;
         struct cache_form form = form_of(dtype);
-        bl_auto(cache) struct cache *c = NULL;
+        bl_auto(features) struct features *c = NULL;
         write_shard(&form);
-        assert_ok(cache_open(folder, &form, &c, &err), err);
-        assert_int_equal(cache_rows(c), 2);
-        assert_int_equal(cache_voids(c), 1);
+        assert_ok(features_open(folder, &form, &c, &err), err);
+        assert_int_equal(features_rows(c), 2);
+        assert_int_equal(features_voids(c), 1);
         uint64_t row;
-        assert_int_equal(cache_find(c, images[1], &row), CACHE_VOID);
-        assert_int_equal(cache_find(c, (const uint8_t[32]){5}, &row), CACHE_ABSENT);
+        assert_int_equal(features_find(c, images[1], &row), FEATURES_VOID);
+        assert_int_equal(features_find(c, (const uint8_t[32]){5}, &row), FEATURES_ABSENT);
         for (int i = 0; i < IMAGES; i++) {
             float features[TOKENS * WIDTH], pooled[WIDTH];
-            assert_int_equal(cache_find(c, images[2 * i], &row), CACHE_ROW);
-            cache_read(c, row, features, pooled);
+            assert_int_equal(features_find(c, images[2 * i], &row), FEATURES_ROW);
+            features_read(c, row, features, pooled);
             assert_true(pooled[1] == (i ? 0.1f : 0));
             for (int k = 0; k < TOKENS * WIDTH; k++) {
                 double x = (double)expected[i * TOKENS * WIDTH + k], most = fabs(x);
@@ -162,7 +162,7 @@ static void a_stale_shard_is_refused_by_what_differs(void **state)
 {
     struct bl_error err, why;
     bool there;
-    struct cache *c = NULL;
+    struct features *c = NULL;
     struct cache_form form = form_of(CONFIG_CACHE_F16);
     write_shard(&form);
     assert_ok(look(&form, &there, &why, &err), err);
@@ -172,19 +172,19 @@ static void a_stale_shard_is_refused_by_what_differs(void **state)
     assert_string_equal(
         err.text,
         "a cache of other features: expected the vision tower another, found towertowertower");
-    assert_int_equal(cache_open(folder, &form, &c, &err), -BL_ECONFIG);
+    assert_int_equal(features_open(folder, &form, &c, &err), -BL_ECONFIG);
     form = form_of(CONFIG_CACHE_BF16);
-    assert_int_equal(cache_open(folder, &form, &c, &err), -BL_ECONFIG);
+    assert_int_equal(features_open(folder, &form, &c, &err), -BL_ECONFIG);
     assert_string_equal(err.text,
                         "a cache of other features: expected cache.dtype bf16, found f16");
     form = form_of(CONFIG_CACHE_F16);
     form.alone = true;
-    assert_int_equal(cache_open(folder, &form, &c, &err), -BL_ECONFIG);
+    assert_int_equal(features_open(folder, &form, &c, &err), -BL_ECONFIG);
     assert_string_equal(
         err.text, "a cache of other features: expected images computed alone, found together");
     form = form_of(CONFIG_CACHE_F16);
     form.width = 5;
-    assert_int_equal(cache_open(folder, &form, &c, &err), -BL_ECONFIG);
+    assert_int_equal(features_open(folder, &form, &c, &err), -BL_ECONFIG);
     assert_non_null(strstr(
         err.text, "expected features fixed_size_list<fixed_size_list<halffloat>[5]>[3], found"));
     form = form_of(CONFIG_CACHE_F16);
@@ -200,7 +200,7 @@ static void a_torn_or_missing_shard_is_refused_by_name(void **state)
     bool there;
     bl_autofree char *data = NULL;
     size_t size;
-    struct cache *c = NULL;
+    struct features *c = NULL;
     struct cache_form form = form_of(CONFIG_CACHE_F16);
     const char *path = inside("features-00000-of-00001.arrow");
     write_shard(&form);
@@ -210,7 +210,7 @@ static void a_torn_or_missing_shard_is_refused_by_name(void **state)
     assert_false(there);
     assert_string_equal(why.text,
                         "expected a whole Arrow file, found no mark at its end: it is cut off");
-    assert_int_equal(cache_open(folder, &form, &c, &err), -BL_EFORMAT);
+    assert_int_equal(features_open(folder, &form, &c, &err), -BL_EFORMAT);
     assert_string_equal(err.file, path);
     data[size / 2] ^= 1;
     assert_ok(bl_file_write(path, data, size, &err), err);
@@ -220,7 +220,7 @@ static void a_torn_or_missing_shard_is_refused_by_name(void **state)
     data[size / 2] ^= 1;
     assert_ok(bl_file_write(inside("features-00001-of-00002.arrow"), data, size, &err), err);
     assert_int_equal(remove(path), 0);
-    assert_int_equal(cache_open(folder, &form, &c, &err), -BL_EFORMAT);
+    assert_int_equal(features_open(folder, &form, &c, &err), -BL_EFORMAT);
     assert_string_equal(err.text, "this part of the cache is missing");
     assert_string_equal(err.file, inside("features-00000-of-00002.arrow"));
 }
@@ -228,11 +228,11 @@ static void a_torn_or_missing_shard_is_refused_by_name(void **state)
 static void a_folder_without_shards_is_no_cache(void **state)
 {
     struct bl_error err;
-    struct cache *c = NULL;
+    struct features *c = NULL;
     struct cache_form form = form_of(CONFIG_CACHE_F16);
-    assert_ok(cache_open(folder, &form, &c, &err), err);
+    assert_ok(features_open(folder, &form, &c, &err), err);
     assert_null(c);
-    assert_ok(cache_open(inside("none"), &form, &c, &err), err);
+    assert_ok(features_open(inside("none"), &form, &c, &err), err);
     assert_null(c);
 }
 
