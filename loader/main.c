@@ -22,7 +22,9 @@ static const char usage[] =
     "them\n"
     "\n"
     "  --coord URL     where the coordinator listens\n"
-    "  --insecure      allow addresses beyond this machine: nothing is encrypted or authenticated\n"
+    "  --keys DIR      the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
+    "beyond this machine\n"
+    "  --insecure      go without them: nothing is encrypted or authenticated\n"
     "  --threads N     images decoded at the same time (all cores)\n"
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
@@ -87,6 +89,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     const struct argument table[] = {
         {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
         {"--name", ARGUMENT_TEXT, &options.name, 0, 0},
+        {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 1024},
         {"--capacity", ARGUMENT_WHOLE, &capacity, 0, BL_LOADER_CAPACITY_MAX},

@@ -38,7 +38,7 @@ static int count_prefixes(struct sample_source *s, struct bl_error *err)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu prefixes", captions->count);
     for (size_t i = 0; i < captions->count && rc == 0; i++) {
         ids.count = 0;
-        rc = caption_prompt(s->tokenizer, captions->at[i].prefix, &ids, err);
+        rc = caption_prompt(s->tokenizer, caption_prefix_of(&captions->at[i], NULL), &ids, err);
         s->prefixes[i] = (uint32_t)ids.count;
     }
     token_ids_release(&ids);
