@@ -45,6 +45,8 @@
 #define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
 #define BL_CONFIG_LIST_MAX 256         /* caption columns, or patterns, of a configuration */
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20) /* what data.max_image_bytes allows: held in memory */
+#define BL_PNG_TEXT_MAX (1 << 20)           /* bytes of a text chunk, decompressed: PIL's limit */
+#define BL_LIST_BYTES_MAX (1 << 30)         /* of images or captions, a line each */
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_JPEG_SCANS_MAX 100   /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)

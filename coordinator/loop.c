@@ -205,7 +205,7 @@ static void take_message(struct loop *l, struct peer *peer, const struct wire_id
     }
     if (!peer) {
         peer = peers_add(l->peers, from);
-        snprintf(peer->host, sizeof peer->host, "%s", wire_address(frames));
+        snprintf(peer->address, sizeof peer->address, "%s", wire_address(frames));
     }
     peer->connection = frames->connection;
     l->handled = m;
@@ -520,14 +520,15 @@ static int fail_bind(const struct loop *l, struct bl_error *err)
     return bl_error_file(err, l->options->yaml);
 }
 
+const char *const loop_security_names[] = {"loopback", "keys", "none"};
+
 static void note_security(struct loop *l)
 {
-    static const char *const names[] = {"loopback", "keys", "none"};
     l->security = wire_has_keys(l->zmq)           ? SECURITY_KEYS
                   : wire_is_loopback(l->endpoint) ? SECURITY_LOOPBACK
                                                   : SECURITY_NONE;
     bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s security=%s", l->endpoint, l->config->run_dir,
-           names[l->security]);
+           loop_security_names[l->security]);
     if (l->security == SECURITY_NONE)
         bl_log(BL_LOG_WARNING,
                "security=none: whoever reaches this port can read and join the run");

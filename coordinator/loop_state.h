@@ -36,6 +36,9 @@
 /* Rates are means over about this many steps. */
 #define RATE_STEPS 20
 
+/* Of loop.security. */
+extern const char *const loop_security_names[];
+
 struct loop {
     const struct coordinator_options *options;
     struct config *config;

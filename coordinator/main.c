@@ -17,10 +17,10 @@ static const char usage[] =
     "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
-    "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
     "       blipren-coord status [RUN]                             how a running one is doing\n"
     "       blipren-coord stop [RUN]                               saves, then stops it\n"
     "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
+    "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
     "2 "
@@ -156,9 +156,12 @@ static int no_command(int argc, char **argv, struct bl_error *err)
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
-        {"train", usage, command_train},   {"check", usage, command_check},
-        {"keygen", usage, command_keygen}, {"status", ask_usage, command_status},
-        {"stop", ask_usage, command_stop}, {"checkpoint-now", ask_usage, command_checkpoint_now},
+        {"train", usage, command_train},
+        {"check", usage, command_check},
+        {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop},
+        {"checkpoint-now", ask_usage, command_checkpoint_now},
+        {"keygen", usage, command_keygen},
         {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);

@@ -15,15 +15,15 @@ struct peer_times {
 };
 
 struct peer {
-    struct wire_id id; /* of the connection */
-    int connection;    /* the same, as a socket knows it (wire_know) */
-    uint64_t link;     /* number of the connection, never used twice */
+    struct wire_id id;               /* of the connection */
+    int connection;                  /* the same, as a socket knows it (wire_know) */
+    char address[GUARD_ADDRESS_MAX]; /* its host's */
+    uint64_t link;                   /* number of the connection, never used twice */
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
     char build[512];             /* of its Hello */
     uint64_t secret;             /* of its Hello: whose child it is; 0: nobody's */
-    char host[64];               /* its address, as the connection tells */
     char phase[32], waiting[32]; /* of its last Beat */
     struct peer_times times;
     bool unreachable;                 /* a message could not be sent to it */

@@ -272,7 +272,8 @@ static void make(struct loop *l, uint32_t slot)
 {
     const struct assignment *o = &l->assignments[slot];
     struct bl_error err;
-    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, &err) < 0)
+    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, o->missing, o->missing_count,
+                   &err) < 0)
         member_fail(&l->member, &err);
 }
 

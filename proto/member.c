@@ -262,8 +262,8 @@ static void on_tick(uv_timer_t *timer)
 {
     struct member *m = timer->data;
     struct member_event event = {.type = MEMBER_EVENT_TICK};
-    bl_log_counts();
     bl_notify_alive();
+    bl_log_counts();
     if (!m->leaving)
         m->options.calls->event(m->options.context, &event);
 }
