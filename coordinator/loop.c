@@ -209,7 +209,7 @@ static void take_message(struct loop *l, struct peer *peer, const struct wire_id
     }
     if (!peer) {
         peer = peers_add(l->peers, from);
-        snprintf(peer->host, sizeof peer->host, "%s", wire_address(frames));
+        snprintf(peer->address, sizeof peer->address, "%s", wire_address(frames));
     }
     peer->connection = frames->connection;
     l->handled = m;

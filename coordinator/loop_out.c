@@ -46,7 +46,7 @@ void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char
     refuse.text = line;
     refuse.remedy = (char *)(uintptr_t)remedy;
     WIRE_ENVELOPE(e, REFUSE, refuse) = &refuse;
-    bl_log_peer(BL_LOG_WARNING, peer->host, "peer=%s refused: %s", peer->name, text);
+    bl_log_peer(BL_LOG_WARNING, peer->address, "peer=%s refused: %s", peer->name, text);
     send_to(l, peer, 0, &e);
 }
 

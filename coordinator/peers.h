@@ -15,9 +15,10 @@ struct peer_times {
 };
 
 struct peer {
-    struct wire_id id; /* of the connection */
-    int connection;    /* the same, as a socket knows it (wire_know) */
-    uint64_t link;     /* number of the connection, never used twice */
+    struct wire_id id;               /* of the connection */
+    int connection;                  /* the same, as a socket knows it (wire_know) */
+    char address[GUARD_ADDRESS_MAX]; /* its host's */
+    uint64_t link;                   /* number of the connection, never used twice */
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
