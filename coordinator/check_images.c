@@ -1,6 +1,7 @@
 /* coordinator/check_images.c - are the images pictures? Decodes some of them, or all (--deep). */
 #include "coordinator/check_parts.h"
 
+#include <errno.h>
 #include <pthread.h>
 
 #include "common/cleanup.h"
@@ -17,7 +18,8 @@ struct look {
     struct indexing indexing;
 
     pthread_mutex_t lock;
-    uint64_t bad, first_bad; /* under the lock; first_bad: the lowest sample */
+    uint64_t absent; /* under the lock, as what follows: at URLs, and not in the cache yet */
+    uint64_t bad, first_bad; /* first_bad: the lowest sample */
     struct bl_error first;
     uint64_t damaged, first_damaged;
 };
@@ -35,6 +37,12 @@ static int decode(const struct config_data *data, const struct dataset_sample *s
     BL_TRY(image_decode((const uint8_t *)bytes, size, data->max_pixels, &image, err));
     *ret_damaged = image.damaged;
     return 0;
+}
+
+/* Training fetches it. */
+static bool is_to_be_fetched(const struct location *location, const struct bl_error *err)
+{
+    return location->kind == LOCATION_URL && err->os_error == ENOENT;
 }
 
 /* A picture that is bad is counted; a host that cannot read now ends the look. */
@@ -57,7 +65,9 @@ static int look_at_image(void *context, struct parallel *run, uint64_t i, struct
         return rc;
     location_describe(&sample.location, name, sizeof name);
     pthread_mutex_lock(&look->lock);
-    if (!look->bad++ || id < look->first_bad) {
+    if (is_to_be_fetched(&sample.location, err)) {
+        look->absent++;
+    } else if (!look->bad++ || id < look->first_bad) {
         look->first_bad = id;
         look->first = *err;
         bl_error_file(&look->first, name);
@@ -89,8 +99,14 @@ static void judge_damaged(struct check *c, const struct look *look)
 static void judge(struct check *c, const struct look *look)
 {
     struct bl_error err;
+    if (look->absent)
+        check_note(c, "images",
+                   "%llu of %llu looked at are not in data.cache yet: training fetches them, "
+                   "blipren-loader fetch does it ahead",
+                   (unsigned long long)look->absent, (unsigned long long)look->count);
     if (!look->bad) {
-        check_ok(c, "images", "decoded %llu of %llu", (unsigned long long)look->count,
+        check_ok(c, "images", "decoded %llu of %llu",
+                 (unsigned long long)(look->count - look->absent),
                  (unsigned long long)dataset_samples(c->dataset));
         return;
     }

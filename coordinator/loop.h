@@ -10,6 +10,7 @@ struct coordinator_options {
     bool local;           /* start workers and loaders here */
     int workers, loaders; /* of this host */
     const char *device;   /* of its workers: their --device; NULL: auto */
+    const char *keys;     /* --keys: cluster.keys for this start; NULL: not given */
     bool insecure;        /* --insecure: cluster.insecure for this start */
 };
 

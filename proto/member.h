@@ -33,7 +33,8 @@ struct member_calls {
 struct member_options {
     Blipren__Role role;
     const char *endpoint; /* of the coordinator */
-    bool insecure;        /* which may be on another machine */
+    const char *keys;     /* folder of the cluster's keys; NULL: none */
+    bool insecure;        /* the coordinator may be on another machine without them */
     unsigned patience_s;  /* without a coordinator for so long: leave */
     const char *name;     /* for people; NULL: host:pid */
     const char *kind;     /* of machine, as far as results depend on it; NULL: they do not */
@@ -50,7 +51,7 @@ struct member {
     uv_timer_t tick;
     uv_signal_t signals[RUN_SIGNALS_MAX];
     int signal_count;
-    void *zmq; /* for the program's other sockets too */
+    struct wire_context *zmq; /* for the program's other sockets too */
     struct wire_socket *control;
 
     char name[128], build[160];

@@ -48,6 +48,7 @@ arrows() {
             may["proto"] = "proto/ common/"
             may["coordinator"] = "coordinator/ common/ proto/"
             may["loader"] = "loader/ common/ proto/"
+            may["loader/download"] = "loader/download/ common/"
             may["worker"] = "worker/[a-z_]*.h worker/model/ worker/comm/ worker/ops/ops.h worker/ops/dry.h common/ proto/"
             may["worker/model"] = "worker/model/ worker/ops/ops.h common/"
             may["worker/comm"] = "worker/comm/ common/"
@@ -91,7 +92,7 @@ judge arrows arrows
 judge purity purity
 with cppcheck -q --std=c11 --language=c --enable=warning,performance,portability -I . --error-exitcode=1 --inline-suppr \
     --suppressions-list=tests/suppressions/cppcheck.txt --library=tests/suppressions/jansson.cfg $units
-with shellcheck $(grep -lE '^#!.*[/ ](ba)?sh$' $(echo "$files" | grep -vE '\.(c|h|cc|png|jpg|webp|safetensors)$'))
+with shellcheck -x $(grep -lE '^#!.*[/ ](ba)?sh$' $(echo "$files" | grep -vE '\.(c|h|cc|png|jpg|webp|safetensors)$'))
 # A build by gcc names warnings that clang does not have.
 tidy() {
     command -v clang-tidy >/dev/null || { verdict clang-tidy "skipped, not installed"; return; }

@@ -11,7 +11,13 @@
 #include "common/error.h"
 
 enum config_precision { CONFIG_BF16, CONFIG_F32 };
-enum config_format { CONFIG_FORMAT_AUTO, CONFIG_IMAGEFOLDER, CONFIG_PAIRS, CONFIG_PARQUET };
+enum config_format {
+    CONFIG_FORMAT_AUTO,
+    CONFIG_IMAGEFOLDER,
+    CONFIG_PAIRS,
+    CONFIG_ANNOTATIONS,
+    CONFIG_PARQUET
+};
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
 enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
 enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
@@ -36,8 +42,12 @@ struct config_captions {
 struct config_data {
     char *source;
     enum config_format format;
-    char *image_column; /* NULL: the usual names */
-    char *cache;        /* folder of what URLs are cached in */
+    char *image_column;  /* NULL: the usual names */
+    char *cache;         /* folder of what URLs are cached in */
+    int64_t cache_bytes; /* 0 = no limit */
+    int64_t host_connections;
+    double download_timeout_s, download_patience_s;
+    bool private_redirects;
     struct config_captions captions;
     enum config_choice caption_choice;
     bool train_prefix;
@@ -99,6 +109,7 @@ struct config_cluster {
     double patience_s;
     char *bind;   /* address or interface of the coordinator's socket */
     int64_t port; /* 0 = any free one */
+    char *keys;   /* folder of the cluster's keys; "" = none */
     bool insecure;
     int64_t window;          /* groups on their way to one worker */
     int64_t steps_ahead;     /* steps ordered before the current one is done */

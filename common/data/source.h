@@ -21,8 +21,7 @@ struct source_candidate {
 
 /* What lies in the folder and deserves a line, most of it passed over: name, words behind the count. */
 #define SOURCE_PASSED(X)                                                                           \
-    X(OTHER_TYPES,                                                                                 \
-      "passed over: image files of a type that is not read")         \
+    X(OTHER_TYPES, "passed over: image files of a type that is not read")                          \
     X(LONE_TEXTS, "passed over: text files without an image of the same name")                     \
     X(UNUSED_TEXTS,                                                                                \
       "passed over: text files beside images, since captions come from a metadata file")           \
@@ -71,6 +70,11 @@ const char *source_folder(const struct source *source);
  * damage, and texts that are no caption, with file and row. */
 int source_get(const struct source *source, uint64_t id, struct source_sample *ret,
                struct bl_error *err);
+/* Whether the source was opened as a folder, so that names in it may tell splits: split.h. */
+bool source_in_folders(const struct source *source);
+/* Whether the sample's image is at a URL, and the SHA-256 of that (common/data/url.h). For any thread. */
+int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err);
 /* Where the image's bytes are, as location_parse reads it: *ret is the caller's (free). There need be nothing. NULL: the sample
  * names no image. For any thread. */
 int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err);

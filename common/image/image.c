@@ -91,6 +91,14 @@ static int unrecognised(const uint8_t *data, size_t size, struct bl_error *err)
     return bl_error_remedy(err, "convert it to JPEG");
 }
 
+bool image_recognised(const uint8_t *data, size_t size)
+{
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (formats[i]->recognises(data, size))
+            return true;
+    return false;
+}
+
 int image_decode(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,
                  struct bl_error *err)
 {

@@ -18,6 +18,9 @@ struct image {
 void image_release(struct image *image);
 #define bl_autoimage __attribute__((cleanup(image_release)))
 
+/* Whether the first bytes of a file (16 are enough) are of a format that is read. */
+bool image_recognised(const uint8_t *data, size_t size);
+
 /* Decodes JPEG (CMYK/YCCK, grey), PNG (palette, grey, 16-bit, alpha, interlaced), WebP and GIF (of an animated one the first
  * frame), BMP, TIFF (the first page), and AVIF and HEIC in a build with libheif, told apart by their first bytes, to what PIL's exif_transpose and convert("RGB") give: alpha dropped; 16-bit samples by their high
  * byte. Refuses (-BL_ELIMIT) a picture of more than max_pixels before any pixel is allocated;

@@ -488,6 +488,57 @@ def workers_and_loaders_started_by_hand_join(place):
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
 
 
+def own_address():
+    """An address of this machine that is not loopback, or None."""
+    for line in subprocess.run(["hostname", "-I"], stdout=subprocess.PIPE, encoding="utf-8").stdout.split():
+        if re.fullmatch(r"[0-9.]+", line):
+            return line
+    return None
+
+
+def beyond_loopback_whoever_has_the_keys_joins_and_nobody_else(place):
+    """One machine with its own address: that its packets take a short way changes nothing of what is asked."""
+    address = own_address()
+    if not address:
+        print("      this machine has no address but loopback: on 127.0.0.1, where keys can be given too")
+        address = "127.0.0.1"
+    keys, others = place.path("keys"), place.path("other-keys")
+    for folder in (keys, others):
+        subprocess.run([program("blipren-coord"), "keygen", folder], check=True, stdout=subprocess.DEVNULL)
+    case = Case(place, "keys", cluster__bind=address, cluster__keys=keys)
+    coordinator, log, path, endpoint = start_cluster(place, case)
+
+    def peer(kind, *options):
+        host = ["--host", address] if kind == "worker" else []
+        return [program("blipren-" + kind), "--coord", endpoint, *host, *options]
+
+    def refused(code, words, *command):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60)
+        expect(done.returncode == code and words in done.stdout, "%d: %s" % (done.returncode, done.stdout))
+
+    if address != "127.0.0.1":
+        for kind in ("worker", "loader"):
+            refused(USAGE, "is not on this machine alone, and there are no keys; give --keys DIR", *peer(kind))
+    for options in (["--keys", others], ["--insecure"]):
+        for kind in ("worker", "loader"):
+            refused(PEER, "no coordinator answered within --patience: what is listening there does not have the same keys",
+                    *peer(kind, "--patience", "2", *options))
+    os.chmod(os.path.join(others, "cluster.key"), 0o644)
+    refused(USAGE, "other-keys/cluster.key: --keys: expected mode 0600, found 0644", *peer("worker", "--keys", others))
+    peers = [subprocess.Popen(peer(kind, "--threads", "1", "--keys", keys), stdout=log, stderr=log) for kind in ("loader", "worker")]
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0], open(path).read())
+    said = open(path).read()
+    expect("security=keys" in said and "does not have this cluster's keys" in said, said)
+    expect(len(re.findall("joins as", said)) == 2, said)
+
+
+def children_of_a_coordinator_with_keys_have_them_too(place):
+    keys = place.path("local-keys")
+    subprocess.run([program("blipren-coord"), "keygen", keys], check=True, stdout=subprocess.DEVNULL)
+    expect("complete: 16 steps" in Case(place, "local-keys-run", cluster__keys=keys).must_train("1,1"), "")
+
+
 def a_run_that_ends_early_is_the_error_of_whoever_was_started_by_hand(place):
     data = place.path("allbad")
     shutil.copytree(place.path("data"), data)
