@@ -78,9 +78,10 @@ static void check_dropped(struct check *c)
         const char *key = caption_verdict_key(verdict);
         if (!count)
             continue;
-        const char *hint = key                           ? key
-                           : verdict == CAPTION_BOUNDARY ? "data.captions[].prefix"
-                                                         : "data.captions";
+        const char *hint = key ? key
+                           : verdict == CAPTION_BOUNDARY
+                               ? "end data.captions[].prefix with a line break, with join: \"\""
+                               : "data.captions";
         if ((double)count > c->config->data.max_bad_fraction * (double)all)
             check_warning(c, "data", "%llu of %llu captions are dropped: %s (%s)",
                           (unsigned long long)count, (unsigned long long)all,
@@ -98,9 +99,8 @@ static void check_passed(struct check *c)
         const char *first;
         uint64_t count = dataset_passed(c->dataset, (enum source_passed)kind, &first);
         if (count)
-            check_warning(c, "data", "%llu passed over: %s; the first is %.300s",
-                          (unsigned long long)count, source_passed_words((enum source_passed)kind),
-                          first);
+            check_warning(c, "data", "%llu %s; the first is %.300s", (unsigned long long)count,
+                          source_passed_words((enum source_passed)kind), first);
     }
 }
 
@@ -144,6 +144,10 @@ void check_data(struct check *c)
              (unsigned long long)left_out, (unsigned long long)dropped,
              dataset_longest(c->dataset));
     check_labels(c);
+    check_passes(
+        c, "batches",
+        config_set_length(c->unfinished, dataset_count(c->dataset, DATASET_TRAIN), c->yaml, &err),
+        &err);
 }
 
 void check_positions(struct check *c)

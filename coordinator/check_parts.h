@@ -17,6 +17,7 @@ struct check {
     struct bl_error first;
     int errors, warnings;
     const struct config *config;
+    struct config *unfinished; /* the same, where its length may be set */
     struct hf_vision vision;
     struct hf_llm llm;
     struct tokenizer *tokenizer;

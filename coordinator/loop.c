@@ -169,6 +169,53 @@ static void on_verified(struct loop *l, struct coord_checkpoint checkpoint, bool
     step(l, &event);
 }
 
+/* A stranger's connection is closed; a peer's too, which then connects anew. */
+static void drop_malformed(struct loop *l, struct peer *peer, struct wire_frames *frames,
+                           struct bl_error *why)
+{
+    char stranger[96], line[1600];
+    const char *address = wire_address(frames);
+    snprintf(stranger, sizeof stranger, "unknown peer at %s", address);
+    bl_error_peer(why, peer ? peer->name : stranger);
+    bl_error_complete(why);
+    bl_error_format(why, line, sizeof line);
+    bl_log_peer(BL_LOG_ERROR, peer ? peer->name : address, "%s", line);
+    wire_cut(l->router, frames->connection);
+}
+
+/* What a stranger sends is not even unpacked if it is too large. */
+static bool is_no_hello(struct wire_frames *frames, struct bl_error *err)
+{
+    size_t size = frames->count ? zmq_msg_size(&frames->at[0]) : 0;
+    if (size <= BL_HELLO_BYTES_MAX)
+        return false;
+    bl_fail(err, BL_EPROTO, "expected a Hello of at most %d bytes, found a message of %zu",
+            BL_HELLO_BYTES_MAX, size);
+    return true;
+}
+
+/* One message that is well formed. Nothing is kept of a connection that did not begin with a Hello. */
+static void take_message(struct loop *l, struct peer *peer, const struct wire_id *from,
+                         const Blipren__Envelope *m, struct wire_frames *frames)
+{
+    struct coord_event event;
+    if (!peer && m->body_case != BLIPREN__ENVELOPE__BODY_HELLO) {
+        wire_cut(l->router, frames->connection);
+        return;
+    }
+    if (!peer) {
+        peer = peers_add(l->peers, from);
+        snprintf(peer->address, sizeof peer->address, "%s", wire_address(frames));
+    }
+    peer->connection = frames->connection;
+    l->handled = m;
+    l->sender = peer;
+    if (loop_take_message(l, peer, m, &event))
+        step(l, &event);
+    l->handled = NULL;
+    l->sender = NULL;
+}
+
 static void on_message(void *context, const struct wire_id *from, struct wire_frames *frames)
 {
     struct loop *l = context;
@@ -177,28 +224,15 @@ static void on_message(void *context, const struct wire_id *from, struct wire_fr
     if (l->leaving)
         return;
     struct peer *peer = peers_of_id(l->peers, from);
-    if (!peer->host[0])
-        snprintf(peer->host, sizeof peer->host, "%s", wire_address(frames));
-    if (wire_unpack_frames(frames, &m, &err) < 0) {
-        char stranger[96];
-        snprintf(stranger, sizeof stranger, "unknown peer at %s", wire_address(frames));
-        bl_error_peer(&err, peer->name[0] ? peer->name : stranger);
-        bl_log_error(&err);
-        if (peer->role == BL_ROLE_NONE)
-            peers_remove(l->peers, peer);
+    if ((!peer && is_no_hello(frames, &err)) || wire_unpack_frames(frames, &m, &err) < 0) {
+        drop_malformed(l, peer, frames, &err);
         return;
     }
-    struct coord_event event;
-    l->handled = m;
-    l->sender = peer;
-    if (loop_take_message(l, peer, m, &event))
-        step(l, &event);
-    l->handled = NULL;
-    l->sender = NULL;
+    take_message(l, peer, from, m, frames);
     wire_envelope_free(&m);
 }
 
-/* Somebody's connection broke; a Pulse to everyone will show whose, once ZeroMQ has let go of it. */
+/* A peer's connection broke; a Pulse to everyone will show whose, once ZeroMQ has let go of it. */
 static void on_connection_lost(void *context)
 {
     struct loop *l = context;
@@ -229,7 +263,7 @@ static void drop_unreachable(struct loop *l)
         uint64_t link = peer->link;
         struct coord_event event = {
             .type = COORD_EVENT_LOST, .peer = peer->incarnation, .link = link};
-        bl_log(BL_LOG_WARNING, "peer=%s connection lost", peer->name);
+        bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s connection lost", peer->name);
         step(l, &event);
         if ((peer = peers_of_link(l->peers, link))) /* the core knew it no more */
             loop_forget(l, peer);
@@ -245,6 +279,7 @@ static void on_tick(uv_timer_t *timer)
     if (l->probe_ticks && --l->probe_ticks == 0)
         peers_each(l->peers, loop_pulse_one, l);
     drop_unreachable(l);
+    bl_log_counts();
     step(l, &event);
     if (!l->leaving && loop_has_old_checkpoints(l)) {
         struct coord_event prune = {
@@ -450,6 +485,13 @@ static void start_handles(struct loop *l)
     }
 }
 
+/* NULL: none. */
+static const char *keys_folder(const struct loop *l)
+{
+    const char *keys = l->options->keys ? l->options->keys : l->config->cluster.keys;
+    return keys && keys[0] ? keys : NULL;
+}
+
 static int start_children(struct loop *l, struct bl_error *err)
 {
     int threads = (int)l->config->threads;
@@ -459,6 +501,7 @@ static int start_children(struct loop *l, struct bl_error *err)
     struct children_options options = {.loop = &l->uv,
                                        .run_folder = l->config->run_dir,
                                        .endpoint = l->endpoint,
+                                       .keys = keys_folder(l),
                                        .workers = l->options->workers,
                                        .loaders = l->options->loaders,
                                        .device = l->options->device,
@@ -479,23 +522,40 @@ static int fail_bind(const struct loop *l, struct bl_error *err)
     return bl_error_file(err, l->options->yaml);
 }
 
+const char *const loop_security_names[] = {"loopback", "keys", "none"};
+
+static void note_security(struct loop *l)
+{
+    l->security = wire_has_keys(l->zmq)           ? SECURITY_KEYS
+                  : wire_is_loopback(l->endpoint) ? SECURITY_LOOPBACK
+                                                  : SECURITY_NONE;
+    bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s security=%s", l->endpoint, l->config->run_dir,
+           loop_security_names[l->security]);
+    if (l->security == SECURITY_NONE)
+        bl_log(BL_LOG_WARNING,
+               "security=none: whoever reaches this port can read and join the run");
+}
+
 static int start(struct loop *l, struct bl_error *err)
 {
     char endpoint[SOCKET_ENDPOINT_MAX];
     const struct config *c = l->config;
+    const char *keys = keys_folder(l);
     snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld",
              l->options->bind ? l->options->bind : c->cluster.bind, (long long)c->cluster.port);
-    if (wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err) < 0)
+    if (wire_check_endpoint(endpoint, keys || c->cluster.insecure || l->options->insecure, err) < 0)
         return fail_bind(l, err);
-    BL_TRY(wire_context_open(&l->zmq, err));
-    if (wire_router(&l->uv, l->zmq, endpoint, on_message, l, &l->router, l->endpoint, err) < 0)
+    if (wire_context_open(keys, &l->zmq, err) < 0)
+        return bl_error_key(err, l->options->keys ? "--keys" : "cluster.keys");
+    BL_TRY(peers_new(&l->peers, err));
+    struct wire_guard guard = {wire_control_limits(), on_connection_lost};
+    if (wire_router(&l->uv, l->zmq, endpoint, &guard, on_message, l, &l->router, l->endpoint, err) <
+        0)
         return fail_bind(l, err);
     BL_TRY(loop_write_config(l, err));
-    BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
-    BL_TRY(peers_new(&l->peers, err));
     BL_TRY(loop_write_endpoint(l, err));
     open_control(l);
-    bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);
+    note_security(l);
     bl_notify_ready("listening at %s", l->endpoint);
     uv_update_time(&l->uv);
     carry_out_all(l, coord_start(l->core, uv_now(&l->uv)));

@@ -59,7 +59,7 @@ static json_t *describe_worker(const struct member *m)
     const struct peer *p = m->peer;
     bool has_times = p->times.steps > 0;
     return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "name",
-                     bl_json_text(p->name), "host", bl_json_text(p->host), "state", m->is.phase,
+                     bl_json_text(p->name), "host", bl_json_text(p->address), "state", m->is.phase,
                      "doing", bl_json_text(p->phase), "waiting", bl_json_text(p->waiting), "rank",
                      whole_or_null(m->is.rank >= 0, (uint64_t)m->is.rank), "step",
                      whole_or_null(m->is.rank >= 0, m->is.done), "data_s",
@@ -74,7 +74,7 @@ static json_t *describe_loader(const struct member *m)
 {
     const struct peer *p = m->peer;
     return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "name", bl_json_text(p->name),
-                     "host", bl_json_text(p->host), "state", m->is.phase, "doing",
+                     "host", bl_json_text(p->address), "state", m->is.phase, "doing",
                      bl_json_text(p->phase), "waiting", bl_json_text(p->waiting), "assignments",
                      whole_or_null(true, m->is.leases), "capacity",
                      whole_or_null(true, m->is.capacity), "heard_s", seconds(m->is.heard_ms),
@@ -127,14 +127,13 @@ static json_t *describe_run(struct loop *l)
     char host[256] = "";
     gethostname(host, sizeof host - 1);
     return json_pack(
-        "{s:o, s:o, s:i, s:s, s:o, s:b, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, "
+        "{s:o, s:o, s:i, s:s, s:o, s:s, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, "
         "s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "run_folder", bl_json_text(l->config->run_dir), "host", bl_json_text(host), "pid",
         (int)getpid(), "version", BLIPREN_VERSION, "endpoint", bl_json_text(l->endpoint),
-        "insecure", (int)(l->config->cluster.insecure || l->options->insecure), "state",
-        coord_state_name(s.state), "stopping", (int)s.stopping, "generation",
-        whole_or_null(true, s.generation), "step", whole_or_null(true, s.step), "steps",
-        whole_or_null(true, l->plan.steps), "epoch",
+        "security", loop_security_names[l->security], "state", coord_state_name(s.state),
+        "stopping", (int)s.stopping, "generation", whole_or_null(true, s.generation), "step",
+        whole_or_null(true, s.step), "steps", whole_or_null(true, l->plan.steps), "epoch",
         bl_json_number((double)s.step * l->plan.batch / (double)l->plan.train_samples), "loss",
         bl_json_number(knows_rate ? l->latest_train_loss : NAN), "images_per_s",
         bl_json_number(knows_rate ? l->images / l->step_s : NAN), "tokens_per_s",

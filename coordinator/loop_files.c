@@ -239,6 +239,8 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     char split[300];
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
+    BL_TRY(config_set_length(l->config, dataset_count(l->dataset, DATASET_TRAIN), l->options->yaml,
+                             err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
     BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
     choose_probe(l);
@@ -251,7 +253,7 @@ static int prepare_data(struct loop *l, struct bl_error *err)
         const char *first;
         uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
         if (count)
-            bl_log(BL_LOG_WARNING, "%" PRIu64 " passed over: %s; the first is %s", count,
+            bl_log(BL_LOG_WARNING, "%" PRIu64 " %s; the first is %s", count,
                    source_passed_words((enum source_passed)kind), first);
     }
     return 0;
@@ -270,10 +272,13 @@ int loop_open_files(struct loop *l, struct bl_error *err)
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
     BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
+    if (!l->config->train.steps)
+        BL_TRY(prepare_data(l, err)); /* how many samples there are decides the steps to compare */
     BL_TRY(compare_config(l, err));
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
     BL_TRY(bl_folder_make(path, err));
-    BL_TRY(prepare_data(l, err));
+    if (!l->dataset)
+        BL_TRY(prepare_data(l, err));
     return bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err);
 }

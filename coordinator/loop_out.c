@@ -44,7 +44,7 @@ void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char
     refuse.text = line;
     refuse.remedy = (char *)(uintptr_t)remedy;
     WIRE_ENVELOPE(e, REFUSE, refuse) = &refuse;
-    bl_log(BL_LOG_WARNING, "peer=%s refused: %s", peer->name, text);
+    bl_log_peer(BL_LOG_WARNING, peer->address, "peer=%s refused: %s", peer->name, text);
     send_to(l, peer, 0, &e);
 }
 
@@ -138,6 +138,7 @@ void loop_forget(struct loop *l, struct peer *peer)
 {
     if (peer == l->sender)
         l->sender = NULL;
+    wire_know(l->router, peer->connection, false);
     peers_remove(l->peers, peer);
 }
 

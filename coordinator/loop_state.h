@@ -36,6 +36,9 @@
 /* Rates are means over about this many steps. */
 #define RATE_STEPS 20
 
+/* Of loop.security. */
+extern const char *const loop_security_names[];
+
 struct loop {
     const struct coordinator_options *options;
     struct config *config;
@@ -51,7 +54,12 @@ struct loop {
     uv_timer_t tick, draw;
     uv_signal_t signals[RUN_SIGNALS_MAX];
     uv_async_t journaled;
-    void *zmq;
+    struct wire_context *zmq;
+    enum security {
+        SECURITY_LOOPBACK, /* of this machine alone */
+        SECURITY_KEYS,     /* encrypted; who has the cluster's key is let in */
+        SECURITY_NONE      /* --insecure: anybody is, and can listen */
+    } security;
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
 

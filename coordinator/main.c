@@ -11,6 +11,7 @@
 #include "coordinator/ask.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
+#include "proto/keys.h"
 
 static const char usage[] =
     "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
@@ -19,6 +20,7 @@ static const char usage[] =
     "       blipren-coord status [RUN]                             how a running one is doing\n"
     "       blipren-coord stop [RUN]                               saves, then stops it\n"
     "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
+    "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
     "2 "
@@ -29,7 +31,8 @@ static const char usage[] =
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
     "  --bind ADDR   listen at this address instead of cluster.bind\n"
-    "  --insecure    allow addresses beyond this machine: nothing is encrypted or authenticated\n"
+    "  --keys DIR    the cluster's keys, which keygen made: needed beyond this machine\n"
+    "  --insecure    go without them: nothing is encrypted or authenticated\n"
     "  --deep        decode all images, not some of them\n"
     "  --help, --version\n"
     "\n"
@@ -84,6 +87,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
+        {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {0},
     };
@@ -128,6 +132,22 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     return rc < 0 ? rc : bl_output_finish(err);
 }
 
+static int command_keygen(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one folder, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    BL_TRY(keys_make(argv[1], err));
+    printf("%s/" KEYS_FILE
+           ": copy this folder to every host of the cluster, and give it by --keys. "
+           "Whoever has it can join.\n",
+           argv[1]);
+    return bl_output_finish(err);
+}
+
 static int no_command(int argc, char **argv, struct bl_error *err)
 {
     bl_fail(err, BL_EUSAGE, argc > 1 ? "unknown command %.50s" : "expected a command",
@@ -143,6 +163,7 @@ int main(int argc, char **argv)
         {"status", ask_usage, command_status},
         {"stop", ask_usage, command_stop},
         {"checkpoint-now", ask_usage, command_checkpoint_now},
+        {"keygen", usage, command_keygen},
         {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);

@@ -43,7 +43,7 @@ static void print_run(FILE *out, const json_t *s)
             whole_of(s, "generation"));
     fprintf(out, "coordinator %s (process %lld) at %s%s\n", text_of(s, "host"), whole_of(s, "pid"),
             text_of(s, "endpoint"),
-            json_is_true(json_object_get(s, "insecure"))
+            !strcmp(text_of(s, "security"), "none")
                 ? ", insecure: nothing is encrypted or authenticated"
                 : "");
     fprintf(out, "step %lld/%lld, epoch %.2f", whole_of(s, "step"), whole_of(s, "steps"),

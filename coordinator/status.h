@@ -1,7 +1,7 @@
 /* coordinator/status.h - what `blipren-coord status` prints: the answer to CONTROL_STATUS as text for people.
  *
  * The answer, which --json prints as it is (a null stands for what is not known):
- *   run_folder, host, pid, version, endpoint, insecure
+ *   run_folder, host, pid, version, endpoint, security
  *   state            a name of enum coord_state
  *   stopping         a stop was asked for
  *   generation, step, steps, epoch, loss, images_per_s, tokens_per_s, seconds_left

@@ -97,6 +97,16 @@ static void make_void(struct fetch_slot *slot, const struct bl_error *err)
     wire_text(slot->reason);
 }
 
+static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_slot *slot,
+                     struct sample_info *ret, struct bl_error *err)
+{
+    size_t side = sample_side(f->source);
+    if (slot->missing)
+        BL_TRY(sample_missing(f->source, slot->sample, err));
+    return sample_make(f->source, slot->sample, slot->epoch, g->pixels + g->good * side * side * 3,
+                       &g->ids, ret, err);
+}
+
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
 static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
@@ -105,8 +115,7 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         struct fetch_slot *slot = &g->slots[i];
         struct sample_info info;
         struct bl_error why;
-        int rc = sample_make(f->source, slot->sample, slot->epoch,
-                             g->pixels + g->good * image_bytes, &g->ids, &info, &why);
+        int rc = make_slot(f, g, slot, &info, &why);
         if (rc == -BL_ESTOPPED)
             break;
         bl_progress_add(1);
@@ -285,6 +294,14 @@ uint32_t fetch_side(const struct fetch *f)
     return sample_side(f->source);
 }
 
+static bool is_among(uint64_t sample, const uint64_t *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (list[i] == sample)
+            return true;
+    return false;
+}
+
 /* A micro-batch that nobody holds any more, or a new one. */
 static struct fetch_micro_batch *find_micro_batch(struct fetch *f)
 {
@@ -311,7 +328,7 @@ static void *make_room(void *data, size_t *capacity, size_t size)
 }
 
 int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
-               uint32_t count, struct bl_error *err)
+               uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err)
 {
     size_t side = fetch_side(f), pixels = (size_t)count * side * side * 3;
     if (pixels > BL_FRAME_BYTES_MAX) {
@@ -335,7 +352,11 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
     g->ids.count = 0;
     for (uint32_t i = 0; i < count; i++) {
         BL_ASSERT_CMP(samples[i], <, fetch_samples(f));
-        g->slots[i] = (struct fetch_slot){.sample = samples[i], .epoch = epochs[i]};
+        g->slots[i] = (struct fetch_slot){.sample = samples[i],
+                                          .epoch = epochs[i],
+                                          .missing = is_among(samples[i], missing, missing_count)};
+        if (!g->slots[i].missing)
+            BL_TRY(sample_want(f->source, samples[i], err));
     }
     pthread_mutex_lock(&f->lock);
     queue_add(&f->jobs, g);

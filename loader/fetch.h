@@ -22,7 +22,8 @@ struct fetch;
 struct fetch_slot {
     uint64_t sample;
     uint32_t epoch;
-    bool bad; /* nothing below but unreadable and reason */
+    bool missing; /* known to be void: it is not fetched again */
+    bool bad;     /* nothing below but unreadable and reason */
     bool
         unreadable; /* bad, perhaps only on this host (loader/sample.h): another loader may read it */
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
@@ -75,9 +76,10 @@ const uint64_t *fetch_probe_hashes(const struct fetch *fetch, uint32_t *ret_coun
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
 
-/* Makes a micro-batch of samples below fetch_samples; FETCH_MADE follows. -BL_ENOMEM. */
+/* Makes a micro-batch of `count` samples below fetch_samples, of which the missing ones are known to be void; what is at a URL is
+ * fetched from now on. FETCH_MADE follows. -BL_ENOMEM. */
 int fetch_make(struct fetch *fetch, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
-               uint32_t count, struct bl_error *err);
+               uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err);
 /* The next event; false when there is none. */
 bool fetch_next(struct fetch *fetch, struct fetch_event *ret);
 /* Lets go; only atomics, for any thread. */

@@ -67,7 +67,7 @@ static void print_passed(const struct inspection *in)
         snprintf(name, sizeof name, "%s", first);
         utf8_clean(name);
         if (count)
-            fprintf(in->out, "  %8llu  passed over: %s; the first is %s\n", u(count),
+            fprintf(in->out, "  %8llu  %s; the first is %s\n", u(count),
                     source_passed_words((enum source_passed)kind), name);
     }
 }

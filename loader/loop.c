@@ -272,7 +272,8 @@ static void make(struct loop *l, uint32_t slot)
 {
     const struct assignment *o = &l->assignments[slot];
     struct bl_error err;
-    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, &err) < 0)
+    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, o->missing, o->missing_count,
+                   &err) < 0)
         member_fail(&l->member, &err);
 }
 
@@ -536,8 +537,8 @@ static int start(struct loop *l, struct bl_error *err)
     l->assignments = calloc(l->slot_count, sizeof *l->assignments);
     if (!l->assignments)
         return bl_fail(err, BL_ENOMEM, "no memory for %u assignments", l->slot_count);
-    struct outboxes_options outboxes = {&l->member.uv, l->member.zmq, l->options->insecure,
-                                        on_writable, l};
+    struct outboxes_options outboxes = {&l->member.uv, l->member.zmq,
+                                        l->options->keys || l->options->insecure, on_writable, l};
     BL_TRY(outboxes_open(&outboxes, &l->outboxes, err));
     BL_TRY(fetch_start(&(struct fetch_options){(int)l->threads, member_wake, &l->member}, &l->fetch,
                        err));
@@ -554,6 +555,7 @@ int loader_run(const struct loader_options *options, struct bl_error *err)
     struct loop l = {.options = options};
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_LOADER,
                                     .endpoint = options->endpoint,
+                                    .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
                                     .grace_s = options->grace_s,

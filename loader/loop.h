@@ -9,7 +9,8 @@
 struct loader_options {
     const char *endpoint; /* of the coordinator */
     const char *name;     /* for people; NULL: host:pid */
-    bool insecure;        /* coordinator and workers may be on other machines */
+    const char *keys;     /* folder of the cluster's keys; NULL: none */
+    bool insecure;        /* coordinator and workers may be on other machines without them */
     int threads;          /* that make micro-batches, one each; 0: all cores */
     int capacity;         /* micro-batches it may hold; 0: two for each thread */
     int parent;           /* process to die with; 0: none */

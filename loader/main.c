@@ -6,6 +6,7 @@
 #include "common/limits.h"
 #include "common/program.h"
 #include "loader/commands.h"
+#include "loader/fill.h"
 #include "loader/inspect.h"
 #include "loader/loop.h"
 
@@ -13,12 +14,17 @@ static const char usage[] =
     "usage: blipren-loader --coord tcp://HOST:PORT [options]    joins a run and makes its batches\n"
     "       blipren-loader inspect RUN.yaml                     what the caption rules keep, drop "
     "and train\n"
+    "       blipren-loader fetch RUN.yaml                       images at URLs into data.cache, "
+    "ahead "
+    "of training\n"
     "       blipren-loader tokenize --model DIR                 texts as token ids, and back\n"
     "       blipren-loader preprocess --model DIR IMAGE...      images as the vision model sees "
     "them\n"
     "\n"
     "  --coord URL     where the coordinator listens\n"
-    "  --insecure      allow addresses beyond this machine: nothing is encrypted or authenticated\n"
+    "  --keys DIR      the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
+    "beyond this machine\n"
+    "  --insecure      go without them: nothing is encrypted or authenticated\n"
     "  --threads N     images decoded at the same time (all cores)\n"
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
@@ -33,6 +39,18 @@ static const char inspect_usage[] =
     "\n"
     "Counts what the caption rules keep and drop, and why; lengths in tokens; examples token by\n"
     "token, with marks for prefix, label and EOS. Reads as training would, writes nothing.\n";
+
+static const char fetch_usage[] =
+    "usage: blipren-loader fetch RUN.yaml\n"
+    "\n"
+    "Fetches what is at the URLs of data.source and data.validation_source into data.cache, each "
+    "URL\n"
+    "once, and says at the end what became of them. Ctrl-C stops; the same command goes on. What "
+    "is "
+    "in\n"
+    "the cache is not fetched again; what has failed for good is asked for again. Training "
+    "fetches\n"
+    "by itself what is not there.\n";
 
 static const char tokenize_usage[] =
     "usage: blipren-loader tokenize --model DIR [options] < TEXTS\n"
@@ -72,6 +90,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     const struct argument table[] = {
         {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
         {"--name", ARGUMENT_TEXT, &options.name, 0, 0},
+        {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 1024},
         {"--capacity", ARGUMENT_WHOLE, &capacity, 0, BL_LOADER_CAPACITY_MAX},
@@ -103,6 +122,16 @@ static int command_inspect(int argc, char **argv, struct bl_error *err)
     if (rest != 1)
         return wrong_usage(err, "one RUN.yaml");
     BL_TRY(inspect_run(argv[1], stdout, err));
+    return bl_output_finish(err);
+}
+
+static int command_fetch(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1)
+        return wrong_usage(err, "one RUN.yaml");
+    BL_TRY(fill_run(argv[1], stdout, err));
     return bl_output_finish(err);
 }
 
@@ -144,6 +173,7 @@ int main(int argc, char **argv)
 {
     static const struct command commands[] = {
         {"inspect", inspect_usage, command_inspect},
+        {"fetch", fetch_usage, command_fetch},
         {"tokenize", tokenize_usage, command_tokenize},
         {"preprocess", preprocess_usage, command_preprocess},
         {NULL, usage, command_load},

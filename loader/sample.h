@@ -4,10 +4,11 @@
  * Whose fault a failure is (location_failure_of tells from the error):
  *   LOCATION_BAD         the bytes are no picture, or too large: every host finds the same, the sample is void.
  *   LOCATION_UNREADABLE  the index knew the image, and here it is not there, not permitted, or other bytes than were
- *                        indexed. That may be this host's mount: the sample is void only when another loader agrees.
+ *                        indexed; or a server says for good that it has none. That may be this host's mount or network: the
+ *                        sample is void only when another loader agrees.
  *   LOCATION_PASSING     the host's for half a minute (EIO, EMFILE, ESTALE, no memory, ...), tried again with growing
- *                        pauses. It says nothing about the sample: this process ends with the error, which names the
- *                        file. */
+ *                        pauses; or a server's, for data.download_patience_s. It says nothing about the sample: this
+ *                        process ends with the error, which names the file or the URL. */
 #pragma once
 
 #include <stdint.h>
@@ -46,9 +47,16 @@ struct sample_info {
 int sample_make(const struct sample_source *source, uint64_t id, uint32_t epoch, uint8_t *pixels,
                 struct token_ids *ids, struct sample_info *ret, struct bl_error *err);
 
+/* The sample will be made: what is at a URL is fetched from now on. Returns at once. */
+int sample_want(const struct sample_source *source, uint64_t id, struct bl_error *err);
+
+/* Of a sample that is known to be void: the reason as -BL_EDATA where its image is at a URL, so that what has once failed for good
+ * stays void, whatever its server says to another loader later. 0: it may be read again, and the same will be found. */
+int sample_missing(const struct sample_source *source, uint64_t id, struct bl_error *err);
+
 /* Proof that this host sees the run's images: reads those of `count` samples and gives the first 8 bytes
  * of each content's SHA-256, as sample_info.image_hash has it, for the coordinator to compare with its
- * index. 0: it could not be read here, or there is no such sample; *ret_error says why the first of them
+ * index. What is at a URL needs no proof, and is not fetched. 0: it could not be read here, or there is no such sample; *ret_error says why the first of them
  * could not (code 0: all were read). The only failure is -BL_ESTOPPED. */
 int sample_probe(const struct sample_source *source, const uint64_t *ids, size_t count,
                  uint64_t *ret_hashes, struct bl_error *ret_error, struct bl_error *err);

@@ -95,6 +95,10 @@ static void explain_absence(struct member *m, const char *text)
         bl_error_remedy(&m->error, "install the same version of BLIPren on every host");
     } else {
         bl_fail(&m->error, BL_EPEER, "%s: %s", text, wire_met_words(whom_it_met(m)));
+        if (whom_it_met(m) == WIRE_OTHER_KEYS)
+            bl_error_remedy(&m->error,
+                            "copy the coordinator's folder of keys to this host, and give "
+                            "it by --keys");
     }
     bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
 }
@@ -197,8 +201,9 @@ static void on_lost(void *member)
 /* A malformed message: the connection is closed, and the rules make a new one (W2). */
 static void give_up_connection(struct member *m, const struct bl_error *why)
 {
-    bl_log(BL_LOG_WARNING, "malformed message of the coordinator, connection closed: %s%s%s",
-           why->key, why->key[0] ? ": " : "", why->text);
+    bl_log_peer(BL_LOG_WARNING, m->options.endpoint,
+                "malformed message of the coordinator, connection closed: %s%s%s", why->key,
+                why->key[0] ? ": " : "", why->text);
     m->malformed = *why;
     m->met = whom_it_met(m);
     wire_socket_close(&m->control, 0);
@@ -258,6 +263,7 @@ static void on_tick(uv_timer_t *timer)
     struct member *m = timer->data;
     struct member_event event = {.type = MEMBER_EVENT_TICK};
     bl_notify_alive();
+    bl_log_counts();
     if (!m->leaving)
         m->options.calls->event(m->options.context, &event);
 }
@@ -334,9 +340,15 @@ int member_open(struct member *m, const struct member_options *options, struct b
     name_yourself(m);
     start_handles(m);
     /* a coordinator that starts us was told already */
-    if (wire_check_endpoint(options->endpoint, options->insecure || options->parent, err) < 0)
+    if (wire_check_endpoint(options->endpoint,
+                            options->keys || options->insecure || options->parent, err) < 0)
         return bl_error_key(err, "--coord");
-    return wire_context_open(&m->zmq, err);
+    if (!options->keys && !wire_is_loopback(options->endpoint))
+        bl_log(BL_LOG_WARNING,
+               "security=none: connections are neither encrypted nor authenticated");
+    if (wire_context_open(options->keys, &m->zmq, err) < 0)
+        return bl_error_key(err, "--keys");
+    return 0;
 }
 
 struct core_member_config member_config(const struct member *m)

@@ -33,7 +33,8 @@ struct member_calls {
 struct member_options {
     Blipren__Role role;
     const char *endpoint; /* of the coordinator */
-    bool insecure;        /* which may be on another machine */
+    const char *keys;     /* folder of the cluster's keys; NULL: none */
+    bool insecure;        /* the coordinator may be on another machine without them */
     unsigned patience_s;  /* without a coordinator for so long: leave */
     unsigned
         grace_s; /* asked to leave by a signal: go on for so long, or to the run's end; 0: leave at once */
@@ -52,7 +53,7 @@ struct member {
     uv_timer_t tick, grace;
     uv_signal_t signals[RUN_SIGNALS_MAX];
     int signal_count;
-    void *zmq; /* for the program's other sockets too */
+    struct wire_context *zmq; /* for the program's other sockets too */
     struct wire_socket *control;
 
     char name[128], build[160];

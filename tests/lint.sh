@@ -48,6 +48,7 @@ arrows() {
             may["proto"] = "proto/ common/"
             may["coordinator"] = "coordinator/ common/ proto/"
             may["loader"] = "loader/ common/ proto/"
+            may["loader/download"] = "loader/download/ common/"
             may["worker"] = "worker/[a-z_]*.h worker/model/ worker/comm/ worker/ops/ops.h worker/ops/dry.h common/ proto/"
             may["worker/model"] = "worker/model/ worker/ops/ops.h common/"
             may["worker/comm"] = "worker/comm/ common/"

@@ -1,5 +1,5 @@
-/* worker/engine_snapshot.c - the snapshot that a checkpoint is written from. It is the trainer's own memory: the thread computes
- * on beside the writer, and waits only where it would change what the writer has not read yet. */
+/* worker/engine_snapshot.c - the snapshot that a checkpoint is written from. Where it is the trainer's own memory, the thread
+ * computes on beside the writer, and waits only where it would change what the writer has not read yet. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +9,10 @@ int engine_do_snapshot(struct engine *e, const struct command *c, struct engine_
 {
     BL_ASSERT_CMP(c->step, ==, (uint64_t)trainer_state(e->trainer)->step);
     pthread_mutex_lock(&e->lock);
-    BL_ASSERT_CMP(e->snapshot_use, ==, SNAPSHOT_FREE);
-    trainer_snapshot(e->trainer, &e->snapshot);
+    BL_ASSERT_CMP(e->snapshot_use, ==, SNAPSHOT_FREE); /* so nobody else reads it */
+    pthread_mutex_unlock(&e->lock);
+    BL_TRY(trainer_snapshot(e->trainer, &e->snapshot, &event->error));
+    pthread_mutex_lock(&e->lock);
     e->snapshot_use = SNAPSHOT_HELD;
     pthread_mutex_unlock(&e->lock);
     event->kind = ENGINE_SNAPPED;
@@ -23,9 +25,9 @@ int engine_wait_snapshot(struct engine *e, uint64_t generation, struct bl_error 
     pthread_mutex_lock(&e->lock);
     const char *waiting = e->waiting;
     e->waiting = "checkpoint";
-    while (e->snapshot_use != SNAPSHOT_FREE && generation > e->ended)
+    while (e->snapshot_use != SNAPSHOT_FREE && !e->snapshot.copied && generation > e->ended)
         pthread_cond_wait(&e->changed, &e->lock);
-    bool free = e->snapshot_use == SNAPSHOT_FREE;
+    bool free = e->snapshot_use == SNAPSHOT_FREE || e->snapshot.copied;
     e->waiting = waiting;
     pthread_mutex_unlock(&e->lock);
     return free ? 0 : bl_fail(err, BL_EPEER, "the generation ended");

@@ -18,8 +18,9 @@ static const char usage[] =
     "\n"
     "  --coord URL      where the coordinator listens\n"
     "  --host ADDRESS   this worker's own network address (127.0.0.1)\n"
-    "  --insecure       allow addresses beyond this machine: nothing is encrypted or "
-    "authenticated\n"
+    "  --keys DIR       the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
+    "beyond this machine\n"
+    "  --insecure       go without them: nothing is encrypted or authenticated\n"
     "  --device NAME    auto, cpu or cuda:N (auto: this host's GPU of the number LOCAL_RANK, else "
     "the "
     "CPU)\n"
@@ -39,6 +40,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     const struct argument table[] = {
         {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
         {"--host", ARGUMENT_TEXT, &options.host, 0, 0},
+        {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},

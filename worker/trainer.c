@@ -42,7 +42,8 @@ struct trainer {
     int tensor_count;
     struct trainer_tensor tensors[TRAINER_TENSORS_MAX]; /* weights, optimizer's, average */
     float *ema;                                         /* the last of them; NULL when off */
-    bool touched; /* since they were allocated, which leaves zeros */
+    float *host[TRAINER_TENSORS_MAX]; /* copies of a snapshot; NULL: not made yet, or no need */
+    bool touched;                     /* since they were allocated, which leaves zeros */
     /* reproducible: fixed-point sums (count) and, behind them, the number of bad router gradients,
      * so that one all-reduce carries both; elsewhere NULL. */
     int64_t *fixed;
@@ -117,6 +118,8 @@ void trainer_free(struct trainer **trainer)
         return;
     for (int i = 1; i < t->tensor_count; i++) /* the first is the captioner's */
         t->ops->release(t->ops, t->tensors[i].data);
+    for (int i = 0; i < t->tensor_count; i++)
+        free(t->host[i]);
     void *const device[] = {t->fixed, t->bad, t->norm, t->sums, t->shared};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         t->ops->release(t->ops, device[i]);
@@ -189,13 +192,31 @@ static bool is_zero(const struct trainer *t, int tensor)
     return t->tensors[tensor].is.initial == STATE_ZERO && t->state.updates == 0;
 }
 
-void trainer_snapshot(const struct trainer *t, struct trainer_snapshot *ret)
+static int copy_to_host(struct trainer *t, int tensor, struct bl_error *err)
 {
-    *ret = (struct trainer_snapshot){.state = t->state, .tensor_count = t->tensor_count};
+    size_t bytes = (size_t)t->params->count * sizeof(float);
+    if (!t->host[tensor])
+        t->host[tensor] = malloc(bytes);
+    if (!t->host[tensor])
+        return bl_fail(err, BL_ENOMEM, "no memory for a checkpoint's copy of %.1f GB",
+                       (double)bytes / 1e9);
+    t->ops->copy_out(t->ops, t->host[tensor], t->tensors[tensor].data, bytes);
+    return 0;
+}
+
+int trainer_snapshot(struct trainer *t, struct trainer_snapshot *ret, struct bl_error *err)
+{
+    *ret = (struct trainer_snapshot){
+        .state = t->state, .copied = t->ops->memory != NULL, .tensor_count = t->tensor_count};
     for (int i = 0; i < t->tensor_count; i++) {
         ret->tensors[i].is = t->tensors[i].is;
-        ret->tensors[i].data = is_zero(t, i) ? NULL : t->tensors[i].data;
+        if (is_zero(t, i))
+            continue;
+        if (ret->copied)
+            BL_TRY(copy_to_host(t, i, err));
+        ret->tensors[i].data = ret->copied ? t->host[i] : t->tensors[i].data;
     }
+    return t->ops->sync(t->ops, err);
 }
 
 /* -- the digest: SHA-256 over the counters and the SHA-256 of every piece of every tensor -- */

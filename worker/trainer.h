@@ -110,15 +110,17 @@ int trainer_micro_batch(struct trainer *trainer, const struct micro_batch *mb, s
 int trainer_apply(struct trainer *trainer, struct comm *comm, struct trainer_report *ret,
                   struct bl_error *err);
 
-/* The state as it is now, for a writer beside the training. It copies nothing: the tensors are the
- * trainer's own, so nothing may change the state (trainer_apply, a restart, a resume, trainer_share) as
- * long as the snapshot is read. Needs a device whose memory is the process's. */
+/* The state as it is now, for a writer beside the training; borrowed. Where the device's memory is the
+ * process's, the tensors are the trainer's own, and nothing may change the state (trainer_apply, a
+ * restart, a resume, trainer_share) as long as the snapshot is read. Elsewhere they are a copy in host
+ * memory, which the next snapshot replaces. */
 struct trainer_snapshot {
     struct trainer_state state;
+    bool copied;
     int tensor_count;
     struct {
         struct state_tensor is;
-        const float *data; /* (params->count); NULL: all zero */
+        const float *data; /* host (params->count); NULL: all zero */
     } tensors[TRAINER_TENSORS_MAX];
 };
-void trainer_snapshot(const struct trainer *trainer, struct trainer_snapshot *ret);
+int trainer_snapshot(struct trainer *trainer, struct trainer_snapshot *ret, struct bl_error *err);

@@ -289,7 +289,8 @@ static const char *remedy_for_captions(const struct dataset_header *h)
     if (long_ >= merged && long_ >= empty)
         return "raise data.max_tokens";
     if (merged >= empty)
-        return "let data.captions[].prefix end with punctuation";
+        return "let data.captions[].prefix end with a line break (\"...\\n\") and set its join to "
+               "\"\"";
     return "check the columns of data.captions";
 }
 

@@ -252,10 +252,10 @@ static int add_captions(struct build *b, const struct source *source, uint64_t r
 
 /* What the folders of data.source say of a sample: KEPT, for training or *ret_validation, or why it is left out. Without a
  * train folder, what is in no other split is for training. */
-static enum dataset_verdict judge_folder(const struct build *b, const char *image,
-                                         bool *ret_validation)
+static enum dataset_verdict judge_folder(const struct build *b, const struct source *source,
+                                         const struct source_sample *sample, bool *ret_validation)
 {
-    enum split_name split = split_of_path(image);
+    enum split_name split = source_in_folders(source) ? split_of_sample(sample) : SPLIT_NONE;
     *ret_validation = split == SPLIT_VALIDATION;
     if (split == SPLIT_TEST || (*ret_validation && b->inputs->sources[1]))
         return DATASET_SET_ASIDE;
@@ -272,7 +272,7 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     BL_TRY(source_get(source, row, &sample, err));
     bool validation = source == b->inputs->sources[1];
     enum dataset_verdict folder =
-        validation ? DATASET_KEPT : judge_folder(b, sample.image, &validation);
+        validation ? DATASET_KEPT : judge_folder(b, source, &sample, &validation);
     if (folder != DATASET_KEPT)
         return leave_out(b, &sample, folder, err);
     if (image->verdict != DATASET_KEPT)
@@ -305,7 +305,7 @@ static int is_for_validation(const struct build *b, uint64_t row, bool *ret, str
     if (*ret || !b->header.splits.at[SPLIT_VALIDATION])
         return 0;
     BL_TRY(source_get(source, row, &sample, err));
-    *ret = judge_folder(b, sample.image, ret) == DATASET_KEPT && *ret;
+    *ret = judge_folder(b, source, &sample, ret) == DATASET_KEPT && *ret;
     return 0;
 }
 
@@ -410,6 +410,8 @@ static void digest_content(struct build *b)
             const struct dataset_text *c = &captions[rows[i].first_caption + j];
             const char *prefix = b->config->data.captions.at[c->column].prefix;
             bl_sha256_add(&hash, prefix, strlen(prefix) + 1);
+            if (!*b->config->data.captions.at[c->column].join)
+                bl_sha256_add(&hash, "join", 4);
             bl_sha256_add(&hash, b->text.data + c->text, c->size + 1);
             bl_sha256_add(&hash, &c->tokens,
                           sizeof c->tokens); /* another tokenizer shows in them */

@@ -8,7 +8,6 @@
 #include "common/file.h"
 #include "common/hash.h"
 #include "common/data/parallel.h"
-#include "common/data/url.h"
 #include "common/models/hf.h"
 
 static int fail_nomem(struct bl_error *err)
@@ -119,15 +118,15 @@ static int look_at_image(const struct reading *r, struct parallel *run, uint64_t
     struct dataset_image *image = &r->inputs->images[row];
     bl_autofree char *text = NULL;
     struct location location;
+    uint64_t source_row = row;
+    const struct source *source = dataset_inputs_source(r->inputs, &source_row);
+    BL_TRY(source_identify(source, source_row, &image->is_url, image->hash, err));
+    if (image->is_url)
+        return 0;
     BL_TRY(dataset_inputs_location(r->inputs, row, &text, err));
     if (!text)
         return no_image(image);
     BL_TRY(location_parse(text, &location, err));
-    image->is_url = location.kind == LOCATION_URL;
-    if (image->is_url) {
-        url_identity(&location, image->hash);
-        return 0;
-    }
     for (unsigned failures = 0; location_stamp(&location, &image->stamp, err) < 0;) {
         if (location_failure_of(err) != LOCATION_PASSING)
             return no_image(image);

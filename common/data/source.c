@@ -18,7 +18,7 @@
 
 /* In the order in which auto tries them. */
 static const struct source_kind *const kinds[] = {&source_imagefolder, &source_pairs,
-                                                  &source_parquet};
+                                                  &source_annotations, &source_parquet};
 
 static int fail_nomem(struct bl_error *err)
 {
@@ -40,10 +40,17 @@ static bool ends_with(const char *path, const char *const *ends)
     return false;
 }
 
+#define HEIF_ENDS ".avif", ".heic", ".heif"
+
 bool source_is_image(const char *path)
 {
-    return ends_with(
-        path, (const char *const[]){".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", NULL});
+    static const char *const ends[] = {".jpg",    ".jpeg", ".jpe", ".jfif", ".png",
+                                       ".webp",   ".gif",  ".bmp", ".tif",  ".tiff",
+#ifdef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
 }
 
 bool source_is_parquet(const char *path)
@@ -53,8 +60,13 @@ bool source_is_parquet(const char *path)
 
 bool source_is_other_image(const char *path)
 {
-    return ends_with(path, (const char *const[]){".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic",
-                                                 ".heif", NULL});
+    static const char *const ends[] = {".jp2",    ".jxl", ".psd", ".svg",
+                                       ".ico",    ".tga", ".ppm", ".pgm",
+#ifndef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
 }
 
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line)
@@ -393,7 +405,8 @@ static int fail_kind(const struct source_kind *kind, size_t files, struct bl_err
 {
     bl_fail(err, BL_EFORMAT, "expected %s, found none among %zu files",
             kind ? kind->files
-                 : "metadata.jsonl or metadata.csv, images beside .txt files, or Parquet files",
+                 : "metadata.jsonl or metadata.csv, images beside .txt files, captions of COCO or "
+                   "Flickr8k, or Parquet files",
             files);
     return bl_error_remedy(err, "put them there, or check the path; docs/config.md, data.format");
 }
@@ -451,6 +464,7 @@ static int new_source(const struct source_options *options, struct source **ret,
     source->columns = options->columns;
     source->column_count = options->column_count;
     source->folder = folder_of(options->path);
+    source->is_folder = !names_files(options->path);
     source->cache = options->cache ? strdup(options->cache) : NULL;
     source->column_seen = calloc(options->column_count + 1, sizeof *source->column_seen);
     if (!source->folder || !source->column_seen || (options->cache && !source->cache))
@@ -523,6 +537,19 @@ int source_get(const struct source *source, uint64_t id, struct source_sample *r
         return source->access.get(source, id, ret, err);
     get_added(source, id, ret);
     return 0;
+}
+
+bool source_in_folders(const struct source *source)
+{
+    return source->is_folder;
+}
+
+int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err)
+{
+    BL_ASSERT_CMP(id, <, source->row_count);
+    *ret_is_url = false;
+    return source->access.identify ? source->access.identify(source, id, ret_is_url, ret, err) : 0;
 }
 
 int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err)

@@ -3,6 +3,7 @@
  * those of Parquet files are read when asked for. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,12 +19,16 @@ struct source_candidate {
     uint32_t column; /* index into the columns asked for */
 };
 
-/* What lies in the folder and is passed over: name, words. */
+/* What lies in the folder and deserves a line, most of it passed over: name, words behind the count. */
 #define SOURCE_PASSED(X)                                                                           \
-    X(OTHER_TYPES, "image files of a type that is not read (read are JPEG, PNG and WebP)")         \
-    X(LONE_TEXTS, "text files without an image of the same name")                                  \
-    X(UNUSED_TEXTS, "text files beside images, since captions come from a metadata file")          \
-    X(DEAD_LINKS, "links that lead nowhere, or back to a folder they are in")
+    X(OTHER_TYPES, "passed over: image files of a type that is not read")                          \
+    X(LONE_TEXTS, "passed over: text files without an image of the same name")                     \
+    X(UNUSED_TEXTS,                                                                                \
+      "passed over: text files beside images, since captions come from a metadata file")           \
+    X(DEAD_LINKS, "passed over: links that lead nowhere, or back to a folder they are in")         \
+    X(PRINTED_LISTS,                                                                               \
+      "captions look like a printed Python list and are taken as one text each: write a list in "  \
+      "metadata.jsonl, or name another column in data.captions")
 
 enum source_passed {
 #define X(name, words) SOURCE_##name,
@@ -65,6 +70,11 @@ const char *source_folder(const struct source *source);
  * damage, and texts that are no caption, with file and row. */
 int source_get(const struct source *source, uint64_t id, struct source_sample *ret,
                struct bl_error *err);
+/* Whether the source was opened as a folder, so that names in it may tell splits: split.h. */
+bool source_in_folders(const struct source *source);
+/* Whether the sample's image is at a URL, and the SHA-256 of that (common/data/url.h). For any thread. */
+int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err);
 /* Where the image's bytes are, as location_parse reads it: *ret is the caller's (free). There need be nothing. NULL: the sample
  * names no image. For any thread. */
 int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err);
@@ -80,3 +90,7 @@ uint64_t source_passed(const struct source *source, enum source_passed kind,
 /* SHA-256 over kind, image names, columns and captions, of Parquet over the files' names, sizes and times; not over the images'
  * content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);
+
+/* Whether a path's end (".jpg") is of an image that is read, or of a Parquet file, whatever its case. */
+bool source_is_image(const char *path);
+bool source_is_parquet(const char *path);

@@ -31,6 +31,8 @@ struct source_listing {
 struct source_access {
     int (*get)(const struct source *source, uint64_t id, struct source_sample *ret,
                struct bl_error *err);
+    int (*identify)(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err);
     void (*candidate)(const struct source *source, uint64_t i, struct source_candidate *ret);
     int (*locate)(const struct source *source, uint64_t id, char **ret, struct bl_error *err);
     void (*free)(void *store);
@@ -38,6 +40,7 @@ struct source_access {
 
 struct source {
     char *folder, *cache;
+    bool is_folder; /* else a file, or several by a pattern */
     struct source_access access;
     void *store; /* of access */
     struct bl_bytes text;
@@ -68,7 +71,8 @@ struct source_kind {
     bool (*recognise)(const struct source_listing *listing);
     int (*read)(struct source *source, const struct source_listing *listing, struct bl_error *err);
 };
-extern const struct source_kind source_imagefolder, source_pairs, source_parquet;
+extern const struct source_kind source_imagefolder, source_annotations, source_pairs,
+    source_parquet;
 
 /* A sample; its candidates follow. The image's path is checked to stay below the folder. */
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
@@ -95,8 +99,6 @@ int source_check_columns(const struct source *source, struct bl_error *err);
 
 /* "FOLDER/FILE:LINE" as the error's file. Returns its code. */
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line);
-/* The last part of a path, and whether its end (".jpg") is of an image, whatever its case. */
-const char *source_basename(const char *path);
-bool source_is_image(const char *path);
-bool source_is_parquet(const char *path);
+const char *source_basename(const char *path); /* the last part */
+/* By a path's end, whatever its case. */
 bool source_is_other_image(const char *path); /* of a type that is not read */

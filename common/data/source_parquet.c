@@ -187,6 +187,18 @@ static int copy_name(struct store *s, uint64_t row, char **ret, struct bl_error 
     return rc;
 }
 
+static int identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err)
+{
+    struct store *s = source->store;
+    bl_autofree char *name = NULL;
+    if (s->bytes)
+        return 0;
+    BL_TRY(copy_name(s, id, &name, err));
+    *ret_is_url = name && url_is(name);
+    return *ret_is_url ? url_identify(name, ret, err) : 0;
+}
+
 static int locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err)
 {
     struct store *s = source->store;
@@ -382,8 +394,11 @@ static int read_parquet(struct source *source, const struct source_listing *list
         return fail_nomem(err);
     pthread_mutex_init(&s->lock, NULL);
     source->store = s;
-    source->access = (struct source_access){
-        .get = get, .candidate = candidate, .locate = locate, .free = release};
+    source->access = (struct source_access){.get = get,
+                                            .identify = identify,
+                                            .candidate = candidate,
+                                            .locate = locate,
+                                            .free = release};
     s->cache = source->cache;
     s->folder = strdup(source->folder);
     if (!s->folder)

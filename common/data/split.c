@@ -29,25 +29,44 @@ static bool has_word(const char *name, size_t size, const char *word)
     return false;
 }
 
+/* The later of `split` and what a part of a path names. */
+static enum split_name with_part(enum split_name split, const char *part, size_t size)
+{
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (words[i].split > split && has_word(part, size, words[i].word))
+            split = words[i].split;
+    return split;
+}
+
 enum split_name split_of_path(const char *path)
 {
     enum split_name split = SPLIT_NONE;
     if (strstr(path, "://"))
         return SPLIT_NONE; /* what an address's parts mean is its server's affair */
     for (const char *slash; (slash = strchr(path, '/')); path = slash + 1)
-        for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-            if (words[i].split > split && has_word(path, (size_t)(slash - path), words[i].word))
-                split = words[i].split;
+        split = with_part(split, path, (size_t)(slash - path));
     return split;
+}
+
+enum split_name split_of_sample(const struct source_sample *sample)
+{
+    if (!source_is_parquet(sample->file))
+        return split_of_path(sample->image);
+    const char *slash = strrchr(sample->file, '/'), *name = slash ? slash + 1 : sample->file;
+    return with_part(split_of_path(sample->file), name, strlen(name));
 }
 
 int split_count(const struct source *source, struct split_counts *ret, struct bl_error *err)
 {
     *ret = (struct split_counts){0};
+    if (!source_in_folders(source)) {
+        ret->at[SPLIT_NONE] = source_count(source);
+        return 0;
+    }
     for (uint64_t id = 0; id < source_count(source); id++) {
         struct source_sample sample;
         BL_TRY(source_get(source, id, &sample, err));
-        ret->at[split_of_path(sample.image)]++;
+        ret->at[split_of_sample(&sample)]++;
     }
     return 0;
 }

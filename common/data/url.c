@@ -34,10 +34,16 @@ static bool encode(const char *url, struct bl_bytes *ret)
     while (size && strchr(" \t\r\n", url[size - 1]))
         size--;
     for (size_t i = 0; i < size; i++) {
-        unsigned char c = (unsigned char)url[i];
+        size_t plain = i;
+        while (plain < size && url[plain] > ' ' && url[plain] < 0x7f)
+            plain++;
+        if (!bl_bytes_add(ret, url + i, plain - i))
+            return false;
+        if ((i = plain) == size)
+            break;
         char escaped[4];
-        snprintf(escaped, sizeof escaped, "%%%02X", c);
-        if (!(c > ' ' && c < 0x7f ? bl_bytes_add(ret, &url[i], 1) : bl_bytes_add(ret, escaped, 3)))
+        snprintf(escaped, sizeof escaped, "%%%02X", (unsigned char)url[i]);
+        if (!bl_bytes_add(ret, escaped, 3))
             return false;
     }
     return bl_bytes_add(ret, "", 1);
@@ -66,7 +72,11 @@ int url_locate(const char *url, const char *cache, char **ret, struct bl_error *
     return location_format(&location, ret, err);
 }
 
-void url_identity(const struct location *location, uint8_t ret[32])
+int url_identify(const char *url, uint8_t ret[32], struct bl_error *err)
 {
-    bl_sha256(location->url, location->url_length, ret);
+    bl_autobytes struct bl_bytes encoded = {0};
+    if (!encode(url, &encoded))
+        return bl_fail(err, BL_ENOMEM, "no memory for a URL");
+    bl_sha256(encoded.data, encoded.size - 1, ret);
+    return 0;
 }

@@ -13,5 +13,5 @@ bool url_is(const char *text);
 /* The location of what is at a URL: white space around it is dropped, and what a URL may not hold is percent-encoded. The file is
  * CACHE/url/ab/cdef…, by the URL's SHA-256 (loader/download/cache.h). *ret is the caller's. */
 int url_locate(const char *url, const char *cache, char **ret, struct bl_error *err);
-/* SHA-256 of the URL of a LOCATION_URL. */
-void url_identity(const struct location *location, uint8_t ret[32]);
+/* SHA-256 of a URL as url_locate writes it. */
+int url_identify(const char *url, uint8_t ret[32], struct bl_error *err);

@@ -127,7 +127,7 @@ int hf_tensor_expect(const struct safetensors *file, const char *name, int rank,
         *ret = tensor;
         return 0;
     }
-    bl_fail(err, BL_EFORMAT, "expected F32, F16 or BF16, found %s", bl_dtype_name(tensor->dtype));
+    bl_fail(err, BL_EFORMAT, "expected F32, F16 or BF16, found %s", tensor->dtype_name);
     bl_error_key(err, "tensor \"%s\"", name);
     return bl_error_file(err, tensor->file);
 }

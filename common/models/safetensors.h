@@ -14,7 +14,20 @@
 
 #define SAFETENSORS_METADATA "__metadata__" /* the header's one name that is no tensor */
 
-enum bl_dtype { BL_F32, BL_F16, BL_BF16, BL_F64, BL_I64, BL_I32, BL_I16, BL_I8, BL_U8, BL_BOOL };
+/* BL_OTHER: a type that nothing here uses, such as F8_E4M3; of it only the bytes are known. */
+enum bl_dtype {
+    BL_F32,
+    BL_F16,
+    BL_BF16,
+    BL_F64,
+    BL_I64,
+    BL_I32,
+    BL_I16,
+    BL_I8,
+    BL_U8,
+    BL_BOOL,
+    BL_OTHER
+};
 size_t bl_dtype_bytes(enum bl_dtype dtype);
 const char *bl_dtype_name(enum bl_dtype dtype); /* "F32", as the format writes it */
 
@@ -25,7 +38,8 @@ struct tensor {
     int64_t dims[BL_TENSOR_DIMS_MAX];
     const void *data; /* borrowed from the mapping */
     size_t size_bytes;
-    const char *file; /* the file it lies in, for messages */
+    const char *file; /* the file it lies in, and its type there, for messages */
+    const char *dtype_name;
 };
 
 struct safetensors;

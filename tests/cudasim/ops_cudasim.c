@@ -454,10 +454,10 @@ static void router_softmax(struct ops *self, float *w, float *lse, const act *z,
     check(self, cuda_router_softmax(launch_of(self), w, lse, z, B, E));
 }
 
-static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t e,
-                        int64_t B, int64_t E, int64_t rows, int64_t D, bool accumulate)
+static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t B,
+                        int64_t E, int64_t rows, int64_t D)
 {
-    check(self, cuda_mix_forward(launch_of(self), y, x, w, e, B, E, rows, D, accumulate));
+    check(self, cuda_mix_forward(launch_of(self), y, x, w, B, E, rows, D));
 }
 
 static void mix_backward(struct ops *self, act *d_x, float *d_w, const act *d_y, const act *x,

@@ -331,6 +331,11 @@ static void a_path_is_of_the_split_that_its_folders_name(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_int_equal(split_of_path(cases[i].path), cases[i].split);
+    struct source_sample row = {.image = "test/a.jpg", .file = "data/train-00000-of-00002.parquet"};
+    assert_int_equal(split_of_sample(&row),
+                     SPLIT_TRAIN); /* a name inside a Parquet file is only a name */
+    row.file = "metadata.jsonl";
+    assert_int_equal(split_of_sample(&row), SPLIT_TEST);
 }
 
 static void put_golden(const char *golden)

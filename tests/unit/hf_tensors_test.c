@@ -185,8 +185,12 @@ static void a_tensor_with_a_value_that_is_not_finite_is_named(void **state)
         wide[100] = cases[i].bits;
         narrow[100] = (uint16_t)cases[i].bits;
         bool f32 = cases[i].dtype == BL_F32;
-        struct tensor norm = {"model.norm.weight",         cases[i].dtype,  1,   {128},
-                              f32 ? wide : (void *)narrow, f32 ? 512 : 256, NULL};
+        struct tensor norm = {.name = "model.norm.weight",
+                              .dtype = cases[i].dtype,
+                              .rank = 1,
+                              .dims = {128},
+                              .data = f32 ? wide : (void *)narrow,
+                              .size_bytes = f32 ? 512 : 256};
         write_with(path, &norm);
         struct safetensors *file = opened(path);
         assert_ok(hf_llm_check(&llm, file, HF_SHAPES, &err), err);

@@ -127,7 +127,7 @@ static void squares_are_those_of_training(void **state)
     crypto_hash_sha256(hash, pixels, sizeof pixels);
     bl_hex(hash, sizeof hash, hex);
     snprintf(png, sizeof png, "%s/rgb.jpg.png", folder);
-    snprintf(expected, sizeof expected, "%s\t23\t17\t64\t%s\t%s\n%s\terror\texpected a JPEG",
+    snprintf(expected, sizeof expected, "%s\t23\t17\t64\t%s\t%s\n%s\terror\texpected an image file",
              images[0], hex, png, images[1]);
     assert_memory_equal(printed, expected, strlen(expected));
     bl_autofree char *file = NULL;

@@ -1036,13 +1036,45 @@ static void folded_cross_attention_gives_the_gradients_of_the_plain_one(void **s
     }
 }
 
+static void heads_wider_than_the_device_takes_are_refused_by_key(void **state)
+{
+    static const struct {
+        int64_t most, found;
+        const char *key, *remedy;
+    } cases[] = {
+        {11, 12, "qformer.heads", "raise qformer.heads, or use --device cpu"},
+        {9, 10, "num_attention_heads", "use --device cpu, or another vision model"},
+    };
+    char vision[512], llm[512], text[128];
+    struct captioner_options options = golden_options(CAPTIONER_NORMAL, vision, llm);
+    struct captioner *c = NULL;
+    struct ops *ops;
+    struct bl_error err;
+    options.heads = 1;
+    assert_ok(ops_cpu_open(OPS_F32, 1, &ops, &err), err);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ops->head_dim_max = cases[i].most;
+        assert_int_equal(captioner_open(ops, &options, &c, &err), -BL_ECONFIG);
+        snprintf(text, sizeof text, "expected attention heads of at most %d values on %s, found %d",
+                 (int)cases[i].most, ops->name, (int)cases[i].found);
+        assert_string_equal(err.text, text);
+        assert_string_equal(err.key, cases[i].key);
+        assert_string_equal(err.remedy, cases[i].remedy);
+    }
+    ops->head_dim_max = 12;
+    assert_ok(captioner_open(ops, &options, &c, &err), err);
+    captioner_free(&c);
+    ops_free(&ops);
+}
+
 #define IN_BOTH_FORMS(test)                                                                        \
     {#test, test, plain_form, NULL, NULL},                                                         \
     {                                                                                              \
 #test " (folded)", test, folded_form, NULL, NULL                                           \
     }
 
-UNIT_MAIN(cmocka_unit_test(folded_cross_attention_gives_the_gradients_of_the_plain_one),
+UNIT_MAIN(cmocka_unit_test(heads_wider_than_the_device_takes_are_refused_by_key),
+          cmocka_unit_test(folded_cross_attention_gives_the_gradients_of_the_plain_one),
           IN_BOTH_FORMS(features_queries_and_logits_equal_the_reference),
           IN_BOTH_FORMS(scores_equal_the_reference_and_follow_a_shuffle_of_the_images),
           IN_BOTH_FORMS(gradients_of_every_tensor_equal_autograd),

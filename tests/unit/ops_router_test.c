@@ -91,25 +91,24 @@ static void run_mix(struct ops_run *run, const void *input)
     const struct input *in = input;
     struct ops *ops = run_ops(run);
     const int64_t B = in->B, E = in->E, e = E - 1, size = in->rows * in->D, count = B * size;
-    float *w = random_f32(5, B * E);
-    double *y = zeros(count), *plus = zeros(count), *d_x = zeros(count), *d_w = doubles(w, B * E);
+    const float *w = random_f32(5, B * E), *x_e = in->x + e * count;
+    double *y = zeros(count), *d_x = zeros(count), *d_w = doubles(w, B * E);
     for (int64_t b = 0; b < B; b++) {
         d_w[b * E + e] = 0;
         for (int64_t i = b * size; i < (b + 1) * size; i++) {
-            y[i] = (double)w[b * E + e] * in->x[i];
-            plus[i] = y[i] + in->d_y[i];
+            for (int64_t f = 0; f < E; f++)
+                y[i] += (double)w[b * E + f] * in->x[f * count + i];
             d_x[i] = (double)w[b * E + e] * in->d_y[i];
-            d_w[b * E + e] += (double)in->d_y[i] * in->x[i];
+            d_w[b * E + e] += (double)in->d_y[i] * x_e[i];
         }
     }
-    act *x = run_act(run, in->x, count), *d_y = run_act(run, in->d_y, count);
-    act *out = run_act(run, NULL, count), *sum = run_act(run, in->d_y, count);
+    act *x = run_act(run, in->x, E * count), *d_y = run_act(run, in->d_y, count);
+    act *out = run_act(run, NULL, count);
     float *weights = run_f32(run, w, B * E), *d_weights = run_f32(run, w, B * E);
-    ops->mix_forward(ops, out, x, weights, e, B, E, in->rows, in->D, false);
-    run_expect_act(run, "y", out, y, count, 2);
-    ops->mix_forward(ops, sum, x, weights, e, B, E, in->rows, in->D, true);
-    run_expect_act(run, "y +=", sum, plus, count, 2);
-    ops->mix_backward(ops, out, d_weights, d_y, x, weights, e, B, E, in->rows, in->D);
+    ops->mix_forward(ops, out, x, weights, B, E, in->rows, in->D);
+    run_expect_act(run, "y", out, y, count, (double)E);
+    ops->mix_backward(ops, out, d_weights, d_y, ops_at(ops, x, e * count), weights, e, B, E,
+                      in->rows, in->D);
     run_expect_act(run, "d_x", out, d_x, count, 2);
     run_expect_f32(run, "d_w", d_weights, d_w, B * E, 32);
 }
@@ -123,7 +122,7 @@ static void the_mixture_weighs_each_image_and_returns_the_weights_gradient(void 
     };
     for (int64_t s = 0; s < COUNT(shapes); s++) {
         struct input in = shapes[s];
-        in.x = random_f32(1, in.B * in.rows * in.D);
+        in.x = random_f32(1, in.E * in.B * in.rows * in.D);
         in.d_y = random_f32(2, in.B * in.rows * in.D);
         ops_each((struct cpu_options){.precision = OPS_F32}, run_mix, &in);
         arrays_free();

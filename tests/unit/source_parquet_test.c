@@ -5,7 +5,6 @@
 
 #include "common/array.h"
 #include "common/data/source.h"
-#include "common/data/url.h"
 #include "common/hash.h"
 #include "tests/unit/folder.h"
 
@@ -182,7 +181,9 @@ static void expect_url(const struct source *source, uint64_t id, const char *url
     assert_ok(source_locate(source, id, &text, &err), err);
     assert_string_equal(text, expected);
     assert_ok(location_parse(text, &location, &err), err);
-    url_identity(&location, identity);
+    bool is_url;
+    assert_ok(source_identify(source, id, &is_url, identity, &err), err);
+    assert_true(is_url);
     assert_memory_equal(identity, hash, 32);
     free(text);
 }

@@ -22,7 +22,7 @@ static void a_training_run_shows_where_it_is_and_where_its_time_goes(void **stat
 {
     assert_text(
         "{\"run_folder\": \"/data/run\", \"host\": \"head\", \"pid\": 812, \"endpoint\": "
-        "\"tcp://192.0.2.1:5555\", \"insecure\": true, \"state\": \"TRAINING\", \"stopping\": "
+        "\"tcp://192.0.2.1:5555\", \"security\": \"none\", \"state\": \"TRAINING\", \"stopping\": "
         "false, \"generation\": 3, \"step\": 812, \"steps\": 6000, \"epoch\": 1.204, \"loss\": "
         "2.10341, \"images_per_s\": 41.02, \"tokens_per_s\": 980.4, \"seconds_left\": 3723, "
         "\"bound_by\": \"data\", \"checkpoint\": 750, \"samples_seen\": 4000, \"samples_bad\": 12, "
@@ -63,7 +63,7 @@ static void a_training_run_shows_where_it_is_and_where_its_time_goes(void **stat
 static void a_run_that_waits_for_others_says_for_how_many(void **state)
 {
     assert_text("{\"run_folder\": \"run\", \"host\": \"head\", \"pid\": 1, \"endpoint\": "
-                "\"tcp://127.0.0.1:9\", \"insecure\": false, \"state\": \"GATHERING\", "
+                "\"tcp://127.0.0.1:9\", \"security\": \"loopback\", \"state\": \"GATHERING\", "
                 "\"stopping\": true, \"generation\": 0, \"step\": 0, \"steps\": 10, \"epoch\": 0, "
                 "\"loss\": null, \"seconds_left\": null, \"checkpoint\": null, \"samples_bad\": 0, "
                 "\"workers_needed\": 2, \"waiting\": null, \"workers\": [], \"loaders\": []}",

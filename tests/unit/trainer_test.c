@@ -9,6 +9,7 @@
 #include "common/size.h"
 #include "tests/unit/tiny.h"
 #include "worker/checkpoint.h"
+#include "worker/comm/backend.h"
 #include "worker/comm/comm.h"
 #include "worker/options_training.h"
 
@@ -241,7 +242,7 @@ static void write_checkpoint(const struct rig *rig, const char *path)
                                         .llm_path = "l",
                                         .config = "x: 1\n"};
     int copied = 0;
-    trainer_snapshot(rig->trainer, &snapshot);
+    assert_ok(trainer_snapshot(rig->trainer, &snapshot, &err), err);
     assert_ok(checkpoint_write(captioner_params(rig->captioner), &snapshot, &metadata, path,
                                note_copied, &copied, &err),
               err);
@@ -408,6 +409,49 @@ static void weights_have_a_hash_of_their_own(void **state)
     comm_free(&comm);
 }
 
+/* What comes between the device and a communicator tells that the device has memory of its own. */
+static void a_snapshot_of_a_device_with_memory_of_its_own_is_a_copy(void **state)
+{
+    static const struct comm_memory elsewhere;
+    struct job job = {.moe = true, .ranks = 1, .threads = 1, .group = 3};
+    struct rig rig, resumed;
+    struct bl_error err;
+    struct comm *comm = NULL, *other = NULL;
+    struct trainer_snapshot own, copy;
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL,
+                                        .data_fingerprint = "d",
+                                        .vision_path = "v",
+                                        .llm_path = "l",
+                                        .config = "x: 1\n"};
+    int copied = 0;
+    char path[96];
+    snprintf(path, sizeof path, "%s/copy", folder);
+    open_alone(&rig, &job, &comm);
+    take_steps(&rig, &job, comm, 1);
+    assert_ok(trainer_snapshot(rig.trainer, &own, &err), err);
+    rig.ops->memory = &elsewhere;
+    assert_ok(trainer_snapshot(rig.trainer, &copy, &err), err);
+    assert_true(copy.copied && !own.copied);
+    for (int i = 0; i < copy.tensor_count; i++)
+        assert_ptr_not_equal(copy.tensors[i].data, own.tensors[i].data);
+    take_steps(&rig, &job, comm, 1);
+    assert_ok(checkpoint_write(captioner_params(rig.captioner), &copy, &metadata, path, note_copied,
+                               &copied, &err),
+              err);
+
+    open_alone(&resumed, &job, &other);
+    struct checkpoint_state read;
+    assert_ok(read_checkpoint(&resumed, path, &read, &err), err);
+    assert_int_equal(read.step, 1);
+    take_steps(&resumed, &job, other, 1);
+    assert_same_state(&rig, &resumed);
+    checkpoint_state_release(&read);
+    rig_close(&rig);
+    rig_close(&resumed);
+    comm_free(&comm);
+    comm_free(&other);
+}
+
 /* Nothing of an older folder is lost when the new one cannot be written, and what a failed write leaves behind is its own. */
 static void a_path_that_is_too_long_is_refused_and_removes_nothing(void **state)
 {
@@ -424,7 +468,7 @@ static void a_path_that_is_too_long_is_refused_and_removes_nothing(void **state)
     memcpy(path, folder, strlen(folder));
     path[strlen(folder)] = '/';
     path[sizeof path - 1] = 0;
-    trainer_snapshot(rig.trainer, &snapshot);
+    assert_ok(trainer_snapshot(rig.trainer, &snapshot, &err), err);
     assert_int_equal(checkpoint_write(captioner_params(rig.captioner), &snapshot, &metadata, path,
                                       note_copied, &copied, &err),
                      -BL_ELIMIT);
@@ -483,6 +527,8 @@ UNIT_MAIN(
                                     remove_models),
     cmocka_unit_test_setup_teardown(a_checkpoint_goes_on_with_the_same_bits, write_models,
                                     remove_models),
+    cmocka_unit_test_setup_teardown(a_snapshot_of_a_device_with_memory_of_its_own_is_a_copy,
+                                    write_models, remove_models),
     cmocka_unit_test_setup_teardown(moments_that_are_zero_have_no_file_and_are_zero_again,
                                     write_models, remove_models),
     cmocka_unit_test_setup_teardown(weights_have_a_hash_of_their_own, write_models, remove_models),

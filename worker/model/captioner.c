@@ -38,6 +38,32 @@ static int check_options(const struct captioner_options *o, const struct hf_llm 
     return 0;
 }
 
+/* The device's attention takes heads of some widths only. */
+static int check_heads(const struct captioner *c, struct bl_error *err)
+{
+    const struct captioner_options *o = &c->options;
+    const struct {
+        const char *file, *key, *remedy;
+        int64_t dim;
+    } heads[] = {
+        {o->vision, "num_attention_heads", "use --device cpu, or another vision model",
+         c->vision_config.hidden / c->vision_config.heads},
+        {o->llm, "head_dim", "use --device cpu, or another language model", c->llm_config.head_dim},
+        {NULL, "qformer.heads", "raise qformer.heads, or use --device cpu", o->width / o->heads},
+    };
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        if (c->ops->head_dim_max == 0 || heads[i].dim <= c->ops->head_dim_max)
+            continue;
+        bl_fail(err, BL_ECONFIG,
+                "expected attention heads of at most %lld values on %s, found %lld",
+                (long long)c->ops->head_dim_max, c->ops->name, (long long)heads[i].dim);
+        bl_error_key(err, "%s", heads[i].key);
+        bl_error_remedy(err, "%s", heads[i].remedy);
+        return heads[i].file ? bl_error_file(err, heads[i].file) : -BL_ECONFIG;
+    }
+    return 0;
+}
+
 static int open_trained(struct captioner *c, struct bl_error *err)
 {
     static const struct cross_form *const cross_forms[] = {NULL, &cross_plain, &cross_folded};
@@ -80,6 +106,7 @@ int captioner_open(struct ops *ops, const struct captioner_options *options, str
     if (c->options.bos_id < 0)
         c->options.bos = CAPTIONER_BOS_NONE;
     BL_TRY(check_options(&c->options, &c->llm_config, err));
+    BL_TRY(check_heads(c, err));
     bool pooling_head = captioner_is_moe(c) && options->routing == CAPTIONER_POOLED;
     BL_TRY(vision_open(ops, options->vision, &c->vision_config, &c->preprocess, pooling_head,
                        &c->vision, err));

@@ -22,8 +22,8 @@ struct expert {
     struct trained_linear up, down; /* (4d,d), (d,4d) */
 };
 
-/* What backward needs: before's output, GELU's input and (dropped) output, after's input and,
- * to be mixed, its output. */
+/* What backward needs: before's output, GELU's input and (dropped) output, after's input and its
+ * output, which is the caller's. */
 struct expert_saved {
     act *a, *pre, *hidden, *out, *y;
     float *norm_before, *norm_after;
@@ -191,17 +191,15 @@ static const struct ops_dropout *dropout_at(const struct projector *projector,
     return copy;
 }
 
-static int take_buffers(const struct projector *projector, struct arena *arena, int64_t B,
+static int take_buffers(const struct projector *projector, struct arena *arena, act *y, int64_t B,
                         struct expert_saved *ret, struct bl_error *err)
 {
     int64_t d = projector->shape.width, R = B * projector->shape.queries;
-    struct expert_saved s = {0};
+    struct expert_saved s = {.y = y};
     BL_TRY(arena_act(arena, R * d, &s.a, err));
     BL_TRY(arena_act(arena, R * 4 * d, &s.pre, err));
     BL_TRY(arena_act(arena, R * 4 * d, &s.hidden, err));
     BL_TRY(arena_act(arena, R * d, &s.out, err));
-    if (projector->shape.kind == CAPTIONER_MOE)
-        BL_TRY(arena_act(arena, R * d, &s.y, err));
     BL_TRY(arena_f32(arena, R * 2, &s.norm_before, err));
     BL_TRY(arena_f32(arena, R * 2, &s.norm_after, err));
     *ret = s;
@@ -272,26 +270,31 @@ int projector_forward(struct projector *projector, struct arena *arena, act *y, 
                       struct bl_error *err)
 {
     struct ops *ops = projector->params->ops;
-    int64_t d = projector->shape.width, K = projector->shape.queries;
-    struct arena_mark mark = arena_mark(arena);
+    int64_t d = projector->shape.width, K = projector->shape.queries, E = projector->count;
+    const bool moe = projector->shape.kind == CAPTIONER_MOE;
     if (save) {
         projector->B = B;
         projector->x = x;
         projector->w = w;
     }
-    for (int64_t e = 0; e < projector->count; e++) {
+    struct arena_mark begin = arena_mark(arena);
+    act *outputs = y; /* (E, B*K, d) */
+    if (moe)
+        BL_TRY(arena_act(arena, E * B * K * d, &outputs, err));
+    struct arena_mark mark = arena_mark(arena);
+    for (int64_t e = 0; e < E; e++) {
         struct expert_saved s;
-        BL_TRY(take_buffers(projector, arena, B, &s, err));
-        if (projector->shape.kind == CAPTIONER_NORMAL)
-            s.y = y;
+        BL_TRY(take_buffers(projector, arena, ops_at(ops, outputs, e * B * K * d), B, &s, err));
         expert_forward(projector, e, &s, x, B, dropout);
-        if (projector->shape.kind == CAPTIONER_MOE)
-            ops->mix_forward(ops, y, s.y, w, e, B, projector->count, K, d, e > 0);
         if (save)
             projector->saved[e] = s;
         else
             arena_release(arena, mark);
     }
+    if (moe)
+        ops->mix_forward(ops, y, outputs, w, B, E, K, d);
+    if (!save)
+        arena_release(arena, begin);
     return 0;
 }
 

@@ -93,6 +93,7 @@ struct ops {
     size_t act_bytes;
     bool dry;               /* counts memory and computes nothing: worker/ops/dry.h */
     int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
+    int64_t head_dim_max;   /* widest head that attention takes; 0: any */
 
     /* For a communicator: how host memory and this device's exchange bytes (NULL: they are one), and
      * the device's own collectives (NULL: it has none). */
@@ -280,10 +281,10 @@ struct ops {
     /* w (B,E) f32 = softmax(z (B,E)); lse (B) f32 = logsumexp(z), NULL: not wanted. */
     void (*router_softmax)(struct ops *self, float *w, float *lse, const act *z, int64_t B,
                            int64_t E);
-    /* y (B*rows, D) = or += w[b,e] x */
-    void (*mix_forward)(struct ops *self, act *y, const act *x, const float *w, int64_t e,
-                        int64_t B, int64_t E, int64_t rows, int64_t D, bool accumulate);
-    /* d_x = w[b,e] d_y;  d_w[b,e] = <d_y, x> over the image's rows */
+    /* y (B*rows, D) = sum_e w[b,e] x[e]; x (E, B*rows, D) */
+    void (*mix_forward)(struct ops *self, act *y, const act *x, const float *w, int64_t B,
+                        int64_t E, int64_t rows, int64_t D);
+    /* Of expert e: d_x = w[b,e] d_y;  d_w[b,e] = <d_y, x> over the image's rows; all (B*rows, D) */
     void (*mix_backward)(struct ops *self, act *d_x, float *d_w, const act *d_y, const act *x,
                          const float *w, int64_t e, int64_t B, int64_t E, int64_t rows, int64_t D);
     /* The router's gradient at the end of a step (recipe.md, Loss). d_w (B,E): the cross entropy's

@@ -195,8 +195,8 @@ static void router_softmax(struct ops *self, float *w, float *lse, const act *z,
                            int64_t E)
 {
 }
-static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t e,
-                        int64_t B, int64_t E, int64_t rows, int64_t D, bool accumulate)
+static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t B,
+                        int64_t E, int64_t rows, int64_t D)
 {
 }
 static void mix_backward(struct ops *self, act *d_x, float *d_w, const act *d_y, const act *x,

@@ -26,20 +26,26 @@ static void router_softmax(struct ops *self, float *w, float *lse, const act *z_
     }
 }
 
-static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t e,
-                        int64_t B, int64_t E, int64_t rows, int64_t D, bool accumulate)
+/* y[i] = sum_e w[e] x[e * stride + i], for the elements of a block, which stay in the cache */
+static void mix_block(float *restrict y, const float *x, int64_t stride, const float *w, int64_t E,
+                      int64_t count)
+{
+    memset(y, 0, (size_t)count * sizeof *y);
+    for (int64_t e = 0; e < E; e++)
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            y[i] += w[e] * x[e * stride + i];
+}
+
+static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t B,
+                        int64_t E, int64_t rows, int64_t D)
 {
     const int64_t count = rows * D;
 #pragma omp parallel for num_threads(cpu_threads(cpu_of(self), B *count))
-    for (int64_t b = 0; b < B; b++) {
-        float *restrict y_b = cpu_f32(y) + b * count;
-        const float *x_b = cpu_const_f32(x) + b * count, weight = w[b * E + e];
-        if (!accumulate)
-            memset(y_b, 0, (size_t)count * sizeof *y_b);
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            y_b[i] += weight * x_b[i];
-    }
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t i = 0; i < count; i += BLOCK)
+            mix_block(cpu_f32(y) + b * count + i, cpu_const_f32(x) + b * count + i, B * count,
+                      w + b * E, E, bl_min(BLOCK, count - i));
 }
 
 static void mix_backward(struct ops *self, act *d_x, float *d_w, const act *d_y, const act *x,

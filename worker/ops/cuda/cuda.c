@@ -224,6 +224,7 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
                              .precision = precision,
                              .act_bytes = precision == OPS_F32 ? sizeof(float) : 2,
                              .score_multiple = precision == OPS_F32 ? 4 : 8,
+                             .head_dim_max = CUDA_HEAD_DIM_MAX,
                              .memory = &cuda_memory,
                              .collectives = &cuda_nccl,
                              .peak_bytes = cuda_peak_bytes,

@@ -135,8 +135,7 @@ cudaError_t cuda_softmax_backward(struct cuda_launch launch, act *d_x, const act
 cudaError_t cuda_router_softmax(struct cuda_launch launch, float *w, float *lse, const act *z,
                                 int64_t B, int64_t E);
 cudaError_t cuda_mix_forward(struct cuda_launch launch, act *y, const act *x, const float *w,
-                             int64_t e, int64_t B, int64_t E, int64_t rows, int64_t D,
-                             bool accumulate);
+                             int64_t B, int64_t E, int64_t rows, int64_t D);
 size_t cuda_mix_backward_scratch(int64_t B, int64_t rows, int64_t D);
 cudaError_t cuda_mix_backward(struct cuda_launch launch, act *d_x, float *d_w, const act *d_y,
                               const act *x, const float *w, int64_t e, int64_t B, int64_t E,

@@ -3,7 +3,7 @@
  *
  * Order      d_w of an image: its elements in parts, a function of their number alone; a part by
  *            strided threads and a butterfly, then the parts in order.
- * Bytes      an element of size s: mixing 2 s (3 s accumulating), backward 3 s: bound by memory.
+ * Bytes      an element of size s: mixing (E + 1) s, backward 3 s an expert: bound by memory.
  */
 #include "worker/ops/cuda/cuda.cuh"
 
@@ -43,33 +43,31 @@ cudaError_t cuda_router_softmax(struct cuda_launch launch, float *w, float *lse,
     return cudaGetLastError();
 }
 
-/* An image has `count` elements, a multiple of V. */
+/* An image has `count` elements, a multiple of V; x (E, B, count). Added in f32, rounded once. */
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS)
-    mix_forward_kernel(T *y, const T *x, const float *w, int64_t e, int64_t E, int64_t count,
-                       bool accumulate)
+    mix_forward_kernel(T *y, const T *x, const float *w, int64_t E, int64_t count)
 {
     const int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V, b = blockIdx.y;
     if (i >= count)
         return;
-    const float weight = w[b * E + e];
-    float value[V], old[V];
-    load<V>(value, x + b * count + i);
+    const int64_t at = b * count + i, stride = (int64_t)gridDim.y * count;
+    float sum[V], value[V];
     CU_UNROLL
     for (int j = 0; j < V; j++)
-        value[j] *= weight;
-    if (accumulate) {
-        load<V>(old, y + b * count + i);
+        sum[j] = 0;
+    CU_UNROLL_BY(4)
+    for (int64_t e = 0; e < E; e++) {
+        load<V>(value, x + e * stride + at);
         CU_UNROLL
         for (int j = 0; j < V; j++)
-            value[j] += old[j];
+            sum[j] += w[b * E + e] * value[j];
     }
-    store<V>(y + b * count + i, value);
+    store<V>(y + at, sum);
 }
 
 cudaError_t cuda_mix_forward(struct cuda_launch launch, act *y, const act *x, const float *w,
-                             int64_t e, int64_t B, int64_t E, int64_t rows, int64_t D,
-                             bool accumulate)
+                             int64_t B, int64_t E, int64_t rows, int64_t D)
 {
     const int64_t count = rows * D;
     if (B * count == 0)
@@ -79,7 +77,7 @@ cudaError_t cuda_mix_forward(struct cuda_launch launch, act *y, const act *x, co
         constexpr int V = decltype(n)::value;
         const dim3 grid((unsigned)cu_ceil_div(count, THREADS * V), (unsigned)B);
         CU_LAUNCH((mix_forward_kernel<T, V>), grid, THREADS, 0, launch.stream, (T *)y, (const T *)x,
-                  w, e, E, count, accumulate);
+                  w, E, count);
     });
     return cudaGetLastError();
 }

@@ -216,12 +216,11 @@ static void router_softmax(struct ops *self, float *w, float *lse, const act *z,
     cuda_ok(cuda, cuda_router_softmax(cuda->launch, w, lse, z, B, E), "router_softmax");
 }
 
-static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t e,
-                        int64_t B, int64_t E, int64_t rows, int64_t D, bool accumulate)
+static void mix_forward(struct ops *self, act *y, const act *x, const float *w, int64_t B,
+                        int64_t E, int64_t rows, int64_t D)
 {
     struct cuda *cuda = cuda_of(self);
-    cuda_ok(cuda, cuda_mix_forward(cuda->launch, y, x, w, e, B, E, rows, D, accumulate),
-            "mix_forward");
+    cuda_ok(cuda, cuda_mix_forward(cuda->launch, y, x, w, B, E, rows, D), "mix_forward");
 }
 
 static void mix_backward(struct ops *self, act *d_x, float *d_w, const act *d_y, const act *x,
