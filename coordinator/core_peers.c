@@ -134,7 +134,7 @@ static void hello_worker(struct coord *c, const struct coord_event *e)
     w->link = e->link;
     w->signs = (struct signs){.heard_ms = c->now_ms, .progress_ms = c->now_ms};
     w->free_ms = c->now_ms;
-    w->longest_ms[BL_KIND_TRAIN] = w->longest_ms[BL_KIND_VALIDATE] = 0;
+    memset(w->longest_ms, 0, sizeof w->longest_ms);
     w->applied_step = -1;
     welcome(c, e);
 }
