@@ -1,6 +1,8 @@
 /* coordinator/core_peers.c - who is here (M1): peers that come, answer, leave, fall silent or break the protocol. */
 #include "coordinator/core_state.h"
 
+#include <string.h>
+
 static void say_stop(struct coord *c, uint64_t peer, uint64_t link)
 {
     struct coord_action *action = core_act_to(c, COORD_ACTION_STOP, peer, link);
