@@ -69,7 +69,7 @@ def worker_socket(connection):
 
 
 def welcome(folder):
-    return [envelope(zmtp.WELCOME, {1: folder, 2: 300, 3: 2000}, run=OTHER_RUN)]
+    return [envelope(zmtp.WELCOME, {1: folder, 2: 300, 3: 2000, 5: 1}, run=OTHER_RUN)]
 
 
 LOST = "no coordinator answered within --patience: %s; start blipren-coord there, or give its address by --coord"
@@ -85,7 +85,7 @@ WRONG_PLACES = [
     ("a coordinator of another version", router([envelope(zmtp.REFUSE, {1: "this coordinator speaks protocol version 9, you speak 1",
                                                            2: "install the same version"}, version=9)]), PEER,
      "refused: this coordinator speaks protocol version 9, you speak 1; install the same version"),
-    ("a coordinator of another version that does not refuse", router([envelope(zmtp.WELCOME, {1: "/r", 2: 300, 3: 2000}, version=9)]),
+    ("a coordinator of another version that does not refuse", router([envelope(zmtp.WELCOME, {1: "/r", 2: 300, 3: 2000, 5: 1}, version=9)]),
      PEER, MALFORMED % "Envelope.version: expected version 1, found 9"),
     ("a coordinator that talks rubbish", router([b"\xff\xff\xff"]), PEER, MALFORMED % "3 bytes are no message of this protocol"),
     ("a coordinator that sends two frames", router([b"a", b"b"]), PEER, MALFORMED % "expected 1 frame, found 2"),
