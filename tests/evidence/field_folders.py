@@ -108,6 +108,17 @@ def what_is_not_read_is_counted_with_the_first_name(place):
 
 
 @case("what is passed over")
+def dropped_captions_are_named_in_inspect_check_and_train(place):
+    for i in range(6):
+        put(place, "%d.png" % i, i, "a red circle" if i else "a red circle and " * 40)
+    keys = "validation: 0, max_bad_fraction: 0.5"
+    yaml = run_yaml(place, place.path("data"), keys)
+    check, train = run("blipren-coord", "check", yaml), run("blipren-coord", "train", yaml, "--local", "1,1")
+    line = "1 of 6 captions are dropped: too long (data.max_tokens); the first is 0.png: a red circle and"
+    return (line in check.stdout, line in train.stderr, "1  dropped: too long (data.max_tokens)" in counted(yaml)[2]), (True,) * 3
+
+
+@case("what is passed over")
 def linked_folders_are_followed_once(place):
     put(place, "real/a.png", 1, "a red circle")
     put(place, "b.png", 2, "a blue star")
