@@ -69,27 +69,15 @@ static void check_labels(struct check *c)
 /* Captions that the rules drop, kind by kind; samples that lose all of theirs are dataset_judge's. */
 static void check_dropped(struct check *c)
 {
-    uint64_t all = 0;
-    for (int v = 0; v < CAPTION_VERDICT_COUNT; v++)
-        all += dataset_caption_verdicts(c->dataset, (enum caption_verdict)v);
+    char text[600];
+    double share;
     for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++) {
-        enum caption_verdict verdict = (enum caption_verdict)v;
-        uint64_t count = dataset_caption_verdicts(c->dataset, verdict);
-        const char *key = caption_verdict_key(verdict);
-        if (!count)
+        if (!dataset_dropped_text(c->dataset, (enum caption_verdict)v, text, sizeof text, &share))
             continue;
-        const char *hint = key ? key
-                           : verdict == CAPTION_BOUNDARY
-                               ? "end data.captions[].prefix with a line break, with join: \"\""
-                               : "data.captions";
-        if ((double)count > c->config->data.max_bad_fraction * (double)all)
-            check_warning(c, "data", "%llu of %llu captions are dropped: %s (%s)",
-                          (unsigned long long)count, (unsigned long long)all,
-                          caption_verdict_words(verdict), hint);
+        if (share > c->config->data.max_bad_fraction)
+            check_warning(c, "data", "%s", text);
         else
-            check_note(c, "data", "%llu of %llu captions are dropped: %s (%s)",
-                       (unsigned long long)count, (unsigned long long)all,
-                       caption_verdict_words(verdict), hint);
+            check_note(c, "data", "%s", text);
     }
 }
 

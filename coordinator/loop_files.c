@@ -236,7 +236,8 @@ static void choose_probe(struct loop *l)
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
-    char split[300];
+    char text[600];
+    double share;
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
     BL_TRY(config_set_length(l->config, dataset_count(l->dataset, DATASET_TRAIN), l->options->yaml,
@@ -247,8 +248,12 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");
-    if (dataset_split_text(l->dataset, split, sizeof split))
-        bl_log(BL_LOG_INFO, "data %s", split);
+    if (dataset_split_text(l->dataset, text, sizeof text))
+        bl_log(BL_LOG_INFO, "data %s", text);
+    for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++)
+        if (dataset_dropped_text(l->dataset, (enum caption_verdict)v, text, sizeof text, &share))
+            bl_log(share > l->config->data.max_bad_fraction ? BL_LOG_WARNING : BL_LOG_INFO, "%s",
+                   text);
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
         const char *first;
         uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);

@@ -272,10 +272,10 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
 
 /* -- judging ---------------------------------------------------------------------------------- */
 
-static const char *first_of(const struct dataset *d, enum dataset_verdict verdict)
+static const char *first_of(const struct dataset *d, bool is_caption, uint32_t verdict)
 {
     for (uint64_t i = 0; i < d->header->example_count; i++)
-        if (!d->notes[i].is_caption && d->notes[i].verdict == (uint32_t)verdict)
+        if (d->notes[i].is_caption == is_caption && d->notes[i].verdict == verdict)
             return d->text + d->notes[i].text;
     return "unknown";
 }
@@ -329,7 +329,8 @@ static int judge_losses(const struct config *config, const struct dataset *d, ui
     if (lost > counts[most->verdict])
         snprintf(more, sizeof more, "; %llu more lost for other reasons",
                  (unsigned long long)(lost - counts[most->verdict]));
-    bl_fail(err, BL_EDATA, "%s, the first is %.300s%s", text, first_of(d, most->verdict), more);
+    bl_fail(err, BL_EDATA, "%s, the first is %.300s%s", text, first_of(d, false, most->verdict),
+            more);
     bl_error_remedy(err, "%s, or allow for more by data.max_bad_fraction (%g)",
                     most->remedy ? most->remedy : remedy_for_captions(d->header),
                     config->data.max_bad_fraction);
@@ -426,6 +427,27 @@ uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens)
 uint32_t dataset_longest(const struct dataset *dataset)
 {
     return dataset->header->length_count ? (uint32_t)dataset->header->length_count - 1 : 0;
+}
+
+bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict verdict, char *ret,
+                          size_t size, double *ret_share)
+{
+    const uint64_t *counts = dataset->header->caption_verdicts;
+    const char *key = caption_verdict_key(verdict);
+    uint64_t all = 0;
+    for (int v = 0; v < CAPTION_VERDICT_COUNT; v++)
+        all += counts[v];
+    if (!counts[verdict])
+        return false;
+    *ret_share = (double)counts[verdict] / (double)all;
+    if (!key)
+        key = verdict == CAPTION_BOUNDARY
+                  ? "end data.captions[].prefix with a line break, with join: \"\""
+                  : "data.captions";
+    snprintf(ret, size, "%llu of %llu captions are dropped: %s (%s); the first is %.300s",
+             (unsigned long long)counts[verdict], (unsigned long long)all,
+             caption_verdict_words(verdict), key, first_of(dataset, true, verdict));
+    return true;
 }
 
 bool dataset_split_text(const struct dataset *dataset, char *ret, size_t size)

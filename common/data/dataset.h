@@ -123,6 +123,10 @@ const uint8_t *dataset_fingerprint(const struct dataset *dataset);
  * columns that data.caption_choice looks at. */
 uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict);
 uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict);
+/* "97 of 100 captions are dropped: too long (data.max_tokens); the first is metadata.jsonl:3: a.jpg: …", for people; *ret_share:
+ * of all captions that were looked at. False where none was dropped for that reason. */
+bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict verdict, char *ret,
+                          size_t size, double *ret_share);
 /* Which folders decide the split, for people; false where none does. */
 bool dataset_split_text(const struct dataset *dataset, char *ret, size_t size);
 /* What lay in the sources and was passed over: how many, and the first one's path below its source. */

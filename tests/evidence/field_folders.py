@@ -56,6 +56,25 @@ def nothing_in_test_is_trained_on_and_check_says_so(place):
     return "train has 2 samples, validation 1, test 1 (not used), none of them 0" in page, True
 
 
+@case("splits in folders")
+def parquet_files_named_by_a_split_are_of_it(place):
+    import io
+    import pyarrow
+    import pyarrow.parquet
+
+    def image(seed):
+        out = io.BytesIO()
+        photo(seed, 12, 12).save(out, "PNG")
+        return {"bytes": out.getvalue(), "path": "test/%d.png" % seed}
+    os.makedirs(place.path("data"))
+    for number, (name, rows) in enumerate((("train-00000-of-00002", 3), ("train-00001-of-00002", 2), ("validation-00000-of-00001", 2),
+                                           ("test-00000-of-00001", 4))):
+        table = pyarrow.table({"image": [image(10 * number + i) for i in range(rows)], "text": ["a red circle"] * rows})
+        pyarrow.parquet.write_table(table, place.path("data/%s.parquet" % name))
+    loaded = datasets.load_dataset("parquet", data_dir=place.path("data"), cache_dir=place.path("cache"))
+    return counted(run_yaml(place, place.path("data"), "validation: 0"))[:2], (len(loaded["train"]), len(loaded["validation"]))
+
+
 @case("encodings")
 def text_that_is_not_utf8_is_refused_by_file_and_line(place):
     put(place, "a.png", 1)
@@ -86,6 +105,17 @@ def what_is_not_read_is_counted_with_the_first_name(place):
     lines = re.findall(r"(\d+)  passed over: ([a-z ]+).*?the first is (\S+)", done.stdout)
     return sorted((count, words.split()[0], name) for count, words, name in lines), \
         [("1", "image", "z.psd.svg"), ("1", "links", "dead.png"), ("1", "text", "lone.txt")]
+
+
+@case("what is passed over")
+def dropped_captions_are_named_in_inspect_check_and_train(place):
+    for i in range(6):
+        put(place, "%d.png" % i, i, "a red circle" if i else "a red circle and " * 40)
+    keys = "validation: 0, max_bad_fraction: 0.5"
+    yaml = run_yaml(place, place.path("data"), keys)
+    check, train = run("blipren-coord", "check", yaml), run("blipren-coord", "train", yaml, "--local", "1,1")
+    line = "1 of 6 captions are dropped: too long (data.max_tokens); the first is 0.png: a red circle and"
+    return (line in check.stdout, line in train.stderr, "1  dropped: too long (data.max_tokens)" in counted(yaml)[2]), (True,) * 3
 
 
 @case("what is passed over")

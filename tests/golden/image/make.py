@@ -207,6 +207,72 @@ def make_webp():
     add("animated.webp", animated_webp(still, 4, 6, 31, 29))
 
 
+def make_text_chunks():
+    """Orientation where programs put it before PNG had eXIf."""
+    block = b"Exif\0\0" + exif(6)
+    profile = b"\nexif\n%8d\n" % len(block) + block.hex().encode() + b"\n"
+    key, xmp = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
+    for name, data in (("profile", chunk(b"tEXt", key + profile)), ("profile-compressed", chunk(b"zTXt", key + b"\0" + zlib.compress(profile))),
+                       ("xmp-compressed", chunk(b"iTXt", xmp + b"\1\0\0\0" + zlib.compress(XMP % 5))),
+                       ("xmp-not-utf8", chunk(b"iTXt", xmp + b"\0\0\0\0\xff" + XMP % 8))):
+        add(f"orientation-{name}.png", png(picture(), 8, 2, before=data))
+
+
+def make_gif():
+    rgb = Image.fromarray(picture())
+    save = lambda image, **options: encode_image(image, "GIF", **options)
+    plain = save(rgb.quantize(60), interlace=0)
+    screen = plain.index(b",", 13 + 3 * 64)  # behind the palette of 64 colours
+    add("palette.gif", plain)
+    add("interlaced.gif", save(rgb.quantize(60), interlace=1))
+    add("grey.gif", save(rgb.convert("L")))
+    add("animated.gif", save(rgb.quantize(9), save_all=True, append_images=[rgb.rotate(90).resize((WIDTH, HEIGHT)).quantize(9)]))
+    add("canvas.gif", plain[:6] + struct.pack("<HH", 31, 29) + plain[10:screen] + b"!\xf9\4\1\0\0\5\0," + struct.pack("<HH", 3, 7) +
+        plain[screen + 5:])
+
+
+def encode_image(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def bitmap(bits, rows, masks=(), colours=b"", compression=0, downwards=False):
+    """A BMP file of 5 x 4 pixels."""
+    info = struct.pack("<IiiHHIIiiII", 40, 5, -4 if downwards else 4, 1, bits, compression, len(rows), 0, 0, len(colours) // 4, 0)
+    info += struct.pack("<%dI" % len(masks), *masks)
+    at = 14 + len(info) + len(colours)
+    return b"BM" + struct.pack("<IHHI", at + len(rows), 0, 0, at) + info + colours + rows
+
+
+def make_bmp():
+    noise = np.random.default_rng(6).integers(0, 256, 80).astype(np.uint8).tobytes()
+    colours = b"".join(bytes([i * 7 % 256, i * 13 % 256, i * 29 % 256, 0]) for i in range(256))
+    rgb = Image.fromarray(picture())
+    add("rgb.bmp", encode_image(rgb, "BMP"))
+    add("palette.bmp", encode_image(rgb.quantize(60), "BMP"))
+    add("one-bit.bmp", bitmap(1, noise[:16], colours=colours[12:20]))
+    add("four-bits.bmp", bitmap(4, noise[:16], colours=colours[:64]))
+    add("555.bmp", bitmap(16, noise[:48]))
+    add("565.bmp", bitmap(16, noise[:48], (0xF800, 0x7E0, 0x1F), compression=3))
+    add("32.bmp", bitmap(32, noise))
+    add("downwards.bmp", bitmap(24, noise[:64], downwards=True))
+    add("runs-8.bmp", bitmap(8, bytes([3, 9, 2, 200, 0, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 0, 2, 1, 1, 3, 7, 0, 0, 5, 250, 0, 1]), colours=colours,
+                             compression=1))
+    add("runs-4.bmp", bitmap(4, bytes([5, 0x12, 0, 0, 0, 5, 0x12, 0x34, 0x50, 0, 0, 0, 3, 0xAB, 2, 0xCD, 0, 0, 5, 0xFF, 0, 1]),
+                             colours=colours[:64], compression=2))
+
+
+def make_tiff():
+    rgb = Image.fromarray(picture())
+    for name, image, options in (("rgb", rgb, {}), ("lzw", rgb, {"compression": "tiff_lzw", "tiffinfo": {278: 5}}), ("grey", rgb.convert("L"), {}),
+                                 ("one-bit", rgb.convert("1"), {"compression": "group4"}), ("palette", rgb.quantize(60), {}),
+                                 ("cmyk", rgb.convert("CMYK"), {}), ("alpha", Image.fromarray(picture(channels=4), "RGBA"), {}),
+                                 ("jpeg", rgb, {"compression": "jpeg"}), ("orientation", rgb, {"tiffinfo": {274: 6}}),
+                                 ("pages", rgb, {"save_all": True, "append_images": [rgb.rotate(180)]})):
+        add(f"{name}.tif", encode_image(image, "TIFF", **options))
+
+
 def make_resized():
     sizes = {"rgb.png": [(5, 7), (64, 48), (23, 7), (7, 17), (1, 1), (24, 5), (41, 37)],
              "tall.png": [(8, 8), (11, 40)], "wide.png": [(8, 8)], "line.png": [(7, 9)],
@@ -225,11 +291,15 @@ def make_resized():
 def main():
     assert PIL.__version__.startswith("13."), "the fixtures are Pillow 13's"
     for old in os.listdir(HERE):
-        if old.endswith((".jpg", ".png", ".webp", ".ppm")):
+        if old.endswith((".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ppm")):
             os.remove(os.path.join(HERE, old))
     make_jpeg()
     make_png()
     make_webp()
+    make_text_chunks()
+    make_gif()
+    make_bmp()
+    make_tiff()
     make_resized()
     with open(os.path.join(HERE, "cases.txt"), "w", encoding="ascii") as file:
         file.write("\n".join(cases) + "\n")
