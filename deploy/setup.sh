@@ -1,7 +1,7 @@
 #!/bin/sh
-# deploy/setup.sh [tests | evidence | --missing] - installs the Debian packages that building BLIPren needs and that are missing here; with
-# `tests` also those that tests/lint.sh and builds by clang need, with `evidence` those of tests/evidence (Slurm among them). Nothing else on the system is touched. Root, or a user with
-# sudo. --missing only prints which are.
+# deploy/setup.sh [tests | evidence | --missing] - installs the Debian packages that building BLIPren needs and that are missing here;
+# with `tests` also those that tests/lint.sh and builds by clang need, with `evidence` those of tests/evidence (Slurm among them).
+# Nothing else on the system is touched. Root, or a user with sudo. --missing only prints which are.
 set -eu
 packages="gcc g++ meson ninja-build pkg-config libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libpng-dev
 libjpeg62-turbo-dev libwebp-dev libtiff-dev libheif-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libdnnl-dev

@@ -90,10 +90,35 @@ def links_between_the_pages_lead_somewhere():
                 raise AssertionError("%s: there is no %s" % (page.relative_to(ROOT), target))
 
 
+def the_debian_package_builds_from_what_set_up_installs():
+    setup = (ROOT / "deploy/setup.sh").read_text()
+    needed = set(re.search(r'^packages="([^"]*)"', setup, re.M).group(1).split())
+    control = (ROOT / "deploy/debian/control").read_text()
+    built = set(re.split(r",\s+", re.search(r"^Build-Depends: (.*?)\n\S", control, re.M | re.S).group(1)))
+    not_needed = {"gcc", "g++", "ninja-build", "pkg-config", "libcmocka-dev"}  # part of every build, or of the tests'
+    same(built - {"debhelper-compat (= 13)", "dh-sequence-installsysusers", "pkgconf", "python3"}, needed - not_needed,
+         "Build-Depends of deploy/debian/control")
+
+
+def the_image_installs_the_libraries_that_the_programs_load():
+    installed = set(re.findall(r"[a-z0-9.+-]+", (ROOT / "deploy/compose/Dockerfile").read_text()))
+    for program in PROGRAMS:
+        loaded = subprocess.run(["ldd", BUILD / ("blipren-" + program)], check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+        direct = subprocess.run(["objdump", "-p", BUILD / ("blipren-" + program)], check=True, stdout=subprocess.PIPE,
+                                encoding="utf-8").stdout
+        for library in re.findall(r"NEEDED\s+(\S+)", direct):
+            path = re.search(r"^\s*%s => (\S+)" % re.escape(library), loaded, re.M)
+            owner = path and subprocess.run(["dpkg", "-S", os.path.realpath(path.group(1))], stdout=subprocess.PIPE,
+                                            stderr=subprocess.DEVNULL, encoding="utf-8").stdout.split(":")[0]
+            if owner and not owner.startswith(("libc6", "libgcc")) and owner not in installed:
+                raise AssertionError("deploy/compose/Dockerfile does not install %s, which blipren-%s loads" % (owner, program))
+
+
 TESTS = (the_help_lists_exactly_the_options_that_are_accepted,
          the_man_pages_describe_exactly_the_commands_and_options_of_the_help,
          the_exit_statuses_documented_are_those_of_the_programs,
-         completion_offers_the_commands_and_options_of_each_program, links_between_the_pages_lead_somewhere)
+         completion_offers_the_commands_and_options_of_each_program,
+         the_debian_package_builds_from_what_set_up_installs, the_image_installs_the_libraries_that_the_programs_load, links_between_the_pages_lead_somewhere)
 
 
 def main():
