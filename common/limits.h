@@ -9,6 +9,15 @@
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
 
+/* Strangers: connections to a socket that listens before it is known whose they are. Together they cost 32 MB at most. */
+#define BL_STRANGERS_MAX 512 /* connections: 50 KB of ZeroMQ's buffers each */
+#define BL_HELLO_BYTES_MAX                                                                         \
+    (4 << 10) /* one message of a stranger: texts of 1 KB, an address, a digest */
+#define BL_STRANGER_BYTES_MAX (64 << 10)  /* what each may have sent */
+#define BL_STRANGERS_BYTES_MAX (16 << 20) /* and all of them together, besides one honest message */
+#define BL_KERNEL_BYTES_MAX (8 << 20)     /* what the kernel receives ahead: net.ipv4.tcp_rmem */
+#define BL_DESCRIPTORS_WANTED 65536 /* the soft limit is raised to this, if the hard one allows */
+
 /* Run: what RUN.yaml allows, what the wire check accepts and what the rules hold. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
@@ -36,11 +45,14 @@
 #define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
 #define BL_CONFIG_LIST_MAX 256         /* caption columns, or patterns, of a configuration */
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20) /* what data.max_image_bytes allows: held in memory */
+#define BL_PNG_TEXT_MAX (1 << 20)           /* bytes of a text chunk, decompressed: PIL's limit */
+#define BL_LIST_BYTES_MAX (1 << 30)         /* of images or captions, a line each */
 #define BL_IMAGE_SIDE_MAX 65535 /* JPEG's own; keeps width x height x channels in 64 bits */
 #define BL_JPEG_SCANS_MAX 100   /* encoders write about 10; each costs a pass over the picture */
 #define BL_CAPTION_BYTES_MAX (1 << 20)
 #define BL_METADATA_LINE_MAX (16 << 20) /* one line of metadata.jsonl, one record of a CSV */
 #define BL_CSV_FIELDS_MAX 4096          /* of one record */
+#define BL_URL_BYTES_MAX 8192           /* servers refuse longer ones */
 #define BL_SAMPLES_MAX (1 << 28)        /* about 20 GB of index */
 #define BL_FOLDER_DEPTH_MAX 32
 #define BL_PARQUET_DEPTH_MAX 64  /* nested nodes of a schema; levels fit a byte */

@@ -7,12 +7,14 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/log_limit.h"
 #include "common/utf8.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char program_name[32] = "blipren", identity[96];
 static enum bl_log_level threshold = BL_LOG_INFO;
 static void (*hook_before)(void), (*hook_after)(void);
+static struct log_limit limit;
 
 void bl_log_identity(const char *program, const char *format, ...)
 {
@@ -41,7 +43,7 @@ void bl_log_around(void (*before)(void), void (*after)(void))
     pthread_mutex_unlock(&lock);
 }
 
-void bl_log(enum bl_log_level level, const char *format, ...)
+static void write_line(enum bl_log_level level, const char *format, va_list args)
 {
     static const char *const names[] = {"debug", "info", "warning", "error"};
     char line[2048], clock[32];
@@ -50,10 +52,7 @@ void bl_log(enum bl_log_level level, const char *format, ...)
     clock_gettime(CLOCK_REALTIME, &now);
     localtime_r(&now.tv_sec, &local);
     strftime(clock, sizeof clock, "%H:%M:%S", &local);
-    va_list args;
-    va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
-    va_end(args);
     /* Peers' words and file names may hold anything; a line stays one line, and says what it seems to say. */
     utf8_clean(line);
     pthread_mutex_lock(&lock);
@@ -67,6 +66,48 @@ void bl_log(enum bl_log_level level, const char *format, ...)
             hook_after();
     }
     pthread_mutex_unlock(&lock);
+}
+
+void bl_log(enum bl_log_level level, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    write_line(level, format, args);
+    va_end(args);
+}
+
+static uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+void bl_log_peer(enum bl_log_level level, const char *peer, const char *format, ...)
+{
+    pthread_mutex_lock(&lock);
+    bool may = log_limit_may(&limit, peer, now_ms());
+    pthread_mutex_unlock(&lock);
+    if (!may)
+        return;
+    va_list args;
+    va_start(args, format);
+    write_line(level, format, args);
+    va_end(args);
+}
+
+void bl_log_counts(void)
+{
+    char peer[LOG_LIMIT_NAME_MAX];
+    uint32_t count;
+    for (;;) {
+        pthread_mutex_lock(&lock);
+        bool any = log_limit_count(&limit, now_ms(), peer, &count);
+        pthread_mutex_unlock(&lock);
+        if (!any)
+            return;
+        bl_log(BL_LOG_WARNING, "%u more lines about %s were left out", count, peer);
+    }
 }
 
 void bl_log_error(const struct bl_error *err)

@@ -3,9 +3,12 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include "common/limits.h"
 #include "common/log.h"
+#include "common/notify.h"
 
 static const struct command *choose(const struct command *command, int argc, char **argv)
 {
@@ -24,6 +27,17 @@ int program_folder(char *ret, size_t size, struct bl_error *err)
     return 0;
 }
 
+/* Each peer takes a descriptor; the usual soft limit of 1024 is there for programs that use select(). */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= BL_DESCRIPTORS_WANTED)
+        return;
+    limit.rlim_cur =
+        limit.rlim_max < BL_DESCRIPTORS_WANTED ? limit.rlim_max : BL_DESCRIPTORS_WANTED;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int program_run(const char *name, const struct command *commands, int argc, char **argv)
 {
     const struct command *command = choose(commands, argc, argv);
@@ -39,9 +53,11 @@ int program_run(const char *name, const struct command *commands, int argc, char
     }
     int chosen = command->name != NULL;
     struct bl_error err;
+    bl_notify_begin();
     bl_log_identity(name, "%s", "");
+    raise_descriptors();
     int rc = command->run(argc - chosen, argv + chosen, &err);
-    if (rc < 0)
+    if (rc < 0 && err.text[0])
         bl_log_error(&err);
     return rc < 0 ? bl_error_exit_code(rc) : 0;
 }

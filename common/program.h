@@ -9,7 +9,8 @@
 struct command {
     const char *name;  /* argv[1] chooses it; NULL ends the table: what runs when none is chosen */
     const char *usage; /* what its --help prints */
-    /* argv[0] is the command's name, or the program's where none was chosen. 0, or the failure. */
+    /* argv[0] is the command's name, or the program's where none was chosen. 0, or the failure; without a text it was told
+     * already. */
     int (*run)(int argc, char **argv, struct bl_error *err);
 };
 

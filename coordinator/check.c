@@ -15,9 +15,11 @@ static void check_all(struct check *c)
     check_images(c);
     check_positions(c);
     check_batches(c);
-    check_schedule(c);
-    check_init(c);
-    check_resume(c);
+    if (c->config->train.steps) {
+        check_schedule(c);
+        check_init(c);
+        check_resume(c);
+    }
     check_memory(c);
     check_disk(c);
 }
@@ -28,7 +30,7 @@ int check_run(const char *yaml, bool deep, const char *worker, FILE *out, struct
     struct config *config = NULL;
     struct bl_error wrong_config;
     if (check_passes(&c, "config", config_open(yaml, &config, &wrong_config), &wrong_config)) {
-        c.config = config;
+        c.config = c.unfinished = config;
         check_all(&c);
     }
     dataset_free(&c.dataset);
@@ -44,9 +46,9 @@ int check_run(const char *yaml, bool deep, const char *worker, FILE *out, struct
 }
 
 int check_models(const char *yaml, const char *worker, const struct config *config,
-                 struct bl_error *err)
+                 void (*warn)(const char *line), struct bl_error *err)
 {
-    struct check c = {.yaml = yaml, .worker = worker, .config = config, .eos = -1};
+    struct check c = {.warn = warn, .yaml = yaml, .worker = worker, .config = config, .eos = -1};
     check_vision(&c);
     check_llm(&c);
     check_tokenizer(&c);

@@ -15,6 +15,6 @@
 int check_run(const char *yaml, bool deep, const char *worker, FILE *out, struct bl_error *err);
 
 /* What of it takes no time and needs no data: the models, the tokenizer, what the run starts from.
- * Prints nothing. 0 or the first error. */
+ * Hands its warnings to `warn`. 0 or the first error. */
 int check_models(const char *yaml, const char *worker, const struct config *config,
-                 struct bl_error *err);
+                 void (*warn)(const char *line), struct bl_error *err);

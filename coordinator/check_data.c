@@ -78,9 +78,10 @@ static void check_dropped(struct check *c)
         const char *key = caption_verdict_key(verdict);
         if (!count)
             continue;
-        const char *hint = key                           ? key
-                           : verdict == CAPTION_BOUNDARY ? "data.captions[].prefix"
-                                                         : "data.captions";
+        const char *hint = key ? key
+                           : verdict == CAPTION_BOUNDARY
+                               ? "end data.captions[].prefix with a line break, with join: \"\""
+                               : "data.captions";
         if ((double)count > c->config->data.max_bad_fraction * (double)all)
             check_warning(c, "data", "%llu of %llu captions are dropped: %s (%s)",
                           (unsigned long long)count, (unsigned long long)all,
@@ -98,10 +99,17 @@ static void check_passed(struct check *c)
         const char *first;
         uint64_t count = dataset_passed(c->dataset, (enum source_passed)kind, &first);
         if (count)
-            check_warning(c, "data", "%llu passed over: %s; the first is %.300s",
-                          (unsigned long long)count, source_passed_words((enum source_passed)kind),
-                          first);
+            check_warning(c, "data", "%llu %s; the first is %.300s", (unsigned long long)count,
+                          source_passed_words((enum source_passed)kind), first);
     }
+}
+
+/* The folders decide the split where some are named by it. */
+static void check_split(struct check *c)
+{
+    char text[300];
+    if (dataset_split_text(c->dataset, text, sizeof text))
+        check_ok(c, "data", "%s", text);
 }
 
 void check_data(struct check *c)
@@ -113,6 +121,7 @@ void check_data(struct check *c)
     if (!check_passes(c, "data",
                       dataset_view(c->config, indexing_show, &indexing, &c->dataset, &err), &err))
         return;
+    check_split(c);
     check_passed(c);
     check_dropped(c);
     if (!check_passes(c, "data", dataset_judge(c->config, c->dataset, &err), &err)) {
@@ -135,6 +144,10 @@ void check_data(struct check *c)
              (unsigned long long)left_out, (unsigned long long)dropped,
              dataset_longest(c->dataset));
     check_labels(c);
+    check_passes(
+        c, "batches",
+        config_set_length(c->unfinished, dataset_count(c->dataset, DATASET_TRAIN), c->yaml, &err),
+        &err);
 }
 
 void check_positions(struct check *c)

@@ -1,6 +1,7 @@
 /* coordinator/check_images.c - are the images pictures? Decodes some of them, or all (--deep). */
 #include "coordinator/check_parts.h"
 
+#include <errno.h>
 #include <pthread.h>
 
 #include "common/cleanup.h"
@@ -17,12 +18,14 @@ struct look {
     struct indexing indexing;
 
     pthread_mutex_t lock;
-    uint64_t bad, first_bad; /* under the lock; first_bad: the lowest sample */
+    uint64_t absent; /* under the lock, as what follows: at URLs, and not in the cache yet */
+    uint64_t bad, first_bad; /* first_bad: the lowest sample */
     struct bl_error first;
+    uint64_t damaged, first_damaged;
 };
 
 static int decode(const struct config_data *data, const struct dataset_sample *sample,
-                  struct parallel *run, struct bl_error *err)
+                  struct parallel *run, bool *ret_damaged, struct bl_error *err)
 {
     const struct location_patience patience = {parallel_wait, run};
     bl_autofree char *bytes = NULL;
@@ -31,7 +34,15 @@ static int decode(const struct config_data *data, const struct dataset_sample *s
     for (unsigned failures = 0; location_read(&sample->location, (size_t)data->max_image_bytes,
                                               &bytes, &size, NULL, err) < 0;)
         BL_TRY(location_before_next_try(&sample->location, ++failures, &patience, err));
-    return image_decode((const uint8_t *)bytes, size, data->max_pixels, &image, err);
+    BL_TRY(image_decode((const uint8_t *)bytes, size, data->max_pixels, &image, err));
+    *ret_damaged = image.damaged;
+    return 0;
+}
+
+/* Training fetches it. */
+static bool is_to_be_fetched(const struct location *location, const struct bl_error *err)
+{
+    return location->kind == LOCATION_URL && err->os_error == ENOENT;
 }
 
 /* A picture that is bad is counted; a host that cannot read now ends the look. */
@@ -42,12 +53,21 @@ static int look_at_image(void *context, struct parallel *run, uint64_t i, struct
     char name[4096];
     uint64_t id = i * look->step;
     dataset_sample(look->check->dataset, id, &sample);
-    int rc = decode(&look->check->config->data, &sample, run, err);
+    bool damaged = false;
+    int rc = decode(&look->check->config->data, &sample, run, &damaged, err);
+    if (damaged) {
+        pthread_mutex_lock(&look->lock);
+        if (!look->damaged++ || id < look->first_damaged)
+            look->first_damaged = id;
+        pthread_mutex_unlock(&look->lock);
+    }
     if (rc == 0 || rc == -BL_ESTOPPED || location_failure_of(err) == LOCATION_PASSING)
         return rc;
     location_describe(&sample.location, name, sizeof name);
     pthread_mutex_lock(&look->lock);
-    if (!look->bad++ || id < look->first_bad) {
+    if (is_to_be_fetched(&sample.location, err)) {
+        look->absent++;
+    } else if (!look->bad++ || id < look->first_bad) {
         look->first_bad = id;
         look->first = *err;
         bl_error_file(&look->first, name);
@@ -62,11 +82,31 @@ static bool watch(void *context, uint64_t done)
     return indexing_show(&look->indexing, DATASET_DECODING, done, look->count);
 }
 
+static void judge_damaged(struct check *c, const struct look *look)
+{
+    struct dataset_sample sample;
+    char name[4096];
+    if (!look->damaged)
+        return;
+    dataset_sample(c->dataset, look->first_damaged, &sample);
+    location_describe(&sample.location, name, sizeof name);
+    check_warning(c, "images",
+                  "%llu of %llu decoded have damaged data, and pixels that the decoder made up (as "
+                  "PIL's does); the first is %s",
+                  (unsigned long long)look->damaged, (unsigned long long)look->count, name);
+}
+
 static void judge(struct check *c, const struct look *look)
 {
     struct bl_error err;
+    if (look->absent)
+        check_note(c, "images",
+                   "%llu of %llu looked at are not in data.cache yet: training fetches them, "
+                   "blipren-loader fetch does it ahead",
+                   (unsigned long long)look->absent, (unsigned long long)look->count);
     if (!look->bad) {
-        check_ok(c, "images", "decoded %llu of %llu", (unsigned long long)look->count,
+        check_ok(c, "images", "decoded %llu of %llu",
+                 (unsigned long long)(look->count - look->absent),
                  (unsigned long long)dataset_samples(c->dataset));
         return;
     }
@@ -80,7 +120,7 @@ static void judge(struct check *c, const struct look *look)
             (unsigned long long)look->bad, (unsigned long long)look->count, look->first.text);
     bl_error_file(&err, look->first.file);
     bl_error_remedy(&err,
-                    "replace them by JPEG, PNG or WebP files, or allow for more by "
+                    "replace them, for example by JPEG files, or allow for more by "
                     "data.max_bad_fraction (%g)",
                     c->config->data.max_bad_fraction);
     check_passes(c, "images", -err.code, &err);
@@ -96,7 +136,9 @@ void check_images(struct check *c)
     look.count = (all + look.step - 1) / look.step;
     pthread_mutex_init(&look.lock, NULL);
     const struct parallel_work work = {look.count, look_at_image, watch, &look};
-    if (check_passes(c, "images", parallel_run(&work, &err), &err))
+    if (check_passes(c, "images", parallel_run(&work, &err), &err)) {
+        judge_damaged(c, &look);
         judge(c, &look);
+    }
     pthread_mutex_destroy(&look.lock);
 }

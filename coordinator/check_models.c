@@ -1,10 +1,16 @@
-/* coordinator/check_models.c - do the models fit the configuration, and the tokenizer the models? */
+/* coordinator/check_models.c - are the models whole, do they fit the configuration, and the tokenizer the models? */
 #include "coordinator/check_parts.h"
 
 #include "common/cleanup.h"
 #include "common/models/family.h"
 #include "common/models/hf_tensors.h"
 #include "common/models/safetensors.h"
+
+/* Reading all weights takes a while: `check` does, the start of training does not. */
+static enum hf_asked asked(const struct check *c)
+{
+    return c->out ? HF_VALUES : HF_SHAPES;
+}
 
 static bool check_pictures(struct check *c)
 {
@@ -14,15 +20,15 @@ static bool check_pictures(struct check *c)
     const char *folder = c->config->vision.path;
     if (!check_model_passes(c, "vision", hf_preprocess_open(folder, v, &preprocess, &err), &err))
         return false;
-    if (preprocess.width != v->image_size || preprocess.height != v->image_size) {
-        bl_fail(&err, BL_EFORMAT,
-                "expected size %lld x %lld as config.json's image_size, found %lld x %lld",
-                (long long)v->image_size, (long long)v->image_size, (long long)preprocess.width,
-                (long long)preprocess.height);
-        bl_error_file(&err, folder);
-        bl_error_key(&err, "preprocessor_config.json: size");
-        return check_passes(c, "vision", -BL_EFORMAT, &err);
-    }
+    if (!preprocess.file)
+        check_warning(
+            c, "vision",
+            "%s has neither processor_config.json nor preprocessor_config.json: images are "
+            "resized to %lld x %lld (%s) and normalised with mean %g, std %g, as %s is by "
+            "default",
+            folder, (long long)preprocess.width, (long long)preprocess.height,
+            preprocess.filter == IMAGE_BILINEAR ? "bilinear" : "bicubic",
+            (double)preprocess.mean[0], (double)preprocess.std[0], v->family->name);
     if (v->image_size % v->patch)
         check_warning(
             c, "vision",
@@ -40,7 +46,8 @@ void check_vision(struct check *c)
         c->config->projector.kind == CONFIG_MOE && c->config->projector.routing == CONFIG_POOLED;
     if (!check_model_passes(c, "vision", hf_vision_open(folder, &c->vision, &err), &err) ||
         !check_model_passes(c, "vision", safetensors_open(folder, &file, &err), &err) ||
-        !check_model_passes(c, "vision", hf_vision_check(&c->vision, head, file, &err), &err) ||
+        !check_model_passes(c, "vision", hf_vision_check(&c->vision, head, file, asked(c), &err),
+                            &err) ||
         !check_pictures(c))
         return;
     c->vision_there = true;
@@ -57,9 +64,14 @@ void check_llm(struct check *c)
     bl_auto(safetensors) struct safetensors *file = NULL;
     if (!check_model_passes(c, "llm", hf_llm_open(folder, &c->llm, &err), &err) ||
         !check_model_passes(c, "llm", safetensors_open(folder, &file, &err), &err) ||
-        !check_model_passes(c, "llm", hf_llm_check(&c->llm, file, &err), &err))
+        !check_model_passes(c, "llm", hf_llm_check(&c->llm, file, asked(c), &err), &err))
         return;
     c->llm_there = true;
+    if (c->llm.tied && !hf_llm_tied(&c->llm, file))
+        check_warning(c, "llm",
+                      "%s: config.json says tie_word_embeddings, but the weights hold a head that "
+                      "differs from the embedding; both are used, as in transformers",
+                      folder);
     check_ok(c, "llm", "%s: %lld layers of %lld, vocabulary of %lld, %lld positions", folder,
              (long long)c->llm.layers, (long long)c->llm.hidden, (long long)c->llm.vocabulary,
              (long long)c->llm.positions_max);

@@ -11,11 +11,13 @@
 #include "coordinator/estimate.h"
 
 struct check {
-    FILE *out; /* NULL: quiet */
+    FILE *out;                      /* NULL: only errors and warnings matter */
+    void (*warn)(const char *line); /* where out is NULL */
     const char *yaml, *worker;
     struct bl_error first;
     int errors, warnings;
     const struct config *config;
+    struct config *unfinished; /* the same, where its length may be set */
     struct hf_vision vision;
     struct hf_llm llm;
     struct tokenizer *tokenizer;

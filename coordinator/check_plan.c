@@ -12,6 +12,7 @@
 #include "common/models/safetensors.h"
 #include "common/schedule.h"
 #include "common/size.h"
+#include "proto/keys.h"
 #include "proto/socket.h"
 
 void check_batches(struct check *c)
@@ -142,6 +143,9 @@ void check_address(struct check *c)
     if (wire_check_endpoint(endpoint, true, &err) < 0)
         check_wrong(c, "cluster", "cluster.bind", "give an address of this machine",
                     "expected an address like 127.0.0.1, found \"%.100s\"", cluster->bind);
+    struct keys keys;
+    if (cluster->keys && keys_read(cluster->keys, &keys, &err) < 0)
+        check_passes(c, "cluster", bl_error_key(&err, "cluster.keys"), &err);
 }
 
 void check_disk(struct check *c)

@@ -2,18 +2,20 @@
 #include "coordinator/check_parts.h"
 
 #include <stdarg.h>
+#include <string.h>
 
 #include "common/utf8.h"
 
 static void say(struct check *c, const char *level, const char *topic, const char *format,
                 va_list args)
 {
-    if (!c->out)
-        return;
     char line[2048];
     vsnprintf(line, sizeof line, format, args);
     utf8_clean(line); /* file names may hold anything */
-    fprintf(c->out, "%-8s %-9s %s\n", level, topic, line);
+    if (c->out)
+        fprintf(c->out, "%-8s %-9s %s\n", level, topic, line);
+    else if (!strcmp(level, "warning"))
+        c->warn(line);
 }
 
 #define SAYER(name, count)                                                                         \

@@ -190,6 +190,8 @@ static int spawn(struct child *child, int log)
                          threads,
                          child->worker ? "--device" : "--capacity",
                          child->worker ? (char *)(uintptr_t)device : capacity,
+                         o->keys ? "--keys" : NULL,
+                         (char *)(uintptr_t)o->keys,
                          NULL};
     char number[32];
     snprintf(number, sizeof number, "%d", child->number);

@@ -24,6 +24,7 @@ struct child_end {
 struct children_options {
     uv_loop_t *loop;
     const char *run_folder, *endpoint;
+    const char *keys; /* folder of the cluster's keys; NULL: none */
     int workers, loaders;
     const char *device;                  /* of the workers: --device; NULL: auto */
     int threads;                         /* OpenMP threads of one worker */

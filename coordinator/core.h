@@ -56,6 +56,7 @@ enum coord_state {
     X(JOURNALED, "loop")                                                                           \
     X(VERIFIED, "loop")                                                                            \
     X(PRUNE, "loop")                                                                               \
+    X(CHECKPOINT, "loop")                                                                          \
     X(STOP, "loop")                                                                                \
     X(TICK, "loop")
 enum coord_event_type {
@@ -156,11 +157,13 @@ struct coord_event {
     X(REPORTED, "the Report being handled counts: keep it")                                        \
     X(ACCEPTED, "the Validation being handled counts: keep it")                                    \
     X(VALIDATED,                                                                                   \
-      "all results after step steps are kept: write them, in order of their micro-batch")          \
+      "all results after step steps are kept: write them, in order of their micro-batch; EMBED: "  \
+      "all micro-batches are there")                                                               \
     X(REWOUND, "metrics of steps >= step are annulled; forget reports and validation results")     \
     X(REGISTERED, "the checkpoint counts: point to it")                                            \
     X(REMOVED, "the checkpoint counts no more: its folder may go")                                 \
     X(UNSAVED, "a checkpoint in passing could not be written: log it, ignoring")                   \
+    X(CHECKPOINTED, "the checkpoint that was asked for: registered, or ok is false")               \
     X(BAD_SAMPLE,                                                                                  \
       "voids[void_index] of the Completed being handled is a sample not yet known as bad")         \
     X(NOTE, "log: see enum coord_note")                                                            \
@@ -233,6 +236,10 @@ struct coord_action {
         struct coord_checkpoint checkpoint; /* SAVE, VERIFY, REGISTERED, REMOVED, UNSAVED */
         struct {
             uint64_t step;
+            bool ok;
+        } checkpointed;
+        struct {
+            uint64_t step;
             bool via_survivors;
         } committed;
         uint64_t step; /* VALIDATED, REWOUND, ACCEPTED */
@@ -254,9 +261,11 @@ struct coord_config {
     struct bl_plan plan;
     const uint64_t *train_ids;    /* plan.train_samples sample ids, borrowed for life */
     const uint64_t *validate_ids; /* plan.validate_samples sample ids, borrowed for life */
-    uint64_t sample_count;        /* sample ids are below it */
-    double max_bad_fraction;      /* of the distinct samples seen */
-    uint64_t bad_minimum;         /* samples seen before the fraction is judged */
+    const uint8_t *
+        done; /* EMBED: of each micro-batch whether it is there already; for the call alone; NULL = none */
+    uint64_t sample_count;   /* sample ids are below it */
+    double max_bad_fraction; /* of the distinct samples seen */
+    uint64_t bad_minimum;    /* samples seen before the fraction is judged */
     uint32_t patience_ms;
     uint32_t workers_max, loaders_max;
     uint32_t workers_min;    /* a generation has at least so many; >= 1 */
@@ -301,6 +310,38 @@ struct coord_status {
     uint64_t seen, bad;                        /* distinct samples */
 };
 struct coord_status coord_status(const struct coord *coord);
+
+/* For whom the run waits right now, and why: what the log says once nothing gets on for long. */
+struct coord_wait {
+    uint64_t peer, link; /* whom; 0: nobody in particular */
+    const char
+        *text; /* static; a phrase that follows the peer's name; NULL: somebody must come, or go */
+    uint64_t other_link;  /* another peer, named after the text; 0: none */
+    uint64_t ms;          /* since the run got on */
+    bool has_micro_batch; /* then which */
+    enum bl_kind kind;
+    uint64_t step;
+    uint32_t micro_batch;
+};
+struct coord_wait coord_wait(const struct coord *coord);
+
+/* A peer as the rules see it. */
+struct coord_member {
+    const char *
+        phase; /* static: a worker's "opening", "ready", "planned", "member", "closing"; a loader's "opening",
+                           * "ready", "resting" */
+    int64_t rank;  /* -1: not a member of a generation */
+    uint64_t done; /* member: steps in its state */
+    uint32_t
+        leases; /* worker: micro-batches ordered for it or at hand; loader: assignments it holds */
+    uint32_t capacity;    /* loader */
+    uint64_t heard_ms;    /* since its last message */
+    uint64_t progress_ms; /* since its progress grew */
+    bool left_out;        /* worker: not to be a member while others are there */
+};
+/* false: no peer of the rules has this link. */
+bool coord_member(const struct coord *coord, uint64_t link, struct coord_member *ret);
+
 const struct coord_ledger *coord_ledger(const struct coord *coord);
 
 const char *coord_state_name(enum coord_state state);

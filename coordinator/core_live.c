@@ -71,11 +71,41 @@ static bool must_be_saved(const struct coord *c)
     return (done == 0 || done == core_end_step(c)) && !core_is_saved(c, done);
 }
 
+static void answer_checkpoint(struct coord *c, uint64_t step, bool ok)
+{
+    struct coord_action *action = core_act(c, COORD_ACTION_CHECKPOINTED);
+    action->checkpointed.step = step;
+    action->checkpointed.ok = ok;
+    c->checkpoint_asked = false;
+}
+
+void core_on_checkpoint(struct coord *c, const struct coord_event *e)
+{
+    c->checkpoint_asked = true;
+    c->pause_generation = 0;
+}
+
+/* A checkpoint that was asked for (C8): this generation rests after the steps that some rank has begun, until their state
+ * is registered. */
+static void settle_asked(struct coord *c)
+{
+    if (!c->checkpoint_asked || c->stopping)
+        return;
+    if (!core_is_pausing(c)) {
+        c->pause = core_steps_begun(c);
+        c->pause_generation = c->generation;
+    }
+    if (c->ledger.committed == c->pause && core_is_saved(c, c->pause))
+        answer_checkpoint(c, c->pause, true);
+}
+
 static void save_failed(struct coord *c, struct save *save)
 {
     uint64_t step = save->checkpoint.step;
     core_act(c, COORD_ACTION_UNSAVED)->checkpoint = save->checkpoint;
     save->state = SAVE_FREE;
+    if (is_live(c) && core_is_pausing(c) && step == c->pause)
+        answer_checkpoint(c, step, false);
     if (is_live(c) && step == c->ledger.committed && must_be_saved(c) &&
         ++c->save_failures >= SAVE_FAILURES_MAX)
         core_leave(c, BL_EIO, "a checkpoint that is needed cannot be written");
@@ -83,7 +113,8 @@ static void save_failed(struct coord *c, struct save *save)
 
 static void validation_begin(struct coord *c)
 {
-    uint32_t micro_batches = bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE);
+    const struct bl_plan *plan = &c->config.plan;
+    uint32_t micro_batches = bl_plan_micro_batches(plan, bl_plan_pass(plan));
     if (c->validated_count == 0 || c->validating != c->ledger.committed) {
         memset(c->validated, 0, micro_batches);
         c->validated_count = 0;
@@ -114,12 +145,15 @@ void core_settle_live(struct coord *c)
     bool spare = core_workers_usable(c) > 0 && c->plan.world < bl_plan_world_max(&c->config.plan);
     if (!spare)
         c->regrouping = false;
-    else if (!c->regrouping && !c->stopping && c->ledger.committed < c->config.plan.steps) {
+    else if (!c->regrouping && !c->stopping &&
+             (c->ledger.committed < c->config.plan.steps ||
+              (c->config.plan.kind == BL_KIND_EMBED && core_validation_is_due(c)))) {
         c->regrouping = true;
         c->hold = core_steps_begun(c);
     }
     if (c->regrouping && !c->stopping && c->ledger.committed >= c->hold)
         return core_end_generation(c);
+    settle_asked(c);
     enum coord_state before = c->state;
     c->state = live_state(c);
     if (c->state == COORD_VALIDATING && before != COORD_VALIDATING)
@@ -189,6 +223,7 @@ void core_on_report(struct coord *c, const struct coord_event *e)
         return core_fail(c, w, "a rank trained other samples than ordered", expected,
                          e->report.sample_digest);
     w->done++;
+    w->free_ms = c->now_ms;
     core_act(c, COORD_ACTION_REPORTED);
     commit(c);
 }
@@ -199,7 +234,8 @@ void core_on_validation(struct coord *c, const struct coord_event *e)
     if (!w)
         return;
     struct lease *lease = core_lease_of(c, w, e);
-    if (e->micro_batch.kind != BL_KIND_VALIDATE || !lease || lease->state != LEASE_RECEIVED)
+    if (e->micro_batch.kind != bl_plan_pass(&c->config.plan) || !lease ||
+        lease->state != LEASE_RECEIVED)
         return core_violation(c, e, "a validation result without an assignment", c->validating,
                               e->micro_batch.step);
     if (c->validated[e->micro_batch.micro_batch])
@@ -208,9 +244,11 @@ void core_on_validation(struct coord *c, const struct coord_event *e)
     c->validated_count++;
     core_moved(c);
     core_act(c, COORD_ACTION_ACCEPTED)->step = c->validating;
-    if (c->validated_count < bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE))
+    if (c->validated_count < bl_plan_micro_batches(&c->config.plan, e->micro_batch.kind))
         return;
     core_act(c, COORD_ACTION_VALIDATED)->step = c->validating;
+    if (c->config.plan.kind == BL_KIND_EMBED)
+        return; /* the shards are on disk, and are their own record */
     core_journal(c, (struct coord_record){.type = COORD_RECORD_VALIDATED, .step = c->validating});
 }
 

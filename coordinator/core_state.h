@@ -69,8 +69,10 @@ struct worker {
     uint64_t since_ms; /* in this phase */
     uint32_t taken; /* times that its micro-batches were taken from a loader, none Received since */
     uint64_t received_ms; /* the last Received of it */
-    bool left_out;        /* not to be a member while others are there (M10) */
-    int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
+    uint64_t free_ms;     /* the last Consumed or Report: it could begin with what it had next */
+    uint64_t longest_ms[BL_KIND_EMBED + 1]; /* that a micro-batch took it; 0: none is done yet */
+    bool left_out;                             /* not to be a member while others are there (M10) */
+    int64_t applied_step;                      /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
     struct bl_digest digest;
     /* as a MEMBER */
@@ -167,6 +169,8 @@ struct coord {
     uint64_t step_ms; /* the last step took so long */
     uint64_t rewind_step, rewind_from; /* of the rewinds of this process … */
     uint32_t rewinds;                  /* … to that step, none from further than the first */
+    bool checkpoint_asked;             /* go on to `pause` steps, save, go on (C8) … */
+    uint64_t pause, pause_generation;  /* … which this generation has been told; 0: none */
     bool regrouping; /* a worker waits to join: go on to `hold` steps, then a new generation */
     uint64_t hold;
     struct coord_checkpoint checking;
@@ -266,7 +270,9 @@ void core_fail(struct coord *c, const struct worker *w, const char *text, uint64
 /* Steps that some rank has all its micro-batches of: it may wait in their all-reduce, so who stops has to
  * get so far. Nobody can get further. */
 uint64_t core_steps_begun(const struct coord *c);
-/* Steps after which a living generation has nothing more to do. */
+/* Is it to rest after `pause` steps, for a checkpoint that was asked for? */
+bool core_is_pausing(const struct coord *c);
+/* Steps after which a living generation has nothing more to do, for now. */
 uint64_t core_end_step(const struct coord *c);
 /* Finishes what was begun, saves, then leaves with this code. */
 void core_begin_stop(struct coord *c, int code);
@@ -386,5 +392,6 @@ void core_on_report(struct coord *c, const struct coord_event *e);
 void core_on_validation(struct coord *c, const struct coord_event *e);
 void core_on_saved(struct coord *c, const struct coord_event *e);
 void core_on_journaled(struct coord *c, const struct coord_event *e);
+void core_on_checkpoint(struct coord *c, const struct coord_event *e);
 void core_on_prune(struct coord *c, const struct coord_event *e);
 void core_on_verified(struct coord *c, const struct coord_event *e);

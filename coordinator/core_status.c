@@ -12,7 +12,7 @@ struct coord_status coord_status(const struct coord *c)
         .workers = c->worker_top - core_workers_in(c, ABSENT),
         .workers_needed = core_workers_needed(c, core_workers_in(c, READY)),
         .validation_done = c->validated_count,
-        .validation_size = bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE),
+        .validation_size = bl_plan_micro_batches(&c->config.plan, bl_plan_pass(&c->config.plan)),
         .late = c->late,
         .violations = c->violations,
         .seen = c->seen,
@@ -23,6 +23,54 @@ struct coord_status coord_status(const struct coord *c)
         for (uint32_t k = 0; k < c->config.plan.window; k++)
             status.leases_out += rank_worker(c, rank)->leases[k].state == LEASE_OUT;
     return status;
+}
+
+static uint64_t since(const struct coord *c, uint64_t ms)
+{
+    return c->now_ms > ms ? c->now_ms - ms : 0;
+}
+
+static void worker_as_member(const struct coord *c, const struct worker *w,
+                             struct coord_member *ret)
+{
+    static const char *const phases[] = {
+        [ABSENT] = "absent",   [OPENING] = "opening", [READY] = "ready",
+        [PLANNED] = "planned", [MEMBER] = "member",   [CLOSING] = "closing"};
+    *ret = (struct coord_member){.phase = phases[w->phase],
+                                 .rank = w->phase == MEMBER ? (int64_t)w->rank : -1,
+                                 .done = w->phase == MEMBER ? w->done : 0,
+                                 .leases = w->lease_count,
+                                 .heard_ms = since(c, w->signs.heard_ms),
+                                 .progress_ms = since(c, w->signs.progress_ms),
+                                 .left_out = w->left_out};
+}
+
+static void loader_as_member(const struct coord *c, const struct loader *l,
+                             struct coord_member *ret)
+{
+    *ret = (struct coord_member){.phase = !l->ready                      ? "opening"
+                                          : c->now_ms < l->rest_until_ms ? "resting"
+                                                                         : "ready",
+                                 .rank = -1,
+                                 .leases = l->held,
+                                 .capacity = l->capacity,
+                                 .heard_ms = since(c, l->signs.heard_ms),
+                                 .progress_ms = since(c, l->signs.progress_ms)};
+}
+
+bool coord_member(const struct coord *c, uint64_t link, struct coord_member *ret)
+{
+    for (uint32_t i = 0; i < c->worker_top; i++)
+        if (c->workers[i].phase != ABSENT && c->workers[i].link == link) {
+            worker_as_member(c, &c->workers[i], ret);
+            return true;
+        }
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        if (c->loaders[i].present && c->loaders[i].link == link) {
+            loader_as_member(c, &c->loaders[i], ret);
+            return true;
+        }
+    return false;
 }
 
 const struct coord_ledger *coord_ledger(const struct coord *c)

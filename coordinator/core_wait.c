@@ -31,20 +31,47 @@ static void worker_stalled(struct coord *c, struct worker *w, uint64_t since_ms,
     core_worker_lost(c, w, false);
 }
 
+/* How long w may get on with nothing before it counts as hung (P2): by what its own micro-batches have taken, so that a slow
+ * machine is waited for and a hung one is not; while that is not known, long enough for any. */
+static uint32_t hung_after_ms(const struct coord *c, const struct worker *w, enum bl_kind kind)
+{
+    uint64_t longest_ms = w->longest_ms[kind];
+    uint64_t learned_ms = 3 * (uint64_t)c->timing.lost_ms + 8 * longest_ms;
+    if (!longest_ms)
+        return c->timing.stalled_ms;
+    return learned_ms < UINT32_MAX ? (uint32_t)learned_ms : UINT32_MAX;
+}
+
+/* The same of an all-reduce, which nobody leaves alone. While a checkpoint is written, rank 0 may wait for the disk. */
+static uint32_t reduce_hung_after_ms(const struct coord *c)
+{
+    uint32_t wait_ms = 0;
+    for (int i = 0; i < SAVES_MAX; i++)
+        if (c->saves[i].state == SAVE_REQUESTED)
+            return c->timing.stalled_ms;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        uint32_t ms = hung_after_ms(c, rank_worker(c, rank), BL_KIND_TRAIN);
+        wait_ms = ms > wait_ms ? ms : wait_ms;
+    }
+    return wait_ms;
+}
+
 /* ---- What a member has to do -------------------------------------------------------------------- */
 
-/* The oldest micro-batch that w has and needs for the step it is at. NULL: it waits for data, or for other ranks. */
+/* The micro-batch that w computes: the first that it has not consumed, as it goes in order (O1). NULL: it waits for data, or for
+ * other ranks. */
 static const struct lease *lease_at_hand(const struct coord *c, const struct worker *w)
 {
-    const struct lease *oldest = NULL;
+    const struct lease *next = NULL;
     for (uint32_t k = 0; k < c->config.plan.window; k++) {
         const struct lease *lease = &w->leases[k];
-        bool needed = lease->kind == BL_KIND_VALIDATE || lease->step == w->done;
-        if (lease->state == LEASE_RECEIVED && needed &&
-            (!oldest || lease->since_ms < oldest->since_ms))
-            oldest = lease;
+        bool needed = lease->state == LEASE_RECEIVED && bl_kind_is_pass(lease->kind);
+        if (lease->state != LEASE_FREE && !bl_kind_is_pass(lease->kind))
+            needed = lease->step == w->done;
+        if (needed && (!next || lease->micro_batch < next->micro_batch))
+            next = lease;
     }
-    return oldest;
+    return next && next->state == LEASE_RECEIVED ? next : NULL;
 }
 
 /* Has w all it needs for step s, so that nothing but the all-reduce is left? */
@@ -71,7 +98,7 @@ static void tick_reduce(struct coord *c)
         reported |= w->done > c->issued;
         since_ms = latest(since_ms, w->signs.progress_ms);
     }
-    if (!is_past(c->now_ms, since_ms, c->timing.stalled_ms))
+    if (!is_past(c->now_ms, since_ms, reduce_hung_after_ms(c)))
         return;
     for (uint32_t rank = 0; rank < c->plan.world && is_live(c); rank++) {
         struct worker *w = rank_worker(c, rank);
@@ -88,7 +115,7 @@ static void tick_reduce(struct coord *c)
 static void tick_member(struct coord *c, struct worker *w)
 {
     const struct lease *lease = lease_at_hand(c, w);
-    if (lease && core_is_stuck(c, &w->signs, lease->since_ms, c->timing.stalled_ms))
+    if (lease && core_is_stuck(c, &w->signs, lease->since_ms, hung_after_ms(c, w, lease->kind)))
         return worker_stalled(c, w, lease->since_ms, "to compute a micro-batch");
     for (int i = 0; i < SAVES_MAX && c->state == COORD_SAVING; i++) {
         const struct save *save = &c->saves[i];
@@ -138,16 +165,23 @@ static void tick_forming(struct coord *c)
 
 /* ---- For whom the run waits --------------------------------------------------------------------- */
 
-static void note_lease(struct coord_action *a, const struct lease *lease)
+static void wait_for(struct coord_wait *wait, uint64_t peer, uint64_t link, const char *text)
 {
-    a->note.has_micro_batch = true;
-    a->note.micro_batch_kind = lease->kind;
-    a->note.step = lease->step;
-    a->note.micro_batch = lease->micro_batch;
+    wait->peer = peer;
+    wait->link = link;
+    wait->text = text;
+}
+
+static void wait_for_lease(struct coord_wait *wait, const struct lease *lease)
+{
+    wait->has_micro_batch = true;
+    wait->kind = lease->kind;
+    wait->step = lease->step;
+    wait->micro_batch = lease->micro_batch;
 }
 
 /* The rank that is furthest behind, and what it lacks. */
-static struct coord_action *note_rank(struct coord *c)
+static void wait_for_rank(const struct coord *c, struct coord_wait *wait)
 {
     const struct worker *slowest = rank_worker(c, 0);
     for (uint32_t rank = 1; rank < c->plan.world; rank++) {
@@ -156,31 +190,27 @@ static struct coord_action *note_rank(struct coord *c)
                                         awaits_reduce(c, slowest, slowest->done)))
             slowest = w;
     }
-    struct coord_action *a;
     const struct lease *at_hand = lease_at_hand(c, slowest);
     if (at_hand) {
-        a = core_note(c, COORD_NOTE_WAITING, slowest->peer, slowest->link,
-                      "to compute a micro-batch");
-        note_lease(a, at_hand);
-        return a;
+        wait_for(wait, slowest->peer, slowest->link, "to compute a micro-batch");
+        return wait_for_lease(wait, at_hand);
     }
     for (uint32_t k = 0; k < c->config.plan.window; k++) {
         const struct lease *lease = &slowest->leases[k];
         if (lease->state != LEASE_OUT)
             continue;
         const struct loader *l = &c->loaders[lease->loader];
-        a = core_note(c, COORD_NOTE_WAITING, l->peer, l->link,
-                      lease->shipped_ms
-                          ? "whose micro-batch, which it says it shipped, has not come to"
-                          : "to make and ship a micro-batch to");
-        a->note.other_link = slowest->link;
-        note_lease(a, lease);
-        return a;
+        wait_for(wait, l->peer, l->link,
+                 lease->shipped_ms ? "whose micro-batch, which it says it shipped, has not come to"
+                                   : "to make and ship a micro-batch to");
+        wait->other_link = slowest->link;
+        return wait_for_lease(wait, lease);
     }
     if (awaits_reduce(c, slowest, slowest->done))
-        return core_note(c, COORD_NOTE_WAITING, slowest->peer, slowest->link,
-                         "to finish the all-reduce and report the step");
-    return core_note(c, COORD_NOTE_WAITING, 0, 0, "a loader that has room for an assignment");
+        wait_for(wait, slowest->peer, slowest->link,
+                 "to finish the all-reduce and report the step");
+    else
+        wait_for(wait, 0, 0, "a loader that has room for an assignment");
 }
 
 static const struct worker *worker_in(const struct coord *c, enum phase phase, bool formed)
@@ -191,35 +221,42 @@ static const struct worker *worker_in(const struct coord *c, enum phase phase, b
     return NULL;
 }
 
-/* NULL: the last one was lost in this very event. */
-static struct coord_action *note_worker(struct coord *c, const struct worker *w, const char *text)
+/* w NULL: the last one was lost in this very event. */
+static void wait_for_worker(struct coord_wait *wait, const struct worker *w, const char *text)
 {
-    return w ? core_note(c, COORD_NOTE_WAITING, w->peer, w->link, text) : NULL;
+    if (w)
+        wait_for(wait, w->peer, w->link, text);
 }
 
-static struct coord_action *note_waiting(struct coord *c)
+struct coord_wait coord_wait(const struct coord *c)
 {
+    struct coord_wait wait = {.ms = c->now_ms - c->moved_ms};
     const struct worker *w = NULL;
     switch (c->state) {
     case COORD_TRAINING:
     case COORD_VALIDATING:
-        return note_rank(c);
+        wait_for_rank(c, &wait);
+        break;
     case COORD_SAVING:
-        return note_worker(c, rank_worker(c, 0), "to write a checkpoint");
+        wait_for_worker(&wait, rank_worker(c, 0), "to write a checkpoint");
+        break;
     case COORD_FORMING:
-        w = worker_in(c, MEMBER, false);
-        return note_worker(c, w, "to form the generation");
+        wait_for_worker(&wait, worker_in(c, MEMBER, false), "to form the generation");
+        break;
     case COORD_ENDING:
         w = worker_in(c, CLOSING, true);
-        w = w ? w : worker_in(c, CLOSING, false);
-        return note_worker(c, w, "to answer End");
+        wait_for_worker(&wait, w ? w : worker_in(c, CLOSING, false), "to answer End");
+        break;
     case COORD_CHECKING:
-        return core_note(c, COORD_NOTE_WAITING, 0, 0, "the checksums of a checkpoint");
+        wait_for(&wait, 0, 0, "the checksums of a checkpoint");
+        break;
     case COORD_PLANNING:
-        return core_note(c, COORD_NOTE_WAITING, 0, 0, "the disk that takes the journal");
+        wait_for(&wait, 0, 0, "the disk that takes the journal");
+        break;
     default:
-        return NULL; /* for somebody to come, or to go */
+        break; /* for somebody to come, or to go */
     }
+    return wait;
 }
 
 /* Said after 3 P, or twice the last step's time, and then ever more rarely. */
@@ -229,9 +266,16 @@ static void tick_note(struct coord *c)
     uint64_t after_ms = latest(c->timing.note_ms, latest(2 * c->step_ms, 2 * still_ms));
     if (c->now_ms - c->moved_ms < after_ms)
         return;
-    struct coord_action *action = note_waiting(c);
-    if (action)
-        action->note.ms = c->now_ms - c->moved_ms;
+    struct coord_wait wait = coord_wait(c);
+    if (wait.text) {
+        struct coord_action *a = core_note(c, COORD_NOTE_WAITING, wait.peer, wait.link, wait.text);
+        a->note.ms = wait.ms;
+        a->note.other_link = wait.other_link;
+        a->note.has_micro_batch = wait.has_micro_batch;
+        a->note.micro_batch_kind = wait.kind;
+        a->note.step = wait.step;
+        a->note.micro_batch = wait.micro_batch;
+    }
     c->noted_ms = c->now_ms;
 }
 

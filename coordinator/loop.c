@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/size.h"
 #include "coordinator/curves.h"
 #include "coordinator/loop_state.h"
@@ -25,6 +26,7 @@
 static void leave(struct loop *l)
 {
     l->leaving = true;
+    bl_notify_stopping();
     if (l->children)
         children_stop(l->children, false);
     uv_stop(&l->uv);
@@ -95,12 +97,17 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         break;
     case COORD_ACTION_REPORTED:
         results_report(l->results, l->handled->report);
+        loop_note_times(l->sender, l->handled->report);
         break;
     case COORD_ACTION_ACCEPTED:
-        results_validation(l->results, l->handled->validation);
+        if (loop_embeds(l))
+            loop_embedded(l);
+        else
+            results_validation(l->results, l->handled->validation);
         break;
     case COORD_ACTION_VALIDATED:
-        must(l, loop_validated(l, a->step, &err), &err);
+        if (!loop_embeds(l))
+            must(l, loop_validated(l, a->step, &err), &err);
         break;
     case COORD_ACTION_REWOUND:
         must(l, loop_rewound(l, a->step, &err), &err);
@@ -113,6 +120,9 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         break;
     case COORD_ACTION_UNSAVED:
         log_unsaved(l, a->checkpoint);
+        break;
+    case COORD_ACTION_CHECKPOINTED:
+        loop_answer_checkpoint(l, a->checkpointed.step, a->checkpointed.ok);
         break;
     case COORD_ACTION_BAD_SAMPLE:
         loop_bad_sample(l, a->void_index);
@@ -163,6 +173,53 @@ static void on_verified(struct loop *l, struct coord_checkpoint checkpoint, bool
     step(l, &event);
 }
 
+/* A stranger's connection is closed; a peer's too, which then connects anew. */
+static void drop_malformed(struct loop *l, struct peer *peer, struct wire_frames *frames,
+                           struct bl_error *why)
+{
+    char stranger[96], line[1600];
+    const char *address = wire_address(frames);
+    snprintf(stranger, sizeof stranger, "unknown peer at %s", address);
+    bl_error_peer(why, peer ? peer->name : stranger);
+    bl_error_complete(why);
+    bl_error_format(why, line, sizeof line);
+    bl_log_peer(BL_LOG_ERROR, peer ? peer->name : address, "%s", line);
+    wire_cut(l->router, frames->connection);
+}
+
+/* What a stranger sends is not even unpacked if it is too large. */
+static bool is_no_hello(struct wire_frames *frames, struct bl_error *err)
+{
+    size_t size = frames->count ? zmq_msg_size(&frames->at[0]) : 0;
+    if (size <= BL_HELLO_BYTES_MAX)
+        return false;
+    bl_fail(err, BL_EPROTO, "expected a Hello of at most %d bytes, found a message of %zu",
+            BL_HELLO_BYTES_MAX, size);
+    return true;
+}
+
+/* One message that is well formed. Nothing is kept of a connection that did not begin with a Hello. */
+static void take_message(struct loop *l, struct peer *peer, const struct wire_id *from,
+                         const Blipren__Envelope *m, struct wire_frames *frames)
+{
+    struct coord_event event;
+    if (!peer && m->body_case != BLIPREN__ENVELOPE__BODY_HELLO) {
+        wire_cut(l->router, frames->connection);
+        return;
+    }
+    if (!peer) {
+        peer = peers_add(l->peers, from);
+        snprintf(peer->address, sizeof peer->address, "%s", wire_address(frames));
+    }
+    peer->connection = frames->connection;
+    l->handled = m;
+    l->sender = peer;
+    if (loop_take_message(l, peer, m, &event))
+        step(l, &event);
+    l->handled = NULL;
+    l->sender = NULL;
+}
+
 static void on_message(void *context, const struct wire_id *from, struct wire_frames *frames)
 {
     struct loop *l = context;
@@ -171,26 +228,15 @@ static void on_message(void *context, const struct wire_id *from, struct wire_fr
     if (l->leaving)
         return;
     struct peer *peer = peers_of_id(l->peers, from);
-    if (wire_unpack_frames(frames, &m, &err) < 0) {
-        char stranger[96];
-        snprintf(stranger, sizeof stranger, "unknown peer at %s", wire_address(frames));
-        bl_error_peer(&err, peer->name[0] ? peer->name : stranger);
-        bl_log_error(&err);
-        if (peer->role == BL_ROLE_NONE)
-            peers_remove(l->peers, peer);
+    if ((!peer && is_no_hello(frames, &err)) || wire_unpack_frames(frames, &m, &err) < 0) {
+        drop_malformed(l, peer, frames, &err);
         return;
     }
-    struct coord_event event;
-    l->handled = m;
-    l->sender = peer;
-    if (loop_take_message(l, peer, m, &event))
-        step(l, &event);
-    l->handled = NULL;
-    l->sender = NULL;
+    take_message(l, peer, from, m, frames);
     wire_envelope_free(&m);
 }
 
-/* Somebody's connection broke; a Pulse to everyone will show whose, once ZeroMQ has let go of it. */
+/* A peer's connection broke; a Pulse to everyone will show whose, once ZeroMQ has let go of it. */
 static void on_connection_lost(void *context)
 {
     struct loop *l = context;
@@ -221,7 +267,7 @@ static void drop_unreachable(struct loop *l)
         uint64_t link = peer->link;
         struct coord_event event = {
             .type = COORD_EVENT_LOST, .peer = peer->incarnation, .link = link};
-        bl_log(BL_LOG_WARNING, "peer=%s connection lost", peer->name);
+        bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s connection lost", peer->name);
         step(l, &event);
         if ((peer = peers_of_link(l->peers, link))) /* the core knew it no more */
             loop_forget(l, peer);
@@ -237,6 +283,7 @@ static void on_tick(uv_timer_t *timer)
     if (l->probe_ticks && --l->probe_ticks == 0)
         peers_each(l->peers, loop_pulse_one, l);
     drop_unreachable(l);
+    bl_log_counts();
     step(l, &event);
     if (!l->leaving && loop_has_old_checkpoints(l)) {
         struct coord_event prune = {
@@ -253,6 +300,7 @@ static void on_draw(uv_timer_t *timer)
         return;
     loop_progress(l, false);
     loop_note_absence(l);
+    bl_notify_alive();
     if (l->children)
         children_watch(l->children);
 }
@@ -299,6 +347,27 @@ static void on_signal(uv_signal_t *handle, int number)
     bl_log(BL_LOG_INFO, "signal %d: saving, then stopping (again: at once)", number);
     struct coord_event event = {.type = COORD_EVENT_STOP};
     step(l, &event);
+}
+
+static void on_asked(void *context, enum control_command command)
+{
+    struct loop *l = context;
+    struct coord_event event = {.type = command == CONTROL_STOP ? COORD_EVENT_STOP
+                                                                : COORD_EVENT_CHECKPOINT};
+    if (command == CONTROL_STATUS)
+        return loop_answer_status(l);
+    if (command == CONTROL_STOP && !l->stops++)
+        bl_log(BL_LOG_INFO, "`blipren-coord stop`: saving, then stopping (a signal: at once)");
+    step(l, &event);
+}
+
+/* Without it the run trains as well. */
+static void open_control(struct loop *l)
+{
+    struct bl_error err;
+    if (control_open(&l->uv, l->config->run_dir, on_asked, l, &l->control, &err) == 0)
+        return;
+    bl_log(BL_LOG_WARNING, "%s: %s; ignoring", err.file, err.text);
 }
 
 /* Who sent a SIGKILL is not told; the kernel, for lack of memory, counts what it killed. */
@@ -372,6 +441,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     struct coord_config config = {.plan = l->plan,
                                   .train_ids = l->train_ids,
                                   .validate_ids = l->validate_ids,
+                                  .done = l->embed.done,
                                   .sample_count = dataset_samples(l->dataset),
                                   .max_bad_fraction = c->data.max_bad_fraction,
                                   .bad_minimum =
@@ -386,6 +456,8 @@ static int open_core(struct loop *l, struct bl_error *err)
         config.workers_wanted = (uint32_t)l->options->workers;
     BL_TRY(coord_new(&config, &l->core, err));
     BL_TRY(journal_open(c->run_dir, replay, written, l, &l->journal, err));
+    if (loop_embeds(l))
+        return 0;
     const struct coord_ledger *ledger = coord_ledger(l->core);
     l->committed = ledger->committed;
     if (ledger->started)
@@ -398,7 +470,7 @@ static int open_core(struct loop *l, struct bl_error *err)
         BL_TRY(registry_unpoint(c->run_dir, "best", err));
     BL_TRY(registry_tidy(c->run_dir, ledger->checkpoints, (int)ledger->checkpoint_count,
                          l->best.checkpoint, err));
-    BL_TRY(results_new(bl_plan_micro_batches(&l->plan, BL_KIND_VALIDATE), &l->results, err));
+    BL_TRY(results_new(bl_plan_micro_batches(&l->plan, bl_plan_pass(&l->plan)), &l->results, err));
     return metrics_open(c->run_dir, &l->metrics, err);
 }
 
@@ -420,6 +492,13 @@ static void start_handles(struct loop *l)
     }
 }
 
+/* NULL: none. */
+static const char *keys_folder(const struct loop *l)
+{
+    const char *keys = l->options->keys ? l->options->keys : l->config->cluster.keys;
+    return keys && keys[0] ? keys : NULL;
+}
+
 static int start_children(struct loop *l, struct bl_error *err)
 {
     int threads = (int)l->config->threads;
@@ -429,6 +508,7 @@ static int start_children(struct loop *l, struct bl_error *err)
     struct children_options options = {.loop = &l->uv,
                                        .run_folder = l->config->run_dir,
                                        .endpoint = l->endpoint,
+                                       .keys = keys_folder(l),
                                        .workers = l->options->workers,
                                        .loaders = l->options->loaders,
                                        .device = l->options->device,
@@ -443,25 +523,47 @@ static int start_children(struct loop *l, struct bl_error *err)
 
 static int fail_bind(const struct loop *l, struct bl_error *err)
 {
+    if (l->options->bind)
+        return bl_error_key(err, "--bind");
     bl_error_key(err, "cluster.bind");
     return bl_error_file(err, l->options->yaml);
+}
+
+const char *const loop_security_names[] = {"loopback", "keys", "none"};
+
+static void note_security(struct loop *l)
+{
+    l->security = wire_has_keys(l->zmq)           ? SECURITY_KEYS
+                  : wire_is_loopback(l->endpoint) ? SECURITY_LOOPBACK
+                                                  : SECURITY_NONE;
+    bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s security=%s", l->endpoint, l->config->run_dir,
+           loop_security_names[l->security]);
+    if (l->security == SECURITY_NONE)
+        bl_log(BL_LOG_WARNING,
+               "security=none: whoever reaches this port can read and join the run");
 }
 
 static int start(struct loop *l, struct bl_error *err)
 {
     char endpoint[SOCKET_ENDPOINT_MAX];
     const struct config *c = l->config;
-    snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld", c->cluster.bind,
-             (long long)c->cluster.port);
-    if (wire_check_endpoint(endpoint, c->cluster.insecure || l->options->insecure, err) < 0)
+    const char *keys = keys_folder(l);
+    snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld",
+             l->options->bind ? l->options->bind : c->cluster.bind, (long long)c->cluster.port);
+    if (wire_check_endpoint(endpoint, keys || c->cluster.insecure || l->options->insecure, err) < 0)
         return fail_bind(l, err);
-    BL_TRY(wire_context_open(&l->zmq, err));
-    if (wire_router(&l->uv, l->zmq, endpoint, on_message, l, &l->router, l->endpoint, err) < 0)
+    if (wire_context_open(keys, &l->zmq, err) < 0)
+        return bl_error_key(err, l->options->keys ? "--keys" : "cluster.keys");
+    BL_TRY(peers_new(&l->peers, err));
+    struct wire_guard guard = {wire_control_limits(), on_connection_lost};
+    if (wire_router(&l->uv, l->zmq, endpoint, &guard, on_message, l, &l->router, l->endpoint, err) <
+        0)
         return fail_bind(l, err);
     BL_TRY(loop_write_config(l, err));
-    BL_TRY(wire_watch(l->router, l->zmq, on_connection_lost, err));
-    BL_TRY(peers_new(&l->peers, err));
-    bl_log(BL_LOG_INFO, "listening endpoint=%s run=%s", l->endpoint, c->run_dir);
+    BL_TRY(loop_write_endpoint(l, err));
+    open_control(l);
+    note_security(l);
+    bl_notify_ready("listening at %s", l->endpoint);
     uv_update_time(&l->uv);
     carry_out_all(l, coord_start(l->core, uv_now(&l->uv)));
     return l->options->local && !l->leaving ? start_children(l, err) : 0;
@@ -471,6 +573,8 @@ static void close_all(struct loop *l)
 {
     l->leaving = true; /* a start that failed half-way has timers, and no peers */
     if (l->uv_open) {
+        loop_remove_endpoint(l);
+        control_close(&l->control);
         children_close(&l->children);
         wire_socket_close(&l->router, LINGER_MS);
         journal_close(&l->journal);
@@ -488,6 +592,7 @@ static void close_all(struct loop *l)
     dataset_free(&l->dataset);
     free(l->train_ids);
     free(l->validate_ids);
+    free(l->embed.done);
     config_free(&l->config);
     if (l->lock_fd >= 0)
         close(l->lock_fd);
@@ -513,6 +618,12 @@ static void finish(struct loop *l)
     struct bl_error err;
     const struct coord_ledger *ledger = coord_ledger(l->core);
     progress_end();
+    loop_answer_end(l);
+    if (loop_embeds(l)) {
+        if (!l->error.code && loop_embed_finish(l, &err) < 0)
+            l->error = err;
+        return;
+    }
     if (!l->error.code || l->error.code == BL_ESTOPPED)
         loop_remove_old(l);
     if (curves_draw(l->config->run_dir, &err) < 0)

@@ -4,11 +4,13 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/notify.h"
+#include "common/size.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
 
-/* Rates are means over about this many steps. */
-#define RATE_STEPS 20
+/* Bad batches come alone; so many in a row are a fault of the weights or of the configuration. */
+enum { SKIPPED_IN_A_ROW_MAX = 50 };
 
 /* In training where the time goes; otherwise who or what the run cannot go on without. */
 static const char *waiting_for(const struct loop *l, const struct coord_status *s)
@@ -25,7 +27,7 @@ static const char *waiting_for(const struct loop *l, const struct coord_status *
     case COORD_TRAINING:
         return progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce);
     case COORD_VALIDATING:
-        return "validation";
+        return loop_embeds(l) ? "compute" : "validation";
     default:
         return "connections";
     }
@@ -62,16 +64,42 @@ void loop_progress(struct loop *l, bool line)
         .tokens_per_s = l->step_s > 0 ? l->tokens / l->step_s : 0,
         .seconds_left = left,
         /* a plain line is about the step that it ends */
-        .waiting = line ? progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce)
-                        : waiting_for(l, &s),
+        .waiting = line && !loop_embeds(l)
+                       ? progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce)
+                       : waiting_for(l, &s),
         .workers = (int)s.workers,
         .loaders = (int)s.loaders};
+    if (loop_embeds(l))
+        loop_embed_view(l, &view);
     progress_show(&view, line);
 }
 
 static void blend(double *mean, double x, bool first)
 {
     *mean = first ? x : *mean + (x - *mean) / RATE_STEPS;
+}
+
+/* A run whose every step is skipped would end as complete, with the weights it began with. */
+static int judge_skipped(struct loop *l, const struct metrics_step *m, struct bl_error *err)
+{
+    const uint64_t most = (uint64_t)bl_min(SKIPPED_IN_A_ROW_MAX, (int64_t)l->plan.steps);
+    if (!m->skipped) {
+        l->skipped_in_a_row = 0;
+        return 0;
+    }
+    bl_log(BL_LOG_WARNING, "step=%" PRId64 " skipped: its gradient is not usable (norm %g)",
+           m->step, m->norm);
+    if (++l->skipped_in_a_row < most)
+        return 0;
+    bl_fail(err, BL_EDATA, "all of the last %" PRIu64 " steps were skipped: nothing is trained",
+            l->skipped_in_a_row);
+    if (m->norm > 0 && isfinite(m->norm)) {
+        bl_error_remedy(err, "raise it: every gradient counts as an outlier");
+        return bl_error_key(err, "train.skip_outliers");
+    }
+    return bl_error_remedy(
+        err, "run `blipren-coord check %.100s`: it names frozen weights that are NaN or inf",
+        l->options->yaml);
 }
 
 int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
@@ -97,18 +125,18 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
         blend(&l->wait_compute, m.compute_s, first);
         blend(&l->wait_reduce, m.reduce_wait_s, first);
     }
-    if (m.skipped)
-        bl_log(BL_LOG_WARNING, "step=%" PRId64 " skipped: its gradient is not usable (norm %g)",
-               m.step, m.norm);
     for (int e = 0; e < m.experts; e++)
         if (share[e] < 0.01 && m.step % l->config->log.every == 0)
             bl_log(BL_LOG_WARNING,
                    "step=%" PRId64
                    " expert=%d gets %.2f %% of the routing weight: the mixture collapses",
                    m.step, e, 100 * share[e]);
+    if (m.step % l->config->log.every == 0)
+        bl_notify_ready("step %" PRId64 " of %" PRIu64 ", loss %.4f; %s", m.step, l->plan.steps,
+                        m.loss, l->endpoint);
     BL_TRY(metrics_step(l->metrics, &m, err));
     loop_progress(l, m.step % l->config->log.every == 0 || m.step == (int64_t)l->plan.steps);
-    return 0;
+    return judge_skipped(l, &m, err);
 }
 
 struct caption_writer {

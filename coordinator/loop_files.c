@@ -142,6 +142,15 @@ void loop_bad_sample(struct loop *l, uint32_t index)
         bl_log_error(&err); /* a line less; ignoring */
 }
 
+/* Who has the run, for people and `blipren-coord status` on other hosts: "HOST PID". */
+static void write_owner(int fd)
+{
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    if (ftruncate(fd, 0) == 0)
+        dprintf(fd, "%s %d\n", host, (int)getpid());
+}
+
 /* One coordinator a run folder. */
 static int lock_run(struct loop *l, struct bl_error *err)
 {
@@ -149,8 +158,10 @@ static int lock_run(struct loop *l, struct bl_error *err)
     BL_TRY(bl_folder_make(l->config->run_dir, err));
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "lock", err));
     l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+        write_owner(l->lock_fd);
         return 0;
+    }
     if (l->lock_fd >= 0 && errno == EWOULDBLOCK) {
         bl_fail(err, BL_EUSAGE, "another coordinator works in this run folder");
         bl_error_remedy(err, "stop it first, or choose another run_dir");
@@ -185,6 +196,22 @@ int loop_write_config(struct loop *l, struct bl_error *err)
     return bl_file_write(path, l->config->text, strlen(l->config->text), err);
 }
 
+int loop_write_endpoint(struct loop *l, struct bl_error *err)
+{
+    char path[4096], line[SOCKET_ENDPOINT_MAX + 1];
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", err));
+    snprintf(line, sizeof line, "%s\n", l->endpoint);
+    return bl_file_write(path, line, strlen(line), err);
+}
+
+void loop_remove_endpoint(struct loop *l)
+{
+    char path[4096];
+    if (l->endpoint[0] &&
+        bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", NULL) == 0)
+        unlink(path); /* or it is an old one: nobody answers there */
+}
+
 static int read_ids(const struct dataset *dataset, enum dataset_split split, uint64_t **ret,
                     struct bl_error *err)
 {
@@ -209,36 +236,60 @@ static void choose_probe(struct loop *l)
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
+    char split[300];
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
+    BL_TRY(config_set_length(l->config, dataset_count(l->dataset, DATASET_TRAIN), l->options->yaml,
+                             err));
     BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
     BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
     choose_probe(l);
     run_plan(l->config, l->dataset, &l->plan);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");
+    if (dataset_split_text(l->dataset, split, sizeof split))
+        bl_log(BL_LOG_INFO, "data %s", split);
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
         const char *first;
         uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
         if (count)
-            bl_log(BL_LOG_WARNING, "%" PRIu64 " passed over: %s; the first is %s", count,
+            bl_log(BL_LOG_WARNING, "%" PRIu64 " %s; the first is %s", count,
                    source_passed_words((enum source_passed)kind), first);
     }
     return 0;
+}
+
+static void warn(const char *line)
+{
+    bl_log(BL_LOG_WARNING, "%s", line);
 }
 
 int loop_open_files(struct loop *l, struct bl_error *err)
 {
     char path[4096], programs[4096], worker[4096];
     BL_TRY(config_open(l->options->yaml, &l->config, err));
+    if (loop_embeds(l))
+        BL_TRY(loop_embed_choose_folder(l, err));
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(check_models(l->options->yaml, worker, l->config, err));
+    BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
-    BL_TRY(compare_config(l, err));
+    if (!loop_embeds(l)) {
+        if (!l->config->train.steps)
+            BL_TRY(
+                prepare_data(l, err)); /* how many samples there are decides the steps to compare */
+        BL_TRY(compare_config(l, err));
+        BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
+        BL_TRY(bl_folder_make(path, err));
+    }
+    if (!l->dataset)
+        BL_TRY(prepare_data(l, err));
+    if (loop_embeds(l)) {
+        BL_TRY(loop_embed_begin_anew(l, err));
+        BL_TRY(loop_embed_prepare(l, err));
+    } else {
+        BL_TRY(loop_find_cache(l, err));
+    }
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
-    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
-    BL_TRY(bl_folder_make(path, err));
-    BL_TRY(prepare_data(l, err));
     return bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err);
 }

@@ -88,13 +88,14 @@ static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelop
         peer->incarnation = m->peer;
         peer->secret = m->hello->secret;
         peer->role = (enum bl_role)m->hello->role;
+        wire_know(l->router, peer->connection, true);
     }
     e->type = COORD_EVENT_HELLO;
     e->hello.role = peer->role;
     e->hello.capacity = m->hello->capacity;
     if (is_new)
-        bl_log(BL_LOG_INFO, "peer=%s joins as %s", peer->name,
-               peer->role == BL_ROLE_WORKER ? "worker" : "loader");
+        bl_log_peer(BL_LOG_INFO, peer->name, "peer=%s joins as %s", peer->name,
+                    peer->role == BL_ROLE_WORKER ? "worker" : "loader");
     return true;
 }
 
@@ -181,11 +182,11 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->report.trained = scratch->trained;
         return true;
     case BLIPREN__ENVELOPE__BODY_VALIDATION:
-        take_micro_batch(e, COORD_EVENT_VALIDATION, BLIPREN__KIND__KIND_VALIDATE,
+        take_micro_batch(e, COORD_EVENT_VALIDATION, (Blipren__Kind)bl_plan_pass(&l->plan),
                          m->validation->step, m->validation->micro_batch);
         return true;
     case BLIPREN__ENVELOPE__BODY_BROKEN:
-        bl_log(BL_LOG_WARNING, "peer=%s %s", peer->name, m->broken->text);
+        bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s %s", peer->name, m->broken->text);
         e->type = COORD_EVENT_BROKEN;
         e->broken.unreached = m->broken->unreached;
         e->broken.unreached_count = (uint32_t)m->broken->n_unreached;
@@ -205,21 +206,24 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
                                     m->completed->voids[i]->unreadable};
         e->micro_batch.withheld = m->completed->withheld;
         if (m->completed->withheld && m->completed->n_voids)
-            bl_log(BL_LOG_WARNING, "peer=%s cannot read sample=%" PRIu64 ": %s", peer->name,
-                   m->completed->voids[0]->sample, m->completed->voids[0]->reason);
+            bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s cannot read sample=%" PRIu64 ": %s",
+                        peer->name, m->completed->voids[0]->sample, m->completed->voids[0]->reason);
         e->micro_batch.unshipped = m->completed->error[0] != 0;
         if (e->micro_batch.unshipped)
-            bl_log(BL_LOG_WARNING, "peer=%s cannot ship: %s", peer->name, m->completed->error);
+            bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s cannot ship: %s", peer->name,
+                        m->completed->error);
         e->micro_batch.void_count = (uint32_t)m->completed->n_voids;
         e->micro_batch.voids = scratch->voids;
         return true;
     case BLIPREN__ENVELOPE__BODY_GOODBYE:
-        bl_log(BL_LOG_INFO, "peer=%s leaves: %s", peer->name, m->goodbye->reason);
+        bl_log_peer(BL_LOG_INFO, peer->name, "peer=%s leaves: %s", peer->name, m->goodbye->reason);
         e->type = COORD_EVENT_GOODBYE;
         return true;
     default:
-        bl_log(BL_LOG_WARNING, "peer=%s sent %s, which is no peer's to send; ignoring", peer->name,
-               wire_body_name(m));
+        bl_log_peer(BL_LOG_WARNING, peer->name,
+                    "peer=%s sent %s, which is no peer's to send; connection closed", peer->name,
+                    wire_body_name(m));
+        wire_cut(l->router, peer->connection);
         return false;
     }
 }
@@ -230,9 +234,7 @@ bool loop_take_message(struct loop *l, struct peer *peer, const Blipren__Envelop
     static struct scratch scratch; /* the loop has one thread */
     *ret = (struct coord_event){.peer = m->peer, .link = peer->link, .generation = m->generation};
     bool is_hello = m->body_case == BLIPREN__ENVELOPE__BODY_HELLO;
-    if (is_hello || (peer->role != BL_ROLE_NONE && m->version == BL_PROTOCOL_VERSION))
+    if (is_hello || m->version == BL_PROTOCOL_VERSION)
         return translate(l, peer, m, ret, &scratch);
-    if (peer->role == BL_ROLE_NONE) /* of a connection that was refused or never said Hello */
-        loop_forget(l, peer);
     return false;
 }

@@ -25,6 +25,8 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
     uint32_t patience_ms = (uint32_t)(l->config->cluster.patience_s * 1000);
     Blipren__Welcome welcome = BLIPREN__WELCOME__INIT;
     welcome.run_folder = l->config->run_dir;
+    welcome.kind = (Blipren__Kind)l->plan.kind;
+    welcome.cache_tower = l->cache_tower;
     welcome.patience_ms = patience_ms;
     if (peer->role == BL_ROLE_LOADER) {
         welcome.probe = l->probe;
@@ -44,7 +46,7 @@ void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char
     refuse.text = line;
     refuse.remedy = (char *)(uintptr_t)remedy;
     WIRE_ENVELOPE(e, REFUSE, refuse) = &refuse;
-    bl_log(BL_LOG_WARNING, "peer=%s refused: %s", peer->name, text);
+    bl_log_peer(BL_LOG_WARNING, peer->address, "peer=%s refused: %s", peer->name, text);
     send_to(l, peer, 0, &e);
 }
 
@@ -71,6 +73,8 @@ static void send_assignment(struct loop *l, struct peer *peer, const struct coor
     static uint64_t missing[BL_MICRO_BATCH_SLOTS_MAX];
     struct peer *worker = peers_of_incarnation(l->peers, a->assignment.worker);
     coord_assignment_samples(l->core, a, samples, epochs);
+    if (!l->embed.first_ms)
+        l->embed.first_ms = uv_now(&l->uv);
     Blipren__Assignment assignment = BLIPREN__ASSIGNMENT__INIT;
     assignment.kind = (Blipren__Kind)a->assignment.kind;
     assignment.step = a->assignment.step;
@@ -138,6 +142,7 @@ void loop_forget(struct loop *l, struct peer *peer)
 {
     if (peer == l->sender)
         l->sender = NULL;
+    wire_know(l->router, peer->connection, false);
     peers_remove(l->peers, peer);
 }
 

@@ -5,9 +5,11 @@
  *   loop.c          start and end, the clock, signals, the journal's and the children's word, actions
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
+ *   loop_embed.c    what is different when the run embeds
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
  *   loop_notes.c    who is lost or waited for, into the log
  *   loop_figures.c  what a step and a validation came to: metrics, progress
+ *   loop_control.c  the answers to what is asked through RUN/control
  *
  * All of it runs on the loop's thread, except where a comment says so. */
 #pragma once
@@ -16,6 +18,7 @@
 #include <stdio.h>
 #include <uv.h>
 
+#include "common/cache/cache.h"
 #include "common/config/config.h"
 #include "common/data/dataset.h"
 #include "common/data/run.h"
@@ -23,13 +26,21 @@
 #include "coordinator/bad_samples.h"
 #include "coordinator/best.h"
 #include "coordinator/children.h"
+#include "coordinator/control.h"
 #include "coordinator/core.h"
 #include "coordinator/journal.h"
 #include "coordinator/loop.h"
 #include "coordinator/metrics.h"
 #include "coordinator/peers.h"
+#include "coordinator/progress.h"
 #include "coordinator/results.h"
 #include "proto/wire.h"
+
+/* Rates are means over about this many steps. */
+#define RATE_STEPS 20
+
+/* Of loop.security. */
+extern const char *const loop_security_names[];
 
 struct loop {
     const struct coordinator_options *options;
@@ -37,6 +48,14 @@ struct loop {
     struct dataset *dataset;
     uint64_t *train_ids, *validate_ids;
     struct bl_plan plan;
+    struct {           /* kind EMBED */
+        uint8_t *done; /* of each shard whether it was there at the start */
+        uint64_t total, found,
+            images;        /* distinct ones; in shards that were there; in those that are */
+        uint64_t first_ms; /* when the first shard was ordered; 0: not yet */
+    } embed;
+    char cache_tower
+        [65]; /* hash of the tower whose cached features are trained on; "": pixels are */
     uint8_t run[RUN_ID_BYTES];
     uint64_t incarnation;
     int lock_fd;
@@ -46,7 +65,12 @@ struct loop {
     uv_timer_t tick, draw;
     uv_signal_t signals[RUN_SIGNALS_MAX];
     uv_async_t journaled;
-    void *zmq;
+    struct wire_context *zmq;
+    enum security {
+        SECURITY_LOOPBACK, /* of this machine alone */
+        SECURITY_KEYS,     /* encrypted; who has the cluster's key is let in */
+        SECURITY_NONE      /* --insecure: anybody is, and can listen */
+    } security;
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
 
@@ -60,6 +84,7 @@ struct loop {
     struct results *results;
     struct peers *peers;
     struct children *children;
+    struct control *control; /* NULL: the run folder's file system has no sockets */
     struct bad_samples *bad_samples;
 
     pthread_mutex_t lock;
@@ -71,6 +96,7 @@ struct loop {
     int disk_jobs;                    /* under way on the thread pool */
     struct best best;
     double latest_train_loss;
+    uint64_t skipped_in_a_row;     /* steps, up to the latest */
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
     uint64_t last_commit_ms;
@@ -110,6 +136,26 @@ void loop_send(struct loop *l, const struct coord_action *a);
 /* Logs a NOTE. */
 void loop_note(struct loop *l, const struct coord_action *a);
 
+/* ---- loop_embed.c */
+
+static inline bool loop_embeds(const struct loop *l)
+{
+    return l->options->kind == BL_KIND_EMBED;
+}
+/* Training takes a whole cache of this tower and these images by itself; one that does not fit is an error. */
+int loop_find_cache(struct loop *l, struct bl_error *err);
+/* The run folder is inside cache.path. */
+int loop_embed_choose_folder(struct loop *l, struct bl_error *err);
+/* Forgets the journal of another run that was in the folder. */
+int loop_embed_begin_anew(struct loop *l, struct bl_error *err);
+/* The plan, and the shards that are there. Data is prepared. */
+int loop_embed_prepare(struct loop *l, struct bl_error *err);
+/* The Validation being handled says that a shard is on disk. */
+void loop_embedded(struct loop *l);
+void loop_embed_view(const struct loop *l, struct progress_view *view);
+/* Removes what killed workers left, opens the finished cache, and says what it holds. */
+int loop_embed_finish(const struct loop *l, struct bl_error *err);
+
 /* ---- loop_files.c */
 
 typedef void loop_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok);
@@ -129,6 +175,9 @@ void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
 void loop_bad_sample(struct loop *l, uint32_t index);
 /* What the peers will read. A start that failed before leaves the old one. */
 int loop_write_config(struct loop *l, struct bl_error *err);
+/* RUN/endpoint: where this coordinator listens, for who joins by the run folder. */
+int loop_write_endpoint(struct loop *l, struct bl_error *err);
+void loop_remove_endpoint(struct loop *l);
 /* Configuration checked, run folder locked and compared, data indexed. close_all() in loop.c releases what is there. */
 int loop_open_files(struct loop *l, struct bl_error *err);
 
@@ -143,3 +192,13 @@ void loop_note_absence(struct loop *l);
 int loop_committed(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_validated(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err);
+
+/* ---- loop_control.c */
+
+void loop_answer_status(struct loop *l);
+/* Of the checkpoint that was asked for. */
+void loop_answer_checkpoint(struct loop *l, uint64_t step, bool ok);
+/* Everyone who waits for something: the run ends. */
+void loop_answer_end(struct loop *l);
+/* Where a rank's time went in the step that it reports. */
+void loop_note_times(struct peer *peer, const Blipren__Report *report);

@@ -1,19 +1,29 @@
 /* coordinator/main.c - blipren-coord: the run's owner, and the subcommands around it. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/arguments.h"
 #include "common/file.h"
 #include "common/limits.h"
 #include "common/program.h"
+#include "coordinator/ask.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
+#include "proto/keys.h"
 
 static const char usage[] =
     "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
+    "       blipren-coord embed RUN.yaml [--local W,L] [options]   writes the vision tower's "
+    "features "
+    "of all images to cache.path\n"
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
+    "       blipren-coord status [RUN]                             how a running one is doing\n"
+    "       blipren-coord stop [RUN]                               saves, then stops it\n"
+    "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
+    "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
     "2 "
@@ -23,7 +33,9 @@ static const char usage[] =
     "  --cluster     start none: workers and loaders on other hosts join by\n"
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
-    "  --insecure    allow addresses beyond this machine: nothing is encrypted or authenticated\n"
+    "  --bind ADDR   listen at this address instead of cluster.bind\n"
+    "  --keys DIR    the cluster's keys, which keygen made: needed beyond this machine\n"
+    "  --insecure    go without them: nothing is encrypted or authenticated\n"
     "  --deep        decode all images, not some of them\n"
     "  --help, --version\n"
     "\n"
@@ -67,9 +79,9 @@ static void choose_local(struct coordinator_options *options)
         options->workers = gpus;
 }
 
-static int command_train(int argc, char **argv, struct bl_error *err)
+static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error *err)
 {
-    struct coordinator_options options = {.local = true};
+    struct coordinator_options options = {.kind = kind, .local = true};
     const char *local = NULL;
     bool cluster = false;
     int rest;
@@ -77,6 +89,8 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--local", ARGUMENT_TEXT, &local, 0, 0},
         {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
+        {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
+        {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {0},
     };
@@ -94,6 +108,24 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     return coordinator_run(&options, err);
 }
 
+static int command_train(int argc, char **argv, struct bl_error *err)
+{
+    return run_cluster(argc, argv, BL_KIND_TRAIN, err);
+}
+
+static int command_embed(int argc, char **argv, struct bl_error *err)
+{
+    return run_cluster(argc, argv, BL_KIND_EMBED, err);
+}
+
+/* Whether both go to one terminal, file or pipe. */
+static bool is_one_stream(FILE *a, FILE *b)
+{
+    struct stat x, y;
+    return fstat(fileno(a), &x) == 0 && fstat(fileno(b), &y) == 0 && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
 static int command_check(int argc, char **argv, struct bl_error *err)
 {
     int rest;
@@ -107,7 +139,25 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     char programs[4096], worker[4096];
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(check_run(argv[1], deep, worker, stdout, err));
+    int rc = check_run(argv[1], deep, worker, stdout, err);
+    if (rc < 0 && is_one_stream(stdout, stderr))
+        err->text[0] = 0; /* whoever reads has it from the page */
+    return rc < 0 ? rc : bl_output_finish(err);
+}
+
+static int command_keygen(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one folder, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    BL_TRY(keys_make(argv[1], err));
+    printf("%s/" KEYS_FILE
+           ": copy this folder to every host of the cluster, and give it by --keys. "
+           "Whoever has it can join.\n",
+           argv[1]);
     return bl_output_finish(err);
 }
 
@@ -121,9 +171,10 @@ static int no_command(int argc, char **argv, struct bl_error *err)
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
-        {"train", usage, command_train},
-        {"check", usage, command_check},
-        {NULL, usage, no_command},
+        {"train", usage, command_train},   {"embed", usage, command_embed},
+        {"check", usage, command_check},   {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop}, {"checkpoint-now", ask_usage, command_checkpoint_now},
+        {"keygen", usage, command_keygen}, {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);
 }

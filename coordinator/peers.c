@@ -39,10 +39,15 @@ void peers_free(struct peers **peers)
 
 struct peer *peers_of_id(struct peers *peers, const struct wire_id *id)
 {
+    struct peer *p = peers->by_id[id_bucket(id)];
+    while (p && memcmp(&p->id, id, sizeof *id) != 0)
+        p = p->next_id;
+    return p;
+}
+
+struct peer *peers_add(struct peers *peers, const struct wire_id *id)
+{
     struct peer **bucket = &peers->by_id[id_bucket(id)];
-    for (struct peer *p = *bucket; p; p = p->next_id)
-        if (!memcmp(&p->id, id, sizeof *id))
-            return p;
     struct peer *p = calloc(1, sizeof *p);
     BL_ASSERT(p != NULL);
     p->id = *id;

@@ -8,15 +8,25 @@
 #include "common/error.h"
 #include "proto/socket.h"
 
+/* Seconds of a step that a worker spends in each part: means over its last reports. */
+struct peer_times {
+    int steps; /* reports in the means, as far as it matters */
+    double data_s, compute_s, reduce_s;
+};
+
 struct peer {
-    struct wire_id id; /* of the connection */
-    uint64_t link;     /* number of the connection, never used twice */
+    struct wire_id id;               /* of the connection */
+    int connection;                  /* the same, as a socket knows it (wire_know) */
+    char address[GUARD_ADDRESS_MAX]; /* its host's */
+    uint64_t link;                   /* number of the connection, never used twice */
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
-    char build[512];                  /* of its Hello */
-    uint64_t secret;                  /* of its Hello: whose child it is; 0: nobody's */
-    char phase[32], waiting[32];      /* of its last Beat */
+    char build[512];             /* of its Hello */
+    uint64_t secret;             /* of its Hello: whose child it is; 0: nobody's */
+    char host[64];               /* its address, as the connection tells */
+    char phase[32], waiting[32]; /* of its last Beat */
+    struct peer_times times;
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */
 };
@@ -25,8 +35,10 @@ struct peers;
 
 int peers_new(struct peers **ret, struct bl_error *err);
 void peers_free(struct peers **peers);
-/* The peer of a connection; a new one gets the next link number. Never NULL. */
+/* The peer of a connection; NULL: unknown. */
 struct peer *peers_of_id(struct peers *peers, const struct wire_id *id);
+/* A new peer, with the next link number. Never NULL. */
+struct peer *peers_add(struct peers *peers, const struct wire_id *id);
 /* NULL: unknown. */
 struct peer *peers_of_link(struct peers *peers, uint64_t link);
 /* The connection's newest peer with that incarnation, that secret; NULL: unknown. */

@@ -20,10 +20,12 @@ int tokenize_run(const struct tokenize_options *options, FILE *in, FILE *out, st
 struct preprocess_options {
     const char *model; /* vision model's folder */
     const char *into;  /* folder for NAME.png, or NULL */
+    bool json;         /* an object a line, with the columns' names as keys */
     int64_t max_pixels;
 };
-/* Decodes and resizes each image as training does. A line for each: path, width and height as
- * stored upright, side of the square, SHA-256 of its (side, side, 3) u8 RGB bytes; between tabs. What
- * cannot be read gets a line "path error TEXT" and, at the end, -BL_EDATA. */
+/* Decodes and resizes each image as training does. A line for each: file_name, width and height (upright), side of the
+ * square, SHA-256 of its (side, side, 3) u8 RGB bytes, and with `into` the PNG's path; between tabs. Images of one name in
+ * several folders become NAME.png, NAME-2.png and so on. What cannot be read gets a line with its error and, at the end,
+ * -BL_EDATA. */
 int preprocess_run(const struct preprocess_options *options, char *const *images, int count,
                    FILE *out, struct bl_error *err);

@@ -40,6 +40,7 @@ struct fetch {
 
     char run_folder[4096];
     uint8_t run[RUN_ID_BYTES];
+    char cache_tower[65];
     struct sample_source *source; /* immutable once open_done */
 
     struct fetch_micro_batch *micro_batches; /* all that exist; the loop's own */
@@ -97,16 +98,25 @@ static void make_void(struct fetch_slot *slot, const struct bl_error *err)
     wire_text(slot->reason);
 }
 
+static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_slot *slot,
+                     struct sample_info *ret, struct bl_error *err)
+{
+    size_t side = sample_side(f->source);
+    if (slot->missing)
+        BL_TRY(sample_missing(f->source, slot->sample, err));
+    return sample_make(f->source, slot->sample, slot->epoch, g->pixels + g->good * side * side * 3,
+                       &g->ids, ret, err);
+}
+
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
 static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
-    size_t side = sample_side(f->source), image_bytes = side * side * 3;
+    size_t image_bytes = sample_image_bytes(f->source);
     for (uint32_t i = 0; i < g->count && !is_stopping(f); i++) {
         struct fetch_slot *slot = &g->slots[i];
         struct sample_info info;
         struct bl_error why;
-        int rc = sample_make(f->source, slot->sample, slot->epoch,
-                             g->pixels + g->good * image_bytes, &g->ids, &info, &why);
+        int rc = make_slot(f, g, slot, &info, &why);
         if (rc == -BL_ESTOPPED)
             break;
         bl_progress_add(1);
@@ -133,7 +143,7 @@ static void do_open(struct fetch *f, struct fetch_micro_batch *none)
     struct bl_error err = {0};
     struct sample_source *source = NULL;
     const struct location_patience patience = {wait_a_while, f};
-    int rc = sample_source_open(f->run_folder, f->run, &patience, &source, &err);
+    int rc = sample_source_open(f->run_folder, f->run, f->cache_tower, &patience, &source, &err);
     pthread_mutex_lock(&f->lock);
     f->source = source;
     if (rc < 0)
@@ -237,12 +247,14 @@ int fetch_start(const struct fetch_options *options, struct fetch **ret, struct 
     return rc;
 }
 
-void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_ID_BYTES])
+void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_ID_BYTES],
+                const char *cache_tower)
 {
     pthread_mutex_lock(&f->lock);
     BL_ASSERT(!f->open_done && !f->open_wanted);
     snprintf(f->run_folder, sizeof f->run_folder, "%s", run_folder);
     memcpy(f->run, run, sizeof f->run);
+    snprintf(f->cache_tower, sizeof f->cache_tower, "%s", cache_tower);
     f->open_wanted = true;
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->lock);
@@ -285,6 +297,14 @@ uint32_t fetch_side(const struct fetch *f)
     return sample_side(f->source);
 }
 
+static bool is_among(uint64_t sample, const uint64_t *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (list[i] == sample)
+            return true;
+    return false;
+}
+
 /* A micro-batch that nobody holds any more, or a new one. */
 static struct fetch_micro_batch *find_micro_batch(struct fetch *f)
 {
@@ -311,9 +331,9 @@ static void *make_room(void *data, size_t *capacity, size_t size)
 }
 
 int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
-               uint32_t count, struct bl_error *err)
+               uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err)
 {
-    size_t side = fetch_side(f), pixels = (size_t)count * side * side * 3;
+    size_t pixels = (size_t)count * sample_image_bytes(f->source);
     if (pixels > BL_FRAME_BYTES_MAX) {
         bl_fail(err, BL_ELIMIT, "a micro-batch of %u images has %zu bytes, more than %d", count,
                 pixels, BL_FRAME_BYTES_MAX);
@@ -322,7 +342,8 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
     struct fetch_micro_batch *g = find_micro_batch(f);
     if (g) {
         g->slots = make_room(g->slots, &g->slots_capacity, count * sizeof *g->slots);
-        g->pixels = make_room(g->pixels, &g->pixels_capacity, pixels);
+        g->pixels =
+            make_room(g->pixels, &g->pixels_capacity, pixels + 1); /* of a cached run none */
     }
     if (!g || !g->slots || !g->pixels)
         return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch of %u images, %zu bytes", count,
@@ -335,7 +356,11 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
     g->ids.count = 0;
     for (uint32_t i = 0; i < count; i++) {
         BL_ASSERT_CMP(samples[i], <, fetch_samples(f));
-        g->slots[i] = (struct fetch_slot){.sample = samples[i], .epoch = epochs[i]};
+        g->slots[i] = (struct fetch_slot){.sample = samples[i],
+                                          .epoch = epochs[i],
+                                          .missing = is_among(samples[i], missing, missing_count)};
+        if (!g->slots[i].missing)
+            BL_TRY(sample_want(f->source, samples[i], err));
     }
     pthread_mutex_lock(&f->lock);
     queue_add(&f->jobs, g);

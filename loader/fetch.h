@@ -22,7 +22,8 @@ struct fetch;
 struct fetch_slot {
     uint64_t sample;
     uint32_t epoch;
-    bool bad; /* nothing below but unreadable and reason */
+    bool missing; /* known to be void: it is not fetched again */
+    bool bad;     /* nothing below but unreadable and reason */
     bool
         unreadable; /* bad, perhaps only on this host (loader/sample.h): another loader may read it */
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
@@ -64,8 +65,10 @@ struct fetch_options {
 
 /* Starts the threads. *ret is the caller's. */
 int fetch_start(const struct fetch_options *options, struct fetch **ret, struct bl_error *err);
-/* Opens configuration, index, tokenizer and preprocessing, on a thread; FETCH_OPENED follows. Once. */
-void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES]);
+/* Opens configuration, index, tokenizer and preprocessing (cache_tower as in sample_source_open), on a thread; FETCH_OPENED
+ * follows. Once. */
+void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES],
+                const char *cache_tower);
 /* Reads the images of these samples and hashes their bytes (sample_probe); FETCH_PROBED follows, once the data is open. One
  * at a time. -BL_ENOMEM. */
 int fetch_probe(struct fetch *fetch, const uint64_t *samples, uint32_t count, struct bl_error *err);
@@ -75,9 +78,10 @@ const uint64_t *fetch_probe_hashes(const struct fetch *fetch, uint32_t *ret_coun
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
 
-/* Makes a micro-batch of samples below fetch_samples; FETCH_MADE follows. -BL_ENOMEM. */
+/* Makes a micro-batch of `count` samples below fetch_samples, of which the missing ones are known to be void; what is at a URL is
+ * fetched from now on. FETCH_MADE follows. -BL_ENOMEM. */
 int fetch_make(struct fetch *fetch, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
-               uint32_t count, struct bl_error *err);
+               uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err);
 /* The next event; false when there is none. */
 bool fetch_next(struct fetch *fetch, struct fetch_event *ret);
 /* Lets go; only atomics, for any thread. */

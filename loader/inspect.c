@@ -45,6 +45,9 @@ static void print_samples(const struct inspection *in)
     const struct dataset *d = in->dataset;
     fprintf(in->out, "samples\n  %8llu  train\n  %8llu  validation\n",
             u(dataset_count(d, DATASET_TRAIN)), u(dataset_count(d, DATASET_VALIDATION)));
+    char split[300];
+    if (dataset_split_text(d, split, sizeof split))
+        fprintf(in->out, "            %s\n", split);
     for (int v = DATASET_KEPT + 1; v < DATASET_VERDICT_COUNT; v++) {
         enum dataset_verdict verdict = (enum dataset_verdict)v;
         if (!dataset_sample_verdicts(d, verdict))
@@ -64,7 +67,7 @@ static void print_passed(const struct inspection *in)
         snprintf(name, sizeof name, "%s", first);
         utf8_clean(name);
         if (count)
-            fprintf(in->out, "  %8llu  passed over: %s; the first is %s\n", u(count),
+            fprintf(in->out, "  %8llu  %s; the first is %s\n", u(count),
                     source_passed_words((enum source_passed)kind), name);
     }
 }

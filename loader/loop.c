@@ -178,6 +178,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     header.micro_batch = a->assignment.micro_batch;
     header.first = o->first;
     header.image_side = fetch_side(l->fetch);
+    header.cached = l->member.cache_tower[0] != 0;
     header.n_slots = g->count;
     header.slots = list;
     uint8_t *data;
@@ -272,7 +273,8 @@ static void make(struct loop *l, uint32_t slot)
 {
     const struct assignment *o = &l->assignments[slot];
     struct bl_error err;
-    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, &err) < 0)
+    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, o->missing, o->missing_count,
+                   &err) < 0)
         member_fail(&l->member, &err);
 }
 
@@ -291,7 +293,7 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         send_hello(l);
         break;
     case LOADER_ACTION_OPEN:
-        fetch_open(l->fetch, l->member.run_folder, l->member.run);
+        fetch_open(l->fetch, l->member.run_folder, l->member.run, l->member.cache_tower);
         break;
     case LOADER_ACTION_PROBE:
         probe(l);
@@ -536,8 +538,8 @@ static int start(struct loop *l, struct bl_error *err)
     l->assignments = calloc(l->slot_count, sizeof *l->assignments);
     if (!l->assignments)
         return bl_fail(err, BL_ENOMEM, "no memory for %u assignments", l->slot_count);
-    struct outboxes_options outboxes = {&l->member.uv, l->member.zmq, l->options->insecure,
-                                        on_writable, l};
+    struct outboxes_options outboxes = {&l->member.uv, l->member.zmq,
+                                        l->options->keys || l->options->insecure, on_writable, l};
     BL_TRY(outboxes_open(&outboxes, &l->outboxes, err));
     BL_TRY(fetch_start(&(struct fetch_options){(int)l->threads, member_wake, &l->member}, &l->fetch,
                        err));
@@ -554,8 +556,10 @@ int loader_run(const struct loader_options *options, struct bl_error *err)
     struct loop l = {.options = options};
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_LOADER,
                                     .endpoint = options->endpoint,
+                                    .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
+                                    .grace_s = options->grace_s,
                                     .name = options->name,
                                     .parent = options->parent,
                                     .calls = &calls,

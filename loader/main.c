@@ -6,6 +6,7 @@
 #include "common/limits.h"
 #include "common/program.h"
 #include "loader/commands.h"
+#include "loader/fill.h"
 #include "loader/inspect.h"
 #include "loader/loop.h"
 
@@ -13,16 +14,22 @@ static const char usage[] =
     "usage: blipren-loader --coord tcp://HOST:PORT [options]    joins a run and makes its batches\n"
     "       blipren-loader inspect RUN.yaml                     what the caption rules keep, drop "
     "and train\n"
+    "       blipren-loader fetch RUN.yaml                       images at URLs into data.cache, "
+    "ahead "
+    "of training\n"
     "       blipren-loader tokenize --model DIR                 texts as token ids, and back\n"
     "       blipren-loader preprocess --model DIR IMAGE...      images as the vision model sees "
     "them\n"
     "\n"
     "  --coord URL     where the coordinator listens\n"
-    "  --insecure      allow addresses beyond this machine: nothing is encrypted or authenticated\n"
+    "  --keys DIR      the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
+    "beyond this machine\n"
+    "  --insecure      go without them: nothing is encrypted or authenticated\n"
     "  --threads N     images decoded at the same time (all cores)\n"
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
     "  --patience S    leave after so many seconds without a coordinator (60)\n"
+    "  --grace S       after SIGTERM, go on for so long if the run does not end before (0)\n"
     "  --parent PID    die with that process\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";
@@ -32,6 +39,18 @@ static const char inspect_usage[] =
     "\n"
     "Counts what the caption rules keep and drop, and why; lengths in tokens; examples token by\n"
     "token, with marks for prefix, label and EOS. Reads as training would, writes nothing.\n";
+
+static const char fetch_usage[] =
+    "usage: blipren-loader fetch RUN.yaml\n"
+    "\n"
+    "Fetches what is at the URLs of data.source and data.validation_source into data.cache, each "
+    "URL\n"
+    "once, and says at the end what became of them. Ctrl-C stops; the same command goes on. What "
+    "is "
+    "in\n"
+    "the cache is not fetched again; what has failed for good is asked for again. Training "
+    "fetches\n"
+    "by itself what is not there.\n";
 
 static const char tokenize_usage[] =
     "usage: blipren-loader tokenize --model DIR [options] < TEXTS\n"
@@ -48,10 +67,13 @@ static const char preprocess_usage[] =
     "\n"
     "Prints a line for each image: path, width, height (upright), side of the square that the "
     "model\n"
-    "takes, SHA-256 of its RGB bytes; between tabs.\n"
+    "takes, SHA-256 of its RGB bytes, and with --into the PNG's path; between tabs.\n"
     "\n"
     "  --model DIR      the vision model's folder\n"
-    "  --into FOLDER    also write the squares there, as NAME.png\n"
+    "  --into FOLDER    also write the squares there, as NAME.png (NAME-2.png for the next of that "
+    "name)\n"
+    "  --json           a line of JSON for each image: file_name, width, height, side, sha256, "
+    "png\n"
     "  --max-pixels N   refuse larger pictures (100000000)\n";
 
 static int wrong_usage(struct bl_error *err, const char *expected)
@@ -63,15 +85,17 @@ static int wrong_usage(struct bl_error *err, const char *expected)
 static int command_load(int argc, char **argv, struct bl_error *err)
 {
     struct loader_options options = {0};
-    int64_t threads = 0, capacity = 0, parent = 0, patience_s = 60;
+    int64_t threads = 0, capacity = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
         {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
         {"--name", ARGUMENT_TEXT, &options.name, 0, 0},
+        {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 1024},
         {"--capacity", ARGUMENT_WHOLE, &capacity, 0, BL_LOADER_CAPACITY_MAX},
         {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
+        {"--grace", ARGUMENT_WHOLE, &grace_s, 0, 1000000},
         {"--parent", ARGUMENT_WHOLE, &parent, 0, 1 << 30},
         {0},
     };
@@ -86,6 +110,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     options.capacity = (int)capacity;
     options.parent = (int)parent;
     options.patience_s = (unsigned)patience_s;
+    options.grace_s = (unsigned)grace_s;
     options.insecure |= parent != 0; /* a coordinator that starts us was told already */
     return loader_run(&options, err);
 }
@@ -97,6 +122,16 @@ static int command_inspect(int argc, char **argv, struct bl_error *err)
     if (rest != 1)
         return wrong_usage(err, "one RUN.yaml");
     BL_TRY(inspect_run(argv[1], stdout, err));
+    return bl_output_finish(err);
+}
+
+static int command_fetch(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1)
+        return wrong_usage(err, "one RUN.yaml");
+    BL_TRY(fill_run(argv[1], stdout, err));
     return bl_output_finish(err);
 }
 
@@ -124,6 +159,7 @@ static int command_preprocess(int argc, char **argv, struct bl_error *err)
     const struct argument table[] = {
         {"--model", ARGUMENT_TEXT, &options.model, 0, 0},
         {"--into", ARGUMENT_TEXT, &options.into, 0, 0},
+        {"--json", ARGUMENT_FLAG, &options.json, 0, 0},
         {"--max-pixels", ARGUMENT_WHOLE, &options.max_pixels, 1, 4294836225.},
         {0},
     };
@@ -137,6 +173,7 @@ int main(int argc, char **argv)
 {
     static const struct command commands[] = {
         {"inspect", inspect_usage, command_inspect},
+        {"fetch", fetch_usage, command_fetch},
         {"tokenize", tokenize_usage, command_tokenize},
         {"preprocess", preprocess_usage, command_preprocess},
         {NULL, usage, command_load},

@@ -64,8 +64,7 @@ static void on_writable(void *context, struct wire_socket *socket)
 static int outbox_new(struct outboxes *o, const char *endpoint, struct outbox **ret,
                       struct bl_error *err)
 {
-    if (wire_check_endpoint(endpoint, o->options.insecure, err) < 0)
-        return bl_error_remedy(err, "start this loader with --insecure on a network you trust");
+    BL_TRY(wire_check_endpoint(endpoint, o->options.permitted, err));
     struct outbox *outbox = calloc(1, sizeof *outbox);
     if (!outbox)
         return bl_fail(err, BL_ENOMEM, "no memory for a worker's socket");

@@ -18,8 +18,8 @@ struct outbox_message {
 
 struct outboxes_options {
     uv_loop_t *loop;
-    void *zmq;
-    bool insecure;                   /* workers may be on other machines */
+    struct wire_context *zmq;
+    bool permitted;                  /* workers may be on other machines */
     void (*writable)(void *context); /* outboxes_ship has something to do again */
     void *context;
 };

@@ -1,16 +1,20 @@
 /* loader/sample.c - see sample.h. */
 #include "loader/sample.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cache/cache.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/models/hf.h"
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/image/processor.h"
+#include "loader/download/image_cache.h"
+#include "loader/download/download.h"
 
 struct sample_source {
     struct config *config;
@@ -18,8 +22,10 @@ struct sample_source {
     struct tokenizer *tokenizer;
     struct caption_rules *rules;
     struct image_processor processor;
-    uint32_t *prefixes; /* ids of each caption column's prefix */
+    struct features *cache; /* NULL: pixels are made */
+    uint32_t *prefixes;     /* ids of each caption column's prefix */
     struct location_patience patience;
+    struct download *download; /* NULL: no image is at a URL */
     _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
 };
 
@@ -34,7 +40,7 @@ static int count_prefixes(struct sample_source *s, struct bl_error *err)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu prefixes", captions->count);
     for (size_t i = 0; i < captions->count && rc == 0; i++) {
         ids.count = 0;
-        rc = caption_prompt(s->tokenizer, captions->at[i].prefix, &ids, err);
+        rc = caption_prompt(s->tokenizer, caption_prefix_of(&captions->at[i], NULL), &ids, err);
         s->prefixes[i] = (uint32_t)ids.count;
     }
     token_ids_release(&ids);
@@ -52,9 +58,47 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
     return count_prefixes(s, err);
 }
 
+static int open_cache(struct sample_source *s, const char *tower, struct bl_error *err)
+{
+    struct cache_form form;
+    if (!tower[0])
+        return 0;
+    BL_TRY(cache_form_of(s->config, tower, &form, err));
+    BL_TRY(features_open(s->config->cache.path, &form, &s->cache, err));
+    if (s->cache)
+        return 0;
+    bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
+    bl_error_remedy(err, "mount cache.path at the same path on every host");
+    return bl_error_file(err, s->config->cache.path);
+}
+
+static bool has_urls(const struct sample_source *s)
+{
+    struct dataset_sample sample;
+    for (uint64_t id = 0; id < sample_count(s); id++) {
+        dataset_sample(s->dataset, id, &sample);
+        if (sample.location.kind == LOCATION_URL)
+            return true;
+    }
+    return false;
+}
+
+static int open_download(struct sample_source *s, struct bl_error *err)
+{
+    const struct config_data *data = &s->config->data;
+    const struct download_options options = {.cache = data->cache,
+                                             .cache_bytes = (uint64_t)data->cache_bytes,
+                                             .image_bytes_max = (uint64_t)data->max_image_bytes,
+                                             .host_connections = (int)data->host_connections,
+                                             .timeout_s = data->download_timeout_s,
+                                             .patience_s = data->download_patience_s,
+                                             .private_redirects = data->private_redirects};
+    return download_open(&options, &s->download, err);
+}
+
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const struct location_patience *patience, struct sample_source **ret,
-                       struct bl_error *err)
+                       const char *cache_tower, const struct location_patience *patience,
+                       struct sample_source **ret, struct bl_error *err)
 {
     bl_auto(sample_source) struct sample_source *s = calloc(1, sizeof *s);
     if (!s)
@@ -66,8 +110,11 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
         return bl_fail(err, BL_ENOMEM, "no memory for %llu samples",
                        (unsigned long long)sample_count(s));
     BL_TRY(open_captions(s, err));
+    if (has_urls(s))
+        BL_TRY(open_download(s, err));
     BL_TRY(image_processor_open(s->config->vision.path, s->config->data.max_pixels, &s->processor,
                                 err));
+    BL_TRY(open_cache(s, cache_tower, err));
     *ret = bl_take(&s);
     return 0;
 }
@@ -77,6 +124,8 @@ void sample_source_free(struct sample_source **source)
     struct sample_source *s = *source;
     if (!s)
         return;
+    features_free(&s->cache);
+    download_free(&s->download);
     free(s->verified);
     free(s->prefixes);
     caption_rules_free(&s->rules);
@@ -97,6 +146,12 @@ uint32_t sample_side(const struct sample_source *s)
     return s->processor.side;
 }
 
+size_t sample_image_bytes(const struct sample_source *s)
+{
+    size_t side = s->processor.side;
+    return s->cache ? 0 : side * side * 3;
+}
+
 /* -- image bytes ------------------------------------------------------------------------------ */
 
 static bool is_verified(const struct sample_source *s, uint64_t id)
@@ -109,6 +164,50 @@ static void set_verified(const struct sample_source *s, uint64_t id)
     atomic_fetch_or_explicit(&s->verified[id / 8], (uint8_t)(1u << id % 8), memory_order_relaxed);
 }
 
+int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err)
+{
+    struct dataset_sample sample;
+    dataset_sample(s->dataset, id, &sample);
+    return sample.location.kind == LOCATION_URL && !s->cache
+               ? download_want(s->download, &sample.location, err)
+               : 0;
+}
+
+int sample_missing(const struct sample_source *s, uint64_t id, struct bl_error *err)
+{
+    struct dataset_sample sample;
+    char reason[IMAGE_CACHE_REASON_MAX];
+    dataset_sample(s->dataset, id, &sample);
+    if (sample.location.kind != LOCATION_URL)
+        return 0;
+    bool known = image_cache_find(sample.location.path, reason) == IMAGE_CACHE_FAILED;
+    return bl_fail(err, BL_EDATA, "%s", known ? reason : "other loaders could not fetch it");
+}
+
+/* What is at a URL: fetched where it is not in the cache. Another process may evict it before it is read, and what a host wrote
+ * before it lost power may be torn. */
+static int read_url(const struct sample_source *s, uint64_t id, const struct location *location,
+                    char **ret_data, size_t *ret_size, struct bl_error *err)
+{
+    enum { TRIES = 10 };
+    size_t most = (size_t)s->config->data.max_image_bytes;
+    for (int tries = 1;; tries++) {
+        bl_autofree char *data = NULL;
+        BL_TRY(download_get(s->download, location, &s->patience, err));
+        int rc = location_read(location, most, &data, ret_size, NULL, err);
+        if (rc < 0 && (err->os_error != ENOENT || tries == TRIES))
+            return rc;
+        if (rc == 0 &&
+            (is_verified(s, id) || image_cache_verify(location->path, data, *ret_size))) {
+            set_verified(s, id);
+            *ret_data = bl_take(&data);
+            return 0;
+        }
+        if (tries == TRIES)
+            return bl_fail(err, BL_EDATA, "the cache loses the image again and again");
+    }
+}
+
 /* The image's bytes, which must be those that were indexed: the split, and what counts as the same
  * image, were decided by their hash. */
 static int read_image(const struct sample_source *s, uint64_t id,
@@ -119,6 +218,8 @@ static int read_image(const struct sample_source *s, uint64_t id,
     struct bl_stamp stamp;
     bl_autofree char *data = NULL;
     size_t size;
+    if (sample->location.kind == LOCATION_URL)
+        return read_url(s, id, &sample->location, ret_data, ret_size, err);
     BL_TRY(location_read(&sample->location, (size_t)s->config->data.max_image_bytes, &data, &size,
                          &stamp, err));
     bool as_indexed = bl_stamp_equal(&stamp, &sample->stamp);
@@ -141,6 +242,15 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
 {
     bl_autofree char *data = NULL;
     size_t size = 0;
+    uint64_t row;
+    enum features_found found =
+        s->cache ? features_find(s->cache, sample->hash, &row) : FEATURES_ROW;
+    if (found == FEATURES_VOID)
+        return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
+    if (found == FEATURES_ABSENT)
+        return bl_fail(err, BL_EDATA, "the feature cache does not have it");
+    if (s->cache)
+        return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
     return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);
 }
@@ -177,6 +287,8 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
         if (rc == 0)
             break;
         ids->count = before;
+        if (sample.location.kind == LOCATION_URL && location_failure_of(err) == LOCATION_PASSING)
+            return rc; /* was tried for long enough */
         BL_TRY(location_before_next_try(&sample.location, ++failures, &s->patience, err));
     }
     memcpy(&info.image_hash, sample.hash, sizeof info.image_hash);
@@ -196,6 +308,10 @@ static int probe_one(const struct sample_source *s, uint64_t id, uint64_t *ret,
         return bl_fail(err, BL_EDATA, "expected samples below %llu, found %llu",
                        (unsigned long long)sample_count(s), (unsigned long long)id);
     dataset_sample(s->dataset, id, &sample);
+    if (sample.location.kind == LOCATION_URL) {
+        memcpy(ret, sample.hash, sizeof *ret);
+        return 0;
+    }
     for (unsigned failures = 0; location_sha256(&sample.location, hash, &stamp, err) < 0;)
         BL_TRY(location_before_next_try(&sample.location, ++failures, &s->patience, err));
     memcpy(ret, hash, sizeof *ret);

@@ -4,10 +4,11 @@
  * Whose fault a failure is (location_failure_of tells from the error):
  *   LOCATION_BAD         the bytes are no picture, or too large: every host finds the same, the sample is void.
  *   LOCATION_UNREADABLE  the index knew the image, and here it is not there, not permitted, or other bytes than were
- *                        indexed. That may be this host's mount: the sample is void only when another loader agrees.
+ *                        indexed; or a server says for good that it has none. That may be this host's mount or network: the
+ *                        sample is void only when another loader agrees.
  *   LOCATION_PASSING     the host's for half a minute (EIO, EMFILE, ESTALE, no memory, ...), tried again with growing
- *                        pauses. It says nothing about the sample: this process ends with the error, which names the
- *                        file. */
+ *                        pauses; or a server's, for data.download_patience_s. It says nothing about the sample: this
+ *                        process ends with the error, which names the file or the URL. */
 #pragma once
 
 #include <stdint.h>
@@ -22,33 +23,43 @@
 struct sample_source;
 
 /* Reads the run folder's configuration and index, the language model's tokenizer and the vision
- * model's preprocessing. Takes up to a second. patience waits on the threads that call the functions below. *ret is the
+ * model's preprocessing, or (cache_tower not "") the identities of the run's feature cache, of the tower with that hash. Takes up
+ * to a second. patience waits on the threads that call the functions below. *ret is the
  * caller's. */
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const struct location_patience *patience, struct sample_source **ret,
-                       struct bl_error *err);
+                       const char *cache_tower, const struct location_patience *patience,
+                       struct sample_source **ret, struct bl_error *err);
 /* NULL is fine; sets *source to NULL. */
 void sample_source_free(struct sample_source **source);
 
 uint64_t sample_count(const struct sample_source *source);
 /* Images are (side, side, 3) u8 RGB. */
 uint32_t sample_side(const struct sample_source *source);
+/* Bytes of an image's pixels; 0: the worker has its features. */
+size_t sample_image_bytes(const struct sample_source *source);
 
 struct sample_info {
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
     uint64_t image_hash;
 };
 
-/* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3), appends the ids of the
+/* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3; of a cached run none), appends the ids of the
  * caption that it has in `epoch`. The image's bytes are compared with the index by their SHA-256; once
  * they were equal, a file of the indexed size and time is taken to be the same. A failure leaves ids as
  * before; *err, which must not be NULL, says whose it is (above). -BL_ESTOPPED: wait returned false. */
 int sample_make(const struct sample_source *source, uint64_t id, uint32_t epoch, uint8_t *pixels,
                 struct token_ids *ids, struct sample_info *ret, struct bl_error *err);
 
+/* The sample will be made: what is at a URL is fetched from now on. Returns at once. */
+int sample_want(const struct sample_source *source, uint64_t id, struct bl_error *err);
+
+/* Of a sample that is known to be void: the reason as -BL_EDATA where its image is at a URL, so that what has once failed for good
+ * stays void, whatever its server says to another loader later. 0: it may be read again, and the same will be found. */
+int sample_missing(const struct sample_source *source, uint64_t id, struct bl_error *err);
+
 /* Proof that this host sees the run's images: reads those of `count` samples and gives the first 8 bytes
  * of each content's SHA-256, as sample_info.image_hash has it, for the coordinator to compare with its
- * index. 0: it could not be read here, or there is no such sample; *ret_error says why the first of them
+ * index. What is at a URL needs no proof, and is not fetched. 0: it could not be read here, or there is no such sample; *ret_error says why the first of them
  * could not (code 0: all were read). The only failure is -BL_ESTOPPED. */
 int sample_probe(const struct sample_source *source, const uint64_t *ids, size_t count,
                  uint64_t *ret_hashes, struct bl_error *ret_error, struct bl_error *err);

@@ -53,18 +53,15 @@ bool wire_is_loopback(const char *endpoint)
            c < 256 && d < 256;
 }
 
-int wire_check_endpoint(const char *endpoint, bool insecure, struct bl_error *err)
+int wire_check_endpoint(const char *endpoint, bool permitted, struct bl_error *err)
 {
     const char *host;
     if (!find_host(endpoint, &host))
         return bl_fail(err, BL_EUSAGE,
                        "expected an address like tcp://127.0.0.1:5555, found \"%.100s\"", endpoint);
-    if (insecure || wire_is_loopback(endpoint))
+    if (permitted || wire_is_loopback(endpoint))
         return 0;
-    bl_fail(err, BL_EUSAGE,
-            "%.100s is not on this machine alone, and connections are neither encrypted nor "
-            "authenticated",
-            endpoint);
-    return bl_error_remedy(
-        err, "use 127.0.0.1, or say cluster.insecure: true (--insecure) on a network you trust");
+    bl_fail(err, BL_EUSAGE, "%.100s is not on this machine alone, and there are no keys", endpoint);
+    return bl_error_remedy(err, "give --keys DIR, a copy of the folder that `blipren-coord keygen "
+                                "DIR` makes, or --insecure on a network you trust");
 }

@@ -8,6 +8,7 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/notify.h"
 
 #define LINGER_MS 500
 #define PATIENCE_GUESS_MS 10000
@@ -59,6 +60,7 @@ void member_goodbye(struct member *m, const char *reason)
 
 void member_leave(struct member *m)
 {
+    bl_notify_stopping();
     m->leaving = true;
     uv_stop(&m->uv);
 }
@@ -93,6 +95,10 @@ static void explain_absence(struct member *m, const char *text)
         bl_error_remedy(&m->error, "install the same version of BLIPren on every host");
     } else {
         bl_fail(&m->error, BL_EPEER, "%s: %s", text, wire_met_words(whom_it_met(m)));
+        if (whom_it_met(m) == WIRE_OTHER_KEYS)
+            bl_error_remedy(&m->error,
+                            "copy the coordinator's folder of keys to this host, and give "
+                            "it by --keys");
     }
     bl_error_remedy(&m->error, "start blipren-coord there, or give its address by --coord");
 }
@@ -132,6 +138,9 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     if (m->probe_count)
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
+    m->run_kind = (enum bl_kind)e->welcome->kind;
+    snprintf(m->cache_tower, sizeof m->cache_tower, "%s", e->welcome->cache_tower);
+    bl_notify_ready("%s of the run %s", m->name, m->run_folder);
     return 0;
 }
 
@@ -194,8 +203,9 @@ static void on_lost(void *member)
 /* A malformed message: the connection is closed, and the rules make a new one (W2). */
 static void give_up_connection(struct member *m, const struct bl_error *why)
 {
-    bl_log(BL_LOG_WARNING, "malformed message of the coordinator, connection closed: %s%s%s",
-           why->key, why->key[0] ? ": " : "", why->text);
+    bl_log_peer(BL_LOG_WARNING, m->options.endpoint,
+                "malformed message of the coordinator, connection closed: %s%s%s", why->key,
+                why->key[0] ? ": " : "", why->text);
     m->malformed = *why;
     m->met = whom_it_met(m);
     wire_socket_close(&m->control, 0);
@@ -254,19 +264,39 @@ static void on_tick(uv_timer_t *timer)
 {
     struct member *m = timer->data;
     struct member_event event = {.type = MEMBER_EVENT_TICK};
+    bl_notify_alive();
+    bl_log_counts();
     if (!m->leaving)
         m->options.calls->event(m->options.context, &event);
 }
 
 /* The first signal ends the process in order; the handlers are gone then, so that a second one ends it at once. */
-static void on_signal(uv_signal_t *signal, int number)
+static void leave_on_signal(struct member *m, int number)
 {
-    struct member *m = signal->data;
     struct bl_error err;
     for (int i = 0; i < m->signal_count; i++)
         uv_signal_stop(&m->signals[i]);
     bl_fail(&err, BL_ESTOPPED, "stopped by signal %d", number);
     member_fail(m, &err);
+}
+
+static void on_grace_over(uv_timer_t *timer)
+{
+    leave_on_signal(timer->data, SIGTERM);
+}
+
+/* Who is asked to leave may be one of all: the coordinator, asked too, then needs them for the steps under way and the last
+ * checkpoint, and says Stop. */
+static void on_signal(uv_signal_t *signal, int number)
+{
+    struct member *m = signal->data;
+    if (!m->options.grace_s || !m->welcomed)
+        return leave_on_signal(m, number);
+    if (uv_is_active((uv_handle_t *)&m->grace))
+        return;
+    bl_log(BL_LOG_INFO, "signal %d: leaving in %u s, or when the run ends", number,
+           m->options.grace_s);
+    uv_timer_start(&m->grace, on_grace_over, 1000 * (uint64_t)m->options.grace_s, 0);
 }
 
 /* -- start and end -- */
@@ -278,7 +308,8 @@ static void start_handles(struct member *m)
     uv_loop_init(&m->uv);
     uv_async_init(&m->uv, &m->wake, on_wake);
     uv_timer_init(&m->uv, &m->tick);
-    m->wake.data = m->tick.data = m;
+    uv_timer_init(&m->uv, &m->grace);
+    m->wake.data = m->tick.data = m->grace.data = m;
     uv_timer_start(&m->tick, on_tick, MEMBER_TICK_MS, MEMBER_TICK_MS);
     for (int i = 0; i < m->signal_count; i++) {
         uv_signal_init(&m->uv, &m->signals[i]);
@@ -311,9 +342,15 @@ int member_open(struct member *m, const struct member_options *options, struct b
     name_yourself(m);
     start_handles(m);
     /* a coordinator that starts us was told already */
-    if (wire_check_endpoint(options->endpoint, options->insecure || options->parent, err) < 0)
+    if (wire_check_endpoint(options->endpoint,
+                            options->keys || options->insecure || options->parent, err) < 0)
         return bl_error_key(err, "--coord");
-    return wire_context_open(&m->zmq, err);
+    if (!options->keys && !wire_is_loopback(options->endpoint))
+        bl_log(BL_LOG_WARNING,
+               "security=none: connections are neither encrypted nor authenticated");
+    if (wire_context_open(options->keys, &m->zmq, err) < 0)
+        return bl_error_key(err, "--keys");
+    return 0;
 }
 
 struct core_member_config member_config(const struct member *m)

@@ -5,31 +5,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "common/log.h"
+#include "proto/socket_state.h"
 
 /* Control messages are small; a peer with so many waiting does not read any more. */
 #define CONTROL_HWM 10000
+/* What one peer's messages may take of the coordinator's memory before it reads them: the rest waits at the sender. */
+#define CONTROL_RECEIVE_HWM 8
 /* Batches are large, and credit bounds them already: two keep the wire busy. */
 #define DATA_HWM 2
 #define RECONNECT_MAX_MS 2000
-
-struct wire_socket {
-    void *zmq;
-    bool is_router, wants_write, closing;
-    int open_handles;
-    uv_poll_t poll;
-    uv_prepare_t prepare;
-    uv_check_t check;
-    uv_idle_t idle;
-    wire_receive *receive;
-    wire_writable *writable;
-    void *user;
-    uint64_t dropped;
-    struct wire_socket *monitor; /* brings ZeroMQ's events of this socket */
-    enum wire_met met;           /* as the monitor says */
-    void (*lost)(void *user);
-};
+#define HANDSHAKE_MS 10000
+#define BACKLOG 512         /* a large cluster starts at once */
+#define KEEPALIVE_IDLE_S 60 /* a host that is gone without a word */
 
 void wire_frames_close(struct wire_frames *frames)
 {
@@ -41,29 +31,12 @@ void wire_frames_close(struct wire_frames *frames)
 void wire_frames_move(struct wire_frames *to, struct wire_frames *from)
 {
     to->count = from->count;
+    to->connection = from->connection;
     for (int i = 0; i < from->count; i++) {
         zmq_msg_init(&to->at[i]);
         zmq_msg_move(&to->at[i], &from->at[i]);
     }
     wire_frames_close(from);
-}
-
-int wire_context_open(void **ret, struct bl_error *err)
-{
-    void *context = zmq_ctx_new();
-    if (!context)
-        return bl_fail(err, BL_ENOMEM, "no ZeroMQ context can be made: %s", zmq_strerror(errno));
-    /* A loader has one for each worker; ZeroMQ's own limit is 1023. */
-    zmq_ctx_set(context, ZMQ_MAX_SOCKETS, 2 * BL_WORKERS_MAX);
-    *ret = context;
-    return 0;
-}
-
-void wire_context_close(void **context)
-{
-    if (*context)
-        zmq_ctx_term(*context);
-    *context = NULL;
 }
 
 static void close_handle(uv_handle_t *handle, void *argument)
@@ -119,6 +92,7 @@ static bool receive_one(struct wire_socket *s, struct wire_id *from, bool *ret_v
                         struct wire_frames *frames)
 {
     frames->count = 0;
+    frames->connection = -1;
     *ret_valid = true;
     bool identity = s->is_router;
     for (int more = 1; more;) {
@@ -129,6 +103,8 @@ static bool receive_one(struct wire_socket *s, struct wire_id *from, bool *ret_v
             return false;
         }
         more = zmq_msg_more(&frame);
+        if (frames->connection < 0)
+            frames->connection = zmq_msg_get(&frame, ZMQ_SRCFD);
         if (identity) {
             identity = false;
             *ret_valid = zmq_msg_size(&frame) == sizeof from->bytes;
@@ -145,6 +121,14 @@ static bool receive_one(struct wire_socket *s, struct wire_id *from, bool *ret_v
     return true;
 }
 
+static void drop_malformed(struct wire_socket *s, struct wire_frames *frames)
+{
+    const char *address = wire_address(frames);
+    s->dropped++;
+    bl_log_peer(BL_LOG_WARNING, address, "malformed message from %s, ignored", address);
+    wire_cut(s, frames->connection);
+}
+
 static void on_check(uv_check_t *check)
 {
     struct wire_socket *s = check->data;
@@ -154,25 +138,29 @@ static void on_check(uv_check_t *check)
         bool valid;
         if (!receive_one(s, &from, &valid, &frames))
             break;
-        if (valid) {
+        if (s->guard && !guard_heard(s->guard, frames.connection, wire_address(&frames)))
+            frames.connection = -1;
+        if (valid)
             s->receive(s->user, s->is_router ? &from : NULL, &frames);
-        } else {
-            s->dropped++;
-            bl_log(BL_LOG_WARNING, "malformed message from %s, ignored", wire_address(&frames));
-        }
+        else
+            drop_malformed(s, &frames);
         wire_frames_close(&frames);
     }
     if (!s->closing && s->wants_write && (events_of(s) & ZMQ_POLLOUT)) {
         s->wants_write = false;
         s->writable(s->user, s);
     }
+    if (!s->closing && s->guard)
+        socket_check_guard(s);
 }
 
 static void on_closed(uv_handle_t *handle)
 {
     struct wire_socket *s = handle->data;
-    if (--s->open_handles == 0)
-        free(s);
+    if (--s->open_handles > 0)
+        return;
+    guard_free(&s->guard);
+    free(s);
 }
 
 void wire_socket_close(struct wire_socket **socket, int linger_ms)
@@ -180,9 +168,7 @@ void wire_socket_close(struct wire_socket **socket, int linger_ms)
     struct wire_socket *s = *socket;
     if (!s)
         return;
-    if (s->monitor)
-        zmq_socket_monitor(s->zmq, NULL, 0);
-    wire_socket_close(&s->monitor, 0);
+    socket_unwatch(s);
     s->closing = true;
     uv_poll_stop(&s->poll);
     zmq_setsockopt(s->zmq, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
@@ -191,6 +177,8 @@ void wire_socket_close(struct wire_socket **socket, int linger_ms)
     uv_close((uv_handle_t *)&s->prepare, on_closed);
     uv_close((uv_handle_t *)&s->check, on_closed);
     uv_close((uv_handle_t *)&s->idle, on_closed);
+    if (s->guard)
+        uv_close((uv_handle_t *)&s->guard_timer, on_closed);
     *socket = NULL;
 }
 
@@ -220,14 +208,31 @@ static void set_int(void *zmq, int option, int value)
     BL_ASSERT_CMP(rc, ==, 0);
 }
 
+/* What ZeroMQ adds to an encrypted frame, and a little. */
+#define CURVE_BYTES 64
+
+/* The same key at both ends: who has the server's is a client too. */
+static void set_keys(const struct wire_context *context, void *zmq, bool is_server)
+{
+    const struct keys *keys = &context->keys;
+    if (is_server) {
+        set_int(zmq, ZMQ_CURVE_SERVER, 1);
+        zmq_setsockopt(zmq, ZMQ_ZAP_DOMAIN, "blipren", 7);
+    } else {
+        zmq_setsockopt(zmq, ZMQ_CURVE_SERVERKEY, keys->public_key, KEYS_TEXT_SIZE);
+        zmq_setsockopt(zmq, ZMQ_CURVE_PUBLICKEY, keys->public_key, KEYS_TEXT_SIZE);
+    }
+    zmq_setsockopt(zmq, ZMQ_CURVE_SECRETKEY, keys->secret_key, KEYS_TEXT_SIZE);
+}
+
 /* A socket with the options all of ours share. */
-static int make_socket(void *context, int type, int hwm, wire_receive *receive, void *user,
-                       struct wire_socket **ret, struct bl_error *err)
+int socket_make(struct wire_context *context, int type, int hwm, wire_receive *receive, void *user,
+                struct wire_socket **ret, struct bl_error *err)
 {
     struct wire_socket *s = calloc(1, sizeof *s);
     if (!s)
         return bl_fail(err, BL_ENOMEM, "no memory for a socket");
-    s->zmq = zmq_socket(context, type);
+    s->zmq = zmq_socket(context->zmq, type);
     if (!s->zmq) {
         free(s);
         return bl_fail(err, BL_EIO, "a socket cannot be made: %s", zmq_strerror(errno));
@@ -236,10 +241,14 @@ static int make_socket(void *context, int type, int hwm, wire_receive *receive, 
     s->receive = receive;
     s->user = user;
     int64_t bytes = type == ZMQ_PULL ? BL_FRAME_BYTES_MAX : BL_HEADER_BYTES_MAX;
+    if (context->has_keys && type != ZMQ_PAIR) {
+        set_keys(context, s->zmq, type == ZMQ_ROUTER || type == ZMQ_PULL);
+        bytes += CURVE_BYTES;
+    }
     zmq_setsockopt(s->zmq, ZMQ_MAXMSGSIZE, &bytes, sizeof bytes);
     set_int(s->zmq, ZMQ_LINGER, 0);
     set_int(s->zmq, ZMQ_SNDHWM, hwm);
-    set_int(s->zmq, ZMQ_RCVHWM, hwm);
+    set_int(s->zmq, ZMQ_RCVHWM, type == ZMQ_ROUTER ? CONTROL_RECEIVE_HWM : hwm);
     set_int(s->zmq, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS);
     *ret = s;
     return 0;
@@ -261,22 +270,40 @@ static int abandon(struct wire_socket *s, const char *what, const char *endpoint
     return rc;
 }
 
-static int bind_socket(uv_loop_t *loop, struct wire_socket *s, const char *endpoint,
-                       struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
+/* Listens, guarded from the first connection on. */
+static int bind_socket(struct wire_context *context, struct wire_socket *s, const char *endpoint,
+                       const struct wire_guard *guard, char ret_endpoint[SOCKET_ENDPOINT_MAX],
                        struct bl_error *err)
 {
-    if (zmq_bind(s->zmq, endpoint) != 0)
-        return abandon(s, "listen", endpoint, err);
     size_t size = SOCKET_ENDPOINT_MAX;
+    set_int(s->zmq, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
+    set_int(s->zmq, ZMQ_BACKLOG, BACKLOG);
+    set_int(s->zmq, ZMQ_TCP_KEEPALIVE, 1);
+    set_int(s->zmq, ZMQ_TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S);
+    BL_TRY(socket_guard(s, context, guard, err));
+    if (zmq_bind(s->zmq, endpoint) != 0)
+        return fail_endpoint("listen", endpoint, err);
     if (zmq_getsockopt(s->zmq, ZMQ_LAST_ENDPOINT, ret_endpoint, &size) != 0)
-        return abandon(s, "learn the port", endpoint, err);
-    BL_TRY(into_loop(loop, s, err));
-    *ret = s;
+        return fail_endpoint("learn the port", endpoint, err);
     return 0;
 }
 
-static int connect_socket(uv_loop_t *loop, struct wire_socket *s, const char *endpoint,
-                          struct wire_socket **ret, struct bl_error *err)
+/* A socket of that type in the loop, listening. */
+static int listen_socket(uv_loop_t *loop, struct wire_context *context, struct wire_socket *s,
+                         const char *endpoint, const struct wire_guard *guard,
+                         struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
+                         struct bl_error *err)
+{
+    BL_TRY(into_loop(loop, s, err));
+    int rc = bind_socket(context, s, endpoint, guard, ret_endpoint, err);
+    if (rc < 0)
+        wire_socket_close(&s, 0);
+    *ret = s;
+    return rc;
+}
+
+int socket_connect(uv_loop_t *loop, struct wire_socket *s, const char *endpoint,
+                   struct wire_socket **ret, struct bl_error *err)
 {
     if (zmq_connect(s->zmq, endpoint) != 0)
         return abandon(s, "connect", endpoint, err);
@@ -285,65 +312,63 @@ static int connect_socket(uv_loop_t *loop, struct wire_socket *s, const char *en
     return 0;
 }
 
-int wire_router(uv_loop_t *loop, void *context, const char *endpoint, wire_receive *receive,
-                void *user, struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
+/* Strangers leave most descriptors to those who belong to the run. */
+static uint32_t strangers_max(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur / 4 > BL_STRANGERS_MAX)
+        return BL_STRANGERS_MAX;
+    return (uint32_t)limit.rlim_cur / 4;
+}
+
+struct guard_limits wire_control_limits(void)
+{
+    return (struct guard_limits){.strangers = strangers_max(),
+                                 .each = BL_STRANGER_BYTES_MAX,
+                                 .together = BL_STRANGERS_MAX * (uint64_t)BL_STRANGER_BYTES_MAX,
+                                 .incomplete = 8 * BL_HEADER_BYTES_MAX + BL_KERNEL_BYTES_MAX};
+}
+
+struct guard_limits wire_data_limits(uint64_t bytes_max)
+{
+    uint64_t bytes = bytes_max + BL_STRANGER_BYTES_MAX;
+    return (struct guard_limits){.strangers = strangers_max(),
+                                 .each = bytes,
+                                 .together = bytes + BL_STRANGERS_BYTES_MAX,
+                                 .incomplete = bytes + BL_KERNEL_BYTES_MAX};
+}
+
+int wire_router(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+                const struct wire_guard *guard, wire_receive *receive, void *user,
+                struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
                 struct bl_error *err)
 {
     struct wire_socket *s;
-    BL_TRY(make_socket(context, ZMQ_ROUTER, CONTROL_HWM, receive, user, &s, err));
+    BL_TRY(socket_make(context, ZMQ_ROUTER, CONTROL_HWM, receive, user, &s, err));
     set_int(s->zmq, ZMQ_ROUTER_MANDATORY, 1);
-    return bind_socket(loop, s, endpoint, ret, ret_endpoint, err);
+    return listen_socket(loop, context, s, endpoint, guard, ret, ret_endpoint, err);
 }
 
-int wire_pull(uv_loop_t *loop, void *context, const char *host, wire_receive *receive, void *user,
+int wire_pull(uv_loop_t *loop, struct wire_context *context, const char *host,
+              const struct wire_guard *guard, wire_receive *receive, void *user,
               struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
               struct bl_error *err)
 {
     struct wire_socket *s;
     char endpoint[SOCKET_ENDPOINT_MAX];
     snprintf(endpoint, sizeof endpoint, "tcp://%s:*", host);
-    BL_TRY(make_socket(context, ZMQ_PULL, DATA_HWM, receive, user, &s, err));
-    return bind_socket(loop, s, endpoint, ret, ret_endpoint, err);
+    BL_TRY(socket_make(context, ZMQ_PULL, DATA_HWM, receive, user, &s, err));
+    return listen_socket(loop, context, s, endpoint, guard, ret, ret_endpoint, err);
 }
 
-int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writable *writable,
-              void *user, struct wire_socket **ret, struct bl_error *err)
+int wire_push(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+              wire_writable *writable, void *user, struct wire_socket **ret, struct bl_error *err)
 {
     struct wire_socket *s;
-    BL_TRY(make_socket(context, ZMQ_PUSH, DATA_HWM, NULL, user, &s, err));
+    BL_TRY(socket_make(context, ZMQ_PUSH, DATA_HWM, NULL, user, &s, err));
     set_int(s->zmq, ZMQ_IMMEDIATE, 1); /* nothing is queued for a worker that is not there */
     s->writable = writable;
-    return connect_socket(loop, s, endpoint, ret, err);
-}
-
-static void on_event(void *context, const struct wire_id *from, struct wire_frames *frames)
-{
-    struct wire_socket *s = context;
-    uint16_t event = 0;
-    if (zmq_msg_size(&frames->at[0]) >= sizeof event)
-        memcpy(&event, zmq_msg_data(&frames->at[0]), sizeof event);
-    if (s->is_router && (event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL ||
-                         event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL))
-        bl_log(BL_LOG_WARNING, "something connected that does not speak this protocol, ignored");
-    if (event == ZMQ_EVENT_CONNECTED && s->met == WIRE_NOBODY)
-        s->met = WIRE_STRANGER;
-    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)
-        s->met = WIRE_SOCKET;
-    if (event == ZMQ_EVENT_DISCONNECTED)
-        s->lost(s->user);
-}
-
-enum wire_met wire_met(const struct wire_socket *s)
-{
-    return s ? s->met : WIRE_NOBODY;
-}
-
-const char *wire_met_words(enum wire_met met)
-{
-    static const char *const words[] = {"nothing is listening there",
-                                        "what is listening there does not speak this protocol",
-                                        "what is listening there does not answer as a coordinator"};
-    return words[met];
+    return socket_connect(loop, s, endpoint, ret, err);
 }
 
 const char *wire_address(struct wire_frames *frames)
@@ -352,30 +377,16 @@ const char *wire_address(struct wire_frames *frames)
     return address ? address : "?";
 }
 
-int wire_watch(struct wire_socket *s, void *context, void (*lost)(void *user), struct bl_error *err)
-{
-    char address[64];
-    struct wire_socket *monitor;
-    snprintf(address, sizeof address, "inproc://monitor-%p", (void *)s);
-    int events = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
-                 ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL;
-    if (zmq_socket_monitor(s->zmq, address, events) != 0)
-        return bl_fail(err, BL_EIO, "a socket cannot be watched: %s", zmq_strerror(errno));
-    BL_TRY(make_socket(context, ZMQ_PAIR, CONTROL_HWM, on_event, s, &monitor, err));
-    s->lost = lost;
-    return connect_socket(s->poll.loop, monitor, address, &s->monitor, err);
-}
-
-int wire_dealer(uv_loop_t *loop, void *context, const char *endpoint, const struct wire_id *id,
-                wire_receive *receive, void (*lost)(void *user), void *user,
-                struct wire_socket **ret, struct bl_error *err)
+int wire_dealer(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+                const struct wire_id *id, wire_receive *receive, void (*lost)(void *user),
+                void *user, struct wire_socket **ret, struct bl_error *err)
 {
     struct wire_socket *s;
-    BL_TRY(make_socket(context, ZMQ_DEALER, CONTROL_HWM, receive, user, &s, err));
+    BL_TRY(socket_make(context, ZMQ_DEALER, CONTROL_HWM, receive, user, &s, err));
     zmq_setsockopt(s->zmq, ZMQ_ROUTING_ID, id->bytes, sizeof id->bytes);
     BL_TRY(into_loop(loop, s, err));
     /* Watched before it connects, so that no event is missed. */
-    int rc = lost ? wire_watch(s, context, lost, err) : 0;
+    int rc = lost ? socket_watch(s, context, lost, err) : 0;
     if (rc == 0 && zmq_connect(s->zmq, endpoint) != 0)
         rc = fail_endpoint("connect", endpoint, err);
     if (rc < 0)

@@ -16,6 +16,7 @@
 
 #include "common/error.h"
 #include "common/limits.h"
+#include "proto/guard.h"
 
 #define SOCKET_MESSAGES_PER_TURN 64
 #define SOCKET_ENDPOINT_MAX 256
@@ -23,6 +24,7 @@
 /* One message: its frames, without a ROUTER's routing id. Frames beyond BL_FRAMES_MAX are dropped and counted. */
 struct wire_frames {
     int count;
+    int connection; /* by which it came, for wire_know and wire_cut */
     zmq_msg_t at[BL_FRAMES_MAX];
 };
 void wire_frames_close(struct wire_frames *frames);
@@ -42,39 +44,63 @@ typedef void wire_receive(void *context, const struct wire_id *from, struct wire
 /* A PUSH that refused a message (socket_push gave false) takes one again. */
 typedef void wire_writable(void *context, struct wire_socket *socket);
 
-/* A loop's ZeroMQ context. *ret is the caller's; close it after all its sockets. */
-int wire_context_open(void **ret, struct bl_error *err);
-void wire_context_close(void **context);
+/* A program's ZeroMQ context. keys is the folder of proto/keys.h: all its sockets are then encrypted, and talk to nobody without
+ * the same key; NULL: anybody can connect, and listen. *ret is the caller's, also after a failure; close it after all its
+ * sockets. */
+struct wire_context;
+int wire_context_open(const char *keys, struct wire_context **ret, struct bl_error *err);
+bool wire_has_keys(const struct wire_context *context);
+/* NULL is fine. */
+void wire_context_close(struct wire_context **context);
 /* Closes whatever handles the loop still has, then the loop: runs until their callbacks are done. */
 void wire_loop_close(uv_loop_t *loop);
 
 /* Is the address of "tcp://ADDRESS:PORT" on this machine alone: 127.0.0.0/8, localhost, lo? */
 bool wire_is_loopback(const char *endpoint);
-/* Checks the form "tcp://ADDRESS:PORT", and refuses an address beyond loopback without `insecure`. */
-int wire_check_endpoint(const char *endpoint, bool insecure, struct bl_error *err);
+/* Checks the form "tcp://ADDRESS:PORT", and refuses an address beyond loopback unless `permitted`: by keys, or by the user. */
+int wire_check_endpoint(const char *endpoint, bool permitted, struct bl_error *err);
+
+/* What a socket that listens takes from strangers, and who is told of a known connection that broke. */
+struct wire_guard {
+    struct guard_limits limits;
+    void (*lost)(void *user); /* NULL: nobody */
+};
+/* Of control connections. */
+struct guard_limits wire_control_limits(void);
+/* Of data connections, on which a stranger's first message is already a micro-batch: bytes_max bytes may be on their way. */
+struct guard_limits wire_data_limits(uint64_t bytes_max);
 
 /* The coordinator's side. endpoint may end in ":*" or ":0" for any free port; the one taken is copied to ret_endpoint. */
-int wire_router(uv_loop_t *loop, void *context, const char *endpoint, wire_receive *receive,
-                void *user, struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
+int wire_router(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+                const struct wire_guard *guard, wire_receive *receive, void *user,
+                struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
                 struct bl_error *err);
-/* A peer's side, watched (wire_watch) if lost is not NULL. id must be new for each socket: a ROUTER ignores a second peer of
- * the same id. */
-int wire_dealer(uv_loop_t *loop, void *context, const char *endpoint, const struct wire_id *id,
-                wire_receive *receive, void (*lost)(void *user), void *user,
-                struct wire_socket **ret, struct bl_error *err);
+/* A peer's side. lost is called whenever an established connection breaks, at either end (it then connects again by itself;
+ * messages may be missing); NULL: nobody is told. id must be new for each socket: a ROUTER ignores a second peer of the same id. */
+int wire_dealer(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+                const struct wire_id *id, wire_receive *receive, void (*lost)(void *user),
+                void *user, struct wire_socket **ret, struct bl_error *err);
 /* The worker's side of batches, on any free port of `host`. */
-int wire_pull(uv_loop_t *loop, void *context, const char *host, wire_receive *receive, void *user,
+int wire_pull(uv_loop_t *loop, struct wire_context *context, const char *host,
+              const struct wire_guard *guard, wire_receive *receive, void *user,
               struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
               struct bl_error *err);
 /* The loader's side. */
-int wire_push(uv_loop_t *loop, void *context, const char *endpoint, wire_writable *writable,
-              void *user, struct wire_socket **ret, struct bl_error *err);
-/* Calls lost whenever an established connection of the socket breaks, at either end (a DEALER or PUSH then connects again by
- * itself; messages may be missing). On a ROUTER it may be anybody's: a moment later sending to that one fails. */
-int wire_watch(struct wire_socket *socket, void *context, void (*lost)(void *user),
-               struct bl_error *err);
-/* Whom a watched DEALER has met so far at its endpoint. NULL is fine. */
-enum wire_met { WIRE_NOBODY, WIRE_STRANGER, WIRE_SOCKET };
+int wire_push(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
+              wire_writable *writable, void *user, struct wire_socket **ret, struct bl_error *err);
+/* Other limits for a socket that listens. */
+void wire_allow(struct wire_socket *socket, const struct guard_limits *limits);
+/* It is known whose this connection of a socket that listens is, or no more: strangers may do little. */
+void wire_know(struct wire_socket *socket, int connection, bool known);
+/* Closes a connection of a socket that listens. What ZeroMQ has read of it already still comes. */
+void wire_cut(struct wire_socket *socket, int connection);
+/* Whom a DEALER with `lost` has met so far at its endpoint. NULL is fine. */
+enum wire_met {
+    WIRE_NOBODY,
+    WIRE_STRANGER,   /* that does not speak ZMTP */
+    WIRE_SOCKET,     /* of ZeroMQ */
+    WIRE_OTHER_KEYS, /* the same, and one of both sides has keys that the other has not */
+};
 enum wire_met wire_met(const struct wire_socket *socket);
 /* For an error: why there is no coordinator. */
 const char *wire_met_words(enum wire_met met);

@@ -38,16 +38,19 @@ arrows() {
     grep -H '^#include "' $sources | awk -F'[:"]' '
         BEGIN {
             may["common"] = "common/[a-z0-9_]*.h"
+            may["common/arrow"] = "common/[a-z0-9_]*.h common/arrow/"
+            may["common/cache"] = "common/[a-z0-9_]*.h common/arrow/ common/cache/ common/config/ common/models/"
             may["common/config"] = "common/[a-z0-9_]*.h common/config/"
             may["common/tokenizer"] = "common/[a-z0-9_]*.h common/tokenizer/"
             may["common/models"] = "common/[a-z0-9_]*.h common/models/"
-            may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/config/ common/tokenizer/ common/models/"
+            may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/config/ common/tokenizer/ common/models/ common/parquet/"
             may["common/image"] = "common/[a-z0-9_]*.h common/image/ common/models/"
             may["common/parquet"] = "common/[a-z0-9_]*.h common/parquet/"
             may["common/picture"] = "common/[a-z0-9_]*.h common/picture/"
             may["proto"] = "proto/ common/"
             may["coordinator"] = "coordinator/ common/ proto/"
             may["loader"] = "loader/ common/ proto/"
+            may["loader/download"] = "loader/download/ common/"
             may["worker"] = "worker/[a-z_]*.h worker/model/ worker/comm/ worker/ops/ops.h worker/ops/dry.h common/ proto/"
             may["worker/model"] = "worker/model/ worker/ops/ops.h common/"
             may["worker/comm"] = "worker/comm/ common/"
@@ -91,7 +94,7 @@ judge arrows arrows
 judge purity purity
 with cppcheck -q --std=c11 --language=c --enable=warning,performance,portability -I . --error-exitcode=1 --inline-suppr \
     --suppressions-list=tests/suppressions/cppcheck.txt --library=tests/suppressions/jansson.cfg $units
-with shellcheck $(grep -lE '^#!.*[/ ](ba)?sh$' $(echo "$files" | grep -vE '\.(c|h|cc|png|jpg|webp|safetensors)$'))
+with shellcheck -x $(grep -lE '^#!.*[/ ](ba)?sh$' $(echo "$files" | grep -vE '\.(c|h|cc|png|jpg|webp|safetensors)$'))
 # A build by gcc names warnings that clang does not have.
 tidy() {
     command -v clang-tidy >/dev/null || { verdict clang-tidy "skipped, not installed"; return; }

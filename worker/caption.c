@@ -5,19 +5,24 @@
 
 #include "common/data/captions.h"
 #include "common/cleanup.h"
-#include "common/file.h"
+#include "common/hash.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/options.h"
 #include "worker/attention_map.h"
+#include "worker/caption_input.h"
+#include "worker/caption_output.h"
 
 #define BATCH_IMAGES 16
 #define PROMPT_TOKENS_MAX 4096
 
 const char command_caption_usage[] =
-    "usage: blipren-worker caption --checkpoint DIR [options] IMAGE...\n"
+    "usage: blipren-worker caption --checkpoint DIR [options] IMAGE|FOLDER...\n"
+    "\n"
+    "A folder stands for all images in it and below.\n"
     "\n"
     "  --checkpoint DIR   a folder RUN/checkpoints/step-...\n"
     "  --prefix TEXT      what the caption follows (the first prefix of the run)\n"
@@ -27,6 +32,10 @@ const char command_caption_usage[] =
     "  --seed N           of sampling (0)\n"
     "  --max-new N        tokens of a caption at most (the run's train.max_new_tokens)\n"
     "  --json             a line of JSON for each image: file_name, caption, token_ids, ended\n"
+    "  --list FILE        more images: a path on each line, or a line of JSON with file_name\n"
+    "  --out FILE.jsonl   append lines as of --json to FILE, leaving out images that have one "
+    "there: run the\n"
+    "                     same command again to resume\n"
     "  --attention PNG    draw the cross-attention of chosen queries beside each image\n"
     "  --queries LIST     which queries, as 0,1,2,3 (the first four)\n"
     "  --ema              use the averaged weights\n"
@@ -42,6 +51,11 @@ struct caption_job {
     struct token_ids prompt;
     bool json;
     struct attention_map *map; /* NULL: none */
+    struct caption_input input;
+    size_t *wanted; /* of its paths: those to caption now */
+    size_t wanted_count;
+    struct caption_output output;
+    char settings[17];
     int failures;
 };
 
@@ -57,49 +71,42 @@ static void print_line(const char *path, const char *text, bool ended)
     puts(ended ? "" : " […]");
 }
 
-/* Takes the object over. */
-static void print_json(json_t *object)
-{
-    bl_autofree char *line = NULL;
-    struct bl_error err;
-    if (bl_json_line(object, 17, &line, &err) < 0)
-        bl_log_error(&err);
-    else
-        puts(line);
-    json_decref(object);
-}
-
-static void print_failure(struct caption_job *job, const char *path, const struct bl_error *error)
+static int print_failure(struct caption_job *job, const char *path, const struct bl_error *error,
+                         struct bl_error *err)
 {
     char line[1600];
     job->failures++;
     if (!job->json) {
         bl_log_error(error);
-        return;
+        return 0;
     }
     bl_error_format(error, line, sizeof line);
-    print_json(
-        json_pack("{s:o, s:o}", "file_name", bl_json_text(path), "error", bl_json_text(line)));
+    return caption_output_put(
+        &job->output,
+        json_pack("{s:o, s:o}", "file_name", bl_json_text(path), "error", bl_json_text(line)), err);
 }
 
-static void print_caption(struct caption_job *job, const char *path,
-                          const struct captioner_caption *c, const char *text)
+static int print_caption(struct caption_job *job, const char *path,
+                         const struct captioner_caption *c, const char *text, struct bl_error *err)
 {
     if (!job->json) {
         print_line(path, text, c->ended);
-        return;
+        return 0;
     }
     json_t *ids = json_array();
     for (int32_t i = 0; i < c->count; i++)
         json_array_append_new(ids, json_integer(c->ids[i]));
-    print_json(json_pack("{s:o, s:o, s:o, s:b}", "file_name", bl_json_text(path), "caption",
-                         bl_json_text(text), "token_ids", ids, "ended", c->ended));
+    return caption_output_put(&job->output,
+                              json_pack("{s:o, s:o, s:o, s:b}", "file_name", bl_json_text(path),
+                                        "caption", bl_json_text(text), "token_ids", ids, "ended",
+                                        c->ended),
+                              err);
 }
 
-/* Images as they stand on the command line; those that could be read have pixels, one after the other. */
+/* Images in their order; those that could be read have pixels, one after the other. */
 struct caption_batch {
-    int first, count; /* of the command line */
-    char **paths;
+    const size_t *wanted; /* count of the job's */
+    int count;
     struct bl_error failures[BATCH_IMAGES]; /* code 0: it could be read */
     int64_t B;                              /* that many */
     uint8_t *pixels;
@@ -111,10 +118,10 @@ static void read_images(struct caption_job *job, struct caption_batch *batch, si
     batch->B = 0;
     for (int i = 0; i < batch->count; i++) {
         batch->failures[i].code = 0;
-        if (inference_image(&job->in, batch->paths[i],
+        if (inference_image(&job->in, job->input.paths[batch->wanted[i]],
                             batch->pixels + (size_t)batch->B * image_bytes,
                             &batch->failures[i]) == 0)
-            batch->positions[batch->B++] = batch->first + i;
+            batch->positions[batch->B++] = (int32_t)batch->wanted[i];
     }
 }
 
@@ -149,7 +156,7 @@ static int show_caption(struct caption_job *job, const struct caption_batch *bat
                             err));
     const char *stripped = caption_strip(text, strlen(text), &size);
     text[(size_t)(stripped - text) + size] = 0;
-    print_caption(job, path, caption, stripped);
+    BL_TRY(print_caption(job, path, caption, stripped, err));
     return job->map ? attention_map_add(job->map, b, batch->pixels, path, stripped, err) : 0;
 }
 
@@ -170,17 +177,18 @@ static int caption_batch(struct caption_job *job, const struct caption_batch *ba
         BL_TRY(generate(job, batch, captions, err));
     int64_t b = 0;
     for (int i = 0; i < batch->count; i++) {
+        const char *path = job->input.paths[batch->wanted[i]];
         if (batch->failures[i].code) {
-            print_failure(job, batch->paths[i], &batch->failures[i]);
+            BL_TRY(print_failure(job, path, &batch->failures[i], err));
         } else {
-            BL_TRY(show_caption(job, batch, b, batch->paths[i], &captions[b], err));
+            BL_TRY(show_caption(job, batch, b, path, &captions[b], err));
             b++;
         }
     }
     return 0;
 }
 
-static int caption_all(struct caption_job *job, char **paths, int count, struct bl_error *err)
+static int caption_all(struct caption_job *job, struct bl_error *err)
 {
     int64_t side = captioner_vision(job->in.captioner)->image_size;
     size_t image_bytes = (size_t)side * (size_t)side * 3;
@@ -188,17 +196,17 @@ static int caption_all(struct caption_job *job, char **paths, int count, struct 
     struct caption_batch batch = {.pixels = pixels};
     if (!pixels)
         return bl_fail(err, BL_ENOMEM, "no memory for %d images", BATCH_IMAGES);
-    for (int first = 0; first < count; first += batch.count) {
-        batch.first = first;
-        batch.paths = paths + first;
-        batch.count = count - first < BATCH_IMAGES ? count - first : BATCH_IMAGES;
+    for (size_t first = 0; first < job->wanted_count; first += (size_t)batch.count) {
+        batch.wanted = job->wanted + first;
+        batch.count = (int)bl_min((int64_t)(job->wanted_count - first), BATCH_IMAGES);
         read_images(job, &batch, image_bytes);
         BL_TRY(caption_batch(job, &batch, err));
+        caption_output_progress(&job->output, (size_t)batch.count);
     }
-    BL_TRY(bl_output_finish(err));
     if (!job->failures)
         return 0;
-    bl_fail(err, BL_EDATA, "%d of %d images could not be captioned", job->failures, count);
+    bl_fail(err, BL_EDATA, "%d of %zu images could not be captioned", job->failures,
+            job->wanted_count);
     return bl_error_remedy(err, "each says why");
 }
 
@@ -213,15 +221,74 @@ static int open_job(struct caption_job *job, const struct inference_options *ope
                        &job->how.eos_count, err));
     job->how.eos = job->eos;
     job->how.max_new = (int32_t)(max_new ? max_new : config->train.max_new_tokens);
-    return caption_prompt(job->in.tokenizer, prefix ? prefix : config->data.captions.at[0].prefix,
-                          &job->prompt, err);
+    return caption_prompt(job->in.tokenizer,
+                          caption_prefix_of(&config->data.captions.at[0], prefix), &job->prompt,
+                          err);
+}
+
+static int open_input(struct caption_job *job, char **paths, int count, const char *list,
+                      struct bl_error *err)
+{
+    for (int i = 0; i < count; i++)
+        BL_TRY(caption_input_add(&job->input, paths[i], err));
+    if (list)
+        BL_TRY(caption_input_add_list(&job->input, list, err));
+    if (job->input.count > INT32_MAX)
+        return bl_fail(err, BL_ELIMIT, "expected at most %d images, found %zu", INT32_MAX,
+                       job->input.count);
+    job->wanted = calloc(job->input.count + 1, sizeof *job->wanted);
+    return job->wanted ? 0 : bl_fail(err, BL_ENOMEM, "no memory for a list of images");
+}
+
+/* What a caption depends on, as 16 digits: a file of captions is of one such. */
+static void digest_settings(struct caption_job *job, const struct inference_options *open,
+                            const char *prefix)
+{
+    char text[8192], hex[65];
+    uint8_t hash[32];
+    const struct captioner_generation *how = &job->how;
+    const struct config_caption *column = &job->in.config->data.captions.at[0];
+    snprintf(text, sizeof text, "%s %d %s %d %g %g %llu %d %s|%s", job->in.state.weights_sha256,
+             open->ema, open->precision ? open->precision : "", how->beams,
+             (double)how->temperature, (double)how->top_p, (unsigned long long)how->seed,
+             how->max_new, column->join, prefix ? prefix : column->prefix);
+    bl_sha256(text, strlen(text), hash);
+    bl_hex(hash, sizeof hash, hex);
+    snprintf(job->settings, sizeof job->settings, "%.16s", hex);
+}
+
+/* Chooses the images that `out` has no caption of. */
+static int open_output(struct caption_job *job, const char *out, struct bl_error *err)
+{
+    BL_TRY(caption_output_open(&job->output, out, job->settings, err));
+    for (size_t i = 0; i < job->input.count; i++)
+        if (!out || !caption_output_has(&job->output, job->input.paths[i]))
+            job->wanted[job->wanted_count++] = i;
+    job->output.total = job->wanted_count;
+    if (job->wanted_count < job->input.count)
+        bl_log(BL_LOG_INFO, "%zu of %zu images have a caption in %s already",
+               job->input.count - job->wanted_count, job->input.count, out);
+    return 0;
+}
+
+static int run_job(struct caption_job *job, const char *out, struct bl_error *err)
+{
+    struct bl_error closing;
+    int rc = open_output(job, out, err);
+    if (rc == 0)
+        rc = caption_all(job, err);
+    if (caption_output_close(&job->output, &closing) < 0 && (rc == 0 || rc == -BL_EDATA)) {
+        *err = closing;
+        rc = -closing.code;
+    }
+    return rc;
 }
 
 int command_caption(int argc, char **argv, struct bl_error *err)
 {
     struct inference_options open = {0};
     struct caption_job job = {0};
-    const char *prefix = NULL, *attention = NULL, *queries = "0,1,2,3";
+    const char *prefix = NULL, *attention = NULL, *queries = "0,1,2,3", *list = NULL, *out = NULL;
     int64_t beam = 1, seed = 0, max_new = 0;
     double temperature = 0, top_p = 1;
     int rest;
@@ -234,12 +301,14 @@ int command_caption(int argc, char **argv, struct bl_error *err)
         {"--seed", ARGUMENT_WHOLE, &seed, 0, 1e15},
         {"--max-new", ARGUMENT_WHOLE, &max_new, 1, 4096},
         {"--json", ARGUMENT_FLAG, &job.json, 0, 0},
+        {"--list", ARGUMENT_TEXT, &list, 0, 0},
+        {"--out", ARGUMENT_TEXT, &out, 0, 0},
         {"--attention", ARGUMENT_TEXT, &attention, 0, 0},
         {"--queries", ARGUMENT_TEXT, &queries, 0, 0},
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    if (!open.checkpoint || !rest) {
+    if (!open.checkpoint || (!rest && !list)) {
         bl_fail(err, BL_EUSAGE,
                 open.checkpoint ? "expected at least one image" : "expected --checkpoint");
         return bl_error_remedy(err, "caption --help says how it is used");
@@ -257,11 +326,16 @@ int command_caption(int argc, char **argv, struct bl_error *err)
                                             .temperature = (float)temperature,
                                             .top_p = (float)top_p,
                                             .seed = (uint64_t)seed};
-    int rc = open_job(&job, &open, prefix, max_new, err);
+    job.json |= out != NULL;
+    int rc = open_input(&job, argv + 1, rest, list, err);
+    if (rc == 0)
+        rc = open_job(&job, &open, prefix, max_new, err);
     if (rc == 0 && attention)
         rc = attention_map_open(job.in.captioner, queries, &job.map, err);
-    if (rc == 0)
-        rc = caption_all(&job, argv + 1, rest, err);
+    if (rc == 0) {
+        digest_settings(&job, &open, prefix);
+        rc = run_job(&job, out, err);
+    }
     if (job.map && (rc == 0 || rc == -BL_EDATA)) {
         struct bl_error failure;
         if (attention_map_write(job.map, attention, &failure) < 0) {
@@ -270,6 +344,8 @@ int command_caption(int argc, char **argv, struct bl_error *err)
         }
     }
     attention_map_free(&job.map);
+    caption_input_release(&job.input);
+    free(job.wanted);
     token_ids_release(&job.prompt);
     inference_release(&job.in);
     return rc;

@@ -19,7 +19,14 @@
 struct engine;
 
 struct engine_options {
-    const struct config *config;     /* borrowed for the engine's life */
+    enum bl_kind kind;             /* of the run: TRAIN or EMBED */
+    const struct config *config;   /* borrowed for the engine's life */
+    const struct dataset *dataset; /* borrowed too */
+    const char *
+        cache_tower; /* features come from cache.path, of the tower with this hash; "": from pixels. Borrowed */
+    /* EMBED: borrowed; as run_images gives them */
+    const uint64_t *images;
+    uint64_t image_count;
     const char *data_fingerprint;    /* borrowed */
     const struct ops_device *device; /* borrowed */
     int threads;                     /* 0: all cores */
@@ -36,7 +43,7 @@ struct engine_options {
 enum engine_event_kind {
     ENGINE_OPENED,   /* models are loaded */
     ENGINE_FORMED,   /* communicator stands and the state is in place: digest */
-    ENGINE_COMPUTED, /* the batch of `slot` is consumed; of a validation group: validation */
+    ENGINE_COMPUTED, /* the batch of `slot` is consumed; of a validation micro-batch: validation */
     ENGINE_APPLIED,  /* report */
     ENGINE_SNAPPED,  /* the state after `step` steps is kept */
     ENGINE_FAILED,   /* the communicator failed: error says how */
@@ -90,10 +97,10 @@ void engine_form(struct engine *engine, uint64_t generation, int rank, int world
 void engine_deliver(struct engine *engine, uint64_t generation, const char *key, const void *value,
                     size_t size);
 /* Forward and backward, or validation. The batch is borrowed until COMPUTED or ABORTED. `last`: of
- * this rank's groups of the step, so that its buckets may be reduced as they come. */
+ * this rank's micro-batches of the step, so that its buckets may be reduced as they come. */
 void engine_compute(struct engine *engine, uint64_t generation, uint32_t slot,
                     const struct batch *batch, bool last);
-/* All of this rank's groups of the step were computed: reduce and apply. */
+/* All of this rank's micro-batches of the step were computed: reduce and apply. */
 void engine_reduce(struct engine *engine, uint64_t generation, uint64_t step);
 /* Keeps the state, which must be that after `step` steps, as a snapshot. There is one at a time. Nothing
  * is copied: a command that would change the state waits until the snapshot is written or let go. */

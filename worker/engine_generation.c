@@ -85,12 +85,27 @@ static int take_initial_weights(struct engine *e, struct bl_error *err)
     return trainer_restart(e->trainer, err);
 }
 
+static int is_model(const char *folder, const char *known, enum hf_identity identity,
+                    const char *expected, bool *ret, struct bl_error *err)
+{
+    char hex[65];
+    if (identity != HF_IDENTITY_ALL)
+        BL_TRY(hf_folder_sha256(folder, identity, hex, err));
+    *ret = !strcmp(expected, identity == HF_IDENTITY_ALL ? known : hex);
+    return 0;
+}
+
 /* A checkpoint of other frozen models would train on, and mean nothing. */
 static int check_models(struct engine *e, const char *folder, const struct checkpoint_state *state,
                         struct bl_error *err)
 {
-    bool vision = !strcmp(state->vision_sha256, e->metadata.vision_sha256);
-    if (vision && !strcmp(state->llm_sha256, e->metadata.llm_sha256))
+    const struct checkpoint_state *own = &e->metadata;
+    bool vision, llm;
+    BL_TRY(is_model(own->vision_path, own->vision_sha256, state->model_identity,
+                    state->vision_sha256, &vision, err));
+    BL_TRY(is_model(own->llm_path, own->llm_sha256, state->model_identity, state->llm_sha256, &llm,
+                    err));
+    if (vision && llm)
         return 0;
     bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model in this place",
             folder);

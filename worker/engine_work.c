@@ -1,4 +1,4 @@
-/* worker/engine_work.c - what a group and a step mean to the engine: training, validation, applying. */
+/* worker/engine_work.c - what a micro-batch and a step mean to the engine: training, validation, applying. */
 #include "worker/engine_state.h"
 
 #include <stdlib.h>
@@ -21,7 +21,8 @@ static void prepared_release(struct prepared *p)
     free(p->labels);
 }
 
-static int prepare(const struct batch *b, struct prepared *ret, struct bl_error *err)
+static int prepare(struct engine *e, const struct batch *b, struct prepared *ret,
+                   struct bl_error *err)
 {
     size_t good = (size_t)b->good, total = 0;
     for (size_t i = 0; i < good; i++)
@@ -46,6 +47,10 @@ static int prepare(const struct batch *b, struct prepared *ret, struct bl_error 
                                 .ids_start = p.ids_start,
                                 .labels = p.labels,
                                 .positions = p.positions};
+    if (e->rows.cache && rows_take(&e->rows, b, &p.mb, err) < 0) {
+        prepared_release(&p);
+        return -err->code;
+    }
     *ret = p;
     return 0;
 }
@@ -112,7 +117,7 @@ static void strip(char *text)
     text[size] = 0;
 }
 
-/* Greedy captions for the group's first places of the validation set, each continued from its own
+/* Greedy captions for the micro-batch's first samples of the validation set, each continued from its own
  * prefix. */
 static int write_captions(struct engine *e, const struct batch *b, const struct micro_batch *mb,
                           struct engine_validation *v, struct bl_error *err)
@@ -123,7 +128,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
         total += b->slots[wanted++].prefix;
     if (!wanted)
         return 0;
-    int32_t max_new = e->how.max_new;
+    int32_t max_new = e->decoding.max_new;
     bl_autofree int32_t *prompt = calloc((size_t)total + 1, sizeof *prompt);
     bl_autofree int32_t *prompt_start = calloc((size_t)wanted + 1, sizeof *prompt_start);
     bl_autofree int32_t *ids = calloc((size_t)wanted * (size_t)max_new, sizeof *ids);
@@ -142,7 +147,7 @@ static int write_captions(struct engine *e, const struct batch *b, const struct 
     prompts.B = wanted;
     prompts.ids = prompt;
     prompts.ids_start = prompt_start;
-    BL_TRY(captioner_generate(e->captioner, &prompts, &e->how, captions, err));
+    BL_TRY(captioner_generate(e->captioner, &prompts, &e->decoding, captions, err));
     for (int64_t i = 0; i < wanted; i++) {
         struct engine_caption *c = &v->captions[v->caption_count];
         BL_TRY(tokenizer_decode(e->tokenizer, captions[i].ids, (size_t)captions[i].count, true,
@@ -159,7 +164,7 @@ static int validate(struct engine *e, const struct batch *b, struct engine_event
 {
     engine_set_phase(e, "validate", "");
     struct prepared p;
-    BL_TRY(prepare(b, &p, &event->error));
+    BL_TRY(prepare(e, b, &p, &event->error));
     int rc = b->good ? score(e, b, &p.mb, &event->validation, &event->error) : 0;
     if (rc == 0 && b->good)
         rc = add_routing(e, &p.mb, &event->validation, &event->error);
@@ -182,8 +187,8 @@ static int train(struct engine *e, const struct batch *b, bool last, struct engi
     engine_set_phase(e, "train", "");
     BL_TRY(open_step(e, &event->error));
     struct prepared p;
-    BL_TRY(prepare(b, &p, &event->error));
-    int rc = trainer_group(e->trainer, &p.mb, e->comm, last, &event->error);
+    BL_TRY(prepare(e, b, &p, &event->error));
+    int rc = trainer_micro_batch(e->trainer, &p.mb, e->comm, last, &event->error);
     prepared_release(&p);
     return rc;
 }

@@ -13,8 +13,8 @@
 
 /* Puts `folder` in place of *path when given, and compares what it holds with what the checkpoint
  * was trained on. */
-static int use_folder(char **path, const char *folder, const char *expected_sha256,
-                      const char *option, struct bl_error *err)
+static int use_folder(char **path, const char *folder, enum hf_identity identity,
+                      const char *expected_sha256, const char *option, struct bl_error *err)
 {
     char hex[65];
     if (folder) {
@@ -23,7 +23,7 @@ static int use_folder(char **path, const char *folder, const char *expected_sha2
         if (!*path)
             return bl_fail(err, BL_ENOMEM, "no memory for a path");
     }
-    if (hf_folder_sha256(*path, hex, err) < 0) {
+    if (hf_folder_sha256(*path, identity, hex, err) < 0) {
         bl_error_remedy(err, "say where the model is with %s DIR", option);
         return bl_error_file(err, *path);
     }
@@ -94,9 +94,10 @@ static int open_all(const struct inference_options *o, struct inference *in, str
     BL_TRY(checkpoint_verify(o->checkpoint, &in->state, err));
     BL_TRY(config_parse(in->state.config, strlen(in->state.config), "state.json: config", "/",
                         &in->config, err));
-    BL_TRY(
-        use_folder(&in->config->vision.path, o->vision, in->state.vision_sha256, "--vision", err));
-    BL_TRY(use_folder(&in->config->llm.path, o->llm, in->state.llm_sha256, "--llm", err));
+    BL_TRY(use_folder(&in->config->vision.path, o->vision, in->state.model_identity,
+                      in->state.vision_sha256, "--vision", err));
+    BL_TRY(use_folder(&in->config->llm.path, o->llm, in->state.model_identity, in->state.llm_sha256,
+                      "--llm", err));
     BL_TRY(tokenizer_open(in->config->llm.path, &in->tokenizer, err));
     enum ops_precision precision;
     BL_TRY(choose_precision(o->precision, in->config, &precision, err));

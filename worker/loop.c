@@ -227,9 +227,10 @@ static void on_event(void *context, const struct member_event *from)
 
 static void ignore_batch(struct wire_frames *frames, const struct bl_error *why)
 {
-    bl_log(BL_LOG_WARNING, "batch ignored: loader %s at %s: %s%s%s",
-           why->peer[0] ? why->peer : "of unknown name", wire_address(frames), why->key,
-           why->key[0] ? ": " : "", why->text);
+    const char *address = wire_address(frames);
+    bl_log_peer(BL_LOG_WARNING, address, "batch ignored: loader %s at %s: %s%s%s",
+                why->peer[0] ? why->peer : "of unknown name", address, why->key,
+                why->key[0] ? ": " : "", why->text);
 }
 
 static void on_data(void *context, const struct wire_id *from, struct wire_frames *frames)
@@ -238,10 +239,15 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     struct bl_error err;
     if (!l->image_side || l->member.leaving)
         return;
-    struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary};
-    if (batch_read(&rules, frames, &l->incoming, &err) < 0)
-        return ignore_batch(frames, &err);
-    if (batch_check_samples(l->incoming, &l->plan, l->dataset, &err) < 0) {
+    struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary,
+                                l->member.cache_tower[0] != 0};
+    int connection = frames->connection;
+    if (batch_read(&rules, frames, &l->incoming, &err) < 0) {
+        ignore_batch(frames, &err);
+        return wire_cut(l->data, connection);
+    }
+    wire_know(l->data, connection, true);
+    if (batch_check_samples(l->incoming, &l->plan, l->dataset, l->images, &err) < 0) {
         ignore_batch(&l->incoming->frames, &err);
         return batch_free(&l->incoming);
     }
@@ -256,6 +262,17 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     batch_free(&l->incoming);
 }
 
+/* From now on a loader's first message may be as large as the micro-batches that this worker may be sent. */
+static void allow_batches(struct loop *l)
+{
+    enum { SLOT_HEADER = BL_HEADER_BYTES_MAX / BL_MICRO_BATCH_SLOTS_MAX };
+    uint64_t slot = (uint64_t)l->image_side * (uint64_t)l->image_side * 3 +
+                    (uint64_t)l->config->data.max_tokens * sizeof(int32_t) + SLOT_HEADER;
+    uint64_t message = l->plan.micro_batch * slot;
+    struct guard_limits limits = wire_data_limits(l->plan.window * message);
+    wire_allow(l->data, &limits);
+}
+
 static void handle_engine_event(struct loop *l)
 {
     const struct engine_event *from = &l->event;
@@ -265,6 +282,7 @@ static void handle_engine_event(struct loop *l)
     switch (from->kind) {
     case ENGINE_OPENED:
         engine_fits(l->engine, &l->image_side, &l->vocabulary);
+        allow_batches(l);
         event.type = WORKER_EVENT_OPENED;
         break;
     case ENGINE_FORMED:
@@ -332,6 +350,7 @@ static void close_all(struct loop *l)
     worker_free(&l->core);
     config_free(&l->config);
     dataset_free(&l->dataset);
+    free(l->images);
     pthread_mutex_destroy(&l->lock);
 }
 
@@ -341,14 +360,15 @@ static int listen_for_data(struct loop *l, struct bl_error *err)
     const struct worker_options *o = l->options;
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
-    BL_TRY(wire_check_endpoint(listen, o->insecure, err));
+    BL_TRY(wire_check_endpoint(listen, o->keys || o->insecure, err));
     if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
         return bl_error_remedy(err, "give this host's own address");
     }
-    return wire_pull(&l->member.uv, l->member.zmq, o->host, on_data, l, &l->data, l->data_endpoint,
-                     err);
+    struct wire_guard guard = {.limits = wire_data_limits(0)}; /* nobody has a batch for us yet */
+    return wire_pull(&l->member.uv, l->member.zmq, o->host, &guard, on_data, l, &l->data,
+                     l->data_endpoint, err);
 }
 
 static int start(struct loop *l, struct bl_error *err)
@@ -370,8 +390,11 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
     char kind[256];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
                                     .endpoint = options->endpoint,
+                                    .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
+                                    .grace_s = options->grace_s,
+                                    .name = options->name,
                                     .kind = kind,
                                     .parent = options->parent,
                                     .calls = &calls,

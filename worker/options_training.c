@@ -6,7 +6,7 @@
 
 #include "common/size.h"
 
-int64_t options_group_size(const struct config *c)
+int64_t options_micro_batch(const struct config *c)
 {
     return c->train.reproducible ? c->train.grain : c->train.micro_batch;
 }
@@ -19,7 +19,7 @@ struct trainer_options options_trainer(const struct config *c)
     return (struct trainer_options){
         .seed = (uint64_t)c->seed,
         .reproducible = c->train.reproducible,
-        .groups = bl_ceil_div(c->train.global_batch, options_group_size(c)),
+        .micro_batches = bl_ceil_div(c->train.global_batch, options_micro_batch(c)),
         .schedule = {.kind = kinds[c->train.schedule],
                      .peak = c->train.lr,
                      .floor = c->train.floor,
@@ -50,12 +50,12 @@ static int copy_path(char ret[CHECKPOINT_PATH_MAX], const char *path, struct bl_
 int options_checkpoint_metadata(const struct config *c, const char *data_fingerprint,
                                 struct checkpoint_state *ret, struct bl_error *err)
 {
-    struct checkpoint_state metadata = {0};
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL};
     snprintf(metadata.data_fingerprint, sizeof metadata.data_fingerprint, "%s", data_fingerprint);
     BL_TRY(copy_path(metadata.vision_path, c->vision.path, err));
     BL_TRY(copy_path(metadata.llm_path, c->llm.path, err));
-    BL_TRY(hf_folder_sha256(c->vision.path, metadata.vision_sha256, err));
-    BL_TRY(hf_folder_sha256(c->llm.path, metadata.llm_sha256, err));
+    BL_TRY(hf_folder_sha256(c->vision.path, HF_IDENTITY_ALL, metadata.vision_sha256, err));
+    BL_TRY(hf_folder_sha256(c->llm.path, HF_IDENTITY_ALL, metadata.llm_sha256, err));
     metadata.config = strdup(c->text);
     if (!metadata.config)
         return bl_fail(err, BL_ENOMEM, "no memory for the configuration");

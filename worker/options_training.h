@@ -7,8 +7,8 @@
 #include "worker/trainer.h"
 
 struct trainer_options options_trainer(const struct config *config);
-/* Places of one group: a grain when reproducible, else a micro-batch. */
-int64_t options_group_size(const struct config *config);
+/* Samples of one micro-batch: train.grain when reproducible, else train.micro_batch. */
+int64_t options_micro_batch(const struct config *config);
 
 /* What a checkpoint says of its run: paths and hashes of the frozen models, the configuration.
  * Hashing reads the folders once. The caller releases it. */

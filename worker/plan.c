@@ -92,7 +92,7 @@ static int plan_frozen(struct plan *plan, struct ops *ops, const struct captione
     BL_TRY(hf_llm_open(options->llm, &llm_config, err));
     BL_TRY(vision_open(ops, options->vision, &vision_config, &preprocess,
                        options->projector == CAPTIONER_MOE && options->routing == CAPTIONER_POOLED,
-                       &vision, err));
+                       options->images_alone, &vision, err));
     int64_t tower = in_use(ops);
     BL_TRY(llm_open(ops, options->llm, &llm_config, &llm, err));
     add(plan, "frozen vision tower", tower);
@@ -147,7 +147,7 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     /* A longer text is refused before it reaches a worker. */
     longest =
         bl_min(longest, captioner_llm(captioner)->positions_max - config->qformer.queries - 1);
-    const int64_t B = options_group_size(config), side = captioner_vision(captioner)->image_size;
+    const int64_t B = options_micro_batch(config), side = captioner_vision(captioner)->image_size;
     void *pixels; /* on the host, but nobody reads them */
     BL_TRY(ops->alloc(ops, (size_t)(B * side * side * 3), &pixels, err));
     ops_dry_usage(ops, &before);

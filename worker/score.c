@@ -8,11 +8,10 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/json.h"
+#include "common/limits.h"
 #include "worker/commands.h"
 #include "worker/inference.h"
 #include "worker/options.h"
-
-#define LIST_BYTES_MAX (1 << 30)
 
 const char command_score_usage[] =
     "usage: blipren-worker score --checkpoint DIR --pairs LIST.jsonl [options]\n"
@@ -48,8 +47,9 @@ static int score_pair(struct score_job *job, const char *file_name, const char *
     }
     BL_TRY(inference_image(&job->in, file_name, job->pixels, err));
     job->ids.count = 0;
-    BL_TRY(caption_encode(job->in.tokenizer, prefix, caption, strlen(caption), job->eos, &job->ids,
-                          &label_first, &verdict, err));
+    BL_TRY(caption_encode(job->in.tokenizer,
+                          caption_prefix_of(&job->in.config->data.captions.at[0], prefix), caption,
+                          strlen(caption), job->eos, &job->ids, &label_first, &verdict, err));
     if (verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "the caption cannot be scored: %s",
                        caption_verdict_words(verdict));
@@ -100,7 +100,7 @@ static int score_list(struct score_job *job, const char *path, struct bl_error *
     bl_autofree char *text = NULL;
     size_t size;
     int failed = 0, scored = 0, number = 0;
-    BL_TRY(bl_file_read(path, LIST_BYTES_MAX, &text, &size, err));
+    BL_TRY(bl_file_read(path, BL_LIST_BYTES_MAX, &text, &size, err));
     for (char *at = text, *next; *at; at = next) {
         size_t length = strcspn(at, "\n");
         next = at + length + (at[length] == '\n');
@@ -135,7 +135,7 @@ static int open_job(struct score_job *job, const struct inference_options *open,
 {
     BL_TRY(inference_open(open, &job->in, err));
     const struct config *config = job->in.config;
-    job->prefix = prefix ? prefix : config->data.captions.at[0].prefix;
+    job->prefix = prefix;
     BL_TRY(caption_eos(&config->data, job->in.tokenizer, captioner_llm(job->in.captioner),
                        &job->eos, err));
     const char *slash = strrchr(pairs, '/');

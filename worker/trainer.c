@@ -54,7 +54,7 @@ struct trainer {
 
     /* the step under way */
     int64_t groups_done, reduced; /* gradients [0, reduced) are with the communicator */
-    struct comm *reducing;        /* communicator of the last group's backward, NULL: not yet */
+    struct comm *reducing; /* communicator of the last micro-batch's backward, NULL: not yet */
     double compute_s;
 };
 
@@ -298,13 +298,14 @@ static void reduce_until(struct trainer *t, struct comm *comm, int64_t end)
     }
 }
 
-/* Takes a range of the group's gradient over into the fixed-point sum and clears it for the next
- * group. */
+/* Takes a range of the micro-batch's gradient over into the fixed-point sum and clears it for the
+ * next one. */
 static void take_fixed(struct trainer *t, int64_t first, int64_t count, int64_t *bad)
 {
     struct ops *ops = t->ops;
     float *grads = t->params->grads + first;
-    ops->fixed_add(ops, t->fixed + first, bad, grads, count, 0x1p26f / (float)t->options.groups);
+    ops->fixed_add(ops, t->fixed + first, bad, grads, count,
+                   0x1p26f / (float)t->options.micro_batches);
     ops->zero(ops, grads, (size_t)count * sizeof(float));
 }
 
@@ -317,8 +318,8 @@ static void grads_ready(void *context, int64_t first, int64_t count)
         reduce_until(t, t->reducing, first + count);
 }
 
-int trainer_group(struct trainer *t, const struct micro_batch *mb, struct comm *comm, bool last,
-                  struct bl_error *err)
+int trainer_micro_batch(struct trainer *t, const struct micro_batch *mb, struct comm *comm,
+                        bool last, struct bl_error *err)
 {
     double start = now_s();
     t->reducing = last ? comm : NULL;

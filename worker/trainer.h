@@ -1,14 +1,14 @@
-/* worker/trainer.h - the training step: gradients of groups summed, all-reduced, divided once,
+/* worker/trainer.h - the training step: gradients of micro-batches summed, all-reduced, divided once,
  * clipped and applied.
  *
- * A step        trainer_begin; trainer_group for each of this rank's groups (micro-batches; grains
- *               when reproducible), in order; trainer_apply. A rank without a group in a step takes
+ * A step        trainer_begin; trainer_micro_batch for each of this rank's micro-batches (grains
+ *               when reproducible), in order; trainer_apply. A rank without one in a step takes
  *               part all the same.
  * Invariants    the gradient is one sum over the label tokens of the global batch, divided once
  *               (docs/design.md, 3); state is replicated: after trainer_apply every rank holds the
  *               same bits (4).
- * Reproducible  group gradients are added as 64-bit fixed-point integers, here and in the
- *               all-reduce, so that the sum does not depend on how groups are spread
+ * Reproducible  gradients of grains are added as 64-bit fixed-point integers, here and in the
+ *               all-reduce, so that the sum does not depend on how grains are spread
  *               (docs/recipe.md, Reproducible).
  * State         trainer_state and the tensors of trainer_tensors: the weights, the optimizer's, the
  *               average. Whatever keeps, sends or writes the state goes by that list.
@@ -29,7 +29,7 @@ struct trainer_options {
     uint64_t seed;
     int threads; /* that hash the state; 0: all cores */
     bool reproducible;
-    int64_t groups; /* of a step, all ranks together: bounds a fixed-point gradient */
+    int64_t micro_batches; /* of a step, all ranks together: bounds a fixed-point gradient */
     struct schedule schedule;
     enum optimizer_kind optimizer;
     double beta1, beta2, eps, weight_decay;
@@ -101,10 +101,10 @@ int trainer_digest(struct trainer *trainer, uint8_t ret[32], struct bl_error *er
 
 /* A step begins: gradients and sums are zero. */
 int trainer_begin(struct trainer *trainer, struct bl_error *err);
-/* last: no further group of this rank follows in this step, so buckets are reduced while backward
+/* last: no further micro-batch of this rank follows in this step, so buckets are reduced while backward
  * still runs. */
-int trainer_group(struct trainer *trainer, const struct micro_batch *mb, struct comm *comm,
-                  bool last, struct bl_error *err);
+int trainer_micro_batch(struct trainer *trainer, const struct micro_batch *mb, struct comm *comm,
+                        bool last, struct bl_error *err);
 /* Reduces what is left, clips, applies (or skips the step). -BL_EPEER: the communicator failed, and
  * nothing was applied. */
 int trainer_apply(struct trainer *trainer, struct comm *comm, struct trainer_report *ret,

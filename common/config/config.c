@@ -24,7 +24,8 @@ static int set_default(struct reader *r, const struct config_key *key)
         if (!item)
             return bl_fail(r->err, BL_ENOMEM, "out of memory");
         BL_TRY(config_copy_text(key->fallback, &item->column, r->err));
-        return config_copy_text("", &item->prefix, r->err);
+        BL_TRY(config_copy_text("", &item->prefix, r->err));
+        return config_copy_text(" ", &item->join, r->err);
     }
     if (!*key->fallback)
         return 0;
@@ -82,7 +83,16 @@ static int check_folders(struct reader *r)
 }
 
 /* Replaces auto. */
-static void resolve_train(struct config_train *train)
+static int resolve_cache(struct config *config, struct bl_error *err)
+{
+    if (config->data.cache || asprintf(&config->data.cache, "%s/images", config->run_dir) >= 0)
+        return 0;
+    config->data.cache = NULL;
+    return bl_fail(err, BL_ENOMEM, "out of memory");
+}
+
+/* Replaces auto. */
+static void resolve_batches(struct config_train *train)
 {
     if (!train->micro_batch)
         train->micro_batch = train->grain              ? train->grain
@@ -90,6 +100,11 @@ static void resolve_train(struct config_train *train)
                                                        : 8;
     if (!train->grain)
         train->grain = train->micro_batch;
+}
+
+/* Once the number of steps is known. */
+static void resolve_steps(struct config_train *train)
+{
     if (train->warmup_steps < 0)
         train->warmup_steps = (train->steps * 3 + 99) / 100;
     if (train->decay_steps < 0) {
@@ -99,8 +114,8 @@ static void resolve_train(struct config_train *train)
     }
 }
 
-/* After resolve_train. */
-static int check_train(struct reader *r)
+/* After resolve_batches. */
+static int check_batches(struct reader *r)
 {
     const struct config_train *train = &r->config->train;
     if (train->micro_batch > train->global_batch)
@@ -116,15 +131,40 @@ static int check_train(struct reader *r)
                  (long long)train->grain, (long long)train->micro_batch);
         return bl_error_remedy(r->err, "give one of the two");
     }
-    if (train->warmup_steps > train->steps)
-        return FAIL_KEY(r, "train.warmup_steps", "expected at most train.steps (%lld), found %lld",
-                        (long long)train->steps, (long long)train->warmup_steps);
-    if (train->schedule == CONFIG_WSD && train->decay_steps > train->steps - train->warmup_steps)
-        return FAIL_KEY(r, "train.decay_steps",
-                        "expected at most train.steps less train.warmup_steps (%lld), found %lld",
-                        (long long)(train->steps - train->warmup_steps),
-                        (long long)train->decay_steps);
     return 0;
+}
+
+/* After resolve_steps. */
+static int check_steps(struct reader *r)
+{
+    const struct config_train *train = &r->config->train;
+    static const char remedy[] = "lower it, or leave it out: it then follows train.steps";
+    if (train->warmup_steps > train->steps) {
+        FAIL_KEY(r, "train.warmup_steps", "expected at most train.steps (%lld), found %lld",
+                 (long long)train->steps, (long long)train->warmup_steps);
+        return bl_error_remedy(r->err, "%s", remedy);
+    }
+    if (train->schedule == CONFIG_WSD && train->decay_steps > train->steps - train->warmup_steps) {
+        FAIL_KEY(r, "train.decay_steps",
+                 "expected at most train.steps less train.warmup_steps (%lld), found %lld",
+                 (long long)(train->steps - train->warmup_steps), (long long)train->decay_steps);
+        return bl_error_remedy(r->err, "%s", remedy);
+    }
+    return 0;
+}
+
+static int check_length(struct reader *r)
+{
+    const struct config_train *train = &r->config->train;
+    if (train->steps && train->epochs > 0) {
+        FAIL_KEY(r, "train.epochs", "train.steps is given as well");
+        return bl_error_remedy(r->err, "remove one of them");
+    }
+    if (train->steps || train->epochs > 0)
+        return 0;
+    bl_fail(r->err, BL_ECONFIG, "is missing");
+    bl_error_remedy(r->err, "it takes a whole number of optimizer steps; or give train.epochs");
+    return config_fail_named(r, (struct place){0, 0}, "train.steps", -BL_ECONFIG);
 }
 
 static int read_config(struct reader *r)
@@ -136,9 +176,38 @@ static int read_config(struct reader *r)
     BL_TRY(check_folders(r));
     BL_TRY(check_data(r));
     BL_TRY(check_model(r));
+    BL_TRY(check_length(r));
     BL_TRY(config_print(r->config, r->err));
-    resolve_train(&r->config->train);
-    return check_train(r);
+    BL_TRY(resolve_cache(r->config, r->err));
+    resolve_batches(&r->config->train);
+    BL_TRY(check_batches(r));
+    if (!r->config->train.steps)
+        return 0;
+    resolve_steps(&r->config->train);
+    return check_steps(r);
+}
+
+int config_set_length(struct config *config, uint64_t samples, const char *name,
+                      struct bl_error *err)
+{
+    struct config_train *train = &config->train;
+    struct reader r = {.name = name, .config = config, .err = err};
+    if (train->steps)
+        return 0;
+    double steps = ceil(train->epochs * (double)samples / (double)train->global_batch);
+    if (!(steps >= 1 && steps <= BL_STEPS_MAX)) {
+        bl_fail(err, BL_ECONFIG, "%g epochs of %llu samples are %g steps, expected 1 to %d",
+                train->epochs, (unsigned long long)samples, steps, BL_STEPS_MAX);
+        bl_error_key(err, "train.epochs");
+        return bl_error_file(err, name);
+    }
+    train->steps = (int64_t)steps;
+    train->epochs = 0;
+    free(config->text);
+    config->text = NULL;
+    BL_TRY(config_print(config, err));
+    resolve_steps(train);
+    return check_steps(&r);
 }
 
 int config_parse(const char *yaml, size_t size, const char *name, const char *folder,
@@ -200,6 +269,7 @@ void config_free(struct config **config)
             for (size_t j = 0; j < list->count; j++) {
                 free(list->at[j].column);
                 free(list->at[j].prefix);
+                free(list->at[j].join);
             }
             free(list->at);
             break;

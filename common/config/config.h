@@ -11,7 +11,13 @@
 #include "common/error.h"
 
 enum config_precision { CONFIG_BF16, CONFIG_F32 };
-enum config_format { CONFIG_FORMAT_AUTO, CONFIG_IMAGEFOLDER, CONFIG_PAIRS };
+enum config_format {
+    CONFIG_FORMAT_AUTO,
+    CONFIG_IMAGEFOLDER,
+    CONFIG_PAIRS,
+    CONFIG_ANNOTATIONS,
+    CONFIG_PARQUET
+};
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
 enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
 enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
@@ -26,6 +32,7 @@ struct config_strings {
 /* A caption column and the text that stands before its captions; order is preference. */
 struct config_caption {
     char *column, *prefix; /* prefix as written; "" = none */
+    char *join;            /* between prefix and caption: " " or "" */
 };
 struct config_captions {
     struct config_caption *at;
@@ -35,6 +42,12 @@ struct config_captions {
 struct config_data {
     char *source;
     enum config_format format;
+    char *image_column;  /* NULL: the usual names */
+    char *cache;         /* folder of what URLs are cached in */
+    int64_t cache_bytes; /* 0 = no limit */
+    int64_t host_connections;
+    double download_timeout_s, download_patience_s;
+    bool private_redirects;
     struct config_captions captions;
     enum config_choice caption_choice;
     bool train_prefix;
@@ -63,8 +76,22 @@ struct config_projector {
     double balance, router_z; /* alpha and beta of the loss; moe only */
 };
 
+enum config_cache_dtype {
+    CONFIG_CACHE_F16,
+    CONFIG_CACHE_F32,
+    CONFIG_CACHE_BF16,
+    CONFIG_CACHE_INT8
+};
+struct config_cache {
+    char *path; /* NULL = none */
+    enum config_cache_dtype dtype;
+    int64_t shard_images;
+};
+
 struct config_train {
-    int64_t steps, global_batch;
+    int64_t steps; /* 0: not known before config_set_length */
+    double epochs; /* 0: steps was given, or is known */
+    int64_t global_batch;
     int64_t micro_batch; /* under reproducible it equals grain */
     int64_t grain;
     bool reproducible;
@@ -94,6 +121,7 @@ struct config_cluster {
     double patience_s;
     char *bind;   /* address or interface of the coordinator's socket */
     int64_t port; /* 0 = any free one */
+    char *keys;   /* folder of the cluster's keys; "" = none */
     bool insecure;
     int64_t window;          /* groups on their way to one worker */
     int64_t steps_ahead;     /* steps ordered before the current one is done */
@@ -122,6 +150,7 @@ struct config {
     } llm;
     struct config_qformer qformer;
     struct config_projector projector;
+    struct config_cache cache;
     struct config_train train;
     struct config_cluster cluster;
     struct config_log log;
@@ -143,6 +172,10 @@ int config_parse(const char *yaml, size_t size, const char *name, const char *fo
 /* NULL is fine; sets *config to NULL. */
 void config_free(struct config **config);
 
+/* Turns train.epochs into train.steps, now that the number of training samples is known, and the rest that follows from it;
+ * nothing where train.steps was given. name: the file's, for errors. -BL_ECONFIG: too many, or other keys do not fit. */
+int config_set_length(struct config *config, uint64_t samples, const char *name,
+                      struct bl_error *err);
 /* Whether a run made with `before` may go on with `now`: -BL_ECONFIG naming the first key that
  * differs and may not. Keys that may change only with a word (the schedule's length) are written to
  * notice, one sentence, "" when none. Folders may move: what they hold is compared by hash

@@ -52,7 +52,7 @@ static int read_patterns(struct reader *r, const struct config_key *key)
     }
 }
 
-/* One {column, prefix}; the current event is its start. */
+/* One {column, prefix, join}; the current event is its start. */
 static int read_caption(struct reader *r, const char *path, struct config_caption *caption)
 {
     if (r->event.type != YAML_MAPPING_START_EVENT)
@@ -69,16 +69,22 @@ static int read_caption(struct reader *r, const char *path, struct config_captio
         snprintf(inner, sizeof inner, "%s.%.60s", path, config_scalar(r));
         char **field = !strcmp(config_scalar(r), "column")   ? &caption->column
                        : !strcmp(config_scalar(r), "prefix") ? &caption->prefix
+                       : !strcmp(config_scalar(r), "join")   ? &caption->join
                                                              : NULL;
         if (!field)
-            return config_fail_unknown(r, inner, (const char *const[]){"column", "prefix"}, 2);
+            return config_fail_unknown(r, inner, (const char *const[]){"column", "prefix", "join"},
+                                       3);
         if (*field)
             return FAIL_HERE(r, inner, "is given twice");
         BL_TRY(config_next_event(r));
         BL_TRY(read_text(r, inner, field));
+        if (field == &caption->join && strcmp(*field, " ") && **field)
+            return FAIL_HERE(r, inner, "expected \" \" or \"\", found \"%.20s\"", *field);
     }
     if (!caption->column || !*caption->column)
         return config_fail_named(r, start, path, bl_fail(r->err, BL_ECONFIG, "column is missing"));
+    if (!caption->join)
+        BL_TRY(config_copy_text(" ", &caption->join, r->err));
     return caption->prefix ? 0 : config_copy_text("", &caption->prefix, r->err);
 }
 

@@ -84,6 +84,8 @@ static void print_value(FILE *out, const struct config *config, const struct con
             print_text(out, list->at[i].column);
             fputs(", prefix: ", out);
             print_text(out, list->at[i].prefix);
+            if (!*list->at[i].join)
+                fputs(", join: \"\"", out);
             putc('}', out);
         }
         putc(']', out);

@@ -73,27 +73,34 @@ const char *caption_strip(const char *text, size_t size, size_t *ret_size)
     return text + start;
 }
 
-/* Bytes of a prefix that count: up to its trailing white space. */
-static size_t prefix_size(const char *prefix)
+/* Bytes of a prefix that count: all of them, or with a space to follow up to its trailing white space. */
+static size_t prefix_size(struct caption_prefix prefix)
 {
     size_t size;
-    const char *inner = caption_strip(prefix, strlen(prefix), &size);
-    return size ? (size_t)(inner - prefix) + size : 0;
+    if (!*prefix.join)
+        return strlen(prefix.text);
+    const char *inner = caption_strip(prefix.text, strlen(prefix.text), &size);
+    return size ? (size_t)(inner - prefix.text) + size : 0;
+}
+
+struct caption_prefix caption_prefix_of(const struct config_caption *column, const char *text)
+{
+    return (struct caption_prefix){text ? text : column->prefix, column->join};
 }
 
 /* -- ids -------------------------------------------------------------------------------------- */
 
-int caption_prompt(const struct tokenizer *tokenizer, const char *prefix, struct token_ids *ids,
-                   struct bl_error *err)
+int caption_prompt(const struct tokenizer *tokenizer, struct caption_prefix prefix,
+                   struct token_ids *ids, struct bl_error *err)
 {
     size_t size = prefix_size(prefix);
-    return size ? tokenizer_encode(tokenizer, prefix, size, false, ids, err) : 0;
+    return size ? tokenizer_encode(tokenizer, prefix.text, size, false, ids, err) : 0;
 }
 
 #define auto_ids __attribute__((cleanup(token_ids_release))) struct token_ids
 
 /* The same with the prompt's ids at hand. */
-static int encode_after(const struct tokenizer *tokenizer, const char *prefix,
+static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix prefix,
                         const struct token_ids *prompt, const char *caption, size_t size,
                         int32_t eos, struct token_ids *ids, enum caption_verdict *ret_verdict,
                         struct bl_error *err)
@@ -104,7 +111,8 @@ static int encode_after(const struct tokenizer *tokenizer, const char *prefix,
     if (!inner)
         return 0;
     bl_autobytes struct bl_bytes text = {0};
-    if (!bl_bytes_add(&text, prefix, first) || !bl_bytes_add(&text, " ", first != 0) ||
+    if (!bl_bytes_add(&text, prefix.text, first) ||
+        !bl_bytes_add(&text, prefix.join, first ? strlen(prefix.join) : 0) ||
         !bl_bytes_add(&text, stripped, inner))
         return bl_fail(err, BL_ENOMEM, "out of memory");
     BL_TRY(tokenizer_encode(tokenizer, text.data, text.size, false, ids, err));
@@ -122,9 +130,9 @@ static int encode_after(const struct tokenizer *tokenizer, const char *prefix,
     return 0;
 }
 
-int caption_encode(const struct tokenizer *tokenizer, const char *prefix, const char *caption,
-                   size_t size, int32_t eos, struct token_ids *ids, size_t *ret_label_first,
-                   enum caption_verdict *ret_verdict, struct bl_error *err)
+int caption_encode(const struct tokenizer *tokenizer, struct caption_prefix prefix,
+                   const char *caption, size_t size, int32_t eos, struct token_ids *ids,
+                   size_t *ret_label_first, enum caption_verdict *ret_verdict, struct bl_error *err)
 {
     auto_ids prompt = {0};
     BL_TRY(caption_prompt(tokenizer, prefix, &prompt, err));
@@ -192,7 +200,8 @@ int caption_rules_open(const struct config_data *data, const struct tokenizer *t
     if (!rules->prompts)
         return bl_fail(err, BL_ENOMEM, "out of memory");
     for (size_t i = 0; i < data->captions.count; i++)
-        BL_TRY(caption_prompt(tokenizer, data->captions.at[i].prefix, &rules->prompts[i], err));
+        BL_TRY(caption_prompt(tokenizer, caption_prefix_of(&data->captions.at[i], NULL),
+                              &rules->prompts[i], err));
     BL_TRY(open_patterns(&data->keep, &rules->keep, err));
     BL_TRY(open_patterns(&data->drop, &rules->drop, err));
     *ret = bl_take(&rules);
@@ -254,7 +263,8 @@ int caption_rules_encode(const struct caption_rules *rules, const struct caption
 {
     BL_ASSERT_CMP(caption->column, <, rules->data->captions.count);
     const struct token_ids *prompt = &rules->prompts[caption->column];
-    const char *prefix = rules->data->captions.at[caption->column].prefix;
+    const struct caption_prefix prefix =
+        caption_prefix_of(&rules->data->captions.at[caption->column], NULL);
     size_t before = ids->count, size;
     const char *text = caption_strip(caption->text, caption->size, &size);
     *ret_label_first = rules->data->train_prefix ? 0 : prompt->count;

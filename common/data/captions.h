@@ -1,10 +1,10 @@
 /* common/data/captions.h - a caption as the language model is to learn it (docs/recipe.md, Text): one
  * way for the index, the loaders, captioning and scoring.
  *
- * P is the prefix without trailing white space, C the caption without white space at both ends
- * (Python's str.strip). ids = encode(P + " " + C), C alone where P is empty, and the EOS. The ids
- * must begin with encode(P), which is the prompt at generation. BOS stands apart (llm.bos) and is
- * not among them. */
+ * C is the caption without white space at both ends (Python's str.strip). With the join " ", P is the prefix without trailing
+ * white space and ids = encode(P + " " + C); with the join "", P is the prefix as it is and ids = encode(P + C). C alone where
+ * P is empty; the EOS follows. The ids must begin with encode(P), which is the prompt at generation. BOS stands apart
+ * (llm.bos) and is not among them. */
 #pragma once
 
 #include <stdbool.h>
@@ -41,15 +41,23 @@ const char *caption_verdict_key(enum caption_verdict verdict);
 /* What lies between white space: Python's str.strip() of UTF-8. Borrowed from text. */
 const char *caption_strip(const char *text, size_t size, size_t *ret_size);
 
+/* What comes before a caption. Borrowed. */
+struct caption_prefix {
+    const char *text, *join;
+};
+/* That of a column of the configuration; text NULL: the column's own. */
+struct caption_prefix caption_prefix_of(const struct config_caption *column, const char *text);
+
 /* Appends the prompt, encode(P), to ids. */
-int caption_prompt(const struct tokenizer *tokenizer, const char *prefix, struct token_ids *ids,
-                   struct bl_error *err);
+int caption_prompt(const struct tokenizer *tokenizer, struct caption_prefix prefix,
+                   struct token_ids *ids, struct bl_error *err);
 
 /* Appends the ids of prefix, caption and eos. *ret_label_first: how many of them stand before the
  * caption. *ret_verdict: KEPT, EMPTY or BOUNDARY; ids are as before unless KEPT. */
-int caption_encode(const struct tokenizer *tokenizer, const char *prefix, const char *caption,
-                   size_t size, int32_t eos, struct token_ids *ids, size_t *ret_label_first,
-                   enum caption_verdict *ret_verdict, struct bl_error *err);
+int caption_encode(const struct tokenizer *tokenizer, struct caption_prefix prefix,
+                   const char *caption, size_t size, int32_t eos, struct token_ids *ids,
+                   size_t *ret_label_first, enum caption_verdict *ret_verdict,
+                   struct bl_error *err);
 
 /* The EOS that data.eos means: its token's id, or the first eos_token_id of config.json.
  * -BL_ECONFIG: there is none, or it is outside the tokenizer's vocabulary. */

@@ -289,7 +289,8 @@ static const char *remedy_for_captions(const struct dataset_header *h)
     if (long_ >= merged && long_ >= empty)
         return "raise data.max_tokens";
     if (merged >= empty)
-        return "let data.captions[].prefix end with punctuation";
+        return "let data.captions[].prefix end with a line break (\"...\\n\") and set its join to "
+               "\"\"";
     return "check the columns of data.captions";
 }
 
@@ -340,7 +341,8 @@ int dataset_judge(const struct config *config, const struct dataset *dataset, st
     const struct dataset_header *h = dataset->header;
     uint64_t all = 0;
     for (int i = 0; i < DATASET_VERDICT_COUNT; i++)
-        all += h->sample_verdicts[i];
+        if (i != DATASET_SET_ASIDE && i != DATASET_NO_SPLIT)
+            all += h->sample_verdicts[i];
     BL_TRY(judge_losses(config, dataset, all, err));
     if (h->split_count[DATASET_TRAIN])
         return 0;
@@ -424,6 +426,23 @@ uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens)
 uint32_t dataset_longest(const struct dataset *dataset)
 {
     return dataset->header->length_count ? (uint32_t)dataset->header->length_count - 1 : 0;
+}
+
+bool dataset_split_text(const struct dataset *dataset, char *ret, size_t size)
+{
+    const uint64_t *at = dataset->header->splits.at;
+    if (!at[SPLIT_TRAIN] && !at[SPLIT_VALIDATION] && !at[SPLIT_TEST])
+        return false;
+    snprintf(
+        ret, size,
+        "the folders of data.source name splits: train has %llu samples, validation %llu, test "
+        "%llu (not used), none of them %llu%s",
+        (unsigned long long)at[SPLIT_TRAIN], (unsigned long long)at[SPLIT_VALIDATION],
+        (unsigned long long)at[SPLIT_TEST], (unsigned long long)at[SPLIT_NONE],
+        !at[SPLIT_NONE]   ? ""
+        : at[SPLIT_TRAIN] ? " (not used)"
+                          : " (trained on)");
+    return true;
 }
 
 uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,

@@ -2,8 +2,8 @@
  * makes it once; loaders and workers read it. A sample is an image with at least one caption that the rules
  * keep; ids count from 0.
  *
- * Split: by the SHA-256 of the image's bytes, keyed by the seed, so that no image is in both parts, also
- * under two names. */
+ * Split: by the folders train, validation and test where there are such (split.h); else by the SHA-256 of the image's bytes,
+ * keyed by the seed. No image is in both parts, also under two names. */
 #pragma once
 
 #include <stdbool.h>
@@ -14,6 +14,7 @@
 #include "common/config/config.h"
 #include "common/data/location.h"
 #include "common/data/source.h"
+#include "common/data/split.h"
 #include "common/error.h"
 
 struct dataset;
@@ -28,7 +29,10 @@ enum dataset_split { DATASET_TRAIN, DATASET_VALIDATION, DATASET_SPLIT_COUNT };
     X(NO_CAPTION, "it has no caption")                                                             \
     X(UNFIT, "its captions are empty, too long or merge with the prefix")                          \
     X(NOTHING_KEPT, "the rules keep none of its captions")                                         \
-    X(HELD_OUT, "its image is in data.validation_source")
+    X(HELD_OUT, "its image is in the validation set")                                              \
+    X(SET_ASIDE, "it is in a folder of a split that is not used (test, or validation beside "      \
+                 "data.validation_source)")                                                        \
+    X(NO_SPLIT, "it is in none of the folders train, validation and test, which others are in")
 
 enum dataset_verdict {
 #define X(name, words) DATASET_##name,
@@ -119,6 +123,8 @@ const uint8_t *dataset_fingerprint(const struct dataset *dataset);
  * columns that data.caption_choice looks at. */
 uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict);
 uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict);
+/* Which folders decide the split, for people; false where none does. */
+bool dataset_split_text(const struct dataset *dataset, char *ret, size_t size);
 /* What lay in the sources and was passed over: how many, and the first one's path below its source. */
 uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
                         const char **ret_first);

@@ -15,7 +15,7 @@
 #include "common/tokenizer/tokenizer.h"
 
 #define DATASET_MAGIC "BLINDEX"
-#define DATASET_VERSION 2
+#define DATASET_VERSION 3
 
 struct dataset_header {
     char magic[8];
@@ -27,6 +27,7 @@ struct dataset_header {
     uint64_t length_count, example_count, text_bytes;
     uint64_t sample_verdicts[DATASET_VERDICT_COUNT];
     uint64_t caption_verdicts[CAPTION_VERDICT_COUNT];
+    struct split_counts splits;
     uint64_t passed[SOURCE_PASSED_COUNT], passed_first[SOURCE_PASSED_COUNT]; /* counts, and texts */
 };
 struct dataset_row {
@@ -55,6 +56,7 @@ struct dataset_image {
     uint8_t hash[32];
     struct bl_stamp stamp;
     enum dataset_verdict verdict; /* KEPT: it is there */
+    bool is_url;                  /* hash is of its URL, and it need not be there */
 };
 
 /* Rows of the training source come first, then those of data.validation_source. */
@@ -72,12 +74,40 @@ int dataset_inputs_open(const struct config *config, dataset_progress *progress,
 void dataset_inputs_free(struct dataset_inputs **inputs);
 /* The source of a row; *row becomes the row inside it. */
 const struct source *dataset_inputs_source(const struct dataset_inputs *inputs, uint64_t *row);
-/* Location of a row's image, as a text that is the caller's. */
+/* Location of a row's image, as a text that is the caller's; NULL: the row names none. */
 int dataset_inputs_location(const struct dataset_inputs *inputs, uint64_t row, char **ret,
                             struct bl_error *err);
-/* Hashes all images. The cache finds and keeps hashes. */
+/* Hashes all images but those of URLs. The cache finds and keeps hashes. */
 int dataset_inputs_hash(struct dataset_inputs *inputs, const struct hash_cache *cache,
-                        dataset_progress *progress, void *ctx, struct bl_error *err);
+                        uint64_t bytes_max, dataset_progress *progress, void *ctx,
+                        struct bl_error *err);
+
+/* -- what the rules say of captions (dataset_judging.c) */
+
+struct dataset_judging;
+
+/* A caption that the rules look at. */
+struct dataset_judgement {
+    size_t text, size;
+    uint32_t column, tokens;
+    enum caption_verdict verdict;
+    bool failed; /* to be judged */
+};
+
+/* Judges the captions of rows [first, end) whose images are there. *ret is the caller's. */
+int dataset_judging_make(const struct config_data *config, const struct caption_rules *rules,
+                         const struct dataset_inputs *inputs, uint64_t first, uint64_t end,
+                         struct dataset_judging **ret, struct bl_error *err);
+void dataset_judging_free(struct dataset_judging **judging);
+/* Those of a row, in the order of its candidates: how many. Borrowed. */
+size_t dataset_judgements(const struct dataset_judging *judging, uint64_t row,
+                          const struct dataset_judgement **ret);
+/* The caption of one, borrowed; or the error that judging it ended with. */
+int dataset_judged_caption(const struct dataset_judging *judging,
+                           const struct dataset_judgement *judgement, struct caption_text *ret,
+                           struct bl_error *err);
+
+/* -- the index (dataset_build.c) */
 
 /* Hashes images, then appends a whole index to ret. */
 int dataset_build(const struct config *config, struct dataset_inputs *inputs,

@@ -44,8 +44,13 @@ static int open_sources(const struct config *config, struct dataset_inputs *inpu
     for (size_t i = 0; i < data->captions.count; i++)
         columns[i] = data->captions.at[i].column;
     for (int i = 0; i < 2 && folders[i]; i++) {
-        int rc = source_open(folders[i], data->format, columns, data->captions.count,
-                             &inputs->sources[i], err);
+        const struct source_options options = {.path = folders[i],
+                                               .format = data->format,
+                                               .columns = columns,
+                                               .column_count = data->captions.count,
+                                               .image_column = data->image_column,
+                                               .cache = data->cache};
+        int rc = source_open(&options, &inputs->sources[i], err);
         if (rc < 0 && err && !strcmp(err->file, folders[i])) /* the folder, not a line in it */
             bl_error_key(err, i ? "data.validation_source" : "data.source");
         BL_TRY(rc);
@@ -55,6 +60,9 @@ static int open_sources(const struct config *config, struct dataset_inputs *inpu
 }
 
 /* -- images, by several threads ---------------------------------------------------------------- */
+
+/* Rows that a thread looks at before it takes the next: taking is dearer than looking where there is no file to look at. */
+enum { ROWS_AT_ONCE = 64 };
 
 struct located_row {
     char *text; /* of its location */
@@ -71,44 +79,84 @@ struct reading {
     enum dataset_phase phase;
     dataset_progress *progress; /* may be NULL */
     void *ctx;
-    uint64_t count;
+    uint64_t count, rows_of_item;
 };
 
 static bool watch(void *context, uint64_t done)
 {
     const struct reading *r = context;
-    return !r->progress || r->progress(r->ctx, r->phase, done, r->count);
+    uint64_t rows = done * r->rows_of_item;
+    return !r->progress ||
+           r->progress(r->ctx, r->phase, rows < r->count ? rows : r->count, r->count);
 }
 
-static int read_all(struct reading *r, enum dataset_phase phase, uint64_t count,
+/* All `count` rows, in so many items. */
+static int read_all(struct reading *r, enum dataset_phase phase, uint64_t count, uint64_t items,
                     int (*item)(void *, struct parallel *, uint64_t, struct bl_error *),
                     struct bl_error *err)
 {
     r->phase = phase;
     r->count = count;
+    r->rows_of_item = count == items ? 1 : ROWS_AT_ONCE;
     return parallel_run(
-        &(struct parallel_work){.count = count, .item = item, .watch = watch, .context = r}, err);
+        &(struct parallel_work){.count = items, .item = item, .watch = watch, .context = r}, err);
 }
 
-/* An image that is not there is missing; a passing fault of this host does not make it so. */
-static int look_at_image(void *context, struct parallel *run, uint64_t row, struct bl_error *err)
+static int no_image(struct dataset_image *image)
 {
-    const struct reading *r = context;
+    image->stamp = (struct bl_stamp){0};
+    image->verdict = DATASET_NO_IMAGE;
+    return 0;
+}
+
+/* An image that is not there is missing; a passing fault of this host does not make it so. What is at a URL is fetched when it is
+ * needed. */
+static int look_at_image(const struct reading *r, struct parallel *run, uint64_t row,
+                         struct bl_error *err)
+{
     const struct location_patience patience = {parallel_wait, run};
     struct dataset_image *image = &r->inputs->images[row];
     bl_autofree char *text = NULL;
     struct location location;
+    uint64_t source_row = row;
+    const struct source *source = dataset_inputs_source(r->inputs, &source_row);
+    BL_TRY(source_identify(source, source_row, &image->is_url, image->hash, err));
+    if (image->is_url)
+        return 0;
     BL_TRY(dataset_inputs_location(r->inputs, row, &text, err));
+    if (!text)
+        return no_image(image);
     BL_TRY(location_parse(text, &location, err));
     for (unsigned failures = 0; location_stamp(&location, &image->stamp, err) < 0;) {
-        if (location_failure_of(err) != LOCATION_PASSING) {
-            image->stamp = (struct bl_stamp){0};
-            image->verdict = DATASET_NO_IMAGE;
-            return 0;
-        }
+        if (location_failure_of(err) != LOCATION_PASSING)
+            return no_image(image);
         BL_TRY(location_before_next_try(&location, ++failures, &patience, err));
     }
-    image->verdict = image->stamp.size <= r->bytes_max ? DATASET_KEPT : DATASET_TOO_LARGE;
+    bool whole_file = location.kind != LOCATION_CELL; /* else the stamp's size is not the image's */
+    image->verdict =
+        whole_file && image->stamp.size > r->bytes_max ? DATASET_TOO_LARGE : DATASET_KEPT;
+    return 0;
+}
+
+static int look_at_images(void *context, struct parallel *run, uint64_t i, struct bl_error *err)
+{
+    const struct reading *r = context;
+    uint64_t first = i * ROWS_AT_ONCE, end = first + ROWS_AT_ONCE;
+    for (uint64_t row = first; row < end && row < r->inputs->count; row++)
+        BL_TRY(look_at_image(r, run, row, err));
+    return 0;
+}
+
+/* The whole content of a file is hashed in pieces; a value of a Parquet file is read. */
+static int hash_location(const struct reading *r, const struct location *location,
+                         struct dataset_image *image, struct bl_error *err)
+{
+    bl_autofree char *data = NULL;
+    size_t size;
+    if (location->kind != LOCATION_CELL)
+        return location_sha256(location, image->hash, &image->stamp, err);
+    BL_TRY(location_read(location, (size_t)r->bytes_max, &data, &size, &image->stamp, err));
+    bl_sha256(data, size, image->hash);
     return 0;
 }
 
@@ -124,9 +172,9 @@ static int hash_image(void *context, struct parallel *run, uint64_t i, struct bl
     if (image->verdict != DATASET_KEPT ||
         hash_cache_find(r->cache, text, &image->stamp, image->hash))
         return 0;
-    for (unsigned failures = 0; location_sha256(&location, image->hash, &image->stamp, err) < 0;) {
+    for (unsigned failures = 0; hash_location(r, &location, image, err) < 0;) {
         if (location_failure_of(err) != LOCATION_PASSING) {
-            image->verdict = DATASET_NO_IMAGE;
+            image->verdict = err->code == BL_ELIMIT ? DATASET_TOO_LARGE : DATASET_NO_IMAGE;
             return 0;
         }
         BL_TRY(location_before_next_try(&location, ++failures, &patience, err));
@@ -135,8 +183,8 @@ static int hash_image(void *context, struct parallel *run, uint64_t i, struct bl
     return 0;
 }
 
-static int look_at_images(const struct config *config, struct dataset_inputs *inputs,
-                          dataset_progress *progress, void *ctx, struct bl_error *err)
+static int look_at_all(const struct config *config, struct dataset_inputs *inputs,
+                       dataset_progress *progress, void *ctx, struct bl_error *err)
 {
     struct reading r = {.inputs = inputs,
                         .bytes_max = (uint64_t)config->data.max_image_bytes,
@@ -145,7 +193,8 @@ static int look_at_images(const struct config *config, struct dataset_inputs *in
     inputs->images = calloc(inputs->count, sizeof *inputs->images);
     if (!inputs->images)
         return fail_nomem(err);
-    return read_all(&r, DATASET_LOOKING, inputs->count, look_at_image, err);
+    uint64_t blocks = (inputs->count + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    return read_all(&r, DATASET_LOOKING, inputs->count, blocks, look_at_images, err);
 }
 
 static int compare_located(const void *a, const void *b)
@@ -155,10 +204,19 @@ static int compare_located(const void *a, const void *b)
     return by_location ? by_location : (x->row > y->row) - (x->row < y->row);
 }
 
-/* Hashes what is at each location once, however many rows name it. */
-static int hash_located(struct reading *r, struct located_row *located, struct bl_error *err)
+static int compare_rows(const void *a, const void *b)
 {
-    uint64_t count = r->inputs->count, unique = 0;
+    const struct located_row *x = a, *y = b;
+    return (x->row > y->row) - (x->row < y->row);
+}
+
+/* Hashes what is at each location once, however many rows name it; in the order of rows, in which they lie in a container. */
+static int hash_located(struct reading *r, struct located_row *located, uint64_t count,
+                        struct bl_error *err)
+{
+    uint64_t unique = 0;
+    if (!count)
+        return 0;
     bl_autofree struct located_row *once = calloc(count, sizeof *once);
     if (!once)
         return fail_nomem(err);
@@ -166,8 +224,9 @@ static int hash_located(struct reading *r, struct located_row *located, struct b
     for (uint64_t i = 0; i < count; i++)
         if (!i || strcmp(located[i].text, located[i - 1].text))
             once[unique++] = located[i];
+    qsort(once, unique, sizeof *once, compare_rows);
     r->located = once;
-    BL_TRY(read_all(r, DATASET_HASHING, unique, hash_image, err));
+    BL_TRY(read_all(r, DATASET_HASHING, unique, unique, hash_image, err));
     struct dataset_image *images = r->inputs->images;
     for (uint64_t i = 1; i < count; i++)
         if (!strcmp(located[i].text, located[i - 1].text))
@@ -175,22 +234,35 @@ static int hash_located(struct reading *r, struct located_row *located, struct b
     return 0;
 }
 
-int dataset_inputs_hash(struct dataset_inputs *inputs, const struct hash_cache *cache,
-                        dataset_progress *progress, void *ctx, struct bl_error *err)
+/* Those rows whose images are to be hashed. */
+static int locate_rows(const struct dataset_inputs *inputs, struct located_row *located,
+                       uint64_t *count, struct bl_error *err)
 {
-    struct reading r = {.inputs = inputs, .cache = cache, .progress = progress, .ctx = ctx};
+    for (uint64_t row = 0; row < inputs->count; row++) {
+        const struct dataset_image *image = &inputs->images[row];
+        if (image->is_url || image->verdict != DATASET_KEPT)
+            continue;
+        BL_TRY(dataset_inputs_location(inputs, row, &located[*count].text, err));
+        located[(*count)++].row = row;
+    }
+    return 0;
+}
+
+int dataset_inputs_hash(struct dataset_inputs *inputs, const struct hash_cache *cache,
+                        uint64_t bytes_max, dataset_progress *progress, void *ctx,
+                        struct bl_error *err)
+{
+    struct reading r = {
+        .inputs = inputs, .bytes_max = bytes_max, .cache = cache, .progress = progress, .ctx = ctx};
     struct located_row *located = calloc(inputs->count, sizeof *located);
+    uint64_t count = 0;
     if (!located)
         return fail_nomem(err);
-    int rc = 0;
-    for (uint64_t row = 0; row < inputs->count && rc == 0; row++) {
-        located[row].row = row;
-        rc = dataset_inputs_location(inputs, row, &located[row].text, err);
-    }
+    int rc = locate_rows(inputs, located, &count, err);
     if (rc == 0)
-        rc = hash_located(&r, located, err);
-    for (uint64_t row = 0; row < inputs->count; row++)
-        free(located[row].text);
+        rc = hash_located(&r, located, count, err);
+    for (uint64_t i = 0; i < count; i++)
+        free(located[i].text);
     free(located);
     return rc;
 }
@@ -232,12 +304,16 @@ static void digest_inputs(const struct config *config, struct dataset_inputs *in
             bl_sha256_add(&hash, first, strlen(first) + 1);
         }
     }
+    bool urls = false;
     for (uint64_t row = 0; row < inputs->count; row++) {
         const struct dataset_image *image = &inputs->images[row];
+        urls |= image->is_url;
         const uint64_t seen[3] = {image->verdict, image->stamp.size,
                                   (uint64_t)image->stamp.mtime_ns};
         bl_sha256_add(&hash, seen, sizeof seen);
     }
+    if (urls) /* their locations name it */
+        bl_sha256_add(&hash, config->data.cache, strlen(config->data.cache) + 1);
     bl_sha256_end(&hash, inputs->digest);
 }
 
@@ -251,7 +327,7 @@ int dataset_inputs_open(const struct config *config, dataset_progress *progress,
         return fail_nomem(err);
     BL_TRY(open_tokenizer(config, inputs, tokenizer_hex, err));
     BL_TRY(open_sources(config, inputs, err));
-    BL_TRY(look_at_images(config, inputs, progress, ctx, err));
+    BL_TRY(look_at_all(config, inputs, progress, ctx, err));
     digest_inputs(config, inputs, tokenizer_hex);
     *ret = bl_take(&inputs);
     return 0;

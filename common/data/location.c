@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/data/cell.h"
 #include "common/hash.h"
 #include "common/size.h"
 
@@ -50,6 +51,17 @@ static int parse_range(const char *text, struct location *ret)
     return parse_file(text, ret);
 }
 
+static int parse_cell(const char *text, struct location *ret)
+{
+    uint64_t length;
+    if (parse_number(&text, '+', &ret->row) < 0 || parse_number(&text, ':', &length) < 0 ||
+        ret->row > INT64_MAX || length > strlen(text))
+        return -1;
+    ret->column = text;
+    ret->column_length = (size_t)length;
+    return parse_file(text + length, ret);
+}
+
 static int parse_url(const char *text, struct location *ret)
 {
     const char *space = strchr(text, ' ');
@@ -70,6 +82,12 @@ static int format_range(const struct location *l, char **ret)
     return asprintf(ret, "range:%" PRIu64 "+%" PRIu64 ":%s", l->offset, l->length, l->path);
 }
 
+static int format_cell(const struct location *l, char **ret)
+{
+    return asprintf(ret, "cell:%" PRIu64 "+%zu:%.*s%s", l->row, l->column_length,
+                    (int)l->column_length, l->column, l->path);
+}
+
 static int format_url(const struct location *l, char **ret)
 {
     return asprintf(ret, "url:%.*s %s", (int)l->url_length, l->url, l->path);
@@ -82,6 +100,7 @@ static const struct {
 } kinds[LOCATION_KIND_COUNT] = {
     [LOCATION_FILE] = {"", parse_file, format_file},
     [LOCATION_RANGE] = {"range:", parse_range, format_range},
+    [LOCATION_CELL] = {"cell:", parse_cell, format_cell},
     [LOCATION_URL] = {"url:", parse_url, format_url},
 };
 
@@ -113,6 +132,8 @@ void location_describe(const struct location *l, char *ret, size_t size)
 {
     if (l->kind == LOCATION_URL)
         snprintf(ret, size, "%.*s", (int)bl_min((int64_t)l->url_length, (int64_t)size), l->url);
+    else if (l->kind == LOCATION_CELL)
+        snprintf(ret, size, "%s, row %" PRIu64, l->path, l->row + 1);
     else if (l->kind == LOCATION_RANGE)
         snprintf(ret, size, "%s[%" PRIu64 "+%" PRIu64 "]", l->path, l->offset, l->length);
     else
@@ -149,6 +170,8 @@ int location_read(const struct location *l, size_t max_bytes, char **ret_data, s
     struct bl_stamp stamp;
     bl_autofree char *data = NULL;
     size_t size;
+    if (l->kind == LOCATION_CELL)
+        return cell_read(l, max_bytes, ret_data, ret_size, ret_stamp, err);
     BL_TRY(bl_file_read_range(l->path, range ? l->offset : 0, range ? l->length : UINT64_MAX,
                               max_bytes, &data, &size, &stamp, err));
     if (range && size < l->length)
@@ -161,12 +184,24 @@ int location_read(const struct location *l, size_t max_bytes, char **ret_data, s
     return 0;
 }
 
+static int cell_sha256(const struct location *l, uint8_t ret_hash[32], struct bl_stamp *ret_stamp,
+                       struct bl_error *err)
+{
+    bl_autofree char *data = NULL;
+    size_t size;
+    BL_TRY(cell_read(l, SIZE_MAX, &data, &size, ret_stamp, err));
+    bl_sha256(data, size, ret_hash);
+    return 0;
+}
+
 int location_sha256(const struct location *l, uint8_t ret_hash[32], struct bl_stamp *ret_stamp,
                     struct bl_error *err)
 {
     bool range = l->kind == LOCATION_RANGE;
     struct bl_stamp stamp;
     uint64_t size;
+    if (l->kind == LOCATION_CELL)
+        return cell_sha256(l, ret_hash, ret_stamp, err);
     BL_TRY(bl_file_sha256_range(l->path, range ? l->offset : 0, range ? l->length : UINT64_MAX,
                                 ret_hash, &size, &stamp, err));
     if (range && size < l->length)

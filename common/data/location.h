@@ -1,8 +1,9 @@
-/* common/data/location.h - where the bytes of an image are: a file, a range of a container (tar, Arrow), or a URL with
- * the file it is cached in. The index stores it as a text; whoever reads bytes does not ask which kind it is.
+/* common/data/location.h - where the bytes of an image are: a file, a range of a container (tar, Arrow), a value of a Parquet
+ * file, or a URL with the file it is cached in. The index stores it as a text; whoever reads bytes does not ask which kind it is.
  *
  *   /folder/image.jpg                       a file
  *   range:OFFSET+LENGTH:/folder/shard.tar   LENGTH bytes of a container from OFFSET on
+ *   cell:ROW+N:COLUMN/folder/file.parquet   a value: row from 0, column of N bytes (common/parquet/parquet.h names it)
  *   url:URL /cache/file                     the URL holds no space */
 #pragma once
 
@@ -13,13 +14,22 @@
 #include "common/error.h"
 #include "common/file.h"
 
-enum location_kind { LOCATION_FILE, LOCATION_RANGE, LOCATION_URL, LOCATION_KIND_COUNT };
+enum location_kind {
+    LOCATION_FILE,
+    LOCATION_RANGE,
+    LOCATION_CELL,
+    LOCATION_URL,
+    LOCATION_KIND_COUNT
+};
 
 struct location {
     enum location_kind kind;
     const char *path; /* absolute: the file, the container, or the file that caches the URL */
     uint64_t offset, length; /* LOCATION_RANGE: bytes of the container */
-    const char *url;         /* LOCATION_URL: url_length bytes, no NUL behind them */
+    uint64_t row;            /* LOCATION_CELL */
+    const char *column;      /* column_length bytes, no NUL behind them */
+    size_t column_length;
+    const char *url; /* LOCATION_URL: url_length bytes, no NUL behind them */
     size_t url_length;
 };
 
@@ -30,9 +40,11 @@ int location_format(const struct location *location, char **ret, struct bl_error
 /* For people, cut to size: the path, "shard.tar[OFFSET+LENGTH]", or the URL. */
 void location_describe(const struct location *location, char *ret, size_t size);
 
-/* Size of the image's bytes and modification time of the file that holds them, without reading them. */
+/* Size of the image's bytes (LOCATION_CELL: of the file that holds them) and modification time of the file, without reading
+ * them. */
 int location_stamp(const struct location *location, struct bl_stamp *ret, struct bl_error *err);
-/* Reads the bytes, at most max_bytes (-BL_ELIMIT). Never mapped: others may change the file meanwhile. *ret_data is the
+/* Reads the bytes, at most max_bytes (-BL_ELIMIT). Never mapped, but for
+ * LOCATION_CELL: others may change the file meanwhile. *ret_data is the
  * caller's (free), NUL-terminated beyond its size. *ret_stamp (may be NULL) is of what was read; two reads with the same
  * stamp read the same bytes. Safe from any thread. */
 int location_read(const struct location *location, size_t max_bytes, char **ret_data,

@@ -17,7 +17,8 @@
 #include "common/data/source_build.h"
 
 /* In the order in which auto tries them. */
-static const struct source_kind *const kinds[] = {&source_imagefolder, &source_pairs};
+static const struct source_kind *const kinds[] = {&source_imagefolder, &source_pairs,
+                                                  &source_annotations, &source_parquet};
 
 static int fail_nomem(struct bl_error *err)
 {
@@ -39,16 +40,33 @@ static bool ends_with(const char *path, const char *const *ends)
     return false;
 }
 
+#define HEIF_ENDS ".avif", ".heic", ".heif"
+
 bool source_is_image(const char *path)
 {
-    return ends_with(
-        path, (const char *const[]){".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", NULL});
+    static const char *const ends[] = {".jpg",    ".jpeg", ".jpe", ".jfif", ".png",
+                                       ".webp",   ".gif",  ".bmp", ".tif",  ".tiff",
+#ifdef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
+}
+
+bool source_is_parquet(const char *path)
+{
+    return ends_with(path, (const char *const[]){".parquet", NULL});
 }
 
 bool source_is_other_image(const char *path)
 {
-    return ends_with(path, (const char *const[]){".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic",
-                                                 ".heif", NULL});
+    static const char *const ends[] = {".jp2",    ".jxl", ".psd", ".svg",
+                                       ".ico",    ".tga", ".ppm", ".pgm",
+#ifndef BLIPREN_HEIF
+                                       HEIF_ENDS,
+#endif
+                                       NULL};
+    return ends_with(path, ends);
 }
 
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line)
@@ -227,14 +245,18 @@ static bool stays_below(const char *path)
     return true;
 }
 
+int source_check_path(const char *path, struct bl_error *err)
+{
+    if (stays_below(path))
+        return 0;
+    bl_fail(err, BL_EFORMAT, "expected a path that stays below the folder, found \"%.100s\"", path);
+    return bl_error_key(err, "file_name");
+}
+
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
                struct bl_error *err)
 {
-    if (!stays_below(image)) {
-        bl_fail(err, BL_EFORMAT, "expected a path that stays below the folder, found \"%.100s\"",
-                image);
-        return bl_error_key(err, "file_name");
-    }
+    BL_TRY(source_check_path(image, err));
     if (source->row_count >= BL_SAMPLES_MAX)
         return bl_fail(err, BL_ELIMIT, "expected at most %d samples", BL_SAMPLES_MAX);
     struct source_row row = {.line = line, .first_candidate = source->candidate_count};
@@ -251,21 +273,26 @@ int source_add(struct source *source, const char *image, const char *file, uint6
     return 0;
 }
 
-int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
-                       struct bl_error *err)
+int source_check_caption(const char *text, size_t size, struct bl_error *err)
 {
-    BL_ASSERT_CMP(source->row_count, >, 0);
     if (size > BL_CAPTION_BYTES_MAX)
         return bl_fail(err, BL_ELIMIT, "expected a caption of at most %d bytes, found %zu",
                        BL_CAPTION_BYTES_MAX, size);
     size_t valid = utf8_valid(text, size);
-    if (valid < size) {
-        bl_fail(err, BL_EFORMAT, "expected UTF-8, found the byte 0x%02x after \"%.*s\"",
-                (unsigned char)text[valid], valid < 40 ? (int)valid : 40,
-                text + (valid < 40 ? 0 : valid - 40));
-        return bl_error_remedy(err,
-                               "convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8");
-    }
+    if (valid == size)
+        return 0;
+    bl_fail(err, BL_EFORMAT, "expected UTF-8, found the byte 0x%02x after \"%.*s\"",
+            (unsigned char)text[valid], valid < 40 ? (int)valid : 40,
+            text + (valid < 40 ? 0 : valid - 40));
+    return bl_error_remedy(err,
+                           "convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8");
+}
+
+int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
+                       struct bl_error *err)
+{
+    BL_ASSERT_CMP(source->row_count, >, 0);
+    BL_TRY(source_check_caption(text, size, err));
     struct source_text candidate = {.size = size, .column = (uint32_t)column};
     BL_TRY(add_text(source, text, size, &candidate.text, err));
     if (!bl_grow(&source->candidates, &source->candidate_capacity, source->candidate_count + 1,
@@ -288,7 +315,7 @@ void source_saw_column(struct source *source, const char *name)
         snprintf(source->others[source->other_count++], sizeof source->others[0], "%s", name);
 }
 
-static int check_columns(const struct source *source, struct bl_error *err)
+int source_check_columns(const struct source *source, struct bl_error *err)
 {
     for (size_t i = 0; i < source->column_count; i++) {
         if (source->column_seen[i])
@@ -307,6 +334,25 @@ static int check_columns(const struct source *source, struct bl_error *err)
     return 0;
 }
 
+/* One past the last candidate of a sample. */
+static size_t candidates_end(const struct source *source, uint64_t id)
+{
+    return id + 1 < source->row_count ? source->rows[id + 1].first_candidate
+                                      : source->candidate_count;
+}
+
+/* A sample in memory. */
+static void get_added(const struct source *source, uint64_t id, struct source_sample *ret)
+{
+    const struct source_row *row = &source->rows[id];
+    *ret = (struct source_sample){
+        .image = source->text.data + row->image,
+        .candidate_count = candidates_end(source, id) - row->first_candidate,
+        .file = source->text.data + row->file,
+        .line = row->line,
+    };
+}
+
 static void fingerprint(struct source *source, const char *kind)
 {
     struct bl_sha256 hash;
@@ -314,7 +360,7 @@ static void fingerprint(struct source *source, const char *kind)
     bl_sha256_add(&hash, kind, strlen(kind) + 1);
     for (size_t i = 0; i < source->row_count; i++) {
         struct source_sample sample;
-        source_get(source, i, &sample);
+        get_added(source, i, &sample);
         bl_sha256_add(&hash, sample.image, strlen(sample.image) + 1);
         for (uint64_t j = 0; j < sample.candidate_count; j++) {
             struct source_candidate c;
@@ -348,57 +394,95 @@ static int finish(struct source *source, const char *kind, struct bl_error *err)
         bl_error_remedy(err, "put images and their captions there; docs/config.md says how");
         return bl_error_file(err, source->folder);
     }
-    BL_TRY(check_columns(source, err));
+    if (source->store)
+        return 0; /* has its own way */
+    BL_TRY(source_check_columns(source, err));
     fingerprint(source, kind);
     return 0;
 }
 
-static int read_folder(struct source *source, enum config_format format,
-                       struct source_listing *listing, struct bl_error *err)
+static int fail_kind(const struct source_kind *kind, size_t files, struct bl_error *err)
+{
+    bl_fail(err, BL_EFORMAT, "expected %s, found none among %zu files",
+            kind ? kind->files
+                 : "metadata.jsonl or metadata.csv, images beside .txt files, captions of COCO or "
+                   "Flickr8k, or Parquet files",
+            files);
+    return bl_error_remedy(err, "put them there, or check the path; docs/config.md, data.format");
+}
+
+static int read_folder(struct source *source, struct source_listing *listing, struct bl_error *err)
 {
     BL_TRY(list_folder(listing, "", NULL, err));
     if (listing->count)
         qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
-    const struct source_kind *kind = choose(format, listing);
-    if (!kind || !kind->recognise(listing)) {
-        bl_fail(err, BL_EFORMAT, "expected %s%s%s, found none among %zu files",
-                !kind || kind == &source_imagefolder ? "metadata.jsonl or metadata.csv" : "",
-                kind ? "" : ", or ",
-                !kind || kind == &source_pairs ? "images beside .txt files" : "", listing->count);
-        return bl_error_remedy(err,
-                               "put them there, or check the path; docs/config.md, data.format");
-    }
+    const struct source_kind *kind = choose(source->options->format, listing);
+    if (!kind || !kind->recognise(listing))
+        return fail_kind(kind, listing->count, err);
     BL_TRY(kind->read(source, listing, err));
     return finish(source, kind->name, err);
 }
 
-/* Columns are only needed while it is built. */
-static int new_source(const char *folder, const char *const *columns, size_t column_count,
-                      struct source **ret, struct bl_error *err)
+/* The only kind whose source may be a file, or a pattern. */
+static int read_files(struct source *source, struct bl_error *err)
+{
+    const struct source_options *options = source->options;
+    bool asked = options->format == CONFIG_PARQUET;
+    if (!asked && (options->format != CONFIG_FORMAT_AUTO || !source_is_parquet(options->path))) {
+        bl_fail(err, BL_EFORMAT, "expected a folder or Parquet files, found %s",
+                bl_path_is_file(options->path) ? "another file" : "nothing");
+        return bl_error_remedy(err, "name the folder that images and captions are in");
+    }
+    BL_TRY(source_parquet.read(source, NULL, err));
+    return finish(source, source_parquet.name, err);
+}
+
+/* Whether the path is of files and no folder. */
+static bool names_files(const char *path)
+{
+    return !bl_path_is_folder(path) && (bl_path_is_file(path) || strpbrk(path, "*?["));
+}
+
+/* The folder that a file, or a pattern's part without wildcards, is in; the caller's. NULL: out of memory. */
+static char *folder_of(const char *path)
+{
+    if (!names_files(path))
+        return strdup(path);
+    size_t length = bl_path_is_file(path) ? strlen(path) : strcspn(path, "*?[");
+    while (length && path[length - 1] != '/')
+        length--;
+    return length > 1 ? strndup(path, length - 1) : strdup(length ? "/" : ".");
+}
+
+static int new_source(const struct source_options *options, struct source **ret,
+                      struct bl_error *err)
 {
     bl_auto(source) struct source *source = calloc(1, sizeof *source);
     if (!source)
         return fail_nomem(err);
-    source->columns = columns;
-    source->column_count = column_count;
-    source->folder = strdup(folder);
-    source->column_seen = calloc(column_count + 1, sizeof *source->column_seen);
-    if (!source->folder || !source->column_seen)
+    source->options = options;
+    source->columns = options->columns;
+    source->column_count = options->column_count;
+    source->folder = folder_of(options->path);
+    source->is_folder = !names_files(options->path);
+    source->cache = options->cache ? strdup(options->cache) : NULL;
+    source->column_seen = calloc(options->column_count + 1, sizeof *source->column_seen);
+    if (!source->folder || !source->column_seen || (options->cache && !source->cache))
         return fail_nomem(err);
     *ret = bl_take(&source);
     return 0;
 }
 
-int source_open(const char *folder, enum config_format format, const char *const *columns,
-                size_t column_count, struct source **ret, struct bl_error *err)
+int source_open(const struct source_options *options, struct source **ret, struct bl_error *err)
 {
     bl_auto(source) struct source *source = NULL;
-    BL_TRY(new_source(folder, columns, column_count, &source, err));
+    BL_TRY(new_source(options, &source, err));
     struct source_listing listing = {.folder = source->folder, .source = source};
-    int rc = read_folder(source, format, &listing, err);
+    int rc =
+        names_files(options->path) ? read_files(source, err) : read_folder(source, &listing, err);
     listing_release(&listing);
     if (rc < 0)
-        return bl_error_file(err, folder);
+        return bl_error_file(err, options->path);
     *ret = bl_take(&source);
     return 0;
 }
@@ -407,7 +491,9 @@ int source_parse(const char *name, const void *data, size_t size, const char *co
                  size_t column_count, struct source **ret, struct bl_error *err)
 {
     bl_auto(source) struct source *source = NULL;
-    BL_TRY(new_source(".", columns, column_count, &source, err));
+    const struct source_options options = {
+        .path = ".", .columns = columns, .column_count = column_count};
+    BL_TRY(new_source(&options, &source, err));
     BL_TRY(source_read_metadata(source, name, data, size, err));
     BL_TRY(finish(source, source_imagefolder.name, err));
     *ret = bl_take(&source);
@@ -419,7 +505,10 @@ void source_free(struct source **source)
     struct source *s = *source;
     if (!s)
         return;
+    if (s->store)
+        s->access.free(s->store);
     free(s->folder);
+    free(s->cache);
     free(s->column_seen);
     for (int i = 0; i < SOURCE_PASSED_COUNT; i++)
         free(s->passed[i].first);
@@ -440,28 +529,34 @@ const char *source_folder(const struct source *source)
     return source->folder;
 }
 
-/* One past the last candidate of a sample. */
-static size_t candidates_end(const struct source *source, uint64_t id)
-{
-    return id + 1 < source->row_count ? source->rows[id + 1].first_candidate
-                                      : source->candidate_count;
-}
-
-void source_get(const struct source *source, uint64_t id, struct source_sample *ret)
+int source_get(const struct source *source, uint64_t id, struct source_sample *ret,
+               struct bl_error *err)
 {
     BL_ASSERT_CMP(id, <, source->row_count);
-    const struct source_row *row = &source->rows[id];
-    *ret = (struct source_sample){
-        .image = source->text.data + row->image,
-        .candidate_count = candidates_end(source, id) - row->first_candidate,
-        .file = source->text.data + row->file,
-        .line = row->line,
-    };
+    if (source->access.get)
+        return source->access.get(source, id, ret, err);
+    get_added(source, id, ret);
+    return 0;
+}
+
+bool source_in_folders(const struct source *source)
+{
+    return source->is_folder;
+}
+
+int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err)
+{
+    BL_ASSERT_CMP(id, <, source->row_count);
+    *ret_is_url = false;
+    return source->access.identify ? source->access.identify(source, id, ret_is_url, ret, err) : 0;
 }
 
 int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err)
 {
     BL_ASSERT_CMP(id, <, source->row_count);
+    if (source->access.locate)
+        return source->access.locate(source, id, ret, err);
     const struct source_row *row = &source->rows[id];
     bl_autofree char *path = NULL;
     if (asprintf(&path, "%s/%s", source->folder, source->text.data + row->image) < 0) {
@@ -476,6 +571,10 @@ void source_candidate(const struct source *source, uint64_t id, uint64_t i,
                       struct source_candidate *ret)
 {
     BL_ASSERT_CMP(id, <, source->row_count);
+    if (source->access.candidate) {
+        source->access.candidate(source, i, ret);
+        return;
+    }
     BL_ASSERT_CMP(i, <, candidates_end(source, id) - source->rows[id].first_candidate);
     const struct source_text *c = &source->candidates[source->rows[id].first_candidate + i];
     *ret = (struct source_candidate){source->text.data + c->text, c->size, c->column};

@@ -1,7 +1,9 @@
 /* common/data/source.h - where samples come from: a count, a fingerprint, and from a sample's id its image's location and
- * its caption candidates. The kinds are one table in source.c; each is one file, source_KIND.c. */
+ * its caption candidates. The kinds are one table in source.c; each is one file, source_KIND.c. Samples of folders are in memory,
+ * those of Parquet files are read when asked for. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,17 +14,21 @@
 struct source;
 
 struct source_candidate {
-    const char *text; /* as found: UTF-8, not stripped, perhaps empty */
+    const char *text; /* as found: UTF-8, not stripped, perhaps empty, perhaps not terminated */
     size_t size;
     uint32_t column; /* index into the columns asked for */
 };
 
-/* What lies in the folder and is passed over: name, words. */
+/* What lies in the folder and deserves a line, most of it passed over: name, words behind the count. */
 #define SOURCE_PASSED(X)                                                                           \
-    X(OTHER_TYPES, "image files of a type that is not read (read are JPEG, PNG and WebP)")         \
-    X(LONE_TEXTS, "text files without an image of the same name")                                  \
-    X(UNUSED_TEXTS, "text files beside images, since captions come from a metadata file")          \
-    X(DEAD_LINKS, "links that lead nowhere, or back to a folder they are in")
+    X(OTHER_TYPES, "passed over: image files of a type that is not read")                          \
+    X(LONE_TEXTS, "passed over: text files without an image of the same name")                     \
+    X(UNUSED_TEXTS,                                                                                \
+      "passed over: text files beside images, since captions come from a metadata file")           \
+    X(DEAD_LINKS, "passed over: links that lead nowhere, or back to a folder they are in")         \
+    X(PRINTED_LISTS,                                                                               \
+      "captions look like a printed Python list and are taken as one text each: write a list in "  \
+      "metadata.jsonl, or name another column in data.captions")
 
 enum source_passed {
 #define X(name, words) SOURCE_##name,
@@ -32,20 +38,27 @@ enum source_passed {
 };
 const char *source_passed_words(enum source_passed kind);
 
-/* Borrowed from the source. */
 struct source_sample {
     const char *
-        image; /* its name: a path below the source's folder, or what it is called in its container */
+        image; /* its name: a path below the source's folder, a URL, or what it is called in its container */
     uint64_t candidate_count;
     const char *file; /* path below the folder of the file that named the sample, and the line */
-    uint64_t line;    /* 0: the whole file */
+    uint64_t line;    /* or row, from 1; 0: the whole file */
 };
 
-/* Reads the folder's metadata (not the images). Columns are in order of preference, and so are a
- * sample's candidates. A path that leaves the folder, a line that cannot be read and a column that
+struct source_options {
+    const char *path; /* a folder, a Parquet file, or a pattern of Parquet files */
+    enum config_format format;
+    const char *const *columns; /* of captions, in order of preference; while it is opened */
+    size_t column_count;
+    const char *image_column; /* of Parquet; NULL: the usual names */
+    const char *cache; /* folder of what URLs are cached in; NULL: no location of it is asked for */
+};
+
+/* Reads the folder's metadata, or the footers of Parquet files (not the images). A sample's candidates are in the order of the
+ * columns. A path that leaves the folder, a line that cannot be read and a column that
  * no line has are errors with file and line. *ret is the caller's (source_free). */
-int source_open(const char *folder, enum config_format format, const char *const *columns,
-                size_t column_count, struct source **ret, struct bl_error *err);
+int source_open(const struct source_options *options, struct source **ret, struct bl_error *err);
 /* From the bytes of one metadata.jsonl or metadata.csv (fuzzing, tests). */
 int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
                  size_t column_count, struct source **ret, struct bl_error *err);
@@ -53,10 +66,19 @@ void source_free(struct source **source);
 
 uint64_t source_count(const struct source *source);
 const char *source_folder(const struct source *source);
-void source_get(const struct source *source, uint64_t id, struct source_sample *ret);
-/* Where the image's bytes are, as location_parse reads it: *ret is the caller's (free). There need be nothing. */
+/* The sample and its candidates are borrowed until the next call, which is for one thread at a time. Errors are of Parquet files:
+ * damage, and texts that are no caption, with file and row. */
+int source_get(const struct source *source, uint64_t id, struct source_sample *ret,
+               struct bl_error *err);
+/* Whether the source was opened as a folder, so that names in it may tell splits: split.h. */
+bool source_in_folders(const struct source *source);
+/* Whether the sample's image is at a URL, and the SHA-256 of that (common/data/url.h). For any thread. */
+int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err);
+/* Where the image's bytes are, as location_parse reads it: *ret is the caller's (free). There need be nothing. NULL: the sample
+ * names no image. For any thread. */
 int source_locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err);
-/* Candidate i of sample id. The text is NUL-terminated. */
+/* Candidate i of the sample that source_get gave last. */
 void source_candidate(const struct source *source, uint64_t id, uint64_t i,
                       struct source_candidate *ret);
 /* Names where the sample was found, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
@@ -65,5 +87,10 @@ int source_where(const struct source *source, const struct source_sample *sample
 /* How many were passed over, and the first one's path below the folder (borrowed; "" where there is none). */
 uint64_t source_passed(const struct source *source, enum source_passed kind,
                        const char **ret_first);
-/* SHA-256 over kind, image names, columns and captions; not over the images' content. 32 bytes. */
+/* SHA-256 over kind, image names, columns and captions, of Parquet over the files' names, sizes and times; not over the images'
+ * content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);
+
+/* Whether a path's end (".jpg") is of an image that is read, or of a Parquet file, whatever its case. */
+bool source_is_image(const char *path);
+bool source_is_parquet(const char *path);

@@ -27,8 +27,22 @@ struct source_listing {
     struct source *source; /* counts what is passed over */
 };
 
+/* How samples are read that stay where they are; all NULL: they are in memory. */
+struct source_access {
+    int (*get)(const struct source *source, uint64_t id, struct source_sample *ret,
+               struct bl_error *err);
+    int (*identify)(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
+                    struct bl_error *err);
+    void (*candidate)(const struct source *source, uint64_t i, struct source_candidate *ret);
+    int (*locate)(const struct source *source, uint64_t id, char **ret, struct bl_error *err);
+    void (*free)(void *store);
+};
+
 struct source {
-    char *folder;
+    char *folder, *cache;
+    bool is_folder; /* else a file, or several by a pattern */
+    struct source_access access;
+    void *store; /* of access */
     struct bl_bytes text;
     struct source_row *rows;
     size_t row_count, row_capacity;
@@ -41,6 +55,7 @@ struct source {
     } passed[SOURCE_PASSED_COUNT];
 
     /* While it is built. */
+    const struct source_options *options;
     const char *const *columns;
     size_t column_count;
     bool *column_seen;                  /* has any line had it? */
@@ -48,14 +63,16 @@ struct source {
     size_t other_count;
 };
 
-/* A kind recognises its folder, and adds its samples to the source. */
+/* A kind recognises its folder, and adds its samples to the source or says how they are read. */
 struct source_kind {
     enum config_format format;
     const char *name;
+    const char *files; /* what of it a folder holds */
     bool (*recognise)(const struct source_listing *listing);
     int (*read)(struct source *source, const struct source_listing *listing, struct bl_error *err);
 };
-extern const struct source_kind source_imagefolder, source_pairs;
+extern const struct source_kind source_imagefolder, source_annotations, source_pairs,
+    source_parquet;
 
 /* A sample; its candidates follow. The image's path is checked to stay below the folder. */
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
@@ -72,12 +89,16 @@ int source_pass_over(struct source *source, enum source_passed kind, const char 
 /* Counts the text files of the same name beside the listing's images. */
 int source_pass_over_pairs(struct source *source, const struct source_listing *listing,
                            struct bl_error *err);
+/* That a path stays below the folder; that a text may be a caption. */
+int source_check_path(const char *path, struct bl_error *err);
+int source_check_caption(const char *text, size_t size, struct bl_error *err);
 /* Remembers that a column was found. */
 void source_saw_column(struct source *source, const char *name);
+/* That each column asked for was found. */
+int source_check_columns(const struct source *source, struct bl_error *err);
 
 /* "FOLDER/FILE:LINE" as the error's file. Returns its code. */
 int source_error_at(struct bl_error *err, const char *folder, const char *file, uint64_t line);
-/* The last part of a path, and whether its end (".jpg") is of an image, whatever its case. */
-const char *source_basename(const char *path);
-bool source_is_image(const char *path);
+const char *source_basename(const char *path); /* the last part */
+/* By a path's end, whatever its case. */
 bool source_is_other_image(const char *path); /* of a type that is not read */

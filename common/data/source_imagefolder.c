@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/data/captions.h"
 #include "common/file.h"
 #include "common/json.h"
 #include "common/limits.h"
@@ -98,6 +99,32 @@ static bool is_blank(const char *text, size_t size)
     return true;
 }
 
+/* Python writes NaN and Infinity, which are no JSON, and numbers of any size; no rule reads numbers. Puts zeros in their
+ * place, outside of strings. */
+static void blank_numbers(char *text, size_t size)
+{
+    static const char *const names[] = {"NaN", "Infinity", "-Infinity"};
+    bool quoted = false;
+    for (size_t i = 0; i < size; i++) {
+        size_t length = 0;
+        if (text[i] == '"' || quoted) {
+            quoted ^= text[i] == '"';
+            i += quoted && text[i] == '\\'; /* what follows is escaped */
+            continue;
+        }
+        if (text[i] >= '0' && text[i] <= '9')
+            length = strspn(text + i, "0123456789.eE+-");
+        for (size_t n = 0; n < sizeof names / sizeof *names; n++)
+            if (!strncmp(text + i, names[n], strlen(names[n])))
+                length = strlen(names[n]);
+        if (length) {
+            memset(text + i, ' ', length);
+            text[i] = '0';
+        }
+        i += length ? length - 1 : 0;
+    }
+}
+
 static int read_json_line(const struct metadata *m, const char *text, size_t size,
                           struct bl_error *err)
 {
@@ -106,8 +133,17 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
                        BL_METADATA_LINE_MAX, size);
     if (is_blank(text, size))
         return 0;
-    json_error_t json_err;
+    json_error_t json_err, other_err;
     bl_autojson json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    if (!line) {
+        bl_autofree char *copy = strndup(text, size);
+        if (!copy)
+            return bl_fail(err, BL_ENOMEM, "out of memory");
+        blank_numbers(copy, strlen(copy));
+        line = json_loadb(copy, strlen(copy), JSON_REJECT_DUPLICATES, &other_err);
+        if (strlen(copy) < size)
+            bl_json_free(&line); /* NUL: no JSON either way */
+    }
     if (!line)
         return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
     return read_object(m, line, err);
@@ -246,6 +282,15 @@ static int read_header(struct metadata *m, const struct record *record, struct h
     return 0;
 }
 
+/* ['a', 'b'], as pandas writes a list into CSV. */
+static bool is_printed_list(const char *text)
+{
+    size_t size;
+    const char *inner = caption_strip(text, strlen(text), &size);
+    return size >= 4 && inner[0] == '[' && inner[size - 1] == ']' && inner[1] == inner[size - 2] &&
+           (inner[1] == '\'' || inner[1] == '"');
+}
+
 static int read_row(const struct metadata *m, const struct record *record,
                     const struct header *header, struct bl_error *err)
 {
@@ -255,9 +300,12 @@ static int read_row(const struct metadata *m, const struct record *record,
     BL_TRY(add_image(m, field(record, header->file_name), err));
     for (size_t i = 0; i < m->source->column_count; i++) {
         size_t at = header->columns[i];
-        if (at < header->count)
-            BL_TRY(
-                source_add_caption(m->source, i, field(record, at), field_size(record, at), err));
+        if (at == header->count)
+            continue;
+        BL_TRY(source_add_caption(m->source, i, field(record, at), field_size(record, at), err));
+        if (is_printed_list(field(record, at)))
+            BL_TRY(source_pass_over(m->source, SOURCE_PRINTED_LISTS,
+                                    field(record, header->file_name), err));
     }
     return 0;
 }
@@ -355,5 +403,6 @@ static int read_imagefolder(struct source *source, const struct source_listing *
     return source_pass_over_pairs(source, listing, err);
 }
 
-const struct source_kind source_imagefolder = {CONFIG_IMAGEFOLDER, "imagefolder", recognise,
+const struct source_kind source_imagefolder = {CONFIG_IMAGEFOLDER, "imagefolder",
+                                               "metadata.jsonl or metadata.csv", recognise,
                                                read_imagefolder};

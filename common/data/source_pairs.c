@@ -134,4 +134,5 @@ static int read_pairs(struct source *source, const struct source_listing *listin
     return 0;
 }
 
-const struct source_kind source_pairs = {CONFIG_PAIRS, "pairs", recognise, read_pairs};
+const struct source_kind source_pairs = {CONFIG_PAIRS, "pairs", "images beside .txt files",
+                                         recognise, read_pairs};

@@ -15,7 +15,8 @@ struct image_format {
     int (*decode)(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,
                   int *ret_orientation, struct bl_error *err);
 };
-extern const struct image_format image_format_jpeg, image_format_png, image_format_webp;
+extern const struct image_format image_format_jpeg, image_format_png, image_format_webp,
+    image_format_gif, image_format_bmp, image_format_tiff, image_format_heif;
 
 /* The one gate for dimensions: refuses (-BL_ELIMIT) what is over max_pixels, then allocates. What a
  * decoder leaves unwritten is black. */
@@ -27,3 +28,6 @@ int image_allocate(struct image *image, uint64_t width, uint64_t height, int64_t
  * picture is not refused for its metadata. */
 bool image_orientation(const uint8_t *exif, size_t exif_size, const uint8_t *xmp, size_t xmp_size,
                        int *ret);
+
+/* What a PNG file's chunks (behind the signature) tell of its orientation; *ret is untouched where they tell none. */
+void png_find_orientation(struct bl_cursor chunks, int *ret);

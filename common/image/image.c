@@ -10,9 +10,11 @@
 #include "common/image/format.h"
 
 static const struct image_format *const formats[] = {
-    &image_format_jpeg,
-    &image_format_png,
-    &image_format_webp,
+    &image_format_jpeg, &image_format_png, &image_format_webp,
+    &image_format_gif,  &image_format_bmp, &image_format_tiff,
+#ifdef BLIPREN_HEIF
+    &image_format_heif,
+#endif
 };
 
 void image_release(struct image *image)
@@ -70,6 +72,7 @@ static int orient(struct image *image, int orientation, struct bl_error *err)
             for (int64_t y = tile_y; y < bl_min(tile_y + TILE, height); y++)
                 for (int64_t x = tile_x; x < bl_min(tile_x + TILE, width); x++)
                     memcpy(turned.pixels + 3 * (y * width + x), first + x * step_x + y * step_y, 3);
+    turned.damaged = image->damaged;
     image_release(image);
     *image = turned;
     return 0;
@@ -78,13 +81,22 @@ static int orient(struct image *image, int orientation, struct bl_error *err)
 static int unrecognised(const uint8_t *data, size_t size, struct bl_error *err)
 {
     if (size == 0)
-        return bl_fail(err, BL_EFORMAT, "expected a JPEG, PNG or WebP file, found an empty one");
+        return bl_fail(err, BL_EFORMAT, "expected an image file, found an empty one");
     char start[3 * 8 + 1] = "";
     for (size_t i = 0; i < size && i < 8; i++)
         snprintf(start + 3 * i, 4, " %02x", data[i]);
-    return bl_fail(err, BL_EFORMAT,
-                   "expected a JPEG, PNG or WebP file, found one that starts with the bytes%s",
-                   start);
+    bl_fail(err, BL_EFORMAT,
+            "expected an image file of a kind that is read, found one that starts with the bytes%s",
+            start);
+    return bl_error_remedy(err, "convert it to JPEG");
+}
+
+bool image_recognised(const uint8_t *data, size_t size)
+{
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (formats[i]->recognises(data, size))
+            return true;
+    return false;
 }
 
 int image_decode(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,

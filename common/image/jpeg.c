@@ -9,6 +9,7 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
+#include "common/array.h"
 #include "common/cleanup.h"
 #include "common/limits.h"
 #include "common/image/format.h"
@@ -23,6 +24,7 @@ struct reader {
     size_t size;
     uint8_t *pixels;   /* (height, width, 3), borrowed */
     uint8_t *cmyk_row; /* (width, 4), borrowed; four components only */
+    bool damaged;      /* some pixels are made up */
 };
 
 /* libjpeg reports by a call that must not return. The jump passes only its frames and guarded(),
@@ -34,20 +36,23 @@ static _Noreturn void stop_with_message(j_common_ptr common)
     longjmp(reader->stop, 1);
 }
 
-/* Warnings after which libjpeg makes up pixels stop; others (stray bytes between segments, odd
- * version numbers) are ignored, as PIL does. level: -1 warning, 0 and more trace. */
-static void refuse_damage(j_common_ptr common, int level)
+/* A file that ends early stops, as in PIL. After the other warnings below libjpeg makes up pixels, and PIL takes them: they
+ * are told. What is left (stray bytes between segments, odd version numbers) changes nothing. level: -1 warning, 0 and more
+ * trace. */
+static void judge_damage(j_common_ptr common, int level)
 {
+    struct reader *reader = common->client_data;
     if (level >= 0)
         return;
     switch (common->err->msg_code) {
     case JWRN_JPEG_EOF:
+        stop_with_message(common);
     case JWRN_HIT_MARKER:
     case JWRN_HUFF_BAD_CODE:
     case JWRN_ARITH_BAD_CODE:
     case JWRN_MUST_RESYNC:
     case JWRN_BOGUS_PROGRESSION:
-        stop_with_message(common);
+        reader->damaged = true;
     }
 }
 
@@ -80,7 +85,7 @@ static void read_header(struct reader *reader)
     jpeg->err = jpeg_std_error(&reader->errors);
     jpeg->client_data = reader;
     reader->errors.error_exit = stop_with_message;
-    reader->errors.emit_message = refuse_damage;
+    reader->errors.emit_message = judge_damage;
     reader->progress.progress_monitor = limit_scans;
     jpeg_create_decompress(jpeg);
     jpeg->progress = &reader->progress;
@@ -121,22 +126,23 @@ static bool marker_starts(const struct jpeg_marker_struct *marker, const char *t
     return marker->data_length >= size && memcmp(marker->data, text, size) == 0;
 }
 
+/* EXIF may be cut into several segments, which PIL joins; of XMP packets the last counts. */
 static void find_orientation(const struct jpeg_decompress_struct *jpeg, int *ret)
 {
     static const char exif_name[] = "Exif\0"; /* 6 bytes with the terminator */
     static const char xmp_name[] = "http://ns.adobe.com/xap/1.0/";
-    const uint8_t *exif = NULL, *xmp = NULL;
-    size_t exif_size = 0, xmp_size = 0;
+    bl_autobytes struct bl_bytes exif = {0};
+    const uint8_t *xmp = NULL;
+    size_t xmp_size = 0;
     for (const struct jpeg_marker_struct *m = jpeg->marker_list; m; m = m->next) {
-        if (!exif && marker_starts(m, exif_name, sizeof exif_name)) {
-            exif = m->data;
-            exif_size = m->data_length;
+        if (marker_starts(m, exif_name, sizeof exif_name)) {
+            bl_bytes_add(&exif, m->data + sizeof exif_name, m->data_length - sizeof exif_name);
         } else if (marker_starts(m, xmp_name, sizeof xmp_name)) {
             xmp = m->data + sizeof xmp_name;
             xmp_size = m->data_length - sizeof xmp_name;
         }
     }
-    image_orientation(exif, exif_size, xmp, xmp_size, ret);
+    image_orientation((const uint8_t *)exif.data, exif.size, xmp, xmp_size, ret);
 }
 
 static int damaged(const struct reader *reader, struct bl_error *err)
@@ -166,7 +172,10 @@ static int jpeg_decode(const uint8_t *data, size_t size, int64_t max_pixels, str
     find_orientation(&reader.jpeg, ret_orientation);
     reader.pixels = ret->pixels;
     reader.cmyk_row = cmyk_row;
-    return guarded(&reader, read_pixels) ? 0 : damaged(&reader, err);
+    if (!guarded(&reader, read_pixels))
+        return damaged(&reader, err);
+    ret->damaged = reader.damaged;
+    return 0;
 }
 
 static bool jpeg_recognises(const uint8_t *data, size_t size)

@@ -61,6 +61,7 @@ static void read_header(struct reader *reader)
     png_set_read_fn(png, reader, read_bytes);
     png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* image_allocate is the gate */
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
+    png_set_crc_action(png, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE); /* PIL does not look at IDAT's */
     png_read_info(png, reader->info);
 
     if (png_get_color_type(png, reader->info) == PNG_COLOR_TYPE_PALETTE)
@@ -84,30 +85,6 @@ static void read_pixels(struct reader *reader)
             png_read_row(reader->png, reader->image->pixels + (size_t)y * row_bytes, NULL);
 }
 
-/* Looks through all chunks, as EXIF may come behind the pixels: eXIf, and an uncompressed iTXt with
- * Adobe's key (key, 0, compressed?, method, language, 0, translated key, 0, text). The private text
- * chunk that ImageMagick used before PNG had eXIf ("Raw profile type exif") is not read. */
-static void find_orientation(struct bl_cursor file, int *ret)
-{
-    static const char xmp_key[] = "XML:com.adobe.xmp\0"; /* and "not compressed" */
-    const uint8_t *exif = NULL, *xmp = NULL, *type, *data;
-    size_t exif_size = 0, xmp_size = 0;
-    uint32_t size;
-    bl_cursor_skip(&file, sizeof signature);
-    while (bl_cursor_u32be(&file, &size) && bl_cursor_take(&file, 4, &type) &&
-           bl_cursor_take(&file, size, &data) && bl_cursor_skip(&file, 4)) {
-        if (memcmp(type, "eXIf", 4) == 0) {
-            exif = data;
-            exif_size = size;
-        } else if (memcmp(type, "iTXt", 4) == 0 && size > sizeof xmp_key &&
-                   memcmp(data, xmp_key, sizeof xmp_key) == 0) {
-            xmp = data + sizeof xmp_key;
-            xmp_size = size - sizeof xmp_key;
-        }
-    }
-    image_orientation(exif, exif_size, xmp, xmp_size, ret);
-}
-
 static int damaged(const struct reader *reader, struct bl_error *err)
 {
     return bl_fail(err, BL_EFORMAT, "expected a whole PNG picture, found: %s", reader->text);
@@ -127,7 +104,8 @@ static int png_decode(const uint8_t *data, size_t size, int64_t max_pixels, stru
         return damaged(&reader, err);
     BL_TRY(image_allocate(ret, png_get_image_width(reader.png, reader.info),
                           png_get_image_height(reader.png, reader.info), max_pixels, err));
-    find_orientation(bl_cursor(data, size), ret_orientation);
+    png_find_orientation(bl_cursor(data + sizeof signature, size - sizeof signature),
+                         ret_orientation);
     return guarded(&reader, read_pixels) ? 0 : damaged(&reader, err);
 }
 

@@ -1,8 +1,6 @@
 /* common/image/processor.c - see processor.h. */
 #include "common/image/processor.h"
 
-#include <inttypes.h>
-
 #include "common/models/hf.h"
 
 int image_processor_open(const char *vision_folder, int64_t max_pixels, struct image_processor *ret,
@@ -12,15 +10,6 @@ int image_processor_open(const char *vision_folder, int64_t max_pixels, struct i
     struct hf_preprocess p;
     BL_TRY(hf_vision_open(vision_folder, &vision, err));
     BL_TRY(hf_preprocess_open(vision_folder, &vision, &p, err));
-    if (p.width != vision.image_size || p.height != vision.image_size) {
-        bl_fail(err, BL_ECONFIG,
-                "expected images of %" PRId64 " x %" PRId64
-                ", which the model takes, found %" PRId64 " x %" PRId64,
-                vision.image_size, vision.image_size, p.width, p.height);
-        bl_error_key(err, "size");
-        bl_error_remedy(err, "correct preprocessor_config.json there");
-        return bl_error_file(err, vision_folder);
-    }
     *ret = (struct image_processor){(uint32_t)p.width, p.filter, max_pixels};
     return 0;
 }

@@ -13,7 +13,7 @@ struct image_processor {
     int64_t max_pixels;
 };
 
-/* From the vision model's config.json and preprocessor_config.json. */
+/* From the vision model's config.json and its image processor's settings (hf_preprocess_open). */
 int image_processor_open(const char *vision_folder, int64_t max_pixels, struct image_processor *ret,
                          struct bl_error *err);
 /* pixels (side, side, 3) u8 RGB. *ret_width, *ret_height: the image's own, upright; may be NULL. */

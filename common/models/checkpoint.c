@@ -11,7 +11,6 @@
 #include "common/hash.h"
 #include "common/limits.h"
 
-#define FORMAT 1
 #define DUMP_FLAGS (JSON_SORT_KEYS | JSON_COMPACT | JSON_REAL_PRECISION(17))
 
 static void json_put(json_t **json)
@@ -64,8 +63,8 @@ int checkpoint_state_write(const char *folder, const struct checkpoint_state *s,
     autojson *root = json_pack(
         "{s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:O, s:O, "
         "s:s}",
-        "format", FORMAT, "step", (json_int_t)s->step, "updates", (json_int_t)s->updates,
-        "skipped_bad", (json_int_t)s->skipped_bad, "skipped_outliers",
+        "format", (int)s->model_identity, "step", (json_int_t)s->step, "updates",
+        (json_int_t)s->updates, "skipped_bad", (json_int_t)s->skipped_bad, "skipped_outliers",
         (json_int_t)s->skipped_outliers, "norm_mean", s->norm_mean, "norm_square", s->norm_square,
         "norm_count", (json_int_t)s->norm_count, "data", s->data_fingerprint, "vision", "path",
         s->vision_path, "sha256", s->vision_sha256, "llm", "path", s->llm_path, "sha256",
@@ -127,8 +126,9 @@ static int parse_state(json_t *root, struct checkpoint_state *s, struct bl_error
             "sha256", &vision_hash, "llm", "path", &llm, "sha256", &llm_hash, "config", &config,
             "files", &files) < 0)
         return bl_fail(err, BL_EFORMAT, "%s", wrong.text);
-    if (format != FORMAT)
-        return bl_fail(err, BL_EFORMAT, "expected format %d, found %d", FORMAT, format);
+    if (format != HF_IDENTITY_WEIGHTS && format != HF_IDENTITY_ALL)
+        return bl_fail(err, BL_EFORMAT, "expected format %d, found %d", HF_IDENTITY_ALL, format);
+    s->model_identity = (enum hf_identity)format;
     if (step < 0 || updates < 0 || updates > step || norm_count < 0)
         return bl_fail(err, BL_EFORMAT,
                        "expected counters from 0 up, found step %lld, updates %lld",

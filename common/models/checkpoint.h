@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/models/hf.h"
 
 #define CHECKPOINT_FILES_MAX 32
 #define CHECKPOINT_ZERO_MAX 8
@@ -34,7 +35,8 @@ struct checkpoint_state {
     int64_t step, updates, skipped_bad, skipped_outliers;
     double norm_mean, norm_square;
     int64_t norm_count;
-    char data_fingerprint[65]; /* 64 hexadecimal digits, as the other hashes */
+    char data_fingerprint[65];       /* 64 hexadecimal digits, as the other hashes */
+    enum hf_identity model_identity; /* that of vision_sha256 and llm_sha256 */
     char vision_path[CHECKPOINT_PATH_MAX], vision_sha256[65];
     char llm_path[CHECKPOINT_PATH_MAX], llm_sha256[65];
     char weights_sha256[65]; /* "" in a checkpoint that says none */

@@ -1,5 +1,5 @@
 /* common/models/hf.h - the Hugging Face folders' JSON: config.json of vision and language models,
- * preprocessor_config.json. Families: family.h. Missing keys take transformers' defaults; what would change a result
+ * the image processor's settings. Families: family.h. Missing keys take transformers' defaults; what would change a result
  * and is not implemented is refused by key. */
 #pragma once
 
@@ -44,19 +44,28 @@ struct hf_llm {
 
 /* A pixel p of channel c becomes (p rescale_factor - mean[c]) / std[c]. */
 struct hf_preprocess {
+    const char *file;      /* its name in the folder; NULL: no file, the family's defaults */
     int64_t width, height; /* pixels that an image is resized to */
     enum image_filter filter;
     float rescale_factor; /* 1/255 */
     float mean[3], std[3];
 };
 
-/* Each reads the file inside `folder`. hf_preprocess_open with the file absent gives SigLIP's
+/* Each reads its file inside `folder`. hf_preprocess_open reads what transformers' AutoImageProcessor does: image_processor in
+ * processor_config.json, which transformers 5 saves, else preprocessor_config.json. With neither it gives the family's
  * values for image_size. */
 int hf_vision_open(const char *folder, struct hf_vision *ret, struct bl_error *err);
 int hf_llm_open(const char *folder, struct hf_llm *ret, struct bl_error *err);
 int hf_preprocess_open(const char *folder, const struct hf_vision *vision,
                        struct hf_preprocess *ret, struct bl_error *err);
 
-/* SHA-256 (64 hex digits) over config.json and every *.safetensors of a model folder, in name
- * order: its identity. */
-int hf_folder_sha256(const char *folder, char ret_hex[65], struct bl_error *err);
+/* Which files of a model folder its identity covers. */
+enum hf_identity {
+    HF_IDENTITY_WEIGHTS = 1, /* config.json and the weights: checkpoints of format 1 */
+    /* All that decide what is computed: also generation_config.json, the image processor's settings, tokenizer.json and the
+     * weights' index. */
+    HF_IDENTITY_ALL = 2,
+};
+/* SHA-256 (64 hex digits) over these files in name order. */
+int hf_folder_sha256(const char *folder, enum hf_identity identity, char ret_hex[65],
+                     struct bl_error *err);

@@ -8,13 +8,31 @@
 #include "common/hash.h"
 #include "common/models/hf.h"
 
-static int is_model_file(const struct dirent *entry)
+static bool is_weights(const char *name)
 {
     static const char suffix[] = ".safetensors";
-    size_t length = strlen(entry->d_name);
-    return !strcmp(entry->d_name, "config.json") ||
-           (length >= sizeof suffix - 1 &&
-            !strcmp(entry->d_name + length - (sizeof suffix - 1), suffix));
+    size_t length = strlen(name);
+    return length >= sizeof suffix - 1 && !strcmp(name + length - (sizeof suffix - 1), suffix);
+}
+
+static int is_config_or_weights(const struct dirent *entry)
+{
+    return !strcmp(entry->d_name, "config.json") || is_weights(entry->d_name);
+}
+
+/* What the readers of hf_*.c, safetensors.c and the tokenizer open. */
+static int is_model_file(const struct dirent *entry)
+{
+    static const char *const names[] = {"config.json",
+                                        "generation_config.json",
+                                        "model.safetensors.index.json",
+                                        "preprocessor_config.json",
+                                        "processor_config.json",
+                                        "tokenizer.json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(entry->d_name, names[i]))
+            return 1;
+    return is_weights(entry->d_name);
 }
 
 static int compare_entries(const struct dirent **a, const struct dirent **b)
@@ -42,10 +60,13 @@ static int hash_file(struct bl_sha256 *hash, const char *folder, const char *nam
     return bl_sha256_add_file(hash, path, err);
 }
 
-int hf_folder_sha256(const char *folder, char ret_hex[65], struct bl_error *err)
+int hf_folder_sha256(const char *folder, enum hf_identity identity, char ret_hex[65],
+                     struct bl_error *err)
 {
     struct dirent **entries = NULL;
-    int count = scandir(folder, &entries, is_model_file, compare_entries);
+    int count = scandir(folder, &entries,
+                        identity == HF_IDENTITY_ALL ? is_model_file : is_config_or_weights,
+                        compare_entries);
     if (count < 0) {
         bl_fail_errno(err, "the folder cannot be listed");
         bl_error_file(err, folder);

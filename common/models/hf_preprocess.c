@@ -1,4 +1,4 @@
-/* common/models/hf_preprocess.c - preprocessor_config.json of a vision model's folder. */
+/* common/models/hf_preprocess.c - the image processor's settings in a vision model's folder. */
 #include <stdio.h>
 #include <string.h>
 
@@ -113,36 +113,63 @@ static int read_preprocess(const json_t *json, const struct hf_vision *vision,
     return read_channels(json, "image_std", 1e-6, preprocess->std, err);
 }
 
+static int read_checked(const json_t *json, const struct hf_vision *vision,
+                        struct hf_preprocess *preprocess, struct bl_error *err)
+{
+    BL_TRY(read_preprocess(json, vision, preprocess, err));
+    if (preprocess->width == vision->image_size && preprocess->height == vision->image_size)
+        return 0;
+    bl_fail(
+        err, BL_EFORMAT, "expected the model's image_size of %lld, found height %lld, width %lld",
+        (long long)vision->image_size, (long long)preprocess->height, (long long)preprocess->width);
+    bl_error_remedy(err, "use the folder as it was published: config.json and this file disagree");
+    return bl_error_key(err, "size");
+}
+
+/* transformers 5 nests the settings in processor_config.json; before, they had a file of their own. */
+static const struct {
+    const char *file, *nested;
+} places[] = {{"processor_config.json", "image_processor"}, {"preprocessor_config.json", NULL}};
+
+/* *ret stays as it is where this place holds no settings. */
+static int read_place(const char *folder, size_t place, const struct hf_vision *vision,
+                      struct hf_preprocess *ret, struct bl_error *err)
+{
+    char path[4096];
+    const char *nested = places[place].nested;
+    bl_autojson json_t *json = NULL;
+    BL_TRY(bl_path_join(path, sizeof path, folder, places[place].file, err));
+    if (!bl_path_is_file(path))
+        return 0;
+    BL_TRY(hf_config_open(folder, places[place].file, path, &json, err));
+    const json_t *settings = nested ? NULL : json;
+    if (nested && bl_json_container(json, nested, JSON_OBJECT, &settings, err) < 0)
+        return bl_error_file(err, path);
+    if (!settings)
+        return 0; /* an older file, about the text alone */
+    int rc = read_checked(settings, vision, ret, err);
+    if (rc < 0) {
+        if (nested)
+            bl_json_within(rc, nested, err);
+        return bl_error_file(err, path);
+    }
+    ret->file = places[place].file;
+    return 0;
+}
+
 int hf_preprocess_open(const char *folder, const struct hf_vision *vision,
                        struct hf_preprocess *ret, struct bl_error *err)
 {
     struct hf_preprocess preprocess = {
         .width = vision->image_size,
         .height = vision->image_size,
-        .filter = IMAGE_BICUBIC,
+        .filter = vision->family->filter,
         .rescale_factor = 1.0f / 255,
         .mean = {0.5f, 0.5f, 0.5f},
         .std = {0.5f, 0.5f, 0.5f},
     };
-    char path[4096];
-    BL_TRY(bl_path_join(path, sizeof path, folder, "preprocessor_config.json", err));
-    if (bl_path_is_file(path)) {
-        bl_autojson json_t *json = NULL;
-        BL_TRY(hf_config_open(folder, "preprocessor_config.json", path, &json, err));
-        int rc = read_preprocess(json, vision, &preprocess, err);
-        if (rc >= 0 &&
-            (preprocess.width != vision->image_size || preprocess.height != vision->image_size)) {
-            rc = bl_fail(err, BL_EFORMAT,
-                         "expected the model's image_size of %lld, found height %lld, width %lld",
-                         (long long)vision->image_size, (long long)preprocess.height,
-                         (long long)preprocess.width);
-            bl_error_key(err, "size");
-        }
-        if (rc < 0) {
-            bl_error_file(err, path);
-            return rc;
-        }
-    }
+    for (size_t i = 0; i < sizeof places / sizeof *places && !preprocess.file; i++)
+        BL_TRY(read_place(folder, i, vision, &preprocess, err));
     *ret = preprocess;
     return 0;
 }

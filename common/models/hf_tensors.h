@@ -34,16 +34,26 @@ bool hf_shapes_bias_name(const struct hf_shapes *shapes, const struct hf_tensor 
 /* Its sizes; returns their number. */
 int hf_shapes_dims(const struct hf_shapes *shapes, const struct hf_tensor *tensor, int64_t ret[4]);
 
+/* Whether head and embedding are one matrix: config.json says so, and the folder does not hold two that differ. transformers
+ * then uses both too. */
+bool hf_llm_tied(const struct hf_llm *config, const struct safetensors *file);
 /* Where the token embedding is: HF_EMBEDDING, or HF_HEAD when it is tied and the folder has it under
  * the head's name alone. file NULL: HF_EMBEDDING. */
 enum hf_role hf_llm_embedding(const struct hf_llm *config, const struct hf_shapes *shapes,
                               const struct safetensors *file);
 
-/* -BL_EFORMAT names the file and the tensor that is missing, of a wrong shape or of a type other
- * than F32, F16 and BF16. head: an attention-pooling head is needed too, where the family has one. */
+/* What is asked of the tensors that a model uses. */
+enum hf_asked {
+    HF_SHAPES, /* they are there, of the right shape, and F32, F16 or BF16 */
+    HF_VALUES, /* and every value is finite; reads them all */
+};
+
+/* -BL_EFORMAT names the file and the tensor that is not so. head: an attention-pooling head is needed too, where the family
+ * has one. */
 int hf_vision_check(const struct hf_vision *config, bool head, const struct safetensors *file,
-                    struct bl_error *err);
-int hf_llm_check(const struct hf_llm *config, const struct safetensors *file, struct bl_error *err);
+                    enum hf_asked asked, struct bl_error *err);
+int hf_llm_check(const struct hf_llm *config, const struct safetensors *file, enum hf_asked asked,
+                 struct bl_error *err);
 
 /* The tensor itself, checked like that. dims -1: any. */
 int hf_tensor_expect(const struct safetensors *file, const char *name, int rank,

@@ -20,11 +20,18 @@ static const struct {
     const char *name;
     size_t bytes;
 } dtypes[] = {
-    [BL_F32] = {"F32", 4}, [BL_F16] = {"F16", 2},   [BL_BF16] = {"BF16", 2}, [BL_F64] = {"F64", 8},
-    [BL_I64] = {"I64", 8}, [BL_I32] = {"I32", 4},   [BL_I16] = {"I16", 2},   [BL_I8] = {"I8", 1},
-    [BL_U8] = {"U8", 1},   [BL_BOOL] = {"BOOL", 1},
+    [BL_F32] = {"F32", 4},
+    [BL_F16] = {"F16", 2},
+    [BL_BF16] = {"BF16", 2},
+    [BL_F64] = {"F64", 8},
+    [BL_I64] = {"I64", 8},
+    [BL_I32] = {"I32", 4},
+    [BL_I16] = {"I16", 2},
+    [BL_I8] = {"I8", 1},
+    [BL_U8] = {"U8", 1},
+    [BL_BOOL] = {"BOOL", 1},
+    [BL_OTHER] = {"another type", 1},
 };
-#define DTYPE_COUNT (sizeof dtypes / sizeof *dtypes)
 
 size_t bl_dtype_bytes(enum bl_dtype dtype)
 {
@@ -84,15 +91,17 @@ static int name_tensor(int rc, const char *name, struct bl_error *err)
     return rc;
 }
 
-static int parse_dtype(const json_t *json, enum bl_dtype *ret, struct bl_error *err)
+static int parse_dtype(const json_t *json, struct tensor *tensor, struct bl_error *err)
 {
     const char *name = json_string_value(json);
-    for (size_t i = 0; name && i < DTYPE_COUNT; i++)
-        if (!strcmp(name, dtypes[i].name)) {
-            *ret = (enum bl_dtype)i;
-            return 0;
-        }
-    return bl_json_fail(json, "a dtype of F32, F16, BF16, F64, I64, I32, I16, I8, U8, BOOL", err);
+    if (!name)
+        return bl_json_fail(json, "a dtype such as F32", err);
+    tensor->dtype_name = name;
+    tensor->dtype = BL_OTHER;
+    for (size_t i = 0; i < BL_OTHER; i++)
+        if (!strcmp(name, dtypes[i].name))
+            tensor->dtype = (enum bl_dtype)i;
+    return 0;
 }
 
 /* Shape, and the bytes it takes. */
@@ -113,7 +122,7 @@ static int parse_shape(const json_t *json, struct tensor *tensor, struct bl_erro
     return 0;
 }
 
-/* data_offsets, held against the shape and the file's size. */
+/* data_offsets, held against the shape (where an element's size is known) and the file's size. */
 static int parse_offsets(const json_t *json, const uint8_t *data, size_t data_size,
                          struct tensor *tensor, struct bl_error *err)
 {
@@ -124,6 +133,8 @@ static int parse_offsets(const json_t *json, const uint8_t *data, size_t data_si
         return bl_fail(err, BL_EFORMAT, "expected data_offsets [begin, end] with begin <= end");
     size_t begin = (size_t)json_integer_value(begin_json);
     size_t end = (size_t)json_integer_value(end_json);
+    if (tensor->dtype == BL_OTHER)
+        tensor->size_bytes = end - begin;
     if (end - begin != tensor->size_bytes)
         return bl_fail(err, BL_EFORMAT, "expected %zu bytes for its shape, found %zu",
                        tensor->size_bytes, end - begin);
@@ -156,7 +167,7 @@ static int parse_tensor(const char *name, const json_t *json, const uint8_t *dat
             return bl_fail(err, BL_EFORMAT, "unknown key \"%.80s\"", key);
     }
     struct tensor tensor = {.name = name};
-    BL_TRY(parse_dtype(json_object_get(json, "dtype"), &tensor.dtype, err));
+    BL_TRY(parse_dtype(json_object_get(json, "dtype"), &tensor, err));
     BL_TRY(parse_shape(json_object_get(json, "shape"), &tensor, err));
     BL_TRY(parse_offsets(json_object_get(json, "data_offsets"), data, data_size, &tensor, err));
     *ret = tensor;
@@ -165,6 +176,8 @@ static int parse_tensor(const char *name, const json_t *json, const uint8_t *dat
 
 static int parse_metadata(const json_t *json, struct bl_error *err)
 {
+    if (json_is_null(json))
+        return 0;
     if (!json_is_object(json))
         return bl_json_fail(json, "an object of strings", err);
     const char *key;
@@ -536,10 +549,44 @@ int tensor_to_f32(const struct tensor *tensor, size_t first, size_t count, float
             ret[i] = f16_to_f32(narrow[i]);
         return 0;
     default:
-        bl_fail(err, BL_EFORMAT, "expected dtype F32, F16 or BF16, found %s",
-                bl_dtype_name(tensor->dtype));
+        bl_fail(err, BL_EFORMAT, "expected dtype F32, F16 or BF16, found %s", tensor->dtype_name);
         name_tensor(-BL_EFORMAT, tensor->name, err);
         bl_error_file(err, tensor->file);
         return -BL_EFORMAT;
     }
+}
+
+bool tensor_is_finite(const struct tensor *tensor, size_t *ret_first)
+{
+    size_t count = tensor->size_bytes / bl_dtype_bytes(tensor->dtype);
+    const uint32_t *wide = tensor->data;
+    const uint16_t *narrow = tensor->data;
+    const uint16_t exponent = tensor->dtype == BL_F16 ? 0x7C00 : 0x7F80;
+    for (size_t i = 0; i < count; i++)
+        if (tensor->dtype == BL_F32 ? (wide[i] & 0x7F800000) == 0x7F800000
+                                    : (narrow[i] & exponent) == exponent) {
+            *ret_first = i;
+            return false;
+        }
+    return true;
+}
+
+/* Elements that are widened at a time. */
+enum { COMPARED = 4096 };
+
+bool tensor_equal(const struct tensor *a, const struct tensor *b)
+{
+    float x[COMPARED], y[COMPARED];
+    if (a->rank != b->rank || memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims))
+        return false;
+    size_t count = a->size_bytes / bl_dtype_bytes(a->dtype);
+    for (size_t first = 0; first < count; first += COMPARED) {
+        size_t n = count - first < COMPARED ? count - first : COMPARED;
+        if (tensor_to_f32(a, first, n, x, NULL) < 0 || tensor_to_f32(b, first, n, y, NULL) < 0)
+            return false;
+        for (size_t i = 0; i < n; i++)
+            if (x[i] != y[i])
+                return false;
+    }
+    return true;
 }

@@ -4,6 +4,7 @@
  * refused by name. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,7 +14,20 @@
 
 #define SAFETENSORS_METADATA "__metadata__" /* the header's one name that is no tensor */
 
-enum bl_dtype { BL_F32, BL_F16, BL_BF16, BL_F64, BL_I64, BL_I32, BL_I16, BL_I8, BL_U8, BL_BOOL };
+/* BL_OTHER: a type that nothing here uses, such as F8_E4M3; of it only the bytes are known. */
+enum bl_dtype {
+    BL_F32,
+    BL_F16,
+    BL_BF16,
+    BL_F64,
+    BL_I64,
+    BL_I32,
+    BL_I16,
+    BL_I8,
+    BL_U8,
+    BL_BOOL,
+    BL_OTHER
+};
 size_t bl_dtype_bytes(enum bl_dtype dtype);
 const char *bl_dtype_name(enum bl_dtype dtype); /* "F32", as the format writes it */
 
@@ -24,7 +38,8 @@ struct tensor {
     int64_t dims[BL_TENSOR_DIMS_MAX];
     const void *data; /* borrowed from the mapping */
     size_t size_bytes;
-    const char *file; /* the file it lies in, for messages */
+    const char *file; /* the file it lies in, and its type there, for messages */
+    const char *dtype_name;
 };
 
 struct safetensors;
@@ -54,6 +69,11 @@ int safetensors_expect(const struct safetensors *file, const char *name, int ran
 /* Widens f32, f16 or bf16 elements [first, first + count) to f32. Other dtypes: -BL_EFORMAT. */
 int tensor_to_f32(const struct tensor *tensor, size_t first, size_t count, float *ret,
                   struct bl_error *err);
+
+/* Whether all elements are finite; *ret_first: the first that is not. F32, F16 and BF16 only. */
+bool tensor_is_finite(const struct tensor *tensor, size_t *ret_first);
+/* Same shape and same values, as f32: NaN differs from itself. F32, F16 and BF16 only. */
+bool tensor_equal(const struct tensor *a, const struct tensor *b);
 
 /* Writes tensors (names unique, data filled in) into an open writer: wider elements first, else in
  * the given order, the first at a multiple of 64 bytes. metadata: pairs key, value, …, NULL; NULL

@@ -28,6 +28,11 @@ void parquet_free(struct parquet **file)
     *file = NULL;
 }
 
+const char *parquet_name(const struct parquet *file)
+{
+    return file->name;
+}
+
 int64_t parquet_row_count(const struct parquet *file)
 {
     return file->row_count;

@@ -65,6 +65,8 @@ int parquet_parse(const void *data, size_t size, const char *name, struct parque
                   struct bl_error *err);
 void parquet_free(struct parquet **file);
 
+/* The path it was opened by, or parquet_parse's name. */
+const char *parquet_name(const struct parquet *file);
 int64_t parquet_row_count(const struct parquet *file);
 size_t parquet_row_group_count(const struct parquet *file);
 size_t parquet_column_count(const struct parquet *file);

@@ -8,7 +8,7 @@ _blipren_options() { # PROGRAM COMMAND
 }
 
 _blipren_commands() { # PROGRAM
-    "$1" --help 2>/dev/null | grep -oE "(usage:|^) +${1##*/} [a-z]+ " | grep -oE '[a-z]+ $'
+    "$1" --help 2>/dev/null | grep -oE "(usage:|^) +${1##*/} [a-z][a-z-]* " | grep -oE '[a-z][a-z-]* $'
 }
 
 _blipren() {
@@ -19,11 +19,11 @@ _blipren() {
     done
     COMPREPLY=()
     case $before in
-    --checkpoint | --vision | --llm | --model | --into) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
+    --checkpoint | --vision | --llm | --model | --into | --keys) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
     --device) mapfile -t COMPREPLY < <(compgen -W "auto cpu $("$program" devices 2>/dev/null | grep -oE '^cuda:[0-9]+')" -- "$word") ;;
     --precision) mapfile -t COMPREPLY < <(compgen -W "bf16 f32" -- "$word") ;;
-    --attention | --pairs) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-    --coord | --host | --local | --name | --prefix | --queries | --threads | --capacity | --patience | --parent | --beam | \
+    --attention | --pairs | --list | --out) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --coord | --host | --local | --name | --prefix | --queries | --threads | --capacity | --patience | --grace | --bind | --parent | --beam | \
         --temperature | --top-p | --seed | --max-new | --max-pixels | --longest) ;;
     *)
         if [[ $word == -* ]]; then

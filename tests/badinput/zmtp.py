@@ -1,4 +1,5 @@
 """tests/badinput/zmtp.py - just enough of ZMTP 3 and of protobuf to play a peer that keeps no rules."""
+import itertools
 import socket
 import struct
 import threading
@@ -149,10 +150,19 @@ class Connection:
         self.stream.close()
 
 
-def connect(endpoint, kind=None, identity=b""):
-    """A raw connection, or with `kind` one that has shaken hands as that kind of socket."""
+addresses = itertools.count()
+
+
+def fresh_address():
+    """An address on loopback from which nobody has connected yet: what is logged of one address is limited."""
+    number = next(addresses)
+    return "127.1.%d.%d" % (number // 240, number % 240 + 1)
+
+
+def connect(endpoint, kind=None, identity=b"", source=None):
+    """A raw connection, or with `kind` one that has shaken hands as that kind of socket; from the address `source`."""
     host, port = endpoint.rsplit("/", 1)[1].rsplit(":", 1)
-    connection = Connection(socket.create_connection((host, int(port)), timeout=60))
+    connection = Connection(socket.create_connection((host, int(port)), timeout=60, source_address=source and (source, 0)))
     if kind:
         connection.shake_hands(kind, identity)
     return connection

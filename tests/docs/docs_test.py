@@ -33,7 +33,7 @@ def same(found, expected, what):
 
 def commands(program):
     """Its subcommands, from the lines of usage."""
-    return set(re.findall("blipren-%s ([a-z]+) " % program, help_of(program, "")))
+    return set(re.findall("blipren-%s ([a-z][a-z-]*) " % program, help_of(program, "")))
 
 
 def options(program):

@@ -175,6 +175,38 @@ def a_second_signal_stops_at_once_and_leaves_nobody(place):
     descendants_gone(family)
 
 
+def a_running_coordinator_tells_its_status_saves_and_stops_when_asked(place):
+    def ask(*words, code=0):
+        done = subprocess.run([program("blipren-coord"), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        expect(done.returncode == code, "%s ended with %d:\n%s" % (words, done.returncode, done.stdout.decode()))
+        return done.stdout.decode()
+
+    case = Case(place, "/".join(["asked"] + 2 * [100 * "d"]), train__steps=1000, train__checkpoint_every=0)
+    os.makedirs(case.run, exist_ok=True)
+    expect("no coordinator answers" in ask("status", case.run, code=PEER), "it answers before it is started")
+    process = case.start("2,1")
+    wait_until(lambda: case.committed() >= 3)
+    ask("status", case.run, "--healthy")
+    status = json.loads(ask("status", case.run, "--json"))
+    workers = status["workers"]
+    expect([w["rank"] for w in workers] == [0, 1] and all(w["compute_s"] > 0 for w in workers), workers)
+    expect(len(status["loaders"]) == 1 and status["loaders"][0]["host"] == "127.0.0.1", status)
+    text = ask("status", case.yaml)
+    expect(re.search(r"^step \d+/1000, .*loss", text, re.M) and re.search(r"^   1  .*(train|member)", text, re.M), text)
+
+    step = int(re.match(r"checkpoint of step (\d+) is on disk", ask("checkpoint-now", case.run)).group(1))
+    expect(read_state(case.run)["step"] == step, read_state(case.run))
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2)
+
+    family = children_of(process)
+    step = int(re.match(r"stopped: step (\d+) is saved", ask("stop", case.run)).group(1))
+    expect(process.wait(timeout=1) == STOPPED, "ended with %s" % process.returncode)
+    expect(not any(os.path.exists("/proc/%d" % p) for p in family), "children outlive it")
+    expect(read_state(case.run)["step"] == step == case.committed(), read_state(case.run))
+    expect("no coordinator answers" in ask("status", case.run, code=PEER), "it answers after its end")
+
+
 def a_closed_terminal_and_a_reader_that_is_gone_lose_nothing(place):
     def start(name, **how):
         case = Case(place, name, train__steps=1000, train__checkpoint_every=0, log__every=1)
@@ -349,6 +381,87 @@ def bad_images_void_their_slots_and_are_listed(place):
     expect([json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))] == listed, "listed again")
 
 
+def write_tensors(path, found):
+    """The inverse of tensors()."""
+    header, data = {}, b""
+    for name, (dtype, shape, values) in found.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
+
+
+def weights_that_are_not_finite_end_the_run_and_check_names_them(place):
+    llm = place.path("nan-llm")
+    shutil.copytree(os.path.join(ROOT, "deploy/demo/models/llm"), llm)
+    found = tensors(os.path.join(llm, "model.safetensors"))
+    dtype, shape, values = found["model.norm.weight"]
+    expect(dtype == "BF16", dtype)
+    found["model.norm.weight"] = dtype, shape, values[:20] + struct.pack("<H", 0x7fc0) + values[22:]
+    write_tensors(os.path.join(llm, "model.safetensors"), found)
+    case = Case(place, "notfinite", llm__path=llm, train__validate_every=4)
+    code, output = case.train("1,1")
+    expect(code == DATA and "all of the last 16 steps were skipped: nothing is trained; run `blipren-coord check " in output and
+           "complete" not in output, (code, output))
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    expect(done.returncode == FORMAT and b'tensor "model.norm.weight": expected finite values, found nan at element 10' in
+           done.stdout and b"found nan" in done.stderr, done)
+    done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == FORMAT and done.stdout.count(b"found nan") == 1, done)
+
+
+def the_readmes_run_works_shortened_and_a_length_in_epochs_too(place):
+    text = open(os.path.join(ROOT, "README.md")).read()
+    yaml = text.split("```yaml\n")[1].split("```")[0]
+    for found, mine in (("siglip-so400m-patch14-384", os.path.join(ROOT, "deploy/demo/models/vision")), ("run_dir: run", "run_dir: readme"),
+                        ("Llama-3.2-1B", os.path.join(ROOT, "deploy/demo/models/llm")), ("source: photos", "source: data"),
+                        ("global_batch: 256", "global_batch: 16"), ("steps: 6000", "steps: 30")):
+        expect(found in yaml, found)
+        yaml = yaml.replace(found, mine)
+    with open(place.path("readme.yaml"), "w") as f:
+        f.write(yaml + "qformer: {queries: 4, layers: 1, heads: 4}\n")
+    done = subprocess.run([program("blipren-coord"), "train", place.path("readme.yaml")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == 0 and b"complete: 30 steps" in done.stdout, done.stdout.decode())
+    case = Case(place, "epochs", train__steps='"auto"', train__epochs=2)
+    with open(case.yaml) as f:
+        yaml = f.read().replace('steps: "auto"\n', "steps: auto\n")
+    with open(case.yaml, "w") as f:
+        f.write(yaml)
+    output = case.must_train("1,1")
+    expect("complete: 12 steps" in output, output)  # 72 samples to train, 12 a step
+    page = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE).stdout.decode()
+    expect("12 steps of 12 samples in 6 micro-batches: 2.00 epochs" in page, page)
+    with open(case.yaml, "w") as f:
+        f.write(yaml.replace("epochs: 2", "epochs: 3"))
+    output = case.must_train("1,1")
+    expect("train.steps was 12, is 18" in output and "complete: 18 steps" in output, output)
+
+
+def losses_in_bf16_are_those_in_f32(place):
+    for kind in ("normal", "moe"):
+        runs = {}
+        for precision in ("f32", "bf16"):
+            case = Case(place, "precision-%s-%s" % (kind, precision), precision=precision, projector__kind=kind, qformer__dropout=0,
+                        projector__dropout=0, train__steps=24, train__checkpoint_every=0)
+            case.must_train("1,1")
+            runs[precision] = case
+        wide, narrow = ([m["loss_nats"] for m in metrics(runs[p].run)] for p in ("f32", "bf16"))
+        worst = max(abs(b / a - 1) for a, b in zip(wide, narrow))
+        expect(len(wide) == len(narrow) == 24 and 0 < worst < 0.01, (kind, worst, wide, narrow))
+        checkpoint = os.path.join(runs["bf16"].run, "checkpoints/latest")
+        with open(place.path("data", "pairs.jsonl"), "w") as f:
+            for i in range(8):
+                f.write(json.dumps({"file_name": "%06d.png" % i, "caption": "A red circle and two blue stars."}) + "\n")
+        score = {p: [json.loads(line)["nll"] for line in subprocess.run(
+            [program("blipren-worker"), "score", "--checkpoint", checkpoint, "--precision", p, "--pairs",
+             place.path("data", "pairs.jsonl")], stdout=subprocess.PIPE, check=True).stdout.splitlines()] for p in ("f32", "bf16")}
+        os.unlink(place.path("data", "pairs.jsonl"))
+        worst = max(abs(b / a - 1) for a, b in zip(score["f32"], score["bf16"]))
+        expect(len(score["f32"]) == 8 and 0 < worst < 0.01, (kind, worst, score))
+
+
 def start_cluster(place, case):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
@@ -373,6 +486,77 @@ def workers_and_loaders_started_by_hand_join(place):
              for p in ("blipren-loader", "blipren-worker")]
     expect(coordinator.wait(timeout=120) == 0, open(place.path("byhand.log")).read())
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
+
+
+def own_address():
+    """An address of this machine that is not loopback, or None."""
+    for line in subprocess.run(["hostname", "-I"], stdout=subprocess.PIPE, encoding="utf-8").stdout.split():
+        if re.fullmatch(r"[0-9.]+", line):
+            return line
+    return None
+
+
+def beyond_loopback_whoever_has_the_keys_joins_and_nobody_else(place):
+    """One machine with its own address: that its packets take a short way changes nothing of what is asked."""
+    address = own_address()
+    if not address:
+        print("      this machine has no address but loopback: on 127.0.0.1, where keys can be given too")
+        address = "127.0.0.1"
+    keys, others = place.path("keys"), place.path("other-keys")
+    for folder in (keys, others):
+        subprocess.run([program("blipren-coord"), "keygen", folder], check=True, stdout=subprocess.DEVNULL)
+    case = Case(place, "keys", cluster__bind=address, cluster__keys=keys)
+    coordinator, log, path, endpoint = start_cluster(place, case)
+
+    def peer(kind, *options):
+        host = ["--host", address] if kind == "worker" else []
+        return [program("blipren-" + kind), "--coord", endpoint, *host, *options]
+
+    def refused(code, words, *command):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60)
+        expect(done.returncode == code and words in done.stdout, "%d: %s" % (done.returncode, done.stdout))
+
+    if address != "127.0.0.1":
+        for kind in ("worker", "loader"):
+            refused(USAGE, "is not on this machine alone, and there are no keys; give --keys DIR", *peer(kind))
+    for options in (["--keys", others], ["--insecure"]):
+        for kind in ("worker", "loader"):
+            refused(PEER, "no coordinator answered within --patience: what is listening there does not have the same keys",
+                    *peer(kind, "--patience", "2", *options))
+    os.chmod(os.path.join(others, "cluster.key"), 0o644)
+    refused(USAGE, "other-keys/cluster.key: --keys: expected mode 0600, found 0644", *peer("worker", "--keys", others))
+    peers = [subprocess.Popen(peer(kind, "--threads", "1", "--keys", keys), stdout=log, stderr=log) for kind in ("loader", "worker")]
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0], open(path).read())
+    said = open(path).read()
+    expect("security=keys" in said and "does not have this cluster's keys" in said, said)
+    expect(len(re.findall("joins as", said)) == 2, said)
+
+
+def children_of_a_coordinator_with_keys_have_them_too(place):
+    keys = place.path("local-keys")
+    subprocess.run([program("blipren-coord"), "keygen", keys], check=True, stdout=subprocess.DEVNULL)
+    expect("complete: 16 steps" in Case(place, "local-keys-run", cluster__keys=keys).must_train("1,1"), "")
+
+
+def processes_asked_to_end_all_at_once_lose_nothing(place):
+    case = Case(place, "all-at-once", train__steps=1000, train__checkpoint_every=0)
+    coordinator, log, said, endpoint = start_cluster(place, case)
+    expect(open(os.path.join(case.run, "endpoint")).read() == endpoint + "\n", "the run folder names another endpoint")
+    start = lambda name, grace: subprocess.Popen([program(name), "--coord", endpoint, "--threads", "1", "--grace", grace],
+                                                 stdout=log, stderr=log)
+    peers = [start("blipren-loader", "60"), start("blipren-worker", "60"), start("blipren-worker", "60")]
+    wait_until(lambda: case.committed() >= 2)
+    # one alone: its grace ends before the run does
+    one = start("blipren-loader", "1")
+    wait_until(lambda: open(said, errors="replace").read().count("joins as loader") == 2)
+    one.send_signal(signal.SIGTERM)
+    expect(one.wait(timeout=60) == STOPPED and coordinator.poll() is None, open(said).read())
+    for process in [*peers, coordinator]:
+        process.send_signal(signal.SIGTERM)
+    expect([p.wait(timeout=60) for p in [*peers, coordinator]] == 4 * [STOPPED], open(said).read())
+    expect(read_state(case.run)["step"] == case.committed() >= 2, read_state(case.run))
+    expect(not os.path.exists(os.path.join(case.run, "endpoint")), "the run folder names an endpoint where nobody listens")
 
 
 def a_run_that_ends_early_is_the_error_of_whoever_was_started_by_hand(place):
@@ -454,6 +638,42 @@ def a_trained_captioner_captions_and_scores(place):
     scored = [json.loads(line) for line in done.stdout.splitlines()]
     expect(done.returncode == DATA, done.returncode)
     expect(all(s["nll"] > 0 and s["tokens"] > 1 for s in scored[:2]) and "absent.png" in scored[2]["error"], scored)
+
+
+def a_set_is_captioned_and_resumed_where_it_stopped(place):
+    case = Case(place, "set")
+    case.must_train()
+    data, checkpoint, out = place.path("data"), os.path.join(case.run, "checkpoints/latest"), place.path("captions.jsonl")
+    odd = place.path("sets/below/tab\there.png")
+    os.makedirs(os.path.dirname(odd))
+    for i in range(20):
+        shutil.copy(os.path.join(data, "%06d.png" % i), place.path("sets", "%d.png" % i))
+    shutil.copy(os.path.join(data, "000030.png"), odd)
+    os.symlink(place.path("sets"), place.path("sets/below/loop"))
+    with open(place.path("list.jsonl"), "w") as f:
+        f.write("data/000040.png\n\n" + json.dumps({"file_name": os.path.join(data, "000041.png"), "caption": "x"}) + "\n")
+    command = [program("blipren-worker"), "caption", "--checkpoint", checkpoint, "--out", out, "--list", place.path("list.jsonl"),
+               "--temperature", "1", place.path("sets")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    expect(done.returncode == 0 and not done.stdout, done)
+    whole = open(out).read()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    expect(len(lines) == 23 and lines[-3]["file_name"] == odd and lines[-1]["file_name"].endswith("000041.png"),
+           [line["file_name"] for line in lines])
+    with open(out, "w") as f:  # a failure in between, and a line that a crash cut short
+        f.write("".join(line + "\n" for line in whole.splitlines()[:10]) +
+                json.dumps({"file_name": lines[10]["file_name"], "error": "x", "settings": lines[0]["settings"]}) + "\n" +
+                whole.splitlines()[11][:30])
+    done = subprocess.run(command, stderr=subprocess.PIPE)
+    expect(done.returncode == 0 and b"10 of 23 images have a caption" in done.stderr and open(out).read() == whole, done)
+    done = subprocess.run(command + ["--seed", "4"], stderr=subprocess.PIPE)
+    expect(done.returncode == USAGE and b"line 1: it holds captions of another checkpoint or with other options" in done.stderr and
+           open(out).read() == whole, done)
+    done = subprocess.run(command[:4] + [place.path("run-less")], stderr=subprocess.PIPE)
+    expect(done.returncode == DATA, done)
+    os.makedirs(place.path("empty"))
+    done = subprocess.run(command[:4] + [place.path("empty")], stderr=subprocess.PIPE)
+    expect(done.returncode == DATA and b"expected images in the folder, found none" in done.stderr, done)
 
 
 def output_that_cannot_be_written_is_a_failure(place):

@@ -12,7 +12,7 @@ static void touch(const struct source *source)
     size_t sum = 0;
     for (uint64_t id = 0; id < source_count(source); id++) {
         struct source_sample sample;
-        source_get(source, id, &sample);
+        source_get(source, id, &sample, NULL);
         BL_ASSERT(sample.image[0] != '/' && sample.image[0] != '\0');
         BL_ASSERT(strncmp(sample.image, "../", 3) != 0 && !strstr(sample.image, "/../"));
         for (uint64_t i = 0; i < sample.candidate_count; i++) {

@@ -101,7 +101,7 @@ class Look:
         with open(os.path.join(vision, "config.json")) as file:
             config = json.load(file)
         side = config.get("vision_config", config)["image_size"]
-        resample = 3
+        resample = 2 if config["model_type"] == "vit" else 3
         path = os.path.join(vision, "preprocessor_config.json")
         if os.path.exists(path):
             with open(path) as file:

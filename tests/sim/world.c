@@ -6,8 +6,8 @@
 struct world *w;
 
 static const char *const fault_names[] = {
-    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
-    "hang-loader",  "fail-comm",    "damage",      "reconnect",  "blackout"};
+    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",   "hang-loader",
+    "hang-worker",  "fail-comm",    "damage",      "reconnect",  "blackout"};
 
 int worker_index(uint64_t incarnation)
 {
@@ -133,7 +133,7 @@ static void draw(void)
     w->long_chance = chance(0.7) ? 0 : 0.03;
     w->odd_worker = (int)below(w->worker_count);
     if (w->worker_count > w->config.workers_min && chance(0.3))
-        w->odd = (enum odd)(1 + below(4));
+        w->odd = (enum odd)(1 + below(5));
     w->lies_left = 2;
     w->keep_last = below(4); /* 0: nothing is ever removed */
     for (uint64_t step = 0; step < plan->steps; step++)
@@ -192,6 +192,18 @@ static void handle(struct sim_event *e)
     }
 }
 
+/* By chances of its own, so that the other draws of a seed stay what they are. */
+static void ask_for_checkpoints(uint64_t seed)
+{
+    uint64_t own = bl_mix64(seed, 8);
+    for (uint32_t i = sim_below(&own, 4); i > 0; i--) {
+        struct sim_event *e = to_coord(COORD_EVENT_CHECKPOINT, 0);
+        e->what = SIM_COORD_OWN;
+        e->instance = 1;
+        sim_push(&w->queue, e, sim_below(&own, 10 * patience()));
+    }
+}
+
 struct sim_result sim_run(const struct sim_options *options)
 {
     w = calloc(1, sizeof *w);
@@ -217,6 +229,7 @@ struct sim_result sim_run(const struct sim_options *options)
         e->instance = 1;
         sim_push(&w->queue, e, below(10 * patience()));
     }
+    ask_for_checkpoints(options->seed);
     while (!w->over && (e = sim_pop(&w->queue))) {
         w->now_ms = e->at_ms;
         if (w->now_ms > w->end_ms || ++w->result.events > EVENTS_MAX)

@@ -25,7 +25,8 @@ static int load(const char *path, int64_t max_pixels, enum image_filter filter, 
         decoded = (struct image){0};
         return 0;
     }
-    bl_autoimage struct image resized = {width, height, malloc((size_t)(width * height * 3))};
+    bl_autoimage struct image resized = {
+        .width = width, .height = height, .pixels = malloc((size_t)(width * height * 3))};
     BL_TRY(image_resize(&decoded, width, height, filter, resized.pixels, err));
     *ret = resized;
     resized = (struct image){0};

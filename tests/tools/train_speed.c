@@ -26,8 +26,7 @@ struct bench {
     struct trainer *trainer;
     struct comm *comm;
     struct micro_batch mb;
-    char *encoded;
-    const void **features;
+    float *features, *pooled;
 };
 
 static void bench_close(struct bench *b)
@@ -35,21 +34,21 @@ static void bench_close(struct bench *b)
     comm_free(&b->comm);
     trainer_free(&b->trainer);
     model_input_close(&b->input);
-    free(b->encoded);
     free(b->features);
+    free(b->pooled);
 }
 
 static int encode_once(struct bench *b, struct bl_error *err)
 {
-    int64_t B = b->mb.B, bytes = captioner_feature_bytes(b->input.c);
-    b->encoded = malloc((size_t)(B * bytes));
-    b->features = malloc((size_t)B * sizeof *b->features);
-    BL_ASSERT(b->encoded && b->features);
-    BL_TRY(captioner_encode(b->input.c, B, b->mb.pixels, b->encoded, err));
-    for (int64_t i = 0; i < B; i++)
-        b->features[i] = b->encoded + i * bytes;
+    const struct hf_vision *v = captioner_vision(b->input.c);
+    int64_t B = b->mb.B;
+    b->features = calloc((size_t)(B * v->tokens * v->hidden), sizeof *b->features);
+    b->pooled = calloc((size_t)(B * v->hidden), sizeof *b->pooled);
+    BL_ASSERT(b->features && b->pooled);
+    BL_TRY(captioner_encode(b->input.c, B, b->mb.pixels, b->features, b->pooled, err));
     b->mb.pixels = NULL;
     b->mb.features = b->features;
+    b->mb.pooled = b->pooled;
     return 0;
 }
 
@@ -58,7 +57,7 @@ static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error
     BL_TRY(model_input_open(argv[1], argv[2], &b->input, err));
     const struct trainer_options options = {
         .seed = 1,
-        .groups = 1,
+        .micro_batches = 1,
         .schedule = {.kind = SCHEDULE_CONSTANT, .peak = 1e-4, .steps = 1000000},
         .beta1 = 0.9f,
         .beta2 = 0.999f,
@@ -79,7 +78,7 @@ static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error
 static int step(struct bench *b, struct trainer_report *report, struct bl_error *err)
 {
     BL_TRY(trainer_begin(b->trainer, err));
-    BL_TRY(trainer_group(b->trainer, &b->mb, b->comm, true, err));
+    BL_TRY(trainer_micro_batch(b->trainer, &b->mb, b->comm, true, err));
     return trainer_apply(b->trainer, b->comm, report, err);
 }
 

@@ -57,13 +57,19 @@ static void white_space_is_what_python_strips(void **state)
     expect_stripped("\xe2\x80", "\xe2\x80");
 }
 
-static void encode(const char *prefix, const char *caption, struct token_ids *ids, size_t *first,
-                   enum caption_verdict *verdict)
+static void encode_joined(struct caption_prefix prefix, const char *caption, struct token_ids *ids,
+                          size_t *first, enum caption_verdict *verdict)
 {
     struct bl_error err = {0};
     assert_ok(
         caption_encode(tokenizer, prefix, caption, strlen(caption), EOS, ids, first, verdict, &err),
         err);
+}
+
+static void encode(const char *prefix, const char *caption, struct token_ids *ids, size_t *first,
+                   enum caption_verdict *verdict)
+{
+    encode_joined((struct caption_prefix){prefix, " "}, caption, ids, first, verdict);
 }
 
 static void a_caption_follows_its_prefix_after_one_space_and_ends_with_eos(void **state)
@@ -76,13 +82,29 @@ static void a_caption_follows_its_prefix_after_one_space_and_ends_with_eos(void 
     assert_int_equal(verdict, CAPTION_KEPT);
     assert_int_equal(first, 2);
     expect_ids(&ids, IDS(B, COLON, SPACE, A, C, EOS));
-    assert_ok(caption_prompt(tokenizer, "b: ", &prompt, &err), err);
+    assert_ok(caption_prompt(tokenizer, (struct caption_prefix){"b: ", " "}, &prompt, &err), err);
     expect_ids(&prompt, IDS(B, COLON));
     encode("", "b", &ids, &first, &verdict); /* appended */
     assert_int_equal(first, 0);
     expect_ids(&ids, IDS(B, COLON, SPACE, A, C, EOS, B, EOS));
     token_ids_release(&ids);
     token_ids_release(&prompt);
+}
+
+static void with_an_empty_join_the_prefix_counts_as_it_is(void **state)
+{
+    struct token_ids ids = {0};
+    size_t first;
+    enum caption_verdict verdict;
+    encode_joined((struct caption_prefix){"b: ", ""}, " ac\n", &ids, &first, &verdict);
+    assert_int_equal(verdict, CAPTION_KEPT);
+    assert_int_equal(first, 3);
+    expect_ids(&ids, IDS(B, COLON, SPACE, A, C, EOS));
+    ids.count = 0;
+    encode_joined((struct caption_prefix){"b:", ""}, "ac", &ids, &first, &verdict);
+    assert_int_equal(first, 2);
+    expect_ids(&ids, IDS(B, COLON, A, C, EOS));
+    token_ids_release(&ids);
 }
 
 static void a_prefix_that_merges_with_the_caption_is_told_apart(void **state)
@@ -102,7 +124,7 @@ static void a_prefix_that_merges_with_the_caption_is_told_apart(void **state)
 static void the_rules_judge_each_caption(void **state)
 {
     char *keep[] = {"^[abc ]+$", "b"}, *drop[] = {"cc"};
-    struct config_caption columns[] = {{"text", "b:"}, {"other", ""}};
+    struct config_caption columns[] = {{"text", "b:", " "}, {"other", "", " "}};
     struct config_data data = {.captions = {columns, 2},
                                .min_tokens = 2,
                                .max_tokens = 4,
@@ -152,7 +174,7 @@ static void the_rules_judge_each_caption(void **state)
 static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)
 {
     char *drop[] = {"(?i)watermark"};
-    struct config_caption column = {"text", ""};
+    struct config_caption column = {"text", "", " "};
     struct config_data data = {
         .captions = {&column, 1}, .min_tokens = 1, .max_tokens = 99, .drop = {drop, 1}};
     static const char *const texts[] = {"a\xff watermark", "watermark \xe2\x82",
@@ -174,7 +196,7 @@ static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)
 static void a_pattern_that_never_ends_is_an_error(void **state)
 {
     char *drop[] = {"^(b+)+$"}, text[64];
-    struct config_caption column = {"text", ""};
+    struct config_caption column = {"text", "", " "};
     struct config_data data = {
         .captions = {&column, 1}, .min_tokens = 1, .max_tokens = 99, .drop = {drop, 1}};
     struct bl_error err = {0};
@@ -237,6 +259,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(white_space_is_what_python_strips),
         cmocka_unit_test(a_caption_follows_its_prefix_after_one_space_and_ends_with_eos),
+        cmocka_unit_test(with_an_empty_join_the_prefix_counts_as_it_is),
         cmocka_unit_test(a_prefix_that_merges_with_the_caption_is_told_apart),
         cmocka_unit_test(the_rules_judge_each_caption),
         cmocka_unit_test(bytes_that_are_no_utf_8_escape_no_pattern),

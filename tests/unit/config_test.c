@@ -140,8 +140,15 @@ static void keys_that_do_not_exist_are_named_with_the_nearest_one(void **state)
 
 static void missing_and_repeated_keys_are_named(void **state)
 {
-    REFUSES(HEAD, "run.yaml: train.steps: is missing; it takes a whole number from 1 to 1000000000 "
-                  "optimizer steps");
+    REFUSES(HEAD,
+            "run.yaml: train.steps: is missing; it takes a whole number of optimizer steps; or "
+            "give train.epochs");
+    REFUSES(HEAD "train: {steps: 3, epochs: 2}\n",
+            "run.yaml:5:27: train.epochs: train.steps is given as well; remove one of them");
+    REFUSES(
+        HEAD "train: {epochs: 0}\n",
+        "run.yaml: train.steps: is missing; it takes a whole number of optimizer steps; or give "
+        "train.epochs");
     REFUSES("seed: 1\nseed: 2\n", "run.yaml:2:1: seed: is given twice; the first is on line 1");
     REFUSES("train: {lr: 1}\ndata: {}\ntrain: {eps: 1}\n",
             "run.yaml:3:1: train: is given twice; the first is on line 1");
@@ -166,7 +173,7 @@ static void numbers_are_strict(void **state)
         snprintf(yaml, sizeof yaml, HEAD "train:\n  steps: %s\n", bad[i]);
         snprintf(message, sizeof message,
                  "run.yaml:6:10: train.steps: expected a whole number from 1 to 1000000000 "
-                 "optimizer steps, found %s",
+                 "optimizer steps, or auto, found %s",
                  bad[i]);
         refuses(yaml, strlen(yaml), message);
     }
@@ -221,6 +228,8 @@ static void bools_choices_and_texts_are_strict(void **state)
                                         "prefix}, found a single value");
     REFUSES("data: {captions: [text]}\n",
             "run.yaml:1:19: data.captions[0]: expected {column, prefix}, found a single value");
+    REFUSES("data: {captions: [{column: a, join: '-'}]}\n",
+            "run.yaml:1:37: data.captions[0].join: expected \" \" or \"\", found \"-\"");
     REFUSES("data: {captions: [{column: [a]}]}\n",
             "run.yaml:1:28: data.captions[0].column: expected a text, found a list");
 }
@@ -264,10 +273,12 @@ static void keys_must_fit_together(void **state)
             "run.yaml:5:52: train.micro_batch: expected train.grain (4), since train.reproducible "
             "is true, found 2; give one of the two");
     REFUSES(HEAD "train: {steps: 5, warmup_steps: 6}\n",
-            "run.yaml:5:33: train.warmup_steps: expected at most train.steps (5), found 6");
+            "run.yaml:5:33: train.warmup_steps: expected at most train.steps (5), found 6; "
+            "lower it, or leave it out: it then follows train.steps");
     REFUSES(HEAD "train: {steps: 5, warmup_steps: 3, decay_steps: 3, schedule: wsd}\n",
             "run.yaml:5:49: train.decay_steps: expected at most train.steps less "
-            "train.warmup_steps (2), found 3");
+            "train.warmup_steps (2), found 3; lower it, or leave it out: it then follows "
+            "train.steps");
     REFUSES(HEAD "train: {steps: 5}\nqformer: {width: 100, heads: 3}\n",
             "run.yaml:6:30: qformer.heads: expected a divisor of qformer.width (100), found 3");
     REFUSES("data: {source: a, min_tokens: 5, max_tokens: 4}\nrun_dir: b\nvision: {path: a}\n"
@@ -291,6 +302,29 @@ static int resume(const char *before_yaml, const char *now_yaml, char *notice, s
     config_free(&before);
     config_free(&now);
     return rc;
+}
+
+static void epochs_become_steps_when_the_samples_are_counted(void **state)
+{
+    struct bl_error err = {0};
+    struct config *c = parsed(HEAD "train: {epochs: 2.5, global_batch: 10, schedule: wsd}\n");
+    assert_int_equal(c->train.steps, 0);
+    assert_ok(config_set_length(c, 101, "run.yaml", &err), err);
+    assert_int_equal(c->train.steps, 26);
+    assert_int_equal(c->train.warmup_steps, 1);
+    assert_int_equal(c->train.decay_steps, 6);
+    struct config *again = parsed(c->text); /* what a worker reads */
+    assert_int_equal(again->train.steps, 26);
+    assert_int_equal(again->train.warmup_steps, 1);
+    assert_string_equal(again->text, c->text);
+    config_free(&again);
+    assert_ok(config_set_length(c, 5, "run.yaml", &err), err); /* it is known */
+    assert_int_equal(c->train.steps, 26);
+    config_free(&c);
+    c = parsed(HEAD "train: {epochs: 1, global_batch: 10, warmup_steps: 20}\n");
+    assert_int_equal(config_set_length(c, 100, "run.yaml", &err), -BL_ECONFIG);
+    assert_string_equal(err.text, "expected at most train.steps (10), found 20");
+    config_free(&c);
 }
 
 static void a_changed_configuration_is_refused_by_key_unless_it_may_change(void **state)
@@ -387,6 +421,7 @@ UNIT_MAIN(cmocka_unit_test(a_minimal_file_gets_every_default),
           cmocka_unit_test(bools_choices_and_texts_are_strict),
           cmocka_unit_test(only_plain_yaml_of_one_document_is_taken),
           cmocka_unit_test(keys_must_fit_together),
+          cmocka_unit_test(epochs_become_steps_when_the_samples_are_counted),
           cmocka_unit_test(a_changed_configuration_is_refused_by_key_unless_it_may_change),
           cmocka_unit_test(digests_see_what_they_are_for),
           cmocka_unit_test(relative_paths_start_at_the_files_folder),

@@ -198,6 +198,8 @@ static void no_message_of_a_peer_breaks_the_coordinator(void **state)
                 e.type = COORD_EVENT_TICK;
             } else if (pick == 3 && below(100) == 0) {
                 e.type = COORD_EVENT_STOP;
+            } else if (pick == 3 && below(10) == 0) {
+                e.type = COORD_EVENT_CHECKPOINT;
             } else if (pick == 4 && below(4) == 0) {
                 e.type = COORD_EVENT_LOST;
                 e.peer = 1 + below(5);

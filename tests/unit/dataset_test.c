@@ -261,6 +261,140 @@ static void a_validation_source_keeps_its_images_out_of_training(void **state)
     dataset_free(&d);
 }
 
+static void put_split(const char *folders)
+{
+    int number = 0;
+    for (const char *at = folders; *at; at += strcspn(at, " "), at += *at == ' ') {
+        char name[96], text[48];
+        int length = (int)strcspn(at, " ");
+        snprintf(name, sizeof name, "data/%.*s/%d.jpg", length, at, number);
+        snprintf(text, sizeof text, "%.*s", length, at);
+        assert_int_equal(bl_folder_make(inside("data"), NULL), 0);
+        char folder_name[96];
+        for (int i = 1; i <= length; i++) /* each folder of the path */
+            if (i == length || at[i] == '/') {
+                snprintf(folder_name, sizeof folder_name, "data/%.*s", i, at);
+                assert_int_equal(bl_folder_make(inside(folder_name), NULL), 0);
+            }
+        put(name, name);
+        memcpy(strrchr(name, '.'), ".txt", 5);
+        put(name, text);
+        number++;
+    }
+}
+
+static void folders_named_by_a_split_decide_it(void **state)
+{
+    char text[300];
+    put_split("train train/deep val test/more test other");
+    put("data/train/copy.jpg", "data/val/2.jpg"); /* the same picture as in val */
+    put("data/train/copy.txt", "copied");
+    struct dataset *d = prepared("", NULL);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 2);
+    assert_int_equal(dataset_count(d, DATASET_VALIDATION), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_SET_ASIDE), 2);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_SPLIT), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_HELD_OUT), 1);
+    assert_true(dataset_split_text(d, text, sizeof text));
+    assert_string_equal(text, "the folders of data.source name splits: train has 3 samples, "
+                              "validation 1, test 2 (not used), none of them 1 (not used)");
+    dataset_free(&d);
+}
+
+static void without_a_train_folder_the_rest_is_trained(void **state)
+{
+    put_split("2019 2020 test");
+    struct dataset *d = prepared("  validation: 0\n", NULL);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 2);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_SET_ASIDE), 1);
+    dataset_free(&d);
+}
+
+static void a_path_is_of_the_split_that_its_folders_name(void **state)
+{
+    static const struct {
+        const char *path;
+        enum split_name split;
+    } cases[] = {
+        {"a.jpg", SPLIT_NONE},
+        {"train.jpg", SPLIT_NONE},
+        {"train/a.jpg", SPLIT_TRAIN},
+        {"val2014/a.jpg", SPLIT_VALIDATION},
+        {"x/my-dev set/a.jpg", SPLIT_VALIDATION},
+        {"x/valid/a.jpg", SPLIT_VALIDATION},
+        {"trains/a.jpg", SPLIT_NONE},
+        {"constraint/a.jpg", SPLIT_NONE},
+        {"Train/a.jpg", SPLIT_NONE},
+        {"train/test/a.jpg", SPLIT_TEST},
+        {"evaluation/train/a.jpg", SPLIT_TEST},
+        {"https://host/train/a.jpg", SPLIT_NONE},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(split_of_path(cases[i].path), cases[i].split);
+    struct source_sample row = {.image = "test/a.jpg", .file = "data/train-00000-of-00002.parquet"};
+    assert_int_equal(split_of_sample(&row),
+                     SPLIT_TRAIN); /* a name inside a Parquet file is only a name */
+    row.file = "metadata.jsonl";
+    assert_int_equal(split_of_sample(&row), SPLIT_TEST);
+}
+
+static void put_golden(const char *golden)
+{
+    struct bl_error err = {0};
+    char path[512], *data = NULL;
+    size_t size;
+    snprintf(path, sizeof path, "%s/tests/golden/parquet/%s", getenv("BLIPREN_SOURCE"), golden);
+    assert_ok(bl_file_read(path, SIZE_MAX - 1, &data, &size, &err), err);
+    assert_ok(bl_file_write(inside("data/a.parquet"), data, size, &err), err);
+    free(data);
+}
+
+/* Nothing is there, and nothing is asked for: rows 3 and 7 have no URL, row 6 names a file. */
+static void an_image_at_a_url_is_known_by_its_url(void **state)
+{
+    struct dataset_sample a, again;
+    bool reused;
+    uint8_t hash[32];
+    put_golden("urls.parquet");
+    const char *data = "  captions: [{column: short_caption}]\n  validation: 0\n"
+                       "  max_bad_fraction: 0.5\n  cache: images\n";
+    struct dataset *d = prepared(data, NULL);
+    assert_int_equal(dataset_samples(d), 4);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_IMAGE), 3);
+    dataset_sample(d, 0, &a);
+    dataset_sample(d, 2, &again);
+    assert_int_equal(a.location.kind, LOCATION_URL);
+    bl_sha256("http://host/a.jpg", 17, hash);
+    assert_memory_equal(a.hash, hash, 32);
+    assert_memory_equal(again.hash, hash, 32);
+    assert_string_equal(a.location.path, again.location.path);
+    assert_memory_equal(a.location.path, folder, strlen(folder));
+    dataset_free(&d);
+    d = prepared(data, &reused);
+    assert_true(reused);
+    dataset_free(&d);
+}
+
+/* Row i has i % 7 bytes: 8 or 9 of 60 are empty, and so are equal. */
+static void images_inside_parquet_files_are_hashed_like_others(void **state)
+{
+    struct dataset_sample sample;
+    uint8_t hash[32];
+    put_golden("gzip.parquet");
+    struct dataset *d = prepared("  captions: [{column: caption}]\n  validation: 0\n"
+                                 "  max_image_bytes: 5\n  max_bad_fraction: 0.5\n",
+                                 NULL);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_TOO_LARGE), 8); /* i % 7 == 6 */
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_CAPTION),
+                     10); /* of the others i % 5 == 0 */
+    assert_int_equal(dataset_samples(d), 42);
+    dataset_sample(d, 3, &sample); /* row 4 */
+    bl_sha256("\4\4\4\4", 4, hash);
+    assert_memory_equal(sample.hash, hash, 32);
+    assert_int_equal(sample.location.kind, LOCATION_CELL);
+    dataset_free(&d);
+}
+
 static void an_index_that_fits_is_used_again(void **state)
 {
     bool reused;
@@ -529,6 +663,11 @@ UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(captions_lost_without_being_asked_are_judged_like_images),
           IN_FOLDER(an_image_is_in_one_split_under_all_its_names),
           IN_FOLDER(a_validation_source_keeps_its_images_out_of_training),
+          IN_FOLDER(folders_named_by_a_split_decide_it),
+          IN_FOLDER(without_a_train_folder_the_rest_is_trained),
+          cmocka_unit_test(a_path_is_of_the_split_that_its_folders_name),
+          IN_FOLDER(an_image_at_a_url_is_known_by_its_url),
+          IN_FOLDER(images_inside_parquet_files_are_hashed_like_others),
           IN_FOLDER(an_index_that_fits_is_used_again),
           IN_FOLDER(the_fingerprint_stays_when_the_folder_moves),
           IN_FOLDER(making_can_be_stopped_and_leaves_nothing),

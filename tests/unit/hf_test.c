@@ -265,7 +265,7 @@ static void a_wrong_llm_config_is_named(void **state)
 static const struct hf_vision siglip_384 = {.family = &family_siglip, .image_size = 384};
 static const struct hf_vision vit_224 = {.family = &family_vit, .image_size = 224};
 
-static void an_absent_preprocessor_config_means_that_of_siglip(void **state)
+static void without_a_file_the_familys_preprocessing_holds(void **state)
 {
     struct hf_preprocess p;
     struct bl_error err;
@@ -275,8 +275,35 @@ static void an_absent_preprocessor_config_means_that_of_siglip(void **state)
     assert_int_equal(p.filter, 3);
     assert_true(p.rescale_factor == 1.0f / 255);
     assert_true(p.mean[0] == 0.5f && p.std[2] == 0.5f);
+    assert_null(p.file);
     assert_ok(hf_preprocess_open(folder, &vit_224, &p, &err), err);
-    assert_int_equal(p.filter, 3);
+    assert_int_equal(p.filter, 2);
+    assert_null(p.file);
+}
+
+static void the_nested_processor_config_of_transformers_5_comes_first(void **state)
+{
+    struct hf_preprocess p;
+    struct bl_error err;
+    put("preprocessor_config.json", "{\"image_mean\":[0.1,0.1,0.1]}");
+    put("processor_config.json", "{\"processor_class\":\"X\",\"image_processor\":{"
+                                 "\"image_processor_type\":\"SiglipImageProcessor\","
+                                 "\"image_mean\":[0.2,0.2,0.2],\"resample\":2}}");
+    assert_ok(hf_preprocess_open(folder, &siglip_384, &p, &err), err);
+    assert_true(p.mean[0] == 0.2f);
+    assert_int_equal(p.filter, 2);
+    assert_string_equal(p.file, "processor_config.json");
+    put("processor_config.json", "{\"processor_class\":\"SiglipProcessor\"}");
+    assert_ok(hf_preprocess_open(folder, &siglip_384, &p, &err), err);
+    assert_true(p.mean[0] == 0.1f);
+    assert_string_equal(p.file, "preprocessor_config.json");
+    put("processor_config.json", "{\"image_processor\":{\"do_pad\":true}}");
+    assert_int_equal(hf_preprocess_open(folder, &siglip_384, &p, &err), -BL_EFORMAT);
+    assert_error(&err, "processor_config.json",
+                 "image_processor.do_pad: expected false, found true");
+    put("processor_config.json", "{\"image_processor\":3}");
+    assert_int_equal(hf_preprocess_open(folder, &siglip_384, &p, &err), -BL_EFORMAT);
+    assert_error(&err, "processor_config.json", "image_processor: expected an object, found 3");
 }
 
 static void a_preprocessor_config_is_read(void **state)
@@ -346,14 +373,22 @@ static void a_folders_hash_depends_on_names_and_contents_alone(void **state)
     struct bl_error err;
     put("config.json", "{}");
     put("model.safetensors", "abc");
-    assert_ok(hf_folder_sha256(folder, first, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, first, &err), err);
     put("README.md", "not part of the model");
-    assert_ok(hf_folder_sha256(folder, again, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, again, &err), err);
     assert_string_equal(first, again);
     put("model.safetensors", "abd");
-    assert_ok(hf_folder_sha256(folder, other, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, other, &err), err);
     assert_string_not_equal(first, other);
-    assert_int_equal(hf_folder_sha256("/none", other, &err), -BL_EIO);
+    static const char *const sides[] = {"preprocessor_config.json", "processor_config.json",
+                                        "generation_config.json", "tokenizer.json"};
+    for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
+        put(sides[i], "{}");
+        assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, again, &err), err);
+        assert_string_not_equal(again, other);
+        memcpy(other, again, sizeof other);
+    }
+    assert_int_equal(hf_folder_sha256("/none", HF_IDENTITY_ALL, other, &err), -BL_EIO);
     assert_string_equal(err.file, "/none");
     assert_string_equal(err.text, "the folder cannot be listed: No such file or directory");
 }
@@ -364,8 +399,27 @@ static void a_folders_hash_is_over_name_size_and_content(void **state)
     char hex[65];
     struct bl_error err;
     put("config.json", "{}");
-    assert_ok(hf_folder_sha256(folder, hex, &err), err);
+    assert_ok(hf_folder_sha256(folder, HF_IDENTITY_ALL, hex, &err), err);
     assert_string_equal(hex, "cff4c2cc9554e2866e23a365b8771afc941babe1ed5d2e92a148d739a34ba693");
+}
+
+/* What checkpoints of format 1 that were trained on the demo's models hold. */
+static void a_checkpoint_of_format_1_knows_its_models(void **state)
+{
+    static const struct {
+        const char *model, *sha256;
+    } known[] = {
+        {"vision", "4375ec06e00b4c3670f45fb4dcf5c84b435c099bc3893cbfcb1082e4be7b5234"},
+        {"llm", "3a3f81ac1f18ba4d1778a905a082f40098e0e8a3437fd796c91f10f9a2c2851c"},
+    };
+    char hex[65], path[512];
+    struct bl_error err;
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/deploy/demo/models/%s", getenv("BLIPREN_SOURCE"),
+                 known[i].model);
+        assert_ok(hf_folder_sha256(path, HF_IDENTITY_WEIGHTS, hex, &err), err);
+        assert_string_equal(hex, known[i].sha256);
+    }
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
@@ -377,8 +431,10 @@ UNIT_MAIN(IN_FOLDER(a_siglip_folder_takes_the_defaults_for_missing_keys),
           IN_FOLDER(a_resaved_llama_folder_keeps_its_rope_in_rope_parameters),
           IN_FOLDER(an_empty_llama_config_has_the_library_defaults),
           IN_FOLDER(a_wrong_llm_config_is_named),
-          IN_FOLDER(an_absent_preprocessor_config_means_that_of_siglip),
+          IN_FOLDER(without_a_file_the_familys_preprocessing_holds),
+          IN_FOLDER(the_nested_processor_config_of_transformers_5_comes_first),
           IN_FOLDER(a_preprocessor_config_is_read),
           IN_FOLDER(preprocessing_that_would_change_pixels_is_refused),
           IN_FOLDER(a_folders_hash_depends_on_names_and_contents_alone),
-          IN_FOLDER(a_folders_hash_is_over_name_size_and_content))
+          IN_FOLDER(a_folders_hash_is_over_name_size_and_content),
+          cmocka_unit_test(a_checkpoint_of_format_1_knows_its_models))

@@ -8,6 +8,7 @@
 #include "common/tokenizer/tokenizer.h"
 #include "loader/commands.h"
 #include "common/image/image.h"
+#include "common/json.h"
 
 static const char *in_source(const char *name)
 {
@@ -125,11 +126,10 @@ static void squares_are_those_of_training(void **state)
     assert_ok(image_resize(&image, 64, 64, IMAGE_BICUBIC, pixels, &err), err);
     crypto_hash_sha256(hash, pixels, sizeof pixels);
     bl_hex(hash, sizeof hash, hex);
-    snprintf(expected, sizeof expected, "%s\t23\t17\t64\t%s\n%s\terror\texpected a JPEG", images[0],
-             hex, images[1]);
-    assert_memory_equal(printed, expected, strlen(expected));
-
     snprintf(png, sizeof png, "%s/rgb.jpg.png", folder);
+    snprintf(expected, sizeof expected, "%s\t23\t17\t64\t%s\t%s\n%s\terror\texpected an image file",
+             images[0], hex, png, images[1]);
+    assert_memory_equal(printed, expected, strlen(expected));
     bl_autofree char *file = NULL;
     assert_ok(bl_file_read(png, 1 << 20, &file, &size, &err), err);
     assert_ok(image_decode((uint8_t *)file, size, 64 * 64, &square, &err), err);
@@ -137,7 +137,40 @@ static void squares_are_those_of_training(void **state)
     assert_ok(bl_folder_remove(folder, &err), err);
 }
 
+static void two_images_of_one_name_are_both_written(void **state)
+{
+    struct bl_error err;
+    char folder[] = "/tmp/blipren-squares-XXXXXX", other[128], path[128];
+    bl_autofree char *data = NULL, *printed = NULL;
+    size_t size;
+    assert_non_null(mkdtemp(folder));
+    snprintf(other, sizeof other, "%s/a\tb", folder);
+    assert_ok(bl_folder_make(other, &err), err);
+    snprintf(other, sizeof other, "%s/a\tb/rgb.jpg", folder);
+    char *images[] = {(char *)(uintptr_t)in_source("tests/golden/image/rgb.jpg"), other, other};
+    assert_ok(bl_file_read(images[0], 1 << 20, &data, &size, &err), err);
+    assert_ok(bl_file_write(other, data, size, &err), err);
+    struct preprocess_options options = {.model = in_source("deploy/demo/models/vision"),
+                                         .into = folder,
+                                         .json = true,
+                                         .max_pixels = 1000};
+    FILE *out = open_memstream(&printed, &size);
+    assert_ok(preprocess_run(&options, images, 3, out, &err), err);
+    fclose(out);
+    char *line = printed;
+    for (int i = 0; i < 3; i++, line = strchr(line, '\n') + 1) {
+        json_t *object = json_loads(line, JSON_DISABLE_EOF_CHECK, NULL);
+        assert_string_equal(json_string_value(json_object_get(object, "file_name")), images[i]);
+        snprintf(path, sizeof path, i ? "%s/rgb.jpg-%d.png" : "%s/rgb.jpg.png", folder, i + 1);
+        assert_string_equal(json_string_value(json_object_get(object, "png")), path);
+        assert_true(bl_path_is_file(path));
+        json_decref(object);
+    }
+    assert_ok(bl_folder_remove(folder, &err), err);
+}
+
 UNIT_MAIN(cmocka_unit_test(ids_of_lines_decode_to_the_same_lines),
           cmocka_unit_test(ids_are_those_of_the_tokenizer),
           cmocka_unit_test(a_line_that_is_no_list_of_ids_is_named),
+          cmocka_unit_test(two_images_of_one_name_are_both_written),
           cmocka_unit_test(squares_are_those_of_training))

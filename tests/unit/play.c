@@ -201,6 +201,7 @@ void play_say_welcome_probe(const uint64_t *samples, size_t count)
     char path[256];
     snprintf(path, sizeof path, "%s", inside("run"));
     welcome.run_folder = path;
+    welcome.kind = BLIPREN__KIND__KIND_TRAIN;
     welcome.patience_ms = play_patience_ms;
     welcome.heartbeat_ms = play_patience_ms / 6;
     welcome.n_probe = count;
@@ -305,6 +306,10 @@ void play_expect_last_line(const char *expected)
         fail_msg("expected \"%s\" in the last line, found \"%s\"", expected, line);
 }
 
+/* The program is the only one that connects. */
+static const struct wire_guard guard = {
+    .limits = {.strangers = 100, .each = 1 << 30, .together = 1 << 30}};
+
 void play_open(bool with_worker)
 {
     struct bl_error err;
@@ -313,12 +318,12 @@ void play_open(bool with_worker)
     uv_timer_init(&play.uv, &play.timer);
     play.generation = 1;
     assert_ok(run_id(inside("run"), false, play.run, &err), err);
-    assert_ok(wire_context_open(&play.zmq, &err), err);
-    assert_ok(wire_router(&play.uv, play.zmq, "tcp://127.0.0.1:*", on_control, NULL, &play.control,
-                          play.endpoint, &err),
+    assert_ok(wire_context_open(NULL, &play.zmq, &err), err);
+    assert_ok(wire_router(&play.uv, play.zmq, "tcp://127.0.0.1:*", &guard, on_control, NULL,
+                          &play.control, play.endpoint, &err),
               err);
     if (with_worker)
-        assert_ok(wire_pull(&play.uv, play.zmq, "127.0.0.1", on_data, NULL, &play.data,
+        assert_ok(wire_pull(&play.uv, play.zmq, "127.0.0.1", &guard, on_data, NULL, &play.data,
                             play.data_endpoint, &err),
                   err);
 }
@@ -330,8 +335,8 @@ void play_restart_coordinator(void)
     wire_socket_close(&play.control, 0);
     for (int tries = 0; !play.control && tries < 100; tries++) {
         play_turn(10); /* ZeroMQ closes its listener in the background */
-        (void)wire_router(&play.uv, play.zmq, play.endpoint, on_control, NULL, &play.control,
-                          endpoint, &err);
+        (void)wire_router(&play.uv, play.zmq, play.endpoint, &guard, on_control, NULL,
+                          &play.control, endpoint, &err);
     }
     assert_non_null(play.control);
 }

@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "common/data/run.h"
+#include "proto/socket_state.h"
 #include "proto/wire.h"
 
 #define PLAY_WAIT_MS 20000     /* only a failing test waits so long */
@@ -29,7 +30,7 @@ extern const struct play_image play_images[PLAY_IMAGES];
 struct play {
     uv_loop_t uv;
     uv_timer_t timer;
-    void *zmq;
+    struct wire_context *zmq;
     struct wire_socket *control, *data;
     char endpoint[SOCKET_ENDPOINT_MAX], data_endpoint[SOCKET_ENDPOINT_MAX];
     uint8_t run[RUN_ID_BYTES];

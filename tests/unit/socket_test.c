@@ -2,8 +2,12 @@
  * what is wrong is told. */
 #include "tests/unit/unit.h"
 
+#include <netinet/in.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "proto/socket_state.h"
 #include "proto/wire.h"
 
 #define WAIT_MS 20000 /* only a failing test waits so long */
@@ -11,13 +15,16 @@
 static struct {
     uv_loop_t uv;
     uv_timer_t timer;
-    void *zmq, *raw; /* raw: a socket that does not keep our rules */
+    struct wire_context *zmq;
+    void *raw; /* raw: a socket that does not keep our rules */
     struct wire_socket *router, *dealer, *pull, *push;
     char control[SOCKET_ENDPOINT_MAX], data[SOCKET_ENDPOINT_MAX];
     struct wire_id id, from; /* the dealer's; the last sender's */
     int at_router, at_dealer, at_pull, lost, writable, turn, most_in_turn;
     size_t last_size;
     bool expired;
+    int connection; /* the last sender's */
+    bool strangers; /* who speaks to the router stays one */
 } net;
 
 static void on_expired(uv_timer_t *timer)
@@ -56,6 +63,9 @@ static void take_number(struct wire_frames *frames, int *count)
 static void on_router(void *context, const struct wire_id *from, struct wire_frames *frames)
 {
     net.from = *from;
+    net.connection = frames->connection;
+    if (!net.strangers)
+        wire_know(net.router, frames->connection, true);
     take_number(frames, &net.at_router);
 }
 
@@ -69,6 +79,7 @@ static void on_pull(void *context, const struct wire_id *from, struct wire_frame
 {
     assert_int_equal(frames->count, 2);
     assert_int_equal(zmq_msg_size(&frames->at[0]), 8);
+    wire_know(net.pull, frames->connection, true);
     net.at_pull++;
 }
 
@@ -89,17 +100,18 @@ static int open_net(void **state)
     uv_loop_init(&net.uv);
     uv_timer_init(&net.uv, &net.timer);
     net.id = wire_id_make(wire_incarnation(), 1);
-    assert_ok(wire_context_open(&net.zmq, &err), err);
+    assert_ok(wire_context_open(NULL, &net.zmq, &err), err);
     return 0;
 }
 
 static void open_control(void)
 {
     struct bl_error err;
-    assert_ok(wire_router(&net.uv, net.zmq, "tcp://127.0.0.1:*", on_router, NULL, &net.router,
-                          net.control, &err),
+    struct wire_guard guard = {wire_control_limits(), on_lost};
+    assert_ok(wire_router(&net.uv, net.zmq, "tcp://127.0.0.1:*", &guard, on_router, NULL,
+                          &net.router, net.control, &err),
               err);
-    assert_ok(wire_dealer(&net.uv, net.zmq, net.control, &net.id, on_dealer, NULL, NULL,
+    assert_ok(wire_dealer(&net.uv, net.zmq, net.control, &net.id, on_dealer, on_lost, NULL,
                           &net.dealer, &err),
               err);
 }
@@ -107,8 +119,10 @@ static void open_control(void)
 static void open_data(void)
 {
     struct bl_error err;
-    assert_ok(wire_pull(&net.uv, net.zmq, "127.0.0.1", on_pull, NULL, &net.pull, net.data, &err),
-              err);
+    struct wire_guard guard = {.limits = wire_data_limits(4 << 20)};
+    assert_ok(
+        wire_pull(&net.uv, net.zmq, "127.0.0.1", &guard, on_pull, NULL, &net.pull, net.data, &err),
+        err);
     assert_ok(wire_push(&net.uv, net.zmq, net.data, on_writable, NULL, &net.push, &err), err);
 }
 
@@ -227,7 +241,7 @@ static void a_worker_that_never_reads_stops_its_loader(void **state)
     struct bl_error err;
     struct wire_frames frames;
     int sent = 0;
-    net.raw = zmq_socket(net.zmq, ZMQ_PULL); /* nobody receives from it */
+    net.raw = zmq_socket(net.zmq->zmq, ZMQ_PULL); /* nobody receives from it */
     int hwm = 2;
     size_t size = sizeof net.data;
     zmq_setsockopt(net.raw, ZMQ_RCVHWM, &hwm, sizeof hwm);
@@ -261,7 +275,7 @@ static void a_worker_that_never_reads_stops_its_loader(void **state)
 static void open_raw_dealer(const struct wire_id *id)
 {
     int linger = 0;
-    net.raw = zmq_socket(net.zmq, ZMQ_DEALER);
+    net.raw = zmq_socket(net.zmq->zmq, ZMQ_DEALER);
     zmq_setsockopt(net.raw, ZMQ_LINGER, &linger, sizeof linger);
     if (id)
         zmq_setsockopt(net.raw, ZMQ_ROUTING_ID, id->bytes, sizeof id->bytes);
@@ -291,25 +305,23 @@ static void a_peer_with_a_strange_routing_id_is_not_heard(void **state)
 
 static void a_frame_over_the_limit_ends_the_connection_and_not_the_loop(void **state)
 {
-    struct bl_error err;
     static char large[BL_HEADER_BYTES_MAX + 1];
     open_control();
-    assert_ok(wire_watch(net.dealer, net.zmq, on_lost, &err), err);
-    assert_int_equal(wire_dealer_send(net.dealer, large, sizeof large - 1), 0);
+    assert_int_equal(wire_dealer_send(net.dealer, "hello", 5), 0);
     WAIT_FOR(net.at_router == 1);
+    assert_int_equal(wire_dealer_send(net.dealer, large, sizeof large - 1), 0);
+    WAIT_FOR(net.at_router == 2);
     assert_int_equal(net.last_size, sizeof large - 1);
     assert_int_equal(wire_dealer_send(net.dealer, large, sizeof large), 0);
-    WAIT_FOR(net.lost == 1);
+    WAIT_FOR(net.lost == 2);
     assert_int_equal(wire_dealer_send(net.dealer, "again", 5), 0);
-    WAIT_FOR(net.at_router == 2);
+    WAIT_FOR(net.at_router == 3);
     assert_int_equal(net.last_size, 5);
 }
 
 static void a_lost_connection_is_told_at_both_ends(void **state)
 {
-    struct bl_error err;
     open_control();
-    assert_ok(wire_watch(net.dealer, net.zmq, on_lost, &err), err);
     assert_int_equal(wire_dealer_send(net.dealer, "hello", 5), 0);
     WAIT_FOR(net.at_router == 1);
     assert_int_equal(net.lost, 0);
@@ -317,11 +329,124 @@ static void a_lost_connection_is_told_at_both_ends(void **state)
     WAIT_FOR(net.lost == 1);
     wire_socket_close(&net.dealer, 0);
     open_control();
-    assert_ok(wire_watch(net.router, net.zmq, on_lost, &err), err);
     assert_int_equal(wire_dealer_send(net.dealer, "hello", 5), 0);
     WAIT_FOR(net.at_router == 2);
     wire_socket_close(&net.dealer, 0);
     WAIT_FOR(net.lost == 2);
+}
+
+/* -- strangers: connections of plain TCP, which speak ZMTP as far as each test says -- */
+
+static int connect_stranger(void)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons((uint16_t)atoi(strrchr(net.control, ':') + 1))};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+/* Shakes hands as a DEALER. ZeroMQ takes nothing more before it has answered. */
+static void shake_hands(int fd)
+{
+    static const char ready[] = "\4\x39\5READY\x0bSocket-Type\0\0\0\6DEALER\x08Identity\0\0\0\x10"
+                                "0123456789abcdef";
+    uint8_t greeting[64] = {0xff, [9] = 0x7f, 3};
+    memcpy(greeting + 12, "NULL", 4);
+    assert_int_equal(send(fd, greeting, sizeof greeting, 0), sizeof greeting);
+    assert_int_equal(send(fd, ready, sizeof ready - 1, 0), sizeof ready - 1);
+    uint8_t answer[64 + 2];
+    assert_int_equal(recv(fd, answer, sizeof answer, MSG_WAITALL), sizeof answer);
+    assert_true(recv(fd, greeting, answer[65] & 63, MSG_WAITALL) > 0);
+}
+
+static bool is_closed(int fd)
+{
+    char bytes[4096];
+    ssize_t n;
+    while ((n = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT)) > 0)
+        ;
+    return n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+/* Sends that again and again, 100 MB at most; how much was taken before the connection was closed. */
+static size_t pour(int fd, const void *data, size_t size)
+{
+    size_t sent = 0;
+    while (sent < (100 << 20) && !is_closed(fd)) {
+        ssize_t n = send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent += n > 0 ? (size_t)n : 0;
+        uv_timer_start(&net.timer, on_expired, 1, 0);
+        uv_run(&net.uv, UV_RUN_ONCE);
+    }
+    net.expired = false;
+    return sent;
+}
+
+/* Frames of 40,000 bytes or of one; more follow each. */
+static size_t pour_frames(int fd, bool large)
+{
+    static uint8_t bytes[9 + 40000];
+    memset(bytes, 1, sizeof bytes);
+    if (large)
+        memcpy(bytes, (uint8_t[]){3, 0, 0, 0, 0, 0, 0, 40000 >> 8, 40000 & 255}, 9);
+    return pour(fd, bytes, large ? sizeof bytes : sizeof bytes / 3 * 3);
+}
+
+static void a_stranger_whose_message_never_ends_is_closed(void **state)
+{
+    net.strangers = true;
+    open_control();
+    for (int large = 0; large < 2; large++) {
+        int fd = connect_stranger();
+        shake_hands(fd);
+        assert_in_range(pour_frames(fd, large), 1, 16 << 20);
+        assert_true(is_closed(fd));
+        close(fd);
+    }
+    assert_int_equal(net.at_router, 0);
+}
+
+static void a_peer_whose_message_never_ends_is_closed(void **state)
+{
+    open_control();
+    int fd = connect_stranger();
+    shake_hands(fd);
+    assert_int_equal(send(fd, "\0\5hello", 7, 0), 7);
+    WAIT_FOR(net.at_router == 1);
+    assert_true(pour_frames(fd, true) > wire_control_limits().each);
+    assert_true(is_closed(fd));
+    close(fd);
+}
+static void of_too_many_strangers_the_oldest_are_closed(void **state)
+{
+    enum { MORE = 20 };
+    int fds[BL_STRANGERS_MAX + MORE];
+    int count = (int)wire_control_limits().strangers + MORE;
+    net.strangers = true;
+    open_control();
+    wire_socket_close(&net.dealer, 0); /* it would come back again and again */
+    for (int i = 0; i < count; i++)
+        fds[i] = connect_stranger();
+    for (int i = 0; i < MORE; i++)
+        WAIT_FOR(is_closed(fds[i]));
+    for (int i = MORE; i < count; i++)
+        assert_false(is_closed(fds[i]));
+    for (int i = 0; i < count; i++)
+        close(fds[i]);
+}
+
+static void a_connection_that_is_cut_is_closed(void **state)
+{
+    open_control();
+    int fd = connect_stranger();
+    shake_hands(fd);
+    assert_int_equal(send(fd, "\0\5hello", 7, 0), 7);
+    WAIT_FOR(net.at_router == 1);
+    wire_cut(net.router, net.connection);
+    WAIT_FOR(is_closed(fd));
+    close(fd);
 }
 
 /* A callback may close the socket that calls it. */
@@ -356,9 +481,10 @@ static void an_address_in_use_is_named(void **state)
     char line[1600], expected[400], endpoint[SOCKET_ENDPOINT_MAX];
     open_control();
     struct wire_socket *second = NULL;
-    assert_int_equal(
-        wire_router(&net.uv, net.zmq, net.control, on_router, NULL, &second, endpoint, &err),
-        -BL_EIO);
+    struct wire_guard guard = {.limits = wire_control_limits()};
+    assert_int_equal(wire_router(&net.uv, net.zmq, net.control, &guard, on_router, NULL, &second,
+                                 endpoint, &err),
+                     -BL_EIO);
     assert_null(second);
     bl_error_format(&err, line, sizeof line);
     snprintf(expected, sizeof expected,
@@ -408,16 +534,16 @@ static void endpoints_are_checked_by_the_letter(void **state)
     }
 }
 
-static void beyond_loopback_needs_consent(void **state)
+static void beyond_loopback_needs_keys_or_consent(void **state)
 {
     struct bl_error err;
     char line[1600];
     assert_int_equal(wire_check_endpoint("tcp://10.0.0.1:5555", false, &err), -BL_EUSAGE);
     bl_error_format(&err, line, sizeof line);
     assert_string_equal(line,
-                        "tcp://10.0.0.1:5555 is not on this machine alone, and connections are "
-                        "neither encrypted nor authenticated; use 127.0.0.1, or say "
-                        "cluster.insecure: true (--insecure) on a network you trust");
+                        "tcp://10.0.0.1:5555 is not on this machine alone, and there are no keys; "
+                        "give --keys DIR, a copy of the folder that `blipren-coord keygen DIR` "
+                        "makes, or --insecure on a network you trust");
 }
 
 #define NET_TEST(name) cmocka_unit_test_setup_teardown(name, open_net, close_net)
@@ -432,7 +558,11 @@ UNIT_MAIN(NET_TEST(ten_thousand_messages_both_ways_all_arrive_in_order),
           NET_TEST(a_peer_with_a_strange_routing_id_is_not_heard),
           NET_TEST(a_frame_over_the_limit_ends_the_connection_and_not_the_loop),
           NET_TEST(a_lost_connection_is_told_at_both_ends),
+          NET_TEST(a_stranger_whose_message_never_ends_is_closed),
+          NET_TEST(a_peer_whose_message_never_ends_is_closed),
+          NET_TEST(of_too_many_strangers_the_oldest_are_closed),
+          NET_TEST(a_connection_that_is_cut_is_closed),
           NET_TEST(a_socket_may_be_closed_by_its_own_callback),
           NET_TEST(an_address_in_use_is_named),
           cmocka_unit_test(endpoints_are_checked_by_the_letter),
-          cmocka_unit_test(beyond_loopback_needs_consent))
+          cmocka_unit_test(beyond_loopback_needs_keys_or_consent))

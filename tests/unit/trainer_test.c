@@ -73,7 +73,7 @@ static int rig_open(struct rig *rig, const struct job *job, struct bl_error *err
     struct trainer_options training = {
         .seed = 9,
         .reproducible = job->reproducible,
-        .groups = bl_ceil_div(BATCH, job->group),
+        .micro_batches = bl_ceil_div(BATCH, job->group),
         .schedule = {.kind = SCHEDULE_COSINE, .peak = 1e-3, .warmup_steps = 2, .steps = STEPS},
         .threads = job->threads,
         .beta1 = 0.9,
@@ -107,7 +107,7 @@ static int one_step(struct rig *rig, const struct job *job, int rank, struct com
         struct tiny_batch batch;
         int at = g * job->group, step = (int)trainer_state(rig->trainer)->step;
         tiny_batch_make(&batch, at, (int)bl_min(job->group, BATCH - at), step);
-        int rc = trainer_group(rig->trainer, &batch.mb, comm, g + 1 == end, err);
+        int rc = trainer_micro_batch(rig->trainer, &batch.mb, comm, g + 1 == end, err);
         tiny_batch_release(&batch);
         BL_TRY(rc);
     }
@@ -236,8 +236,11 @@ static void write_checkpoint(const struct rig *rig, const char *path)
 {
     struct bl_error err;
     struct trainer_snapshot snapshot;
-    struct checkpoint_state metadata = {
-        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = "x: 1\n"};
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL,
+                                        .data_fingerprint = "d",
+                                        .vision_path = "v",
+                                        .llm_path = "l",
+                                        .config = "x: 1\n"};
     int copied = 0;
     assert_ok(trainer_snapshot(rig->trainer, &snapshot, &err), err);
     assert_ok(checkpoint_write(captioner_params(rig->captioner), &snapshot, &metadata, path,
@@ -312,8 +315,11 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
     }
 
     /* weights alone are enough to start from, not to go on */
-    struct checkpoint_state bare = {
-        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = read.config};
+    struct checkpoint_state bare = {.model_identity = HF_IDENTITY_ALL,
+                                    .data_fingerprint = "d",
+                                    .vision_path = "v",
+                                    .llm_path = "l",
+                                    .config = read.config};
     for (int i = 0; i < read.file_count; i++) {
         char name[200];
         snprintf(name, sizeof name, "%s/%s", path, read.files[i].name);
@@ -412,8 +418,11 @@ static void a_snapshot_of_a_device_with_memory_of_its_own_is_a_copy(void **state
     struct bl_error err;
     struct comm *comm = NULL, *other = NULL;
     struct trainer_snapshot own, copy;
-    struct checkpoint_state metadata = {
-        .data_fingerprint = "d", .vision_path = "v", .llm_path = "l", .config = "x: 1\n"};
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL,
+                                        .data_fingerprint = "d",
+                                        .vision_path = "v",
+                                        .llm_path = "l",
+                                        .config = "x: 1\n"};
     int copied = 0;
     char path[96];
     snprintf(path, sizeof path, "%s/copy", folder);
@@ -451,7 +460,7 @@ static void a_path_that_is_too_long_is_refused_and_removes_nothing(void **state)
     struct bl_error err;
     struct comm *comm = NULL;
     struct trainer_snapshot snapshot;
-    struct checkpoint_state metadata = {.config = "x: 1\n"};
+    struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL, .config = "x: 1\n"};
     int copied = 0;
     char path[4200];
     open_alone(&rig, &job, &comm);

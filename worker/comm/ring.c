@@ -136,7 +136,7 @@ static int go_round(struct ring *ring, struct round *r, struct bl_error *err)
 
 static int compare_serials(struct ring *ring, const struct ring_task *task, struct bl_error *err)
 {
-    uint64_t own[2] = {++ring->serial, (uint64_t)task->count}, other[2];
+    uint64_t own[2] = {++ring->serial, (uint64_t)task->count}, other[2] = {0};
     struct round r = {.out = (const char *)own,
                       .out_size = sizeof own,
                       .in = (char *)other,

@@ -165,10 +165,10 @@ static int decoder_reorder(struct decoder *decoder, const int32_t *parent, struc
 
 /* -- choosing -- */
 
-static bool ends(const struct captioner_generation *how, int32_t id)
+static bool ends(const struct captioner_generation *options, int32_t id)
 {
-    for (int32_t i = 0; i < how->eos_count; i++)
-        if (how->eos[i] == id)
+    for (int32_t i = 0; i < options->eos_count; i++)
+        if (options->eos[i] == id)
             return true;
     return false;
 }
@@ -207,15 +207,16 @@ static int compare_candidates(const void *a, const void *b)
 
 /* Draws from softmax(logits / temperature), cut to the likeliest tokens whose mass before them is below top_p
  * (Holtzman et al., "The curious case of neural text degeneration", 2020). u in [0, 1). scratch (V). */
-static int32_t sample(const float *logits, int64_t V, const struct captioner_generation *how,
+static int32_t sample(const float *logits, int64_t V, const struct captioner_generation *options,
                       double u, struct candidate *scratch)
 {
-    double temperature = (double)how->temperature, norm = log_sum(logits, V, temperature), mass = 0;
+    double temperature = (double)options->temperature, norm = log_sum(logits, V, temperature),
+           mass = 0;
     for (int64_t v = 0; v < V; v++)
         scratch[v] = (struct candidate){logits[v], (int32_t)v};
     qsort(scratch, (size_t)V, sizeof *scratch, compare_candidates);
     int64_t count = 0;
-    while (count < V && (count == 0 || mass < (double)how->top_p))
+    while (count < V && (count == 0 || mass < (double)options->top_p))
         mass += exp((double)scratch[count++].logit / temperature - norm);
     double left = u * mass;
     for (int64_t i = 0; i < count - 1; i++) {
@@ -228,22 +229,22 @@ static int32_t sample(const float *logits, int64_t V, const struct captioner_gen
 
 /* -- one text an image: greedy or sampling -- */
 
-static int32_t next_token(const struct captioner_generation *how, const float *logits, int64_t V,
-                          int32_t position, int32_t index, struct candidate *scratch)
+static int32_t next_token(const struct captioner_generation *options, const float *logits,
+                          int64_t V, int32_t position, int32_t index, struct candidate *scratch)
 {
-    if (!(how->temperature > 0))
+    if (!(options->temperature > 0))
         return most_likely(logits, V);
     uint32_t words[4];
-    bl_draw(how->seed, BL_RANDOM_SAMPLING, (uint64_t)position, (uint64_t)index, words);
-    return sample(logits, V, how, (double)bl_unit_f32(words[0]), scratch);
+    bl_draw(options->seed, BL_RANDOM_SAMPLING, (uint64_t)position, (uint64_t)index, words);
+    return sample(logits, V, options, (double)bl_unit_f32(words[0]), scratch);
 }
 
 static int generate_single(struct decoder *decoder, const struct micro_batch *mb,
-                           const struct captioner_generation *how,
+                           const struct captioner_generation *options,
                            struct captioner_caption *captions, struct bl_error *err)
 {
     int64_t V = decoder->c->llm_config.vocabulary, live = mb->B;
-    bool sampling = how->temperature > 0;
+    bool sampling = options->temperature > 0;
     bl_autofree struct candidate *scratch = sampling ? malloc((size_t)V * sizeof *scratch) : NULL;
     bl_autofree int32_t *slot = calloc((size_t)(2 * mb->B + 1), sizeof *slot);
     if (!slot || (sampling && !scratch))
@@ -251,15 +252,15 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
     int32_t *token = slot + mb->B;
     for (int64_t b = 0; b < mb->B; b++)
         slot[b] = (int32_t)b;
-    for (int32_t step = 0; live > 0 && step < how->max_new; step++) {
+    for (int32_t step = 0; live > 0 && step < options->max_new; step++) {
         int64_t kept = 0;
         for (int64_t i = 0; i < live; i++) {
             const float *logits = decoder->logits + i * V;
             struct captioner_caption *caption = &captions[slot[i]];
-            int32_t id =
-                next_token(how, logits, V, sampling ? mb->positions[slot[i]] : 0, step, scratch);
+            int32_t id = next_token(options, logits, V, sampling ? mb->positions[slot[i]] : 0, step,
+                                    scratch);
             caption->nll += (float)(log_sum(logits, V, 1) - (double)logits[id]);
-            if (ends(how, id)) {
+            if (ends(options, id)) {
                 caption->ended = true;
                 continue;
             }
@@ -268,7 +269,7 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
             token[kept++] = id;
         }
         live = kept;
-        if (live > 0 && step + 1 < how->max_new)
+        if (live > 0 && step + 1 < options->max_new)
             BL_TRY(decoder_token(decoder, slot, token, live, err));
     }
     return 0;
@@ -298,7 +299,7 @@ struct search {
 
 /* Everything that beam search keeps on the host. */
 struct beams {
-    const struct captioner_generation *how;
+    const struct captioner_generation *options;
     int64_t B, V;
     int32_t candidates_max;
     struct search *searches; /* (B) */
@@ -315,21 +316,21 @@ static void beams_release(struct beams *beams)
     free(beams->candidates);
 }
 
-static int beams_init(struct beams *beams, const struct captioner_generation *how, int64_t B,
+static int beams_init(struct beams *beams, const struct captioner_generation *options, int64_t B,
                       int64_t V, struct bl_error *err)
 {
-    int64_t k = how->beams, each = 3 * k;
-    *beams = (struct beams){.how = how, .B = B, .V = V};
+    int64_t k = options->beams, each = 3 * k;
+    *beams = (struct beams){.options = options, .B = B, .V = V};
     /* Enough that k of them go on, whichever of the best are an EOS. */
-    beams->candidates_max = (int32_t)bl_min(k * bl_max(2, 1 + how->eos_count), V);
+    beams->candidates_max = (int32_t)bl_min(k * bl_max(2, 1 + options->eos_count), V);
     beams->searches = calloc((size_t)B + 1, sizeof *beams->searches);
     beams->hypotheses = calloc((size_t)(B * each) + 1, sizeof *beams->hypotheses);
-    beams->ids = calloc((size_t)(B * each * how->max_new) + 1, sizeof *beams->ids);
+    beams->ids = calloc((size_t)(B * each * options->max_new) + 1, sizeof *beams->ids);
     beams->candidates = calloc((size_t)beams->candidates_max + 1, sizeof *beams->candidates);
     if (!beams->searches || !beams->hypotheses || !beams->ids || !beams->candidates)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)(B * k));
     for (int64_t i = 0; i < B * each; i++)
-        beams->hypotheses[i].ids = beams->ids + i * how->max_new;
+        beams->hypotheses[i].ids = beams->ids + i * options->max_new;
     for (int64_t b = 0; b < B; b++) {
         struct hypothesis *own = beams->hypotheses + b * each;
         beams->searches[b] = (struct search){own, own + k, own + 2 * k, 1, 0, false};
@@ -411,18 +412,18 @@ static bool is_settled(const struct search *search, int32_t max, int32_t length)
 static void advance(struct beams *beams, struct search *search, const float *logits, int32_t length,
                     int32_t *parent, int32_t *token)
 {
-    const struct captioner_generation *how = beams->how;
+    const struct captioner_generation *options = beams->options;
     int32_t count = best_continuations(beams, search, logits), next = 0;
-    for (int32_t rank = 0; rank < count && next < how->beams; rank++) {
+    for (int32_t rank = 0; rank < count && next < options->beams; rank++) {
         const struct continuation *c = &beams->candidates[rank];
         struct hypothesis *to = &search->next[next];
-        bool ended = ends(how, c->id);
+        bool ended = ends(options, c->id);
         copy_hypothesis(to, &search->running[c->from]);
         to->log_p = c->log_p;
         if (!ended)
             to->ids[to->count++] = c->id;
-        if ((ended || length == how->max_new) && rank < how->beams)
-            finish(search, how->beams, to, c->log_p / length, ended);
+        if ((ended || length == options->max_new) && rank < options->beams)
+            finish(search, options->beams, to, c->log_p / length, ended);
         if (ended)
             continue;
         parent[next] = c->from;
@@ -432,7 +433,8 @@ static void advance(struct beams *beams, struct search *search, const float *log
     search->running = search->next;
     search->next = running;
     search->running_count = next;
-    search->done = next == 0 || length == how->max_new || is_settled(search, how->beams, length);
+    search->done =
+        next == 0 || length == options->max_new || is_settled(search, options->beams, length);
 }
 
 static void take_best(const struct search *search, struct captioner_caption *caption)
@@ -448,17 +450,17 @@ static void take_best(const struct search *search, struct captioner_caption *cap
 }
 
 static int generate_beams(struct decoder *decoder, int64_t B,
-                          const struct captioner_generation *how,
+                          const struct captioner_generation *options,
                           struct captioner_caption *captions, struct bl_error *err)
 {
-    int64_t k = how->beams, slots = B * k, V = decoder->c->llm_config.vocabulary;
+    int64_t k = options->beams, slots = B * k, V = decoder->c->llm_config.vocabulary;
     __attribute__((cleanup(beams_release))) struct beams beams;
-    BL_TRY(beams_init(&beams, how, B, V, err));
+    BL_TRY(beams_init(&beams, options, B, V, err));
     bl_autofree int32_t *host = calloc((size_t)(3 * slots + 1), sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)slots);
     int32_t *parent = host, *slot = host + slots, *token = host + 2 * slots;
-    for (int32_t length = 1; length <= how->max_new; length++) {
+    for (int32_t length = 1; length <= options->max_new; length++) {
         int64_t live = 0, row = 0;
         for (int64_t s = 0; s < slots; s++)
             parent[s] = (int32_t)s;
@@ -489,10 +491,10 @@ static int generate_beams(struct decoder *decoder, int64_t B,
 /* -- the whole -- */
 
 int captioner_generate(struct captioner *c, const struct micro_batch *mb,
-                       const struct captioner_generation *how, struct captioner_caption *captions,
-                       struct bl_error *err)
+                       const struct captioner_generation *options,
+                       struct captioner_caption *captions, struct bl_error *err)
 {
-    BL_ASSERT(how->max_new >= 1 && how->beams >= 1);
+    BL_ASSERT(options->max_new >= 1 && options->beams >= 1);
     for (int64_t b = 0; b < mb->B; b++)
         captions[b] = (struct captioner_caption){.ids = captions[b].ids};
     if (mb->B == 0)
@@ -501,7 +503,7 @@ int captioner_generate(struct captioner *c, const struct micro_batch *mb,
     BL_TRY(arena_reset(arena, err));
     __attribute__((cleanup(layout_release))) struct layout layout = {0};
     BL_TRY(captioner_layout(c, mb, true, &layout, err));
-    int64_t rows = layout.rows.sequences.len_max + how->max_new;
+    int64_t rows = layout.rows.sequences.len_max + options->max_new;
     if (rows > c->llm_config.positions_max) {
         bl_fail(err, BL_EDATA, "prompt and caption of %lld rows exceed the language model's %lld",
                 (long long)rows, (long long)c->llm_config.positions_max);
@@ -513,8 +515,8 @@ int captioner_generate(struct captioner *c, const struct micro_batch *mb,
     BL_TRY(arena_act(arena, mb->B * c->options.queries * c->llm_config.hidden, &y, err));
     BL_TRY(captioner_project(c, &images, y, NULL, err));
     __attribute__((cleanup(decoder_release))) struct decoder decoder = {0};
-    BL_TRY(decoder_init(&decoder, c, mb->B * how->beams, rows, how->beams > 1, err));
-    BL_TRY(decoder_prompt(&decoder, &layout, y, how->beams, err));
-    return how->beams > 1 ? generate_beams(&decoder, mb->B, how, captions, err)
-                          : generate_single(&decoder, mb, how, captions, err);
+    BL_TRY(decoder_init(&decoder, c, mb->B * options->beams, rows, options->beams > 1, err));
+    BL_TRY(decoder_prompt(&decoder, &layout, y, options->beams, err));
+    return options->beams > 1 ? generate_beams(&decoder, mb->B, options, captions, err)
+                              : generate_single(&decoder, mb, options, captions, err);
 }

@@ -136,6 +136,7 @@ int llm_open(struct ops *ops, const char *folder, const struct hf_llm *config, s
     if (!llm->layers || !llm->saved)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld layers", (long long)config->layers);
     BL_TRY(safetensors_open(folder, &llm->file, err));
+    llm->config.tied = hf_llm_tied(config, llm->file);
     if (open_tensors(llm, err) < 0)
         return bl_error_file(err, folder);
     *ret = bl_take(&llm);

@@ -48,6 +48,13 @@ with duckdb.connect() as connection:
     connection.register("data", table(60))
     connection.execute("COPY (SELECT * FROM data) TO '%s' (FORMAT parquet, COMPRESSION lz4_raw)" % (here / "duckdb.parquet"))
 
+# URLs, of which a source makes locations: tests/unit/source_test.c.
+pq.write_table(pa.table({
+    "url": ["http://host/a.jpg", " HTTPS://host/b c\u00e9.jpg?x=%20\n", None, "http://host/a.jpg", "file:///x.jpg", "in/d.jpg", ""],
+    "caption": ["long a", "long b", "long c", None, "long e", "long f", "long g"],
+    "short_caption": ["a", "b", "c", "again a", "e", "f", "g"],
+}), here / "urls.parquet")
+
 # Refused, or read but for a column.
 write("brotli.parquet", 3, compression="brotli")
 pq.write_table(pa.table({

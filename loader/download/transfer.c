@@ -1,0 +1,386 @@
+/* loader/download/transfer.c - see transfer.h. */
+#include "loader/download/transfer.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/image/image.h"
+#include "common/progress.h"
+#include "common/size.h"
+#include "loader/download/address.h"
+
+enum {
+    HOPS_MAX = 5,
+    SLOW_BYTES_S = 1000,
+    WHOLE_TIMEOUTS = 30,   /* an exchange may take so many times timeout_s */
+    DROPPED_MAX = 64 << 10 /* of an error's page, so that the connection can be used again */
+};
+
+static int fail_nomem(struct bl_error *err)
+{
+    return bl_fail(err, BL_ENOMEM, "no memory for a download");
+}
+
+static const char *header(const struct transfer *t, const char *name)
+{
+    struct curl_header *found;
+    return curl_easy_header(t->easy, name, 0, CURLH_HEADER, -1, &found) == CURLHE_OK ? found->value
+                                                                                     : NULL;
+}
+
+static long status_of(const struct transfer *t)
+{
+    long status = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+    return status;
+}
+
+/* -- the part --------------------------------------------------------------------------------- */
+
+static bool empty_part(struct transfer *t)
+{
+    free(t->validator);
+    t->validator = NULL;
+    t->size = 0;
+    bl_sha256_release(&t->hash);
+    bl_sha256_begin(&t->hash);
+    return ftruncate(t->fd, 0) == 0;
+}
+
+/* A strong ETag, else the time of the last change: either tells whether two answers are of the same bytes. */
+static void keep_validator(struct transfer *t)
+{
+    const char *tag = header(t, "ETag");
+    const char *found = tag && strncmp(tag, "W/", 2) ? tag : header(t, "Last-Modified");
+    free(t->validator);
+    t->validator = found && !header(t, "Content-Encoding") ? strdup(found) : NULL;
+}
+
+/* Whether the answer's body goes on where the part ends. */
+static bool goes_on(const struct transfer *t)
+{
+    unsigned long long from;
+    const char *range = header(t, "Content-Range");
+    return status_of(t) == 206 && range && sscanf(range, "bytes %llu-", &from) == 1 &&
+           from == t->size;
+}
+
+/* The first bytes of a body. */
+static void begin(struct transfer *t)
+{
+    long status = status_of(t);
+    t->began = true;
+    if (status && (status < 200 || status > 299))
+        return;
+    if (t->size && goes_on(t)) {
+        t->wanted = true;
+        return;
+    }
+    if (status == 206)
+        return;
+    t->wanted = true;
+    t->unwritten = !empty_part(t);
+    keep_validator(t);
+}
+
+static bool write_part(struct transfer *t, const char *data, size_t size)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t n = pwrite(t->fd, data + done, size - done, (off_t)(t->size + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        done += (size_t)n;
+    }
+    return true;
+}
+
+static size_t take_bytes(char *data, size_t one, size_t size, void *transfer)
+{
+    struct transfer *t = transfer;
+    bl_progress_add(1);
+    if (!t->began)
+        begin(t);
+    if (!t->wanted)
+        return (t->dropped += size) <= DROPPED_MAX ? size : 0;
+    if (size > t->options->image_bytes_max - t->size) {
+        t->too_large = true;
+        return 0;
+    }
+    if (t->unwritten || !write_part(t, data, size)) {
+        t->unwritten = true;
+        return 0;
+    }
+    if (t->size < sizeof t->start)
+        memcpy(t->start + t->size, data,
+               size < sizeof t->start - t->size ? size : sizeof t->start - t->size);
+    bl_sha256_add(&t->hash, data, size);
+    t->size += size;
+    return size;
+}
+
+/* -- addresses -------------------------------------------------------------------------------- */
+
+/* The first URL is the user's; where it redirects to is the server's. */
+static bool may_connect(struct transfer *t, bool is_private)
+{
+    t->was_private = t->hops && is_private && !t->options->private_redirects;
+    return !t->was_private;
+}
+
+static curl_socket_t open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    return may_connect(transfer, address_is_private(&a->addr))
+               ? socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol)
+               : CURL_SOCKET_BAD;
+}
+
+/* Of a connection that is kept open no socket is opened. */
+static int before_request(void *transfer, char *to, char *from, int to_port, int from_port)
+{
+    return may_connect(transfer, address_text_is_private(to)) ? CURL_PREREQFUNC_OK
+                                                              : CURL_PREREQFUNC_ABORT;
+}
+
+/* -- the exchange ----------------------------------------------------------------------------- */
+
+int transfer_open(struct transfer *t, const struct transfer_options *options, const char *url,
+                  int fd, struct bl_error *err)
+{
+    *t = (struct transfer){.options = options, .fd = fd, .easy = curl_easy_init()};
+    t->url = strdup(url);
+    bl_sha256_begin(&t->hash);
+    return t->easy && t->url ? 0 : fail_nomem(err);
+}
+
+void transfer_release(struct transfer *t)
+{
+    curl_easy_cleanup(t->easy);
+    curl_slist_free_all(t->headers);
+    bl_sha256_release(&t->hash);
+    free(t->url);
+    free(t->validator);
+    *t = (struct transfer){.fd = -1};
+}
+
+/* What makes a server send the rest alone, if it still has the same bytes. */
+static int ask_for_rest(struct transfer *t, struct bl_error *err)
+{
+    char range[32];
+    bl_autofree char *condition = NULL;
+    snprintf(range, sizeof range, "%llu-", (unsigned long long)t->size);
+    if (asprintf(&condition, "If-Range: %s", t->validator) < 0) {
+        condition = NULL;
+        return fail_nomem(err);
+    }
+    t->headers = curl_slist_append(NULL, condition);
+    if (!t->headers || curl_easy_setopt(t->easy, CURLOPT_RANGE, range) != CURLE_OK)
+        return fail_nomem(err);
+    curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->headers);
+    return 0;
+}
+
+int transfer_start(struct transfer *t, struct bl_error *err)
+{
+    CURL *e = t->easy;
+    char *private = NULL;
+    curl_easy_getinfo(e, CURLINFO_PRIVATE, &private);
+    curl_easy_reset(e);
+    curl_slist_free_all(t->headers);
+    t->headers = NULL;
+    t->dropped = 0;
+    t->began = t->wanted = t->too_large = t->was_private = t->unwritten = false;
+    if (curl_easy_setopt(e, CURLOPT_URL, t->url) != CURLE_OK)
+        return fail_nomem(err);
+    curl_easy_setopt(e, CURLOPT_PRIVATE, private);
+    curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, t->hops ? "http,https" : "http,https,file");
+    curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(e, CURLOPT_USERAGENT, "blipren/" BLIPREN_VERSION);
+    curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, "identity"); /* what comes encoded is decoded */
+    curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT, t->options->timeout_s);
+    curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, (long)SLOW_BYTES_S);
+    curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, t->options->timeout_s);
+    curl_easy_setopt(e, CURLOPT_TIMEOUT, t->options->timeout_s * WHOLE_TIMEOUTS);
+    curl_easy_setopt(e, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)t->options->image_bytes_max);
+    curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, take_bytes);
+    curl_easy_setopt(e, CURLOPT_WRITEDATA, t);
+    curl_easy_setopt(e, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+    curl_easy_setopt(e, CURLOPT_OPENSOCKETDATA, t);
+    curl_easy_setopt(e, CURLOPT_PREREQFUNCTION, before_request);
+    curl_easy_setopt(e, CURLOPT_PREREQDATA, t);
+    return t->size && t->validator ? ask_for_rest(t, err) : 0;
+}
+
+int transfer_rewind(struct transfer *t, const char *url, struct bl_error *err)
+{
+    char *copy = strdup(url);
+    if (!copy)
+        return fail_nomem(err);
+    free(t->url);
+    t->url = copy;
+    t->hops = 0;
+    if (!t->validator && !empty_part(t))
+        return bl_fail_errno(err, "a part of the cache cannot be written");
+    return 0;
+}
+
+/* -- what it means ---------------------------------------------------------------------------- */
+
+static void set(struct transfer_result *ret, enum download_outcome outcome, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void set(struct transfer_result *ret, enum download_outcome outcome, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    ret->outcome = outcome;
+    vsnprintf(ret->reason, sizeof ret->reason, format, arguments);
+    va_end(arguments);
+}
+
+/* Follows a redirect: true. */
+static bool redirect(struct transfer *t, struct transfer_result *ret)
+{
+    char *to = NULL;
+    curl_easy_getinfo(t->easy, CURLINFO_REDIRECT_URL, &to);
+    if (!to || (strncasecmp(to, "http://", 7) && strncasecmp(to, "https://", 8))) {
+        set(ret, DOWNLOAD_REDIRECTED, "redirected to %.80s", to ? to : "nothing");
+        return false;
+    }
+    if (t->hops == HOPS_MAX) {
+        set(ret, DOWNLOAD_REDIRECTED, "more than %d redirects", HOPS_MAX);
+        return false;
+    }
+    char *copy = strdup(to);
+    if (!copy) {
+        set(ret, DOWNLOAD_CUT_OFF, "no memory for a redirect");
+        return false;
+    }
+    free(t->url);
+    t->url = copy;
+    t->hops++;
+    return true;
+}
+
+/* Does a file end as its format ends? True of formats that do not tell. */
+static bool has_end(const struct transfer *t)
+{
+    char tail[64] = "";
+    const uint8_t *start = (const uint8_t *)t->start;
+    size_t size = (size_t)bl_min((int64_t)t->size, sizeof tail);
+    if (pread(t->fd, tail, size, (off_t)(t->size - size)) != (ssize_t)size)
+        return false;
+    if (start[0] == 0xff && start[1] == 0xd8)
+        return memmem(tail, size, "\xff\xd9", 2) != NULL;
+    if (!memcmp(start, "\x89PNG", 4))
+        return memmem(tail, size, "IEND", 4) != NULL;
+    if (!memcmp(start, "RIFF", 4))
+        return t->size >= 8 + (start[4] | (uint64_t)start[5] << 8 | (uint64_t)start[6] << 16 |
+                               (uint64_t)start[7] << 24);
+    return true;
+}
+
+/* A body whose end is the connection's end may have been cut off. */
+static bool told_its_end(const struct transfer *t)
+{
+    curl_off_t length = -1;
+    curl_easy_getinfo(t->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+    return length >= 0 || header(t, "Transfer-Encoding") || has_end(t);
+}
+
+/* Of a body that does not tell its end, the same bytes twice are taken for whole. */
+static bool digest(struct transfer *t)
+{
+    uint8_t digest[32];
+    bool whole = told_its_end(t);
+    bl_sha256_end(&t->hash, digest);
+    whole |= t->digested && !memcmp(digest, t->digest, sizeof digest);
+    memcpy(t->digest, digest, sizeof digest);
+    t->digested = true;
+    free(t->validator);
+    t->validator = NULL; /* the next try begins anew */
+    return whole;
+}
+
+static void judge_body(struct transfer *t, struct transfer_result *ret)
+{
+    if (!t->size)
+        set(ret, DOWNLOAD_NOT_IMAGE, "an empty file");
+    else if (!image_recognised((const uint8_t *)t->start,
+                               (size_t)bl_min((int64_t)t->size, sizeof t->start)))
+        set(ret, DOWNLOAD_NOT_IMAGE, "not an image%s%.40s", header(t, "Content-Type") ? ": " : "",
+            header(t, "Content-Type") ? header(t, "Content-Type") : "");
+    else if (digest(t))
+        set(ret, DOWNLOAD_FETCHED, "%llu bytes", (unsigned long long)t->size);
+    else
+        set(ret, DOWNLOAD_CUT_OFF, "the connection ended before the image");
+}
+
+static void judge_status(struct transfer *t, long status, struct transfer_result *ret)
+{
+    curl_off_t wait_s = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &wait_s);
+    ret->retry_after_s = (long)wait_s;
+    if (status == 404 || status == 410)
+        set(ret, DOWNLOAD_GONE, "HTTP %ld", status);
+    else if (status == 408 || status == 425 || status == 429 || status >= 500)
+        set(ret, DOWNLOAD_BUSY, "HTTP %ld", status);
+    else if (status == 416 || status == 206) /* the part is not of these bytes */
+        set(ret, DOWNLOAD_CUT_OFF, "HTTP %ld", status);
+    else
+        set(ret, DOWNLOAD_REFUSED, "HTTP %ld", status);
+    if (status == 416 || status == 206)
+        empty_part(t);
+}
+
+static void judge_failure(const struct transfer *t, CURLcode code, struct transfer_result *ret)
+{
+    const char *words = curl_easy_strerror(code);
+    switch (code) {
+    case CURLE_OPERATION_TIMEDOUT:
+        set(ret, DOWNLOAD_TIMED_OUT, "%s", words);
+        break;
+    case CURLE_URL_MALFORMAT:
+    case CURLE_UNSUPPORTED_PROTOCOL:
+        set(ret, DOWNLOAD_REFUSED, "%s", words);
+        break;
+    case CURLE_FILE_COULDNT_READ_FILE:
+        set(ret, DOWNLOAD_GONE, "%s", words);
+        break;
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_RESOLVE_PROXY:
+    case CURLE_COULDNT_CONNECT:
+        set(ret, DOWNLOAD_UNREACHABLE, "%s", words);
+        break;
+    default:
+        set(ret, t->began ? DOWNLOAD_CUT_OFF : DOWNLOAD_UNREACHABLE, "%s", words);
+    }
+}
+
+enum transfer_next transfer_end(struct transfer *t, CURLcode code, struct transfer_result *ret)
+{
+    long status = status_of(t);
+    *ret = (struct transfer_result){0};
+    if (t->was_private)
+        set(ret, DOWNLOAD_REDIRECTED, "redirected to a private address (data.private_redirects)");
+    else if (status >= 300 && status < 400 && status != 304)
+        return redirect(t, ret) ? TRANSFER_AGAIN : TRANSFER_ENDED;
+    else if (status && (status < 200 || status > 299 || (status == 206 && !t->wanted)))
+        judge_status(t, status, ret);
+    else if (t->too_large || code == CURLE_FILESIZE_EXCEEDED)
+        set(ret, DOWNLOAD_TOO_LARGE, "more than %llu bytes",
+            (unsigned long long)t->options->image_bytes_max);
+    else if (t->unwritten)
+        set(ret, DOWNLOAD_UNWRITTEN, "%s", strerror(ENOSPC));
+    else if (code != CURLE_OK)
+        judge_failure(t, code, ret);
+    else
+        judge_body(t, ret);
+    return TRANSFER_ENDED;
+}
