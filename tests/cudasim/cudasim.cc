@@ -64,6 +64,7 @@ uint64_t draw(block *b)
 } // namespace
 
 thread_local struct cudasim_place cudasim_at;
+void (*cudasim_submit)(cudaStream_t stream, std::function<void()> work);
 
 /* Saves the callee-saved registers and the stack pointer, and goes on where `to` was saved. */
 extern "C" void cudasim_switch(void **save, void *to);

@@ -1,5 +1,7 @@
 /* tests/cudasim/doubles/cublaslt.c - the part of cuBLASLt that worker/ops/cuda calls: products in plain
  * loops with f32 sums, in an order that the shape alone decides. Layouts are columns first, as there. */
+#include "tests/cudasim/doubles/queue.h"
+
 #include <cublasLt.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -95,6 +97,24 @@ static const void *sample(const void *p, const struct layout *l, int32_t i)
     return (const char *)p + i * l->stride * (l->type == CUDA_R_32F ? 4 : 2);
 }
 
+/* A product on its way: what the call was given, descriptions and scalars as they were then. */
+struct job {
+    struct desc desc;
+    float alpha, beta;
+    struct layout la, lb, ld;
+    const void *a, *b, *c;
+    void *d;
+};
+
+static void run_job(void *context)
+{
+    const struct job *j = context;
+    for (int32_t i = 0; i < j->ld.batch; i++)
+        multiply(&j->desc, j->alpha, sample(j->a, &j->la, i), &j->la, sample(j->b, &j->lb, i),
+                 &j->lb, j->beta, sample(j->c, &j->ld, i),
+                 (char *)(uintptr_t)sample(j->d, &j->ld, i), &j->ld);
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t desc, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t layout_a, const void *b,
                               cublasLtMatrixLayout_t layout_b, const void *beta, const void *c,
@@ -102,13 +122,20 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t desc, co
                               cublasLtMatrixLayout_t layout_d, const cublasLtMatmulAlgo_t *algo,
                               void *workspace, size_t workspace_size, cudaStream_t stream)
 {
-    const struct layout *la = (const struct layout *)layout_a,
-                        *lb = (const struct layout *)layout_b,
-                        *ld = (const struct layout *)layout_d;
-    for (int32_t i = 0; i < ld->batch; i++)
-        multiply((const struct desc *)desc, *(const float *)alpha, sample(a, la, i), la,
-                 sample(b, lb, i), lb, *(const float *)beta, sample(c, ld, i),
-                 (char *)(uintptr_t)sample(d, ld, i), ld);
+    struct job *job = malloc(sizeof *job);
+    if (!job)
+        return CUBLAS_STATUS_ALLOC_FAILED;
+    *job = (struct job){*(const struct desc *)desc,
+                        *(const float *)alpha,
+                        *(const float *)beta,
+                        *(const struct layout *)layout_a,
+                        *(const struct layout *)layout_b,
+                        *(const struct layout *)layout_d,
+                        a,
+                        b,
+                        c,
+                        d};
+    double_queue(stream, run_job, job);
     return CUBLAS_STATUS_SUCCESS;
 }
 

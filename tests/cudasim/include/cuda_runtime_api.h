@@ -15,7 +15,7 @@ typedef enum cudaError {
 
 typedef struct CUstream_st *cudaStream_t;
 
-/* The launches of the shim have always run when they return. */
+/* A launch of the shim never fails. */
 cudaError_t cudaGetLastError(void);
 
 /* The shim's own: decides in which order the threads of a block run from here on. */

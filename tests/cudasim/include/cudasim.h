@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <functional>
+#include <tuple>
+
 #include <cuda_runtime_api.h>
 
 #define __global__
@@ -44,10 +47,22 @@ extern thread_local struct cudasim_place cudasim_at;
 void cudasim_run(dim3 grid, dim3 block, size_t dynamic_bytes, void (*body)(void *context),
                  void *context);
 
-template <typename F> void cudasim_launch(dim3 grid, dim3 block, size_t dynamic_bytes, F f)
+/* Where launches go, each with what runs it; NULL: it runs at once. */
+extern void (*cudasim_submit)(cudaStream_t stream, std::function<void()> work);
+
+/* Arguments are taken at the launch, as a GPU does. */
+template <typename... P, typename... A>
+void cudasim_launch(dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,
+                    void (*kernel)(P...), A... given)
 {
-    cudasim_run(
-        grid, block, dynamic_bytes, [](void *context) { (*(F *)context)(); }, &f);
+    const std::tuple<P...> arguments(static_cast<P>(given)...);
+    const auto work = [=] {
+        const auto thread = [&] { std::apply(kernel, arguments); };
+        cudasim_run(
+            grid, block, dynamic_bytes, [](void *context) { (*(decltype(thread) *)context)(); },
+            (void *)&thread);
+    };
+    cudasim_submit ? cudasim_submit(stream, work) : work();
 }
 
 /* The block's shared memory of a declaration, of which `key` is the address of a static. */

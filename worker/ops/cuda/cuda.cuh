@@ -26,7 +26,7 @@
 #else
 #include <cudasim.h>
 #define CU_LAUNCH(kernel, grid, block, shared, stream, ...)                                        \
-    ((void)(stream), cudasim_launch(grid, block, shared, [&] { kernel(__VA_ARGS__); }))
+    cudasim_launch(grid, block, shared, stream, kernel, ##__VA_ARGS__)
 #define CU_SHARED(type, name, dims)                                                                \
     static const char name##_key = 0;                                                              \
     auto &name = *static_cast<type(*) dims>(cudasim_shared(&name##_key, sizeof(type dims)))

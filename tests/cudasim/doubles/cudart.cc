@@ -1,0 +1,487 @@
+/* tests/cudasim/doubles/cudart.cc - the part of the CUDA runtime that worker/ops/cuda calls, on host memory.
+ *
+ * Streams    Work waits in its stream's queue and runs later, inside some other call of the runtime: a call
+ *            runs a few operations, often none, of streams drawn at random, and a call that waits runs what
+ *            it waits for and, in between, what others have. Only the order within a stream and events hold
+ *            anything back. BLIPREN_CUDASIM_SEED draws other orders.
+ * Memory     is closed to the host (PROT_NONE) but for the time in which work runs: who touches it ends the
+ *            process with a message. It is full of NaN when it is handed out and when it is released, which
+ *            waits for all work, as on a device; what was written behind a block is seen then.
+ * Copies     must say their direction right. From pageable memory they have read their source when the call
+ *            returns, to pageable memory they have arrived; pinned memory is read and written when the
+ *            copy runs, and must still be there.
+ */
+#include "tests/cudasim/doubles/queue.h"
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <vector>
+
+/* cudasim.h: where launches of kernels go. */
+extern void (*cudasim_submit)(cudaStream_t stream, std::function<void()> work);
+
+namespace
+{
+constexpr size_t DEVICE_BYTES = (size_t)16 << 30, GRAIN = 256, BEHIND = 256;
+constexpr size_t HUGE_PAGE = 2 << 20;
+
+[[noreturn]] void broken(const char *what)
+{
+    fprintf(stderr, "cudart double: %s\n", what);
+    abort();
+}
+
+struct recording {
+    uint64_t recorded = 0, done = 0; /* the event's last call to record it, and the last that ran */
+};
+struct event {
+    std::shared_ptr<recording> is = std::make_shared<recording>();
+};
+
+struct operation {
+    std::function<void()> run;
+    std::shared_ptr<recording> waits, tells; /* of an event, or null */
+    uint64_t serial = 0;                     /* of that recording */
+    const char *pinned = nullptr;            /* what a copy reads or writes */
+};
+struct stream {
+    std::deque<operation> queue;
+};
+
+std::mutex lock; /* over all that follows, and while work runs */
+std::vector<stream *> streams;
+std::map<char *, size_t> blocks, pinned; /* beginning, bytes */
+char *arena;                             /* DEVICE_BYTES of addresses */
+size_t used, reached;                    /* bytes handed out; of the arena, ever touched */
+uint64_t random_state;
+struct sigaction others;
+
+/* -- memory -- */
+
+void on_fault(int, siginfo_t *info, void *)
+{
+    const char *at = (const char *)info->si_addr;
+    if (at >= arena && at < arena + DEVICE_BYTES)
+        broken("the host touches device memory");
+    sigaction(SIGSEGV, &others, nullptr); /* and it comes again */
+}
+
+void open_device()
+{
+    if (arena)
+        return;
+    void *p = mmap(nullptr, DEVICE_BYTES + HUGE_PAGE, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        broken("no addresses for device memory");
+    arena = (char *)(((uintptr_t)p + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    /* Opening and closing takes a hundredth of the time that it takes page by page. */
+    madvise(arena, DEVICE_BYTES, MADV_HUGEPAGE);
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &others);
+    const char *seed = getenv("BLIPREN_CUDASIM_SEED");
+    random_state = (seed ? strtoull(seed, nullptr, 10) + 1 : 1) * 0x9E3779B97F4A7C15u;
+}
+
+/* Device memory is open while one of these lives. */
+struct opened {
+    opened()
+    {
+        protect(PROT_READ | PROT_WRITE);
+    }
+    ~opened()
+    {
+        protect(PROT_NONE);
+    }
+    void protect(int how)
+    {
+        if (reached && mprotect(arena, reached, how) != 0)
+            broken("mprotect of device memory");
+    }
+};
+
+size_t rounded(size_t bytes)
+{
+    return (bytes + GRAIN - 1) / GRAIN * GRAIN + BEHIND;
+}
+
+/* Where `bytes` fit, the first such place; NULL: nowhere. */
+char *find_room(size_t bytes)
+{
+    char *at = arena;
+    for (const auto &block : blocks) {
+        if (block.first - at >= (ptrdiff_t)bytes)
+            break;
+        at = block.first + rounded(block.second);
+    }
+    return (size_t)(arena + DEVICE_BYTES - at) >= bytes ? at : nullptr;
+}
+
+/* The block of such a map that holds these bytes whole, or its end. */
+std::map<char *, size_t>::iterator holder(std::map<char *, size_t> &map, const void *p,
+                                          size_t bytes)
+{
+    auto after = map.upper_bound((char *)(uintptr_t)p);
+    if (after == map.begin())
+        return map.end();
+    auto block = std::prev(after);
+    return (const char *)p + bytes <= block->first + block->second ? block : map.end();
+}
+
+/* -- running -- */
+
+uint64_t draw()
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state >> 11;
+}
+
+/* The next operation of a stream drawn from those whose next may run. False: there is none. */
+bool run_one()
+{
+    std::vector<stream *> ready;
+    for (stream *s : streams)
+        if (!s->queue.empty() &&
+            !(s->queue.front().waits && s->queue.front().waits->done < s->queue.front().serial))
+            ready.push_back(s);
+    if (ready.empty())
+        return false;
+    stream *chosen = ready[draw() % ready.size()];
+    operation next = std::move(chosen->queue.front());
+    chosen->queue.pop_front();
+    if (next.run)
+        next.run();
+    if (next.tells && next.tells->done < next.serial)
+        next.tells->done = next.serial;
+    return true;
+}
+
+/* A few operations, or none. */
+void run_some(uint64_t most)
+{
+    const uint64_t count = draw() % 4 == 0 ? draw() % (most + 1) : 0;
+    if (count == 0)
+        return;
+    opened memory;
+    for (uint64_t i = 0; i < count && run_one();)
+        i++;
+}
+
+template <typename F> void run_until(F done)
+{
+    if (done())
+        return;
+    opened memory;
+    while (!done())
+        if (!run_one())
+            broken("a stream waits for an event that nothing will record");
+}
+
+bool idle()
+{
+    for (const stream *s : streams)
+        if (!s->queue.empty())
+            return false;
+    return true;
+}
+
+stream *stream_of(cudaStream_t handle)
+{
+    for (stream *s : streams)
+        if (s == (stream *)handle)
+            return s;
+    broken("a stream that there is not");
+}
+
+void put(cudaStream_t handle, operation o)
+{
+    stream_of(handle)->queue.push_back(std::move(o));
+    run_some(8);
+}
+
+void put_work(cudaStream_t handle, std::function<void()> work)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    operation o;
+    o.run = std::move(work);
+    put(handle, std::move(o));
+}
+
+/* Launches come here from the module's loading on. */
+__attribute__((constructor)) void take_launches()
+{
+    cudasim_submit = put_work;
+}
+
+bool is_pinned(const void *p, size_t bytes)
+{
+    return holder(pinned, p, bytes) != pinned.end();
+}
+
+bool is_device(const void *p, size_t bytes)
+{
+    return holder(blocks, p, bytes) != blocks.end();
+}
+
+void copy_in(cudaStream_t handle, void *y, const void *x, size_t bytes)
+{
+    operation o;
+    if (is_pinned(x, bytes)) {
+        o.pinned = (const char *)x;
+        o.run = [=] { memcpy(y, x, bytes); };
+    } else {
+        auto staged = std::make_shared<std::vector<char>>((const char *)x, (const char *)x + bytes);
+        o.run = [=] { memcpy(y, staged->data(), bytes); };
+    }
+    put(handle, std::move(o));
+}
+
+void copy_out(cudaStream_t handle, void *y, const void *x, size_t bytes)
+{
+    auto arrived = std::make_shared<bool>(false);
+    const bool waits = !is_pinned(y, bytes);
+    operation o;
+    o.pinned = waits ? nullptr : (const char *)y;
+    o.run = [=] {
+        memcpy(y, x, bytes);
+        *arrived = true;
+    };
+    put(handle, std::move(o));
+    if (waits)
+        run_until([&] { return *arrived; });
+}
+} // namespace
+
+extern "C" void double_queue(cudaStream_t stream, void (*run)(void *context), void *context)
+{
+    put_work(stream, [=] {
+        run(context);
+        free(context);
+    });
+}
+
+/* -- the runtime -- */
+
+cudaError_t cudaMalloc(void **ret, size_t bytes)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    open_device();
+    const size_t size = rounded(bytes);
+    char *at = used + size > DEVICE_BYTES ? nullptr : find_room(size);
+    if (!at)
+        return cudaErrorMemoryAllocation;
+    reached = (size_t)(at - arena) + size > reached ? (size_t)(at - arena) + size : reached;
+    reached = (reached + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    opened memory;
+    memset(at, 0xFF, size);
+    blocks[at] = bytes;
+    used += size;
+    *ret = at;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    if (!p)
+        return cudaSuccess;
+    auto block = blocks.find((char *)p);
+    if (block == blocks.end())
+        broken("cudaFree of what cudaMalloc did not give");
+    run_until(idle);
+    opened memory;
+    const size_t bytes = block->second, size = rounded(bytes);
+    for (size_t i = bytes; i < size; i++)
+        if ((unsigned char)block->first[i] != 0xFF)
+            broken("something was written behind a block of device memory");
+    memset(block->first, 0xFF, bytes);
+    used -= size;
+    blocks.erase(block);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    *left = DEVICE_BYTES - used;
+    *total = DEVICE_BYTES;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **ret, size_t bytes)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    *ret = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    if (!*ret)
+        return cudaErrorMemoryAllocation;
+    pinned[(char *)*ret] = bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    if (!p)
+        return cudaSuccess;
+    auto block = pinned.find((char *)p);
+    if (block == pinned.end())
+        broken("cudaFreeHost of what cudaMallocHost did not give");
+    for (const stream *s : streams)
+        for (const operation &o : s->queue)
+            if (o.pinned >= block->first && o.pinned < block->first + block->second)
+                broken("pinned memory is released while a copy is under way");
+    free(p);
+    pinned.erase(block);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *y, const void *x, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    const bool to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    const bool from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    if (is_device(y, bytes) != to || is_device(x, bytes) != from)
+        broken("cudaMemcpyAsync: a pointer is not on the side that the direction says");
+    if (to && from) {
+        operation o;
+        o.run = [=] { memmove(y, x, bytes); };
+        put(stream, std::move(o));
+    } else
+        (to ? copy_in : copy_out)(stream, y, x, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    if (!is_device(p, bytes))
+        broken("cudaMemsetAsync beyond device memory");
+    operation o;
+    o.run = [=] { memset(p, value, bytes); };
+    put(stream, std::move(o));
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *ret, unsigned)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    open_device();
+    streams.push_back(new stream());
+    *ret = (cudaStream_t)streams.back();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t handle)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    stream *s = stream_of(handle);
+    run_until([=] { return s->queue.empty(); });
+    for (size_t i = 0; i < streams.size(); i++)
+        if (streams[i] == s)
+            streams.erase(streams.begin() + (ptrdiff_t)i);
+    delete s;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t handle)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    const stream *s = stream_of(handle);
+    run_until([=] { return s->queue.empty(); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigned)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    operation o;
+    o.waits = ((event *)handle)->is;
+    o.serial = o.waits->recorded;
+    put(stream, std::move(o));
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned)
+{
+    *ret = (cudaEvent_t) new event();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t handle)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    delete (event *)handle; /* what is in queues keeps its recording */
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    operation o;
+    o.tells = ((event *)handle)->is;
+    o.serial = ++o.tells->recorded;
+    put(stream, std::move(o));
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t handle)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    run_some(256); /* a device works on while the host looks */
+    const recording &is = *((event *)handle)->is;
+    return is.done >= is.recorded ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t handle)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    const std::shared_ptr<recording> is = ((event *)handle)->is;
+    run_until([=] { return is->done >= is->recorded; });
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *ret)
+{
+    *ret = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+cudaError_t cudaDriverGetVersion(int *ret)
+{
+    *ret = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *ret, int device)
+{
+    if (device != 0)
+        return cudaErrorInvalidDevice;
+    *ret = cudaDeviceProp();
+    strcpy(ret->name, "shim");
+    ret->multiProcessorCount = 1;
+    memcpy(ret->uuid.bytes, "shim of the host", 16);
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorString(cudaError_t rc)
+{
+    return rc == cudaErrorMemoryAllocation ? "out of memory" : "an error of the double";
+}

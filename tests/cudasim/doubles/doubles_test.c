@@ -1,0 +1,161 @@
+/* tests/cudasim/doubles/doubles_test.c - the doubles are as unforgiving as a device: what they would let pass, no
+ * test of the CUDA backend would find. */
+#include "tests/unit/unit.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cuda_runtime_api.h>
+
+enum { COUNT = 1024, BYTES = COUNT * sizeof(int), TRIES = 200 };
+
+struct rig {
+    cudaStream_t stream, other;
+    cudaEvent_t event;
+    int *device, *more, *pinned;
+};
+
+static int open_rig(void **state)
+{
+    static struct rig rig;
+    cudaStreamCreateWithFlags(&rig.stream, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&rig.other, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&rig.event, cudaEventDisableTiming);
+    cudaMalloc((void **)&rig.device, BYTES);
+    cudaMalloc((void **)&rig.more, BYTES);
+    cudaMallocHost((void **)&rig.pinned, BYTES);
+    *state = &rig;
+    return 0;
+}
+
+static int close_rig(void **state)
+{
+    struct rig *rig = *state;
+    cudaStreamDestroy(rig->stream);
+    cudaStreamDestroy(rig->other);
+    cudaEventDestroy(rig->event);
+    cudaFree(rig->device);
+    cudaFree(rig->more);
+    cudaFreeHost(rig->pinned);
+    return 0;
+}
+
+/* Runs f in a child without its messages; true if that ended it. */
+static bool dies_of(void (*f)(struct rig *), struct rig *rig)
+{
+    const pid_t child = fork();
+    if (child == 0) {
+        fclose(stderr);
+        signal(SIGSEGV, SIG_DFL); /* cmocka's */
+        signal(SIGABRT, SIG_DFL);
+        f(rig);
+        _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFSIGNALED(status);
+}
+
+static void read_device(struct rig *rig)
+{
+    *(volatile int *)rig->device;
+}
+
+static void write_device(struct rig *rig)
+{
+    *(volatile int *)rig->device = 1;
+}
+
+static void release_too_early(struct rig *rig)
+{
+    for (int i = 0; i < TRIES; i++) {
+        int *pinned;
+        cudaMallocHost((void **)&pinned, BYTES);
+        cudaMemcpyAsync(rig->device, pinned, BYTES, cudaMemcpyHostToDevice, rig->stream);
+        cudaFreeHost(pinned);
+    }
+}
+
+static void say_the_wrong_direction(struct rig *rig)
+{
+    cudaMemcpyAsync(rig->device, rig->pinned, BYTES, cudaMemcpyDeviceToHost, rig->stream);
+}
+
+static void the_host_may_not_touch_device_memory(void **state)
+{
+    assert_true(dies_of(read_device, *state));
+    assert_true(dies_of(write_device, *state));
+    assert_true(dies_of(say_the_wrong_direction, *state));
+    assert_true(dies_of(release_too_early, *state));
+}
+
+static void pageable_memory_is_read_at_the_call_and_pinned_memory_later(void **state)
+{
+    struct rig *rig = *state;
+    int stale = 0, right = 0;
+    for (int i = 0; i < TRIES; i++) {
+        int pageable[COUNT], back[COUNT];
+        pageable[0] = i;
+        cudaMemcpyAsync(rig->device, pageable, BYTES, cudaMemcpyHostToDevice, rig->stream);
+        pageable[0] = -1;
+        cudaMemcpyAsync(back, rig->device, BYTES, cudaMemcpyDeviceToHost, rig->stream);
+        right += back[0] == i; /* it has arrived: pageable copies wait */
+        rig->pinned[0] = i;
+        cudaMemcpyAsync(rig->device, rig->pinned, BYTES, cudaMemcpyHostToDevice, rig->stream);
+        rig->pinned[0] = -1;
+        cudaMemcpyAsync(back, rig->device, BYTES, cudaMemcpyDeviceToHost, rig->stream);
+        stale += back[0] == -1;
+    }
+    assert_int_equal(right, TRIES);
+    assert_true(stale > TRIES / 2);
+}
+
+static void streams_know_of_each_other_by_events_alone(void **state)
+{
+    struct rig *rig = *state;
+    int wrong[2] = {0, 0};
+    for (int with = 0; with < 2; with++)
+        for (int i = 0; i < TRIES; i++) {
+            int source[COUNT], back[COUNT];
+            source[0] = i;
+            cudaMemsetAsync(rig->more, 0xFF, BYTES, rig->other);
+            cudaStreamSynchronize(rig->other);
+            cudaMemcpyAsync(rig->device, source, BYTES, cudaMemcpyHostToDevice, rig->stream);
+            cudaEventRecord(rig->event, rig->stream);
+            if (with)
+                cudaStreamWaitEvent(rig->other, rig->event, 0);
+            cudaMemcpyAsync(rig->more, rig->device, BYTES, cudaMemcpyDeviceToDevice, rig->other);
+            cudaMemcpyAsync(back, rig->more, BYTES, cudaMemcpyDeviceToHost, rig->other);
+            wrong[with] += back[0] != i;
+            cudaStreamSynchronize(rig->stream);
+        }
+    assert_true(wrong[0] > TRIES / 10);
+    assert_int_equal(wrong[1], 0);
+}
+
+static void an_event_is_done_when_the_device_got_there(void **state)
+{
+    struct rig *rig = *state;
+    int early = 0;
+    assert_int_equal(cudaEventQuery(rig->event), cudaSuccess); /* never recorded */
+    for (int i = 0; i < TRIES; i++) {
+        cudaMemsetAsync(rig->device, 0, BYTES, rig->stream);
+        cudaEventRecord(rig->event, rig->stream);
+        early += cudaEventQuery(rig->event) == cudaErrorNotReady;
+        while (cudaEventQuery(rig->event) == cudaErrorNotReady) {
+        }
+        assert_int_equal(cudaEventSynchronize(rig->event), cudaSuccess);
+    }
+    assert_true(early > TRIES / 4);
+}
+
+UNIT_MAIN(
+    cmocka_unit_test_setup_teardown(the_host_may_not_touch_device_memory, open_rig, close_rig),
+    cmocka_unit_test_setup_teardown(pageable_memory_is_read_at_the_call_and_pinned_memory_later,
+                                    open_rig, close_rig),
+    cmocka_unit_test_setup_teardown(streams_know_of_each_other_by_events_alone, open_rig,
+                                    close_rig),
+    cmocka_unit_test_setup_teardown(an_event_is_done_when_the_device_got_there, open_rig,
+                                    close_rig))
