@@ -109,6 +109,7 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     core_tick_waits(c);
     tick_stopping(c);
     if (c->state == COORD_LEAVING && c->now_ms >= c->leave_deadline_ms) {
+        core_leases_clear(c); /* of who never answered */
         for (uint32_t i = 0; i < c->worker_top; i++)
             c->workers[i].phase = ABSENT;
         for (uint32_t i = 0; i < c->loader_top; i++)

@@ -268,6 +268,9 @@ void core_on_consumed(struct coord *c, const struct coord_event *e)
         !c->validated[lease->micro_batch])
         return core_violation(c, e, "Consumed before its Validation", e->micro_batch.step,
                               e->micro_batch.micro_batch);
+    uint64_t *longest_ms = &w->longest_ms[lease->kind];
+    *longest_ms = latest(*longest_ms, latest(1, c->now_ms - latest(lease->since_ms, w->free_ms)));
+    w->free_ms = c->now_ms;
     core_lease_free(c, w, lease);
 }
 

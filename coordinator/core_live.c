@@ -223,6 +223,7 @@ void core_on_report(struct coord *c, const struct coord_event *e)
         return core_fail(c, w, "a rank trained other samples than ordered", expected,
                          e->report.sample_digest);
     w->done++;
+    w->free_ms = c->now_ms;
     core_act(c, COORD_ACTION_REPORTED);
     commit(c);
 }

@@ -523,6 +523,8 @@ static int start_children(struct loop *l, struct bl_error *err)
 
 static int fail_bind(const struct loop *l, struct bl_error *err)
 {
+    if (l->options->bind)
+        return bl_error_key(err, "--bind");
     bl_error_key(err, "cluster.bind");
     return bl_error_file(err, l->options->yaml);
 }
@@ -546,8 +548,8 @@ static int start(struct loop *l, struct bl_error *err)
     char endpoint[SOCKET_ENDPOINT_MAX];
     const struct config *c = l->config;
     const char *keys = keys_folder(l);
-    snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld", c->cluster.bind,
-             (long long)c->cluster.port);
+    snprintf(endpoint, sizeof endpoint, "tcp://%s:%lld",
+             l->options->bind ? l->options->bind : c->cluster.bind, (long long)c->cluster.port);
     if (wire_check_endpoint(endpoint, keys || c->cluster.insecure || l->options->insecure, err) < 0)
         return fail_bind(l, err);
     if (wire_context_open(keys, &l->zmq, err) < 0)
@@ -558,6 +560,7 @@ static int start(struct loop *l, struct bl_error *err)
         0)
         return fail_bind(l, err);
     BL_TRY(loop_write_config(l, err));
+    BL_TRY(loop_write_endpoint(l, err));
     open_control(l);
     note_security(l);
     bl_notify_ready("listening at %s", l->endpoint);
@@ -570,6 +573,7 @@ static void close_all(struct loop *l)
 {
     l->leaving = true; /* a start that failed half-way has timers, and no peers */
     if (l->uv_open) {
+        loop_remove_endpoint(l);
         control_close(&l->control);
         children_close(&l->children);
         wire_socket_close(&l->router, LINGER_MS);

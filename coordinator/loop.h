@@ -12,6 +12,7 @@ struct coordinator_options {
     const char *yaml;     /* RUN.yaml */
     bool local;           /* start workers and loaders here */
     int workers, loaders; /* of this host */
+    const char *bind;     /* --bind: cluster.bind for this start; NULL: as the YAML says */
     const char *device;   /* of its workers: their --device; NULL: auto */
     const char *keys;     /* --keys: cluster.keys for this start; NULL: not given */
     bool insecure;        /* --insecure: cluster.insecure for this start */

@@ -196,6 +196,22 @@ int loop_write_config(struct loop *l, struct bl_error *err)
     return bl_file_write(path, l->config->text, strlen(l->config->text), err);
 }
 
+int loop_write_endpoint(struct loop *l, struct bl_error *err)
+{
+    char path[4096], line[SOCKET_ENDPOINT_MAX + 1];
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", err));
+    snprintf(line, sizeof line, "%s\n", l->endpoint);
+    return bl_file_write(path, line, strlen(line), err);
+}
+
+void loop_remove_endpoint(struct loop *l)
+{
+    char path[4096];
+    if (l->endpoint[0] &&
+        bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", NULL) == 0)
+        unlink(path); /* or it is an old one: nobody answers there */
+}
+
 static int read_ids(const struct dataset *dataset, enum dataset_split split, uint64_t **ret,
                     struct bl_error *err)
 {

@@ -175,6 +175,9 @@ void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
 void loop_bad_sample(struct loop *l, uint32_t index);
 /* What the peers will read. A start that failed before leaves the old one. */
 int loop_write_config(struct loop *l, struct bl_error *err);
+/* RUN/endpoint: where this coordinator listens, for who joins by the run folder. */
+int loop_write_endpoint(struct loop *l, struct bl_error *err);
+void loop_remove_endpoint(struct loop *l);
 /* Configuration checked, run folder locked and compared, data indexed. close_all() in loop.c releases what is there. */
 int loop_open_files(struct loop *l, struct bl_error *err);
 

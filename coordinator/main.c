@@ -33,6 +33,7 @@ static const char usage[] =
     "  --cluster     start none: workers and loaders on other hosts join by\n"
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
+    "  --bind ADDR   listen at this address instead of cluster.bind\n"
     "  --keys DIR    the cluster's keys, which keygen made: needed beyond this machine\n"
     "  --insecure    go without them: nothing is encrypted or authenticated\n"
     "  --plan        embed: say how many images and bytes it will be, and end\n"
@@ -90,6 +91,7 @@ static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error
         {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
+        {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--plan", ARGUMENT_FLAG, &options.plan, 0, 0},
         {0},

@@ -559,6 +559,7 @@ int loader_run(const struct loader_options *options, struct bl_error *err)
                                     .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
+                                    .grace_s = options->grace_s,
                                     .name = options->name,
                                     .parent = options->parent,
                                     .calls = &calls,

@@ -13,7 +13,7 @@
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/image/processor.h"
-#include "loader/download/cache.h"
+#include "loader/download/image_cache.h"
 #include "loader/download/download.h"
 
 struct sample_source {
@@ -176,11 +176,11 @@ int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err
 int sample_missing(const struct sample_source *s, uint64_t id, struct bl_error *err)
 {
     struct dataset_sample sample;
-    char reason[CACHE_REASON_MAX];
+    char reason[IMAGE_CACHE_REASON_MAX];
     dataset_sample(s->dataset, id, &sample);
     if (sample.location.kind != LOCATION_URL)
         return 0;
-    bool known = cache_find(sample.location.path, reason) == CACHE_FAILED;
+    bool known = image_cache_find(sample.location.path, reason) == IMAGE_CACHE_FAILED;
     return bl_fail(err, BL_EDATA, "%s", known ? reason : "other loaders could not fetch it");
 }
 
@@ -197,7 +197,8 @@ static int read_url(const struct sample_source *s, uint64_t id, const struct loc
         int rc = location_read(location, most, &data, ret_size, NULL, err);
         if (rc < 0 && (err->os_error != ENOENT || tries == TRIES))
             return rc;
-        if (rc == 0 && (is_verified(s, id) || cache_verify(location->path, data, *ret_size))) {
+        if (rc == 0 &&
+            (is_verified(s, id) || image_cache_verify(location->path, data, *ret_size))) {
             set_verified(s, id);
             *ret_data = bl_take(&data);
             return 0;

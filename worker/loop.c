@@ -393,6 +393,8 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
                                     .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
+                                    .grace_s = options->grace_s,
+                                    .name = options->name,
                                     .kind = kind,
                                     .parent = options->parent,
                                     .calls = &calls,

@@ -3,8 +3,8 @@
  *     train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached]     (model_input.h)
  *
  * A step is what a worker does: pixels through the vision tower (cached: from features computed once),
- * forward, backward, clipping, AdamW. Prints a JSON line: seconds of each step, the loss of the first
- * and of the last step in nats per token, the device's peak memory, the seconds until the first step. */
+ * forward, backward, clipping, AdamW. Prints a JSON line: the loss of every step in nats per token, those
+ * of the warm-up included; seconds of each of STEPS, the device's peak memory, the seconds until the first step. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,23 +88,25 @@ static int run(char **argv, bool cached, struct bl_error *err)
     double start = now_s();
     BL_TRY(open_bench(&b, argv, cached, err));
     int warmup = atoi(argv[3]), steps = atoi(argv[4]);
-    double opened = now_s() - start, first = 0;
+    double opened = now_s() - start;
     struct trainer_report report = {0};
-    for (int i = 0; i < warmup; i++) {
-        BL_TRY(step(&b, &report, err));
-        first = i == 0 ? report.nll / (double)report.tokens : first;
-    }
-    printf("{\"step_s\": [");
-    for (int i = 0; i < steps; i++) {
+    bl_autofree double *seconds = calloc((size_t)(warmup + steps) + 1, sizeof *seconds);
+    BL_ASSERT(seconds);
+    printf("{\"losses\": [");
+    for (int i = 0; i < warmup + steps; i++) {
         double before = now_s();
         BL_TRY(step(&b, &report, err));
-        printf("%s%.6f", i ? ", " : "", now_s() - before);
+        seconds[i] = now_s() - before;
+        printf("%s%.9g", i ? ", " : "", report.nll / (double)report.tokens);
     }
+    printf("], \"step_s\": [");
+    for (int i = warmup; i < warmup + steps; i++)
+        printf("%s%.6f", i > warmup ? ", " : "", seconds[i]);
     const struct ops *ops = b.input.ops;
-    printf("], \"images\": %lld, \"tokens\": %lld, \"first_loss\": %.6f, \"last_loss\": %.6f, "
-           "\"norm\": %.6f, \"peak_mb\": %.0f, \"open_s\": %.1f, \"device\": \"%s\"}\n",
-           (long long)report.images, (long long)report.tokens, first,
-           report.nll / (double)report.tokens, report.norm,
+    printf("], \"images\": %lld, \"tokens\": %lld, \"norm\": %.6f, \"peak_mb\": %.0f, \"open_s\": "
+           "%.1f, "
+           "\"device\": \"%s\"}\n",
+           (long long)report.images, (long long)report.tokens, report.norm,
            ops->peak_bytes ? (double)ops->peak_bytes(ops) / (1 << 20) : 0, opened, ops->name);
     return 0;
 }

@@ -202,6 +202,22 @@ static void serve_step(enum bl_kind kind, uint64_t step)
             serve(&log_list[i]);
 }
 
+/* The same, each micro-batch taking the worker that long. */
+static void serve_step_taking(enum bl_kind kind, uint64_t step, uint32_t ms)
+{
+    for (uint32_t i = 0; i < log_count; i++) {
+        if (log_list[i].type != COORD_ACTION_ASSIGNMENT || log_list[i].assignment.kind != kind ||
+            log_list[i].assignment.step != step)
+            continue;
+        struct coord_action a = log_list[i];
+        micro_batch_event(a.assignment.worker, COORD_EVENT_RECEIVED, kind, step,
+                          a.assignment.micro_batch);
+        now_ms += ms;
+        micro_batch_event(a.assignment.worker, COORD_EVENT_CONSUMED, kind, step,
+                          a.assignment.micro_batch);
+    }
+}
+
 /* Rank 0 saves as told, the checksums hold, the record comes to lie on disk. */
 static void save_well(void)
 {
@@ -1369,28 +1385,56 @@ static void who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named(void **
     assert_state(COORD_PLANNING);
 }
 
+/* Ticks with Beats of everybody in which nothing gets on, until the worker is given up; how long that took. */
+static uint32_t hung_for_ms(const char *text)
+{
+    uint32_t ms = 0;
+    for (; coord_status(c).state == COORD_TRAINING; ms += 100) {
+        assert_true(ms < 100000);
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text, text);
+    return ms;
+}
+
 static void who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it(void **state)
 {
     begin_alone();
     serve_step(BL_KIND_TRAIN, 0);
     report(WORKER_A, 0, all_places);
     disk();
-    const struct coord_action *a = last(COORD_ACTION_ASSIGNMENT, LOADER_A);
-    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 1, a->assignment.micro_batch);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 1, 0);
     for (int i = 0; i < 200; i++) {
         beat(WORKER_A, 1 + (uint64_t)i);
         beat(LOADER_A, 0);
         tick(100);
         assert_state(COORD_TRAINING);
     }
-    for (int i = 0; i < 121; i++) {
-        beat(WORKER_A, 0);
-        beat(LOADER_A, 0);
-        tick(100);
-    }
-    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text,
-                        "to compute a micro-batch");
+    hung_for_ms("to compute a micro-batch");
     assert_state(COORD_GATHERING);
+}
+
+/* How long a worker that hangs in step 1 is waited for, whose micro-batches of step 0 took it so long. */
+static uint32_t hung_after_micro_batches_of(uint32_t ms)
+{
+    begin_alone();
+    serve_step_taking(BL_KIND_TRAIN, 0, ms);
+    report(WORKER_A, 0, all_places);
+    disk();
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 1, 0);
+    return hung_for_ms("to compute a micro-batch");
+}
+
+static void a_hung_worker_is_not_waited_for(void **state)
+{
+    assert_in_range(hung_after_micro_batches_of(10), 3 * 600, 3 * 600 + 8 * 10 + 200);
+}
+
+static void a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need(void **state)
+{
+    assert_in_range(hung_after_micro_batches_of(500), 3 * 600 + 8 * 500, 3 * 600 + 8 * 500 + 200);
 }
 
 static void an_assignment_is_left_to_a_loader_that_gets_on(void **state)
@@ -1811,6 +1855,8 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(who_loads_for_long_forms_at_the_first_try),
           CASE(who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named),
           CASE(who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it),
+          CASE(a_hung_worker_is_not_waited_for),
+          CASE(a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need),
           CASE(an_assignment_is_left_to_a_loader_that_gets_on),
           CASE(what_is_shipped_and_does_not_come_goes_to_another_loader),
           CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),
