@@ -643,6 +643,10 @@ int coordinator_run(const struct coordinator_options *options, struct bl_error *
     pthread_mutex_init(&l.lock, NULL);
     bl_log_identity("coord", "%s", "");
     int rc = loop_open_files(&l, err);
+    if (rc == 0 && options->plan) {
+        close_all(&l);
+        return bl_output_finish(err);
+    }
     if (rc == 0) {
         start_handles(&l);
         rc = open_core(&l, err);

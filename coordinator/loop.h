@@ -8,6 +8,7 @@
 
 struct coordinator_options {
     enum bl_kind kind;    /* TRAIN or EMBED */
+    bool plan;            /* EMBED: says what it would write, and ends */
     const char *yaml;     /* RUN.yaml */
     bool local;           /* start workers and loaders here */
     int workers, loaders; /* of this host */

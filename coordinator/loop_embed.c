@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -101,9 +102,49 @@ static int find_shards(struct loop *l, const struct cache_form *form, struct bl_
     return 0;
 }
 
+/* Room for what is missing, or an error that says how much there is. */
+static int check_room(const struct loop *l, uint64_t image_bytes, uint64_t *ret_free,
+                      struct bl_error *err)
+{
+    struct statvfs fs;
+    const char *folder = l->config->cache.path;
+    uint64_t needed = (l->embed.total - l->embed.found) * image_bytes;
+    if (statvfs(folder, &fs) < 0) {
+        bl_fail_errno(err, "its file system cannot be asked for room");
+        return bl_error_file(err, folder);
+    }
+    *ret_free = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (*ret_free >= needed)
+        return 0;
+    bl_fail(err, BL_ELIMIT, "expected room for %.3g GB, found %.3g GB free", (double)needed / 1e9,
+            (double)*ret_free / 1e9);
+    bl_error_remedy(err, "free some, choose a smaller cache.dtype, or another cache.path");
+    return bl_error_file(err, folder);
+}
+
+/* What `embed --plan` shows. */
+static void show_plan(const struct loop *l, uint64_t image_bytes, uint64_t free_bytes)
+{
+    uint64_t missing = l->embed.total - l->embed.found;
+    printf("images    %" PRIu64 " distinct, %" PRIu64 " embedded already\n", l->embed.total,
+           l->embed.found);
+    printf("files     %u of at most %lld images, %.3g MB each\n",
+           bl_plan_micro_batches(&l->plan, BL_KIND_EMBED), (long long)l->config->cache.shard_images,
+           (double)image_bytes * (double)l->config->cache.shard_images / 1e6);
+    printf("bytes     %.3g GB, of which %.3g GB are to be written; %.3g GB are free in %s\n",
+           (double)(l->embed.total * image_bytes) / 1e9, (double)(missing * image_bytes) / 1e9,
+           (double)free_bytes / 1e9, l->config->cache.path);
+    printf("training  reads %.3g MB an image, %.3g MB a step of %lld, from disk unless memory "
+           "holds it\n",
+           (double)image_bytes / 1e6,
+           (double)image_bytes * (double)l->config->train.global_batch / 1e6,
+           (long long)l->config->train.global_batch);
+}
+
 int loop_embed_prepare(struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
+    uint64_t free_bytes = 0;
     free(l->validate_ids);
     l->validate_ids = NULL;
     BL_TRY(cache_form_of(l->config, NULL, &form, err));
@@ -112,6 +153,10 @@ int loop_embed_prepare(struct loop *l, struct bl_error *err)
         return bl_fail(err, BL_ELIMIT, "more images than a cache holds");
     run_embed_plan(l->config, l->embed.total, &l->plan);
     BL_TRY(find_shards(l, &form, err));
+    if (check_room(l, cache_image_bytes(&form), &free_bytes, err) < 0 && !l->options->plan)
+        return -err->code;
+    if (l->options->plan)
+        show_plan(l, cache_image_bytes(&form), free_bytes);
     bl_log(BL_LOG_INFO, "cache=%s images=%" PRIu64 " there=%" PRIu64 " shards=%u bytes=%" PRIu64,
            l->config->cache.path, l->embed.total, l->embed.found,
            bl_plan_micro_batches(&l->plan, BL_KIND_EMBED),

@@ -36,6 +36,7 @@ static const char usage[] =
     "  --bind ADDR   listen at this address instead of cluster.bind\n"
     "  --keys DIR    the cluster's keys, which keygen made: needed beyond this machine\n"
     "  --insecure    go without them: nothing is encrypted or authenticated\n"
+    "  --plan        embed: say how many images and bytes it will be, and end\n"
     "  --deep        decode all images, not some of them\n"
     "  --help, --version\n"
     "\n"
@@ -92,6 +93,7 @@ static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
+        {"--plan", ARGUMENT_FLAG, &options.plan, 0, 0},
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
@@ -102,6 +104,10 @@ static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error
     if (rest != 1) {
         bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
         return bl_error_remedy(err, "--help says how this program is used");
+    }
+    if (options.plan && kind != BL_KIND_EMBED) {
+        bl_fail(err, BL_EUSAGE, "only embed knows it");
+        return bl_error_key(err, "--plan");
     }
     options.local = !cluster;
     options.yaml = argv[1];

@@ -2,6 +2,7 @@
 """tests/e2e/cluster_test.py [NAME…] - the programs as a user starts them, on the demo's models and a few scenes.
 
 Each test is a function whose name is the sentence it proves. Prints one line a test; exit 0 only if all hold."""
+import glob
 import os
 import re
 import sys
@@ -104,6 +105,33 @@ def any_worlds_give_one_sum(place):
         expect("weights: %s\n" % weights_sha(case.run) in output, output)
         expect(read_state(case.run)["weights_sha256"] in sums, read_state(case.run))
     expect(len(sums) == 1, sums)
+
+
+def features_that_were_embedded_once_train_to_the_weights_of_the_images(place):
+    images = Case(place, "from-images", train__reproducible=True, projector__kind="moe")
+    images.must_train("1,1")
+    cached = Case(place, "from-cache", train__reproducible=True, projector__kind="moe", cache__path=place.path("features"),
+                  cache__dtype="f32", cache__shard_images=4)
+    output = cached.must_train("1,1")
+    expect("no cache in %s: training from the images" % place.path("features") in output, output)
+    shutil.rmtree(cached.run)
+    with open(place.path("embed.log"), "wb") as log:
+        process = subprocess.Popen([program("blipren-coord"), "embed", cached.yaml, "--local", "2,1"], stdout=log, stderr=log)
+    wait_until(lambda: glob.glob(place.path("features", "*.arrow")) or process.poll() is not None)
+    family = children_of(process)
+    process.send_signal(signal.SIGINT)
+    expect(process.wait(timeout=60) in (STOPPED, 0), open(place.path("embed.log")).read())
+    descendants_gone(family)
+    for _ in range(2):  # makes what is missing, then nothing
+        done = subprocess.run([program("blipren-coord"), "embed", cached.yaml, "--local", "1,2"], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=120)
+        expect(b"complete: 80 images in" in done.stdout, done.stdout.decode())
+    output = cached.must_train("2,2")
+    expect("training from the cache" in output, output)
+    expect(weights_sha(cached.run) == weights_sha(images.run), "other weights")
+    os.truncate(sorted(glob.glob(place.path("features", "*.arrow")))[5], 400)
+    code, output = cached.train("1,1")
+    expect(code == FORMAT and "features-00005-of-00020.arrow: expected a whole Arrow file" in output, output)
 
 
 def read_state(run):
