@@ -243,21 +243,12 @@ static int reserve_locked(const struct cache *c, uint64_t size, struct bl_error 
     return 0;
 }
 
-/* Before an image appears, so that there is never more than the total says. */
-static int reserve(const struct cache *c, uint64_t size, struct bl_error *err)
+static int fail_large(const struct cache *c, uint64_t size, struct bl_error *err)
 {
-    if (size > most_bytes(c)) {
-        bl_fail(err, BL_ELIMIT,
-                "expected an image of at most nine tenths of data.cache_bytes, found %" PRIu64
-                " bytes",
-                size);
-        return bl_error_remedy(err, "raise data.cache_bytes");
-    }
-    if (lock_range(c, F_OFD_SETLKW, F_WRLCK, 0) < 0)
-        return fail_at(err, c->folder, "cannot be locked");
-    int rc = reserve_locked(c, size, err);
-    lock_range(c, F_OFD_SETLK, F_UNLCK, 0);
-    return rc;
+    bl_fail(err, BL_ELIMIT,
+            "expected an image of at most nine tenths of data.cache_bytes, found %" PRIu64 " bytes",
+            size);
+    return bl_error_remedy(err, "raise data.cache_bytes");
 }
 
 /* -- keeping ---------------------------------------------------------------------------------- */
@@ -306,6 +297,7 @@ static int link_url(const struct cache *c, const char *url_path, const char *tar
     return rename_into(link, url_path, err);
 }
 
+/* The total grows before the image appears, and nobody counts in between: there is never more than the total says. */
 static int keep_image(struct cache *c, const char *image, const char *part, uint64_t size,
                       struct bl_error *err)
 {
@@ -314,8 +306,14 @@ static int keep_image(struct cache *c, const char *image, const char *part, uint
         use(image, &st);
         return 0;
     }
-    BL_TRY(reserve(c, size, err));
-    return rename_into(part, image, err);
+    if (size > most_bytes(c))
+        return fail_large(c, size, err);
+    if (lock_range(c, F_OFD_SETLKW, F_WRLCK, 0) < 0)
+        return fail_at(err, c->folder, "cannot be locked");
+    int rc = reserve_locked(c, size, err);
+    rc = rc < 0 ? rc : rename_into(part, image, err);
+    lock_range(c, F_OFD_SETLK, F_UNLCK, 0);
+    return rc;
 }
 
 int cache_keep(struct cache *c, const char *url_path, const char *part, const uint8_t hash[32],
