@@ -245,21 +245,12 @@ static int reserve_locked(const struct image_cache *c, uint64_t size, struct bl_
     return 0;
 }
 
-/* Before an image appears, so that there is never more than the total says. */
-static int reserve(const struct image_cache *c, uint64_t size, struct bl_error *err)
+static int fail_large(const struct image_cache *c, uint64_t size, struct bl_error *err)
 {
-    if (size > most_bytes(c)) {
-        bl_fail(err, BL_ELIMIT,
-                "expected an image of at most nine tenths of data.cache_bytes, found %" PRIu64
-                " bytes",
-                size);
-        return bl_error_remedy(err, "raise data.cache_bytes");
-    }
-    if (lock_range(c, F_OFD_SETLKW, F_WRLCK, 0) < 0)
-        return fail_at(err, c->folder, "cannot be locked");
-    int rc = reserve_locked(c, size, err);
-    lock_range(c, F_OFD_SETLK, F_UNLCK, 0);
-    return rc;
+    bl_fail(err, BL_ELIMIT,
+            "expected an image of at most nine tenths of data.cache_bytes, found %" PRIu64 " bytes",
+            size);
+    return bl_error_remedy(err, "raise data.cache_bytes");
 }
 
 /* -- keeping ---------------------------------------------------------------------------------- */
@@ -308,6 +299,7 @@ static int link_url(const struct image_cache *c, const char *url_path, const cha
     return rename_into(link, url_path, err);
 }
 
+/* The total grows before the image appears, and nobody counts in between: there is never more than the total says. */
 static int keep_image(struct image_cache *c, const char *image, const char *part, uint64_t size,
                       struct bl_error *err)
 {
@@ -316,8 +308,14 @@ static int keep_image(struct image_cache *c, const char *image, const char *part
         use(image, &st);
         return 0;
     }
-    BL_TRY(reserve(c, size, err));
-    return rename_into(part, image, err);
+    if (size > most_bytes(c))
+        return fail_large(c, size, err);
+    if (lock_range(c, F_OFD_SETLKW, F_WRLCK, 0) < 0)
+        return fail_at(err, c->folder, "cannot be locked");
+    int rc = reserve_locked(c, size, err);
+    rc = rc < 0 ? rc : rename_into(part, image, err);
+    lock_range(c, F_OFD_SETLK, F_UNLCK, 0);
+    return rc;
 }
 
 int image_cache_keep(struct image_cache *c, const char *url_path, const char *part,
