@@ -35,6 +35,9 @@ uint64_t sample_count(const struct sample_source *source);
 /* Images are (side, side, 3) u8 RGB. */
 uint32_t sample_side(const struct sample_source *source);
 
+/* Where its image is, for people: location_describe. */
+void sample_describe(const struct sample_source *source, uint64_t id, char *ret, size_t size);
+
 struct sample_info {
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
     uint64_t image_hash;
