@@ -65,8 +65,8 @@ static const struct lease *lease_at_hand(const struct coord *c, const struct wor
     const struct lease *next = NULL;
     for (uint32_t k = 0; k < c->config.plan.window; k++) {
         const struct lease *lease = &w->leases[k];
-        bool needed = lease->state == LEASE_RECEIVED && lease->kind == BL_KIND_VALIDATE;
-        if (lease->state != LEASE_FREE && lease->kind != BL_KIND_VALIDATE)
+        bool needed = lease->state == LEASE_RECEIVED && bl_kind_is_pass(lease->kind);
+        if (lease->state != LEASE_FREE && !bl_kind_is_pass(lease->kind))
             needed = lease->step == w->done;
         if (needed && (!next || lease->micro_batch < next->micro_batch))
             next = lease;
