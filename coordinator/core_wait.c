@@ -180,6 +180,22 @@ static void wait_for_lease(struct coord_wait *wait, const struct lease *lease)
     wait->micro_batch = lease->micro_batch;
 }
 
+/* No loader has room for an assignment: the one that got on with its own longest ago. */
+static void wait_for_room(const struct coord *c, struct coord_wait *wait)
+{
+    const struct loader *slowest = NULL;
+    for (uint32_t i = 0; i < c->loader_top; i++) {
+        const struct loader *l = &c->loaders[i];
+        if (l->present && l->held > 0 &&
+            (!slowest || l->signs.progress_ms < slowest->signs.progress_ms))
+            slowest = l;
+    }
+    if (slowest)
+        wait_for(wait, slowest->peer, slowest->link, "to make what it was assigned before");
+    else
+        wait_for(wait, 0, 0, "a loader that has room for an assignment");
+}
+
 /* The rank that is furthest behind, and what it lacks. */
 static void wait_for_rank(const struct coord *c, struct coord_wait *wait)
 {
@@ -210,7 +226,7 @@ static void wait_for_rank(const struct coord *c, struct coord_wait *wait)
         wait_for(wait, slowest->peer, slowest->link,
                  "to finish the all-reduce and report the step");
     else
-        wait_for(wait, 0, 0, "a loader that has room for an assignment");
+        wait_for_room(c, wait);
 }
 
 static const struct worker *worker_in(const struct coord *c, enum phase phase, bool formed)

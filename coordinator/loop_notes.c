@@ -50,7 +50,7 @@ void loop_note(struct loop *l, const struct coord_action *a)
 {
     struct peer *peer = a->link ? peers_of_link(l->peers, a->link) : NULL;
     struct peer *other = a->note.other_link ? peers_of_link(l->peers, a->note.other_link) : NULL;
-    char phase[128], micro_batch[96], line[1024];
+    char phase[BL_BEAT_WAITING_MAX + 64], micro_batch[96], line[1600];
     phase_of(peer, phase, sizeof phase);
     micro_batch_of(a, micro_batch, sizeof micro_batch);
     const char *name = peer ? peer->name : "";

@@ -6,6 +6,7 @@
 
 #include "common/cluster.h"
 #include "common/error.h"
+#include "common/limits.h"
 #include "proto/socket.h"
 
 /* Seconds of a step that a worker spends in each part: means over its last reports. */
@@ -22,9 +23,9 @@ struct peer {
     uint64_t incarnation;
     enum bl_role role;
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
-    char build[512];             /* of its Hello */
-    uint64_t secret;             /* of its Hello: whose child it is; 0: nobody's */
-    char phase[32], waiting[32]; /* of its last Beat */
+    char build[512];                              /* of its Hello */
+    uint64_t secret;                              /* of its Hello: whose child it is; 0: nobody's */
+    char phase[32], waiting[BL_BEAT_WAITING_MAX]; /* of its last Beat */
     struct peer_times times;
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */

@@ -108,6 +108,13 @@ static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_
                        &g->ids, ret, err);
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
 static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
@@ -116,6 +123,8 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         struct fetch_slot *slot = &g->slots[i];
         struct sample_info info;
         struct bl_error why;
+        atomic_store(&g->since_ms, now_ms());
+        atomic_store(&g->at, slot->sample + 1);
         int rc = make_slot(f, g, slot, &info, &why);
         if (rc == -BL_ESTOPPED)
             break;
@@ -157,6 +166,7 @@ static void do_job(struct fetch *f, struct fetch_micro_batch *g)
 {
     struct bl_error err;
     int rc = make_micro_batch(f, g, &err);
+    atomic_store(&g->at, 0);
     pthread_mutex_lock(&f->lock);
     if (rc == 0) {
         queue_add(&f->made, g);
@@ -367,6 +377,23 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->lock);
     return 0;
+}
+
+bool fetch_slowest(const struct fetch *f, char *ret_name, size_t size, uint64_t *ret_ms)
+{
+    uint64_t oldest_ms = UINT64_MAX, sample = 0, now = now_ms();
+    for (const struct fetch_micro_batch *g = f->micro_batches; g; g = g->next) {
+        uint64_t at = atomic_load(&g->at), since_ms = atomic_load(&g->since_ms);
+        if (!at || since_ms >= oldest_ms)
+            continue;
+        oldest_ms = since_ms;
+        sample = at - 1;
+    }
+    if (oldest_ms == UINT64_MAX)
+        return false;
+    sample_describe(f->source, sample, ret_name, size);
+    *ret_ms = now - oldest_ms;
+    return true;
 }
 
 bool fetch_next(struct fetch *f, struct fetch_event *ret)

@@ -40,6 +40,7 @@ struct fetch_micro_batch {
     struct token_ids ids;     /* of the good slots, one after the other */
 
     atomic_int holders;
+    atomic_uint_fast64_t at, since_ms; /* being made: the sample in hand + 1, since when; 0: none */
     size_t slots_capacity, pixels_capacity;
     struct fetch_micro_batch *next_job, *next;
 };
@@ -82,6 +83,8 @@ uint32_t fetch_side(const struct fetch *fetch);
  * fetched from now on. FETCH_MADE follows. -BL_ENOMEM. */
 int fetch_make(struct fetch *fetch, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
                uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err);
+/* The image with which a thread is busy for longest, as location_describe has it, and for how long; false: no thread is. */
+bool fetch_slowest(const struct fetch *fetch, char *ret_name, size_t size, uint64_t *ret_ms);
 /* The next event; false when there is none. */
 bool fetch_next(struct fetch *fetch, struct fetch_event *ret);
 /* Lets go; only atomics, for any thread. */

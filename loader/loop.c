@@ -71,12 +71,29 @@ static void send_ended(struct loop *l, const struct loader_action *a)
     member_send(&l->member, a->generation, &e);
 }
 
+/* What it waits for: an image that takes long is told by name. */
+static void describe_waiting(struct loop *l, char *ret, size_t size)
+{
+    enum { LONG_MS = 2000 };
+    struct loader_status status = loader_status(l->core);
+    char name[BL_BEAT_WAITING_MAX / 2];
+    uint64_t ms;
+    if (!status.making)
+        snprintf(ret, size, "%s", status.shipping ? "workers" : "assignments");
+    else if (fetch_slowest(l->fetch, name, sizeof name, &ms) && ms >= LONG_MS)
+        snprintf(ret, size, "image %s for %" PRIu64 " s", name, ms / 1000);
+    else
+        ret[0] = 0;
+    wire_text(ret);
+}
+
 static void send_beat(struct loop *l, const struct loader_action *a)
 {
-    struct loader_status status = loader_status(l->core);
+    char waiting[BL_BEAT_WAITING_MAX];
+    describe_waiting(l, waiting, sizeof waiting);
     Blipren__Beat beat = BLIPREN__BEAT__INIT;
     beat.phase = (char *)(l->data_open ? "load" : "open");
-    beat.waiting = (char *)(status.making ? "" : status.shipping ? "workers" : "assignments");
+    beat.waiting = waiting;
     beat.progress = bl_progress();
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);

@@ -173,6 +173,13 @@ int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err
                : 0;
 }
 
+void sample_describe(const struct sample_source *s, uint64_t id, char *ret, size_t size)
+{
+    struct dataset_sample sample;
+    dataset_sample(s->dataset, id, &sample);
+    location_describe(&sample.location, ret, size);
+}
+
 int sample_missing(const struct sample_source *s, uint64_t id, struct bl_error *err)
 {
     struct dataset_sample sample;

@@ -38,6 +38,9 @@ uint32_t sample_side(const struct sample_source *source);
 /* Bytes of an image's pixels; 0: the worker has its features. */
 size_t sample_image_bytes(const struct sample_source *source);
 
+/* Where its image is, for people: location_describe. */
+void sample_describe(const struct sample_source *source, uint64_t id, char *ret, size_t size);
+
 struct sample_info {
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
     uint64_t image_hash;

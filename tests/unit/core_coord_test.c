@@ -100,11 +100,13 @@ static struct bl_digest state_of(uint64_t step)
     return (struct bl_digest){{7, (uint8_t)step}};
 }
 
+static uint32_t loader_capacity;
+
 static void hello(uint64_t peer)
 {
     struct coord_event e = from(peer, COORD_EVENT_HELLO);
     e.hello.role = peer >= LOADER_A ? BL_ROLE_LOADER : BL_ROLE_WORKER;
-    e.hello.capacity = 64;
+    e.hello.capacity = loader_capacity;
     feed(e);
 }
 
@@ -259,6 +261,7 @@ static void restart(void)
 /* 4 micro-batches of 2 batch indices, window 2, 1 step ahead, 6 steps, a checkpoint every 2; P = 600 ms. */
 static int begin(void **state)
 {
+    loader_capacity = 64;
     for (uint64_t i = 0; i < 40; i++)
         train_ids[i] = 2 * i;
     for (uint64_t i = 0; i < 4; i++)
@@ -1454,6 +1457,19 @@ static void an_assignment_is_left_to_a_loader_that_gets_on(void **state)
     assert_int_equal(note->note.other_link, 100 + WORKER_A);
 }
 
+static void when_no_loader_has_room_the_one_that_does_not_get_on_is_named(void **state)
+{
+    loader_capacity = 2;
+    begin_alone();
+    for (int i = 0; i < 100; i++) {
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    assert_string_equal(last_note(COORD_NOTE_WAITING, LOADER_A)->note.text,
+                        "to make what it was assigned before");
+}
+
 static void what_is_shipped_and_does_not_come_goes_to_another_loader(void **state)
 {
     begin_alone();
@@ -1858,6 +1874,7 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(a_hung_worker_is_not_waited_for),
           CASE(a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need),
           CASE(an_assignment_is_left_to_a_loader_that_gets_on),
+          CASE(when_no_loader_has_room_the_one_that_does_not_get_on_is_named),
           CASE(what_is_shipped_and_does_not_come_goes_to_another_loader),
           CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),
           CASE(a_newcomer_that_nobody_can_reach_is_left_out_and_named),
