@@ -270,16 +270,15 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     return append(&b->rows, &record, sizeof record, err);
 }
 
-static int is_for_validation(const struct build *b, uint64_t row, bool *ret, struct bl_error *err)
+static void is_for_validation(const struct build *b, uint64_t row, bool *ret)
 {
     const struct source *source = dataset_inputs_source(b->inputs, &row);
     struct source_sample sample;
     *ret = source == b->inputs->sources[1];
     if (*ret || !b->header.splits.at[SPLIT_VALIDATION])
-        return 0;
-    BL_TRY(source_get(source, row, &sample, err));
+        return;
+    source_place(source, row, &sample);
     *ret = judge_folder(b, source, &sample, ret) == DATASET_KEPT && *ret;
-    return 0;
 }
 
 static int collect_held_out(struct build *b, struct bl_error *err)
@@ -288,7 +287,7 @@ static int collect_held_out(struct build *b, struct bl_error *err)
         bool validation;
         if (b->inputs->images[row].verdict != DATASET_KEPT)
             continue;
-        BL_TRY(is_for_validation(b, row, &validation, err));
+        is_for_validation(b, row, &validation);
         if (!validation)
             continue;
         if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
@@ -450,7 +449,7 @@ static int build_all(struct build *b, dataset_progress *progress, void *ctx, str
 {
     BL_TRY(
         caption_rules_open(&b->config->data, b->inputs->tokenizer, b->inputs->eos, &b->rules, err));
-    BL_TRY(split_count(b->inputs->sources[0], &b->header.splits, err));
+    split_count(b->inputs->sources[0], &b->header.splits);
     BL_TRY(collect_held_out(b, err));
     for (uint64_t first = 0; first < b->inputs->count; first += ROWS_AT_ONCE) {
         if (progress && !progress(ctx, DATASET_JUDGING, first, b->inputs->count))

@@ -544,6 +544,15 @@ bool source_in_folders(const struct source *source)
     return source->is_folder;
 }
 
+void source_place(const struct source *source, uint64_t id, struct source_sample *ret)
+{
+    BL_ASSERT_CMP(id, <, source->row_count);
+    if (source->access.place)
+        source->access.place(source, id, ret);
+    else
+        get_added(source, id, ret);
+}
+
 int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
                     struct bl_error *err)
 {

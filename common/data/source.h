@@ -72,6 +72,8 @@ int source_get(const struct source *source, uint64_t id, struct source_sample *r
                struct bl_error *err);
 /* Whether the source was opened as a folder, so that names in it may tell splits: split.h. */
 bool source_in_folders(const struct source *source);
+/* Where the sample was found, and of those in memory what source_get gives; of Parquet nothing is read. */
+void source_place(const struct source *source, uint64_t id, struct source_sample *ret);
 /* Whether the sample's image is at a URL, and the SHA-256 of that (common/data/url.h). For any thread. */
 int source_identify(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
                     struct bl_error *err);

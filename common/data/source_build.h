@@ -31,6 +31,7 @@ struct source_listing {
 struct source_access {
     int (*get)(const struct source *source, uint64_t id, struct source_sample *ret,
                struct bl_error *err);
+    void (*place)(const struct source *source, uint64_t id, struct source_sample *ret);
     int (*identify)(const struct source *source, uint64_t id, bool *ret_is_url, uint8_t ret[32],
                     struct bl_error *err);
     void (*candidate)(const struct source *source, uint64_t i, struct source_candidate *ret);

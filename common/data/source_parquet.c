@@ -101,7 +101,7 @@ static int add_candidates(struct store *s, size_t column, int64_t row, struct bl
 }
 
 /* What messages call the image: its path or URL, else its row. */
-static int read_name(struct store *s, uint64_t row, uint64_t file_row, struct bl_error *err)
+static int read_name(struct store *s, uint64_t row, uint64_t line, struct bl_error *err)
 {
     const struct parquet_value *value = NULL;
     size_t count;
@@ -109,7 +109,7 @@ static int read_name(struct store *s, uint64_t row, uint64_t file_row, struct bl
     if (s->names.reader)
         BL_TRY(read_row(&s->names, (int64_t)row, &value, &count, err));
     bool named = value && !value->null && value->size;
-    snprintf(number, sizeof number, "row %llu", (unsigned long long)file_row + 1);
+    snprintf(number, sizeof number, "row %llu", (unsigned long long)line);
     s->name.size = 0;
     if (!bl_bytes_add(&s->name, named ? (const char *)value->bytes : number,
                       named ? value->size : strlen(number)) ||
@@ -119,17 +119,21 @@ static int read_name(struct store *s, uint64_t row, uint64_t file_row, struct bl
     return 0;
 }
 
+static void place(const struct source *source, uint64_t id, struct source_sample *ret)
+{
+    const struct parquet *file = file_of(source->store, &id);
+    *ret = (struct source_sample){
+        .image = "", .file = parquet_name(file) + strlen(source->folder) + 1, .line = id + 1};
+}
+
 static int get(const struct source *source, uint64_t id, struct source_sample *ret,
                struct bl_error *err)
 {
     struct store *s = source->store;
-    uint64_t row = id;
-    const struct parquet *file = file_of(s, &row);
+    place(source, id, ret);
     s->candidate_count = 0;
-    BL_TRY(read_name(s, id, row, err));
-    *ret = (struct source_sample){.image = s->name.data,
-                                  .file = parquet_name(file) + strlen(source->folder) + 1,
-                                  .line = row + 1};
+    BL_TRY(read_name(s, id, ret->line, err));
+    ret->image = s->name.data;
     for (size_t i = 0; i < s->caption_count; i++)
         if (add_candidates(s, i, (int64_t)id, err) < 0)
             return source_where(source, ret, err);
@@ -394,7 +398,8 @@ static int read_parquet(struct source *source, const struct source_listing *list
         return fail_nomem(err);
     pthread_mutex_init(&s->lock, NULL);
     source->store = s;
-    source->access = (struct source_access){.get = get,
+    source->access = (struct source_access){.place = place,
+                                            .get = get,
                                             .identify = identify,
                                             .candidate = candidate,
                                             .locate = locate,

@@ -56,17 +56,16 @@ enum split_name split_of_sample(const struct source_sample *sample)
     return with_part(split_of_path(sample->file), name, strlen(name));
 }
 
-int split_count(const struct source *source, struct split_counts *ret, struct bl_error *err)
+void split_count(const struct source *source, struct split_counts *ret)
 {
     *ret = (struct split_counts){0};
     if (!source_in_folders(source)) {
         ret->at[SPLIT_NONE] = source_count(source);
-        return 0;
+        return;
     }
     for (uint64_t id = 0; id < source_count(source); id++) {
         struct source_sample sample;
-        BL_TRY(source_get(source, id, &sample, err));
+        source_place(source, id, &sample);
         ret->at[split_of_sample(&sample)]++;
     }
-    return 0;
 }

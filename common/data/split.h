@@ -16,4 +16,4 @@ enum split_name split_of_sample(const struct source_sample *sample);
 struct split_counts {
     uint64_t at[SPLIT_NAMES];
 };
-int split_count(const struct source *source, struct split_counts *ret, struct bl_error *err);
+void split_count(const struct source *source, struct split_counts *ret);

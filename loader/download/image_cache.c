@@ -245,7 +245,7 @@ static int reserve_locked(const struct image_cache *c, uint64_t size, struct bl_
     return 0;
 }
 
-static int fail_large(const struct image_cache *c, uint64_t size, struct bl_error *err)
+static int fail_large(uint64_t size, struct bl_error *err)
 {
     bl_fail(err, BL_ELIMIT,
             "expected an image of at most nine tenths of data.cache_bytes, found %" PRIu64 " bytes",
@@ -309,7 +309,7 @@ static int keep_image(struct image_cache *c, const char *image, const char *part
         return 0;
     }
     if (size > most_bytes(c))
-        return fail_large(c, size, err);
+        return fail_large(size, err);
     if (lock_range(c, F_OFD_SETLKW, F_WRLCK, 0) < 0)
         return fail_at(err, c->folder, "cannot be locked");
     int rc = reserve_locked(c, size, err);

@@ -349,7 +349,7 @@ static void put_golden(const char *golden)
     free(data);
 }
 
-/* Nothing is there, and nothing is asked for: rows 3 and 7 have no URL, row 6 names a file. */
+/* Nothing is there, and nothing is asked for; a folder in a URL tells no split. Rows 3 and 7 have no URL, row 6 names a file. */
 static void an_image_at_a_url_is_known_by_its_url(void **state)
 {
     struct dataset_sample a, again;
@@ -361,10 +361,11 @@ static void an_image_at_a_url_is_known_by_its_url(void **state)
     struct dataset *d = prepared(data, NULL);
     assert_int_equal(dataset_samples(d), 4);
     assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_IMAGE), 3);
+    assert_int_equal(dataset_count(d, DATASET_TRAIN), 4);
     dataset_sample(d, 0, &a);
     dataset_sample(d, 2, &again);
     assert_int_equal(a.location.kind, LOCATION_URL);
-    bl_sha256("http://host/a.jpg", 17, hash);
+    bl_sha256("http://host/val2017/a.jpg", 25, hash);
     assert_memory_equal(a.hash, hash, 32);
     assert_memory_equal(again.hash, hash, 32);
     assert_string_equal(a.location.path, again.location.path);

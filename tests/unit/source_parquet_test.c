@@ -197,11 +197,11 @@ static void a_column_of_urls_and_paths_says_where_images_are(void **state)
     copy("urls.parquet", "u.parquet");
     assert_ok(open_with(inside("u.parquet"), NULL, columns, 2, &source, &err), err);
     assert_int_equal(source_count(source), 7);
-    expect_sample(source, 3, "http://host/a.jpg", "u.parquet", 4, "0=again a\n");
+    expect_sample(source, 3, "http://host/val2017/a.jpg", "u.parquet", 4, "0=again a\n");
     expect_sample(source, 2, "row 3", "u.parquet", 3, "0=c\n1=long c\n");
-    expect_url(source, 0, "http://host/a.jpg");
+    expect_url(source, 0, "http://host/val2017/a.jpg");
     expect_url(source, 1, "HTTPS://host/b%20c%C3%A9.jpg?x=%20");
-    expect_url(source, 3, "http://host/a.jpg");
+    expect_url(source, 3, "http://host/val2017/a.jpg");
     expect_url(source, 4, "file:///x.jpg");
     assert_ok(source_locate(source, 5, &text, &err), err);
     snprintf(expected, sizeof expected, "%s/in/d.jpg", folder);

@@ -50,7 +50,7 @@ with duckdb.connect() as connection:
 
 # URLs, of which a source makes locations: tests/unit/source_test.c.
 pq.write_table(pa.table({
-    "url": ["http://host/a.jpg", " HTTPS://host/b c\u00e9.jpg?x=%20\n", None, "http://host/a.jpg", "file:///x.jpg", "in/d.jpg", ""],
+    "url": ["http://host/val2017/a.jpg", " HTTPS://host/b c\u00e9.jpg?x=%20\n", None, "http://host/val2017/a.jpg", "file:///x.jpg", "in/d.jpg", ""],
     "caption": ["long a", "long b", "long c", None, "long e", "long f", "long g"],
     "short_caption": ["a", "b", "c", "again a", "e", "f", "g"],
 }), here / "urls.parquet")
