@@ -3,17 +3,20 @@
 
 #include <stdbool.h>
 
+#include "common/cluster.h"
 #include "common/error.h"
 
 struct coordinator_options {
+    enum bl_kind kind;    /* TRAIN or EMBED */
     const char *yaml;     /* RUN.yaml */
     bool local;           /* start workers and loaders here */
     int workers, loaders; /* of this host */
+    const char *bind;     /* --bind: cluster.bind for this start; NULL: as the YAML says */
     const char *device;   /* of its workers: their --device; NULL: auto */
     const char *keys;     /* --keys: cluster.keys for this start; NULL: not given */
     bool insecure;        /* --insecure: cluster.insecure for this start */
 };
 
-/* Trains, or goes on training, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
+/* Trains or embeds, or goes on with it, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
  * signal, with everything saved). */
 int coordinator_run(const struct coordinator_options *options, struct bl_error *err);

@@ -196,6 +196,22 @@ int loop_write_config(struct loop *l, struct bl_error *err)
     return bl_file_write(path, l->config->text, strlen(l->config->text), err);
 }
 
+int loop_write_endpoint(struct loop *l, struct bl_error *err)
+{
+    char path[4096], line[SOCKET_ENDPOINT_MAX + 1];
+    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", err));
+    snprintf(line, sizeof line, "%s\n", l->endpoint);
+    return bl_file_write(path, line, strlen(line), err);
+}
+
+void loop_remove_endpoint(struct loop *l)
+{
+    char path[4096];
+    if (l->endpoint[0] &&
+        bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", NULL) == 0)
+        unlink(path); /* or it is an old one: nobody answers there */
+}
+
 static int read_ids(const struct dataset *dataset, enum dataset_split split, uint64_t **ret,
                     struct bl_error *err)
 {
@@ -257,17 +273,28 @@ int loop_open_files(struct loop *l, struct bl_error *err)
 {
     char path[4096], programs[4096], worker[4096];
     BL_TRY(config_open(l->options->yaml, &l->config, err));
+    if (loop_embeds(l))
+        BL_TRY(loop_embed_choose_folder(l, err));
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
     BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
-    if (!l->config->train.steps)
-        BL_TRY(prepare_data(l, err)); /* how many samples there are decides the steps to compare */
-    BL_TRY(compare_config(l, err));
-    BL_TRY(run_id(l->config->run_dir, true, l->run, err));
-    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
-    BL_TRY(bl_folder_make(path, err));
+    if (!loop_embeds(l)) {
+        if (!l->config->train.steps)
+            BL_TRY(
+                prepare_data(l, err)); /* how many samples there are decides the steps to compare */
+        BL_TRY(compare_config(l, err));
+        BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
+        BL_TRY(bl_folder_make(path, err));
+    }
     if (!l->dataset)
         BL_TRY(prepare_data(l, err));
+    if (loop_embeds(l)) {
+        BL_TRY(loop_embed_begin_anew(l, err));
+        BL_TRY(loop_embed_prepare(l, err));
+    } else {
+        BL_TRY(loop_find_cache(l, err));
+    }
+    BL_TRY(run_id(l->config->run_dir, true, l->run, err));
     return bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err);
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# deploy/setup.sh [tests | --missing] - installs the Debian packages that building BLIPren needs and that are missing here; with
-# `tests` also those that tests/lint.sh and builds by clang need. Nothing else on the system is touched. Root, or a user with
+# deploy/setup.sh [tests | evidence | --missing] - installs the Debian packages that building BLIPren needs and that are missing here; with
+# `tests` also those that tests/lint.sh and builds by clang need, with `evidence` those of tests/evidence (Slurm among them). Nothing else on the system is touched. Root, or a user with
 # sudo. --missing only prints which are.
 set -eu
 packages="gcc g++ meson ninja-build pkg-config libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libpng-dev
@@ -9,8 +9,9 @@ libsodium-dev libssl-dev libcmocka-dev libsnappy-dev zlib1g-dev libzstd-dev libl
 case ${1-} in
 "" | --missing) ;;
 tests) packages="$packages clang clang-format cppcheck libclang-rt-14-dev shellcheck" ;;
+evidence) packages="$packages debootstrap slurm-wlm iproute2 debhelper fakeroot lintian buildah docker-compose" ;;
 *)
-    echo "usage: deploy/setup.sh [tests | --missing]" >&2
+    echo "usage: deploy/setup.sh [tests | evidence | --missing]" >&2
     exit 2
     ;;
 esac

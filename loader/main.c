@@ -29,6 +29,7 @@ static const char usage[] =
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
     "  --patience S    leave after so many seconds without a coordinator (60)\n"
+    "  --grace S       after SIGTERM, go on for so long if the run does not end before (0)\n"
     "  --parent PID    die with that process\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";
@@ -84,7 +85,7 @@ static int wrong_usage(struct bl_error *err, const char *expected)
 static int command_load(int argc, char **argv, struct bl_error *err)
 {
     struct loader_options options = {0};
-    int64_t threads = 0, capacity = 0, parent = 0, patience_s = 60;
+    int64_t threads = 0, capacity = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
         {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
@@ -94,6 +95,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 1024},
         {"--capacity", ARGUMENT_WHOLE, &capacity, 0, BL_LOADER_CAPACITY_MAX},
         {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
+        {"--grace", ARGUMENT_WHOLE, &grace_s, 0, 1000000},
         {"--parent", ARGUMENT_WHOLE, &parent, 0, 1 << 30},
         {0},
     };
@@ -108,6 +110,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     options.capacity = (int)capacity;
     options.parent = (int)parent;
     options.patience_s = (unsigned)patience_s;
+    options.grace_s = (unsigned)grace_s;
     options.insecure |= parent != 0; /* a coordinator that starts us was told already */
     return loader_run(&options, err);
 }

@@ -138,6 +138,8 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     if (m->probe_count)
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
+    m->run_kind = (enum bl_kind)e->welcome->kind;
+    snprintf(m->cache_tower, sizeof m->cache_tower, "%s", e->welcome->cache_tower);
     bl_notify_ready("%s of the run %s", m->name, m->run_folder);
     return 0;
 }
@@ -269,14 +271,32 @@ static void on_tick(uv_timer_t *timer)
 }
 
 /* The first signal ends the process in order; the handlers are gone then, so that a second one ends it at once. */
-static void on_signal(uv_signal_t *signal, int number)
+static void leave_on_signal(struct member *m, int number)
 {
-    struct member *m = signal->data;
     struct bl_error err;
     for (int i = 0; i < m->signal_count; i++)
         uv_signal_stop(&m->signals[i]);
     bl_fail(&err, BL_ESTOPPED, "stopped by signal %d", number);
     member_fail(m, &err);
+}
+
+static void on_grace_over(uv_timer_t *timer)
+{
+    leave_on_signal(timer->data, SIGTERM);
+}
+
+/* Who is asked to leave may be one of all: the coordinator, asked too, then needs them for the steps under way and the last
+ * checkpoint, and says Stop. */
+static void on_signal(uv_signal_t *signal, int number)
+{
+    struct member *m = signal->data;
+    if (!m->options.grace_s || !m->welcomed)
+        return leave_on_signal(m, number);
+    if (uv_is_active((uv_handle_t *)&m->grace))
+        return;
+    bl_log(BL_LOG_INFO, "signal %d: leaving in %u s, or when the run ends", number,
+           m->options.grace_s);
+    uv_timer_start(&m->grace, on_grace_over, 1000 * (uint64_t)m->options.grace_s, 0);
 }
 
 /* -- start and end -- */
@@ -288,7 +308,8 @@ static void start_handles(struct member *m)
     uv_loop_init(&m->uv);
     uv_async_init(&m->uv, &m->wake, on_wake);
     uv_timer_init(&m->uv, &m->tick);
-    m->wake.data = m->tick.data = m;
+    uv_timer_init(&m->uv, &m->grace);
+    m->wake.data = m->tick.data = m->grace.data = m;
     uv_timer_start(&m->tick, on_tick, MEMBER_TICK_MS, MEMBER_TICK_MS);
     for (int i = 0; i < m->signal_count; i++) {
         uv_signal_init(&m->uv, &m->signals[i]);

@@ -36,9 +36,11 @@ struct member_options {
     const char *keys;     /* folder of the cluster's keys; NULL: none */
     bool insecure;        /* the coordinator may be on another machine without them */
     unsigned patience_s;  /* without a coordinator for so long: leave */
-    const char *name;     /* for people; NULL: host:pid */
-    const char *kind;     /* of machine, as far as results depend on it; NULL: they do not */
-    int parent;           /* process to die with; 0: none */
+    unsigned
+        grace_s; /* asked to leave by a signal: go on for so long, or to the run's end; 0: leave at once */
+    const char *name; /* for people; NULL: host:pid */
+    const char *kind; /* of machine, as far as results depend on it; NULL: they do not */
+    int parent;       /* process to die with; 0: none */
     const struct member_calls *calls;
     void *context;
 };
@@ -48,7 +50,7 @@ struct member {
     struct member_options options;
     uv_loop_t uv;
     uv_async_t wake;
-    uv_timer_t tick;
+    uv_timer_t tick, grace;
     uv_signal_t signals[RUN_SIGNALS_MAX];
     int signal_count;
     struct wire_context *zmq; /* for the program's other sockets too */
@@ -59,6 +61,8 @@ struct member {
     bool run_known;             /* then these are the run's, for ever */
     uint8_t run[RUN_ID_BYTES];
     char run_folder[4096];
+    enum bl_kind run_kind;
+    char cache_tower[65];                 /* "": the run takes no features from a cache */
     uint32_t patience_ms;                 /* the run's; a guess until Welcome tells it */
     uint64_t probe[BL_PROBE_SAMPLES_MAX]; /* samples that the newest Welcome names */
     uint32_t probe_count;

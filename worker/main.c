@@ -25,7 +25,9 @@ static const char usage[] =
     "the "
     "CPU)\n"
     "  --threads N      computing threads (all cores)\n"
+    "  --name TEXT      what it is called in the coordinator's log (host:pid)\n"
     "  --patience S     leave after so many seconds without a coordinator (60)\n"
+    "  --grace S        after SIGTERM, go on for so long if the run does not end before (0)\n"
     "  --parent PID     die with that process\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";
@@ -33,7 +35,7 @@ static const char usage[] =
 static int command_train(int argc, char **argv, struct bl_error *err)
 {
     struct worker_options options = {.host = "127.0.0.1"};
-    int64_t threads = 0, parent = 0, patience_s = 60;
+    int64_t threads = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
         {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
@@ -42,7 +44,9 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
+        {"--name", ARGUMENT_TEXT, &options.name, 0, 0},
         {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
+        {"--grace", ARGUMENT_WHOLE, &grace_s, 0, 1000000},
         {"--parent", ARGUMENT_WHOLE, &parent, 0, 1 << 30},
         {0},
     };
@@ -55,6 +59,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     options.threads = (int)threads;
     options.parent = (int)parent;
     options.patience_s = (unsigned)patience_s;
+    options.grace_s = (unsigned)grace_s;
     return worker_run(&options, err);
 }
 

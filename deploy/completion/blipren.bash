@@ -23,7 +23,7 @@ _blipren() {
     --device) mapfile -t COMPREPLY < <(compgen -W "auto cpu $("$program" devices 2>/dev/null | grep -oE '^cuda:[0-9]+')" -- "$word") ;;
     --precision) mapfile -t COMPREPLY < <(compgen -W "bf16 f32" -- "$word") ;;
     --attention | --pairs | --list | --out) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-    --coord | --host | --local | --name | --prefix | --queries | --threads | --capacity | --patience | --parent | --beam | \
+    --coord | --host | --local | --name | --prefix | --queries | --threads | --capacity | --patience | --grace | --bind | --parent | --beam | \
         --temperature | --top-p | --seed | --max-new | --max-pixels | --longest) ;;
     *)
         if [[ $word == -* ]]; then

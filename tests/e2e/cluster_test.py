@@ -539,6 +539,26 @@ def children_of_a_coordinator_with_keys_have_them_too(place):
     expect("complete: 16 steps" in Case(place, "local-keys-run", cluster__keys=keys).must_train("1,1"), "")
 
 
+def processes_asked_to_end_all_at_once_lose_nothing(place):
+    case = Case(place, "all-at-once", train__steps=1000, train__checkpoint_every=0)
+    coordinator, log, said, endpoint = start_cluster(place, case)
+    expect(open(os.path.join(case.run, "endpoint")).read() == endpoint + "\n", "the run folder names another endpoint")
+    start = lambda name, grace: subprocess.Popen([program(name), "--coord", endpoint, "--threads", "1", "--grace", grace],
+                                                 stdout=log, stderr=log)
+    peers = [start("blipren-loader", "60"), start("blipren-worker", "60"), start("blipren-worker", "60")]
+    wait_until(lambda: case.committed() >= 2)
+    # one alone: its grace ends before the run does
+    one = start("blipren-loader", "1")
+    wait_until(lambda: open(said, errors="replace").read().count("joins as loader") == 2)
+    one.send_signal(signal.SIGTERM)
+    expect(one.wait(timeout=60) == STOPPED and coordinator.poll() is None, open(said).read())
+    for process in [*peers, coordinator]:
+        process.send_signal(signal.SIGTERM)
+    expect([p.wait(timeout=60) for p in [*peers, coordinator]] == 4 * [STOPPED], open(said).read())
+    expect(read_state(case.run)["step"] == case.committed() >= 2, read_state(case.run))
+    expect(not os.path.exists(os.path.join(case.run, "endpoint")), "the run folder names an endpoint where nobody listens")
+
+
 def a_run_that_ends_early_is_the_error_of_whoever_was_started_by_hand(place):
     data = place.path("allbad")
     shutil.copytree(place.path("data"), data)
