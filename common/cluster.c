@@ -18,9 +18,14 @@ struct bl_timing bl_timing_of(uint32_t patience_ms)
     };
 }
 
+enum bl_kind bl_plan_pass(const struct bl_plan *plan)
+{
+    return plan->kind == BL_KIND_EMBED ? BL_KIND_EMBED : BL_KIND_VALIDATE;
+}
+
 static uint64_t indices_of(const struct bl_plan *plan, enum bl_kind kind)
 {
-    return kind == BL_KIND_VALIDATE ? plan->validate_samples : plan->batch;
+    return bl_kind_is_pass(kind) ? plan->validate_samples : plan->batch;
 }
 
 uint32_t bl_plan_micro_batches(const struct bl_plan *plan, enum bl_kind kind)
@@ -57,6 +62,8 @@ static bool every(uint64_t period, uint64_t step)
 
 bool bl_plan_checkpoints(const struct bl_plan *plan, uint64_t step)
 {
+    if (plan->kind == BL_KIND_EMBED)
+        return false;
     return step == 0 || step == plan->steps || every(plan->checkpoint_every, step);
 }
 

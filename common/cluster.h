@@ -14,7 +14,12 @@
 #include <stdint.h>
 
 /* Numbers of enum Kind and enum Role in proto/blipren.proto. */
-enum bl_kind { BL_KIND_NONE = 0, BL_KIND_TRAIN = 1, BL_KIND_VALIDATE = 2 };
+enum bl_kind { BL_KIND_NONE = 0, BL_KIND_TRAIN = 1, BL_KIND_VALIDATE = 2, BL_KIND_EMBED = 3 };
+/* Micro-batches of a pass: over a list of samples, each once, without steps. */
+static inline bool bl_kind_is_pass(enum bl_kind kind)
+{
+    return kind == BL_KIND_VALIDATE || kind == BL_KIND_EMBED;
+}
 enum bl_role { BL_ROLE_NONE = 0, BL_ROLE_WORKER = 1, BL_ROLE_LOADER = 2 };
 
 /* SHA-256 over the trainable state; all zero = no state. */
@@ -43,15 +48,16 @@ struct bl_timing bl_timing_of(uint32_t patience_ms);
 /* What a worker or loader says that was told to stop because the run ended with that code. */
 const char *bl_stop_text(int code);
 
-/* The run as the rules see it: from configuration and index, the same in every program. */
+/* The run as the rules see it: from configuration and index, the same in every program. A run of kind EMBED has no steps, and
+ * one pass, over the distinct images: micro-batch i is shard i of the feature cache. */
 struct bl_plan {
-    enum bl_kind kind; /* what the micro-batches of a step are for: the run's kind */
+    enum bl_kind kind; /* the run's: TRAIN or EMBED */
     uint64_t seed;
     uint64_t train_samples;    /* n: an epoch; >= 1 */
-    uint64_t validate_samples; /* V: 0 = no validation */
+    uint64_t validate_samples; /* V: of a pass; 0 = no validation */
     uint32_t batch;            /* G: samples of a step's global batch */
     uint32_t micro_batch;      /* samples of a micro-batch (reproducible: of a grain); 1..batch */
-    uint64_t steps;            /* optimizer steps of the whole run */
+    uint64_t steps;            /* optimizer steps of the whole run; EMBED: 0 */
     uint64_t checkpoint_every; /* 0 = only at step 0 and at the end */
     uint64_t validate_every;   /* 0 = only at the end */
     bool validate_at_start;    /* also after 0 steps */
@@ -59,7 +65,9 @@ struct bl_plan {
     uint32_t window;           /* micro-batches a worker may hold (ordered, not Consumed); >= 1 */
 };
 
-/* Micro-batches of a step, or of the validation set. */
+/* What a pass of the run is for. */
+enum bl_kind bl_plan_pass(const struct bl_plan *plan);
+/* Micro-batches of a step, or of a pass. */
 uint32_t bl_plan_micro_batches(const struct bl_plan *plan, enum bl_kind kind);
 /* The batch indices of one micro-batch; the last may be short. */
 struct bl_range bl_plan_indices(const struct bl_plan *plan, enum bl_kind kind,

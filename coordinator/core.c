@@ -109,6 +109,7 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     core_tick_waits(c);
     tick_stopping(c);
     if (c->state == COORD_LEAVING && c->now_ms >= c->leave_deadline_ms) {
+        core_leases_clear(c); /* of who never answered */
         for (uint32_t i = 0; i < c->worker_top; i++)
             c->workers[i].phase = ABSENT;
         for (uint32_t i = 0; i < c->loader_top; i++)
@@ -233,17 +234,18 @@ static int range_check(const char *key, uint64_t value, uint64_t least, uint64_t
 static int config_check(const struct coord_config *config, struct bl_error *err)
 {
     const struct bl_plan *plan = &config->plan;
+    bool embeds = plan->kind == BL_KIND_EMBED;
     BL_TRY(range_check("train_samples", plan->train_samples, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("validate_samples", plan->validate_samples, 0, UINT32_MAX, err));
     BL_TRY(range_check("batch", plan->batch, 1, BL_GLOBAL_BATCH_MAX, err));
     BL_TRY(range_check("micro_batch", plan->micro_batch, 1, BL_MICRO_BATCH_SLOTS_MAX, err));
-    BL_TRY(range_check("steps", plan->steps, 1, BL_STEPS_MAX, err));
+    BL_TRY(range_check("kind", plan->kind, BL_KIND_TRAIN, BL_KIND_EMBED, err));
+    BL_TRY(range_check("steps", plan->steps, embeds ? 0 : 1, embeds ? 0 : BL_STEPS_MAX, err));
     BL_TRY(range_check("steps_ahead", plan->steps_ahead, 1, BL_STEPS_AHEAD_MAX, err));
     BL_TRY(range_check("window", plan->window, 1, BL_WINDOW_MAX, err));
     BL_TRY(range_check("sample_count", config->sample_count, 1, (uint64_t)1 << 40, err));
     BL_TRY(range_check("patience_ms", config->patience_ms, BL_PATIENCE_MS_MIN,
                        UINT64_C(1000) * BL_PATIENCE_S_MAX, err));
-    BL_TRY(range_check("kind", plan->kind, BL_KIND_TRAIN, BL_KIND_TRAIN, err));
     BL_TRY(range_check("workers_max", config->workers_max, 1, BL_WORKERS_MAX, err));
     BL_TRY(range_check("loaders_max", config->loaders_max, 1, BL_LOADERS_MAX, err));
     BL_TRY(range_check("workers_min", config->workers_min, 1, config->workers_max, err));
@@ -258,7 +260,7 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
     if (!c)
         return bl_fail(err, BL_ENOMEM, "coordinator: no memory");
     const struct bl_plan *plan = &config->plan;
-    uint32_t micro_batches = bl_plan_micro_batches(plan, BL_KIND_VALIDATE);
+    uint32_t micro_batches = bl_plan_micro_batches(plan, bl_plan_pass(plan));
     uint32_t slots = plan->micro_batch;
     c->config = *config;
     c->timing = bl_timing_of(config->patience_ms);
@@ -286,6 +288,10 @@ int coord_new(const struct coord_config *config, struct coord **ret_coord, struc
     for (uint32_t i = 0; i < config->workers_max; i++) {
         c->workers[i].leases = &c->leases[(size_t)i * plan->window];
         c->workers[i].digests = &c->digests[(size_t)i * ring_size(c)];
+    }
+    for (uint32_t i = 0; config->done && i < micro_batches; i++) {
+        c->validated[i] = config->done[i] != 0;
+        c->validated_count += c->validated[i];
     }
     *ret_coord = bl_take(&c);
     return 0;

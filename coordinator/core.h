@@ -157,7 +157,8 @@ struct coord_event {
     X(REPORTED, "the Report being handled counts: keep it")                                        \
     X(ACCEPTED, "the Validation being handled counts: keep it")                                    \
     X(VALIDATED,                                                                                   \
-      "all results after step steps are kept: write them, in order of their micro-batch")          \
+      "all results after step steps are kept: write them, in order of their micro-batch; EMBED: "  \
+      "all micro-batches are there")                                                               \
     X(REWOUND, "metrics of steps >= step are annulled; forget reports and validation results")     \
     X(REGISTERED, "the checkpoint counts: point to it")                                            \
     X(REMOVED, "the checkpoint counts no more: its folder may go")                                 \
@@ -260,9 +261,11 @@ struct coord_config {
     struct bl_plan plan;
     const uint64_t *train_ids;    /* plan.train_samples sample ids, borrowed for life */
     const uint64_t *validate_ids; /* plan.validate_samples sample ids, borrowed for life */
-    uint64_t sample_count;        /* sample ids are below it */
-    double max_bad_fraction;      /* of the distinct samples seen */
-    uint64_t bad_minimum;         /* samples seen before the fraction is judged */
+    const uint8_t *
+        done; /* EMBED: of each micro-batch whether it is there already; for the call alone; NULL = none */
+    uint64_t sample_count;   /* sample ids are below it */
+    double max_bad_fraction; /* of the distinct samples seen */
+    uint64_t bad_minimum;    /* samples seen before the fraction is judged */
     uint32_t patience_ms;
     uint32_t workers_max, loaders_max;
     uint32_t workers_min;    /* a generation has at least so many; >= 1 */

@@ -29,7 +29,7 @@ static uint64_t sample_at(const struct coord *c, enum bl_kind kind, uint64_t ste
                           uint32_t *ret_epoch)
 {
     *ret_epoch = 0;
-    if (kind == BL_KIND_VALIDATE)
+    if (bl_kind_is_pass(kind))
         return c->config.validate_ids[index];
     uint64_t epoch_index;
     bl_plan_sample(&c->config.plan, step, index, ret_epoch, &epoch_index);
@@ -70,7 +70,7 @@ static bool next_micro_batch(const struct coord *c, const struct worker *w, uint
         struct bl_range share = validation_share(c, w->rank);
         if (w->next_validate >= share.count)
             return false;
-        *ret_lease = (struct lease){.kind = BL_KIND_VALIDATE,
+        *ret_lease = (struct lease){.kind = bl_plan_pass(&c->config.plan),
                                     .step = c->validating,
                                     .micro_batch = c->to_validate[share.first + w->next_validate]};
         return true;
@@ -87,7 +87,7 @@ static bool next_micro_batch(const struct coord *c, const struct worker *w, uint
 /* Moves w's cursor past the micro-batch it stood at, adding what was ordered to the step's digest. */
 static void micro_batch_assigned(struct coord *c, struct worker *w, const struct lease *lease)
 {
-    if (lease->kind == BL_KIND_VALIDATE) {
+    if (bl_kind_is_pass(lease->kind)) {
         w->next_validate++;
         return;
     }
@@ -264,10 +264,13 @@ void core_on_consumed(struct coord *c, const struct coord_event *e)
     if (!lease || lease->state != LEASE_RECEIVED)
         return core_violation(c, e, "Consumed before Received", e->micro_batch.step,
                               e->micro_batch.micro_batch);
-    if (c->state == COORD_VALIDATING && lease->kind == BL_KIND_VALIDATE &&
+    if (c->state == COORD_VALIDATING && bl_kind_is_pass(lease->kind) &&
         !c->validated[lease->micro_batch])
         return core_violation(c, e, "Consumed before its Validation", e->micro_batch.step,
                               e->micro_batch.micro_batch);
+    uint64_t *longest_ms = &w->longest_ms[lease->kind];
+    *longest_ms = latest(*longest_ms, latest(1, c->now_ms - latest(lease->since_ms, w->free_ms)));
+    w->free_ms = c->now_ms;
     core_lease_free(c, w, lease);
 }
 
@@ -449,7 +452,8 @@ void core_on_completed(struct coord *c, const struct coord_event *e)
     if (!l || l->held == 0)
         return core_violation(c, e, "Completed without an assignment", 1, 0);
     l->held--;
-    if ((e->micro_batch.kind != c->config.plan.kind && e->micro_batch.kind != BL_KIND_VALIDATE) ||
+    if ((e->micro_batch.kind != c->config.plan.kind &&
+         e->micro_batch.kind != bl_plan_pass(&c->config.plan)) ||
         e->micro_batch.micro_batch >= bl_plan_micro_batches(&c->config.plan, e->micro_batch.kind) ||
         e->micro_batch.step > c->config.plan.steps)
         return core_violation(c, e, "Completed for a micro-batch that is not", e->micro_batch.kind,

@@ -84,15 +84,21 @@ static void choose_members(struct coord *c, struct worker *source)
         }
 }
 
+/* How far the run got: steps, or shards. */
+static uint64_t got_to(const struct coord *c)
+{
+    return c->config.plan.kind == BL_KIND_EMBED ? c->validated_count : c->issued;
+}
+
 /* Counts this rewind; true: it is one too many (M12). What the first generation of a process goes back to is not its failure. */
 static bool rewinds_in_vain(struct coord *c, uint64_t step)
 {
-    bool further = c->rewinds == 0 || step != c->rewind_step || c->issued > c->rewind_from;
+    bool further = c->rewinds == 0 || step != c->rewind_step || got_to(c) > c->rewind_from;
     if (c->first)
         return false;
     if (further) {
         c->rewinds = 0;
-        c->rewind_from = c->issued;
+        c->rewind_from = got_to(c);
     }
     c->rewind_step = step;
     return ++c->rewinds >= REWINDS_MAX;

@@ -113,7 +113,8 @@ static void save_failed(struct coord *c, struct save *save)
 
 static void validation_begin(struct coord *c)
 {
-    uint32_t micro_batches = bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE);
+    const struct bl_plan *plan = &c->config.plan;
+    uint32_t micro_batches = bl_plan_micro_batches(plan, bl_plan_pass(plan));
     if (c->validated_count == 0 || c->validating != c->ledger.committed) {
         memset(c->validated, 0, micro_batches);
         c->validated_count = 0;
@@ -144,7 +145,9 @@ void core_settle_live(struct coord *c)
     bool spare = core_workers_usable(c) > 0 && c->plan.world < bl_plan_world_max(&c->config.plan);
     if (!spare)
         c->regrouping = false;
-    else if (!c->regrouping && !c->stopping && c->ledger.committed < c->config.plan.steps) {
+    else if (!c->regrouping && !c->stopping &&
+             (c->ledger.committed < c->config.plan.steps ||
+              (c->config.plan.kind == BL_KIND_EMBED && core_validation_is_due(c)))) {
         c->regrouping = true;
         c->hold = core_steps_begun(c);
     }
@@ -220,6 +223,7 @@ void core_on_report(struct coord *c, const struct coord_event *e)
         return core_fail(c, w, "a rank trained other samples than ordered", expected,
                          e->report.sample_digest);
     w->done++;
+    w->free_ms = c->now_ms;
     core_act(c, COORD_ACTION_REPORTED);
     commit(c);
 }
@@ -230,7 +234,8 @@ void core_on_validation(struct coord *c, const struct coord_event *e)
     if (!w)
         return;
     struct lease *lease = core_lease_of(c, w, e);
-    if (e->micro_batch.kind != BL_KIND_VALIDATE || !lease || lease->state != LEASE_RECEIVED)
+    if (e->micro_batch.kind != bl_plan_pass(&c->config.plan) || !lease ||
+        lease->state != LEASE_RECEIVED)
         return core_violation(c, e, "a validation result without an assignment", c->validating,
                               e->micro_batch.step);
     if (c->validated[e->micro_batch.micro_batch])
@@ -239,9 +244,11 @@ void core_on_validation(struct coord *c, const struct coord_event *e)
     c->validated_count++;
     core_moved(c);
     core_act(c, COORD_ACTION_ACCEPTED)->step = c->validating;
-    if (c->validated_count < bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE))
+    if (c->validated_count < bl_plan_micro_batches(&c->config.plan, e->micro_batch.kind))
         return;
     core_act(c, COORD_ACTION_VALIDATED)->step = c->validating;
+    if (c->config.plan.kind == BL_KIND_EMBED)
+        return; /* the shards are on disk, and are their own record */
     core_journal(c, (struct coord_record){.type = COORD_RECORD_VALIDATED, .step = c->validating});
 }
 

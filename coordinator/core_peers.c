@@ -1,6 +1,8 @@
 /* coordinator/core_peers.c - who is here (M1): peers that come, answer, leave, fall silent or break the protocol. */
 #include "coordinator/core_state.h"
 
+#include <string.h>
+
 static void say_stop(struct coord *c, uint64_t peer, uint64_t link)
 {
     struct coord_action *action = core_act_to(c, COORD_ACTION_STOP, peer, link);
@@ -133,6 +135,8 @@ static void hello_worker(struct coord *c, const struct coord_event *e)
     w->peer = e->peer;
     w->link = e->link;
     w->signs = (struct signs){.heard_ms = c->now_ms, .progress_ms = c->now_ms};
+    w->free_ms = c->now_ms;
+    memset(w->longest_ms, 0, sizeof w->longest_ms);
     w->applied_step = -1;
     welcome(c, e);
 }

@@ -61,6 +61,8 @@ void core_journal(struct coord *c, struct coord_record record)
 
 bool core_is_saved(const struct coord *c, uint64_t step)
 {
+    if (c->config.plan.kind == BL_KIND_EMBED)
+        return true; /* there is no state that could be lost */
     for (uint32_t i = 0; i < c->ledger.checkpoint_count; i++)
         if (c->ledger.checkpoints[i].step == step)
             return true;
@@ -69,6 +71,8 @@ bool core_is_saved(const struct coord *c, uint64_t step)
 
 bool core_validation_is_due(const struct coord *c)
 {
+    if (c->config.plan.kind == BL_KIND_EMBED)
+        return c->validated_count < bl_plan_micro_batches(&c->config.plan, BL_KIND_EMBED);
     return bl_plan_validates(&c->config.plan, c->ledger.committed) &&
            c->ledger.validated < (int64_t)c->ledger.committed;
 }

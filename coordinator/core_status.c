@@ -12,7 +12,7 @@ struct coord_status coord_status(const struct coord *c)
         .workers = c->worker_top - core_workers_in(c, ABSENT),
         .workers_needed = core_workers_needed(c, core_workers_in(c, READY)),
         .validation_done = c->validated_count,
-        .validation_size = bl_plan_micro_batches(&c->config.plan, BL_KIND_VALIDATE),
+        .validation_size = bl_plan_micro_batches(&c->config.plan, bl_plan_pass(&c->config.plan)),
         .late = c->late,
         .violations = c->violations,
         .seen = c->seen,

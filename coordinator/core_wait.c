@@ -31,20 +31,47 @@ static void worker_stalled(struct coord *c, struct worker *w, uint64_t since_ms,
     core_worker_lost(c, w, false);
 }
 
+/* How long w may get on with nothing before it counts as hung (P2): by what its own micro-batches have taken, so that a slow
+ * machine is waited for and a hung one is not; while that is not known, long enough for any. */
+static uint32_t hung_after_ms(const struct coord *c, const struct worker *w, enum bl_kind kind)
+{
+    uint64_t longest_ms = w->longest_ms[kind];
+    uint64_t learned_ms = 3 * (uint64_t)c->timing.lost_ms + 8 * longest_ms;
+    if (!longest_ms)
+        return c->timing.stalled_ms;
+    return learned_ms < UINT32_MAX ? (uint32_t)learned_ms : UINT32_MAX;
+}
+
+/* The same of an all-reduce, which nobody leaves alone. While a checkpoint is written, rank 0 may wait for the disk. */
+static uint32_t reduce_hung_after_ms(const struct coord *c)
+{
+    uint32_t wait_ms = 0;
+    for (int i = 0; i < SAVES_MAX; i++)
+        if (c->saves[i].state == SAVE_REQUESTED)
+            return c->timing.stalled_ms;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        uint32_t ms = hung_after_ms(c, rank_worker(c, rank), BL_KIND_TRAIN);
+        wait_ms = ms > wait_ms ? ms : wait_ms;
+    }
+    return wait_ms;
+}
+
 /* ---- What a member has to do -------------------------------------------------------------------- */
 
-/* The oldest micro-batch that w has and needs for the step it is at. NULL: it waits for data, or for other ranks. */
+/* The micro-batch that w computes: the first that it has not consumed, as it goes in order (O1). NULL: it waits for data, or for
+ * other ranks. */
 static const struct lease *lease_at_hand(const struct coord *c, const struct worker *w)
 {
-    const struct lease *oldest = NULL;
+    const struct lease *next = NULL;
     for (uint32_t k = 0; k < c->config.plan.window; k++) {
         const struct lease *lease = &w->leases[k];
-        bool needed = lease->kind == BL_KIND_VALIDATE || lease->step == w->done;
-        if (lease->state == LEASE_RECEIVED && needed &&
-            (!oldest || lease->since_ms < oldest->since_ms))
-            oldest = lease;
+        bool needed = lease->state == LEASE_RECEIVED && bl_kind_is_pass(lease->kind);
+        if (lease->state != LEASE_FREE && !bl_kind_is_pass(lease->kind))
+            needed = lease->step == w->done;
+        if (needed && (!next || lease->micro_batch < next->micro_batch))
+            next = lease;
     }
-    return oldest;
+    return next && next->state == LEASE_RECEIVED ? next : NULL;
 }
 
 /* Has w all it needs for step s, so that nothing but the all-reduce is left? */
@@ -71,7 +98,7 @@ static void tick_reduce(struct coord *c)
         reported |= w->done > c->issued;
         since_ms = latest(since_ms, w->signs.progress_ms);
     }
-    if (!is_past(c->now_ms, since_ms, c->timing.stalled_ms))
+    if (!is_past(c->now_ms, since_ms, reduce_hung_after_ms(c)))
         return;
     for (uint32_t rank = 0; rank < c->plan.world && is_live(c); rank++) {
         struct worker *w = rank_worker(c, rank);
@@ -88,7 +115,7 @@ static void tick_reduce(struct coord *c)
 static void tick_member(struct coord *c, struct worker *w)
 {
     const struct lease *lease = lease_at_hand(c, w);
-    if (lease && core_is_stuck(c, &w->signs, lease->since_ms, c->timing.stalled_ms))
+    if (lease && core_is_stuck(c, &w->signs, lease->since_ms, hung_after_ms(c, w, lease->kind)))
         return worker_stalled(c, w, lease->since_ms, "to compute a micro-batch");
     for (int i = 0; i < SAVES_MAX && c->state == COORD_SAVING; i++) {
         const struct save *save = &c->saves[i];

@@ -100,10 +100,14 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         loop_note_times(l->sender, l->handled->report);
         break;
     case COORD_ACTION_ACCEPTED:
-        results_validation(l->results, l->handled->validation);
+        if (loop_embeds(l))
+            loop_embedded(l);
+        else
+            results_validation(l->results, l->handled->validation);
         break;
     case COORD_ACTION_VALIDATED:
-        must(l, loop_validated(l, a->step, &err), &err);
+        if (!loop_embeds(l))
+            must(l, loop_validated(l, a->step, &err), &err);
         break;
     case COORD_ACTION_REWOUND:
         must(l, loop_rewound(l, a->step, &err), &err);
@@ -437,6 +441,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     struct coord_config config = {.plan = l->plan,
                                   .train_ids = l->train_ids,
                                   .validate_ids = l->validate_ids,
+                                  .done = l->embed.done,
                                   .sample_count = dataset_samples(l->dataset),
                                   .max_bad_fraction = c->data.max_bad_fraction,
                                   .bad_minimum =
@@ -451,6 +456,8 @@ static int open_core(struct loop *l, struct bl_error *err)
         config.workers_wanted = (uint32_t)l->options->workers;
     BL_TRY(coord_new(&config, &l->core, err));
     BL_TRY(journal_open(c->run_dir, replay, written, l, &l->journal, err));
+    if (loop_embeds(l))
+        return 0;
     const struct coord_ledger *ledger = coord_ledger(l->core);
     l->committed = ledger->committed;
     if (ledger->started)
@@ -463,7 +470,7 @@ static int open_core(struct loop *l, struct bl_error *err)
         BL_TRY(registry_unpoint(c->run_dir, "best", err));
     BL_TRY(registry_tidy(c->run_dir, ledger->checkpoints, (int)ledger->checkpoint_count,
                          l->best.checkpoint, err));
-    BL_TRY(results_new(bl_plan_micro_batches(&l->plan, BL_KIND_VALIDATE), &l->results, err));
+    BL_TRY(results_new(bl_plan_micro_batches(&l->plan, bl_plan_pass(&l->plan)), &l->results, err));
     return metrics_open(c->run_dir, &l->metrics, err);
 }
 
@@ -585,6 +592,7 @@ static void close_all(struct loop *l)
     dataset_free(&l->dataset);
     free(l->train_ids);
     free(l->validate_ids);
+    free(l->embed.done);
     config_free(&l->config);
     if (l->lock_fd >= 0)
         close(l->lock_fd);
@@ -611,6 +619,11 @@ static void finish(struct loop *l)
     const struct coord_ledger *ledger = coord_ledger(l->core);
     progress_end();
     loop_answer_end(l);
+    if (loop_embeds(l)) {
+        if (!l->error.code && loop_embed_finish(l, &err) < 0)
+            l->error = err;
+        return;
+    }
     if (!l->error.code || l->error.code == BL_ESTOPPED)
         loop_remove_old(l);
     if (curves_draw(l->config->run_dir, &err) < 0)

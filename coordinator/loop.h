@@ -3,9 +3,11 @@
 
 #include <stdbool.h>
 
+#include "common/cluster.h"
 #include "common/error.h"
 
 struct coordinator_options {
+    enum bl_kind kind;    /* TRAIN or EMBED */
     const char *yaml;     /* RUN.yaml */
     bool local;           /* start workers and loaders here */
     int workers, loaders; /* of this host */
@@ -15,6 +17,6 @@ struct coordinator_options {
     bool insecure;        /* --insecure: cluster.insecure for this start */
 };
 
-/* Trains, or goes on training, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
+/* Trains or embeds, or goes on with it, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
  * signal, with everything saved). */
 int coordinator_run(const struct coordinator_options *options, struct bl_error *err);

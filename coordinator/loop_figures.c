@@ -27,7 +27,7 @@ static const char *waiting_for(const struct loop *l, const struct coord_status *
     case COORD_TRAINING:
         return progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce);
     case COORD_VALIDATING:
-        return "validation";
+        return loop_embeds(l) ? "compute" : "validation";
     default:
         return "connections";
     }
@@ -64,10 +64,13 @@ void loop_progress(struct loop *l, bool line)
         .tokens_per_s = l->step_s > 0 ? l->tokens / l->step_s : 0,
         .seconds_left = left,
         /* a plain line is about the step that it ends */
-        .waiting = line ? progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce)
-                        : waiting_for(l, &s),
+        .waiting = line && !loop_embeds(l)
+                       ? progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce)
+                       : waiting_for(l, &s),
         .workers = (int)s.workers,
         .loaders = (int)s.loaders};
+    if (loop_embeds(l))
+        loop_embed_view(l, &view);
     progress_show(&view, line);
 }
 

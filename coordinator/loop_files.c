@@ -268,17 +268,28 @@ int loop_open_files(struct loop *l, struct bl_error *err)
 {
     char path[4096], programs[4096], worker[4096];
     BL_TRY(config_open(l->options->yaml, &l->config, err));
+    if (loop_embeds(l))
+        BL_TRY(loop_embed_choose_folder(l, err));
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
     BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
-    if (!l->config->train.steps)
-        BL_TRY(prepare_data(l, err)); /* how many samples there are decides the steps to compare */
-    BL_TRY(compare_config(l, err));
-    BL_TRY(run_id(l->config->run_dir, true, l->run, err));
-    BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
-    BL_TRY(bl_folder_make(path, err));
+    if (!loop_embeds(l)) {
+        if (!l->config->train.steps)
+            BL_TRY(
+                prepare_data(l, err)); /* how many samples there are decides the steps to compare */
+        BL_TRY(compare_config(l, err));
+        BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "checkpoints", err));
+        BL_TRY(bl_folder_make(path, err));
+    }
     if (!l->dataset)
         BL_TRY(prepare_data(l, err));
+    if (loop_embeds(l)) {
+        BL_TRY(loop_embed_begin_anew(l, err));
+        BL_TRY(loop_embed_prepare(l, err));
+    } else {
+        BL_TRY(loop_find_cache(l, err));
+    }
+    BL_TRY(run_id(l->config->run_dir, true, l->run, err));
     return bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err);
 }

@@ -182,7 +182,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->report.trained = scratch->trained;
         return true;
     case BLIPREN__ENVELOPE__BODY_VALIDATION:
-        take_micro_batch(e, COORD_EVENT_VALIDATION, BLIPREN__KIND__KIND_VALIDATE,
+        take_micro_batch(e, COORD_EVENT_VALIDATION, (Blipren__Kind)bl_plan_pass(&l->plan),
                          m->validation->step, m->validation->micro_batch);
         return true;
     case BLIPREN__ENVELOPE__BODY_BROKEN:

@@ -40,7 +40,9 @@ static void micro_batch_of(const struct coord_action *a, char *ret, size_t size)
     ret[0] = 0;
     if (a->note.has_micro_batch)
         snprintf(ret, size, " (%s step=%" PRIu64 " micro-batch=%u)",
-                 a->note.micro_batch_kind == BL_KIND_VALIDATE ? "validation" : "training",
+                 a->note.micro_batch_kind == BL_KIND_EMBED      ? "embedding"
+                 : a->note.micro_batch_kind == BL_KIND_VALIDATE ? "validation"
+                                                                : "training",
                  a->note.step, a->note.micro_batch);
 }
 

@@ -25,6 +25,8 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
     uint32_t patience_ms = (uint32_t)(l->config->cluster.patience_s * 1000);
     Blipren__Welcome welcome = BLIPREN__WELCOME__INIT;
     welcome.run_folder = l->config->run_dir;
+    welcome.kind = (Blipren__Kind)l->plan.kind;
+    welcome.cache_tower = l->cache_tower;
     welcome.patience_ms = patience_ms;
     if (peer->role == BL_ROLE_LOADER) {
         welcome.probe = l->probe;
@@ -71,6 +73,8 @@ static void send_assignment(struct loop *l, struct peer *peer, const struct coor
     static uint64_t missing[BL_MICRO_BATCH_SLOTS_MAX];
     struct peer *worker = peers_of_incarnation(l->peers, a->assignment.worker);
     coord_assignment_samples(l->core, a, samples, epochs);
+    if (!l->embed.first_ms)
+        l->embed.first_ms = uv_now(&l->uv);
     Blipren__Assignment assignment = BLIPREN__ASSIGNMENT__INIT;
     assignment.kind = (Blipren__Kind)a->assignment.kind;
     assignment.step = a->assignment.step;

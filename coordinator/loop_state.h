@@ -5,6 +5,7 @@
  *   loop.c          start and end, the clock, signals, the journal's and the children's word, actions
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
+ *   loop_embed.c    what is different when the run embeds
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
  *   loop_notes.c    who is lost or waited for, into the log
  *   loop_figures.c  what a step and a validation came to: metrics, progress
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <uv.h>
 
+#include "common/cache/cache.h"
 #include "common/config/config.h"
 #include "common/data/dataset.h"
 #include "common/data/run.h"
@@ -30,6 +32,7 @@
 #include "coordinator/loop.h"
 #include "coordinator/metrics.h"
 #include "coordinator/peers.h"
+#include "coordinator/progress.h"
 #include "coordinator/results.h"
 #include "proto/wire.h"
 
@@ -45,6 +48,14 @@ struct loop {
     struct dataset *dataset;
     uint64_t *train_ids, *validate_ids;
     struct bl_plan plan;
+    struct {           /* kind EMBED */
+        uint8_t *done; /* of each shard whether it was there at the start */
+        uint64_t total, found,
+            images;        /* distinct ones; in shards that were there; in those that are */
+        uint64_t first_ms; /* when the first shard was ordered; 0: not yet */
+    } embed;
+    char cache_tower
+        [65]; /* hash of the tower whose cached features are trained on; "": pixels are */
     uint8_t run[RUN_ID_BYTES];
     uint64_t incarnation;
     int lock_fd;
@@ -124,6 +135,26 @@ void loop_send(struct loop *l, const struct coord_action *a);
 
 /* Logs a NOTE. */
 void loop_note(struct loop *l, const struct coord_action *a);
+
+/* ---- loop_embed.c */
+
+static inline bool loop_embeds(const struct loop *l)
+{
+    return l->options->kind == BL_KIND_EMBED;
+}
+/* Training takes a whole cache of this tower and these images by itself; one that does not fit is an error. */
+int loop_find_cache(struct loop *l, struct bl_error *err);
+/* The run folder is inside cache.path. */
+int loop_embed_choose_folder(struct loop *l, struct bl_error *err);
+/* Forgets the journal of another run that was in the folder. */
+int loop_embed_begin_anew(struct loop *l, struct bl_error *err);
+/* The plan, and the shards that are there. Data is prepared. */
+int loop_embed_prepare(struct loop *l, struct bl_error *err);
+/* The Validation being handled says that a shard is on disk. */
+void loop_embedded(struct loop *l);
+void loop_embed_view(const struct loop *l, struct progress_view *view);
+/* Removes what killed workers left, opens the finished cache, and says what it holds. */
+int loop_embed_finish(const struct loop *l, struct bl_error *err);
 
 /* ---- loop_files.c */
 

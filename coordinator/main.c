@@ -15,6 +15,9 @@
 
 static const char usage[] =
     "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
+    "       blipren-coord embed RUN.yaml [--local W,L] [options]   writes the vision tower's "
+    "features "
+    "of all images to cache.path\n"
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
     "       blipren-coord status [RUN]                             how a running one is doing\n"
@@ -76,9 +79,9 @@ static void choose_local(struct coordinator_options *options)
         options->workers = gpus;
 }
 
-static int command_train(int argc, char **argv, struct bl_error *err)
+static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error *err)
 {
-    struct coordinator_options options = {.local = true};
+    struct coordinator_options options = {.kind = kind, .local = true};
     const char *local = NULL;
     bool cluster = false;
     int rest;
@@ -86,8 +89,8 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--local", ARGUMENT_TEXT, &local, 0, 0},
         {"--cluster", ARGUMENT_FLAG, &cluster, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
-        {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
+        {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {0},
     };
@@ -103,6 +106,16 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     options.local = !cluster;
     options.yaml = argv[1];
     return coordinator_run(&options, err);
+}
+
+static int command_train(int argc, char **argv, struct bl_error *err)
+{
+    return run_cluster(argc, argv, BL_KIND_TRAIN, err);
+}
+
+static int command_embed(int argc, char **argv, struct bl_error *err)
+{
+    return run_cluster(argc, argv, BL_KIND_EMBED, err);
 }
 
 /* Whether both go to one terminal, file or pipe. */
@@ -158,13 +171,10 @@ static int no_command(int argc, char **argv, struct bl_error *err)
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
-        {"train", usage, command_train},
-        {"check", usage, command_check},
-        {"status", ask_usage, command_status},
-        {"stop", ask_usage, command_stop},
-        {"checkpoint-now", ask_usage, command_checkpoint_now},
-        {"keygen", usage, command_keygen},
-        {NULL, usage, no_command},
+        {"train", usage, command_train},   {"embed", usage, command_embed},
+        {"check", usage, command_check},   {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop}, {"checkpoint-now", ask_usage, command_checkpoint_now},
+        {"keygen", usage, command_keygen}, {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);
 }

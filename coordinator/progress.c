@@ -67,6 +67,20 @@ static void compose_bar(char ret[BAR_WIDTH + 1], const struct progress_view *v)
     ret[BAR_WIDTH] = 0;
 }
 
+static void compose_embedding(char *ret, unsigned long size, const struct progress_view *v,
+                              int form, const char *bar, const char *left)
+{
+    long long done = v->step, all = v->steps;
+    if (form <= 1)
+        snprintf(ret, size,
+                 "%s%s%s%lld/%lld images  %.1f images/s  ETA %s  waiting for: %s  %d workers, %d "
+                 "loaders",
+                 form ? "" : "[", form ? "" : bar, form ? "" : "] ", done, all, v->images_per_s,
+                 left, v->waiting, v->workers, v->loaders);
+    else
+        snprintf(ret, size, "%lld/%lld images ETA %s", done, all, left);
+}
+
 /* One of the line's forms, widest first. */
 static void compose(char *ret, unsigned long size, const struct progress_view *v, int form)
 {
@@ -74,6 +88,8 @@ static void compose(char *ret, unsigned long size, const struct progress_view *v
     long long step = v->step, steps = v->steps;
     progress_duration(left, sizeof left, v->seconds_left);
     compose_bar(bar, v);
+    if (v->embeds)
+        return compose_embedding(ret, size, v, form, bar, left);
     switch (form) {
     case 0:
     case 1:

@@ -7,6 +7,7 @@
 
 struct progress_view {
     const char *phase; /* "gathering", "forming", "training", "validating", "saving", "stopping" */
+    bool embeds;       /* then steps are images, and there is no loss */
     int64_t step, steps;
     double epoch;
     double loss; /* nats per token of the latest step */

@@ -40,6 +40,7 @@ struct fetch {
 
     char run_folder[4096];
     uint8_t run[RUN_ID_BYTES];
+    char cache_tower[65];
     struct sample_source *source; /* immutable once open_done */
 
     struct fetch_micro_batch *micro_batches; /* all that exist; the loop's own */
@@ -110,7 +111,7 @@ static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
 static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
-    size_t side = sample_side(f->source), image_bytes = side * side * 3;
+    size_t image_bytes = sample_image_bytes(f->source);
     for (uint32_t i = 0; i < g->count && !is_stopping(f); i++) {
         struct fetch_slot *slot = &g->slots[i];
         struct sample_info info;
@@ -142,7 +143,7 @@ static void do_open(struct fetch *f, struct fetch_micro_batch *none)
     struct bl_error err = {0};
     struct sample_source *source = NULL;
     const struct location_patience patience = {wait_a_while, f};
-    int rc = sample_source_open(f->run_folder, f->run, &patience, &source, &err);
+    int rc = sample_source_open(f->run_folder, f->run, f->cache_tower, &patience, &source, &err);
     pthread_mutex_lock(&f->lock);
     f->source = source;
     if (rc < 0)
@@ -246,12 +247,14 @@ int fetch_start(const struct fetch_options *options, struct fetch **ret, struct 
     return rc;
 }
 
-void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_ID_BYTES])
+void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_ID_BYTES],
+                const char *cache_tower)
 {
     pthread_mutex_lock(&f->lock);
     BL_ASSERT(!f->open_done && !f->open_wanted);
     snprintf(f->run_folder, sizeof f->run_folder, "%s", run_folder);
     memcpy(f->run, run, sizeof f->run);
+    snprintf(f->cache_tower, sizeof f->cache_tower, "%s", cache_tower);
     f->open_wanted = true;
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->lock);
@@ -330,7 +333,7 @@ static void *make_room(void *data, size_t *capacity, size_t size)
 int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
                uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err)
 {
-    size_t side = fetch_side(f), pixels = (size_t)count * side * side * 3;
+    size_t pixels = (size_t)count * sample_image_bytes(f->source);
     if (pixels > BL_FRAME_BYTES_MAX) {
         bl_fail(err, BL_ELIMIT, "a micro-batch of %u images has %zu bytes, more than %d", count,
                 pixels, BL_FRAME_BYTES_MAX);
@@ -339,7 +342,8 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
     struct fetch_micro_batch *g = find_micro_batch(f);
     if (g) {
         g->slots = make_room(g->slots, &g->slots_capacity, count * sizeof *g->slots);
-        g->pixels = make_room(g->pixels, &g->pixels_capacity, pixels);
+        g->pixels =
+            make_room(g->pixels, &g->pixels_capacity, pixels + 1); /* of a cached run none */
     }
     if (!g || !g->slots || !g->pixels)
         return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch of %u images, %zu bytes", count,

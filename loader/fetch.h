@@ -65,8 +65,10 @@ struct fetch_options {
 
 /* Starts the threads. *ret is the caller's. */
 int fetch_start(const struct fetch_options *options, struct fetch **ret, struct bl_error *err);
-/* Opens configuration, index, tokenizer and preprocessing, on a thread; FETCH_OPENED follows. Once. */
-void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES]);
+/* Opens configuration, index, tokenizer and preprocessing (cache_tower as in sample_source_open), on a thread; FETCH_OPENED
+ * follows. Once. */
+void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES],
+                const char *cache_tower);
 /* Reads the images of these samples and hashes their bytes (sample_probe); FETCH_PROBED follows, once the data is open. One
  * at a time. -BL_ENOMEM. */
 int fetch_probe(struct fetch *fetch, const uint64_t *samples, uint32_t count, struct bl_error *err);

@@ -178,6 +178,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     header.micro_batch = a->assignment.micro_batch;
     header.first = o->first;
     header.image_side = fetch_side(l->fetch);
+    header.cached = l->member.cache_tower[0] != 0;
     header.n_slots = g->count;
     header.slots = list;
     uint8_t *data;
@@ -292,7 +293,7 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         send_hello(l);
         break;
     case LOADER_ACTION_OPEN:
-        fetch_open(l->fetch, l->member.run_folder, l->member.run);
+        fetch_open(l->fetch, l->member.run_folder, l->member.run, l->member.cache_tower);
         break;
     case LOADER_ACTION_PROBE:
         probe(l);

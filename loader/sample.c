@@ -6,13 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cache/cache.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/models/hf.h"
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/image/processor.h"
-#include "loader/download/cache.h"
+#include "loader/download/image_cache.h"
 #include "loader/download/download.h"
 
 struct sample_source {
@@ -21,7 +22,8 @@ struct sample_source {
     struct tokenizer *tokenizer;
     struct caption_rules *rules;
     struct image_processor processor;
-    uint32_t *prefixes; /* ids of each caption column's prefix */
+    struct features *cache; /* NULL: pixels are made */
+    uint32_t *prefixes;     /* ids of each caption column's prefix */
     struct location_patience patience;
     struct download *download; /* NULL: no image is at a URL */
     _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
@@ -56,6 +58,20 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
     return count_prefixes(s, err);
 }
 
+static int open_cache(struct sample_source *s, const char *tower, struct bl_error *err)
+{
+    struct cache_form form;
+    if (!tower[0])
+        return 0;
+    BL_TRY(cache_form_of(s->config, tower, &form, err));
+    BL_TRY(features_open(s->config->cache.path, &form, &s->cache, err));
+    if (s->cache)
+        return 0;
+    bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
+    bl_error_remedy(err, "mount cache.path at the same path on every host");
+    return bl_error_file(err, s->config->cache.path);
+}
+
 static bool has_urls(const struct sample_source *s)
 {
     struct dataset_sample sample;
@@ -81,8 +97,8 @@ static int open_download(struct sample_source *s, struct bl_error *err)
 }
 
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const struct location_patience *patience, struct sample_source **ret,
-                       struct bl_error *err)
+                       const char *cache_tower, const struct location_patience *patience,
+                       struct sample_source **ret, struct bl_error *err)
 {
     bl_auto(sample_source) struct sample_source *s = calloc(1, sizeof *s);
     if (!s)
@@ -98,6 +114,7 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
         BL_TRY(open_download(s, err));
     BL_TRY(image_processor_open(s->config->vision.path, s->config->data.max_pixels, &s->processor,
                                 err));
+    BL_TRY(open_cache(s, cache_tower, err));
     *ret = bl_take(&s);
     return 0;
 }
@@ -107,6 +124,7 @@ void sample_source_free(struct sample_source **source)
     struct sample_source *s = *source;
     if (!s)
         return;
+    features_free(&s->cache);
     download_free(&s->download);
     free(s->verified);
     free(s->prefixes);
@@ -128,6 +146,12 @@ uint32_t sample_side(const struct sample_source *s)
     return s->processor.side;
 }
 
+size_t sample_image_bytes(const struct sample_source *s)
+{
+    size_t side = s->processor.side;
+    return s->cache ? 0 : side * side * 3;
+}
+
 /* -- image bytes ------------------------------------------------------------------------------ */
 
 static bool is_verified(const struct sample_source *s, uint64_t id)
@@ -144,18 +168,19 @@ int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err
 {
     struct dataset_sample sample;
     dataset_sample(s->dataset, id, &sample);
-    return sample.location.kind == LOCATION_URL ? download_want(s->download, &sample.location, err)
-                                                : 0;
+    return sample.location.kind == LOCATION_URL && !s->cache
+               ? download_want(s->download, &sample.location, err)
+               : 0;
 }
 
 int sample_missing(const struct sample_source *s, uint64_t id, struct bl_error *err)
 {
     struct dataset_sample sample;
-    char reason[CACHE_REASON_MAX];
+    char reason[IMAGE_CACHE_REASON_MAX];
     dataset_sample(s->dataset, id, &sample);
     if (sample.location.kind != LOCATION_URL)
         return 0;
-    bool known = cache_find(sample.location.path, reason) == CACHE_FAILED;
+    bool known = image_cache_find(sample.location.path, reason) == IMAGE_CACHE_FAILED;
     return bl_fail(err, BL_EDATA, "%s", known ? reason : "other loaders could not fetch it");
 }
 
@@ -172,7 +197,8 @@ static int read_url(const struct sample_source *s, uint64_t id, const struct loc
         int rc = location_read(location, most, &data, ret_size, NULL, err);
         if (rc < 0 && (err->os_error != ENOENT || tries == TRIES))
             return rc;
-        if (rc == 0 && (is_verified(s, id) || cache_verify(location->path, data, *ret_size))) {
+        if (rc == 0 &&
+            (is_verified(s, id) || image_cache_verify(location->path, data, *ret_size))) {
             set_verified(s, id);
             *ret_data = bl_take(&data);
             return 0;
@@ -216,6 +242,15 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
 {
     bl_autofree char *data = NULL;
     size_t size = 0;
+    uint64_t row;
+    enum features_found found =
+        s->cache ? features_find(s->cache, sample->hash, &row) : FEATURES_ROW;
+    if (found == FEATURES_VOID)
+        return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
+    if (found == FEATURES_ABSENT)
+        return bl_fail(err, BL_EDATA, "the feature cache does not have it");
+    if (s->cache)
+        return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
     return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);
 }

@@ -23,24 +23,27 @@
 struct sample_source;
 
 /* Reads the run folder's configuration and index, the language model's tokenizer and the vision
- * model's preprocessing. Takes up to a second. patience waits on the threads that call the functions below. *ret is the
+ * model's preprocessing, or (cache_tower not "") the identities of the run's feature cache, of the tower with that hash. Takes up
+ * to a second. patience waits on the threads that call the functions below. *ret is the
  * caller's. */
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const struct location_patience *patience, struct sample_source **ret,
-                       struct bl_error *err);
+                       const char *cache_tower, const struct location_patience *patience,
+                       struct sample_source **ret, struct bl_error *err);
 /* NULL is fine; sets *source to NULL. */
 void sample_source_free(struct sample_source **source);
 
 uint64_t sample_count(const struct sample_source *source);
 /* Images are (side, side, 3) u8 RGB. */
 uint32_t sample_side(const struct sample_source *source);
+/* Bytes of an image's pixels; 0: the worker has its features. */
+size_t sample_image_bytes(const struct sample_source *source);
 
 struct sample_info {
     uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
     uint64_t image_hash;
 };
 
-/* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3), appends the ids of the
+/* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3; of a cached run none), appends the ids of the
  * caption that it has in `epoch`. The image's bytes are compared with the index by their SHA-256; once
  * they were equal, a file of the indexed size and time is taken to be the same. A failure leaves ids as
  * before; *err, which must not be NULL, says whose it is (above). -BL_ESTOPPED: wait returned false. */

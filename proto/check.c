@@ -110,7 +110,7 @@ static int check_range(int64_t value, int64_t low, int64_t high, const char *fie
 
 static int check_kind(Blipren__Kind kind, const char *field, struct bl_error *err)
 {
-    CHECK(kind != BLIPREN__KIND__KIND_NONE, field, "expected TRAIN or VALIDATE");
+    CHECK(kind != BLIPREN__KIND__KIND_NONE, field, "expected TRAIN, VALIDATE or EMBED");
     return 0;
 }
 
@@ -208,6 +208,10 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK_TEXT(m->run_folder, 4096, "Welcome.run_folder");
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
+    CHECK(strlen(m->cache_tower) == 0 || strlen(m->cache_tower) == 64, "Welcome.cache_tower",
+          "expected 0 or 64 digits, found %zu", strlen(m->cache_tower));
+    CHECK(m->kind == BLIPREN__KIND__KIND_TRAIN || m->kind == BLIPREN__KIND__KIND_EMBED,
+          "Welcome.kind", "expected TRAIN or EMBED");
     CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");
     CHECK_RANGE(m->patience_ms, BL_PATIENCE_MS_MIN, BL_PATIENCE_S_MAX * 1000,
                 "Welcome.patience_ms");

@@ -138,6 +138,8 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     if (m->probe_count)
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
     snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
+    m->run_kind = (enum bl_kind)e->welcome->kind;
+    snprintf(m->cache_tower, sizeof m->cache_tower, "%s", e->welcome->cache_tower);
     bl_notify_ready("%s of the run %s", m->name, m->run_folder);
     return 0;
 }

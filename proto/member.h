@@ -61,6 +61,8 @@ struct member {
     bool run_known;             /* then these are the run's, for ever */
     uint8_t run[RUN_ID_BYTES];
     char run_folder[4096];
+    enum bl_kind run_kind;
+    char cache_tower[65];                 /* "": the run takes no features from a cache */
     uint32_t patience_ms;                 /* the run's; a guess until Welcome tells it */
     uint64_t probe[BL_PROBE_SAMPLES_MAX]; /* samples that the newest Welcome names */
     uint32_t probe_count;

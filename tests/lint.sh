@@ -38,6 +38,8 @@ arrows() {
     grep -H '^#include "' $sources | awk -F'[:"]' '
         BEGIN {
             may["common"] = "common/[a-z0-9_]*.h"
+            may["common/arrow"] = "common/[a-z0-9_]*.h common/arrow/"
+            may["common/cache"] = "common/[a-z0-9_]*.h common/arrow/ common/cache/ common/config/ common/models/"
             may["common/config"] = "common/[a-z0-9_]*.h common/config/"
             may["common/tokenizer"] = "common/[a-z0-9_]*.h common/tokenizer/"
             may["common/models"] = "common/[a-z0-9_]*.h common/models/"

@@ -38,6 +38,8 @@ static int read_header(const struct batch_rules *rules, const Blipren__BatchHead
     if (h->image_side != rules->image_side)
         return bl_fail(err, BL_EPROTO, "expected images of side %lld, found %u",
                        (long long)rules->image_side, h->image_side);
+    if (h->cached != rules->cached)
+        return bl_fail(err, BL_EPROTO, "a batch %s pixels", h->cached ? "without" : "with");
     snprintf(b->loader, sizeof b->loader, "%s", h->loader);
     b->kind = (enum batch_kind)h->kind;
     b->generation = h->generation;
@@ -73,7 +75,7 @@ static size_t read_slots(const Blipren__BatchHeader *h, struct batch *b)
 static int check_sizes(const struct batch_rules *rules, struct wire_frames *frames, int64_t good,
                        size_t tokens, struct bl_error *err)
 {
-    size_t pixels = (size_t)(good * rules->image_side * rules->image_side * 3);
+    size_t pixels = rules->cached ? 0 : (size_t)(good * rules->image_side * rules->image_side * 3);
     size_t found_pixels = zmq_msg_size(&frames->at[1]), found_ids = zmq_msg_size(&frames->at[2]);
     if (found_pixels == pixels && found_ids == tokens * sizeof(int32_t))
         return 0;
@@ -131,10 +133,12 @@ int batch_read(const struct batch_rules *rules, struct wire_frames *frames, stru
 
 /* The sample that the plan has at a batch index (S1). */
 static uint64_t planned_sample(const struct bl_plan *plan, const struct dataset *dataset,
-                               const struct batch *b, uint32_t index)
+                               const uint64_t *images, const struct batch *b, uint32_t index)
 {
     uint32_t epoch;
     uint64_t i;
+    if (b->kind == BATCH_EMBED)
+        return images[index];
     if (b->kind == BATCH_VALIDATE)
         return dataset_id(dataset, DATASET_VALIDATION, index);
     bl_plan_sample(plan, b->step, index, &epoch, &i);
@@ -142,11 +146,15 @@ static uint64_t planned_sample(const struct bl_plan *plan, const struct dataset 
 }
 
 int batch_check_samples(const struct batch *b, const struct bl_plan *plan,
-                        const struct dataset *dataset, struct bl_error *err)
+                        const struct dataset *dataset, const uint64_t *images, struct bl_error *err)
 {
     uint64_t digest = 0;
+    if ((b->kind == BATCH_EMBED) != (plan->kind == BL_KIND_EMBED)) {
+        bl_fail(err, BL_EPROTO, "a micro-batch for another kind of run");
+        return bl_error_peer(err, b->loader);
+    }
     for (uint32_t index = b->first; index < b->first + b->count; index++)
-        digest += bl_sample_term(index, planned_sample(plan, dataset, b, index));
+        digest += bl_sample_term(index, planned_sample(plan, dataset, images, b, index));
     if (b->digest == digest)
         return 0;
     bl_fail(err, BL_EPROTO, "micro-batch %u of step %" PRIu64 " has other samples than assigned",

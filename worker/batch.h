@@ -10,7 +10,11 @@
 #include "common/error.h"
 #include "proto/socket.h"
 
-enum batch_kind { BATCH_TRAIN = BL_KIND_TRAIN, BATCH_VALIDATE = BL_KIND_VALIDATE };
+enum batch_kind {
+    BATCH_TRAIN = BL_KIND_TRAIN,
+    BATCH_VALIDATE = BL_KIND_VALIDATE,
+    BATCH_EMBED = BL_KIND_EMBED
+};
 
 struct batch_slot {
     uint64_t sample, image_hash;
@@ -25,7 +29,7 @@ struct batch {
         count;                /* batch indices [first, first + count), void slots included */
     int64_t good;             /* slots that are not void: */
     struct batch_slot *slots; /* (good) */
-    const uint8_t *pixels;    /* (good, side, side, 3) in `frames` */
+    const uint8_t *pixels;    /* (good, side, side, 3) in `frames`; none under rules.cached */
     int32_t *ids;             /* the slots' ids, one after the other */
     uint64_t digest;          /* sum of bl_sample_term(batch index, sample) over all count slots */
     char loader[128];         /* its name; "": it does not say */
@@ -37,6 +41,7 @@ struct batch_rules {
     const uint8_t *run; /* (RUN_ID_BYTES) */
     const struct bl_plan *plan;
     int64_t image_side, vocabulary;
+    bool cached; /* it has no pixels: the features are here */
 };
 
 /* Reads a data message. On success its frames have moved into *ret, which is the caller's. -BL_EPROTO says what does not fit; its peer is the loader's name, if the message has one. */
@@ -44,9 +49,11 @@ int batch_read(const struct batch_rules *rules, struct wire_frames *frames, stru
                struct bl_error *err);
 
 /* Are its samples those that the plan has at its batch indices (S1)? Asked before it is kept, so that a loader's mistake is
- * laid to the loader: what a worker has trained is laid to the worker. -BL_EPROTO, as above. */
+ * laid to the loader: what a worker has trained is laid to the worker. images: of an embedding run (run_images), else NULL.
+ * -BL_EPROTO, as above. */
 int batch_check_samples(const struct batch *batch, const struct bl_plan *plan,
-                        const struct dataset *dataset, struct bl_error *err);
+                        const struct dataset *dataset, const uint64_t *images,
+                        struct bl_error *err);
 
 /* NULL is fine; sets *batch to NULL. */
 void batch_free(struct batch **batch);

@@ -70,7 +70,7 @@ bool worker_is_live(const struct worker *w)
 
 struct bl_range worker_share(const struct worker *w)
 {
-    return bl_share(bl_plan_micro_batches(&w->plan, BL_KIND_TRAIN), w->rank, w->world);
+    return bl_share(bl_plan_micro_batches(&w->plan, w->plan.kind), w->rank, w->world);
 }
 
 static enum core_source source_of(enum worker_event_type type)
@@ -131,7 +131,7 @@ int worker_set_plan(struct worker *w, const struct bl_plan *plan, struct bl_erro
 {
     BL_ASSERT(!w->engaged && plan->window <= BL_WINDOW_MAX);
     struct buffer *buffers = calloc(plan->window, sizeof *buffers);
-    uint8_t *validated = calloc((size_t)bl_plan_micro_batches(plan, BL_KIND_VALIDATE) + 1, 1);
+    uint8_t *validated = calloc((size_t)bl_plan_micro_batches(plan, bl_plan_pass(plan)) + 1, 1);
     if (!buffers || !validated) {
         free(buffers);
         free(validated);

@@ -33,7 +33,7 @@ void worker_release_buffers(struct worker *w)
 void worker_begin_step(struct worker *w)
 {
     w->next_micro_batch = 0;
-    memset(w->validated, 0, bl_plan_micro_batches(&w->plan, BL_KIND_VALIDATE));
+    memset(w->validated, 0, bl_plan_micro_batches(&w->plan, bl_plan_pass(&w->plan)));
 }
 
 /* ---- What is kept (W4) ------------------------------------------------------------------------
@@ -44,9 +44,9 @@ static bool is_mine(const struct worker *w, const struct worker_event *e)
     uint64_t applied = (uint64_t)w->applied_step;
     if (e->data.worker != w->incarnation || e->generation != w->generation)
         return false;
-    if (e->data.kind == BL_KIND_VALIDATE)
+    if (e->data.kind == bl_plan_pass(&w->plan))
         return e->data.step == applied &&
-               e->data.micro_batch < bl_plan_micro_batches(&w->plan, BL_KIND_VALIDATE);
+               e->data.micro_batch < bl_plan_micro_batches(&w->plan, e->data.kind);
     struct bl_range micro_batches = worker_share(w);
     return e->data.kind == BL_KIND_TRAIN && e->data.step >= applied &&
            e->data.step <= applied + w->plan.steps_ahead &&
@@ -57,7 +57,7 @@ static bool is_mine(const struct worker *w, const struct worker_event *e)
 /* Kept already, or computed already. */
 static bool is_duplicate(const struct worker *w, const struct worker_event *e)
 {
-    if (e->data.kind == BL_KIND_VALIDATE)
+    if (bl_kind_is_pass(e->data.kind))
         return w->validated[e->data.micro_batch];
     if (e->data.step == (uint64_t)w->applied_step &&
         e->data.micro_batch < worker_share(w).first + w->next_micro_batch)
@@ -92,7 +92,7 @@ void worker_on_data(struct worker *w, const struct worker_event *e)
     }
     w->buffers[slot] =
         (struct buffer){BUFFER_KEPT, e->data.kind, e->data.step, e->data.micro_batch};
-    if (e->data.kind == BL_KIND_VALIDATE)
+    if (bl_kind_is_pass(e->data.kind))
         w->validated[e->data.micro_batch] = 1;
     act_on_buffer(w, WORKER_ACTION_KEEP, slot);
     act_on_buffer(w, WORKER_ACTION_RECEIVED, slot);
@@ -110,7 +110,7 @@ static struct buffer *next_buffer(struct worker *w)
         struct buffer *b = &w->buffers[slot];
         if (b->state != BUFFER_KEPT || b->step != (uint64_t)w->applied_step)
             continue;
-        if (b->kind == BL_KIND_VALIDATE ||
+        if (bl_kind_is_pass(b->kind) ||
             b->micro_batch == worker_share(w).first + w->next_micro_batch)
             return b;
     }
@@ -158,7 +158,7 @@ void worker_on_computed(struct worker *w, const struct worker_event *e)
 {
     uint32_t slot = e->computed.slot;
     BL_ASSERT(slot < w->plan.window && w->buffers[slot].state == BUFFER_IN_ENGINE);
-    if (w->buffers[slot].kind == BL_KIND_VALIDATE)
+    if (bl_kind_is_pass(w->buffers[slot].kind))
         act_on_buffer(w, WORKER_ACTION_RESULT, slot);
     else
         w->next_micro_batch++;

@@ -6,6 +6,11 @@
 
 void engine_fits(const struct engine *e, int64_t *ret_side, int64_t *ret_vocabulary)
 {
+    if (e->embedder) {
+        *ret_side = embedder_side(e->embedder);
+        *ret_vocabulary = INT32_MAX; /* nobody looks at the captions */
+        return;
+    }
     *ret_side = captioner_vision(e->captioner)->image_size;
     *ret_vocabulary = captioner_llm(e->captioner)->vocabulary;
 }
@@ -19,7 +24,7 @@ static void abort_generation(struct engine *e, struct engine_event *event)
     event->applied_step = -1;
     if (!e->has_state)
         return;
-    event->applied_step = trainer_state(e->trainer)->step;
+    event->applied_step = e->embedder ? 0 : trainer_state(e->trainer)->step;
     if (engine_digest(e, event->digest, &event->error) < 0)
         event->kind = ENGINE_BROKEN; /* a state that nobody can compare is none */
 }
@@ -27,12 +32,16 @@ static void abort_generation(struct engine *e, struct engine_event *event)
 /* Does one command; tells whether *event is to be posted. */
 static bool run(struct engine *e, const struct command *c, struct engine_event *event)
 {
-    static int (*const handlers[])(struct engine *, const struct command *,
-                                   struct engine_event *) = {
+    typedef int handler(struct engine *, const struct command *, struct engine_event *);
+    static handler *const training[] = {
         [COMMAND_FORM] = engine_do_form,
         [COMMAND_COMPUTE] = engine_do_compute,
         [COMMAND_REDUCE] = engine_do_apply,
         [COMMAND_SNAPSHOT] = engine_do_snapshot,
+    };
+    static handler *const embedding[] = {
+        [COMMAND_FORM] = engine_embed_form,
+        [COMMAND_COMPUTE] = engine_embed_compute,
     };
     event->generation = c->generation;
     if (c->kind == COMMAND_ABORT) {
@@ -41,7 +50,7 @@ static bool run(struct engine *e, const struct command *c, struct engine_event *
     }
     if (engine_is_over(e, c->generation) || e->broken)
         return false;
-    int rc = handlers[c->kind](e, c, event);
+    int rc = (e->embedder ? embedding : training)[c->kind](e, c, event);
     if (rc == 0)
         return true;
     engine_event_release(event);
@@ -56,7 +65,10 @@ static void *engine_thread(void *argument)
 {
     struct engine *e = argument;
     struct engine_event event = {.kind = ENGINE_OPENED};
-    if (engine_load(e, &event.error) < 0) {
+    engine_set_phase(e, "load", "");
+    int rc = e->options.kind == BL_KIND_EMBED ? engine_embed_load(e, &event.error)
+                                              : engine_load(e, &event.error);
+    if (rc < 0) {
         event.kind = ENGINE_BROKEN;
         e->broken = true;
     }
@@ -74,6 +86,8 @@ static void *engine_thread(void *argument)
             engine_post(e, &event);
     }
     engine_drop_comm(e);
+    rows_close(&e->rows);
+    embedder_free(&e->embedder);
     trainer_free(&e->trainer);
     captioner_free(&e->captioner);
     tokenizer_free(&e->tokenizer);

@@ -19,7 +19,14 @@
 struct engine;
 
 struct engine_options {
-    const struct config *config;     /* borrowed for the engine's life */
+    enum bl_kind kind;             /* of the run: TRAIN or EMBED */
+    const struct config *config;   /* borrowed for the engine's life */
+    const struct dataset *dataset; /* borrowed too */
+    const char *
+        cache_tower; /* features come from cache.path, of the tower with this hash; "": from pixels. Borrowed */
+    /* EMBED: borrowed; as run_images gives them */
+    const uint64_t *images;
+    uint64_t image_count;
     const char *data_fingerprint;    /* borrowed */
     const struct ops_device *device; /* borrowed */
     int threads;                     /* 0: all cores */

@@ -24,6 +24,9 @@ static int open_models(struct engine *e, struct bl_error *err)
     BL_TRY(
         ops_open(e->options.device, options_precision(config), e->options.threads, &e->ops, err));
     e->model = options_captioner(config, bos);
+    e->model.features_only = e->options.cache_tower[0] != 0;
+    if (e->model.features_only)
+        BL_TRY(rows_open(&e->rows, config, e->options.cache_tower, e->options.dataset, err));
     BL_TRY(captioner_open(e->ops, &e->model, &e->captioner, err));
     BL_TRY(options_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos,
                        &e->decoding.eos_count, err));
@@ -39,7 +42,6 @@ int engine_load(struct engine *e, struct bl_error *err)
 {
     pthread_t thread;
     struct bl_error *failed = NULL;
-    engine_set_phase(e, "load", "");
     bool beside = pthread_create(&thread, NULL, hash_models, e) == 0;
     int rc = open_models(e, err);
     if (beside)

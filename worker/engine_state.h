@@ -4,6 +4,7 @@
  *   engine_load.c        models, tokenizer, trainer
  *   engine_generation.c  a communicator and a state for a new generation
  *   engine_work.c        micro-batches: forward and backward, validation, the step's end
+ *   engine_embed.c       the same of an embedding run
  *   engine_snapshot.c    the snapshot that checkpoints are written from
  *   engine_queue.c       commands in, events out, the phase
  *
@@ -14,9 +15,11 @@
 
 #include "common/tokenizer/tokenizer.h"
 #include "worker/checkpoint.h"
+#include "worker/embedder.h"
 #include "worker/engine.h"
 #include "worker/options.h"
 #include "worker/options_training.h"
+#include "worker/rows.h"
 
 enum command_kind {
     COMMAND_FORM,
@@ -73,6 +76,8 @@ struct engine {
     struct ops *ops;
     struct captioner *captioner;
     struct trainer *trainer;
+    struct embedder *embedder; /* EMBED: in place of the two above */
+    struct rows rows;          /* features of the micro-batch at hand, from the cache */
     struct tokenizer *tokenizer;
     struct captioner_options model;
     struct captioner_generation decoding; /* sample captions during validation */
@@ -126,6 +131,12 @@ void engine_state_changes(struct engine *e);
 int engine_digest(struct engine *e, uint8_t ret[32], struct bl_error *err);
 /* The thread's commands: each fills in the event that answers. */
 int engine_do_form(struct engine *e, const struct command *c, struct engine_event *event);
+
+/* ---- engine_embed.c */
+
+int engine_embed_load(struct engine *e, struct bl_error *err);
+int engine_embed_form(struct engine *e, const struct command *c, struct engine_event *event);
+int engine_embed_compute(struct engine *e, const struct command *c, struct engine_event *event);
 
 /* ---- engine_work.c */
 

@@ -21,7 +21,8 @@ static void prepared_release(struct prepared *p)
     free(p->labels);
 }
 
-static int prepare(const struct batch *b, struct prepared *ret, struct bl_error *err)
+static int prepare(struct engine *e, const struct batch *b, struct prepared *ret,
+                   struct bl_error *err)
 {
     size_t good = (size_t)b->good, total = 0;
     for (size_t i = 0; i < good; i++)
@@ -46,6 +47,10 @@ static int prepare(const struct batch *b, struct prepared *ret, struct bl_error 
                                 .ids_start = p.ids_start,
                                 .labels = p.labels,
                                 .positions = p.positions};
+    if (e->rows.cache && rows_take(&e->rows, b, &p.mb, err) < 0) {
+        prepared_release(&p);
+        return -err->code;
+    }
     *ret = p;
     return 0;
 }
@@ -159,7 +164,7 @@ static int validate(struct engine *e, const struct batch *b, struct engine_event
 {
     engine_set_phase(e, "validate", "");
     struct prepared p;
-    BL_TRY(prepare(b, &p, &event->error));
+    BL_TRY(prepare(e, b, &p, &event->error));
     int rc = b->good ? score(e, b, &p.mb, &event->validation, &event->error) : 0;
     if (rc == 0 && b->good)
         rc = add_routing(e, &p.mb, &event->validation, &event->error);
@@ -182,7 +187,7 @@ static int train(struct engine *e, const struct batch *b, bool last, struct engi
     engine_set_phase(e, "train", "");
     BL_TRY(open_step(e, &event->error));
     struct prepared p;
-    BL_TRY(prepare(b, &p, &event->error));
+    BL_TRY(prepare(e, b, &p, &event->error));
     int rc = trainer_micro_batch(e->trainer, &p.mb, e->comm, last, &event->error);
     prepared_release(&p);
     return rc;

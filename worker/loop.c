@@ -239,14 +239,15 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     struct bl_error err;
     if (!l->image_side || l->member.leaving)
         return;
-    struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary};
+    struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary,
+                                l->member.cache_tower[0] != 0};
     int connection = frames->connection;
     if (batch_read(&rules, frames, &l->incoming, &err) < 0) {
         ignore_batch(frames, &err);
         return wire_cut(l->data, connection);
     }
     wire_know(l->data, connection, true);
-    if (batch_check_samples(l->incoming, &l->plan, l->dataset, &err) < 0) {
+    if (batch_check_samples(l->incoming, &l->plan, l->dataset, l->images, &err) < 0) {
         ignore_batch(&l->incoming->frames, &err);
         return batch_free(&l->incoming);
     }
@@ -349,6 +350,7 @@ static void close_all(struct loop *l)
     worker_free(&l->core);
     config_free(&l->config);
     dataset_free(&l->dataset);
+    free(l->images);
     pthread_mutex_destroy(&l->lock);
 }
 

@@ -15,6 +15,8 @@ struct opening {
     uint8_t run[RUN_ID_BYTES];
     struct config *config;
     struct dataset *dataset;
+    enum bl_kind kind;
+    uint64_t *images, image_count;
     struct bl_error error; /* code 0: none */
 };
 
@@ -44,13 +46,21 @@ static void wake(void *context)
 
 static int open_engine(struct loop *l, struct bl_error *err)
 {
-    run_plan(l->config, l->dataset, &l->plan);
+    if (l->images)
+        run_embed_plan(l->config, l->image_count, &l->plan);
+    else
+        run_plan(l->config, l->dataset, &l->plan);
     bl_hex(dataset_fingerprint(l->dataset), 32, l->fingerprint);
     BL_TRY(worker_set_plan(l->core, &l->plan, err));
     l->buffers = calloc(l->plan.window, sizeof(struct batch *));
     if (!l->buffers)
         return bl_fail(err, BL_ENOMEM, "no memory for %u buffers", l->plan.window);
-    struct engine_options options = {.config = l->config,
+    struct engine_options options = {.kind = l->plan.kind,
+                                     .cache_tower = l->member.cache_tower,
+                                     .config = l->config,
+                                     .dataset = l->dataset,
+                                     .images = l->images,
+                                     .image_count = l->image_count,
                                      .data_fingerprint = l->fingerprint,
                                      .device = &l->device,
                                      .threads = l->options->threads,
@@ -65,7 +75,10 @@ static int open_engine(struct loop *l, struct bl_error *err)
 static void read_run(uv_work_t *work)
 {
     struct opening *o = work->data;
-    run_open(o->run_folder, o->run, &o->config, &o->dataset, &o->error);
+    if (run_open(o->run_folder, o->run, &o->config, &o->dataset, &o->error) < 0)
+        return;
+    if (o->kind == BL_KIND_EMBED)
+        run_images(o->dataset, &o->images, &o->image_count, &o->error);
 }
 
 /* On the loop's thread again; also when the loop is being closed. */
@@ -76,6 +89,8 @@ static void take_run(uv_work_t *work, int status)
     struct bl_error err = o->error;
     l->config = o->config;
     l->dataset = o->dataset;
+    l->images = o->images;
+    l->image_count = o->image_count;
     free(o);
     if (l->member.leaving)
         return;
@@ -89,6 +104,7 @@ void loop_open(struct loop *l)
     BL_ASSERT(o != NULL);
     o->work.data = o;
     o->loop = l;
+    o->kind = l->member.run_kind;
     snprintf(o->run_folder, sizeof o->run_folder, "%s", l->member.run_folder);
     memcpy(o->run, l->member.run, sizeof o->run);
     uv_queue_work(&l->member.uv, &o->work, read_run, take_run);

@@ -31,6 +31,8 @@ struct loop {
     struct engine *engine;
     struct config *config;
     struct dataset *dataset;
+    uint64_t *images; /* of an embedding run, as run_images gives them; else NULL */
+    uint64_t image_count;
     struct bl_plan plan;
     char fingerprint[65];
 

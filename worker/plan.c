@@ -92,7 +92,7 @@ static int plan_frozen(struct plan *plan, struct ops *ops, const struct captione
     BL_TRY(hf_llm_open(options->llm, &llm_config, err));
     BL_TRY(vision_open(ops, options->vision, &vision_config, &preprocess,
                        options->projector == CAPTIONER_MOE && options->routing == CAPTIONER_POOLED,
-                       &vision, err));
+                       options->images_alone, &vision, err));
     int64_t tower = in_use(ops);
     BL_TRY(llm_open(ops, options->llm, &llm_config, &llm, err));
     add(plan, "frozen vision tower", tower);

@@ -76,6 +76,18 @@ struct config_projector {
     double balance, router_z; /* alpha and beta of the loss; moe only */
 };
 
+enum config_cache_dtype {
+    CONFIG_CACHE_F16,
+    CONFIG_CACHE_F32,
+    CONFIG_CACHE_BF16,
+    CONFIG_CACHE_INT8
+};
+struct config_cache {
+    char *path; /* NULL = none */
+    enum config_cache_dtype dtype;
+    int64_t shard_images;
+};
+
 struct config_train {
     int64_t steps; /* 0: not known before config_set_length */
     double epochs; /* 0: steps was given, or is known */
@@ -138,6 +150,7 @@ struct config {
     } llm;
     struct config_qformer qformer;
     struct config_projector projector;
+    struct config_cache cache;
     struct config_train train;
     struct config_cluster cluster;
     struct config_log log;

@@ -117,6 +117,13 @@ const struct config_key config_keys[] = {
         "Weight of moe's load-balancing loss over the global batch."),
     REAL("projector.router_z", projector.router_z, 0, 1000, NULL, "0.001", "Weight of moe's router z-loss."),
 
+    CHOICE("cache.dtype", cache.dtype, LIST("f16", "f32", "bf16", "int8"), "f16",
+        "Of the features in the cache. f32 trains to the same bits as the images do, the others to within their rounding; int8 has a scale for each token. f16 refuses features beyond 65504.", FREE),
+    INT("cache.shard_images", cache.shard_images, 1, BL_MICRO_BATCH_SLOTS_MAX, "images", "64",
+        "Images in each file of the cache. One worker writes a file whole, so this is also what an interruption loses.", FREE),
+    KEY("cache.path", CONFIG_PATH, cache.path, "",
+        "Folder of the feature cache that blipren-coord embed writes; train takes it once it is whole. Workers and loaders see it at the same path.", FREE),
+
     INT("train.steps", train.steps, 1, BL_STEPS_MAX, "optimizer steps", "auto",
         "Length of the run, and of its schedule. auto: what train.epochs gives. One of the two is required.", AUTO, TOLD),
     REAL("train.epochs", train.epochs, 0, 1e6, NULL, "0",

@@ -12,7 +12,7 @@
 #include "common/data/source.h"
 
 #define EXAMPLES_OF_EACH 5
-#define PROGRESS_EVERY 2000 /* rows: about a tenth of a second */
+#define ROWS_AT_ONCE 2048 /* whose captions are judged together: about a tenth of a second */
 
 static int fail_nomem(struct bl_error *err)
 {
@@ -83,7 +83,7 @@ struct build {
     struct caption_rules *rules;
     struct hashes held_out;
     struct seen seen;
-    struct token_ids ids; /* of the caption at hand */
+    struct dataset_judging *judging; /* of the rows at hand */
 
     struct dataset_header header;
     struct bl_bytes rows, captions, splits[DATASET_SPLIT_COUNT], notes, text;
@@ -184,69 +184,42 @@ static bool is_asked_for(enum caption_verdict verdict)
 }
 
 static int add_caption(struct build *b, const struct source_sample *sample,
-                       const struct dataset_image *image, const struct caption_text *caption,
+                       const struct dataset_image *image, const struct dataset_judgement *judgement,
                        struct tally *tally, struct bl_error *err)
 {
-    enum caption_verdict verdict;
-    size_t label_first;
-    b->ids.count = 0;
-    BL_TRY(caption_rules_encode(b->rules, caption, &b->ids, &label_first, &verdict, err));
+    enum caption_verdict verdict = judgement->verdict;
+    struct caption_text caption;
+    BL_TRY(dataset_judged_caption(b->judging, judgement, &caption, err));
     if (verdict == CAPTION_KEPT)
-        BL_TRY(judge_repetition(b, image, caption, &verdict, err));
+        BL_TRY(judge_repetition(b, image, &caption, &verdict, err));
     b->header.caption_verdicts[verdict]++;
     tally->asked += is_asked_for(verdict);
     if (verdict != CAPTION_KEPT)
-        return note(b, sample, verdict, caption->text, caption->size, err);
-    struct dataset_text record = {.size = (uint32_t)caption->size,
-                                  .column = caption->column,
-                                  .tokens = (uint32_t)b->ids.count};
-    BL_TRY(append_text(b, caption->text, caption->size, &record.text, err));
+        return note(b, sample, verdict, caption.text, caption.size, err);
+    struct dataset_text record = {
+        .size = (uint32_t)caption.size, .column = caption.column, .tokens = judgement->tokens};
+    BL_TRY(append_text(b, caption.text, caption.size, &record.text, err));
     BL_TRY(count_length(b, record.tokens, err));
     b->header.caption_count++;
     tally->kept++;
     return append(&b->captions, &record, sizeof record, err);
 }
 
-/* The column that data.caption_choice: first looks at: the first with a caption that is more than
- * white space. False: there is none. */
-static bool first_column(const struct source *source, uint64_t row, uint64_t candidates,
-                         uint32_t *ret)
+/* Adds a sample's captions; *ret_count are kept. */
+static int add_captions(struct build *b, const struct source *source, uint64_t at,
+                        const struct source_sample *sample, enum dataset_verdict *verdict,
+                        uint32_t *ret_count, struct bl_error *err)
 {
-    for (uint64_t i = 0; i < candidates; i++) {
-        struct source_candidate c;
-        size_t size;
-        source_candidate(source, row, i, &c);
-        caption_strip(c.text, c.size, &size);
-        if (size) {
-            *ret = c.column;
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Judges a sample's captions; *ret_count are kept. */
-static int add_captions(struct build *b, const struct source *source, uint64_t row,
-                        const struct source_sample *sample, const struct dataset_image *image,
-                        enum dataset_verdict *verdict, uint32_t *ret_count, struct bl_error *err)
-{
+    const struct dataset_judgement *judgements;
+    size_t count = dataset_judgements(b->judging, at, &judgements);
     struct tally tally = {0};
-    uint32_t column;
     *verdict = DATASET_NO_CAPTION;
-    if (!first_column(source, row, sample->candidate_count, &column))
-        return 0;
-    for (uint64_t i = 0; i < sample->candidate_count; i++) {
-        struct source_candidate c;
-        source_candidate(source, row, i, &c);
-        if (c.column != column && b->config->data.caption_choice == CONFIG_CHOICE_FIRST)
-            continue;
-        struct caption_text caption = {.column = c.column};
-        caption.text = caption_strip(c.text, c.size, &caption.size);
-        if (add_caption(b, sample, image, &caption, &tally, err) < 0)
+    for (size_t i = 0; i < count; i++)
+        if (add_caption(b, sample, &b->inputs->images[at], &judgements[i], &tally, err) < 0)
             return source_where(source, sample, err);
-    }
     *ret_count = tally.kept;
-    *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
+    if (count)
+        *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
     return 0;
 }
 
@@ -283,7 +256,7 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     enum dataset_verdict verdict;
     struct dataset_row record = {.first_caption = b->header.caption_count,
                                  .split = validation ? DATASET_VALIDATION : DATASET_TRAIN};
-    BL_TRY(add_captions(b, source, row, &sample, image, &verdict, &record.caption_count, err));
+    BL_TRY(add_captions(b, source, at, &sample, &verdict, &record.caption_count, err));
     if (verdict != DATASET_KEPT)
         return leave_out(b, &sample, verdict, err);
     bl_autofree char *location = NULL;
@@ -459,6 +432,19 @@ static int note_passed(struct build *b, struct bl_error *err)
     return 0;
 }
 
+/* The rows from `first` on: their captions are judged together. */
+static int add_rows(struct build *b, uint64_t first, struct bl_error *err)
+{
+    uint64_t end = first + ROWS_AT_ONCE;
+    end = end < b->inputs->count ? end : b->inputs->count;
+    dataset_judging_free(&b->judging);
+    BL_TRY(
+        dataset_judging_make(&b->config->data, b->rules, b->inputs, first, end, &b->judging, err));
+    for (uint64_t row = first; row < end; row++)
+        BL_TRY(add_sample(b, row, err));
+    return 0;
+}
+
 static int build_all(struct build *b, dataset_progress *progress, void *ctx, struct bl_bytes *ret,
                      struct bl_error *err)
 {
@@ -466,11 +452,10 @@ static int build_all(struct build *b, dataset_progress *progress, void *ctx, str
         caption_rules_open(&b->config->data, b->inputs->tokenizer, b->inputs->eos, &b->rules, err));
     BL_TRY(split_count(b->inputs->sources[0], &b->header.splits, err));
     BL_TRY(collect_held_out(b, err));
-    for (uint64_t row = 0; row < b->inputs->count; row++) {
-        if (row % PROGRESS_EVERY == 0 && progress &&
-            !progress(ctx, DATASET_JUDGING, row, b->inputs->count))
+    for (uint64_t first = 0; first < b->inputs->count; first += ROWS_AT_ONCE) {
+        if (progress && !progress(ctx, DATASET_JUDGING, first, b->inputs->count))
             return bl_fail(err, BL_ESTOPPED, "stopped on request");
-        BL_TRY(add_sample(b, row, err));
+        BL_TRY(add_rows(b, first, err));
     }
     if (progress)
         progress(ctx, DATASET_JUDGING, b->inputs->count, b->inputs->count);
@@ -498,7 +483,7 @@ int dataset_build(const struct config *config, struct dataset_inputs *inputs,
     struct build b = {.config = config, .inputs = inputs};
     int rc = build_all(&b, progress, ctx, ret, err);
     caption_rules_free(&b.rules);
-    token_ids_release(&b.ids);
+    dataset_judging_free(&b.judging);
     free(b.held_out.at);
     free(b.seen.at);
     free(b.lengths);

@@ -82,6 +82,33 @@ int dataset_inputs_hash(struct dataset_inputs *inputs, const struct hash_cache *
                         uint64_t bytes_max, dataset_progress *progress, void *ctx,
                         struct bl_error *err);
 
+/* -- what the rules say of captions (dataset_judging.c) */
+
+struct dataset_judging;
+
+/* A caption that the rules look at. */
+struct dataset_judgement {
+    size_t text, size;
+    uint32_t column, tokens;
+    enum caption_verdict verdict;
+    bool failed; /* to be judged */
+};
+
+/* Judges the captions of rows [first, end) whose images are there. *ret is the caller's. */
+int dataset_judging_make(const struct config_data *config, const struct caption_rules *rules,
+                         const struct dataset_inputs *inputs, uint64_t first, uint64_t end,
+                         struct dataset_judging **ret, struct bl_error *err);
+void dataset_judging_free(struct dataset_judging **judging);
+/* Those of a row, in the order of its candidates: how many. Borrowed. */
+size_t dataset_judgements(const struct dataset_judging *judging, uint64_t row,
+                          const struct dataset_judgement **ret);
+/* The caption of one, borrowed; or the error that judging it ended with. */
+int dataset_judged_caption(const struct dataset_judging *judging,
+                           const struct dataset_judgement *judgement, struct caption_text *ret,
+                           struct bl_error *err);
+
+/* -- the index (dataset_build.c) */
+
 /* Hashes images, then appends a whole index to ret. */
 int dataset_build(const struct config *config, struct dataset_inputs *inputs,
                   dataset_progress *progress, void *ctx, struct bl_bytes *ret,

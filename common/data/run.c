@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -51,6 +52,55 @@ void run_plan(const struct config *c, const struct dataset *dataset, struct bl_p
         .window = (uint32_t)c->cluster.window};
     if (ret->micro_batch > ret->batch)
         ret->micro_batch = ret->batch;
+}
+
+struct image {
+    uint8_t hash[32];
+    uint64_t id;
+};
+
+static int compare_images(const void *a, const void *b)
+{
+    const struct image *x = a, *y = b;
+    int order = memcmp(x->hash, y->hash, sizeof x->hash);
+    return order ? order : (x->id > y->id) - (x->id < y->id);
+}
+
+int run_images(const struct dataset *dataset, uint64_t **ret_ids, uint64_t *ret_count,
+               struct bl_error *err)
+{
+    uint64_t samples = dataset_samples(dataset), count = 0;
+    bl_autofree struct image *images = calloc(samples + 1, sizeof *images);
+    bl_autofree uint64_t *ids = calloc(samples + 1, sizeof *ids);
+    if (!images || !ids)
+        return bl_fail(err, BL_ENOMEM, "no memory for the identities of %llu samples",
+                       (unsigned long long)samples);
+    for (uint64_t id = 0; id < samples; id++) {
+        struct dataset_sample sample;
+        dataset_sample(dataset, id, &sample);
+        memcpy(images[id].hash, sample.hash, sizeof images[id].hash);
+        images[id].id = id;
+    }
+    qsort(images, samples, sizeof *images, compare_images);
+    for (uint64_t i = 0; i < samples; i++)
+        if (i == 0 || memcmp(images[i].hash, images[i - 1].hash, sizeof images[i].hash) != 0)
+            ids[count++] = images[i].id;
+    *ret_ids = bl_take(&ids);
+    *ret_count = count;
+    return 0;
+}
+
+void run_embed_plan(const struct config *c, uint64_t images, struct bl_plan *ret)
+{
+    *ret = (struct bl_plan){.kind = BL_KIND_EMBED,
+                            .seed = (uint64_t)c->seed,
+                            .train_samples = images,
+                            .validate_samples = images,
+                            .batch = (uint32_t)c->cache.shard_images,
+                            .micro_batch = (uint32_t)c->cache.shard_images,
+                            .validate_at_start = true,
+                            .steps_ahead = 1,
+                            .window = 2}; /* a shard that is computed, and the next */
 }
 
 int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],

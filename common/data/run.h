@@ -19,6 +19,13 @@ int run_id(const char *run_folder, bool make, uint8_t ret[RUN_ID_BYTES], struct 
 /* The run's plan. Validation takes the first train.validation_max_images samples of its split, 0 = all. */
 void run_plan(const struct config *config, const struct dataset *dataset, struct bl_plan *ret);
 
+/* A data set's distinct images in the order of their identities (SHA-256), each by the first of its samples, of both splits:
+ * *ret_ids (*ret_count) is the caller's (free). */
+int run_images(const struct dataset *dataset, uint64_t **ret_ids, uint64_t *ret_count,
+               struct bl_error *err);
+/* The plan of embedding that many images. */
+void run_embed_plan(const struct config *config, uint64_t images, struct bl_plan *ret);
+
 /* Opens RUN/config.yaml and RUN/dataset.index, after comparing the folder's id with `expected`. *ret_config and
  * *ret_dataset are the caller's. */
 int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],

@@ -16,7 +16,7 @@
 #include "common/cleanup.h"
 #include "common/deadline.h"
 #include "common/progress.h"
-#include "loader/download/cache.h"
+#include "loader/download/image_cache.h"
 #include "loader/download/transfer.h"
 
 enum {
@@ -63,7 +63,7 @@ struct host {
 struct download {
     struct download_options options;
     struct transfer_options transfer;
-    struct cache *cache;
+    struct image_cache *cache;
     CURLM *multi;
     pthread_t thread;
     bool started;
@@ -253,7 +253,7 @@ static void release(struct download *d, struct item *item)
     if (item->part)
         unlink(item->part);
     if (item->locked)
-        cache_unlock(d->cache, item->path);
+        image_cache_unlock(d->cache, item->path);
     item->locked = false;
 }
 
@@ -289,9 +289,9 @@ static void fail_item(struct download *d, struct item *item, enum download_outco
 {
     struct bl_error err;
     bool final = outcomes[outcome].final;
-    char kept[CACHE_REASON_MAX];
+    char kept[IMAGE_CACHE_REASON_MAX];
     snprintf(kept, sizeof kept, "%s: %s", outcomes[outcome].words, reason);
-    if (final && cache_fail(d->cache, item->path, kept, &err) < 0) {
+    if (final && image_cache_fail(d->cache, item->path, kept, &err) < 0) {
         break_off(d, item, &err);
         return;
     }
@@ -310,7 +310,7 @@ static void keep(struct download *d, struct item *item)
     struct bl_error err;
     const struct transfer *t = &item->transfer;
     bl_autofree char *part = bl_take(&item->part);
-    if (cache_keep(d->cache, item->path, part, t->digest, t->size, &err) < 0)
+    if (image_cache_keep(d->cache, item->path, part, t->digest, t->size, &err) < 0)
         break_off(d, item, &err);
     else
         complete(d, item, DOWNLOAD_FETCHED, "", NULL);
@@ -398,11 +398,11 @@ static void end_exchange(struct download *d, struct item *item, CURLcode code)
 /* Is it there already, or has it failed for good? Then the item is done. */
 static bool is_known(struct download *d, struct item *item)
 {
-    char reason[CACHE_REASON_MAX];
-    enum cache_state state = cache_find(item->path, reason);
-    if (state == CACHE_ABSENT || (state == CACHE_FAILED && d->options.retry_failed))
+    char reason[IMAGE_CACHE_REASON_MAX];
+    enum image_cache_state state = image_cache_find(item->path, reason);
+    if (state == IMAGE_CACHE_ABSENT || (state == IMAGE_CACHE_FAILED && d->options.retry_failed))
         return false;
-    if (state == CACHE_HERE) {
+    if (state == IMAGE_CACHE_HERE) {
         complete(d, item, DOWNLOAD_CACHED, "", NULL);
         return true;
     }
@@ -414,7 +414,7 @@ static bool is_known(struct download *d, struct item *item)
 
 static int open_item(struct download *d, struct item *item, struct bl_error *err)
 {
-    BL_TRY(cache_part_open(d->cache, item->path, &item->fd, &item->part, err));
+    BL_TRY(image_cache_part_open(d->cache, item->path, &item->fd, &item->part, err));
     item->open = true;
     return transfer_open(&item->transfer, &d->transfer, item->url, item->fd, err);
 }
@@ -426,7 +426,7 @@ static void start_item(struct download *d, struct item *item)
     if (!item->locked) {
         if (is_known(d, item))
             return;
-        if (!cache_lock(d->cache, item->path)) {
+        if (!image_cache_lock(d->cache, item->path)) {
             sleep_until(d, item, now_ms() + LOCK_POLL_MS);
             return;
         }
@@ -560,7 +560,7 @@ int download_open(const struct download_options *options, struct download **ret,
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&d->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    BL_TRY(cache_open(options->cache, options->cache_bytes, &d->cache, err));
+    BL_TRY(image_cache_open(options->cache, options->cache_bytes, &d->cache, err));
     d->multi = curl_multi_init();
     if (!d->multi)
         return fail_nomem(err);
@@ -604,7 +604,7 @@ void download_free(struct download **download)
     }
     drop_all(d);
     curl_multi_cleanup(d->multi);
-    cache_free(&d->cache);
+    image_cache_free(&d->cache);
     pthread_cond_destroy(&d->changed);
     pthread_mutex_destroy(&d->lock);
     free(d);
@@ -668,11 +668,11 @@ static int ask(struct download *d, const struct location *location,
 int download_get(struct download *d, const struct location *location,
                  const struct location_patience *patience, struct bl_error *err)
 {
-    char reason[CACHE_REASON_MAX];
-    enum cache_state state = cache_find(location->path, reason);
-    if (state == CACHE_HERE)
+    char reason[IMAGE_CACHE_REASON_MAX];
+    enum image_cache_state state = image_cache_find(location->path, reason);
+    if (state == IMAGE_CACHE_HERE)
         return 0;
-    if (state == CACHE_FAILED && !d->options.retry_failed)
+    if (state == IMAGE_CACHE_FAILED && !d->options.retry_failed)
         return bl_fail(err, BL_EDATA, "%s", reason);
     pthread_mutex_lock(&d->lock);
     int rc = ask(d, location, patience, err);

@@ -11,6 +11,11 @@ import zmtp
 CURVE_GREETING = zmtp.GREETING[:12] + b"CURVE".ljust(20, b"\0") + bytes(32)
 
 
+def curve_hello():
+    """The first command of a client with keys, which the server must decrypt to find that it is rubbish."""
+    return zmtp.frame(b"\5HELLO\1\0" + bytes(72) + os.urandom(32 + 8 + 80), command=True)
+
+
 def port_of(pid):
     """Endpoints on which a process listens, from /proc."""
     inodes = set()
@@ -155,6 +160,22 @@ def connects(endpoint, seconds):
     return in_threads(4, time.time() + seconds, attempt)
 
 
+def feigned_keys(endpoint, seconds):
+    """A client that pretends to have the cluster's keys."""
+    def attempt(end):
+        stream = socket.create_connection(address_of(endpoint), timeout=2)
+        stream.sendall(CURVE_GREETING + curve_hello())
+        stream.settimeout(1)
+        try:
+            while stream.recv(4096):
+                pass
+        except OSError:
+            pass
+        stream.close()
+        return 264
+    return in_threads(4, time.time() + seconds, attempt)
+
+
 def noise(endpoint, seconds):
     def attempt(end):
         stream = socket.create_connection(address_of(endpoint), timeout=2)
@@ -184,5 +205,7 @@ def attacks(kind):
         "one byte a second": drip(kind),
         "connects": connects,
         "noise": noise,
+        "feigned keys": feigned_keys,
+        "feigned keys without end": flood(None, CURVE_GREETING + curve_hello() + zmtp.frame(b"x" * 60000, command=True) * 20, 4),
         "a greeting without end": flood(None, zmtp.GREETING + zmtp.ready(kind) + b"\4\xff" * 100000, 4),
     }

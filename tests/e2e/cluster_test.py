@@ -439,6 +439,29 @@ def the_readmes_run_works_shortened_and_a_length_in_epochs_too(place):
     expect("train.steps was 12, is 18" in output and "complete: 18 steps" in output, output)
 
 
+def losses_in_bf16_are_those_in_f32(place):
+    for kind in ("normal", "moe"):
+        runs = {}
+        for precision in ("f32", "bf16"):
+            case = Case(place, "precision-%s-%s" % (kind, precision), precision=precision, projector__kind=kind, qformer__dropout=0,
+                        projector__dropout=0, train__steps=24, train__checkpoint_every=0)
+            case.must_train("1,1")
+            runs[precision] = case
+        wide, narrow = ([m["loss_nats"] for m in metrics(runs[p].run)] for p in ("f32", "bf16"))
+        worst = max(abs(b / a - 1) for a, b in zip(wide, narrow))
+        expect(len(wide) == len(narrow) == 24 and 0 < worst < 0.01, (kind, worst, wide, narrow))
+        checkpoint = os.path.join(runs["bf16"].run, "checkpoints/latest")
+        with open(place.path("data", "pairs.jsonl"), "w") as f:
+            for i in range(8):
+                f.write(json.dumps({"file_name": "%06d.png" % i, "caption": "A red circle and two blue stars."}) + "\n")
+        score = {p: [json.loads(line)["nll"] for line in subprocess.run(
+            [program("blipren-worker"), "score", "--checkpoint", checkpoint, "--precision", p, "--pairs",
+             place.path("data", "pairs.jsonl")], stdout=subprocess.PIPE, check=True).stdout.splitlines()] for p in ("f32", "bf16")}
+        os.unlink(place.path("data", "pairs.jsonl"))
+        worst = max(abs(b / a - 1) for a, b in zip(score["f32"], score["bf16"]))
+        expect(len(score["f32"]) == 8 and 0 < worst < 0.01, (kind, worst, score))
+
+
 def start_cluster(place, case):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
@@ -463,26 +486,6 @@ def workers_and_loaders_started_by_hand_join(place):
              for p in ("blipren-loader", "blipren-worker")]
     expect(coordinator.wait(timeout=120) == 0, open(place.path("byhand.log")).read())
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
-
-
-def processes_asked_to_end_all_at_once_lose_nothing(place):
-    case = Case(place, "all-at-once", train__steps=1000, train__checkpoint_every=0)
-    coordinator, log, said, endpoint = start_cluster(place, case)
-    expect(open(os.path.join(case.run, "endpoint")).read() == endpoint + "\n", "the run folder names another endpoint")
-    start = lambda name, grace: subprocess.Popen([program(name), "--coord", endpoint, "--threads", "1", "--grace", grace],
-                                                 stdout=log, stderr=log)
-    peers = [start("blipren-loader", "60"), start("blipren-worker", "60"), start("blipren-worker", "60")]
-    wait_until(lambda: case.committed() >= 2)
-    # one alone: its grace ends before the run does
-    one = start("blipren-loader", "1")
-    wait_until(lambda: open(said, errors="replace").read().count("joins as loader") == 2)
-    one.send_signal(signal.SIGTERM)
-    expect(one.wait(timeout=60) == STOPPED and coordinator.poll() is None, open(said).read())
-    for process in [*peers, coordinator]:
-        process.send_signal(signal.SIGTERM)
-    expect([p.wait(timeout=60) for p in [*peers, coordinator]] == 4 * [STOPPED], open(said).read())
-    expect(read_state(case.run)["step"] == case.committed() >= 2, read_state(case.run))
-    expect(not os.path.exists(os.path.join(case.run, "endpoint")), "the run folder names an endpoint where nobody listens")
 
 
 def own_address():
@@ -534,6 +537,26 @@ def children_of_a_coordinator_with_keys_have_them_too(place):
     keys = place.path("local-keys")
     subprocess.run([program("blipren-coord"), "keygen", keys], check=True, stdout=subprocess.DEVNULL)
     expect("complete: 16 steps" in Case(place, "local-keys-run", cluster__keys=keys).must_train("1,1"), "")
+
+
+def processes_asked_to_end_all_at_once_lose_nothing(place):
+    case = Case(place, "all-at-once", train__steps=1000, train__checkpoint_every=0)
+    coordinator, log, said, endpoint = start_cluster(place, case)
+    expect(open(os.path.join(case.run, "endpoint")).read() == endpoint + "\n", "the run folder names another endpoint")
+    start = lambda name, grace: subprocess.Popen([program(name), "--coord", endpoint, "--threads", "1", "--grace", grace],
+                                                 stdout=log, stderr=log)
+    peers = [start("blipren-loader", "60"), start("blipren-worker", "60"), start("blipren-worker", "60")]
+    wait_until(lambda: case.committed() >= 2)
+    # one alone: its grace ends before the run does
+    one = start("blipren-loader", "1")
+    wait_until(lambda: open(said, errors="replace").read().count("joins as loader") == 2)
+    one.send_signal(signal.SIGTERM)
+    expect(one.wait(timeout=60) == STOPPED and coordinator.poll() is None, open(said).read())
+    for process in [*peers, coordinator]:
+        process.send_signal(signal.SIGTERM)
+    expect([p.wait(timeout=60) for p in [*peers, coordinator]] == 4 * [STOPPED], open(said).read())
+    expect(read_state(case.run)["step"] == case.committed() >= 2, read_state(case.run))
+    expect(not os.path.exists(os.path.join(case.run, "endpoint")), "the run folder names an endpoint where nobody listens")
 
 
 def a_run_that_ends_early_is_the_error_of_whoever_was_started_by_hand(place):

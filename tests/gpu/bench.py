@@ -216,8 +216,8 @@ def main():
             continue
         lines[f"{projector}{'-cached' if cached else ''}"] = result
         figures.append(row(f"BLIPren, {projector}{', cached features' if cached else ''}", result["step_s"], result["peak_mb"], cached))
-        print(f"{projector}: loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}, opened in {result['open_s']} s", flush=True)
-        good = good and result["last_loss"] < result["first_loss"]
+        print(f"{projector}: loss {result['losses'][0]:.4f} -> {result['losses'][-1]:.4f}, opened in {result['open_s']} s", flush=True)
+        good = good and result["losses"][-1] < result["losses"][0]
     if figures:
         print(f"normal: {theirs / figures[0]:.2f} times PyTorch's speed; loss of PyTorch's own weights after its steps {loss:.4f}")
     with open(f"{out}/bench.json", "w") as file:

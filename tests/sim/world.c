@@ -6,8 +6,8 @@
 struct world *w;
 
 static const char *const fault_names[] = {
-    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
-    "hang-loader",  "fail-comm",    "damage",      "reconnect",  "blackout"};
+    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",   "hang-loader",
+    "hang-worker",  "fail-comm",    "damage",      "reconnect",  "blackout"};
 
 int worker_index(uint64_t incarnation)
 {
@@ -133,7 +133,7 @@ static void draw(void)
     w->long_chance = chance(0.7) ? 0 : 0.03;
     w->odd_worker = (int)below(w->worker_count);
     if (w->worker_count > w->config.workers_min && chance(0.3))
-        w->odd = (enum odd)(1 + below(4));
+        w->odd = (enum odd)(1 + below(5));
     w->lies_left = 2;
     w->keep_last = below(4); /* 0: nothing is ever removed */
     for (uint64_t step = 0; step < plan->steps; step++)

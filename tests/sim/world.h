@@ -94,13 +94,14 @@ struct process {
     int link; /* newest; -1 = none */
     uint64_t stalled_until_ms;
     uint64_t busy_until_ms, progress; /* works until then; what its Beats say */
+    bool hung, was_hung;              /* its threads do nothing; its loop does */
+    uint64_t backlog_ms; /* what its threads say comes no earlier, and in order: they were hung */
     /* worker */
     struct worker *worker;
     struct engine engine;
     struct held held[SIM_WINDOW_MAX];
     /* loader */
     struct loader *loader;
-    bool hung;
     struct {
         uint64_t turn; /* completions of an older turn are void */
         uint64_t content;
@@ -126,6 +127,7 @@ enum fault {
     BREAK_LINK,
     STALL,
     HANG_LOADER,
+    HANG_WORKER,
     FAIL_COMM,
     DAMAGE,
     RECONNECT,
@@ -139,7 +141,8 @@ enum odd {
     UNREACHED, /* it and the others cannot connect, and they say so */
     FAILS,     /* it says Broken whenever it should form with others */
     HANGS,     /* it beats and never forms with others */
-    LIES       /* it forms, twice with another state than it says */
+    LIES,      /* it forms, twice with another state than it says */
+    STICKS     /* it beats, and after some micro-batches its engine does nothing any more */
 };
 
 struct world {

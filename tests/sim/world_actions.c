@@ -90,7 +90,7 @@ static void worker_message(int index, const struct worker_action *a)
         break;
     default:
         BL_ASSERT(a->type == WORKER_ACTION_BEAT);
-        m->beat.progress = progress_of(p);
+        m->beat.progress = p->hung ? p->progress : progress_of(p);
     }
     send_up_from(p, a->link, e);
 }
@@ -450,12 +450,20 @@ static bool is_liar(const struct coord_action *a)
     return l->program == WORKER && is_odd(l->index, LIES) && strstr(a->refuse.text, "state");
 }
 
+/* Its threads do nothing, or did nothing for a while, or it is no more. */
+static bool was_hung(const struct coord_action *a)
+{
+    const struct link *l = &w->links[coord_link(a->link)];
+    const struct process *p = process_of(l->program, l->index);
+    return p->was_hung || p->incarnation != a->peer;
+}
+
 /* Long after everything was mended honest peers get on, and nobody may be blamed for what takes its time. */
 static void coord_note(const struct coord_action *a)
 {
     TRACE("  note %d: %s", a->note.kind, a->note.text);
     bool mended = w->healed && w->now_ms > w->heal_ms + 8ull * patience();
-    if (a->note.kind == COORD_NOTE_STALLED)
+    if (a->note.kind == COORD_NOTE_STALLED && !was_hung(a))
         sim_fail(SIM_UNSAFE, "a peer that gets on is given up: %s", a->note.text);
     if (mended && a->note.kind == COORD_NOTE_REVOKED && strstr(a->note.text, "does not get on"))
         sim_fail(SIM_UNSAFE, "an assignment is taken from a loader that gets on: %s", a->note.text);

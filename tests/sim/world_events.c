@@ -58,6 +58,13 @@ void coord_own(struct sim_event *e)
     do_coord(coord_step(w->coord, &prune), NULL);
 }
 
+static void wait_in_backlog(struct process *p, struct sim_event *e)
+{
+    if (w->now_ms >= p->backlog_ms)
+        p->backlog_ms = w->now_ms + patience() / 8;
+    sim_push_again(&w->queue, e, p->backlog_ms);
+}
+
 void worker_now(struct sim_event *e)
 {
     struct process *p = &w->workers[e->index];
@@ -66,6 +73,9 @@ void worker_now(struct sim_event *e)
     if (p->stalled_until_ms > w->now_ms)
         return sim_push_again(&w->queue, e, p->stalled_until_ms);
     struct worker_event *m = &e->worker;
+    bool is_work = m->type >= WORKER_EVENT_OPENED && m->type <= WORKER_EVENT_ABORTED;
+    if (is_work && (p->hung || w->now_ms < p->backlog_ms))
+        return wait_in_backlog(p, e);
     m->now_ms = w->now_ms;
     if (m->type == WORKER_EVENT_TICK)
         tick_later(WORKER, e->index, e->instance);
@@ -113,7 +123,12 @@ void loader_now(struct sim_event *e)
 void engine_now(struct sim_event *e)
 {
     struct process *p = &w->workers[e->index];
-    if (p->up && p->instance == e->instance && p->engine.running &&
-        p->engine.turn == e->engine_turn)
-        op_end(e->index, e->ok);
+    if (!p->up || p->instance != e->instance || !p->engine.running ||
+        p->engine.turn != e->engine_turn)
+        return;
+    if (is_odd(e->index, STICKS) && p->engine.ops[0].type == OP_COMPUTE && chance(0.1))
+        p->hung = p->was_hung = true;
+    if (p->hung)
+        return sim_push_again(&w->queue, e, w->now_ms + patience() / 8);
+    op_end(e->index, e->ok);
 }

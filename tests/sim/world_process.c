@@ -2,8 +2,8 @@
 #include "tests/sim/world.h"
 
 static const char *const fault_names[] = {
-    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
-    "hang-loader",  "fail-comm",    "damage",      "reconnect",  "blackout"};
+    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",   "hang-loader",
+    "hang-worker",  "fail-comm",    "damage",      "reconnect",  "blackout"};
 
 void tick_later(enum program program, int index, uint32_t instance)
 {
@@ -171,6 +171,14 @@ static void blackout(void)
     }
 }
 
+/* While it computes, or it wakes up. */
+static void hang_worker(struct process *p)
+{
+    const struct engine *engine = &p->engine;
+    p->hung = !p->hung && p->up && engine->running && engine->ops[0].type == OP_COMPUTE;
+    p->was_hung |= p->hung;
+}
+
 static void do_fault(enum fault fault)
 {
     TRACE("fault %s", fault_names[fault]);
@@ -207,6 +215,8 @@ static void do_fault(enum fault fault)
         link = (int)below(w->loader_count);
         w->loaders[link].hung = !w->loaders[link].hung;
         return;
+    case HANG_WORKER:
+        return hang_worker(&w->workers[below(w->worker_count)]);
     case FAIL_COMM:
         return comm_fail(w->workers[below(w->worker_count)].engine.generation);
     case DAMAGE:
@@ -243,6 +253,8 @@ void heal(void)
     w->silent_chance = 0;
     for (uint32_t i = 0; i < w->loader_count; i++)
         w->loaders[i].hung = false;
+    for (uint32_t i = 0; i < w->worker_count; i++)
+        w->workers[i].hung = is_odd((int)i, STICKS) && w->workers[i].hung;
 }
 
 void restart(const struct sim_event *e)

@@ -24,7 +24,7 @@ static int read_options(const json_t *json, struct captioner_options *ret, struc
 {
     struct captioner_options o = {.bos_id = -1};
     int64_t bos_id = -1;
-    int projector = 0, routing = 0, bos = 0;
+    int projector = 0, routing = 0, bos = 0, cross = 0;
     BL_TRY(bl_json_string(json, "vision", &o.vision, err));
     BL_TRY(bl_json_string(json, "llm", &o.llm, err));
     BL_TRY(bl_json_int(json, "width", 0, 1 << 20, &o.width, err));
@@ -41,6 +41,9 @@ static int read_options(const json_t *json, struct captioner_options *ret, struc
                   err));
     BL_TRY(choose(json, "bos", (const char *const[]){"first", "after_image", "none", NULL}, &bos,
                   err));
+    BL_TRY(choose(json, "cross", (const char *const[]){"fewer", "plain", "folded", NULL}, &cross,
+                  err));
+    o.cross = (enum captioner_cross)cross;
     o.projector = (enum captioner_projector)projector;
     o.routing = (enum captioner_routing)routing;
     o.bos = (enum captioner_bos)bos;

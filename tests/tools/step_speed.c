@@ -17,14 +17,14 @@
 struct bench {
     struct captioner *c;
     struct micro_batch pixels, features, prompts;
-    char *encoded;
+    float *encoded, *pooled;
     int32_t max_new;
     double nll; /* of the last step */
 };
 
 static int run_vision(struct bench *b, struct bl_error *err)
 {
-    return captioner_encode(b->c, b->pixels.B, b->pixels.pixels, b->encoded, err);
+    return captioner_encode(b->c, b->pixels.B, b->pixels.pixels, b->encoded, b->pooled, err);
 }
 
 static int run_step(struct bench *b, struct bl_error *err)
@@ -100,20 +100,21 @@ static int bench(const char *options, const char *input_path, struct bl_error *e
 {
     __attribute__((cleanup(model_input_close))) struct model_input input = {0};
     BL_TRY(model_input_open(options, input_path, &input, err));
-    int64_t B = input.texts.B, bytes = captioner_feature_bytes(input.c);
-    bl_autofree char *encoded = malloc((size_t)(B * bytes));
-    bl_autofree const void **pointers = malloc((size_t)B * sizeof *pointers);
-    BL_ASSERT(encoded && pointers);
-    for (int64_t i = 0; i < B; i++)
-        pointers[i] = encoded + i * bytes;
+    const struct hf_vision *v = captioner_vision(input.c);
+    int64_t B = input.texts.B;
+    bl_autofree float *encoded = calloc((size_t)(B * v->tokens * v->hidden), sizeof *encoded);
+    bl_autofree float *pooled = calloc((size_t)(B * v->hidden), sizeof *pooled);
+    BL_ASSERT(encoded && pooled);
     struct bench b = {.c = input.c,
                       .pixels = input.texts,
                       .features = input.texts,
                       .prompts = input.prompts,
                       .encoded = encoded,
+                      .pooled = pooled,
                       .max_new = (int32_t)input.max_new};
     b.features.pixels = b.prompts.pixels = NULL;
-    b.features.features = b.prompts.features = pointers;
+    b.features.features = b.prompts.features = encoded;
+    b.features.pooled = b.prompts.pooled = pooled;
     char name[32];
     while (scanf("%31s", name) == 1)
         BL_TRY(measure(&b, name, err));

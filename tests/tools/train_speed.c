@@ -3,8 +3,8 @@
  *     train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached]     (model_input.h)
  *
  * A step is what a worker does: pixels through the vision tower (cached: from features computed once),
- * forward, backward, clipping, AdamW. Prints a JSON line: seconds of each step, the loss of the first
- * and of the last step in nats per token, the device's peak memory, the seconds until the first step. */
+ * forward, backward, clipping, AdamW. Prints a JSON line: the loss of every step in nats per token, those
+ * of the warm-up included; seconds of each of STEPS, the device's peak memory, the seconds until the first step. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +26,7 @@ struct bench {
     struct trainer *trainer;
     struct comm *comm;
     struct micro_batch mb;
-    char *encoded;
-    const void **features;
+    float *features, *pooled;
 };
 
 static void bench_close(struct bench *b)
@@ -35,21 +34,21 @@ static void bench_close(struct bench *b)
     comm_free(&b->comm);
     trainer_free(&b->trainer);
     model_input_close(&b->input);
-    free(b->encoded);
     free(b->features);
+    free(b->pooled);
 }
 
 static int encode_once(struct bench *b, struct bl_error *err)
 {
-    int64_t B = b->mb.B, bytes = captioner_feature_bytes(b->input.c);
-    b->encoded = malloc((size_t)(B * bytes));
-    b->features = malloc((size_t)B * sizeof *b->features);
-    BL_ASSERT(b->encoded && b->features);
-    BL_TRY(captioner_encode(b->input.c, B, b->mb.pixels, b->encoded, err));
-    for (int64_t i = 0; i < B; i++)
-        b->features[i] = b->encoded + i * bytes;
+    const struct hf_vision *v = captioner_vision(b->input.c);
+    int64_t B = b->mb.B;
+    b->features = calloc((size_t)(B * v->tokens * v->hidden), sizeof *b->features);
+    b->pooled = calloc((size_t)(B * v->hidden), sizeof *b->pooled);
+    BL_ASSERT(b->features && b->pooled);
+    BL_TRY(captioner_encode(b->input.c, B, b->mb.pixels, b->features, b->pooled, err));
     b->mb.pixels = NULL;
     b->mb.features = b->features;
+    b->mb.pooled = b->pooled;
     return 0;
 }
 
@@ -89,23 +88,25 @@ static int run(char **argv, bool cached, struct bl_error *err)
     double start = now_s();
     BL_TRY(open_bench(&b, argv, cached, err));
     int warmup = atoi(argv[3]), steps = atoi(argv[4]);
-    double opened = now_s() - start, first = 0;
+    double opened = now_s() - start;
     struct trainer_report report = {0};
-    for (int i = 0; i < warmup; i++) {
-        BL_TRY(step(&b, &report, err));
-        first = i == 0 ? report.nll / (double)report.tokens : first;
-    }
-    printf("{\"step_s\": [");
-    for (int i = 0; i < steps; i++) {
+    bl_autofree double *seconds = calloc((size_t)(warmup + steps) + 1, sizeof *seconds);
+    BL_ASSERT(seconds);
+    printf("{\"losses\": [");
+    for (int i = 0; i < warmup + steps; i++) {
         double before = now_s();
         BL_TRY(step(&b, &report, err));
-        printf("%s%.6f", i ? ", " : "", now_s() - before);
+        seconds[i] = now_s() - before;
+        printf("%s%.9g", i ? ", " : "", report.nll / (double)report.tokens);
     }
+    printf("], \"step_s\": [");
+    for (int i = warmup; i < warmup + steps; i++)
+        printf("%s%.6f", i > warmup ? ", " : "", seconds[i]);
     const struct ops *ops = b.input.ops;
-    printf("], \"images\": %lld, \"tokens\": %lld, \"first_loss\": %.6f, \"last_loss\": %.6f, "
-           "\"norm\": %.6f, \"peak_mb\": %.0f, \"open_s\": %.1f, \"device\": \"%s\"}\n",
-           (long long)report.images, (long long)report.tokens, first,
-           report.nll / (double)report.tokens, report.norm,
+    printf("], \"images\": %lld, \"tokens\": %lld, \"norm\": %.6f, \"peak_mb\": %.0f, \"open_s\": "
+           "%.1f, "
+           "\"device\": \"%s\"}\n",
+           (long long)report.images, (long long)report.tokens, report.norm,
            ops->peak_bytes ? (double)ops->peak_bytes(ops) / (1 << 20) : 0, opened, ops->name);
     return 0;
 }

@@ -164,7 +164,7 @@ static void serve(const struct coord_action *assignment)
                       o.assignment.micro_batch);
     micro_batch_event(worker, COORD_EVENT_RECEIVED, o.assignment.kind, o.assignment.step,
                       o.assignment.micro_batch);
-    if (o.assignment.kind == BL_KIND_VALIDATE)
+    if (bl_kind_is_pass(o.assignment.kind))
         micro_batch_event(worker, COORD_EVENT_VALIDATION, o.assignment.kind, o.assignment.step,
                           o.assignment.micro_batch);
     micro_batch_event(worker, COORD_EVENT_CONSUMED, o.assignment.kind, o.assignment.step,
@@ -200,6 +200,22 @@ static void serve_step(enum bl_kind kind, uint64_t step)
         if (log_list[i].type == COORD_ACTION_ASSIGNMENT && log_list[i].assignment.kind == kind &&
             log_list[i].assignment.step == step)
             serve(&log_list[i]);
+}
+
+/* The same, each micro-batch taking the worker that long. */
+static void serve_step_taking(enum bl_kind kind, uint64_t step, uint32_t ms)
+{
+    for (uint32_t i = 0; i < log_count; i++) {
+        if (log_list[i].type != COORD_ACTION_ASSIGNMENT || log_list[i].assignment.kind != kind ||
+            log_list[i].assignment.step != step)
+            continue;
+        struct coord_action a = log_list[i];
+        micro_batch_event(a.assignment.worker, COORD_EVENT_RECEIVED, kind, step,
+                          a.assignment.micro_batch);
+        now_ms += ms;
+        micro_batch_event(a.assignment.worker, COORD_EVENT_CONSUMED, kind, step,
+                          a.assignment.micro_batch);
+    }
 }
 
 /* Rank 0 saves as told, the checksums hold, the record comes to lie on disk. */
@@ -1186,6 +1202,131 @@ static void an_interrupted_validation_goes_on_where_it_was(void **state)
     assert_state(COORD_TRAINING);
 }
 
+/* -- embedding -- */
+
+static uint8_t done[8];
+
+/* 8 shards of 5 images, the last of 3; two samples are other names of images. */
+static void begin_embedding(void)
+{
+    config.plan = (struct bl_plan){.kind = BL_KIND_EMBED,
+                                   .train_samples = 38,
+                                   .validate_samples = 38,
+                                   .batch = 5,
+                                   .micro_batch = 5,
+                                   .validate_at_start = true,
+                                   .steps_ahead = 1,
+                                   .window = 2};
+    config.validate_ids = train_ids;
+    config.done = done;
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    disk();
+    formed(WORKER_A, 0);
+}
+
+/* Every shard that is ordered is made; how often each was, in ret. */
+static void make_shards(uint32_t ret[8])
+{
+    for (uint32_t i = 0; i < log_count; i++)
+        if (log_list[i].type == COORD_ACTION_ASSIGNMENT) {
+            assert_int_equal(log_list[i].assignment.kind, BL_KIND_EMBED);
+            assert_int_equal(log_list[i].assignment.step, 0);
+            ret[log_list[i].assignment.micro_batch]++;
+            serve(&log_list[i]);
+        }
+}
+
+static void embedding_makes_every_shard_once_and_ends(void **state)
+{
+    uint32_t made[8] = {0};
+    memset(done, 0, sizeof done);
+    begin_embedding();
+    assert_state(COORD_VALIDATING);
+    make_shards(made);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(made[i], 1);
+    assert_int_equal(count(COORD_ACTION_VALIDATED, 0), 1);
+    assert_int_equal(count(COORD_ACTION_SAVE, 0), 0);
+    disk();
+    assert_state(COORD_LEAVING);
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.code, 0);
+    for (uint32_t i = 0; i < record_count; i++)
+        assert_true(records[i].type == COORD_RECORD_START ||
+                    records[i].type == COORD_RECORD_GENERATION ||
+                    records[i].type == COORD_RECORD_FINISH);
+}
+
+static void a_shard_that_is_there_is_not_made(void **state)
+{
+    uint32_t made[8] = {0};
+    memset(done, 1, sizeof done);
+    done[3] = done[7] = 0;
+    begin_embedding();
+    make_shards(made);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(made[i], i == 3 || i == 7);
+    disk();
+    assert_state(COORD_LEAVING);
+}
+
+static void embedding_that_is_complete_ends_at_once(void **state)
+{
+    memset(done, 1, sizeof done);
+    config.plan.kind = BL_KIND_EMBED;
+    config.plan.steps = 0;
+    config.plan.validate_samples = 8;
+    config.plan.micro_batch = 1;
+    config.done = done;
+    start();
+    disk();
+    assert_state(COORD_FINISHED);
+}
+
+static void a_newcomer_embeds_with_the_others_at_once(void **state)
+{
+    uint32_t made[8] = {0};
+    memset(done, 0, sizeof done);
+    begin_embedding();
+    serve(last(COORD_ACTION_ASSIGNMENT, LOADER_A));
+    join(WORKER_B);
+    assert_state(COORD_ENDING);
+    ended(WORKER_A, 0, 1);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.world, 2);
+    log_count = 0;
+    formed(WORKER_A, 0);
+    formed(WORKER_B, 0);
+    make_shards(made);
+    uint32_t sum = 0;
+    for (int i = 0; i < 8; i++)
+        sum += made[i];
+    assert_int_equal(sum, 7); /* one was made before */
+    disk();
+    assert_state(COORD_LEAVING);
+}
+
+static void workers_that_die_after_each_shard_do_not_end_the_run(void **state)
+{
+    memset(done, 0, sizeof done);
+    config.members_gone = true;
+    begin_embedding();
+    for (uint32_t i = 0; i < 7; i++) {
+        serve(last(COORD_ACTION_ASSIGNMENT, LOADER_A));
+        lost(WORKER_A, true);
+        disk();
+        join(WORKER_A);
+        disk();
+        formed(WORKER_A, 0);
+        assert_state(COORD_VALIDATING);
+    }
+    serve(last(COORD_ACTION_ASSIGNMENT, LOADER_A));
+    disk();
+    assert_state(COORD_LEAVING);
+}
+
 static void a_configuration_out_of_range_is_named(void **state)
 {
     struct bl_error err = {0};
@@ -1244,28 +1385,56 @@ static void who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named(void **
     assert_state(COORD_PLANNING);
 }
 
+/* Ticks with Beats of everybody in which nothing gets on, until the worker is given up; how long that took. */
+static uint32_t hung_for_ms(const char *text)
+{
+    uint32_t ms = 0;
+    for (; coord_status(c).state == COORD_TRAINING; ms += 100) {
+        assert_true(ms < 100000);
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text, text);
+    return ms;
+}
+
 static void who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it(void **state)
 {
     begin_alone();
     serve_step(BL_KIND_TRAIN, 0);
     report(WORKER_A, 0, all_places);
     disk();
-    const struct coord_action *a = last(COORD_ACTION_ASSIGNMENT, LOADER_A);
-    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 1, a->assignment.micro_batch);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 1, 0);
     for (int i = 0; i < 200; i++) {
         beat(WORKER_A, 1 + (uint64_t)i);
         beat(LOADER_A, 0);
         tick(100);
         assert_state(COORD_TRAINING);
     }
-    for (int i = 0; i < 121; i++) {
-        beat(WORKER_A, 0);
-        beat(LOADER_A, 0);
-        tick(100);
-    }
-    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text,
-                        "to compute a micro-batch");
+    hung_for_ms("to compute a micro-batch");
     assert_state(COORD_GATHERING);
+}
+
+/* How long a worker that hangs in step 1 is waited for, whose micro-batches of step 0 took it so long. */
+static uint32_t hung_after_micro_batches_of(uint32_t ms)
+{
+    begin_alone();
+    serve_step_taking(BL_KIND_TRAIN, 0, ms);
+    report(WORKER_A, 0, all_places);
+    disk();
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 1, 0);
+    return hung_for_ms("to compute a micro-batch");
+}
+
+static void a_hung_worker_is_not_waited_for(void **state)
+{
+    assert_in_range(hung_after_micro_batches_of(10), 3 * 600, 3 * 600 + 8 * 10 + 200);
+}
+
+static void a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need(void **state)
+{
+    assert_in_range(hung_after_micro_batches_of(500), 3 * 600 + 8 * 500, 3 * 600 + 8 * 500 + 200);
 }
 
 static void an_assignment_is_left_to_a_loader_that_gets_on(void **state)
@@ -1678,10 +1847,16 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(a_checkpoint_that_is_needed_is_tried_three_times),
           CASE(a_generation_that_is_not_formed_in_time_ends),
           CASE(an_interrupted_validation_goes_on_where_it_was),
+          CASE(embedding_makes_every_shard_once_and_ends), CASE(a_shard_that_is_there_is_not_made),
+          CASE(embedding_that_is_complete_ends_at_once),
+          CASE(a_newcomer_embeds_with_the_others_at_once),
+          CASE(workers_that_die_after_each_shard_do_not_end_the_run),
           CASE(a_configuration_out_of_range_is_named),
           CASE(who_loads_for_long_forms_at_the_first_try),
           CASE(who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named),
           CASE(who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it),
+          CASE(a_hung_worker_is_not_waited_for),
+          CASE(a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need),
           CASE(an_assignment_is_left_to_a_loader_that_gets_on),
           CASE(what_is_shipped_and_does_not_come_goes_to_another_loader),
           CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),

@@ -14,7 +14,7 @@
 #include "common/data/url.h"
 #include "common/hash.h"
 #include "loader/download/address.h"
-#include "loader/download/cache.h"
+#include "loader/download/image_cache.h"
 #include "loader/download/download.h"
 #include "tests/unit/folder.h"
 
@@ -72,16 +72,16 @@ static const char *path_of(const char *url)
     return location.path;
 }
 
-static struct cache *opened(uint64_t limit_bytes)
+static struct image_cache *opened(uint64_t limit_bytes)
 {
     struct bl_error err = {0};
-    struct cache *cache = NULL;
-    assert_ok(cache_open(inside("cache"), limit_bytes, &cache, &err), err);
+    struct image_cache *cache = NULL;
+    assert_ok(image_cache_open(inside("cache"), limit_bytes, &cache, &err), err);
     return cache;
 }
 
 /* Keeps `size` bytes of value `fill` as the URL's image. */
-static void keep(struct cache *cache, const char *url, int fill, size_t size)
+static void keep(struct image_cache *cache, const char *url, int fill, size_t size)
 {
     struct bl_error err = {0};
     bl_autofree char *data = malloc(size), *part = NULL;
@@ -89,18 +89,18 @@ static void keep(struct cache *cache, const char *url, int fill, size_t size)
     uint8_t hash[32];
     memset(data, fill, size);
     bl_sha256(data, size, hash);
-    assert_true(cache_lock(cache, path_of(url)));
-    assert_ok(cache_part_open(cache, path_of(url), &fd, &part, &err), err);
+    assert_true(image_cache_lock(cache, path_of(url)));
+    assert_ok(image_cache_part_open(cache, path_of(url), &fd, &part, &err), err);
     assert_int_equal(write(fd, data, size), size);
-    assert_ok(cache_keep(cache, path_of(url), part, hash, size, &err), err);
+    assert_ok(image_cache_keep(cache, path_of(url), part, hash, size, &err), err);
     assert_int_equal(access(part, F_OK), -1);
-    cache_unlock(cache, path_of(url));
+    image_cache_unlock(cache, path_of(url));
 }
 
-static enum cache_state state_of(const char *url)
+static enum image_cache_state state_of(const char *url)
 {
-    char reason[CACHE_REASON_MAX];
-    return cache_find(path_of(url), reason);
+    char reason[IMAGE_CACHE_REASON_MAX];
+    return image_cache_find(path_of(url), reason);
 }
 
 static ino_t image_of(const char *url)
@@ -112,44 +112,45 @@ static ino_t image_of(const char *url)
 
 static void an_image_is_kept_once_and_found_by_all_its_urls(void **state)
 {
-    struct cache *cache = opened(0);
-    assert_int_equal(state_of("http://a/1"), CACHE_ABSENT);
+    struct image_cache *cache = opened(0);
+    assert_int_equal(state_of("http://a/1"), IMAGE_CACHE_ABSENT);
     keep(cache, "http://a/1", 7, 1000);
     keep(cache, "http://b/1", 7, 1000);
     keep(cache, "http://b/2", 8, 1000);
-    assert_int_equal(state_of("http://a/1"), CACHE_HERE);
+    assert_int_equal(state_of("http://a/1"), IMAGE_CACHE_HERE);
     assert_int_equal(image_of("http://a/1"), image_of("http://b/1"));
     assert_int_not_equal(image_of("http://a/1"), image_of("http://b/2"));
-    cache_free(&cache);
+    image_cache_free(&cache);
     cache = opened(0);
-    assert_int_equal(state_of("http://b/1"), CACHE_HERE);
-    cache_free(&cache);
+    assert_int_equal(state_of("http://b/1"), IMAGE_CACHE_HERE);
+    image_cache_free(&cache);
 }
 
 static void a_failure_is_recorded_and_replaced_by_an_image(void **state)
 {
     struct bl_error err = {0};
-    char reason[CACHE_REASON_MAX];
-    struct cache *cache = opened(0);
-    assert_ok(cache_fail(cache, path_of("http://a/1"), "not found: HTTP 404 ../../x", &err), err);
-    assert_int_equal(cache_find(path_of("http://a/1"), reason), CACHE_FAILED);
+    char reason[IMAGE_CACHE_REASON_MAX];
+    struct image_cache *cache = opened(0);
+    assert_ok(image_cache_fail(cache, path_of("http://a/1"), "not found: HTTP 404 ../../x", &err),
+              err);
+    assert_int_equal(image_cache_find(path_of("http://a/1"), reason), IMAGE_CACHE_FAILED);
     assert_string_equal(reason, "not found: HTTP 404 ..|..|x");
     assert_int_equal(access(path_of("http://a/1"), F_OK), -1);
     keep(cache, "http://a/1", 7, 10);
-    assert_int_equal(state_of("http://a/1"), CACHE_HERE);
-    cache_free(&cache);
+    assert_int_equal(state_of("http://a/1"), IMAGE_CACHE_HERE);
+    image_cache_free(&cache);
 }
 
 static void other_bytes_than_were_kept_are_removed(void **state)
 {
-    struct cache *cache = opened(0);
+    struct image_cache *cache = opened(0);
     keep(cache, "http://a/1", 'x', 3);
-    assert_true(cache_verify(path_of("http://a/1"), "xxx", 3));
-    assert_int_equal(state_of("http://a/1"), CACHE_HERE);
-    assert_false(cache_verify(path_of("http://a/1"), "xx", 2));
-    assert_int_equal(state_of("http://a/1"), CACHE_ABSENT);
-    assert_false(cache_verify(path_of("http://a/2"), "xx", 2));
-    cache_free(&cache);
+    assert_true(image_cache_verify(path_of("http://a/1"), "xxx", 3));
+    assert_int_equal(state_of("http://a/1"), IMAGE_CACHE_HERE);
+    assert_false(image_cache_verify(path_of("http://a/1"), "xx", 2));
+    assert_int_equal(state_of("http://a/1"), IMAGE_CACHE_ABSENT);
+    assert_false(image_cache_verify(path_of("http://a/2"), "xx", 2));
+    image_cache_free(&cache);
 }
 
 static void age(const char *url, time_t seconds)
@@ -164,43 +165,43 @@ static void age(const char *url, time_t seconds)
 static void what_was_not_used_for_longest_makes_room(void **state)
 {
     struct bl_error err = {0};
-    struct cache *cache = opened(10000);
+    struct image_cache *cache = opened(10000);
     char url[32];
     for (int i = 0; i < 10; i++) {
         snprintf(url, sizeof url, "http://a/%d", i);
         keep(cache, url, i, 1000);
         age(url, 1000 - i);
     }
-    assert_int_equal(state_of("http://a/0"), CACHE_HERE); /* used now */
+    assert_int_equal(state_of("http://a/0"), IMAGE_CACHE_HERE); /* used now */
     keep(cache, "http://a/new", 99, 1000);
     static const bool here[] = {true, false, false, true, true, true, true, true, true, true};
     for (int i = 0; i < 10; i++) {
         snprintf(url, sizeof url, "http://a/%d", i);
         assert_int_equal(access(path_of(url), F_OK) == 0, here[i]);
     }
-    assert_int_equal(state_of("http://a/new"), CACHE_HERE);
+    assert_int_equal(state_of("http://a/new"), IMAGE_CACHE_HERE);
     uint8_t hash[32] = {0};
     bl_autofree char *part = NULL;
     bl_autofd int fd = -1;
-    assert_ok(cache_part_open(cache, path_of("http://a/big"), &fd, &part, &err), err);
-    assert_int_equal(cache_keep(cache, path_of("http://a/big"), part, hash, 9001, &err),
+    assert_ok(image_cache_part_open(cache, path_of("http://a/big"), &fd, &part, &err), err);
+    assert_int_equal(image_cache_keep(cache, path_of("http://a/big"), part, hash, 9001, &err),
                      -BL_ELIMIT);
     assert_int_equal(access(part, F_OK), -1);
-    cache_free(&cache);
+    image_cache_free(&cache);
 }
 
 /* Two caches of one process are as two processes. */
 static void a_url_is_locked_for_one_at_a_time(void **state)
 {
-    struct cache *a = opened(0), *b = opened(0);
-    assert_true(cache_lock(a, path_of("http://a/1")));
-    assert_false(cache_lock(b, path_of("http://a/1")));
-    assert_true(cache_lock(b, path_of("http://a/2")));
-    cache_unlock(a, path_of("http://a/1"));
-    assert_true(cache_lock(b, path_of("http://a/1")));
-    cache_free(&b); /* unlocks */
-    assert_true(cache_lock(a, path_of("http://a/1")));
-    cache_free(&a);
+    struct image_cache *a = opened(0), *b = opened(0);
+    assert_true(image_cache_lock(a, path_of("http://a/1")));
+    assert_false(image_cache_lock(b, path_of("http://a/1")));
+    assert_true(image_cache_lock(b, path_of("http://a/2")));
+    image_cache_unlock(a, path_of("http://a/1"));
+    assert_true(image_cache_lock(b, path_of("http://a/1")));
+    image_cache_free(&b); /* unlocks */
+    assert_true(image_cache_lock(a, path_of("http://a/1")));
+    image_cache_free(&a);
 }
 
 static int parts(void)
@@ -216,24 +217,24 @@ static int parts(void)
 static void parts_of_the_dead_are_removed_and_those_of_the_living_stay(void **state)
 {
     struct bl_error err = {0};
-    struct cache *a = opened(0);
+    struct image_cache *a = opened(0);
     char *part = NULL;
     int fd = -1;
-    assert_ok(cache_part_open(a, path_of("http://a/1"), &fd, &part, &err), err);
+    assert_ok(image_cache_part_open(a, path_of("http://a/1"), &fd, &part, &err), err);
     close(fd);
     free(part);
-    assert_true(cache_lock(a, path_of("http://a/2")));
-    assert_ok(cache_part_open(a, path_of("http://a/2"), &fd, &part, &err), err);
+    assert_true(image_cache_lock(a, path_of("http://a/2")));
+    assert_ok(image_cache_part_open(a, path_of("http://a/2"), &fd, &part, &err), err);
     close(fd);
     free(part);
     assert_int_equal(parts(), 2);
-    struct cache *b = opened(0);
+    struct image_cache *b = opened(0);
     assert_int_equal(parts(), 1);
-    cache_free(&b);
-    cache_free(&a);
+    image_cache_free(&b);
+    image_cache_free(&a);
     a = opened(0);
     assert_int_equal(parts(), 0);
-    cache_free(&a);
+    image_cache_free(&a);
 }
 
 /* -- fetching --------------------------------------------------------------------------------- */
@@ -279,7 +280,7 @@ static void files_are_fetched_by_their_urls(void **state)
     assert_ok(bl_file_write(inside("large.png"), large, 6000, &err), err);
     snprintf(url, sizeof url, "file://%s", inside("a.png"));
     assert_ok(get(download, url, &err), err);
-    assert_int_equal(state_of(url), CACHE_HERE);
+    assert_int_equal(state_of(url), IMAGE_CACHE_HERE);
     static const struct {
         const char *name, *error;
     } wrong[] = {
@@ -307,7 +308,7 @@ static void a_passing_failure_is_told_and_not_recorded(void **state)
     assert_int_equal(get(download, "http://127.0.0.1:1/a.png", &err), -BL_EIO);
     assert_int_equal(location_failure_of(&err), LOCATION_PASSING);
     assert_string_equal(err.file, "http://127.0.0.1:1/a.png");
-    assert_int_equal(state_of("http://127.0.0.1:1/a.png"), CACHE_ABSENT);
+    assert_int_equal(state_of("http://127.0.0.1:1/a.png"), IMAGE_CACHE_ABSENT);
     download_free(&download);
     download = open_download(1000);
     patient = false;

@@ -11,6 +11,7 @@
 #include "common/models/safetensors.h"
 #include "tests/tools/weights.h"
 #include "worker/model/captioner_private.h"
+#include "worker/model/tower.h"
 #include "worker/ops/dry.h"
 
 #define IMAGES 3
@@ -498,15 +499,17 @@ static void cached_features_are_as_good_as_pixels(void **state)
     for (int moe = 0; moe < 2; moe++) {
         AUTO_WORLD w = world_open(moe ? CAPTIONER_MOE : CAPTIONER_NORMAL);
         struct bl_error err = {0};
-        size_t bytes = (size_t)captioner_feature_bytes(w.c);
-        bl_autofree char *features = malloc(IMAGES * bytes);
-        assert_ok(captioner_encode(w.c, IMAGES, w.mb.pixels, features, &err), err);
+        size_t width = (size_t)captioner_vision(w.c)->hidden,
+               count = (size_t)captioner_vision(w.c)->tokens * width;
+        bl_autofree float *features = malloc(IMAGES * count * sizeof *features);
+        bl_autofree float *pooled = malloc(IMAGES * width * sizeof *pooled);
+        assert_ok(captioner_encode(w.c, IMAGES, w.mb.pixels, features, pooled, &err), err);
         struct captioner_sums sums;
         bl_autofree float *a = gradients(&w, whole, 2, &plain, &sums);
-        const void *pointers[IMAGES] = {features, features + bytes, features + 2 * bytes};
         struct micro_batch mb = w.mb;
         mb.pixels = NULL;
-        mb.features = pointers;
+        mb.features = features;
+        mb.pooled = pooled;
         w.mb = mb;
         captioner_step_begin(w.c);
         assert_ok(captioner_forward_backward(w.c, &mb, &plain, &err), err);
@@ -516,6 +519,33 @@ static void cached_features_are_as_good_as_pixels(void **state)
         assert_ok(captioner_router_backward(w.c, &router, 0, &err), err);
         bl_autofree float *b = copy_grads(&w);
         assert_memory_equal(a, b, (size_t)captioner_params(w.c)->count * sizeof *a);
+    }
+}
+
+static void the_tower_gives_an_image_the_same_features_whatever_comes_with_it(void **state)
+{
+    char vision[512], llm[512], folder[512];
+    struct captioner_options options = golden_options(CAPTIONER_MOE, vision, llm);
+    options.images_alone = true;
+    AUTO_WORLD w = world_open_with(&options, 1);
+    struct bl_error err = {0};
+    bl_auto(tower) struct tower *t = NULL;
+    assert_ok(tower_open(w.ops, golden(folder, "siglip"), true, true, &t, &err), err);
+    size_t width = (size_t)tower_vision(t)->hidden, count = (size_t)tower_vision(t)->tokens * width,
+           image = (size_t)(tower_vision(t)->image_size * tower_vision(t)->image_size * 3);
+    bl_autofree float *expected = calloc(IMAGES * count, sizeof *expected),
+                      *found = calloc(IMAGES * count, sizeof *found);
+    float expected_pooled[IMAGES * 64], found_pooled[IMAGES * 64];
+    assert_true(width <= 64);
+    assert_ok(captioner_encode(w.c, IMAGES, w.mb.pixels, expected, expected_pooled, &err), err);
+    for (size_t at_once = 1; at_once <= IMAGES; at_once += IMAGES - 1) {
+        memset(found, 0, IMAGES * count * sizeof *found);
+        for (size_t i = 0; i < IMAGES; i += at_once)
+            assert_ok(tower_encode(t, (int64_t)at_once, w.mb.pixels + i * image, found + i * count,
+                                   found_pooled + i * width, &err),
+                      err);
+        assert_memory_equal(found, expected, IMAGES * count * sizeof *found);
+        assert_memory_equal(found_pooled, expected_pooled, IMAGES * width * sizeof *found_pooled);
     }
 }
 
@@ -1087,6 +1117,7 @@ UNIT_MAIN(cmocka_unit_test(heads_wider_than_the_device_takes_are_refused_by_key)
           cmocka_unit_test(routing_sums_are_those_of_the_weights),
           IN_BOTH_FORMS(ready_gradients_cover_everything_but_the_router_once_and_in_order),
           cmocka_unit_test(cached_features_are_as_good_as_pixels),
+          cmocka_unit_test(the_tower_gives_an_image_the_same_features_whatever_comes_with_it),
           cmocka_unit_test(sampling_at_no_temperature_or_in_a_nucleus_of_one_is_greedy),
           cmocka_unit_test(a_sampled_caption_does_not_depend_on_its_neighbours),
           cmocka_unit_test(a_caption_is_as_likely_as_its_score_says),

@@ -114,9 +114,9 @@ static void softmax_drops_sums_and_returns_the_gradient_of_both(void **state)
 /* -- affine rows -- */
 
 struct affine_input {
-    int64_t R, D, period, G;
+    int64_t R, D, period, G, center_rows; /* 0: no center */
     bool weight, bias;
-    const float *x, *w, *shift, *b, *d_y;
+    const float *x, *w, *shift, *b, *d_y, *center;
 };
 
 static void run_affine(struct ops_run *run, const void *input)
@@ -131,19 +131,27 @@ static void run_affine(struct ops_run *run, const void *input)
         for (int64_t i = 0; i < D; i++) {
             const int64_t at = r * D + i, b = r / in->period % in->G * D + i;
             const double w = in->weight ? in->w[i] : 1, d = in->d_y[at];
-            y[at] = w * in->x[at] + (in->bias ? (double)in->shift[r] * in->b[b] : 0);
+            const double center = in->center_rows ? in->center[r / in->center_rows * D + i] : 0;
+            const double x = in->x[at] + in->shift[r] * center;
+            y[at] = w * x + (in->bias ? (double)in->shift[r] * in->b[b] : 0);
             d_x[at] = w * d;
-            d_shift[r] += d * in->b[b];
-            more[r] += d * in->b[b];
-            d_w[i] += in->x[at] * d;
+            d_shift[r] += d * (w * center + in->b[b]);
+            more[r] += d * (w * center + in->b[b]);
+            d_w[i] += x * d;
             d_b[b] += in->shift[r] * d;
         }
     act *x = run_act(run, in->x, count), *out = run_act(run, NULL, count);
     act *d_y = run_act(run, in->d_y, count);
     float *w = run_f32(run, in->w, D), *shift = run_f32(run, in->shift, R);
     float *b = run_f32(run, in->b, in->G * D);
-    const struct ops_affine a = {in->weight ? w : NULL, in->bias ? shift : NULL,
-                                 in->bias ? b : NULL, in->period, in->G};
+    float *center = in->center_rows ? run_f32(run, in->center, R / in->center_rows * D) : NULL;
+    const struct ops_affine a = {in->weight ? w : NULL,
+                                 in->bias ? shift : NULL,
+                                 in->bias ? b : NULL,
+                                 in->period,
+                                 in->G,
+                                 center,
+                                 in->center_rows};
     ops->affine_forward(ops, out, x, &a, R, D);
     run_expect_act(run, "y", out, y, count, 4);
 
@@ -168,7 +176,8 @@ static void run_affine(struct ops_run *run, const void *input)
     run_expect_act(run, "y in place", x, y, count, 4);
 }
 
-static void affine_rows_take_a_bias_for_each_group_and_return_every_gradient(void **state)
+static void
+affine_rows_take_a_bias_and_a_center_for_each_group_and_return_every_gradient(void **state)
 {
     static const struct affine_input shapes[] = {
         {.R = 1, .D = 1, .period = 1, .G = 1, .weight = true, .bias = true},
@@ -176,6 +185,8 @@ static void affine_rows_take_a_bias_for_each_group_and_return_every_gradient(voi
         {.R = 24, .D = 31, .period = 4, .G = 3, .bias = true},
         {.R = 256, .D = 576, .period = 32, .G = 8, .weight = true, .bias = true},
         {.R = 0, .D = 5, .period = 2, .G = 1, .weight = true, .bias = true},
+        {.R = 96, .D = 576, .period = 1, .G = 1, .center_rows = 32, .weight = true, .bias = true},
+        {.R = 36, .D = 31, .period = 2, .G = 3, .center_rows = 18, .weight = true, .bias = true},
     };
     for (int64_t s = 0; s < COUNT(shapes); s++) {
         struct affine_input in = shapes[s];
@@ -184,6 +195,7 @@ static void affine_rows_take_a_bias_for_each_group_and_return_every_gradient(voi
         in.shift = random_f32(3, in.R);
         in.b = random_f32(4, in.G * in.D);
         in.d_y = random_f32(5, in.R * in.D);
+        in.center = in.center_rows ? random_f32(6, in.R / in.center_rows * in.D) : NULL;
         ops_each((struct cpu_options){.precision = OPS_F32}, run_affine, &in);
         arrays_free();
     }
@@ -254,6 +266,7 @@ static void products_share_an_operand_and_add_to_its_gradient(void **state)
     }
 }
 
-UNIT_MAIN(cmocka_unit_test(softmax_drops_sums_and_returns_the_gradient_of_both),
-          cmocka_unit_test(affine_rows_take_a_bias_for_each_group_and_return_every_gradient),
-          cmocka_unit_test(products_share_an_operand_and_add_to_its_gradient))
+UNIT_MAIN(
+    cmocka_unit_test(softmax_drops_sums_and_returns_the_gradient_of_both),
+    cmocka_unit_test(affine_rows_take_a_bias_and_a_center_for_each_group_and_return_every_gradient),
+    cmocka_unit_test(products_share_an_operand_and_add_to_its_gradient))

@@ -201,6 +201,7 @@ void play_say_welcome_probe(const uint64_t *samples, size_t count)
     char path[256];
     snprintf(path, sizeof path, "%s", inside("run"));
     welcome.run_folder = path;
+    welcome.kind = BLIPREN__KIND__KIND_TRAIN;
     welcome.patience_ms = play_patience_ms;
     welcome.heartbeat_ms = play_patience_ms / 6;
     welcome.n_probe = count;

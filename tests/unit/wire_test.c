@@ -118,6 +118,7 @@ static void make_coordinators(void)
 {
     m.welcome = (Blipren__Welcome)BLIPREN__WELCOME__INIT;
     m.welcome.run_folder = (char *)"/runs/1";
+    m.welcome.kind = BLIPREN__KIND__KIND_TRAIN;
     m.welcome.patience_ms = 10000;
     m.welcome.n_probe = 2;
     m.welcome.probe = m.samples;
@@ -453,7 +454,8 @@ static void wrong_fields_of_peers_are_named(void **state)
     m.hello.role = BLIPREN__ROLE__ROLE_LOADER;
     body_refused(BLIPREN__ENVELOPE__BODY_HELLO, "Hello.capacity: expected 1 to 256, found 0");
     m.received.kind = BLIPREN__KIND__KIND_NONE;
-    body_refused(BLIPREN__ENVELOPE__BODY_RECEIVED, "Received.kind: expected TRAIN or VALIDATE");
+    body_refused(BLIPREN__ENVELOPE__BODY_RECEIVED,
+                 "Received.kind: expected TRAIN, VALIDATE or EMBED");
     m.saved.folder = (char *)"../../etc";
     body_refused(BLIPREN__ENVELOPE__BODY_SAVED,
                  "Saved.folder: expected a folder's name, found \"../../etc\"");
@@ -513,7 +515,7 @@ static void wrong_fields_of_a_header_are_named(void **state)
     m.header.run.len = 0;
     header_refused("BatchHeader.run: expected 16 bytes, found 0");
     m.header.kind = BLIPREN__KIND__KIND_NONE;
-    header_refused("BatchHeader.kind: expected TRAIN or VALIDATE");
+    header_refused("BatchHeader.kind: expected TRAIN, VALIDATE or EMBED");
     m.header.image_side = 0;
     header_refused("BatchHeader.image_side: expected 1 to 16384, found 0");
     m.header.n_slots = 0;

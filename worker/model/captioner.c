@@ -89,6 +89,11 @@ static int open_trained(struct captioner *c, struct bl_error *err)
     return params_build(&c->params, err);
 }
 
+static bool router_sees_pooled(const struct captioner *c)
+{
+    return captioner_is_moe(c) && c->options.routing == CAPTIONER_POOLED;
+}
+
 int captioner_open(struct ops *ops, const struct captioner_options *options, struct captioner **ret,
                    struct bl_error *err)
 {
@@ -107,9 +112,9 @@ int captioner_open(struct ops *ops, const struct captioner_options *options, str
         c->options.bos = CAPTIONER_BOS_NONE;
     BL_TRY(check_options(&c->options, &c->llm_config, err));
     BL_TRY(check_heads(c, err));
-    bool pooling_head = captioner_is_moe(c) && options->routing == CAPTIONER_POOLED;
-    BL_TRY(vision_open(ops, options->vision, &c->vision_config, &c->preprocess, pooling_head,
-                       &c->vision, err));
+    if (!options->features_only)
+        BL_TRY(vision_open(ops, options->vision, &c->vision_config, &c->preprocess,
+                           router_sees_pooled(c), options->images_alone, &c->vision, err));
     BL_TRY(llm_open(ops, options->llm, &c->llm_config, &c->llm, err));
     BL_TRY(open_trained(c, err));
     c->options.vision = c->options.llm = NULL; /* the caller's strings, done with */
@@ -206,6 +211,7 @@ static int images_from_pixels(struct captioner *c, const uint8_t *pixels,
     const struct hf_vision *vision = &c->vision_config;
     size_t bytes = (size_t)(images->B * vision->image_size * vision->image_size * vision->channels);
     bool pooled = images->routing && c->options.routing == CAPTIONER_POOLED;
+    BL_ASSERT(c->vision != NULL);
     struct arena_mark mark = arena_mark(&c->arena);
     void *device;
     BL_TRY(arena_bytes(&c->arena, bytes, &device, err));
@@ -218,59 +224,69 @@ static int images_from_pixels(struct captioner *c, const uint8_t *pixels,
     return 0;
 }
 
-static int64_t features_count(const struct captioner *c)
+/* y = x, which lies in host memory */
+static int put_in(struct captioner *c, act *y, const float *x, int64_t count, struct bl_error *err)
 {
-    return c->vision_config.tokens * c->vision_config.hidden;
+    struct arena_mark mark = arena_mark(&c->arena);
+    float *device;
+    BL_TRY(arena_f32(&c->arena, count, &device, err));
+    c->ops->copy_in(c->ops, device, x, (size_t)count * sizeof *x);
+    c->ops->act_from_f32(c->ops, y, device, count);
+    arena_release(&c->arena, mark);
+    return 0;
+}
+
+/* The other way. */
+static int take_out(struct captioner *c, float *y, const act *x, int64_t count,
+                    struct bl_error *err)
+{
+    struct arena_mark mark = arena_mark(&c->arena);
+    float *device;
+    BL_TRY(arena_f32(&c->arena, count, &device, err));
+    c->ops->act_to_f32(c->ops, device, x, count);
+    c->ops->copy_out(c->ops, y, device, (size_t)count * sizeof *y);
+    arena_release(&c->arena, mark);
+    return 0;
+}
+
+static int images_from_features(struct captioner *c, const struct micro_batch *mb,
+                                const struct images *images, struct bl_error *err)
+{
+    int64_t N = c->vision_config.tokens, D = c->vision_config.hidden;
+    BL_TRY(put_in(c, images->features, mb->features, mb->B * N * D, err));
+    if (router_sees_pooled(c))
+        return put_in(c, images->routing, mb->pooled, mb->B * D, err);
+    return images->routing ? routing_vectors(c, images, err) : 0;
 }
 
 int captioner_images(struct captioner *c, const struct micro_batch *mb, act *routing,
                      struct images *ret, struct bl_error *err)
 {
-    struct ops *ops = c->ops;
-    int64_t D = c->vision_config.hidden, count = features_count(c);
+    int64_t N = c->vision_config.tokens, D = c->vision_config.hidden;
     struct images images = {.B = mb->B, .routing = routing};
-    BL_TRY(arena_act(&c->arena, mb->B * count, &images.features, err));
+    BL_TRY(arena_act(&c->arena, mb->B * N * D, &images.features, err));
     if (captioner_is_moe(c) && !routing)
         BL_TRY(arena_act(&c->arena, mb->B * D, &images.routing, err));
-    if (mb->features) {
-        size_t bytes = (size_t)count * ops->act_bytes;
-        for (int64_t b = 0; b < mb->B; b++) {
-            ops->copy_in(ops, ops_at(ops, images.features, b * count), mb->features[b], bytes);
-            if (images.routing)
-                ops->copy_in(ops, ops_at(ops, images.routing, b * D),
-                             (const char *)mb->features[b] + bytes, (size_t)D * ops->act_bytes);
-        }
-    } else if (mb->B > 0) {
+    if (mb->B > 0 && mb->features)
+        BL_TRY(images_from_features(c, mb, &images, err));
+    else if (mb->B > 0)
         BL_TRY(images_from_pixels(c, mb->pixels, &images, err));
-    }
     *ret = images;
     return 0;
 }
 
-int64_t captioner_feature_bytes(const struct captioner *c)
+int captioner_encode(struct captioner *c, int64_t B, const uint8_t *pixels, float *features,
+                     float *pooled, struct bl_error *err)
 {
-    int64_t routing = captioner_is_moe(c) ? c->vision_config.hidden : 0;
-    return (features_count(c) + routing) * (int64_t)c->ops->act_bytes;
-}
-
-int captioner_encode(struct captioner *c, int64_t B, const uint8_t *pixels, void *features,
-                     struct bl_error *err)
-{
-    struct ops *ops = c->ops;
-    int64_t D = c->vision_config.hidden, count = features_count(c);
-    size_t bytes = (size_t)count * ops->act_bytes;
-    BL_TRY(arena_reset(&c->arena, err));
+    int64_t N = c->vision_config.tokens, D = c->vision_config.hidden;
     struct images images;
+    BL_TRY(arena_reset(&c->arena, err));
     BL_TRY(captioner_images(c, &(const struct micro_batch){.B = B, .pixels = pixels}, NULL, &images,
                             err));
-    for (int64_t b = 0; b < B; b++) {
-        char *to = (char *)features + b * captioner_feature_bytes(c);
-        ops->copy_out(ops, to, ops_at(ops, images.features, b * count), bytes);
-        if (images.routing)
-            ops->copy_out(ops, to + bytes, ops_at(ops, images.routing, b * D),
-                          (size_t)D * ops->act_bytes);
-    }
-    return ops->sync(ops, err);
+    BL_TRY(take_out(c, features, images.features, B * N * D, err));
+    if (router_sees_pooled(c))
+        BL_TRY(take_out(c, pooled, images.routing, B * D, err));
+    return c->ops->sync(c->ops, err);
 }
 
 /* -- rows -- */

@@ -47,6 +47,8 @@ struct captioner_options {
     enum captioner_bos bos;
     int32_t bos_id; /* -1: the tokenizer adds none, so bos is as good as none */
     enum captioner_cross cross;
+    bool images_alone;  /* an image's features do not depend on the images that it comes with */
+    bool features_only; /* the tower's weights are not loaded: micro-batches have features */
 };
 
 struct captioner;
@@ -121,20 +123,19 @@ int captioner_params_sha256(const struct captioner_params *params, const float *
  * call. */
 struct micro_batch {
     int64_t B;
-    const uint8_t *pixels;       /* (B,S,S,3), S = image_size; NULL when features are given */
-    const void *const *features; /* (B) pointers to what captioner_encode gave, or NULL */
-    const int32_t *ids;          /* text tokens of all images together: prefix, caption, EOS */
-    const int32_t *ids_start;    /* (B+1): image b's are ids[ids_start[b] .. ids_start[b+1]) */
-    const uint8_t *labels;       /* as long as ids: 1 = the loss counts this token */
-    const int32_t *positions;    /* (B) place j in the global batch, for dropout */
+    const uint8_t *pixels; /* (B,S,S,3), S = image_size; NULL when features are given */
+    const float *features; /* (B,N,d_v) f32: what the tower gives, or NULL */
+    const float *pooled; /* (B,d_v) f32, beside features; read only by a router that looks at it */
+    const int32_t *ids;  /* text tokens of all images together: prefix, caption, EOS */
+    const int32_t *ids_start; /* (B+1): image b's are ids[ids_start[b] .. ids_start[b+1]) */
+    const uint8_t *labels;    /* as long as ids: 1 = the loss counts this token */
+    const int32_t *positions; /* (B) place j in the global batch, for dropout */
 };
 
-/* Frozen features, computed once and used for many epochs: captioner_feature_bytes an image,
- * opaque, valid for the same vision folder, routing, ops precision and kind of machine. features:
- * host, (B) x that many bytes. */
-int64_t captioner_feature_bytes(const struct captioner *c);
-int captioner_encode(struct captioner *c, int64_t B, const uint8_t *pixels, void *features,
-                     struct bl_error *err);
+/* What the frozen tower gives for these images, to be handed in as features and pooled (untouched unless the router looks at
+ * it); host memory. The gradients are then the same to the bit as with the pixels. */
+int captioner_encode(struct captioner *c, int64_t B, const uint8_t *pixels, float *features,
+                     float *pooled, struct bl_error *err);
 
 /* Called when gradients [first, first + count) of this micro-batch are final: ranges come in order
  * and cover [0, router_first) exactly once, B = 0 included. The trainer may queue work on them, or

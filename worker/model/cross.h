@@ -6,12 +6,15 @@
  *
  *   plain (cross_plain.c)    k = W_k (g v^ + b) + b_k, values likewise: N rows a block;
  *                            o_h = drop(softmax(q_h k_h^T / sqrt(d_h))) v_h
- *   folded (cross_folded.c)  u_h = g (q_h W_k,h), K rows;  P_h = drop(softmax(u_h v^^T / sqrt(d_h)));
- *                            c_h = P_h v^, r_h = row sums of P_h;
- *                            o_h = W_v,h (g c_h + r_h b) + r_h b_v,h
+ *   folded (cross_folded.c)  u_h = g (q_h W_k,h), K rows;  P_h = drop(softmax(u_h v~^T / sqrt(d_h)));
+ *                            c_h = P_h v~, r_h = row sums of P_h;
+ *                            o_h = W_v,h (g (c_h + r_h m) + r_h b) + r_h b_v,h
+ *                            with v~ = v^ - m, m the mean of an image's v^
  *
- * Both compute the same: W_k b and b_k add the same to every key's score, so the softmax cancels them,
- * and the key bias has no gradient. The folded form multiplies K rows by the projections where the
+ * Both compute the same: W_k b, b_k and what m takes away add the same to every key's score, so the softmax
+ * cancels them, and the key bias has no gradient. Without m, products in bf16 round what all tokens have in
+ * common, which in real towers is most of a token: the key matrix's gradient was four times as wrong as the
+ * plain form's (tests/evidence/algebra). The folded form multiplies K rows by the projections where the
  * plain one multiplies N, and pays for it with attention over the whole width. It is taken where it has
  * clearly fewer operations (cross_folds). */
 #pragma once
@@ -39,7 +42,7 @@ struct cross_saved {
     act *query;     /* plain (B*K,d); folded (heads, B*K, d_h) */
     act *key_value; /* plain (B*N,2d) */
     float *lse;     /* plain (B*K,heads) */
-    act *p, *c;     /* folded (B, heads*K, ops_score_ld(N)): softmax; (B, heads*K, d) */
+    act *p, *c;     /* folded (B, heads*K, ops_score_ld(N)): softmax; (B, heads*K, d): without m */
     float *sums;    /* folded (B, heads*K): r */
 };
 
@@ -55,9 +58,10 @@ struct cross {
     const act *v; /* (B*N,d), before any norm */
     struct sequences queries, tokens;
     /* folded */
-    struct ops_operand *normed; /* v^ (B,N,d) */
+    struct ops_operand *normed; /* v~ (B,N,d) */
+    float *mean;                /* m (B,d) */
     float *norm;                /* (B*N,2) */
-    float *d_normed;            /* (B*N,d): gradient of v^, summed over the blocks */
+    float *d_normed;            /* (B*N,d): gradient of v~, and of v^, summed over the blocks */
     /* Where the row that comes i-th in one order is in another, for gather_rows. Orders: merged
      * (B,K,heads), image (B,heads,K), head (heads,B,K). */
     const int32_t *head_from_merged, *merged_from_head, *head_from_image, *image_from_head,

@@ -1,11 +1,12 @@
 /* worker/model/cross_folded.c - cross-attention without keys and values (cross.h).
  *
  * Backward, from d_o:
- *   d_r = <d_o_h, b_v,h> + <d_x, b>,  d_x = d_o_h W_v,h,  d_c = g d_x
- *   d_P = d_c v^^T + d_r, through dropout and softmax to d_s;  d_u = d_s v^;  d_v^ += P^T d_c + d_s^T u
+ *   d_r = <d_o_h, b_v,h> + <d_x, g m + b>,  d_x = d_o_h W_v,h,  d_c = g d_x
+ *   d_P = d_c v~^T + d_r, through dropout and softmax to d_s;  d_u = d_s v~;  d_v^ += P^T d_c + d_s^T u
  *   d(q_h W_k,h) = g d_u;  d_q_h = g d_u W_k,h^T
- *   d_g += sum c d_x + sum (q_h W_k,h) d_u;  d_b += sum r d_x
- * Kept: the heads' queries, softmax, c and r. Made again: u, x = g c + r b, dropout. */
+ *   d_g += sum (c + r m) d_x + sum (q_h W_k,h) d_u;  d_b += sum r d_x
+ * The result does not depend on m, so m has no gradient.
+ * Kept: the heads' queries, softmax, c and r. Made again: u, x = g (c + r m) + r b, dropout. */
 #include "worker/model/cross.h"
 
 #include <stdlib.h>
@@ -92,6 +93,31 @@ static int make_indices(struct cross *cross, struct arena *arena, struct bl_erro
 
 /* -- forward -- */
 
+/* normed (B*N,d) -= the mean of each image's rows, which is cross->mean. */
+static int take_mean(struct cross *cross, struct arena *arena, act *normed, struct bl_error *err)
+{
+    struct ops *ops = cross->params->ops;
+    int64_t d = cross->shape.width, N = cross->shape.vision_tokens, B = cross->B;
+    struct ops_affine minus_mean = {.bias = cross->mean, .period = N, .G = B};
+    struct arena_mark mark = arena_mark(arena);
+    act *mean;
+    float *minus_one;
+    bl_autofree float *host = malloc((size_t)(B * N + 1) * sizeof *host);
+    if (!host)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld vision tokens", (long long)(B * N));
+    for (int64_t i = 0; i < B * N; i++)
+        host[i] = -1;
+    BL_TRY(arena_act(arena, B * d, &mean, err));
+    BL_TRY(arena_f32_from(arena, host, B * N, &minus_one, err));
+    ops->mean_rows(ops, mean, normed, B, N, 0, d);
+    ops->act_to_f32(ops, cross->mean, mean, B * d);
+    minus_mean.shift = minus_one;
+    if (B > 0)
+        ops->affine_forward(ops, normed, normed, &minus_mean, B * N, d);
+    arena_release(arena, mark);
+    return 0;
+}
+
 static int begin(struct cross *cross, struct arena *arena, struct bl_error *err)
 {
     struct ops *ops = cross->params->ops;
@@ -100,7 +126,9 @@ static int begin(struct cross *cross, struct arena *arena, struct bl_error *err)
     BL_TRY(make_indices(cross, arena, err));
     BL_TRY(arena_act(arena, Rv * d, &normed, err));
     BL_TRY(arena_f32(arena, Rv * 2, &cross->norm, err));
+    BL_TRY(arena_f32(arena, cross->B * d, &cross->mean, err));
     ops->layernorm_forward(ops, normed, cross->norm, cross->v, NULL, NULL, Rv, d, TRAINED_NORM_EPS);
+    BL_TRY(take_mean(cross, arena, normed, err));
     ops->operand_set(ops, cross->normed, normed, cross->B);
     return 0;
 }
@@ -166,7 +194,7 @@ static void make_u(const struct cross *cross, const struct cross_block *block, a
     p->ops->affine_forward(p->ops, u, raw, &scale, rows, d);
 }
 
-/* x = g c + r b */
+/* x = g (c + r m) + r b */
 static struct ops_affine norm_of(const struct cross *cross, const struct cross_block *block,
                                  const struct cross_saved *s)
 {
@@ -175,7 +203,9 @@ static struct ops_affine norm_of(const struct cross *cross, const struct cross_b
                                .shift = s->sums,
                                .bias = values + block->norm.bias,
                                .period = 1,
-                               .G = 1};
+                               .G = 1,
+                               .center = cross->mean,
+                               .center_rows = cross->shape.heads * cross->shape.queries};
 }
 
 /* o_h += r_h b_v,h, rows in the order of images */
@@ -262,7 +292,7 @@ static int take_backward(const struct cross *cross, struct arena *arena,
     return arena_f32(arena, rows, &ret->d_sums, err);
 }
 
-/* o_h = W_v,h (g c_h + r_h b) + r_h b_v,h: d_c into t->a and d_r into t->d_sums from d_y. */
+/* o_h = W_v,h (g (c_h + r_h m) + r_h b) + r_h b_v,h: d_c into t->a and d_r into t->d_sums from d_y. */
 static void backward_values(const struct cross *cross, const struct cross_block *block,
                             struct backward_buffers *t, const act *d_y, const struct cross_saved *s)
 {
@@ -285,7 +315,7 @@ static void backward_values(const struct cross *cross, const struct cross_block 
                          t->a, s->c, &norm, rows, d, true);
 }
 
-/* s = u v^^T, u_h = g (q_h W_k,h): the heads' d_q into t->heads from d_s in t->d_p. */
+/* s = u v~^T, u_h = g (q_h W_k,h): the heads' d_q into t->heads from d_s in t->d_p. */
 static void backward_keys(const struct cross *cross, const struct cross_block *block,
                           struct backward_buffers *t, const struct cross_saved *s)
 {

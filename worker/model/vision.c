@@ -38,6 +38,7 @@ struct vision {
     float *position; /* (N, D), the class token added to row 0 */
     struct vision_layer *layers;
     struct frozen_norm final;
+    int64_t at_once; /* images */
     bool has_head;
     struct pooling_head head;
 };
@@ -153,8 +154,8 @@ static int open_tensors(struct vision *vision, struct bl_error *err)
 }
 
 int vision_open(struct ops *ops, const char *folder, const struct hf_vision *config,
-                const struct hf_preprocess *preprocess, bool pooling_head, struct vision **ret,
-                struct bl_error *err)
+                const struct hf_preprocess *preprocess, bool pooling_head, bool alone,
+                struct vision **ret, struct bl_error *err)
 {
     bl_auto(vision) struct vision *vision = calloc(1, sizeof *vision);
     if (!vision)
@@ -162,6 +163,7 @@ int vision_open(struct ops *ops, const char *folder, const struct hf_vision *con
     vision->ops = ops;
     vision->config = *config;
     vision->constants.ops = ops;
+    vision->at_once = alone ? 1 : bl_max(1, ROWS_AT_ONCE / config->tokens);
     vision->has_head = pooling_head && hf_tensor_of(&config->family->names, HF_POOL_PROBE);
     for (int c = 0; c < 3; c++) {
         vision->scale[c] = preprocess->rescale_factor / preprocess->std[c];
@@ -330,12 +332,11 @@ int vision_forward(const struct vision *vision, struct arena *arena, act *featur
     const struct hf_vision *config = &vision->config;
     int64_t D = config->hidden,
             image_bytes = config->image_size * config->image_size * config->channels;
-    int64_t at_once = bl_max(1, ROWS_AT_ONCE / config->tokens);
-    for (int64_t b = 0; b < B; b += at_once) {
+    for (int64_t b = 0; b < B; b += vision->at_once) {
         struct arena_mark mark = arena_mark(arena);
         BL_TRY(forward_some(vision, arena, ops_at(ops, features, b * config->tokens * D),
                             pooled ? ops_at(ops, pooled, b * D) : NULL, pixels + b * image_bytes,
-                            bl_min(at_once, B - b), err));
+                            bl_min(vision->at_once, B - b), err));
         arena_release(arena, mark);
     }
     return 0;

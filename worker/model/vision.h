@@ -8,10 +8,12 @@
 struct vision;
 
 /* Reads FOLDER's tensors. pooling_head: SigLIP's attention-pooling head is wanted (and then must be
- * there). ops, config and preprocess are borrowed. *ret is the caller's. */
+ * there). alone: one image after the other, so that its features do not depend on those it comes with; else as many at
+ * once as the matmuls like, whose sums then depend on how many they are. ops, config and preprocess are borrowed. *ret is the
+ * caller's. */
 int vision_open(struct ops *ops, const char *folder, const struct hf_vision *config,
-                const struct hf_preprocess *preprocess, bool pooling_head, struct vision **ret,
-                struct bl_error *err);
+                const struct hf_preprocess *preprocess, bool pooling_head, bool alone,
+                struct vision **ret, struct bl_error *err);
 void vision_free(struct vision **vision);
 
 /* features (B*N, d_v): SigLIP's patches after post_layernorm; ViT's tokens after the final norm,

@@ -70,10 +70,13 @@ struct ops_attention {
     const struct ops_dropout *dropout; /* on the probabilities */
 };
 
-/* ops affine_forward: what it multiplies and adds. All f32, device. */
+/* ops affine_forward: what it multiplies and adds. All f32, device. center: NULL, or one (D) for each
+ * center_rows rows, with weight and bias alone. */
 struct ops_affine {
     const float *weight, *shift, *bias;
     int64_t period, G;
+    const float *center;
+    int64_t center_rows;
 };
 
 /* ops operand_create */
@@ -182,13 +185,15 @@ struct ops {
     void (*dropout)(struct ops *self, act *y, const act *x, const struct ops_dropout *dropout,
                     int64_t S, int64_t rows, int64_t D);
 
-    /* y (R,D) = weight x + shift[r] bias[g(r)]: weight (D) or NULL for 1; shift (R) f32 and bias (G,D)
-     * both NULL for none; g(r) = r / period % G, R a multiple of period * G. In place. */
+    /* y (R,D) = weight (x + shift[r] center[r / center_rows]) + shift[r] bias[g(r)]: weight (D) or NULL
+     * for 1; shift (R) f32 and bias (G,D) both NULL for none; g(r) = r / period % G, R a multiple of
+     * period * G. In place. */
     void (*affine_forward)(struct ops *self, act *y, const act *x, const struct ops_affine *a,
                            int64_t R, int64_t D);
-    /* d_x = weight d_y, in place on d_y (NULL: not wanted); d_shift[r] = or += <d_y, bias[g(r)]>;
-     * d_weight += sum_r x d_y; d_bias[g] += sum over its rows of shift[r] d_y. What a->weight or
-     * a->bias lacks has no gradient: NULL. x NULL where there is no weight. */
+    /* d_x = weight d_y, in place on d_y (NULL: not wanted); d_shift[r] = or += <d_y, weight center +
+     * bias[g(r)]>; d_weight += sum_r (x + shift[r] center) d_y; d_bias[g] += sum over its rows of
+     * shift[r] d_y. center has no gradient. What a->weight or a->bias lacks has none: NULL. x NULL
+     * where there is no weight. */
     void (*affine_backward)(struct ops *self, act *d_x, float *d_shift, float *d_weight,
                             float *d_bias, const act *d_y, const act *x, const struct ops_affine *a,
                             int64_t R, int64_t D, bool accumulate_shift);

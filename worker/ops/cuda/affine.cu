@@ -1,10 +1,12 @@
-/* worker/ops/cuda/affine.cu - y = w x + s[r] b,  rows of (R,D), one b for each group of rows (ops.h).
+/* worker/ops/cuda/affine.cu - y = w (x + s[r] c) + s[r] b,  rows of (R,D), one b and one c for each group of
+ * rows (ops.h).
  *
- * Backward   d_x = w d_y,  d_s[r] = <d_y, b>,  d_w = sum_r x d_y,  d_b = sum over b's rows of s[r] d_y.
+ * Backward   d_x = w d_y,  d_s[r] = <d_y, w c + b>,  d_w = sum_r (x + s[r] c) d_y,
+ *            d_b = sum over b's rows of s[r] d_y.
  * Order      a warp per row: each lane takes every 32nd vector, sums end in a butterfly. Parameter
  *            gradients by columns.cuh, those of b for each group by itself.
  * Bytes      an element of size s: forward 2 s, backward 2 s, and 2 s for parameter gradients.
- * FLOP       3 an element: bound by memory.
+ * FLOP       5 an element: bound by memory.
  */
 #include "worker/ops/cuda/columns.cuh"
 
@@ -16,6 +18,13 @@ static __device__ __forceinline__ const float *bias_of(const struct ops_affine &
     return a.bias + r / a.period % a.G * D;
 }
 
+/* NULL: there is none. */
+static __device__ __forceinline__ const float *center_of(const struct ops_affine &a, int64_t r,
+                                                         int64_t D)
+{
+    return a.center ? a.center + r / a.center_rows * D : nullptr;
+}
+
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS)
     affine_forward_kernel(T *y, const T *x, const struct ops_affine a, int64_t R, int64_t D)
@@ -24,11 +33,17 @@ __global__ void __launch_bounds__(THREADS)
     if (r >= R)
         return;
     const float shift = a.bias ? a.shift[r] : 0;
-    const float *bias = a.bias ? bias_of(a, r, D) : nullptr;
+    const float *bias = a.bias ? bias_of(a, r, D) : nullptr, *center = center_of(a, r, D);
     float value[V], other[V];
     CU_UNROLL_BY(2)
     for (int64_t i = (int64_t)(threadIdx.x % 32) * V; i < D; i += 32 * V) {
         load<V>(value, x + r * D + i);
+        if (center) {
+            load_f32<V>(other, center + i);
+            CU_UNROLL
+            for (int j = 0; j < V; j++)
+                value[j] += shift * other[j];
+        }
         if (a.weight) {
             load_f32<V>(other, a.weight + i);
             CU_UNROLL
@@ -50,7 +65,8 @@ cudaError_t cuda_affine_forward(struct cuda_launch launch, act *y, const act *x,
 {
     if (R == 0)
         return cudaSuccess;
-    by_act(launch.act, aligned(y, x, a->weight, a->bias) && D % 8 == 0, [&](auto t, auto n) {
+    const bool vectors = aligned(y, x, a->weight, a->bias, a->center) && D % 8 == 0;
+    by_act(launch.act, vectors, [&](auto t, auto n) {
         using T = decltype(t);
         constexpr int V = decltype(n)::value;
         CU_LAUNCH((affine_forward_kernel<T, V>), (unsigned)cu_ceil_div(R, WARPS), THREADS, 0,
@@ -69,22 +85,29 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t lane = (int64_t)(threadIdx.x % 32) * V;
     if (r >= R)
         return;
-    const float *bias = d_shift ? bias_of(a, r, D) : nullptr;
-    float dot = 0, value[V], other[V];
+    const float *bias = d_shift ? bias_of(a, r, D) : nullptr, *center = center_of(a, r, D);
+    float dot = 0, value[V], other[V], weight[V];
     CU_UNROLL_BY(2)
     for (int64_t i = lane; i < D; i += 32 * V) {
         load<V>(value, d_y + r * D + i);
+        if (d_x || center)
+            load_f32<V>(weight, a.weight + i);
         if (d_shift) {
             load_f32<V>(other, bias + i);
             CU_UNROLL
             for (int j = 0; j < V; j++)
                 dot += value[j] * other[j];
         }
-        if (d_x) {
-            load_f32<V>(other, a.weight + i);
+        if (d_shift && center) {
+            load_f32<V>(other, center + i);
             CU_UNROLL
             for (int j = 0; j < V; j++)
-                value[j] *= other[j];
+                dot += value[j] * weight[j] * other[j];
+        }
+        if (d_x) {
+            CU_UNROLL
+            for (int j = 0; j < V; j++)
+                value[j] *= weight[j];
             store<V>(d_x + r * D + i, value);
         }
     }
@@ -98,12 +121,19 @@ namespace
 /* What d_weight sums. */
 template <typename T, int V> struct weight_source {
     const T *d_y, *x;
+    struct ops_affine a;
     int64_t D;
     __device__ void operator()(float (&value)[1][V], int64_t row, int64_t column) const
     {
         float d[V];
-        load<V>(d, d_y + row * D + column);
         load<V>(value[0], x + row * D + column);
+        if (a.center) {
+            load_f32<V>(d, center_of(a, row, D) + column);
+            CU_UNROLL
+            for (int j = 0; j < V; j++)
+                value[0][j] += a.shift[row] * d[j];
+        }
+        load<V>(d, d_y + row * D + column);
         CU_UNROLL
         for (int j = 0; j < V; j++)
             value[0][j] *= d[j];
@@ -137,11 +167,12 @@ cudaError_t cuda_affine_backward(struct cuda_launch launch, act *d_x, float *d_s
 {
     if (R == 0)
         return cudaSuccess;
-    by_act(launch.act, aligned(d_x, d_y, x, a->weight, a->bias) && D % 8 == 0, [&](auto t, auto n) {
+    const bool vectors = aligned(d_x, d_y, x, a->weight, a->bias, a->center) && D % 8 == 0;
+    by_act(launch.act, vectors, [&](auto t, auto n) {
         using T = decltype(t);
         constexpr int V = decltype(n)::value;
         if (d_weight) {
-            const weight_source<T, V> source = {(const T *)d_y, (const T *)x, D};
+            const weight_source<T, V> source = {(const T *)d_y, (const T *)x, *a, D};
             column_sums<V, 1>(launch.stream, d_weight, nullptr, source, R, D, scratch);
         }
         for (int64_t g = 0; d_bias && g < a->G; g++) {

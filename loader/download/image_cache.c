@@ -1,5 +1,5 @@
-/* loader/download/cache.c - see cache.h. */
-#include "loader/download/cache.h"
+/* loader/download/image_cache.c - see cache.h. */
+#include "loader/download/image_cache.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -24,7 +24,7 @@ enum {
     USED_AFTER_S = 60 /* a time of use is not written more often */
 };
 
-struct cache {
+struct image_cache {
     char *folder;
     uint64_t limit_bytes;
     int lock_fd, total_fd;
@@ -51,9 +51,9 @@ static const char *digits_of(const char *url_path)
 }
 
 /* The path of what a URL's link names, the caller's; NULL: there is no link, no memory, or it names a failure (ret_reason). */
-static char *image_of(const char *url_path, char ret_reason[CACHE_REASON_MAX])
+static char *image_of(const char *url_path, char ret_reason[IMAGE_CACHE_REASON_MAX])
 {
-    char target[CACHE_REASON_MAX + sizeof FAILED];
+    char target[IMAGE_CACHE_REASON_MAX + sizeof FAILED];
     char *path = NULL;
     ssize_t size = readlink(url_path, target, sizeof target - 1);
     ret_reason[0] = 0;
@@ -61,7 +61,7 @@ static char *image_of(const char *url_path, char ret_reason[CACHE_REASON_MAX])
         return NULL;
     target[size] = 0;
     if (!strncmp(target, FAILED, strlen(FAILED))) {
-        snprintf(ret_reason, CACHE_REASON_MAX, "%s", target + strlen(FAILED));
+        snprintf(ret_reason, IMAGE_CACHE_REASON_MAX, "%s", target + strlen(FAILED));
         return NULL;
     }
     int folder = (int)(digits_of(url_path) - url_path);
@@ -86,21 +86,22 @@ static void use(const char *path, const struct stat *st)
         utimensat(AT_FDCWD, path, NULL, 0);
 }
 
-enum cache_state cache_find(const char *url_path, char ret_reason[CACHE_REASON_MAX])
+enum image_cache_state image_cache_find(const char *url_path,
+                                        char ret_reason[IMAGE_CACHE_REASON_MAX])
 {
     struct stat st;
     bl_autofree char *image = image_of(url_path, ret_reason);
     if (!image)
-        return ret_reason[0] ? CACHE_FAILED : CACHE_ABSENT;
+        return ret_reason[0] ? IMAGE_CACHE_FAILED : IMAGE_CACHE_ABSENT;
     if (stat(image, &st) < 0)
-        return CACHE_ABSENT;
+        return IMAGE_CACHE_ABSENT;
     use(image, &st);
-    return CACHE_HERE;
+    return IMAGE_CACHE_HERE;
 }
 
-bool cache_verify(const char *url_path, const void *data, size_t size)
+bool image_cache_verify(const char *url_path, const void *data, size_t size)
 {
-    char reason[CACHE_REASON_MAX], name[2 * NAME_BYTES + 2];
+    char reason[IMAGE_CACHE_REASON_MAX], name[2 * NAME_BYTES + 2];
     uint8_t hash[32];
     bl_autofree char *image = image_of(url_path, reason);
     bl_sha256(data, size, hash);
@@ -116,7 +117,7 @@ bool cache_verify(const char *url_path, const void *data, size_t size)
 /* -- locks ------------------------------------------------------------------------------------ */
 
 /* Of an open file description, not of the process: two caches of one process exclude each other. */
-static int lock_range(const struct cache *c, int command, short type, off_t at)
+static int lock_range(const struct image_cache *c, int command, short type, off_t at)
 {
     struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
     int rc;
@@ -132,12 +133,12 @@ static off_t place_of(const char *url_path)
     return (off_t)strtoull(start, NULL, 16) + 1;
 }
 
-bool cache_lock(const struct cache *c, const char *url_path)
+bool image_cache_lock(const struct image_cache *c, const char *url_path)
 {
     return lock_range(c, F_OFD_SETLK, F_WRLCK, place_of(url_path)) == 0;
 }
 
-void cache_unlock(const struct cache *c, const char *url_path)
+void image_cache_unlock(const struct image_cache *c, const char *url_path)
 {
     lock_range(c, F_OFD_SETLK, F_UNLCK, place_of(url_path));
 }
@@ -162,7 +163,7 @@ static void closedir_at(DIR **dir)
         closedir(*dir);
 }
 
-static int scan_shard(const struct cache *c, int shard, struct kept_list *list,
+static int scan_shard(const struct image_cache *c, int shard, struct kept_list *list,
                       struct bl_error *err)
 {
     bl_autofree char *path = NULL;
@@ -191,7 +192,7 @@ static int scan_shard(const struct cache *c, int shard, struct kept_list *list,
 }
 
 /* What eviction leaves at most. */
-static uint64_t most_bytes(const struct cache *c)
+static uint64_t most_bytes(const struct image_cache *c)
 {
     return c->limit_bytes ? c->limit_bytes - c->limit_bytes / 10 : UINT64_MAX;
 }
@@ -205,7 +206,8 @@ static int compare_use(const void *a, const void *b)
 }
 
 /* Counts the images, and removes some until `room` more bytes leave a tenth of the limit free. *ret_total: what is there then. */
-static int recount(const struct cache *c, uint64_t room, uint64_t *ret_total, struct bl_error *err)
+static int recount(const struct image_cache *c, uint64_t room, uint64_t *ret_total,
+                   struct bl_error *err)
 {
     struct kept_list list = {0};
     uint64_t most = most_bytes(c);
@@ -231,7 +233,7 @@ static int recount(const struct cache *c, uint64_t room, uint64_t *ret_total, st
 }
 
 /* Under the lock of the total. */
-static int reserve_locked(const struct cache *c, uint64_t size, struct bl_error *err)
+static int reserve_locked(const struct image_cache *c, uint64_t size, struct bl_error *err)
 {
     uint64_t total = 0;
     bool known = pread(c->total_fd, &total, sizeof total, 0) == (ssize_t)sizeof total;
@@ -244,7 +246,7 @@ static int reserve_locked(const struct cache *c, uint64_t size, struct bl_error 
 }
 
 /* Before an image appears, so that there is never more than the total says. */
-static int reserve(const struct cache *c, uint64_t size, struct bl_error *err)
+static int reserve(const struct image_cache *c, uint64_t size, struct bl_error *err)
 {
     if (size > most_bytes(c)) {
         bl_fail(err, BL_ELIMIT,
@@ -262,14 +264,14 @@ static int reserve(const struct cache *c, uint64_t size, struct bl_error *err)
 
 /* -- keeping ---------------------------------------------------------------------------------- */
 
-static char *part_path(const struct cache *c, const char *url_path, const char *end)
+static char *part_path(const struct image_cache *c, const char *url_path, const char *end)
 {
     char *path = NULL;
     return asprintf(&path, "%s/part/%s%s", c->folder, digits_of(url_path), end) < 0 ? NULL : path;
 }
 
-int cache_part_open(const struct cache *c, const char *url_path, int *ret_fd, char **ret_path,
-                    struct bl_error *err)
+int image_cache_part_open(const struct image_cache *c, const char *url_path, int *ret_fd,
+                          char **ret_path, struct bl_error *err)
 {
     bl_autofree char *path = part_path(c, url_path, "");
     if (!path)
@@ -294,7 +296,7 @@ static int rename_into(const char *from, const char *to, struct bl_error *err)
 }
 
 /* The URL's link, anew. */
-static int link_url(const struct cache *c, const char *url_path, const char *target,
+static int link_url(const struct image_cache *c, const char *url_path, const char *target,
                     struct bl_error *err)
 {
     bl_autofree char *link = part_path(c, url_path, ".link");
@@ -306,7 +308,7 @@ static int link_url(const struct cache *c, const char *url_path, const char *tar
     return rename_into(link, url_path, err);
 }
 
-static int keep_image(struct cache *c, const char *image, const char *part, uint64_t size,
+static int keep_image(struct image_cache *c, const char *image, const char *part, uint64_t size,
                       struct bl_error *err)
 {
     struct stat st;
@@ -318,8 +320,8 @@ static int keep_image(struct cache *c, const char *image, const char *part, uint
     return rename_into(part, image, err);
 }
 
-int cache_keep(struct cache *c, const char *url_path, const char *part, const uint8_t hash[32],
-               uint64_t size, struct bl_error *err)
+int image_cache_keep(struct image_cache *c, const char *url_path, const char *part,
+                     const uint8_t hash[32], uint64_t size, struct bl_error *err)
 {
     char name[2 * NAME_BYTES + 2], target[2 * NAME_BYTES + 32];
     bl_autofree char *image = NULL;
@@ -335,11 +337,11 @@ int cache_keep(struct cache *c, const char *url_path, const char *part, const ui
     return rc < 0 ? rc : link_url(c, url_path, target, err);
 }
 
-int cache_fail(const struct cache *c, const char *url_path, const char *reason,
-               struct bl_error *err)
+int image_cache_fail(const struct image_cache *c, const char *url_path, const char *reason,
+                     struct bl_error *err)
 {
-    char target[CACHE_REASON_MAX + sizeof FAILED];
-    snprintf(target, sizeof target, FAILED "%.*s", CACHE_REASON_MAX - 1, reason);
+    char target[IMAGE_CACHE_REASON_MAX + sizeof FAILED];
+    snprintf(target, sizeof target, FAILED "%.*s", IMAGE_CACHE_REASON_MAX - 1, reason);
     for (char *slash = target; (slash = strchr(slash, '/'));)
         *slash = '|'; /* names nothing elsewhere */
     return link_url(c, url_path, target, err);
@@ -348,7 +350,7 @@ int cache_fail(const struct cache *c, const char *url_path, const char *reason,
 /* -- opening ---------------------------------------------------------------------------------- */
 
 /* Removes parts whose URL nobody has locked. */
-static void sweep(const struct cache *c)
+static void sweep(const struct image_cache *c)
 {
     bl_autofree char *path = NULL;
     if (asprintf(&path, "%s/part", c->folder) < 0) {
@@ -359,14 +361,15 @@ static void sweep(const struct cache *c)
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
         char url_path[300];
         snprintf(url_path, sizeof url_path, "/%s", entry->d_name);
-        if (strlen(entry->d_name) < 62 || !cache_lock(c, url_path))
+        if (strlen(entry->d_name) < 62 || !image_cache_lock(c, url_path))
             continue;
         unlinkat(dirfd(dir), entry->d_name, 0);
-        cache_unlock(c, url_path);
+        image_cache_unlock(c, url_path);
     }
 }
 
-static int open_file(const struct cache *c, const char *name, int *ret_fd, struct bl_error *err)
+static int open_file(const struct image_cache *c, const char *name, int *ret_fd,
+                     struct bl_error *err)
 {
     bl_autofree char *path = NULL;
     if (asprintf(&path, "%s/%s", c->folder, name) < 0) {
@@ -377,10 +380,11 @@ static int open_file(const struct cache *c, const char *name, int *ret_fd, struc
     return *ret_fd < 0 ? fail_at(err, path, "cannot be opened") : 0;
 }
 
-int cache_open(const char *folder, uint64_t limit_bytes, struct cache **ret, struct bl_error *err)
+int image_cache_open(const char *folder, uint64_t limit_bytes, struct image_cache **ret,
+                     struct bl_error *err)
 {
     static const char *const inside[] = {"image", "url", "part"};
-    bl_auto(cache) struct cache *c = calloc(1, sizeof *c);
+    bl_auto(image_cache) struct image_cache *c = calloc(1, sizeof *c);
     if (!c)
         return fail_nomem(err);
     c->limit_bytes = limit_bytes;
@@ -400,9 +404,9 @@ int cache_open(const char *folder, uint64_t limit_bytes, struct cache **ret, str
     return 0;
 }
 
-void cache_free(struct cache **cache)
+void image_cache_free(struct image_cache **cache)
 {
-    struct cache *c = *cache;
+    struct image_cache *c = *cache;
     if (!c)
         return;
     if (c->lock_fd >= 0)
