@@ -50,6 +50,24 @@ class Workplace:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def in_namespaces(name, *more):
+    """Runs this command again with namespaces of its own and a temporary folder; its exit status. However it ends, mounts and
+    processes end with them. In there BLIPREN_INSIDE is NAME."""
+    def stop(number, frame):
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    with Workplace(name) as outer:
+        environment = dict(os.environ, BLIPREN_INSIDE=name, BLIPREN_BUILD=BUILD, TMPDIR=outer.folder)
+        child = subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *more, sys.executable,
+                                  os.path.abspath(sys.argv[0])], env=environment)
+        try:
+            return child.wait()
+        finally:
+            child.kill() # and with it the first process in there
+            child.wait()
+
+
 def scenes(folder, count, seed=5):
     subprocess.run([program("deploy/demo/blipren-demo-scenes"), "--out", folder, "--count", str(count), "--seed", str(seed)],
                    check=True, stdout=subprocess.DEVNULL)
