@@ -69,7 +69,7 @@ def worker_socket(connection):
 
 
 def welcome(folder):
-    return [envelope(zmtp.WELCOME, {1: folder, 2: 300, 3: 2000}, run=OTHER_RUN)]
+    return [envelope(zmtp.WELCOME, {1: folder, 2: 300, 3: 2000, 5: 1}, run=OTHER_RUN)]
 
 
 LOST = "no coordinator answered within --patience: %s; start blipren-coord there, or give its address by --coord"
