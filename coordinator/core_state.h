@@ -71,8 +71,8 @@ struct worker {
     uint64_t received_ms; /* the last Received of it */
     uint64_t free_ms;     /* the last Consumed or Report: it could begin with what it had next */
     uint64_t longest_ms[BL_KIND_EMBED + 1]; /* that a micro-batch took it; 0: none is done yet */
-    bool left_out;                             /* not to be a member while others are there (M10) */
-    int64_t applied_step;                      /* of its last Ended or Formed; -1 = no state */
+    bool left_out;                          /* not to be a member while others are there (M10) */
+    int64_t applied_step;                   /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
     struct bl_digest digest;
     /* as a MEMBER */
