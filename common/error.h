@@ -14,7 +14,7 @@ extern "C" {
 #define BL_ERROR_CODES(X)                                                                          \
     X(USAGE, 2, "the command line is wrong", "--help says how this program is used")               \
     X(CONFIG, 3, "the configuration is wrong", "docs/config.md describes every key")               \
-    X(FORMAT, 4, "a file's content is wrong", "restore the original file")                   \
+    X(FORMAT, 4, "a file's content is wrong", "restore the original file")                         \
     X(IO, 5, "the operating system refused a file or socket operation",                            \
       "check the path and its permissions")                                                        \
     X(NOMEM, 6, "memory ran out", "free some memory, or lower train.micro_batch")                  \

@@ -116,7 +116,8 @@ static int score_list(struct score_job *job, const char *path, struct bl_error *
         json_decref(line);
         if (rc < 0) {
             bl_error_key(err, "line %d", number);
-            bl_error_remedy(err, "write {\"file_name\": \"a.jpg\", \"caption\": \"…\"} on each line");
+            bl_error_remedy(err,
+                            "write {\"file_name\": \"a.jpg\", \"caption\": \"…\"} on each line");
             return bl_error_file(err, path);
         }
         failed += bad;

@@ -174,7 +174,7 @@ uint64_t features_voids(const struct features *c)
 enum features_found features_find(const struct features *c, const uint8_t identity[32],
                                   uint64_t *ret_row)
 {
-    struct entry key = {.row = 0};
+    struct entry key = {0};
     memcpy(key.image, identity, sizeof key.image);
     const struct entry *found =
         bsearch(&key, c->entries, c->entry_count, sizeof key, compare_entries);
