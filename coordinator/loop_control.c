@@ -59,7 +59,7 @@ static json_t *describe_worker(const struct member *m)
     const struct peer *p = m->peer;
     bool has_times = p->times.steps > 0;
     return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "name",
-                     bl_json_text(p->name), "host", bl_json_text(p->host), "state", m->is.phase,
+                     bl_json_text(p->name), "host", bl_json_text(p->address), "state", m->is.phase,
                      "doing", bl_json_text(p->phase), "waiting", bl_json_text(p->waiting), "rank",
                      whole_or_null(m->is.rank >= 0, (uint64_t)m->is.rank), "step",
                      whole_or_null(m->is.rank >= 0, m->is.done), "data_s",
@@ -74,7 +74,7 @@ static json_t *describe_loader(const struct member *m)
 {
     const struct peer *p = m->peer;
     return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "name", bl_json_text(p->name),
-                     "host", bl_json_text(p->host), "state", m->is.phase, "doing",
+                     "host", bl_json_text(p->address), "state", m->is.phase, "doing",
                      bl_json_text(p->phase), "waiting", bl_json_text(p->waiting), "assignments",
                      whole_or_null(true, m->is.leases), "capacity",
                      whole_or_null(true, m->is.capacity), "heard_s", seconds(m->is.heard_ms),

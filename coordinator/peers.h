@@ -24,7 +24,6 @@ struct peer {
     char name[128], endpoint[SOCKET_ENDPOINT_MAX];
     char build[512];             /* of its Hello */
     uint64_t secret;             /* of its Hello: whose child it is; 0: nobody's */
-    char host[64];               /* its address, as the connection tells */
     char phase[32], waiting[32]; /* of its last Beat */
     struct peer_times times;
     bool unreachable;                 /* a message could not be sent to it */
