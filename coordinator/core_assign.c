@@ -329,12 +329,15 @@ static void count_samples(struct coord *c, const struct coord_event *e)
         core_begin_stop(c, BL_EDATA);
 }
 
-static bool is_alone(const struct coord *c, const struct loader *l)
+/* Is there another loader that can be asked now, or (ready false) once it has opened the data? */
+static bool has_other(const struct coord *c, const struct loader *l, bool ready)
 {
-    for (uint32_t i = 0; i < c->loader_top; i++)
-        if (&c->loaders[i] != l && c->loaders[i].present && c->loaders[i].ready)
-            return false;
-    return true;
+    for (uint32_t i = 0; i < c->loader_top; i++) {
+        const struct loader *other = &c->loaders[i];
+        if (other != l && other->present && (other->ready || !ready))
+            return true;
+    }
+    return false;
 }
 
 /* One loader's word is not enough: its host may lack the data (O8). */
@@ -344,7 +347,8 @@ static void suspect(struct coord *c, const struct loader *l, uint64_t sample)
         struct suspect *s = &c->suspects[i];
         if (s->sample != sample)
             continue;
-        bool again = is_alone(c, l) && is_past(c->now_ms, s->since_ms, c->timing.lease_ms);
+        bool again = !has_other(c, l, false) &&
+                     is_past(c->now_ms, latest(s->since_ms, c->loader_gone_ms), c->timing.lease_ms);
         if (s->peer != l->peer || again)
             mark(c->missing_samples, sample);
         return;
@@ -424,7 +428,7 @@ static void completed_lease(struct coord *c, struct loader *l, const struct coor
             if (e->micro_batch.voids[i].unreadable)
                 suspect(c, l, e->micro_batch.voids[i].sample);
         lease->after_ms =
-            c->now_ms + (is_alone(c, l) ? c->timing.lease_ms : c->timing.heartbeat_ms);
+            c->now_ms + (has_other(c, l, true) ? c->timing.heartbeat_ms : c->timing.lease_ms);
         take_away(c, w, lease, "cannot read an image for");
     } else if (e->micro_batch.unshipped) {
         take_away(c, w, lease, "cannot ship to");

@@ -396,7 +396,8 @@ void core_forming_failed(struct coord *c)
     if (c->unformed_since_ms == 0)
         c->unformed_since_ms = c->now_ms;
     note_left_out(c);
-    uint64_t most = (uint64_t)FORMING_PATIENCES_MAX * c->config.patience_ms;
+    /* Time to leave out each of them in turn, where nothing tells who is at fault. */
+    uint64_t most = (FORMING_PATIENCES_MAX + 3ull * c->plan.world) * c->config.patience_ms;
     if (c->now_ms >= c->unformed_since_ms + most)
         return core_leave(c, BL_EPEER, "the workers cannot form a communicator");
     c->gather_after_ms = c->now_ms + c->timing.heartbeat_ms;

@@ -42,6 +42,7 @@ void core_loader_lost(struct coord *c, struct loader *l)
 {
     uint32_t index = (uint32_t)(l - c->loaders);
     l->present = false;
+    c->loader_gone_ms = c->now_ms;
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++)

@@ -188,6 +188,7 @@ struct coord {
     uint8_t *seen_samples, *bad_samples, *missing_samples; /* bit sets over sample ids */
     struct suspect suspects[SUSPECTS_MAX];                 /* a ring; the oldest is forgotten */
     uint64_t suspect_count;
+    uint64_t loader_gone_ms; /* when one was last lost */
     uint64_t seen, bad;
 
     bool stopping;

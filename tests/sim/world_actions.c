@@ -402,8 +402,9 @@ static void coord_exit(const struct coord_action *a)
 {
     const struct coord_ledger *ledger = coord_ledger(w->coord);
     TRACE("coord exits with %d: %s", a->exit.code, a->exit.text);
+    /* What the last fault does is over after 12 P, or, where a worker hung, which is found out after 20 P, after 36 P. */
     bool may_fail = (a->exit.code == BL_EIO && w->write_failure_chance > 0) ||
-                    (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 12ull * patience());
+                    (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 36ull * patience());
     if (a->exit.code == 0) {
         if (ledger->committed != w->config.plan.steps || w->truth.committed != ledger->committed)
             sim_fail(SIM_UNSAFE, "the run ends well with %llu steps",
