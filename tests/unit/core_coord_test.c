@@ -1762,6 +1762,46 @@ static void a_loader_that_is_alone_confirms_its_own_word_after_a_pause(void **st
     assert_true(coord_is_missing(c, first_sample(&a)));
 }
 
+/* The loader's word, and the same once more P later. */
+static uint64_t withhold_twice(uint64_t other)
+{
+    struct coord_action a = *last(COORD_ACTION_ASSIGNMENT, LOADER_A);
+    withhold(&a, true);
+    for (int i = 0; i < 6; i++) {
+        beat(WORKER_A, (uint64_t)i + 1);
+        beat(LOADER_A, (uint64_t)i + 1);
+        beat(other, (uint64_t)i + 1);
+        tick(100);
+    }
+    return first_sample(&a);
+}
+
+static void a_loader_is_not_alone_while_another_opens_the_data(void **state)
+{
+    begin_alone();
+    hello(LOADER_B);
+    uint64_t sample = withhold_twice(LOADER_B);
+    withhold(last(COORD_ACTION_ASSIGNMENT, LOADER_A), true);
+    assert_false(coord_is_missing(c, sample));
+}
+
+static void a_loader_that_has_just_become_alone_does_not_confirm_its_own_word(void **state)
+{
+    begin_alone();
+    hello(LOADER_B);
+    uint64_t sample = withhold_twice(LOADER_B);
+    lost(LOADER_B, true);
+    withhold(last(COORD_ACTION_ASSIGNMENT, LOADER_A), true);
+    assert_false(coord_is_missing(c, sample));
+    for (int i = 0; i < 7; i++) {
+        beat(WORKER_A, (uint64_t)i + 7);
+        beat(LOADER_A, (uint64_t)i + 7);
+        tick(100);
+    }
+    withhold(last(COORD_ACTION_ASSIGNMENT, LOADER_A), true);
+    assert_true(coord_is_missing(c, sample));
+}
+
 static void a_void_slot_that_nobody_confirmed_is_not_trained_with(void **state)
 {
     begin_alone();
@@ -1886,6 +1926,8 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(a_pulse_carries_no_number_that_is_not_on_disk),
           CASE(an_image_that_one_loader_cannot_read_is_asked_of_another),
           CASE(a_loader_that_is_alone_confirms_its_own_word_after_a_pause),
+          CASE(a_loader_is_not_alone_while_another_opens_the_data),
+          CASE(a_loader_that_has_just_become_alone_does_not_confirm_its_own_word),
           CASE(a_void_slot_that_nobody_confirmed_is_not_trained_with),
           CASE(a_loader_that_does_not_see_the_images_is_refused),
           CASE(the_rules_take_all_that_the_configuration_allows))
