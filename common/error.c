@@ -107,7 +107,7 @@ static const char *remedy_of_errno(int number)
     case ENOSPC:
     case EDQUOT:
     case EFBIG:
-        return "make room, then start again: a run goes on from its last checkpoint";
+        return "make room, then start again: a run resumes from its last checkpoint";
     case EMFILE:
     case ENFILE:
         return "raise the limit of open files (ulimit -n)";

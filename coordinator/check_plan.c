@@ -212,7 +212,7 @@ void check_resume(struct check *c)
         return;
     if (!check_passes(c, "run_dir", compare_steps(c, &err), &err))
         return;
-    check_ok(c, "run_dir", "%s is begun already and goes on", c->config->run_dir);
+    check_ok(c, "run_dir", "%s holds a run, which will resume", c->config->run_dir);
     if (notice[0])
         check_note(c, "run_dir", "%s", notice);
 }

@@ -388,7 +388,7 @@ static void note_left_out(struct coord *c)
     for (uint32_t i = 0; i < c->worker_top; i++)
         if (c->workers[i].phase != ABSENT && c->workers[i].left_out)
             core_note(c, COORD_NOTE_LEFT_OUT, c->workers[i].peer, c->workers[i].link,
-                      "is left out for a while: the others go on without it");
+                      "is left out for a while: the others continue without it");
 }
 
 void core_forming_failed(struct coord *c)

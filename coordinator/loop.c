@@ -461,7 +461,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     const struct coord_ledger *ledger = coord_ledger(l->core);
     l->committed = ledger->committed;
     if (ledger->started)
-        bl_log(BL_LOG_INFO, "the run goes on at step=%" PRIu64 " of %" PRIu64, ledger->committed,
+        bl_log(BL_LOG_INFO, "resuming at step=%" PRIu64 " of %" PRIu64, ledger->committed,
                l->plan.steps);
     BL_TRY(compare_data(l, err));
     if (c->train.keep_best)

@@ -62,13 +62,13 @@ void loop_note(struct loop *l, const struct coord_action *a)
         break;
     case COORD_NOTE_STALLED:
         snprintf(line, sizeof line,
-                 "peer=%s lives, but got on with nothing for %.1f s and is given up; it was waited "
-                 "for %s%s",
+                 "peer=%s is alive but made no progress for %.1f s, and is dropped; the run was "
+                 "waiting for it %s%s",
                  name, s, a->note.text, phase);
         break;
     case COORD_NOTE_REVOKED:
-        snprintf(line, sizeof line, "peer=%s %s%s%s%s; after %.1f s another loader makes it", name,
-                 a->note.text, space, to, micro_batch, s);
+        snprintf(line, sizeof line, "peer=%s %s%s%s%s; after %.1f s it goes to another loader",
+                 name, a->note.text, space, to, micro_batch, s);
         break;
     case COORD_NOTE_RESTING:
     case COORD_NOTE_LEFT_OUT:
@@ -78,7 +78,7 @@ void loop_note(struct loop *l, const struct coord_action *a)
             snprintf(line + strlen(line), sizeof line - strlen(line), ", for %.1f s", s);
         break;
     default:
-        snprintf(line, sizeof line, "for %.1f s nothing got on; waiting for %s%s%s%s%s%s%s", s,
+        snprintf(line, sizeof line, "no progress for %.1f s; waiting for %s%s%s%s%s%s%s", s,
                  peer ? "peer=" : "", name, peer ? " " : "", a->note.text, space, to, micro_batch);
         snprintf(line + strlen(line), sizeof line - strlen(line), "%s", phase);
         break;

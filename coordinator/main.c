@@ -14,7 +14,7 @@
 #include "proto/keys.h"
 
 static const char usage[] =
-    "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or goes on training\n"
+    "usage: blipren-coord train RUN.yaml [--local W,L] [options]   trains, or resumes training\n"
     "       blipren-coord embed RUN.yaml [--local W,L] [options]   writes the vision tower's "
     "features "
     "of all images to cache.path\n"
@@ -40,7 +40,7 @@ static const char usage[] =
     "  --deep        decode all images, not some of them\n"
     "  --help, --version\n"
     "\n"
-    "Ctrl-C saves a checkpoint and stops; the same command goes on from there. docs/config.md "
+    "Ctrl-C saves a checkpoint and stops; the same command resumes from there. docs/config.md "
     "lists the keys of RUN.yaml.\n";
 
 static int parse_local(const char *text, struct coordinator_options *options, struct bl_error *err)

@@ -45,7 +45,7 @@ static const char fetch_usage[] =
     "\n"
     "Fetches what is at the URLs of data.source and data.validation_source into data.cache, each "
     "URL\n"
-    "once, and says at the end what became of them. Ctrl-C stops; the same command goes on. What "
+    "once, and says at the end what became of them. Ctrl-C stops; the same command resumes. What "
     "is "
     "in\n"
     "the cache is not fetched again; what has failed for good is asked for again. Training "

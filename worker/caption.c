@@ -22,7 +22,7 @@
 const char command_caption_usage[] =
     "usage: blipren-worker caption --checkpoint DIR [options] IMAGE|FOLDER...\n"
     "\n"
-    "A folder stands for all images in it and below.\n"
+    "A folder means all images in it and below.\n"
     "\n"
     "  --checkpoint DIR   a folder RUN/checkpoints/step-...\n"
     "  --prefix TEXT      what the caption follows (the first prefix of the run)\n"

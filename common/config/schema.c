@@ -97,7 +97,7 @@ const struct config_key config_keys[] = {
     KEY("llm.path", CONFIG_PATH, llm.path, NULL,
         "Hugging Face folder of the language model (Llama family), tokenizer.json included.", FREE),
     CHOICE("llm.bos", llm.bos, LIST("first", "after_image", "none"), "first",
-        "Where the BOS token stands, if the tokenizer adds one: before the image's query positions, after them, or nowhere."),
+        "Where the BOS token goes, if the tokenizer adds one: before the image's query positions, after them, or nowhere."),
 
     INT("qformer.width", qformer.width, 1, 65536, NULL, "auto",
         "Width of the Q-Former; auto is the language model's. A projection follows where they differ.", AUTO),

@@ -299,7 +299,7 @@ static int sort_names(struct safetensors *file, struct bl_error *err)
         qsort(file->tensors, file->count, sizeof *file->tensors, compare_name);
     for (size_t i = 1; i < file->count; i++)
         if (!compare_name(&file->tensors[i - 1], &file->tensors[i]))
-            return name_tensor(bl_fail(err, BL_EFORMAT, "stands in two files, %.200s and %.200s",
+            return name_tensor(bl_fail(err, BL_EFORMAT, "is in two files, %.200s and %.200s",
                                        file->tensors[i - 1].file, file->tensors[i].file),
                                file->tensors[i].name, err);
     return 0;

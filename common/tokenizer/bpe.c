@@ -130,7 +130,7 @@ int bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, uint32_t rank, i
 {
     struct merge *merge = find_merge(bpe, left, right);
     if (merge->id >= 0)
-        return bl_fail(err, BL_EFORMAT, "the same pair stands at %u already", merge->rank);
+        return bl_fail(err, BL_EFORMAT, "the same pair is already at %u", merge->rank);
     *merge = (struct merge){(uint64_t)left << 32 | (uint32_t)right, rank, id};
     return 0;
 }

@@ -505,7 +505,7 @@ static int parse_added(struct tokenizer *tokenizer, const json_t *json, size_t o
     BL_TRY(check_added_id(tokenizer, content, token.id, *next_id, err));
     struct token *entry = &tokenizer->vocabulary.tokens[token.id];
     if (entry->flags & TOKEN_ADDED)
-        return bl_fail(err, BL_EFORMAT, "\"%.80s\" stands twice in the list", content);
+        return bl_fail(err, BL_EFORMAT, "\"%.80s\" is in the list twice", content);
     if (!entry->content)
         BL_TRY(vocabulary_add(&tokenizer->vocabulary, content, token.id, 0, err));
     entry->flags |= TOKEN_ADDED | (special ? (unsigned)TOKEN_SPECIAL : 0);

@@ -135,7 +135,7 @@ static void a_begun_run_is_compared_with_its_configuration(void **state)
     put("run/config.yaml", "run_dir: /r\ndata: {source: /d, validation: 2}\nvision: {path: /v}\n"
                            "llm: {path: /l}\ntrain: {steps: 9, global_batch: 4}\n");
     assert_ok(checked("train: {steps: 90, global_batch: 4}\n", &page, &err), err);
-    expect(page, "/run is begun already and goes on\n");
+    expect(page, "/run holds a run, which will resume\n");
     expect(page, "\nnote     run_dir   train.steps was 9, is 90");
     free(page);
     assert_int_equal(checked("train: {steps: 9, global_batch: 2}\n", &page, &err), -BL_ECONFIG);

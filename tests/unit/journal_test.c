@@ -211,7 +211,7 @@ static void a_journal_that_is_removed_while_it_is_written_is_an_error(void **sta
     journal_append(j, 1, &r);
     journal_close(&j);
     assert_int_equal(write_error.code, BL_EIO);
-    assert_string_equal(write_error.text, "the journal was removed while the run goes on");
+    assert_string_equal(write_error.text, "the journal was removed during the run");
     assert_ok(bl_folder_make(folder, &err), err);
 }
 

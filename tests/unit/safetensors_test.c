@@ -357,7 +357,7 @@ static void a_wrong_index_is_named(void **state)
     }
     put_index("{\"a\":\"1.safetensors\",\"x\":\"3.safetensors\"}");
     assert_int_equal(safetensors_open(folder, &file, &err), -BL_EFORMAT);
-    snprintf(expected, sizeof expected, "stands in two files, %s and %s", inside("1.safetensors"),
+    snprintf(expected, sizeof expected, "is in two files, %s and %s", inside("1.safetensors"),
              inside("3.safetensors"));
     assert_string_equal(err.text, expected);
     put_index("{\"a\":\"4.safetensors\"}");

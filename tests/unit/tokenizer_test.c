@@ -351,7 +351,7 @@ static void a_wrong_model_is_named(void **state)
         {"{'model':{'vocab':{'a':0,'b':1},'merges':[['a','b']]}}",
          "x: model.merges[0]: expected tokens of the vocabulary, found \"ab\""},
         {"{'model':{'vocab':{'a':0,'b':1,'ab':2},'merges':['a b','a b']}}",
-         "x: model.merges[1]: the same pair stands at 0 already"},
+         "x: model.merges[1]: the same pair is already at 0"},
         {"{'model':{'vocab':{'a':0},'merges':[],'unk_token':'?'}}",
          "x: model.unk_token: expected a token of the vocabulary, found \"?\""},
         {"{'model':{'vocab':{},'merges':[],'byte_fallback':1}}",
@@ -460,7 +460,7 @@ static void a_wrong_added_token_is_named(void **state)
         {"{'added_tokens':[{'id':3,'content':'ab'}]," MODEL "}",
          "x: added_tokens[0]: expected id 2 for \"ab\", found 3"},
         {"{'added_tokens':[{'id':3,'content':'c'},{'id':3,'content':'c'}]," MODEL "}",
-         "x: added_tokens[1]: \"c\" stands twice in the list"},
+         "x: added_tokens[1]: \"c\" is in the list twice"},
         {"{'added_tokens':[{'id':3,'content':'c','lstrip':0}]," MODEL "}",
          "x: added_tokens[0].lstrip: expected true or false, found 0"},
         {"{'normalizer':{'type':'Replace','pattern':{'String':'c'},'content':''},"
