@@ -1,8 +1,16 @@
-/* common/deadline.h - until when to wait, for pthread_cond_timedwait on a monotonic clock. */
+/* common/deadline.h - the monotonic clock: what time it is, and until when to wait, for pthread_cond_timedwait. */
 #pragma once
 
 #include <stdint.h>
 #include <time.h>
+
+/* CLOCK_MONOTONIC in milliseconds. */
+static inline uint64_t bl_now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
 
 /* CLOCK_MONOTONIC in `ms` milliseconds. */
 static inline struct timespec bl_deadline(uint32_t ms)

@@ -1,4 +1,5 @@
 /* common/log.c - log lines, whole and one at a time. */
+#include "common/deadline.h"
 #include "common/log.h"
 
 #include <pthread.h>
@@ -76,17 +77,10 @@ void bl_log(enum bl_log_level level, const char *format, ...)
     va_end(args);
 }
 
-static uint64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 void bl_log_peer(enum bl_log_level level, const char *peer, const char *format, ...)
 {
     pthread_mutex_lock(&lock);
-    bool may = log_limit_may(&limit, peer, now_ms());
+    bool may = log_limit_may(&limit, peer, bl_now_ms());
     pthread_mutex_unlock(&lock);
     if (!may)
         return;
@@ -102,7 +96,7 @@ void bl_log_counts(void)
     uint32_t count;
     for (;;) {
         pthread_mutex_lock(&lock);
-        bool any = log_limit_count(&limit, now_ms(), peer, &count);
+        bool any = log_limit_count(&limit, bl_now_ms(), peer, &count);
         pthread_mutex_unlock(&lock);
         if (!any)
             return;

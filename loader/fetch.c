@@ -108,13 +108,6 @@ static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_
                        &g->ids, ret, err);
 }
 
-static uint64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
 static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
@@ -123,7 +116,7 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         struct fetch_slot *slot = &g->slots[i];
         struct sample_info info;
         struct bl_error why;
-        atomic_store(&g->since_ms, now_ms());
+        atomic_store(&g->since_ms, bl_now_ms());
         atomic_store(&g->at, slot->sample + 1);
         int rc = make_slot(f, g, slot, &info, &why);
         if (rc == -BL_ESTOPPED)
@@ -381,7 +374,7 @@ int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const ui
 
 bool fetch_slowest(const struct fetch *f, char *ret_name, size_t size, uint64_t *ret_ms)
 {
-    uint64_t oldest_ms = UINT64_MAX, sample = 0, now = now_ms();
+    uint64_t oldest_ms = UINT64_MAX, sample = 0, now = bl_now_ms();
     for (const struct fetch_micro_batch *g = f->micro_batches; g; g = g->next) {
         uint64_t at = atomic_load(&g->at), since_ms = atomic_load(&g->since_ms);
         if (!at || since_ms >= oldest_ms)

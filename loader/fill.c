@@ -57,23 +57,10 @@ static void stop(int signal)
 
 static int open_sources(struct fill *f, struct bl_error *err)
 {
-    const struct config_data *data = &f->config->data;
-    const char *const paths[2] = {data->source, data->validation_source};
-    bl_autofree const char **columns = calloc(data->captions.count, sizeof *columns);
-    if (!columns)
-        return bl_fail(err, BL_ENOMEM, "out of memory");
-    for (size_t i = 0; i < data->captions.count; i++)
-        columns[i] = data->captions.at[i].column;
-    for (int i = 0; i < 2 && paths[i]; i++) {
-        const struct source_options options = {.path = paths[i],
-                                               .format = data->format,
-                                               .columns = columns,
-                                               .column_count = data->captions.count,
-                                               .image_column = data->image_column,
-                                               .cache = data->cache};
-        BL_TRY(source_open(&options, &f->sources[i], err));
-        f->rows += source_count(f->sources[i]);
-    }
+    BL_TRY(source_open_data(&f->config->data, f->sources, err));
+    for (int i = 0; i < 2; i++)
+        if (f->sources[i])
+            f->rows += source_count(f->sources[i]);
     return 0;
 }
 
@@ -214,17 +201,10 @@ static int want_all(struct fill *f, struct download *download, struct bl_error *
 
 static int fetch(struct fill *f, struct bl_error *err)
 {
-    const struct config_data *data = &f->config->data;
-    const struct download_options options = {.cache = data->cache,
-                                             .cache_bytes = (uint64_t)data->cache_bytes,
-                                             .image_bytes_max = (uint64_t)data->max_image_bytes,
-                                             .host_connections = (int)data->host_connections,
-                                             .timeout_s = data->download_timeout_s,
-                                             .patience_s = data->download_patience_s,
-                                             .private_redirects = data->private_redirects,
-                                             .retry_failed = true,
-                                             .done = count,
-                                             .context = f};
+    struct download_options options = download_options_of(&f->config->data);
+    options.retry_failed = true;
+    options.done = count;
+    options.context = f;
     bl_auto(download) struct download *download = NULL;
     BL_TRY(download_open(&options, &download, err));
     return want_all(f, download, err);

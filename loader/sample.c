@@ -85,14 +85,7 @@ static bool has_urls(const struct sample_source *s)
 
 static int open_download(struct sample_source *s, struct bl_error *err)
 {
-    const struct config_data *data = &s->config->data;
-    const struct download_options options = {.cache = data->cache,
-                                             .cache_bytes = (uint64_t)data->cache_bytes,
-                                             .image_bytes_max = (uint64_t)data->max_image_bytes,
-                                             .host_connections = (int)data->host_connections,
-                                             .timeout_s = data->download_timeout_s,
-                                             .patience_s = data->download_patience_s,
-                                             .private_redirects = data->private_redirects};
+    const struct download_options options = download_options_of(&s->config->data);
     return download_open(&options, &s->download, err);
 }
 

@@ -36,26 +36,10 @@ int dataset_inputs_location(const struct dataset_inputs *inputs, uint64_t row, c
 static int open_sources(const struct config *config, struct dataset_inputs *inputs,
                         struct bl_error *err)
 {
-    const struct config_data *data = &config->data;
-    const char *const folders[2] = {data->source, data->validation_source};
-    bl_autofree const char **columns = calloc(data->captions.count, sizeof *columns);
-    if (!columns)
-        return fail_nomem(err);
-    for (size_t i = 0; i < data->captions.count; i++)
-        columns[i] = data->captions.at[i].column;
-    for (int i = 0; i < 2 && folders[i]; i++) {
-        const struct source_options options = {.path = folders[i],
-                                               .format = data->format,
-                                               .columns = columns,
-                                               .column_count = data->captions.count,
-                                               .image_column = data->image_column,
-                                               .cache = data->cache};
-        int rc = source_open(&options, &inputs->sources[i], err);
-        if (rc < 0 && err && !strcmp(err->file, folders[i])) /* the folder, not a line in it */
-            bl_error_key(err, i ? "data.validation_source" : "data.source");
-        BL_TRY(rc);
-        inputs->count += source_count(inputs->sources[i]);
-    }
+    BL_TRY(source_open_data(&config->data, inputs->sources, err));
+    for (int i = 0; i < 2; i++)
+        if (inputs->sources[i])
+            inputs->count += source_count(inputs->sources[i]);
     return 0;
 }
 

@@ -487,6 +487,29 @@ int source_open(const struct source_options *options, struct source **ret, struc
     return 0;
 }
 
+int source_open_data(const struct config_data *data, struct source *ret[2], struct bl_error *err)
+{
+    const char *const paths[2] = {data->source, data->validation_source};
+    bl_autofree const char **columns = calloc(data->captions.count, sizeof *columns);
+    if (!columns)
+        return fail_nomem(err);
+    for (size_t i = 0; i < data->captions.count; i++)
+        columns[i] = data->captions.at[i].column;
+    for (int i = 0; i < 2 && paths[i]; i++) {
+        const struct source_options options = {.path = paths[i],
+                                               .format = data->format,
+                                               .columns = columns,
+                                               .column_count = data->captions.count,
+                                               .image_column = data->image_column,
+                                               .cache = data->cache};
+        int rc = source_open(&options, &ret[i], err);
+        if (rc < 0 && err && !strcmp(err->file, paths[i])) /* the source, not a line in it */
+            bl_error_key(err, i ? "data.validation_source" : "data.source");
+        BL_TRY(rc);
+    }
+    return 0;
+}
+
 int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
                  size_t column_count, struct source **ret, struct bl_error *err)
 {

@@ -59,6 +59,9 @@ struct source_options {
  * columns. A path that leaves the folder, a line that cannot be read and a column that
  * no line has are errors with file and line. *ret is the caller's (source_free). */
 int source_open(const struct source_options *options, struct source **ret, struct bl_error *err);
+/* data.source, and data.validation_source if there is one, as the configuration describes them. Each *ret[i] that is not NULL
+ * is the caller's, also after a failure. */
+int source_open_data(const struct config_data *data, struct source *ret[2], struct bl_error *err);
 /* From the bytes of one metadata.jsonl or metadata.csv (fuzzing, tests). */
 int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
                  size_t column_count, struct source **ret, struct bl_error *err);

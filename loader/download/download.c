@@ -100,11 +100,15 @@ bool download_outcome_is_final(enum download_outcome outcome)
     return outcomes[outcome].final;
 }
 
-static uint64_t now_ms(void)
+struct download_options download_options_of(const struct config_data *data)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    return (struct download_options){.cache = data->cache,
+                                     .cache_bytes = (uint64_t)data->cache_bytes,
+                                     .image_bytes_max = (uint64_t)data->max_image_bytes,
+                                     .host_connections = (int)data->host_connections,
+                                     .timeout_s = data->download_timeout_s,
+                                     .patience_s = data->download_patience_s,
+                                     .private_redirects = data->private_redirects};
 }
 
 static int fail_nomem(struct bl_error *err)
@@ -335,7 +339,7 @@ static bool is_the_hosts(enum download_outcome outcome, const struct transfer_re
 static void try_later(struct download *d, struct item *item, const struct transfer_result *result)
 {
     struct bl_error err;
-    uint64_t now = now_ms(), rest = (uint64_t)result->retry_after_s * 1000;
+    uint64_t now = bl_now_ms(), rest = (uint64_t)result->retry_after_s * 1000;
     struct host *host = item->host;
     if (!item->failures++)
         item->first_failure_ms = now;
@@ -427,7 +431,7 @@ static void start_item(struct download *d, struct item *item)
         if (is_known(d, item))
             return;
         if (!image_cache_lock(d->cache, item->path)) {
-            sleep_until(d, item, now_ms() + LOCK_POLL_MS);
+            sleep_until(d, item, bl_now_ms() + LOCK_POLL_MS);
             return;
         }
         item->locked = true;
@@ -523,11 +527,11 @@ static void exchange(struct download *d)
 static void *run_thread(void *argument)
 {
     struct download *d = argument;
-    while (take_in(d, now_ms())) {
-        start_items(d, now_ms());
+    while (take_in(d, bl_now_ms())) {
+        start_items(d, bl_now_ms());
         exchange(d);
-        start_items(d, now_ms());
-        curl_multi_poll(d->multi, NULL, 0, wait_ms(d, now_ms()), NULL);
+        start_items(d, bl_now_ms());
+        curl_multi_poll(d->multi, NULL, 0, wait_ms(d, bl_now_ms()), NULL);
     }
     return NULL;
 }

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/config/config.h"
 #include "common/data/location.h"
 #include "common/error.h"
 
@@ -53,6 +54,9 @@ struct download_options {
                  uint64_t bytes);
     void *context;
 };
+
+/* What the configuration says; nobody is told what became of a URL. The folder's path is borrowed. */
+struct download_options download_options_of(const struct config_data *data);
 
 struct download;
 

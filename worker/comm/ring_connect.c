@@ -17,6 +17,8 @@
 #include <openssl/crypto.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
+#include "common/file.h"
 
 #define MAGIC "BLIPring"
 #define CALLERS_MAX 16 /* connections that have not shown a token yet */
@@ -56,13 +58,6 @@ struct joining {
     size_t answered;
     int64_t again_ms; /* when to call again, while call is -1 */
 };
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
 
 static int right_of(const struct comm_options *o)
 {
@@ -107,8 +102,7 @@ static int listen_at(struct ring *ring, char ret[ADDRESS_MAX], struct bl_error *
                        strerror(errno));
     if (getrandom(ring->token, sizeof ring->token, 0) != sizeof ring->token)
         return bl_fail(err, BL_EPEER, "no random numbers: %s", strerror(errno));
-    for (int i = 0; i < RING_TOKEN_BYTES; i++)
-        snprintf(token + (size_t)2 * (size_t)i, 3, "%02x", ring->token[i]);
+    bl_hex(ring->token, sizeof ring->token, token);
     snprintf(ret, ADDRESS_MAX, "%s %s %s", host, port, token);
     return 0;
 }
@@ -241,7 +235,7 @@ static int call_failed(struct joining *j, int error, struct bl_error *err)
     j->call = -1;
     j->said_hello = false;
     j->answered = 0;
-    j->again_ms = now_ms() + AGAIN_MS;
+    j->again_ms = (int64_t)bl_now_ms() + AGAIN_MS;
     /* A full queue or a closed connection may be a stranger's doing. Refused is refused: who published an address listens. */
     if (error == 0 || error == ECONNRESET || error == EPIPE || error == EAGAIN)
         return 0;
@@ -305,7 +299,7 @@ static int poll_once(struct joining *j, int64_t until_ms, struct bl_error *err)
         polled[3 + i] = (struct pollfd){j->callers[i].fd, POLLIN, 0};
     bool calls_again = ring->right < 0 && j->call < 0;
     int64_t next_ms = calls_again && j->again_ms < until_ms ? j->again_ms : until_ms;
-    int64_t left_ms = next_ms - now_ms();
+    int64_t left_ms = next_ms - (int64_t)bl_now_ms();
     if (poll(polled, (nfds_t)(3 + callers), left_ms > 0 ? (int)left_ms : 0) < 0 && errno != EINTR)
         return bl_fail(err, BL_EPEER, "poll: %s", strerror(errno));
     if (polled[0].revents)
@@ -317,16 +311,16 @@ static int poll_once(struct joining *j, int64_t until_ms, struct bl_error *err)
         BL_TRY(accept_callers(j, err));
     if (j->call >= 0 && polled[2].revents)
         return j->said_hello ? hear_answer(j, err) : say_hello(j, err);
-    return calls_again && now_ms() >= j->again_ms ? call_right(j, err) : 0;
+    return calls_again && (int64_t)bl_now_ms() >= j->again_ms ? call_right(j, err) : 0;
 }
 
 static int connect_neighbours(struct joining *j, struct bl_error *err)
 {
     struct ring *ring = j->ring;
     const struct comm_options *o = &ring->options;
-    int64_t until_ms = now_ms() + o->connect_ms / 2;
+    int64_t until_ms = (int64_t)bl_now_ms() + o->connect_ms / 2;
     while (ring->left < 0 || ring->right < 0) {
-        if (now_ms() >= until_ms)
+        if ((int64_t)bl_now_ms() >= until_ms)
             return bl_fail(err, BL_EPEER, "rank %d %s in time",
                            ring->right < 0 ? right_of(o) : left_of(o),
                            ring->right < 0 ? "did not answer" : "did not connect");
@@ -339,7 +333,7 @@ static int connect_neighbours(struct joining *j, struct bl_error *err)
 static void find_unreached(struct ring *ring)
 {
     const struct comm_options *o = &ring->options;
-    int64_t until_ms = now_ms() + o->connect_ms / 5;
+    int64_t until_ms = (int64_t)bl_now_ms() + o->connect_ms / 5;
     bl_autofree struct pollfd *calls = calloc((size_t)o->world, sizeof *calls);
     if (!calls)
         return; /* nobody is named */
@@ -354,7 +348,7 @@ static void find_unreached(struct ring *ring)
             comm_store_note_unreached(ring->link.store, rank);
     }
     for (int rank = 0; rank < o->world; rank++) {
-        int64_t left_ms = until_ms - now_ms();
+        int64_t left_ms = until_ms - (int64_t)bl_now_ms();
         int fd = calls[rank].fd;
         if (fd < 0)
             continue;
