@@ -93,6 +93,7 @@ static bool wait_a_while(void *context, uint32_t ms)
 static void make_void(struct fetch_slot *slot, const struct bl_error *err)
 {
     slot->bad = true;
+    slot->asked = sample_is_left_out(err);
     slot->unreadable = location_failure_of(err) == LOCATION_UNREADABLE;
     snprintf(slot->reason, sizeof slot->reason, "%s", err->text);
     wire_text(slot->reason);

@@ -115,6 +115,7 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
         voids[n].slot = i;
         voids[n].sample = slot->sample;
         voids[n].unreadable = slot->unreadable;
+        voids[n].asked = slot->asked;
         voids[n++].reason = slot->reason;
     }
 }

@@ -8,6 +8,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/limits.h"
+#include "common/pattern.h"
 
 static int set_default(struct reader *r, const struct config_key *key)
 {
@@ -42,10 +43,28 @@ static bool given(const struct reader *r, const char *path)
     return r->places[config_find_key(path) - config_keys].line != 0;
 }
 
+/* PCRE2 knows the scripts. */
+static int check_script(struct reader *r)
+{
+    const char *script = r->config->data.script;
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
+    bl_auto(pattern) struct pattern *pattern = NULL;
+    char text[80];
+    if (!script)
+        return 0;
+    snprintf(text, sizeof text, "\\p{sc:%.60s}", script);
+    if (strlen(script) <= 60 && strspn(script, letters) == strlen(script) &&
+        pattern_open(text, &pattern, NULL) == 0)
+        return 0;
+    FAIL_KEY(r, "data.script", "expected a Unicode script, found \"%.60s\"", script);
+    return bl_error_remedy(r->err, "name one as Unicode does: Latin, Cyrillic, Han, Arabic, …");
+}
+
 /* Relations between keys of one section. */
 static int check_data(struct reader *r)
 {
     struct config_data *data = &r->config->data;
+    BL_TRY(check_script(r));
     if (data->min_tokens > data->max_tokens)
         return FAIL_KEY(r, "data.min_tokens", "expected at most data.max_tokens (%lld), found %lld",
                         (long long)data->max_tokens, (long long)data->min_tokens);
@@ -71,6 +90,14 @@ static int check_model(struct reader *r)
                         "expected a divisor of qformer.width (%lld), found %lld",
                         (long long)qformer->width, (long long)qformer->heads);
     return 0;
+}
+
+static int check_cache(struct reader *r)
+{
+    if (!r->config->cache.path || r->config->data.min_side == 1)
+        return 0;
+    FAIL_KEY(r, "data.min_side", "a feature cache does not know how large its images were");
+    return bl_error_remedy(r->err, "remove data.min_side or cache.path");
 }
 
 /* Training would write among the images. */
@@ -176,6 +203,7 @@ static int read_config(struct reader *r)
     BL_TRY(check_folders(r));
     BL_TRY(check_data(r));
     BL_TRY(check_model(r));
+    BL_TRY(check_cache(r));
     BL_TRY(check_length(r));
     BL_TRY(config_print(r->config, r->err));
     BL_TRY(resolve_cache(r->config, r->err));
@@ -271,6 +299,13 @@ void config_free(struct config **config)
                 free(list->at[j].prefix);
                 free(list->at[j].join);
             }
+            free(list->at);
+            break;
+        }
+        case CONFIG_FILTERS: {
+            struct config_filters *list = at;
+            for (size_t j = 0; j < list->count; j++)
+                free(list->at[j].column);
             free(list->at);
             break;
         }

@@ -19,6 +19,8 @@ enum config_format {
     CONFIG_PARQUET
 };
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
+/* Of equal captions the first is kept: not asked for, within one image, within the whole data set. */
+enum config_deduplicate { CONFIG_REPEAT, CONFIG_UNIQUE_OF_IMAGE, CONFIG_UNIQUE };
 enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
 enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
 enum config_routing { CONFIG_POOLED, CONFIG_MEAN, CONFIG_FIRST_PATCH };
@@ -39,6 +41,16 @@ struct config_captions {
     size_t count; /* at least 1 */
 };
 
+/* A column of numbers: a sample is kept where its number is min to max. */
+struct config_filter {
+    char *column;
+    double min, max; /* -INFINITY, INFINITY: not given */
+};
+struct config_filters {
+    struct config_filter *at;
+    size_t count;
+};
+
 struct config_data {
     char *source;
     enum config_format format;
@@ -53,11 +65,16 @@ struct config_data {
     bool train_prefix;
     int64_t min_tokens, max_tokens;   /* tokens of the caption alone: no prefix, no EOS */
     struct config_strings keep, drop; /* PCRE2 patterns, checked at load */
-    bool deduplicate;
+    struct config_strings strip;      /* PCRE2 patterns of openings that are taken off */
+    char *script;                     /* a Unicode script; NULL = any */
+    double script_share;              /* of the letters, at least */
+    enum config_deduplicate deduplicate;
+    struct config_filters filters;
     double validation;       /* below 1: fraction of the images; from 1: their number */
     char *validation_source; /* NULL = none */
     char *eos;               /* the token's text; NULL = config.json's eos_token_id */
     int64_t max_pixels;
+    int64_t min_side; /* pixels; smaller images are void */
     int64_t max_image_bytes;
     double max_bad_fraction;
 };

@@ -1,6 +1,7 @@
 /* common/config/text.c - a configuration as text, and what is told by it: what changed, digests, the reference. */
 #include "common/config/parts.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +32,21 @@ static void print_text(FILE *out, const char *text)
         else
             putc(*c, out);
     putc('"', out);
+}
+
+static void print_filter(FILE *out, const struct config_filter *filter, const char *before)
+{
+    fprintf(out, "%s{column: ", before);
+    print_text(out, filter->column);
+    if (isfinite(filter->min)) {
+        fputs(", min: ", out);
+        print_real(out, filter->min);
+    }
+    if (isfinite(filter->max)) {
+        fputs(", max: ", out);
+        print_real(out, filter->max);
+    }
+    putc('}', out);
 }
 
 static bool is_absent(const struct config *config, const struct config_key *key)
@@ -88,6 +104,14 @@ static void print_value(FILE *out, const struct config *config, const struct con
                 fputs(", join: \"\"", out);
             putc('}', out);
         }
+        putc(']', out);
+        break;
+    }
+    case CONFIG_FILTERS: {
+        const struct config_filters *list = at;
+        putc('[', out);
+        for (size_t i = 0; i < list->count; i++)
+            print_filter(out, &list->at[i], i ? ", " : "");
         putc(']', out);
         break;
     }

@@ -6,7 +6,6 @@
 
 #include "common/array.h"
 #include "common/cleanup.h"
-#include "common/pattern.h"
 #include "common/random.h"
 
 static const struct {
@@ -27,43 +26,24 @@ const char *caption_verdict_key(enum caption_verdict verdict)
     return verdicts[verdict].key;
 }
 
+bool caption_verdict_is_asked(enum caption_verdict verdict)
+{
+    return verdict != CAPTION_KEPT && verdict != CAPTION_EMPTY && verdict != CAPTION_TOO_LONG &&
+           verdict != CAPTION_BOUNDARY;
+}
+
 /* -- white space ------------------------------------------------------------------------------ */
-
-/* Python's str.isspace: bidirectional type B, S or WS, or category Zs. */
-static bool is_space(uint32_t c)
-{
-    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
-           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
-           c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-/* Bytes of the white space character at text, 0 if there is none. All are of three bytes at most.
- */
-static size_t space_at(const unsigned char *text, size_t size)
-{
-    if (size && text[0] < 0x80)
-        return is_space(text[0]);
-    if (size >= 2 && text[0] == 0xc2 && is_space(text[1]))
-        return 2; /* U+0080 to U+00BF: the second byte is the code point */
-    if (size >= 3 && (text[0] & 0xf0) == 0xe0 && (text[1] & 0xc0) == 0x80 &&
-        (text[2] & 0xc0) == 0x80 &&
-        is_space((uint32_t)(text[0] & 0x0f) << 12 | (uint32_t)(text[1] & 0x3f) << 6 |
-                 (text[2] & 0x3f)))
-        return 3;
-    return 0;
-}
 
 const char *caption_strip(const char *text, size_t size, size_t *ret_size)
 {
-    const unsigned char *t = (const unsigned char *)text;
     size_t start = 0, length;
-    while ((length = space_at(t + start, size - start)))
+    while ((length = filters_space(text + start, size - start)))
         start += length;
     size_t end = size;
     for (bool more = true; more && end > start;) {
         more = false;
         for (size_t back = 1; back <= 3 && back <= end - start; back++)
-            if (space_at(t + end - back, back) == back) {
+            if (filters_space(text + end - back, back) == back) {
                 end -= back;
                 more = true;
                 break;
@@ -173,19 +153,8 @@ struct caption_rules {
     const struct tokenizer *tokenizer;
     int32_t eos;
     struct token_ids *prompts; /* of each column */
-    struct pattern **keep, **drop;
+    struct filters *filters;
 };
-
-static int open_patterns(const struct config_strings *texts, struct pattern ***ret,
-                         struct bl_error *err)
-{
-    *ret = calloc(texts->count + 1, sizeof **ret);
-    if (!*ret)
-        return bl_fail(err, BL_ENOMEM, "out of memory");
-    for (size_t i = 0; i < texts->count; i++)
-        BL_TRY(pattern_open(texts->at[i], &(*ret)[i], err));
-    return 0;
-}
 
 int caption_rules_open(const struct config_data *data, const struct tokenizer *tokenizer,
                        int32_t eos, struct caption_rules **ret, struct bl_error *err)
@@ -202,17 +171,9 @@ int caption_rules_open(const struct config_data *data, const struct tokenizer *t
     for (size_t i = 0; i < data->captions.count; i++)
         BL_TRY(caption_prompt(tokenizer, caption_prefix_of(&data->captions.at[i], NULL),
                               &rules->prompts[i], err));
-    BL_TRY(open_patterns(&data->keep, &rules->keep, err));
-    BL_TRY(open_patterns(&data->drop, &rules->drop, err));
+    BL_TRY(filters_open(data, &rules->filters, err));
     *ret = bl_take(&rules);
     return 0;
-}
-
-static void free_patterns(struct pattern **patterns, size_t count)
-{
-    for (size_t i = 0; patterns && i < count; i++)
-        pattern_free(&patterns[i]);
-    free(patterns);
 }
 
 void caption_rules_free(struct caption_rules **rules)
@@ -223,43 +184,39 @@ void caption_rules_free(struct caption_rules **rules)
     for (size_t i = 0; r->prompts && i < r->data->captions.count; i++)
         token_ids_release(&r->prompts[i]);
     free(r->prompts);
-    free_patterns(r->keep, r->data->keep.count);
-    free_patterns(r->drop, r->data->drop.count);
+    filters_free(&r->filters);
     free(r);
     *rules = NULL;
 }
 
-/* Names the pattern that failed. */
-static int find(struct pattern *const *patterns, size_t i, const char *key, const char *text,
-                size_t size, bool *ret, struct bl_error *err)
+int caption_rules_strip(const struct caption_rules *rules, const char *text, size_t size,
+                        struct bl_bytes *spare, const char **ret_text, size_t *ret_size,
+                        uint32_t *ret_rule, struct bl_error *err)
 {
-    int rc = pattern_find(patterns[i], text, size, ret, err);
-    return rc < 0 ? bl_error_key(err, "%s[%zu]", key, i) : 0;
+    text = caption_strip(text, size, &size);
+    return filters_strip(rules->filters, text, size, spare, ret_text, ret_size, ret_rule, err);
 }
 
+/* What the rules say of the text alone. */
 static int judge_text(const struct caption_rules *rules, const char *text, size_t size,
-                      enum caption_verdict *ret, struct bl_error *err)
+                      struct caption_encoded *ret, struct bl_error *err)
 {
-    bool found;
-    *ret = CAPTION_NOT_KEPT;
-    for (size_t i = 0; i < rules->data->keep.count; i++) {
-        BL_TRY(find(rules->keep, i, "data.keep", text, size, &found, err));
-        if (!found)
-            return 0;
-    }
-    *ret = CAPTION_DROPPED;
-    for (size_t i = 0; i < rules->data->drop.count; i++) {
-        BL_TRY(find(rules->drop, i, "data.drop", text, size, &found, err));
-        if (found)
-            return 0;
-    }
-    *ret = CAPTION_KEPT;
+    bool of_script;
+    ret->verdict = CAPTION_NOT_KEPT;
+    BL_TRY(filters_keep(rules->filters, text, size, &ret->rule, err));
+    if (ret->rule != FILTERS_NONE)
+        return 0;
+    ret->verdict = CAPTION_DROPPED;
+    BL_TRY(filters_drop(rules->filters, text, size, &ret->rule, err));
+    if (ret->rule != FILTERS_NONE)
+        return 0;
+    BL_TRY(filters_script(rules->filters, text, size, &of_script, err));
+    ret->verdict = of_script ? CAPTION_KEPT : CAPTION_SCRIPT;
     return 0;
 }
 
 int caption_rules_encode(const struct caption_rules *rules, const struct caption_text *caption,
-                         struct token_ids *ids, size_t *ret_label_first,
-                         enum caption_verdict *ret_verdict, struct bl_error *err)
+                         struct token_ids *ids, struct caption_encoded *ret, struct bl_error *err)
 {
     BL_ASSERT_CMP(caption->column, <, rules->data->captions.count);
     const struct token_ids *prompt = &rules->prompts[caption->column];
@@ -267,23 +224,23 @@ int caption_rules_encode(const struct caption_rules *rules, const struct caption
         caption_prefix_of(&rules->data->captions.at[caption->column], NULL);
     size_t before = ids->count, size;
     const char *text = caption_strip(caption->text, caption->size, &size);
-    *ret_label_first = rules->data->train_prefix ? 0 : prompt->count;
-    *ret_verdict = CAPTION_EMPTY;
+    *ret = (struct caption_encoded){CAPTION_EMPTY, FILTERS_NONE,
+                                    rules->data->train_prefix ? 0 : prompt->count};
     if (!size)
         return 0;
-    BL_TRY(judge_text(rules, text, size, ret_verdict, err));
-    if (*ret_verdict != CAPTION_KEPT)
+    BL_TRY(judge_text(rules, text, size, ret, err));
+    if (ret->verdict != CAPTION_KEPT)
         return 0;
-    BL_TRY(encode_after(rules->tokenizer, prefix, prompt, text, size, rules->eos, ids, ret_verdict,
-                        err));
-    if (*ret_verdict != CAPTION_KEPT)
+    BL_TRY(encode_after(rules->tokenizer, prefix, prompt, text, size, rules->eos, ids,
+                        &ret->verdict, err));
+    if (ret->verdict != CAPTION_KEPT)
         return 0;
     int64_t tokens = (int64_t)(ids->count - before - prompt->count - 1);
     if (tokens < rules->data->min_tokens)
-        *ret_verdict = CAPTION_TOO_SHORT;
+        ret->verdict = CAPTION_TOO_SHORT;
     if (tokens > rules->data->max_tokens)
-        *ret_verdict = CAPTION_TOO_LONG;
-    if (*ret_verdict != CAPTION_KEPT)
+        ret->verdict = CAPTION_TOO_LONG;
+    if (ret->verdict != CAPTION_KEPT)
         ids->count = before;
     return 0;
 }

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "common/config/config.h"
+#include "common/data/filters.h"
 #include "common/error.h"
 #include "common/models/hf.h"
 #include "common/tokenizer/tokenizer.h"
@@ -24,8 +25,11 @@
     X(TOO_LONG, "too long", "data.max_tokens")                                                     \
     X(NOT_KEPT, "lacks a pattern to keep", "data.keep")                                            \
     X(DROPPED, "has a pattern to drop", "data.drop")                                               \
+    X(SCRIPT, "too few of its letters are of the script", "data.script")                           \
+    X(FILTERED, "a number beside it is out of bounds or missing", "data.filters")                  \
     X(BOUNDARY, "its first token merges with the prefix", NULL)                                    \
-    X(DUPLICATE, "repeats a caption of the same image", "data.deduplicate")
+    X(DUPLICATE, "repeats a caption of the same image", "data.deduplicate")                        \
+    X(REPEATED, "repeats a caption of the data set", "data.deduplicate")
 
 enum caption_verdict {
 #define X(name, words, key) CAPTION_##name,
@@ -35,6 +39,8 @@ enum caption_verdict {
 };
 const char *caption_verdict_words(enum caption_verdict verdict);
 const char *caption_verdict_key(enum caption_verdict verdict);
+/* Whether it drops what the user asked to be left out; else the caption is lost. */
+bool caption_verdict_is_asked(enum caption_verdict verdict);
 
 /* -- without rules: captioning, scoring ------------------------------------------------------- */
 
@@ -80,12 +86,20 @@ struct caption_text {
     uint32_t column; /* index into data.captions */
 };
 
-/* Appends the ids of a caption under its column's prefix, as training sees them.
- * *ret_label_first: ids before it are context, the others labels (0 under data.train_prefix).
- * *ret_verdict: KEPT, or why it is not; ids are as before then. */
+/* data.strip, which comes before every other rule: filters_strip, with white space at both ends dropped. */
+int caption_rules_strip(const struct caption_rules *rules, const char *text, size_t size,
+                        struct bl_bytes *spare, const char **ret_text, size_t *ret_size,
+                        uint32_t *ret_rule, struct bl_error *err);
+
+struct caption_encoded {
+    enum caption_verdict verdict; /* KEPT, or why it is not */
+    uint32_t rule;                /* index in the list of the verdict's key, or FILTERS_NONE */
+    size_t label_first;           /* ids before it are context, the others labels */
+};
+/* Appends the ids of a caption (without an opening) under its column's prefix, as training sees them. ids are as before unless it
+ * is KEPT. */
 int caption_rules_encode(const struct caption_rules *rules, const struct caption_text *caption,
-                         struct token_ids *ids, size_t *ret_label_first,
-                         enum caption_verdict *ret_verdict, struct bl_error *err);
+                         struct token_ids *ids, struct caption_encoded *ret, struct bl_error *err);
 
 /* Which of `count` kept captions a sample trains in an epoch: drawn by Philox from (seed, epoch,
  * sample), the same everywhere. Validation takes caption 0. count >= 1. */

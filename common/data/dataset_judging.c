@@ -1,5 +1,6 @@
 /* common/data/dataset_judging.c - what the caption rules say of many rows' captions, by several threads. Rows are read in order by the
  * caller's thread; what is judged is copied, since a source lends one row at a time. */
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@ struct dataset_judging {
     const struct caption_rules *rules;
     uint64_t first, count; /* rows */
     size_t *starts;        /* (count + 1) of judgements */
+    const struct config_data *config;
     struct dataset_judgement *at;
     size_t judged, capacity;
     struct bl_bytes text;
@@ -41,10 +43,16 @@ static bool first_column(const struct source *source, uint64_t row, uint64_t can
     return false;
 }
 
+/* outside: the rule of data.filters that the row does not meet. */
 static int add(struct dataset_judging *j, const struct source_candidate *candidate,
-               struct bl_error *err)
+               uint32_t outside, struct bl_error *err)
 {
-    struct dataset_judgement judgement = {.column = candidate->column, .text = j->text.size};
+    struct dataset_judgement judgement = {.column = candidate->column,
+                                          .text = j->text.size,
+                                          .strip = FILTERS_NONE,
+                                          .rule = outside,
+                                          .verdict = outside == FILTERS_NONE ? CAPTION_KEPT
+                                                                             : CAPTION_FILTERED};
     const char *text = caption_strip(candidate->text, candidate->size, &judgement.size);
     if (!bl_grow(&j->at, &j->capacity, j->judged + 1, sizeof *j->at) ||
         !bl_bytes_add(&j->text, text, judgement.size) || !bl_bytes_add(&j->text, "", 1))
@@ -54,33 +62,79 @@ static int add(struct dataset_judging *j, const struct source_candidate *candida
 }
 
 /* The captions of a row that are looked at: none where all are white space. */
-static int add_row(struct dataset_judging *j, const struct config_data *config,
-                   const struct source *source, uint64_t row, struct bl_error *err)
+static int add_row(struct dataset_judging *j, const struct source *source, uint64_t row,
+                   struct bl_error *err)
 {
     struct source_sample sample;
     uint32_t column;
     BL_TRY(source_get(source, row, &sample, err));
     if (!first_column(source, row, sample.candidate_count, &column))
         return 0;
+    uint32_t outside = filters_numbers(&j->config->filters, sample.numbers);
     for (uint64_t i = 0; i < sample.candidate_count; i++) {
         struct source_candidate candidate;
         source_candidate(source, row, i, &candidate);
-        if (config->caption_choice == CONFIG_CHOICE_ANY || candidate.column == column)
-            BL_TRY(add(j, &candidate, err));
+        if (j->config->caption_choice == CONFIG_CHOICE_ANY || candidate.column == column)
+            BL_TRY(add(j, &candidate, outside, err));
     }
     return 0;
+}
+
+/* What data.deduplicate: all compares. */
+static int make_key(const struct dataset_judging *j, const struct caption_text *caption,
+                    uint8_t ret[16], struct bl_error *err)
+{
+    const char *prefix = j->config->captions.at[caption->column].prefix;
+    bl_autobytes struct bl_bytes text = {0};
+    if (!bl_bytes_add(&text, prefix, strlen(prefix) + 1))
+        return fail_nomem(err);
+    BL_TRY(filters_normalize(caption->text, caption->size, &text, err));
+    crypto_generichash(ret, 16, (const unsigned char *)text.data, text.size, NULL, 0);
+    return 0;
+}
+
+static int strip(const struct dataset_judging *j, struct dataset_judgement *judgement,
+                 struct bl_error *err)
+{
+    bl_autobytes struct bl_bytes spare = {0};
+    const char *text;
+    size_t size;
+    BL_TRY(caption_rules_strip(j->rules, j->text.data + judgement->text, judgement->size, &spare,
+                               &text, &size, &judgement->strip, err));
+    if (judgement->strip == FILTERS_NONE)
+        return 0;
+    free(judgement->stripped);
+    judgement->stripped = strndup(text, size);
+    judgement->stripped_size = size;
+    return judgement->stripped ? 0 : fail_nomem(err);
+}
+
+static struct caption_text text_of(const struct dataset_judging *j,
+                                   const struct dataset_judgement *judgement)
+{
+    if (judgement->stripped)
+        return (struct caption_text){judgement->stripped, judgement->stripped_size,
+                                     judgement->column};
+    return (struct caption_text){j->text.data + judgement->text, judgement->size,
+                                 judgement->column};
 }
 
 static int judge(const struct dataset_judging *j, struct dataset_judgement *judgement,
                  struct token_ids *ids, struct bl_error *err)
 {
-    struct caption_text caption = {j->text.data + judgement->text, judgement->size,
-                                   judgement->column};
-    size_t label_first;
+    struct caption_encoded encoded;
+    if (judgement->verdict == CAPTION_FILTERED)
+        return 0;
     ids->count = 0;
-    BL_TRY(caption_rules_encode(j->rules, &caption, ids, &label_first, &judgement->verdict, err));
+    BL_TRY(strip(j, judgement, err));
+    const struct caption_text caption = text_of(j, judgement);
+    BL_TRY(caption_rules_encode(j->rules, &caption, ids, &encoded, err));
     judgement->tokens = (uint32_t)ids->count;
-    return 0;
+    judgement->verdict = encoded.verdict;
+    judgement->rule = encoded.rule;
+    return encoded.verdict == CAPTION_KEPT && j->config->deduplicate == CONFIG_UNIQUE
+               ? make_key(j, &caption, judgement->key, err)
+               : 0;
 }
 
 /* An error is kept with its caption: dataset_judgements names the row. */
@@ -102,13 +156,14 @@ int dataset_judging_make(const struct config_data *config, const struct caption_
     if (!j || !(j->starts = calloc(end - first + 1, sizeof *j->starts)))
         return fail_nomem(err);
     j->rules = rules;
+    j->config = config;
     j->first = first;
     j->count = end - first;
     for (uint64_t at = first; at < end; at++) {
         uint64_t row = at;
         const struct source *source = dataset_inputs_source(inputs, &row);
         if (inputs->images[at].verdict == DATASET_KEPT)
-            BL_TRY(add_row(j, config, source, row, err));
+            BL_TRY(add_row(j, source, row, err));
         j->starts[at - first + 1] = j->judged;
     }
     const struct parallel_work work = {.count =
@@ -135,9 +190,20 @@ int dataset_judged_caption(const struct dataset_judging *j,
 {
     __attribute__((cleanup(token_ids_release))) struct token_ids ids = {0};
     struct dataset_judgement again = *judgement;
+    *ret = text_of(j, judgement);
+    if (!judgement->failed)
+        return 0;
+    again.stripped = NULL;
+    int rc = judge(j, &again, &ids, err);
+    free(again.stripped);
+    return rc;
+}
+
+void dataset_found_caption(const struct dataset_judging *j,
+                           const struct dataset_judgement *judgement, struct caption_text *ret)
+{
     *ret =
         (struct caption_text){j->text.data + judgement->text, judgement->size, judgement->column};
-    return judgement->failed ? judge(j, &again, &ids, err) : 0;
 }
 
 void dataset_judging_free(struct dataset_judging **judging)
@@ -145,6 +211,8 @@ void dataset_judging_free(struct dataset_judging **judging)
     struct dataset_judging *j = *judging;
     if (!j)
         return;
+    for (size_t i = 0; i < j->judged; i++)
+        free(j->at[i].stripped);
     free(j->starts);
     free(j->at);
     bl_bytes_release(&j->text);

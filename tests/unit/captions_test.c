@@ -146,26 +146,23 @@ static void the_rules_judge_each_caption(void **state)
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct caption_text caption = {cases[i].text, strlen(cases[i].text), cases[i].column};
-        size_t first;
-        enum caption_verdict verdict;
+        struct caption_encoded encoded;
         ids.count = 0;
-        assert_ok(caption_rules_encode(rules, &caption, &ids, &first, &verdict, &err), err);
-        if (verdict != cases[i].verdict)
-            fail_msg("\"%s\": %s", cases[i].text, caption_verdict_words(verdict));
-        assert_int_equal(first, cases[i].column == 0 ? 2 : 0);
-        assert_true((ids.count > 0) == (verdict == CAPTION_KEPT));
+        assert_ok(caption_rules_encode(rules, &caption, &ids, &encoded, &err), err);
+        if (encoded.verdict != cases[i].verdict)
+            fail_msg("\"%s\": %s", cases[i].text, caption_verdict_words(encoded.verdict));
+        assert_int_equal(encoded.label_first, cases[i].column == 0 ? 2 : 0);
+        assert_true((ids.count > 0) == (encoded.verdict == CAPTION_KEPT));
     }
     caption_rules_free(&rules);
 
     data.train_prefix = true;
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
-    size_t first;
-    enum caption_verdict verdict;
+    struct caption_encoded encoded;
     ids.count = 0;
-    assert_ok(caption_rules_encode(rules, &(struct caption_text){"ab", 2, 0}, &ids, &first,
-                                   &verdict, &err),
+    assert_ok(caption_rules_encode(rules, &(struct caption_text){"ab", 2, 0}, &ids, &encoded, &err),
               err);
-    assert_int_equal(first, 0);
+    assert_int_equal(encoded.label_first, 0);
     expect_ids(&ids, IDS(B, COLON, SPACE, A, B, EOS));
     caption_rules_free(&rules);
     token_ids_release(&ids);
@@ -185,10 +182,9 @@ static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         struct caption_text caption = {texts[i], strlen(texts[i]), 0};
-        size_t first;
-        enum caption_verdict verdict;
-        assert_ok(caption_rules_encode(rules, &caption, &ids, &first, &verdict, &err), err);
-        assert_int_equal(verdict, CAPTION_DROPPED);
+        struct caption_encoded encoded;
+        assert_ok(caption_rules_encode(rules, &caption, &ids, &encoded, &err), err);
+        assert_int_equal(encoded.verdict, CAPTION_DROPPED);
     }
     caption_rules_free(&rules);
 }
@@ -202,13 +198,12 @@ static void a_pattern_that_never_ends_is_an_error(void **state)
     struct bl_error err = {0};
     struct caption_rules *rules = NULL;
     struct token_ids ids = {0};
-    size_t first;
-    enum caption_verdict verdict;
+    struct caption_encoded encoded;
     memset(text, 'b', sizeof text);
     text[sizeof text - 1] = 'c';
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
     assert_int_equal(caption_rules_encode(rules, &(struct caption_text){text, sizeof text, 0}, &ids,
-                                          &first, &verdict, &err),
+                                          &encoded, &err),
                      -BL_ELIMIT);
     assert_string_equal(err.key, "data.drop[0]");
     caption_rules_free(&rules);
