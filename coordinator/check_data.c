@@ -17,18 +17,17 @@ static int look_at_caption(struct check *c, const struct caption_rules *rules, u
     struct dataset_caption caption;
     struct caption_encoded encoded;
     dataset_caption(c->dataset, id, i, &caption);
-    struct caption_text text = {caption.text, caption.size, caption.column};
+    struct caption_text text = dataset_caption_text(&caption);
     BL_TRY(caption_rules_encode(rules, &text, &ids, &encoded, err));
-    size_t first = encoded.label_first;
+    size_t first = encoded.label_first, count = encoded.label_end - first;
     if (encoded.verdict != CAPTION_KEPT || ids.count != caption.tokens ||
-        ids.ids[ids.count - 1] != c->eos || first + 2 > ids.count) {
+        ids.ids[ids.count - 1] != c->eos || first >= encoded.label_end) {
         bl_fail(err, BL_EDATA, "sample %llu has no label or no EOS", (unsigned long long)id);
         return bl_error_file(err, c->config->data.source);
     }
     labels->captions++;
-    labels->fewest = labels->captions == 1 || ids.count - first < labels->fewest ? ids.count - first
-                                                                                 : labels->fewest;
-    labels->most = ids.count - first > labels->most ? ids.count - first : labels->most;
+    labels->fewest = labels->captions == 1 || count < labels->fewest ? count : labels->fewest;
+    labels->most = count > labels->most ? count : labels->most;
     for (size_t t = first; t + 1 < ids.count; t++)
         if (ids.ids[t] == c->eos) {
             labels->with_eos_inside++;

@@ -134,6 +134,7 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         slot->tokens = info.tokens;
         slot->prefix = info.prefix;
         slot->label_first = info.label_first;
+        slot->label_end = info.label_end;
         slot->image_hash = info.image_hash;
         g->good++;
     }

@@ -171,6 +171,14 @@ static void print_bos(const struct inspection *in, enum config_bos place)
         print_token(in, "BOS", bos[0]);
 }
 
+/* What a token is: trained, or context of a kind. */
+static const char *mark_of(const struct caption_encoded *encoded, size_t t)
+{
+    if (t >= encoded->label_first && t < encoded->label_end)
+        return "label";
+    return t < encoded->prompt ? "prefix" : t < encoded->caption_first ? "trace" : "text";
+}
+
 /* The language model's input for one caption, from first to last position. */
 static int print_example(const struct inspection *in, uint64_t id, uint32_t i, struct bl_error *err)
 {
@@ -183,7 +191,7 @@ static int print_example(const struct inspection *in, uint64_t id, uint32_t i, s
     location_describe(&sample.location, image, sizeof image);
     utf8_clean(image);
     dataset_caption(in->dataset, id, i, &caption);
-    struct caption_text text = {caption.text, caption.size, caption.column};
+    struct caption_text text = dataset_caption_text(&caption);
     BL_TRY(caption_rules_encode(in->rules, &text, &ids, &encoded, err));
     BL_ASSERT_CMP(encoded.verdict, ==, CAPTION_KEPT); /* the index was made by the same rules */
     fprintf(in->out, "sample %llu, %s, %s\n", u(id),
@@ -192,8 +200,8 @@ static int print_example(const struct inspection *in, uint64_t id, uint32_t i, s
     fprintf(in->out, "    image   %7lld  positions\n", (long long)in->config->qformer.queries);
     print_bos(in, CONFIG_BOS_AFTER_IMAGE);
     for (size_t t = 0; t + 1 < ids.count; t++)
-        print_token(in, t < encoded.label_first ? "prefix" : "label", ids.ids[t]);
-    print_token(in, "EOS", ids.ids[ids.count - 1]);
+        print_token(in, mark_of(&encoded, t), ids.ids[t]);
+    print_token(in, encoded.label_end == ids.count ? "EOS" : "eos", ids.ids[ids.count - 1]);
     return 0;
 }
 
@@ -223,7 +231,7 @@ static int print_some(const struct inspection *in, struct bl_error *err)
     uint32_t which = 0;
     if (!dataset_samples(d))
         return 0;
-    fputs("examples (prefix: context; label and EOS: trained): the first of each split, and the "
+    fputs("examples (label and EOS: trained; all else: context): the first of each split, and the "
           "longest\n",
           in->out);
     for (int split = 0; split < DATASET_SPLIT_COUNT; split++)

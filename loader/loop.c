@@ -182,6 +182,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
         slots[i].tokens = from->tokens;
         slots[i].prefix = from->prefix;
         slots[i].label_first = from->label_first;
+        slots[i].label_end = from->label_end;
         slots[i].image_hash = from->image_hash;
         list[i] = &slots[i];
     }

@@ -274,13 +274,14 @@ static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
     struct caption_encoded encoded;
     size_t before = ids->count;
     dataset_choose(s->dataset, id, (uint64_t)s->config->seed, epoch, &caption);
-    struct caption_text text = {caption.text, caption.size, caption.column};
+    struct caption_text text = dataset_caption_text(&caption);
     BL_TRY(caption_rules_encode(s->rules, &text, ids, &encoded, err));
     if (encoded.verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "its caption is %s, though it was indexed",
                        caption_verdict_words(encoded.verdict));
     ret->tokens = (uint32_t)(ids->count - before);
     ret->label_first = (uint32_t)encoded.label_first;
+    ret->label_end = encoded.label_end == ret->tokens ? 0 : (uint32_t)encoded.label_end;
     ret->prefix = s->prefixes[caption.column];
     return 0;
 }

@@ -65,6 +65,12 @@ static int check_data(struct reader *r)
 {
     struct config_data *data = &r->config->data;
     BL_TRY(check_script(r));
+    for (size_t i = 0; i < data->captions.count && data->train_prefix; i++)
+        if (data->captions.at[i].labels == CONFIG_LABELS_CAPTION)
+            return FAIL_KEY(r, "data.train_prefix",
+                            "expected false, since data.captions[%zu] has labels: caption, found "
+                            "true",
+                            i);
     if (data->min_tokens > data->max_tokens)
         return FAIL_KEY(r, "data.min_tokens", "expected at most data.max_tokens (%lld), found %lld",
                         (long long)data->max_tokens, (long long)data->min_tokens);
@@ -298,6 +304,9 @@ void config_free(struct config **config)
                 free(list->at[j].column);
                 free(list->at[j].prefix);
                 free(list->at[j].join);
+                free(list->at[j].trace);
+                free(list->at[j].open);
+                free(list->at[j].close);
             }
             free(list->at);
             break;

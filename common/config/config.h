@@ -26,6 +26,8 @@ enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
 enum config_routing { CONFIG_POOLED, CONFIG_MEAN, CONFIG_FIRST_PATCH };
 enum config_schedule { CONFIG_COSINE, CONFIG_CONSTANT, CONFIG_WSD };
 
+enum config_labels { CONFIG_LABELS_BOTH, CONFIG_LABELS_TRACE, CONFIG_LABELS_CAPTION };
+
 struct config_strings {
     char **at;
     size_t count;
@@ -35,6 +37,9 @@ struct config_strings {
 struct config_caption {
     char *column, *prefix; /* prefix as written; "" = none */
     char *join;            /* between prefix and caption: " " or "" */
+    char *trace;           /* column of the reasoning before the caption; NULL = none */
+    char *open, *close;    /* what stands around a trace; NULL without one */
+    enum config_labels labels;
 };
 struct config_captions {
     struct config_caption *at;
@@ -64,6 +69,7 @@ struct config_data {
     enum config_choice caption_choice;
     bool train_prefix;
     int64_t min_tokens, max_tokens;   /* tokens of the caption alone: no prefix, no EOS */
+    int64_t max_trace_tokens;         /* with what stands around it */
     struct config_strings keep, drop; /* PCRE2 patterns, checked at load */
     struct config_strings strip;      /* PCRE2 patterns of openings that are taken off */
     char *script;                     /* a Unicode script; NULL = any */

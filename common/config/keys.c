@@ -87,26 +87,66 @@ int config_read_item(struct reader *r, const struct config_item *item)
     }
 }
 
-static const char *const caption_keys[] = {"column", "prefix", "join"};
+static const char *const caption_keys[] = {"column", "prefix", "join",  "trace",
+                                           "open",   "close",  "labels"};
+enum { CAPTION_JOIN = 2, CAPTION_LABELS = 6 };
+
+static int set_labels(struct reader *r, const char *inner, enum config_labels *ret)
+{
+    static const char *const names[] = {"both", "trace", "caption"};
+    for (int i = 0; r->event.type == YAML_SCALAR_EVENT && i < 3; i++)
+        if (!strcmp(config_scalar(r), names[i])) {
+            *ret = (enum config_labels)i;
+            return 0;
+        }
+    return FAIL_HERE(r, inner, "expected both, trace or caption, found %.60s",
+                     r->event.type == YAML_SCALAR_EVENT ? config_scalar(r)
+                                                        : config_event_words(&r->event));
+}
 
 static int set_caption(struct reader *r, const char *inner, size_t known, void *item)
 {
     struct config_caption *caption = item;
-    char **const fields[] = {&caption->column, &caption->prefix, &caption->join};
+    char **const fields[] = {&caption->column, &caption->prefix, &caption->join,
+                             &caption->trace,  &caption->open,   &caption->close};
+    if (known == CAPTION_LABELS)
+        return set_labels(r, inner, &caption->labels);
     BL_TRY(config_read_text(r, inner, fields[known]));
-    if (fields[known] == &caption->join && strcmp(caption->join, " ") && *caption->join)
+    if (known == CAPTION_JOIN && strcmp(caption->join, " ") && *caption->join)
         return FAIL_HERE(r, inner, "expected \" \" or \"\", found \"%.20s\"", caption->join);
     return 0;
 }
 
-/* One {column, prefix, join}; the current event is its start. */
+/* What stands around a trace; without one there is nothing to stand around. */
+static int complete_trace(struct reader *r, struct place start, const char *path,
+                          struct config_caption *caption)
+{
+    const char *wrong = NULL;
+    if (!caption->trace) {
+        if (caption->open || caption->close || caption->labels != CONFIG_LABELS_BOTH)
+            wrong = "open, close and labels are for a caption with a trace, which is missing";
+    } else {
+        if (!caption->open)
+            BL_TRY(config_copy_text("<think>\n", &caption->open, r->err));
+        if (!caption->close)
+            BL_TRY(config_copy_text("\n</think>\n\n", &caption->close, r->err));
+        if (!*caption->trace || !strcmp(caption->trace, caption->column))
+            wrong = "expected trace to be another column than the caption's";
+        else if (strspn(caption->close, " \n\r\t") == strlen(caption->close))
+            wrong = "expected close to hold more than white space";
+    }
+    return wrong ? config_fail_named(r, start, path, bl_fail(r->err, BL_ECONFIG, "%s", wrong)) : 0;
+}
+
+/* One {column, prefix, join, …}; the current event is its start. */
 static int read_caption(struct reader *r, const char *path, struct config_caption *caption)
 {
     struct place start = config_place_of(r->event.start_mark);
-    const struct config_item item = {path, caption_keys, 3, set_caption, caption};
+    const struct config_item item = {path, caption_keys, 7, set_caption, caption};
     BL_TRY(config_read_item(r, &item));
     if (!caption->column || !*caption->column)
         return config_fail_named(r, start, path, bl_fail(r->err, BL_ECONFIG, "column is missing"));
+    BL_TRY(complete_trace(r, start, path, caption));
     if (!caption->join)
         BL_TRY(config_copy_text(" ", &caption->join, r->err));
     return caption->prefix ? 0 : config_copy_text("", &caption->prefix, r->err);

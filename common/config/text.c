@@ -49,6 +49,18 @@ static void print_filter(FILE *out, const struct config_filter *filter, const ch
     putc('}', out);
 }
 
+static void print_trace(FILE *out, const struct config_caption *caption)
+{
+    static const char *const labels[] = {"both", "trace", "caption"};
+    const char *const texts[] = {caption->trace, caption->open, caption->close};
+    static const char *const names[] = {"trace", "open", "close"};
+    for (int i = 0; i < 3; i++) {
+        fprintf(out, ", %s: ", names[i]);
+        print_text(out, texts[i]);
+    }
+    fprintf(out, ", labels: %s", labels[caption->labels]);
+}
+
 static bool is_absent(const struct config *config, const struct config_key *key)
 {
     return (key->type == CONFIG_TEXT || key->type == CONFIG_PATH) && !key->may_auto &&
@@ -102,6 +114,8 @@ static void print_value(FILE *out, const struct config *config, const struct con
             print_text(out, list->at[i].prefix);
             if (!*list->at[i].join)
                 fputs(", join: \"\"", out);
+            if (list->at[i].trace)
+                print_trace(out, &list->at[i]);
             putc('}', out);
         }
         putc(']', out);

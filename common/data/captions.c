@@ -6,6 +6,7 @@
 
 #include "common/array.h"
 #include "common/cleanup.h"
+#include "common/limits.h"
 #include "common/random.h"
 
 static const struct {
@@ -29,7 +30,8 @@ const char *caption_verdict_key(enum caption_verdict verdict)
 bool caption_verdict_is_asked(enum caption_verdict verdict)
 {
     return verdict != CAPTION_KEPT && verdict != CAPTION_EMPTY && verdict != CAPTION_TOO_LONG &&
-           verdict != CAPTION_BOUNDARY;
+           verdict != CAPTION_BOUNDARY && verdict != CAPTION_NO_TRACE &&
+           verdict != CAPTION_TRACE_TOO_LONG;
 }
 
 /* -- white space ------------------------------------------------------------------------------ */
@@ -79,26 +81,51 @@ int caption_prompt(const struct tokenizer *tokenizer, struct caption_prefix pref
 
 #define auto_ids __attribute__((cleanup(token_ids_release))) struct token_ids
 
-/* The same with the prompt's ids at hand. */
+/* Whether ids from `before` on begin with `start`, and more follows. */
+static bool begins(const struct token_ids *ids, size_t before, const struct token_ids *start)
+{
+    return ids->count - before > start->count &&
+           (!start->count ||
+            !memcmp(ids->ids + before, start->ids, start->count * sizeof *start->ids));
+}
+
+/* Appends what stands before a caption. */
+static int add_before(struct bl_bytes *text, struct caption_prefix prefix,
+                      struct caption_trace trace, struct bl_error *err)
+{
+    size_t first = prefix_size(prefix), size;
+    bool added = bl_bytes_add(text, prefix.text, first) &&
+                 bl_bytes_add(text, prefix.join, first ? strlen(prefix.join) : 0);
+    if (added && trace.text) {
+        const char *inner = caption_strip(trace.text, trace.size, &size);
+        added = bl_bytes_add(text, trace.open, strlen(trace.open)) &&
+                bl_bytes_add(text, inner, size) &&
+                bl_bytes_add(text, trace.close, strlen(trace.close));
+    }
+    return added ? 0 : bl_fail(err, BL_ENOMEM, "out of memory");
+}
+
+/* With the prompt's ids at hand. *ret_caption_first: of the ids that are appended, how many stand before the caption. */
 static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix prefix,
-                        const struct token_ids *prompt, const char *caption, size_t size,
-                        int32_t eos, struct token_ids *ids, enum caption_verdict *ret_verdict,
+                        const struct token_ids *prompt, struct caption_trace trace,
+                        const char *caption, size_t size, int32_t eos, struct token_ids *ids,
+                        size_t *ret_caption_first, enum caption_verdict *ret_verdict,
                         struct bl_error *err)
 {
-    size_t before = ids->count, first = prefix_size(prefix), inner;
+    size_t before = ids->count, inner;
     const char *stripped = caption_strip(caption, size, &inner);
     *ret_verdict = CAPTION_EMPTY;
     if (!inner)
         return 0;
     bl_autobytes struct bl_bytes text = {0};
-    if (!bl_bytes_add(&text, prefix.text, first) ||
-        !bl_bytes_add(&text, prefix.join, first ? strlen(prefix.join) : 0) ||
-        !bl_bytes_add(&text, stripped, inner))
+    auto_ids context = {0};
+    BL_TRY(add_before(&text, prefix, trace, err));
+    if (trace.text)
+        BL_TRY(tokenizer_encode(tokenizer, text.data, text.size, false, &context, err));
+    if (!bl_bytes_add(&text, stripped, inner))
         return bl_fail(err, BL_ENOMEM, "out of memory");
     BL_TRY(tokenizer_encode(tokenizer, text.data, text.size, false, ids, err));
-    size_t count = ids->count - before;
-    if (count <= prompt->count || (prompt->count && memcmp(ids->ids + before, prompt->ids,
-                                                           prompt->count * sizeof *prompt->ids))) {
+    if (!begins(ids, before, prompt) || (trace.text && !begins(ids, before, &context))) {
         ids->count = before;
         *ret_verdict = CAPTION_BOUNDARY;
         return 0;
@@ -106,18 +133,21 @@ static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix
     if (!bl_grow(&ids->ids, &ids->capacity, ids->count + 1, sizeof *ids->ids))
         return bl_fail(err, BL_ENOMEM, "out of memory");
     ids->ids[ids->count++] = eos;
+    *ret_caption_first = trace.text ? context.count : prompt->count;
     *ret_verdict = CAPTION_KEPT;
     return 0;
 }
 
 int caption_encode(const struct tokenizer *tokenizer, struct caption_prefix prefix,
-                   const char *caption, size_t size, int32_t eos, struct token_ids *ids,
-                   size_t *ret_label_first, enum caption_verdict *ret_verdict, struct bl_error *err)
+                   struct caption_trace trace, const char *caption, size_t size, int32_t eos,
+                   struct token_ids *ids, size_t *ret_label_first,
+                   enum caption_verdict *ret_verdict, struct bl_error *err)
 {
     auto_ids prompt = {0};
     BL_TRY(caption_prompt(tokenizer, prefix, &prompt, err));
     *ret_label_first = prompt.count;
-    return encode_after(tokenizer, prefix, &prompt, caption, size, eos, ids, ret_verdict, err);
+    return encode_after(tokenizer, prefix, &prompt, trace, caption, size, eos, ids, ret_label_first,
+                        ret_verdict, err);
 }
 
 int caption_eos(const struct config_data *data, const struct tokenizer *tokenizer,
@@ -215,34 +245,85 @@ static int judge_text(const struct caption_rules *rules, const char *text, size_
     return 0;
 }
 
+/* What is too long or too short of prompt, trace, caption and EOS: `first` ids stand before the caption. */
+static enum caption_verdict judge_lengths(const struct caption_rules *rules, size_t prompt,
+                                          size_t first, size_t count)
+{
+    int64_t trace = (int64_t)(first - prompt), caption = (int64_t)(count - first - 1);
+    if (caption < rules->data->min_tokens)
+        return CAPTION_TOO_SHORT;
+    if (caption > rules->data->max_tokens)
+        return CAPTION_TOO_LONG;
+    return trace > rules->data->max_trace_tokens || (trace && count > BL_CAPTION_TOKENS_MAX)
+               ? CAPTION_TRACE_TOO_LONG
+               : CAPTION_KEPT;
+}
+
+/* Which of the ids are labels: the caption begins at `first`. */
+static void choose_labels(const struct caption_rules *rules, const struct config_caption *column,
+                          size_t prompt, size_t first, size_t count, struct caption_encoded *ret)
+{
+    ret->label_first = rules->data->train_prefix                 ? 0
+                       : column->labels == CONFIG_LABELS_CAPTION ? first
+                                                                 : prompt;
+    ret->label_end = column->labels == CONFIG_LABELS_TRACE ? first : count;
+    ret->prompt = prompt;
+    ret->caption_first = first;
+}
+
 int caption_rules_encode(const struct caption_rules *rules, const struct caption_text *caption,
                          struct token_ids *ids, struct caption_encoded *ret, struct bl_error *err)
 {
     BL_ASSERT_CMP(caption->column, <, rules->data->captions.count);
+    const struct config_caption *column = &rules->data->captions.at[caption->column];
     const struct token_ids *prompt = &rules->prompts[caption->column];
-    const struct caption_prefix prefix =
-        caption_prefix_of(&rules->data->captions.at[caption->column], NULL);
-    size_t before = ids->count, size;
+    struct caption_trace trace = {NULL, 0, column->open, column->close};
+    size_t before = ids->count, first = prompt->count, size;
     const char *text = caption_strip(caption->text, caption->size, &size);
-    *ret = (struct caption_encoded){CAPTION_EMPTY, FILTERS_NONE,
-                                    rules->data->train_prefix ? 0 : prompt->count};
+    *ret = (struct caption_encoded){.verdict = CAPTION_EMPTY, .rule = FILTERS_NONE};
     if (!size)
         return 0;
     BL_TRY(judge_text(rules, text, size, ret, err));
     if (ret->verdict != CAPTION_KEPT)
         return 0;
-    BL_TRY(encode_after(rules->tokenizer, prefix, prompt, text, size, rules->eos, ids,
-                        &ret->verdict, err));
+    if (column->trace) {
+        trace.text =
+            caption_strip(caption->trace ? caption->trace : "", caption->trace_size, &trace.size);
+        ret->verdict = CAPTION_NO_TRACE;
+        if (!trace.size)
+            return 0;
+    }
+    BL_TRY(encode_after(rules->tokenizer, caption_prefix_of(column, NULL), prompt, trace, text,
+                        size, rules->eos, ids, &first, &ret->verdict, err));
     if (ret->verdict != CAPTION_KEPT)
         return 0;
-    int64_t tokens = (int64_t)(ids->count - before - prompt->count - 1);
-    if (tokens < rules->data->min_tokens)
-        ret->verdict = CAPTION_TOO_SHORT;
-    if (tokens > rules->data->max_tokens)
-        ret->verdict = CAPTION_TOO_LONG;
+    size_t count = ids->count - before;
+    ret->verdict = judge_lengths(rules, prompt->count, first, count);
     if (ret->verdict != CAPTION_KEPT)
         ids->count = before;
+    choose_labels(rules, column, prompt->count, first, count, ret);
     return 0;
+}
+
+size_t caption_columns(const struct config_data *data, const char **ret)
+{
+    size_t count = data->captions.count;
+    for (size_t i = 0; i < data->captions.count; i++) {
+        if (ret)
+            ret[i] = data->captions.at[i].column;
+        if (ret && data->captions.at[i].trace)
+            ret[count] = data->captions.at[i].trace;
+        count += data->captions.at[i].trace != NULL;
+    }
+    return count;
+}
+
+uint32_t caption_trace_column(const struct config_data *data, uint32_t column)
+{
+    uint32_t at = (uint32_t)data->captions.count;
+    for (uint32_t i = 0; i < column; i++)
+        at += data->captions.at[i].trace != NULL;
+    return data->captions.at[column].trace ? at : 0;
 }
 
 uint32_t caption_choose(uint64_t seed, uint64_t epoch, uint64_t sample, uint32_t count)

@@ -125,8 +125,9 @@ static int check_rows(const struct dataset *d, struct bl_error *err)
         return fail(err, "captions belong to no sample");
     for (uint64_t i = 0; i < h->caption_count; i++) {
         const struct dataset_text *caption = &d->captions[i];
-        if (!text_fits(d, caption->text, caption->size) || caption->column >= BL_CONFIG_LIST_MAX ||
-            caption->tokens >= h->length_count)
+        if (!text_fits(d, caption->text, caption->size) ||
+            !text_fits(d, caption->trace, caption->trace_size) ||
+            caption->column >= BL_CONFIG_LIST_MAX || caption->tokens >= h->length_count)
             return fail(err, "a caption is wrong");
     }
     return 0;
@@ -470,7 +471,17 @@ void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,
     BL_ASSERT_CMP(id, <, dataset->header->sample_count);
     BL_ASSERT_CMP(i, <, dataset->rows[id].caption_count);
     const struct dataset_text *c = &dataset->captions[dataset->rows[id].first_caption + i];
-    *ret = (struct dataset_caption){dataset->text + c->text, c->size, c->column, c->tokens};
+    *ret = (struct dataset_caption){dataset->text + c->text,  c->size,      c->column, c->tokens,
+                                    dataset->text + c->trace, c->trace_size};
+}
+
+struct caption_text dataset_caption_text(const struct dataset_caption *caption)
+{
+    return (struct caption_text){.text = caption->text,
+                                 .size = caption->size,
+                                 .column = caption->column,
+                                 .trace = caption->trace,
+                                 .trace_size = caption->trace_size};
 }
 
 void dataset_choose(const struct dataset *dataset, uint64_t id, uint64_t seed, uint64_t epoch,

@@ -69,9 +69,13 @@ struct dataset_sample {
 struct dataset_caption {
     const char *text; /* without white space at both ends; NUL-terminated */
     size_t size;
-    uint32_t column; /* index into data.captions */
-    uint32_t tokens; /* prefix, caption and EOS */
+    uint32_t column;   /* index into data.captions */
+    uint32_t tokens;   /* prefix, trace, caption and EOS */
+    const char *trace; /* NUL-terminated; of no bytes: none */
+    size_t trace_size;
 };
+/* As the caption rules take it. Borrowed from the dataset. */
+struct caption_text dataset_caption_text(const struct dataset_caption *caption);
 
 /* What takes time in the making of an index, and then in its check: name, words. */
 #define DATASET_PHASES(X)                                                                          \

@@ -236,6 +236,10 @@ static int add_caption(struct build *b, const struct source_sample *sample, uint
     struct dataset_text record = {
         .size = (uint32_t)caption.size, .column = caption.column, .tokens = judgement->tokens};
     BL_TRY(append_text(b, caption.text, caption.size, &record.text, err));
+    record.trace = record.text + record.size; /* the text's end */
+    record.trace_size = (uint32_t)caption.trace_size;
+    if (caption.trace_size)
+        BL_TRY(append_text(b, caption.trace, caption.trace_size, &record.trace, err));
     BL_TRY(count_length(b, record.tokens, err));
     b->header.caption_count++;
     tally->kept++;
@@ -422,6 +426,8 @@ static void digest_content(struct build *b)
             if (!*b->config->data.captions.at[c->column].join)
                 bl_sha256_add(&hash, "join", 4);
             bl_sha256_add(&hash, b->text.data + c->text, c->size + 1);
+            if (c->trace_size)
+                bl_sha256_add(&hash, b->text.data + c->trace, c->trace_size + 1);
             bl_sha256_add(&hash, &c->tokens,
                           sizeof c->tokens); /* another tokenizer shows in them */
         }

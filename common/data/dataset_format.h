@@ -41,8 +41,8 @@ struct dataset_row {
     uint32_t caption_count, split;
 };
 struct dataset_text {
-    uint64_t text;
-    uint32_t size, column, tokens, zero;
+    uint64_t text, trace; /* trace_size 0: none */
+    uint32_t size, trace_size, column, tokens;
 };
 struct dataset_note {
     uint64_t text;
@@ -51,7 +51,7 @@ struct dataset_note {
     uint32_t rule, zero; /* FILTERS_NONE: none */
 };
 _Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 72 &&
-                   sizeof(struct dataset_text) == 24 && sizeof(struct dataset_note) == 32,
+                   sizeof(struct dataset_text) == 32 && sizeof(struct dataset_note) == 32,
                "the format has no padding");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in place");
 
@@ -94,7 +94,8 @@ struct dataset_judging;
 /* A caption that the rules look at. */
 struct dataset_judgement {
     size_t text, size; /* as found */
-    char *stripped;    /* without an opening that data.strip took off, or NULL */
+    size_t trace, trace_size;
+    char *stripped; /* without an opening that data.strip took off, or NULL */
     size_t stripped_size;
     uint32_t column, tokens;
     uint32_t strip, rule; /* data.strip's pattern; the verdict's rule; FILTERS_NONE: none */

@@ -28,12 +28,14 @@ static int fail_nomem(struct bl_error *err)
 /* The column that data.caption_choice: first looks at: the first with a caption that is more than white space. False: there is
  * none. */
 static bool first_column(const struct source *source, uint64_t row, uint64_t candidates,
-                         uint32_t *ret)
+                         uint32_t captions, uint32_t *ret)
 {
     for (uint64_t i = 0; i < candidates; i++) {
         struct source_candidate c;
         size_t size;
         source_candidate(source, row, i, &c);
+        if (c.column >= captions)
+            continue;
         caption_strip(c.text, c.size, &size);
         if (size) {
             *ret = c.column;
@@ -61,6 +63,50 @@ static int add(struct dataset_judging *j, const struct source_candidate *candida
     return 0;
 }
 
+/* Candidate i's place among those of its column in its row. */
+static uint64_t place_in_column(const struct source *source, uint64_t row, uint64_t i)
+{
+    struct source_candidate own, other;
+    uint64_t place = 0;
+    source_candidate(source, row, i, &own);
+    for (uint64_t k = 0; k < i; k++) {
+        source_candidate(source, row, k, &other);
+        place += other.column == own.column;
+    }
+    return place;
+}
+
+/* Gives the caption added last, candidate i of the row, its trace: of its column's list the one at the same place, or the only
+ * one. */
+static int add_trace(struct dataset_judging *j, const struct source *source, uint64_t row,
+                     uint64_t candidates, uint64_t i, struct bl_error *err)
+{
+    struct dataset_judgement *judgement = &j->at[j->judged - 1];
+    uint32_t column = caption_trace_column(j->config, judgement->column);
+    uint64_t count = 0;
+    if (!column)
+        return 0;
+    uint64_t wanted = place_in_column(source, row, i);
+    struct source_candidate trace, only = {0}, found = {0};
+    for (uint64_t k = 0; k < candidates; k++) {
+        source_candidate(source, row, k, &trace);
+        if (trace.column != column)
+            continue;
+        if (count == wanted)
+            found = trace;
+        only = trace;
+        count++;
+    }
+    if (count == 1)
+        found = only;
+    judgement->trace = j->text.size;
+    const char *text =
+        caption_strip(found.text ? found.text : "", found.size, &judgement->trace_size);
+    return bl_bytes_add(&j->text, text, judgement->trace_size) && bl_bytes_add(&j->text, "", 1)
+               ? 0
+               : fail_nomem(err);
+}
+
 /* The captions of a row that are looked at: none where all are white space. */
 static int add_row(struct dataset_judging *j, const struct source *source, uint64_t row,
                    struct bl_error *err)
@@ -68,14 +114,18 @@ static int add_row(struct dataset_judging *j, const struct source *source, uint6
     struct source_sample sample;
     uint32_t column;
     BL_TRY(source_get(source, row, &sample, err));
-    if (!first_column(source, row, sample.candidate_count, &column))
+    const uint32_t captions = (uint32_t)j->config->captions.count;
+    if (!first_column(source, row, sample.candidate_count, captions, &column))
         return 0;
     uint32_t outside = filters_numbers(&j->config->filters, sample.numbers);
     for (uint64_t i = 0; i < sample.candidate_count; i++) {
         struct source_candidate candidate;
         source_candidate(source, row, i, &candidate);
-        if (j->config->caption_choice == CONFIG_CHOICE_ANY || candidate.column == column)
+        if (candidate.column < captions &&
+            (j->config->caption_choice == CONFIG_CHOICE_ANY || candidate.column == column)) {
             BL_TRY(add(j, &candidate, outside, err));
+            BL_TRY(add_trace(j, source, row, sample.candidate_count, i, err));
+        }
     }
     return 0;
 }
@@ -112,11 +162,16 @@ static int strip(const struct dataset_judging *j, struct dataset_judgement *judg
 static struct caption_text text_of(const struct dataset_judging *j,
                                    const struct dataset_judgement *judgement)
 {
-    if (judgement->stripped)
-        return (struct caption_text){judgement->stripped, judgement->stripped_size,
-                                     judgement->column};
-    return (struct caption_text){j->text.data + judgement->text, judgement->size,
-                                 judgement->column};
+    struct caption_text ret = {.text = j->text.data + judgement->text,
+                               .size = judgement->size,
+                               .column = judgement->column,
+                               .trace = j->text.data + judgement->trace,
+                               .trace_size = judgement->trace_size};
+    if (judgement->stripped) {
+        ret.text = judgement->stripped;
+        ret.size = judgement->stripped_size;
+    }
+    return ret;
 }
 
 static int judge(const struct dataset_judging *j, struct dataset_judgement *judgement,
@@ -202,8 +257,9 @@ int dataset_judged_caption(const struct dataset_judging *j,
 void dataset_found_caption(const struct dataset_judging *j,
                            const struct dataset_judgement *judgement, struct caption_text *ret)
 {
-    *ret =
-        (struct caption_text){j->text.data + judgement->text, judgement->size, judgement->column};
+    *ret = text_of(j, judgement);
+    ret->text = j->text.data + judgement->text;
+    ret->size = judgement->size;
 }
 
 void dataset_judging_free(struct dataset_judging **judging)

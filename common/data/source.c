@@ -14,6 +14,7 @@
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/utf8.h"
+#include "common/data/captions.h"
 #include "common/data/source_build.h"
 
 /* In the order in which auto tries them. */
@@ -494,11 +495,10 @@ int source_open(const struct source_options *options, struct source **ret, struc
 int source_open_data(const struct config_data *data, struct source *ret[2], struct bl_error *err)
 {
     const char *const paths[2] = {data->source, data->validation_source};
-    bl_autofree const char **columns = calloc(data->captions.count, sizeof *columns);
+    bl_autofree const char **columns = calloc(2 * data->captions.count, sizeof *columns);
     if (!columns)
         return fail_nomem(err);
-    for (size_t i = 0; i < data->captions.count; i++)
-        columns[i] = data->captions.at[i].column;
+    size_t column_count = caption_columns(data, columns);
     bl_autofree const char **numbers = calloc(data->filters.count + 1, sizeof *numbers);
     if (!numbers)
         return fail_nomem(err);
@@ -508,7 +508,7 @@ int source_open_data(const struct config_data *data, struct source *ret[2], stru
         const struct source_options options = {.path = paths[i],
                                                .format = data->format,
                                                .columns = columns,
-                                               .column_count = data->captions.count,
+                                               .column_count = column_count,
                                                .numbers = numbers,
                                                .number_count = data->filters.count,
                                                .image_column = data->image_column,

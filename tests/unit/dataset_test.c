@@ -245,6 +245,34 @@ static void each_rule_is_counted_by_itself(void **state)
     dataset_free(&d);
 }
 
+static void traces_are_kept_with_their_captions(void **state)
+{
+    struct dataset_caption caption;
+    put("data/a.jpg", "image a");
+    put("data/b.jpg", "image b");
+    put("data/c.jpg", "image c");
+    put("data/metadata.jsonl",
+        "{\"file_name\": \"a.jpg\", \"text\": \"a red circle\", \"why\": \" It is red. \"}\n"
+        "{\"file_name\": \"b.jpg\", \"text\": [\"a star\", \"two stars\"], \"why\": [\"one\", "
+        "\"two\"]}\n"
+        "{\"file_name\": \"c.jpg\", \"text\": \"a blue star\"}\n");
+    static const char keys[] = "  validation: 0\n  max_bad_fraction: 0.4\n"
+                               "  captions: [{column: text, trace: why, open: \"(\", close: "
+                               "\")\"}]\n";
+    struct dataset *d = prepared(keys, NULL);
+    assert_int_equal(dataset_samples(d), 2);
+    dataset_caption(d, 0, 0, &caption);
+    assert_string_equal(caption.text, "a red circle");
+    assert_string_equal(caption.trace, "It is red.");
+    assert_int_equal(caption.trace_size, 10);
+    dataset_caption(d, 1, 1, &caption);
+    assert_string_equal(caption.text, "two stars");
+    assert_string_equal(caption.trace, "two");
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_NO_TRACE), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_UNFIT), 1);
+    dataset_free(&d);
+}
+
 static void examples_know_their_image(void **state)
 {
     struct dataset_example example;
@@ -752,6 +780,7 @@ static void an_index_may_be_cut_while_it_is_open(void **state)
 UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(what_is_left_out_is_counted_with_examples),
           IN_FOLDER(each_rule_is_counted_by_itself), IN_FOLDER(examples_know_their_image),
+          IN_FOLDER(traces_are_kept_with_their_captions),
           IN_FOLDER(another_rule_makes_another_index),
           IN_FOLDER(captions_lost_without_being_asked_are_judged_like_images),
           IN_FOLDER(an_image_is_in_one_split_under_all_its_names),
