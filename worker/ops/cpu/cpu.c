@@ -195,7 +195,8 @@ void ops_cpu_kind(char *ret, size_t size)
         i++;
     snprintf(ret, size, "%s, oneDNN %d.%d.%d %s%s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
              version->major, version->minor, version->patch, names[i].name,
-             packed_pays() ? ", bf16 products" : "", sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
+             packed_pays() ? ", bf16 products" : "", sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024,
+             sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
 }
 
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err)
