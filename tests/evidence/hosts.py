@@ -5,6 +5,7 @@ Call it inside lib.in_namespaces(…, "--net") after prepare(): however the comm
 import fcntl
 import heapq
 import itertools
+import math
 import os
 import random
 import select
@@ -12,6 +13,8 @@ import struct
 import subprocess
 import sys
 import time
+
+from lib import program, write_yaml
 
 HERE = os.path.abspath(__file__)
 
@@ -156,6 +159,83 @@ class Service:
     def kill(self):
         self.process.kill()
         self.process.wait()
+
+
+class Wrong(Exception):
+    """What a run was expected not to do."""
+
+
+class Run:
+    """A run of the demo's models under keys, whose services are on the network's hosts of the same names: coordinator, loader-N, worker-N."""
+    PORT, LEAVE_S = 5555, 10
+
+    def __init__(self, place, network, name, **changes):
+        self.network, self.folder, self.log = network, place.path(name), place.path(name + ".log")
+        self.yaml, self.keys = place.path(name + ".yaml"), place.path("keys")
+        address = network.hosts["coordinator"].address
+        self.endpoint = "tcp://%s:%d" % (address, self.PORT)
+        settings = dict(train__reproducible=True, train__global_batch=8, cluster__bind=address, cluster__port=self.PORT)
+        write_yaml(self.yaml, place.path("data"), self.folder, **dict(settings, **changes))
+        self.services, self.commits, self.read, self.began = {}, [], 0, time.monotonic()
+
+    def start(self, names, environments=None):
+        """Services of these names; `environments`: what some of them have more in theirs."""
+        for name in names:
+            host, kind = self.network.hosts[name], name.split("-")[0]
+            if kind == "coordinator":
+                command = [program("blipren-coord"), "train", self.yaml, "--cluster", "--keys", self.keys]
+            else:
+                command = [program("blipren-" + kind), "--coord", self.endpoint, "--threads", "1", "--keys", self.keys,
+                           "--name", name, "--patience", str(self.LEAVE_S)]
+                if kind == "worker":
+                    command += ["--host", host.address]
+            self.services[name] = Service(name, host, command, self.log, (environments or {}).get(name))
+
+    def tend(self, until=math.inf, commits=math.inf, limit_s=300):
+        """Looks after all services until a time, or so many commits; True as soon as the run has ended."""
+        limit = time.monotonic() + limit_s
+        while time.monotonic() < until and len(self.commits) < commits:
+            ended = self.services["coordinator"].ended()
+            self.count()
+            if ended:
+                return True
+            for service in self.services.values():
+                service.ended()
+            if time.monotonic() > limit:
+                raise Wrong("not at its end after %d s" % limit_s)
+            time.sleep(0.01)
+        return False
+
+    def count(self):
+        """When each commit was seen in the journal."""
+        try:
+            with open(os.path.join(self.folder, "journal")) as f:
+                f.seek(self.read)
+                text = f.read()
+        except OSError:
+            return
+        whole = text[:text.rfind("\n") + 1]
+        self.read += len(whole)
+        self.commits += [time.monotonic()] * whole.count('"COMMIT"')
+
+    def pause(self, since):
+        """The longest time without a commit from then on, up to now."""
+        times = [since] + [t for t in self.commits if t > since] + [time.monotonic()]
+        return max(b - a for a, b in zip(times, times[1:]))
+
+    def leave(self, hung=None):
+        """Who took part has heard of the end, or gives up after --patience, but for one that hangs."""
+        until = time.monotonic() + 4 * self.LEAVE_S
+        for name, service in self.services.items():
+            try:
+                service.process.wait(max(0.1, until - time.monotonic()) if name != hung else 0)
+            except subprocess.TimeoutExpired:
+                if name != hung:
+                    raise Wrong("%s did not leave" % name) from None
+
+    def stop(self):
+        for service in self.services.values():
+            service.kill()
 
 
 if __name__ == "__main__" and sys.argv[1:2] == ["spoil"]:
