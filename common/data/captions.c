@@ -318,6 +318,12 @@ size_t caption_columns(const struct config_data *data, const char **ret)
     return count;
 }
 
+int64_t caption_tokens_max(const struct config_data *data)
+{
+    bool traces = caption_columns(data, NULL) > data->captions.count;
+    return data->max_tokens + (traces ? data->max_trace_tokens : 0);
+}
+
 uint32_t caption_trace_column(const struct config_data *data, uint32_t column)
 {
     uint32_t at = (uint32_t)data->captions.count;
