@@ -6,8 +6,8 @@
  * P is empty; the EOS follows. The ids must begin with encode(P), which is the prompt at generation. BOS stands apart
  * (llm.bos) and is not among them.
  *
- * With a trace, reasoning T without white space at both ends, ids = encode(P + join + open + T + close + C): they must also begin with
- * the ids of all that comes before C. */
+ * With a trace, reasoning T without white space at both ends, ids = encode(P + join + open + T + close + C): C must
+ * also begin with a token of its own. */
 #pragma once
 
 #include <stdbool.h>
