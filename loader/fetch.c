@@ -136,6 +136,7 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         slot->label_first = info.label_first;
         slot->label_end = info.label_end;
         slot->image_hash = info.image_hash;
+        slot->damaged = info.damaged;
         g->good++;
     }
     g->pixels_size = g->good * image_bytes;

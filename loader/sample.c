@@ -243,11 +243,14 @@ bool sample_is_left_out(const struct bl_error *err)
 }
 
 static int make_pixels(const struct sample_source *s, uint64_t id,
-                       const struct dataset_sample *sample, uint8_t *pixels, struct bl_error *err)
+                       const struct dataset_sample *sample, uint8_t *pixels, bool *ret_damaged,
+                       struct bl_error *err)
 {
     bl_autofree char *data = NULL;
+    struct image_facts facts;
     size_t size = 0;
     uint64_t row;
+    *ret_damaged = false;
     enum features_found found =
         s->cache ? features_find(s->cache, sample->hash, &row) : FEATURES_ROW;
     if (found == FEATURES_VOID)
@@ -257,13 +260,13 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     if (s->cache)
         return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
-    int64_t width, height, least = s->config->data.min_side;
-    BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &width, &height,
-                               err));
-    if (width >= least && height >= least)
+    const int64_t least = s->config->data.min_side;
+    BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &facts, err));
+    *ret_damaged = facts.damaged;
+    if (facts.width >= least && facts.height >= least)
         return 0;
-    bl_fail(err, BL_EFORMAT, "%lld x %lld pixels, less than data.min_side (%lld)", (long long)width,
-            (long long)height, (long long)least);
+    bl_fail(err, BL_EFORMAT, "%lld x %lld pixels, less than data.min_side (%lld)",
+            (long long)facts.width, (long long)facts.height, (long long)least);
     return bl_error_key(err, "data.min_side");
 }
 
@@ -294,7 +297,7 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
     size_t before = ids->count;
     dataset_sample(s->dataset, id, &sample);
     for (unsigned failures = 0;;) {
-        int rc = make_pixels(s, id, &sample, pixels, err);
+        int rc = make_pixels(s, id, &sample, pixels, &info.damaged, err);
         if (rc == 0)
             rc = make_ids(s, id, epoch, ids, &info, err);
         if (rc == 0)
