@@ -136,8 +136,14 @@ void loop_bad_sample(struct loop *l, uint32_t index)
         return;
     dataset_sample(l->dataset, slot->sample, &sample);
     location_describe(&sample.location, image, sizeof image);
-    bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample, image,
-           slot->reason);
+    if (!slot->asked)
+        bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample, image,
+               slot->reason);
+    else if (!l->left_out++)
+        bl_log(BL_LOG_INFO,
+               "left out sample=%" PRIu64 " file=%s: %s; more of them are only listed, in "
+               "bad_samples.jsonl",
+               slot->sample, image, slot->reason);
     if (bad_samples_add(l->bad_samples, slot->sample, image, slot->reason, &err) < 0)
         bl_log_error(&err); /* a line less; ignoring */
 }
@@ -268,7 +274,7 @@ static void choose_probe(struct loop *l)
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
-    char text[600];
+    char text[900];
     double share;
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
@@ -282,6 +288,8 @@ static int prepare_data(struct loop *l, struct bl_error *err)
            l->plan.validate_samples, reused ? " (index reused)" : "");
     if (dataset_split_text(l->dataset, text, sizeof text))
         bl_log(BL_LOG_INFO, "data %s", text);
+    if (dataset_stripped_text(l->dataset, text, sizeof text))
+        bl_log(BL_LOG_INFO, "%s", text);
     for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++)
         if (dataset_dropped_text(l->dataset, (enum caption_verdict)v, text, sizeof text, &share))
             bl_log(share > l->config->data.max_bad_fraction ? BL_LOG_WARNING : BL_LOG_INFO, "%s",

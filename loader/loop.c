@@ -115,6 +115,7 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
         voids[n].slot = i;
         voids[n].sample = slot->sample;
         voids[n].unreadable = slot->unreadable;
+        voids[n].asked = slot->asked;
         voids[n++].reason = slot->reason;
     }
 }
@@ -193,6 +194,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
         slots[i].tokens = from->tokens;
         slots[i].prefix = from->prefix;
         slots[i].label_first = from->label_first;
+        slots[i].label_end = from->label_end;
         slots[i].image_hash = from->image_hash;
         list[i] = &slots[i];
     }

@@ -129,6 +129,8 @@ struct micro_batch {
     const int32_t *ids;  /* text tokens of all images together: prefix, caption, EOS */
     const int32_t *ids_start; /* (B+1): image b's are ids[ids_start[b] .. ids_start[b+1]) */
     const uint8_t *labels;    /* as long as ids: 1 = the loss counts this token */
+    bool
+        text_only; /* evaluation: the LLM sees no image; a text's first token is then no label, unless there is a BOS */
     const int32_t *positions; /* (B) place j in the global batch, for dropout */
 };
 
@@ -192,7 +194,8 @@ struct captioner_score {
     int32_t correct; /* label is the arg max */
 };
 /* Without dropout. scores (B). shuffled (B) or NULL: text b scored with image permutation[b]
- * instead; the images are looked at once. Leaves the step's sums and gradients alone. */
+ * instead; the images are looked at once. Under mb->text_only there are
+ * none (permutation and shuffled NULL): the same losses of the LLM alone. Leaves the step's sums and gradients alone. */
 int captioner_evaluate(struct captioner *c, const struct micro_batch *mb,
                        struct captioner_score *scores, const int32_t *permutation,
                        struct captioner_score *shuffled, struct bl_error *err);
