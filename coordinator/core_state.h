@@ -262,6 +262,8 @@ bool core_is_complete(const struct coord *c);
 
 /* Ends the run: FINISH into the journal, then Stop to everyone. code: 0 or BL_E…; text is static. */
 void core_leave(struct coord *c, int code, const char *text);
+/* EXIT at once: nothing more is said or written. */
+void core_exit(struct coord *c, int code, const char *text);
 /* Why a stop is under way: the text of that leaving. */
 const char *core_stop_text(const struct coord *c);
 /* The run contradicts itself: it stops before anything is built on that (S5). */

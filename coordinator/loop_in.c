@@ -93,6 +93,7 @@ static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelop
     e->type = COORD_EVENT_HELLO;
     e->hello.role = peer->role;
     e->hello.capacity = m->hello->capacity;
+    e->hello.epoch = m->epoch;
     if (is_new)
         bl_log_peer(BL_LOG_INFO, peer->name, "peer=%s joins as %s", peer->name,
                     peer->role == BL_ROLE_WORKER ? "worker" : "loader");

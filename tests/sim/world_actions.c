@@ -560,6 +560,7 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return coord_exit(a);
     case COORD_ACTION_REMOVED:
         return coord_removed(a);
+    case COORD_ACTION_PROBE:
     case COORD_ACTION_REPORTED:
     case COORD_ACTION_COMMITTED:
     case COORD_ACTION_VALIDATED:

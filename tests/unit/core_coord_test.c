@@ -494,6 +494,37 @@ static void an_assignment_that_takes_too_long_goes_to_another(void **state)
     assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
 }
 
+/* J3. The commit is on disk, but in a journal that nobody reads any more. */
+static void a_record_counts_only_while_the_epoch_is_its_own(void **state)
+{
+    begin_alone();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, all_places);
+    assert_int_equal(records[record_count - 1].type, COORD_RECORD_COMMIT);
+    struct coord_event e = {.type = COORD_EVENT_JOURNALED};
+    e.journaled.seq = record_seqs[record_count - 1];
+    e.journaled.epoch = 1;
+    log_count = 0;
+    feed(e);
+    assert_state(COORD_FINISHED);
+    assert_int_equal(log_count, 1);
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, BL_ETAKEN);
+    assert_int_equal(coord_ledger(c)->committed, 0);
+}
+
+/* J4. */
+static void a_peer_of_a_newer_epoch_is_not_welcomed(void **state)
+{
+    start();
+    disk();
+    struct coord_event e = from(WORKER_A, COORD_EVENT_HELLO);
+    e.hello.role = BL_ROLE_WORKER;
+    e.hello.epoch = 1;
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_WELCOME, 0), 0);
+    assert_int_equal(count(COORD_ACTION_PROBE, 0), 1);
+}
+
 static void a_step_counts_when_all_ranks_have_reported_it(void **state)
 {
     begin_pair();
@@ -1870,6 +1901,8 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(assignments_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
           CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
           CASE(an_assignment_that_takes_too_long_goes_to_another),
+          CASE(a_record_counts_only_while_the_epoch_is_its_own),
+          CASE(a_peer_of_a_newer_epoch_is_not_welcomed),
           CASE(a_step_counts_when_all_ranks_have_reported_it),
           CASE(only_a_report_that_counts_is_kept),
           CASE(other_samples_or_batch_indices_than_ordered_stop_the_run),
