@@ -212,14 +212,15 @@ static int read_file(struct text *text, const char *file, const struct journal *
     return read_on(text, j->path, reader, context, err);
 }
 
-/* First the records are read, so that a start that they refuse takes the run from nobody; then the epoch is claimed; then what was
+/* First the records are read, so that a start that they do not fit takes the run from nobody; then the epoch is claimed; then what was
  * written meanwhile is read. All that counts was on disk before the claim (J3). */
 static int read_and_claim(struct journal *j, struct text *text, journal_reader *reader,
-                          void *context, struct bl_error *err)
+                          journal_judge *judge, void *context, struct bl_error *err)
 {
     char before[EPOCH_PATH_MAX], after[EPOCH_PATH_MAX];
     BL_TRY(find_records(j, UINT64_MAX, before, err));
     BL_TRY(read_file(text, before, j, reader, context, err));
+    BL_TRY(judge(context, err));
     BL_TRY(epoch_claim(j->run_folder, &j->epoch, err));
     BL_TRY(find_records(j, j->epoch, after, err));
     if (strcmp(before, after) != 0) {
@@ -367,8 +368,9 @@ static int begin(struct journal *j, const struct text *text, struct bl_error *er
     return 0;
 }
 
-int journal_open(const char *run_folder, journal_reader *reader, journal_written *written,
-                 void *context, struct journal **ret, struct bl_error *err)
+int journal_open(const char *run_folder, journal_reader *reader, journal_judge *judge,
+                 journal_written *written, void *context, struct journal **ret,
+                 struct bl_error *err)
 {
     __attribute__((cleanup(text_release))) struct text text = {0};
     bl_autofree struct journal *j = calloc(1, sizeof *j);
@@ -379,7 +381,7 @@ int journal_open(const char *run_folder, journal_reader *reader, journal_written
     j->context = context;
     snprintf(j->run_folder, sizeof j->run_folder, "%s", run_folder);
     BL_TRY(bl_path_join(j->path, sizeof j->path, run_folder, "journal", err));
-    BL_TRY(read_and_claim(j, &text, reader, context, err));
+    BL_TRY(read_and_claim(j, &text, reader, judge, context, err));
     j->batch = text.batch;
     epoch_journal_path(run_folder, j->epoch, j->own);
     struct coord_record began = {.type = COORD_RECORD_EPOCH, .step = j->epoch};

@@ -20,6 +20,8 @@ struct journal;
 
 /* Called for every whole record, oldest first; a failure ends the reading and is passed on. */
 typedef int journal_reader(void *context, const struct coord_record *record, struct bl_error *err);
+/* Called once when they are read: a failure says that this start may not go on with them. */
+typedef int journal_judge(void *context, struct bl_error *err);
 /* Called on the writing thread: all records up to seq are on disk, and after that the run's epoch was `epoch`; or err says why
  * nothing more will be. */
 typedef void journal_written(void *context, uint64_t seq, uint64_t epoch,
@@ -28,8 +30,9 @@ typedef void journal_written(void *context, uint64_t seq, uint64_t epoch,
 /* Reads the journal (absent: none) without its torn end, claims the next epoch, whose EPOCH is the last record that the reader
  * gets, and starts the writing thread. A failure before the
  * claim leaves the run to whoever has it. -BL_ETAKEN: another coordinator started meanwhile. */
-int journal_open(const char *run_folder, journal_reader *reader, journal_written *written,
-                 void *context, struct journal **ret, struct bl_error *err);
+int journal_open(const char *run_folder, journal_reader *reader, journal_judge *judge,
+                 journal_written *written, void *context, struct journal **ret,
+                 struct bl_error *err);
 /* Queues a record; one sync serves all that wait. */
 void journal_append(struct journal *journal, uint64_t seq, const struct coord_record *record);
 /* Asks for the run's epoch: `written` is called for the records so far. */

@@ -454,11 +454,12 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
 }
 
 /* A run goes on with the data it began with. */
-static int compare_data(const struct loop *l, struct bl_error *err)
+static int compare_data(void *context, struct bl_error *err)
 {
+    const struct loop *l = context;
     char hex[65];
     const struct coord_ledger *ledger = coord_ledger(l->core);
-    if (!ledger->checkpoint_count)
+    if (loop_embeds(l) || !ledger->checkpoint_count)
         return 0;
     bl_hex(dataset_fingerprint(l->dataset), 32, hex);
     if (registry_fits_data(l->config->run_dir, ledger->checkpoints[ledger->checkpoint_count - 1],
@@ -487,7 +488,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     if (l->options->local && (uint32_t)l->options->workers > config.workers_wanted)
         config.workers_wanted = (uint32_t)l->options->workers;
     BL_TRY(coord_new(&config, &l->core, err));
-    BL_TRY(journal_open(c->run_dir, replay, written, l, &l->journal, err));
+    BL_TRY(journal_open(c->run_dir, replay, compare_data, written, l, &l->journal, err));
     if (loop_embeds(l))
         return 0;
     const struct coord_ledger *ledger = coord_ledger(l->core);
@@ -495,7 +496,6 @@ static int open_core(struct loop *l, struct bl_error *err)
     if (ledger->started)
         bl_log(BL_LOG_INFO, "resuming at step=%" PRIu64 " of %" PRIu64, ledger->committed,
                l->plan.steps);
-    BL_TRY(compare_data(l, err));
     if (c->train.keep_best)
         BL_TRY(best_read(c->run_dir, &l->best, err));
     else

@@ -46,10 +46,15 @@ static void written(void *context, uint64_t seq, uint64_t epoch_now, const struc
     epoch_found = epoch_now;
 }
 
+static int accept(void *context, struct bl_error *err)
+{
+    return 0;
+}
+
 static int open_again(struct journal **ret, struct bl_error *err)
 {
     seen_count = 0;
-    return journal_open(folder, note, written, NULL, ret, err);
+    return journal_open(folder, note, accept, written, NULL, ret, err);
 }
 
 static struct coord_record record_of(int i)
@@ -214,7 +219,7 @@ static void a_journal_that_is_removed_while_it_is_written_is_an_error(void **sta
 {
     struct journal *j = NULL;
     struct bl_error err = {0};
-    assert_ok(journal_open(folder, note, note_error, NULL, &j, &err), err);
+    assert_ok(journal_open(folder, note, accept, note_error, NULL, &j, &err), err);
     assert_ok(bl_folder_remove(folder, &err), err);
     struct coord_record r = record_of(0);
     journal_append(j, 1, &r);
@@ -285,7 +290,7 @@ static void a_journal_of_a_version_without_epochs_is_taken_over(void **state)
     journal_close(&j);
 }
 
-static int refuse(void *context, const struct coord_record *record, struct bl_error *err)
+static int refuse(void *context, struct bl_error *err)
 {
     return bl_fail(err, BL_ECONFIG, "another run's");
 }
@@ -297,7 +302,7 @@ static void a_start_that_the_records_refuse_takes_the_run_from_nobody(void **sta
     uint64_t now;
     write_records(1);
     assert_ok(open_again(&j, &err), err);
-    assert_int_equal(journal_open(folder, refuse, written, NULL, &other, &err), -BL_ECONFIG);
+    assert_int_equal(journal_open(folder, note, refuse, written, NULL, &other, &err), -BL_ECONFIG);
     assert_ok(epoch_read(folder, &now, &err), err);
     assert_int_equal(now, 2);
     journal_close(&j);
