@@ -21,6 +21,11 @@ struct sim_event *engine_event(enum worker_event_type type)
     return e;
 }
 
+static bool is_collective(const struct op *op)
+{
+    return op->type == OP_FORM || op->type == OP_REDUCE;
+}
+
 static void schedule_op(int index, bool ok)
 {
     struct engine *engine = &w->workers[index].engine;
@@ -33,12 +38,9 @@ static void schedule_op(int index, bool ok)
     engine->decided = true;
     struct process *p = &w->workers[index];
     uint64_t start_ms = later(w->now_ms, p->stalled_until_ms);
+    if (is_collective(&engine->ops[0]))
+        start_ms = later(start_ms, p->comm_cut_until_ms);
     sim_push(&w->queue, e, busy_until(p, start_ms + (ok ? work() : 1 + delay())));
-}
-
-static bool is_collective(const struct op *op)
-{
-    return op->type == OP_FORM || op->type == OP_REDUCE;
 }
 
 void comm_fail(uint64_t generation)
