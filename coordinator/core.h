@@ -92,7 +92,8 @@ struct coord_event {
             uint32_t probes, probes_good; /* loader: images it was to read, and did read rightly */
         } ended;
         struct {
-            uint64_t progress; /* grows with every piece of work the peer does */
+            uint64_t progress; /* grows with every piece of work the peer does … */
+            uint64_t looks;    /* … and this while it waits for other ranks in a collective */
         } beat;
         struct {
             uint64_t step;

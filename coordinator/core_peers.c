@@ -228,6 +228,10 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
 void core_on_beat(struct coord *c, const struct coord_event *e)
 {
     struct signs *signs = signs_of(c, e->peer);
+    if (e->beat.looks > signs->looks) {
+        signs->looks = e->beat.looks;
+        signs->looks_ms = c->now_ms;
+    }
     if (e->beat.progress <= signs->progress)
         return;
     signs->progress = e->beat.progress;

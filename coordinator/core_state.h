@@ -51,6 +51,7 @@ struct lease {
 struct signs {
     uint64_t heard_ms;
     uint64_t progress, progress_ms; /* the highest number told; when it grew */
+    uint64_t looks, looks_ms;       /* the same of its looking for other ranks */
 };
 
 enum phase {

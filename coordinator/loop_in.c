@@ -155,6 +155,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         snprintf(peer->waiting, sizeof peer->waiting, "%s", m->beat->waiting);
         e->type = COORD_EVENT_BEAT;
         e->beat.progress = m->beat->progress;
+        e->beat.looks = m->beat->looks;
         return true;
     case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
         e->type = COORD_EVENT_RENDEZVOUS;

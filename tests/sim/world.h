@@ -117,8 +117,8 @@ struct process {
     uint64_t stalled_until_ms;
     uint64_t up_cut_until_ms, down_cut_until_ms; /* to and from coordinators */
     uint64_t data_cut_until_ms, comm_cut_until_ms;
-    uint64_t busy_until_ms, progress; /* works until then; what its Beats say */
-    bool hung, was_hung;              /* its threads do nothing; its loop does */
+    uint64_t busy_until_ms, progress, looks; /* works until then; what its Beats say */
+    bool hung, was_hung;                     /* its threads do nothing; its loop does */
     uint64_t backlog_ms; /* what its threads say comes no earlier, and in order: they were hung */
     /* worker */
     struct worker *worker;
@@ -297,6 +297,13 @@ static inline uint64_t progress_of(struct process *p)
     return p->progress += w->now_ms < p->busy_until_ms;
 }
 
+/* The same of how often it looked for other ranks' bytes. */
+static inline uint64_t looks_of(struct process *p)
+{
+    bool waits = p->engine.running && p->engine.ops[0].type == OP_REDUCE && !p->hung;
+    return p->looks += waits;
+}
+
 /* ---- world.c */
 
 /* The worker with this incarnation, if it is up; else -1. */
@@ -363,6 +370,8 @@ void comm_fail(uint64_t generation);
 uint32_t unreached_by(int index, const struct comm *comm, uint32_t *ret_ranks);
 /* The engine, whose operation is FORM, has met its rendezvous: the comm is complete once all have. */
 void form_join(int index);
+/* The all-reduce that has begun ends, once all ranks have come and none of them hangs. */
+void reduce_go(uint64_t generation);
 void engine_queue(int index, struct op op);
 /* The running operation comes to its end: what it changes, and what the loop hears. */
 void op_end(int index, bool ok);

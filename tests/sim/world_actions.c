@@ -92,6 +92,7 @@ static void worker_message(int index, const struct worker_action *a)
     default:
         BL_ASSERT(a->type == WORKER_ACTION_BEAT);
         m->beat.progress = p->hung ? p->progress : progress_of(p);
+        m->beat.looks = looks_of(p);
     }
     send_up_from(p, a->link, e);
 }

@@ -130,6 +130,22 @@ void form_join(int index)
         form_complete(comm, op);
 }
 
+void reduce_go(uint64_t generation)
+{
+    struct comm *comm = &w->comms[generation];
+    bool hangs = false;
+    for (uint32_t rank = 0; rank < comm->world; rank++)
+        hangs |= w->workers[comm->members[rank]].hung;
+    if (generation == 0 || comm->failed || comm->arrived < comm->world || hangs)
+        return;
+    comm->arrived = 0;
+    comm->reduced =
+        truth_reduced(&w->truth, generation, comm->reduce_step, comm->reduce_state,
+                      comm->reduce_count, comm->reduce_sum, w->expected[comm->reduce_step]);
+    for (uint32_t rank = 0; rank < comm->world; rank++)
+        schedule_op(comm->members[rank], true);
+}
+
 static void reduce_join(int index)
 {
     struct engine *engine = &w->workers[index].engine;
@@ -150,13 +166,8 @@ static void reduce_join(int index)
     engine->report.count = engine->trained_count;
     memcpy(engine->report.ranges, engine->trained, sizeof engine->trained);
     engine->report.sum = engine->sum;
-    if (++comm->arrived < comm->world)
-        return;
-    comm->arrived = 0;
-    comm->reduced = truth_reduced(&w->truth, op->generation, op->step, comm->reduce_state,
-                                  comm->reduce_count, comm->reduce_sum, w->expected[op->step]);
-    for (uint32_t rank = 0; rank < comm->world; rank++)
-        schedule_op(comm->members[rank], true);
+    comm->arrived++;
+    reduce_go(op->generation);
 }
 
 static void clear_trained(struct engine *engine)

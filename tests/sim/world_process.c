@@ -138,12 +138,19 @@ static void blackout(void)
     }
 }
 
-/* While it computes, or it wakes up. */
+/* It computes, or waits for other ranks in an all-reduce that has not ended. */
+static bool may_hang(const struct engine *engine)
+{
+    enum op_type type = engine->ops[0].type;
+    return engine->running && (type == OP_COMPUTE || (type == OP_REDUCE && !engine->decided));
+}
+
 static void hang_worker(struct process *p)
 {
-    const struct engine *engine = &p->engine;
-    p->hung = !p->hung && p->up && engine->running && engine->ops[0].type == OP_COMPUTE;
+    p->hung = !p->hung && p->up && may_hang(&p->engine);
     p->was_hung |= p->hung;
+    if (!p->hung) /* it wakes up */
+        reduce_go(p->engine.generation);
 }
 
 /* Never shorter: what waits for the end keeps its order. */
@@ -267,6 +274,8 @@ void heal(void)
         w->loaders[i].hung = false;
     for (uint32_t i = 0; i < w->worker_count; i++)
         w->workers[i].hung = is_odd((int)i, STICKS) && w->workers[i].hung;
+    for (uint32_t i = 0; i < w->worker_count; i++)
+        reduce_go(w->workers[i].engine.generation);
 }
 
 void restart(const struct sim_event *e)

@@ -1471,6 +1471,49 @@ static void a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need(void **s
     assert_in_range(hung_after_micro_batches_of(500), 3 * 600 + 8 * 500, 3 * 600 + 8 * 500 + 200);
 }
 
+static void beat_looking(uint64_t peer, uint64_t looks)
+{
+    struct coord_event e = from(peer, COORD_EVENT_BEAT);
+    e.beat.looks = looks;
+    feed(e);
+}
+
+/* Both ranks are in step 1's all-reduce; B looks for A's bytes, and A does or does not. How long until something happens. */
+static uint32_t reduce_waits_for_ms(bool a_looks)
+{
+    uint32_t ms = 0;
+    begin_pair();
+    serve_step_taking(BL_KIND_TRAIN, 0, 10);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    disk();
+    serve_step(BL_KIND_TRAIN, 1);
+    for (; coord_status(c).state == COORD_TRAINING; ms += 100) {
+        assert_true(ms < 100000);
+        beat_looking(WORKER_A, a_looks ? 1 + ms : 0);
+        beat_looking(WORKER_B, 1 + ms);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    return ms;
+}
+
+static void who_hangs_inside_the_all_reduce_is_named_and_lost(void **state)
+{
+    assert_in_range(reduce_waits_for_ms(false), 3 * 600, 3 * 600 + 8 * 10 * 2 + 300);
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text,
+                        "to exchange gradients in the all-reduce");
+    assert_int_equal(count(COORD_ACTION_FORGET, WORKER_A), 1);
+    assert_int_equal(count(COORD_ACTION_FORGET, WORKER_B), 0);
+}
+
+static void an_all_reduce_in_which_everybody_waits_costs_nobody_its_place(void **state)
+{
+    reduce_waits_for_ms(true);
+    assert_state(COORD_ENDING);
+    assert_int_equal(count(COORD_ACTION_FORGET, 0), 0);
+}
+
 static void an_assignment_is_left_to_a_loader_that_gets_on(void **state)
 {
     begin_alone();
@@ -1908,6 +1951,8 @@ UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it
           CASE(a_state_from_before_the_last_generation_is_no_survivor),
           CASE(different_states_of_one_step_stop_the_run),
           CASE(a_rank_that_formed_with_another_state_stops_the_run),
+          CASE(who_hangs_inside_the_all_reduce_is_named_and_lost),
+          CASE(an_all_reduce_in_which_everybody_waits_costs_nobody_its_place),
           CASE(a_newcomer_joins_at_a_step_boundary),
           CASE(the_source_is_a_member_even_when_there_are_more_workers_than_micro_batches),
           CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
