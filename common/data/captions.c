@@ -105,6 +105,55 @@ static int add_before(struct bl_bytes *text, struct caption_prefix prefix,
     return added ? 0 : bl_fail(err, BL_ENOMEM, "out of memory");
 }
 
+/* Skips the tokens that are the white space at the end of what stands before a caption: a tokenizer may cut it otherwise when
+ * something follows. ids from *at on; false: its last token is more than white space. */
+static int skip_space(const struct tokenizer *tokenizer, const struct token_ids *ids, size_t *at,
+                      const char *space, size_t size, bool *ret, struct bl_error *err)
+{
+    *ret = true;
+    while (size && *ret) {
+        bl_autofree char *text = NULL;
+        if (*at < ids->count)
+            BL_TRY(tokenizer_decode(tokenizer, ids->ids + *at, 1, false, &text, err));
+        size_t length = text ? strlen(text) : 0;
+        *ret = length && length <= size && !memcmp(text, space, length);
+        if (*ret) {
+            space += length;
+            size -= length;
+            ++*at;
+        }
+    }
+    return 0;
+}
+
+/* Where the caption begins among the ids from `before` on of a whole text, which begins with `context`, up to and with a trace's
+ * close; SIZE_MAX: it shares a token with what stands before it. */
+static int find_caption(const struct tokenizer *tokenizer, const struct token_ids *ids,
+                        size_t before, const char *context, size_t size, size_t *ret,
+                        struct bl_error *err)
+{
+    auto_ids start = {0};
+    size_t inner;
+    bool found;
+    BL_TRY(tokenizer_encode(tokenizer, context, size, false, &start, err));
+    if (begins(ids, before, &start)) {
+        *ret = start.count;
+        return 0;
+    }
+    const char *text = caption_strip(context, size, &inner);
+    inner += (size_t)(text - context);
+    start.count = 0;
+    BL_TRY(tokenizer_encode(tokenizer, context, inner, false, &start, err));
+    size_t at = before + start.count;
+    *ret = SIZE_MAX;
+    if (!begins(ids, before, &start))
+        return 0;
+    BL_TRY(skip_space(tokenizer, ids, &at, context + inner, size - inner, &found, err));
+    if (found && at < ids->count)
+        *ret = at - before;
+    return 0;
+}
+
 /* With the prompt's ids at hand. *ret_caption_first: of the ids that are appended, how many stand before the caption. */
 static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix prefix,
                         const struct token_ids *prompt, struct caption_trace trace,
@@ -118,14 +167,14 @@ static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix
     if (!inner)
         return 0;
     bl_autobytes struct bl_bytes text = {0};
-    auto_ids context = {0};
     BL_TRY(add_before(&text, prefix, trace, err));
-    if (trace.text)
-        BL_TRY(tokenizer_encode(tokenizer, text.data, text.size, false, &context, err));
+    size_t context = text.size, caption_first = prompt->count;
     if (!bl_bytes_add(&text, stripped, inner))
         return bl_fail(err, BL_ENOMEM, "out of memory");
     BL_TRY(tokenizer_encode(tokenizer, text.data, text.size, false, ids, err));
-    if (!begins(ids, before, prompt) || (trace.text && !begins(ids, before, &context))) {
+    if (trace.text)
+        BL_TRY(find_caption(tokenizer, ids, before, text.data, context, &caption_first, err));
+    if (!begins(ids, before, prompt) || caption_first == SIZE_MAX) {
         ids->count = before;
         *ret_verdict = CAPTION_BOUNDARY;
         return 0;
@@ -133,7 +182,7 @@ static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix
     if (!bl_grow(&ids->ids, &ids->capacity, ids->count + 1, sizeof *ids->ids))
         return bl_fail(err, BL_ENOMEM, "out of memory");
     ids->ids[ids->count++] = eos;
-    *ret_caption_first = trace.text ? context.count : prompt->count;
+    *ret_caption_first = caption_first;
     *ret_verdict = CAPTION_KEPT;
     return 0;
 }
@@ -316,6 +365,12 @@ size_t caption_columns(const struct config_data *data, const char **ret)
         count += data->captions.at[i].trace != NULL;
     }
     return count;
+}
+
+int64_t caption_tokens_max(const struct config_data *data)
+{
+    bool traces = caption_columns(data, NULL) > data->captions.count;
+    return data->max_tokens + (traces ? data->max_trace_tokens : 0);
 }
 
 uint32_t caption_trace_column(const struct config_data *data, uint32_t column)

@@ -6,8 +6,8 @@
  * P is empty; the EOS follows. The ids must begin with encode(P), which is the prompt at generation. BOS stands apart
  * (llm.bos) and is not among them.
  *
- * With a trace, reasoning T without white space at both ends, ids = encode(P + join + open + T + close + C): they must also begin with
- * the ids of all that comes before C. */
+ * With a trace, reasoning T without white space at both ends, ids = encode(P + join + open + T + close + C): C must
+ * also begin with a token of its own. */
 #pragma once
 
 #include <stdbool.h>
@@ -102,6 +102,8 @@ struct caption_text {
 
 /* The columns to read: of the captions, then of their traces. ret (2 x data->captions.count) may be NULL. Returns how many. */
 size_t caption_columns(const struct config_data *data, const char **ret);
+/* Tokens of the longest trace and caption that the configuration allows, without prefix and EOS. */
+int64_t caption_tokens_max(const struct config_data *data);
 /* Where among them the traces of a caption's column are; 0: it has none. */
 uint32_t caption_trace_column(const struct config_data *data, uint32_t column);
 

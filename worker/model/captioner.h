@@ -207,6 +207,11 @@ int captioner_routing_weights(struct captioner *c, const struct micro_batch *mb,
 
 struct captioner_generation {
     int32_t max_new;
+    int32_t
+        max_trace; /* 0: max_new counts all tokens. Else a text begins with a trace of so many tokens at most, up to and */
+    const int32_t *
+        close; /* with these ids, and max_new counts what follows them; a trace that grows longer ends the text */
+    int32_t close_count;
     int32_t beams;      /* 1: greedy, or sampling when temperature > 0 */
     float temperature;  /* 0: the most likely token */
     float top_p;        /* 1: no cut */
@@ -216,7 +221,7 @@ struct captioner_generation {
 };
 
 struct captioner_caption {
-    int32_t *ids;  /* (max_new) the caller's memory */
+    int32_t *ids;  /* (max_trace + max_new) the caller's memory */
     int32_t count; /* ids written, EOS excluded */
     bool ended;    /* an EOS came */
     float nll;     /* of the ids and the EOS, nats */
