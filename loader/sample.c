@@ -260,13 +260,13 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     if (s->cache)
         return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
-    const int64_t least = s->config->data.min_side;
     BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &facts, err));
     *ret_damaged = facts.damaged;
-    if (facts.width >= least && facts.height >= least)
+    const int64_t width = facts.width, height = facts.height, least = s->config->data.min_side;
+    if (width >= least && height >= least)
         return 0;
-    bl_fail(err, BL_EFORMAT, "%lld x %lld pixels, less than data.min_side (%lld)",
-            (long long)facts.width, (long long)facts.height, (long long)least);
+    bl_fail(err, BL_EFORMAT, "%lld x %lld pixels, less than data.min_side (%lld)", (long long)width,
+            (long long)height, (long long)least);
     return bl_error_key(err, "data.min_side");
 }
 

@@ -179,7 +179,8 @@ static void handle(struct loop *l, struct worker_event *event)
 static int translate(const struct loop *l, const Blipren__Envelope *m, struct worker_event *e,
                      struct bl_error *err)
 {
-    *e = (struct worker_event){.link = l->member.link, .generation = m->generation};
+    *e = (struct worker_event){
+        .link = l->member.link, .generation = m->generation, .epoch = m->epoch};
     switch (m->body_case) {
     case BLIPREN__ENVELOPE__BODY_FORM:
         e->type = WORKER_EVENT_FORM;
@@ -218,7 +219,8 @@ static void on_event(void *context, const struct member_event *from)
 {
     struct worker_event event = {.type = (enum worker_event_type)from->type,
                                  .link = from->link,
-                                 .generation = from->generation};
+                                 .generation = from->generation,
+                                 .epoch = from->epoch};
     if (from->type == MEMBER_EVENT_WELCOME)
         event.welcome.patience_ms = from->patience_ms;
     if (from->type == MEMBER_EVENT_STOP)
@@ -362,7 +364,8 @@ static int listen_for_data(struct loop *l, struct bl_error *err)
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
     BL_TRY(wire_check_endpoint(listen, o->keys || o->insecure, err));
-    if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
+    if (!o->parent && wire_is_loopback(listen) && l->member.endpoint[0] &&
+        !wire_is_loopback(l->member.endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
         return bl_error_remedy(err, "give this host's own address");
@@ -390,7 +393,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
     struct loop l = {.options = options};
     char kind[256];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
-                                    .endpoint = options->endpoint,
+                                    .coordinator = options->coordinator,
                                     .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,
