@@ -21,7 +21,7 @@ spec.loader.exec_module(train_lm)
 def main():
     scenes, out, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
     folder = os.path.join(DEMO, "models/llm")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.manual_seed(5)
     generator = torch.Generator().manual_seed(5)
     tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
