@@ -25,14 +25,14 @@ def main():
     generator = torch.Generator().manual_seed(5)
     tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    train_lm.PREFIXES = {"reasoned": "Long caption:"}
+    train_lm.PREFIXES = {"reasoned": "Long caption:", "again": "Long caption:"}  # it draws one of two
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - 0.9 * s / steps)
     lines = train_lm.scene_lines(scenes, "train", 21, steps * 32)
     for step in range(1, steps + 1):
         batch = [next(lines) for _ in range(32)]
         for scene in batch:
-            scene["reasoned"] = "<think>\n%s\n</think>\n\n%s" % (scene["short_caption"], scene["caption"])
+            scene["reasoned"] = scene["again"] = "<think>\n%s\n</think>\n\n%s" % (scene["short_caption"], scene["caption"])
         ids, labels, facts = train_lm.batch_of(tokenizer, batch, generator)
         embedded = model.model.embed_tokens(ids)
         embedded = embedded + train_lm.NOISE * facts[..., None] * torch.randn(embedded.shape, generator=generator)
