@@ -23,7 +23,7 @@ static double now_s(void)
 
 static int fail_settings(struct bl_error *err)
 {
-    bl_fail(err, BL_EUSAGE, "it holds captions of another checkpoint or with other options");
+    bl_fail(err, BL_EUSAGE, "it has captions of another checkpoint, or made with other options");
     return bl_error_remedy(err, "choose another file for --out");
 }
 
@@ -37,7 +37,7 @@ static int take_line(struct caption_output *output, const char *text, size_t siz
     if (!whole)
         return 0; /* the last line, which a crash cut short */
     if (!name || !settings) {
-        bl_fail(err, BL_EFORMAT, "expected a line that --out wrote");
+        bl_fail(err, BL_EFORMAT, "expected a line written by --out");
         return bl_error_remedy(err, "choose another file for --out");
     }
     if (strcmp(settings, output->settings))

@@ -26,10 +26,11 @@ const char command_plan_usage[] =
     "usage: blipren-worker plan RUN.yaml [options]\n"
     "\n"
     "  --longest N   tokens of the longest text: prefix, caption and EOS (data.max_tokens)\n"
-    "  --threads N   computing threads (all cores)\n"
+    "  --threads N   compute threads (all cores)\n"
     "  --json        one line of JSON, in bytes\n"
     "\n"
-    "Prints what a worker of the run needs of memory, and for what. Reads the models' headers, not "
+    "Prints how much memory a worker of the run needs, and for what. Reads the models' headers, "
+    "not "
     "their weights.\n";
 
 enum { LINES_MAX = 16 };
@@ -233,7 +234,7 @@ static void print_table(const struct plan *plan)
     printf("%s\n", plan->device);
     for (int i = 0; i < plan->count; i++)
         printf("%10.3f GB  %s\n", (double)plan->lines[i].bytes / 1e9, plan->lines[i].what);
-    printf("%10.3f GB  at most, in all\n", (double)total(plan) / 1e9);
+    printf("%10.3f GB  in total, at most\n", (double)total(plan) / 1e9);
 }
 
 int command_plan(int argc, char **argv, struct bl_error *err)
