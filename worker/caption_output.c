@@ -138,7 +138,7 @@ void caption_output_progress(struct caption_output *output, size_t images)
     char text[160];
     output->finished += images;
     if (output->path)
-        fflush(output->file); /* what is shown as done is there */
+        fflush(output->file); /* what is shown as done is on disk */
     if ((!output->path && isatty(STDOUT_FILENO)) || output->finished >= output->total ||
         (!terminal && now - output->shown_s < SHOWN_EVERY_S))
         return;

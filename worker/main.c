@@ -74,7 +74,7 @@ static void wait_passively(char **argv)
     execv("/proc/self/exe", argv);
 }
 
-/* What is freed goes back to the system: left to itself, the allocator keeps ever larger pieces for
+/* Freed memory goes back to the system: by default the allocator keeps ever larger pieces for
  * reuse, and a worker's memory would depend on the order in which it needed them. */
 enum { RETURNED_BYTES = 1 << 20 };
 

@@ -362,7 +362,7 @@ static int open_single(const char *path, struct safetensors **ret, struct bl_err
     return 0;
 }
 
-/* A tensor of the index lies in the shard that the index names. */
+/* A tensor of the index must be in the shard that the index names. */
 static int check_index_entry(const struct safetensors *file, const char *folder, const char *name,
                              const char *shard, struct bl_error *err)
 {
