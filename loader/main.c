@@ -29,7 +29,8 @@ static const char usage[] =
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
     "  --patience S    exit after this many seconds without a coordinator (60)\n"
-    "  --grace S       after SIGTERM, keep working for up to this many seconds or until the run ends (0)\n"
+    "  --grace S       after SIGTERM, keep working for up to this many seconds or until the run "
+    "ends (0)\n"
     "  --parent PID    exit when that process exits\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";

@@ -255,8 +255,7 @@ static int bmp_decode(const uint8_t *data, size_t size, int64_t max_pixels, stru
     struct bl_cursor file = bl_cursor(data, size);
     struct bitmap b = {0};
     if (!read_header(&file, &b))
-        return bl_fail(err, BL_EFORMAT,
-                       "expected a supported kind of BMP image, found another");
+        return bl_fail(err, BL_EFORMAT, "expected a supported kind of BMP image, found another");
     BL_TRY(image_allocate(ret, (uint64_t)b.width, (uint64_t)b.height, max_pixels, err));
     struct runs runs = {&file, &b, ret, 0, b.width * b.height};
     if (b.compression == RLE8 || b.compression == RLE4 ? read_runs(&runs)

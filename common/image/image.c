@@ -86,8 +86,7 @@ static int unrecognised(const uint8_t *data, size_t size, struct bl_error *err)
     for (size_t i = 0; i < size && i < 8; i++)
         snprintf(start + 3 * i, 4, " %02x", data[i]);
     bl_fail(err, BL_EFORMAT,
-            "expected a supported image format, found a file that starts with the bytes%s",
-            start);
+            "expected a supported image format, found a file that starts with the bytes%s", start);
     return bl_error_remedy(err, "convert it to JPEG");
 }
 

@@ -181,10 +181,9 @@ static void other_files_are_refused_with_their_first_bytes(void **state)
 {
     assert_refused((const uint8_t *)"", 0, MAX_PIXELS, BL_EFORMAT,
                    "expected an image file, found an empty one");
-    assert_refused(
-        (const uint8_t *)"PSD89a\x01\0\x01\0", 10, MAX_PIXELS, BL_EFORMAT,
-        "expected a supported image format, found a file that starts with the bytes "
-        "50 53 44 38 39 61 01 00");
+    assert_refused((const uint8_t *)"PSD89a\x01\0\x01\0", 10, MAX_PIXELS, BL_EFORMAT,
+                   "expected a supported image format, found a file that starts with the bytes "
+                   "50 53 44 38 39 61 01 00");
     assert_refused((const uint8_t *)"\xff\xd8", 2, MAX_PIXELS, BL_EFORMAT,
                    "expected a supported image format, found a file that starts with the "
                    "bytes ff d8");
