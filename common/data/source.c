@@ -274,6 +274,14 @@ int source_add(struct source *source, const char *image, const char *file, uint6
     return 0;
 }
 
+int source_check_encoding(const char *data, size_t size, struct bl_error *err)
+{
+    if (size < 2 || (memcmp(data, "\xff\xfe", 2) != 0 && memcmp(data, "\xfe\xff", 2) != 0))
+        return 0;
+    bl_fail(err, BL_EFORMAT, "expected UTF-8, found UTF-16");
+    return bl_error_remedy(err, "convert the file, for example with iconv -f UTF-16 -t UTF-8");
+}
+
 int source_check_caption(const char *text, size_t size, struct bl_error *err)
 {
     if (size > BL_CAPTION_BYTES_MAX)

@@ -719,7 +719,7 @@ def a_set_is_captioned_and_resumed_where_it_stopped(place):
     done = subprocess.run(command, stderr=subprocess.PIPE)
     expect(done.returncode == 0 and b"10 of 23 images have a caption" in done.stderr and open(out).read() == whole, done)
     done = subprocess.run(command + ["--seed", "4"], stderr=subprocess.PIPE)
-    expect(done.returncode == USAGE and b"line 1: it holds captions of another checkpoint or with other options" in done.stderr and
+    expect(done.returncode == USAGE and b"line 1: it has captions of another checkpoint, or made with other options" in done.stderr and
            open(out).read() == whole, done)
     done = subprocess.run(command[:4] + [place.path("run-less")], stderr=subprocess.PIPE)
     expect(done.returncode == DATA, done)
