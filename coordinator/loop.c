@@ -434,7 +434,7 @@ static void on_child_ended(void *context, const struct child_end *end)
     struct coord_event event = {.type = COORD_EVENT_LOST,
                                 .peer = peer->incarnation,
                                 .link = peer->link,
-                                .lost = {.dead = true}};
+                                .lost = {.dead = true, .killed = end->killed}};
     step(l, &event);
 }
 

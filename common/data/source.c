@@ -12,6 +12,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/hash.h"
+#include "common/hub/hub.h"
 #include "common/limits.h"
 #include "common/utf8.h"
 #include "common/data/captions.h"
@@ -489,6 +490,7 @@ static int new_source(const struct source_options *options, struct source **ret,
 int source_open(const struct source_options *options, struct source **ret, struct bl_error *err)
 {
     bl_auto(source) struct source *source = NULL;
+    BL_TRY(hub_refuse_missing(options->path, err));
     BL_TRY(new_source(options, &source, err));
     struct source_listing listing = {.folder = source->folder, .source = source};
     int rc =
