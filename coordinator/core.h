@@ -57,6 +57,7 @@ enum coord_state {
     X(VERIFIED, "loop")                                                                            \
     X(PRUNE, "loop")                                                                               \
     X(CHECKPOINT, "loop")                                                                          \
+    X(RELEASE, "loop")                                                                             \
     X(STOP, "loop")                                                                                \
     X(TICK, "loop")
 enum coord_event_type {

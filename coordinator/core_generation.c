@@ -177,6 +177,7 @@ static void drop_passed_over(struct coord *c)
 
 void core_settle_gathering(struct coord *c)
 {
+    core_let_go_of_released(c);
     core_mark_left_out(c);
     uint32_t ready = core_workers_usable(c);
     if (ready < c->config.workers_min)

@@ -148,6 +148,8 @@ void core_mark_left_out(struct coord *c)
     leave_out(c, true);
     if (c->pair_count > 0 && pairs_are_left(c))
         leave_out(c, false);
+    for (uint32_t i = 0; i < c->worker_top; i++)
+        c->workers[i].left_out |= c->workers[i].told;
 }
 
 uint32_t core_workers_usable(const struct coord *c)

@@ -72,8 +72,9 @@ struct worker {
     uint64_t received_ms; /* the last Received of it */
     uint64_t free_ms;     /* the last Consumed or Report: it could begin with what it had next */
     uint64_t longest_ms[BL_KIND_EMBED + 1]; /* that a micro-batch took it; 0: none is done yet */
-    bool left_out;                          /* not to be a member while others are there (M10) */
-    int64_t applied_step;                   /* of its last Ended or Formed; -1 = no state */
+    bool released, told;  /* it is to leave the run at a step boundary; it has its Stop (M13) */
+    bool left_out;        /* not to be a member while others are there (M10) */
+    int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
     struct bl_digest digest;
     /* as a MEMBER */
@@ -340,6 +341,9 @@ bool core_is_member(const struct coord *c, const struct worker *w, const struct 
 struct worker *core_member(struct coord *c, const struct coord_event *e);
 
 void core_on_hello(struct coord *c, const struct coord_event *e);
+void core_on_release(struct coord *c, const struct coord_event *e);
+/* Stop to who was released and is no member (M13). */
+void core_let_go_of_released(struct coord *c);
 void core_on_ended(struct coord *c, const struct coord_event *e);
 void core_on_beat(struct coord *c, const struct coord_event *e);
 void core_on_goodbye(struct coord *c, const struct coord_event *e);

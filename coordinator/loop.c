@@ -193,6 +193,8 @@ static void step(struct loop *l, struct coord_event *event)
         return;
     event->now_ms = uv_now(&l->uv);
     carry_out_all(l, coord_step(l->core, event));
+    if (!l->leaving)
+        loop_note_pause(l);
 }
 
 static void on_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok)
@@ -381,13 +383,23 @@ static void on_signal(uv_signal_t *handle, int number)
     step(l, &event);
 }
 
-static void on_asked(void *context, enum control_command command)
+static void release(struct loop *l, const struct peer *peer)
+{
+    struct coord_event event = {
+        .type = COORD_EVENT_RELEASE, .peer = peer->incarnation, .link = peer->link};
+    bl_log(BL_LOG_INFO, "peer=%s is released: it leaves at the next step", peer->name);
+    step(l, &event);
+}
+
+static void on_asked(void *context, enum control_command command, unsigned number)
 {
     struct loop *l = context;
     struct coord_event event = {.type = command == CONTROL_STOP ? COORD_EVENT_STOP
                                                                 : COORD_EVENT_CHECKPOINT};
     if (command == CONTROL_STATUS)
         return loop_answer_status(l);
+    if (command == CONTROL_SCALE)
+        return loop_scale(l, number, release);
     if (command == CONTROL_STOP && !l->stops++)
         bl_log(BL_LOG_INFO, "`blipren-coord stop`: saving, then stopping (a signal: at once)");
     step(l, &event);

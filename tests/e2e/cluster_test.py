@@ -303,6 +303,28 @@ def a_changed_key_is_refused_by_name_and_a_harmless_one_is_not(place):
     expect(done.returncode == CONFIG and b"done 16 steps already" in done.stdout, done.stdout)
 
 
+def a_run_is_scaled_up_and_down_while_it_trains(place):
+    def scale(*words, code=0):
+        done = subprocess.run([program("blipren-coord"), "scale", case.run, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        expect(done.returncode == code, done.stdout.decode())
+        return done.stdout.decode()
+
+    sums = set()
+    for scaled in (False, True):
+        case = Case(place, "scaled" if scaled else "unscaled", train__reproducible=True, train__steps=60)
+        process = case.start("1,1")
+        if scaled:
+            wait_until(lambda: case.committed() >= 3)
+            expect(re.fullmatch(r"workers 1 -> 2, training paused for [0-9.]+ s\n", scale("2")), "2")
+            wait_until(lambda: len(children_of(process)) == 3)
+            expect(re.fullmatch(r"workers 2 -> 1, training paused for [0-9.]+ s\n", scale("1")), "1")
+            wait_until(lambda: len(children_of(process)) == 2)
+            expect("expected 1 to 6 workers" in scale("7", code=USAGE), "7")
+        expect(process.wait() == 0, "it ended badly")
+        sums.add(weights_sha(case.run))
+    expect(len(sums) == 1, sums)
+
+
 def two_coordinators_do_not_share_a_run_folder(place):
     case = Case(place, "shared", train__steps=1000)
     process = case.start("1,1")

@@ -159,6 +159,7 @@ enum fault {
     CUT,
     SLOW_DISK,
     TAKE_OVER,
+    RELEASE,
     FAULT_COUNT
 };
 

@@ -1515,6 +1515,36 @@ static uint32_t reduce_waits_for_ms(bool a_looks)
     return ms;
 }
 
+/* M13. */
+static void a_released_worker_leaves_at_a_step_boundary(void **state)
+{
+    begin_pair();
+    feed((struct coord_event){.type = COORD_EVENT_RELEASE, .peer = WORKER_B});
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    assert_int_equal(count(COORD_ACTION_STOP, 0), 0);
+    disk();
+    assert_state(COORD_ENDING);
+    ended(WORKER_A, 1, 1);
+    ended(WORKER_B, 1, 1);
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_B)->stop.code, 0);
+    disk();
+    assert_state(COORD_FORMING);
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.world, 1);
+}
+
+static void the_last_one_with_the_runs_state_is_not_let_go(void **state)
+{
+    begin_alone();
+    feed((struct coord_event){.type = COORD_EVENT_RELEASE, .peer = WORKER_A});
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, all_places);
+    disk();
+    assert_state(COORD_TRAINING);
+    assert_int_equal(count(COORD_ACTION_STOP, 0), 0);
+}
+
 static void who_hangs_inside_the_all_reduce_is_named_and_lost(void **state)
 {
     assert_in_range(reduce_waits_for_ms(false), 3 * 600, 3 * 600 + 8 * 10 * 2 + 300);
@@ -2032,6 +2062,8 @@ UNIT_MAIN(
     CASE(different_states_of_one_step_stop_the_run),
     CASE(a_rank_that_formed_with_another_state_stops_the_run),
     CASE(who_hangs_inside_the_all_reduce_is_named_and_lost),
+    CASE(a_released_worker_leaves_at_a_step_boundary),
+    CASE(the_last_one_with_the_runs_state_is_not_let_go),
     CASE(an_all_reduce_in_which_everybody_waits_costs_nobody_its_place),
     CASE(rewinds_that_get_no_further_stop_the_run),
     CASE(a_worker_that_somebody_kills_again_and_again_does_not_stop_the_run),
