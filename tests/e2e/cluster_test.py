@@ -3,9 +3,12 @@
 
 Each test is a function whose name is the sentence it proves. Prints one line a test; exit 0 only if all hold."""
 import glob
+import io
+import json
 import os
 import re
 import sys
+import tarfile
 import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "evidence"))
@@ -132,6 +135,32 @@ def features_that_were_embedded_once_train_to_the_weights_of_the_images(place):
     os.truncate(sorted(glob.glob(place.path("features", "*.arrow")))[5], 400)
     code, output = cached.train("1,1")
     expect(code == FORMAT and "features-00005-of-00020.arrow: expected a whole Arrow file" in output, output)
+
+
+def write_shards(folder, data, count):
+    """The samples of a folder with metadata.jsonl as tar shards, in the same order, each in another format."""
+    lines = [json.loads(line) for line in open(os.path.join(data, "metadata.jsonl"))]
+    os.makedirs(folder)
+    for i in range(count):
+        form = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)[i % 3]
+        with tarfile.open(os.path.join(folder, "%05d.tar" % i), "w", format=form) as shard:
+            for line in lines[len(lines) * i // count:len(lines) * (i + 1) // count]:
+                name, end = os.path.splitext(line["file_name"])
+                shard.add(os.path.join(data, line["file_name"]), name + end)
+                fields = json.dumps({key: value for key, value in line.items() if key != "file_name"}).encode()
+                member = tarfile.TarInfo(name + ".json")
+                member.size = len(fields)
+                shard.addfile(member, io.BytesIO(fields))
+
+
+def tar_shards_train_to_the_weights_of_the_same_images_in_a_folder(place):
+    images = Case(place, "from-folder", train__reproducible=True)
+    images.must_train("1,1")
+    write_shards(place.path("shards"), place.path("data"), 3)
+    for name, source in (("from-shards", place.path("shards")), ("from-pattern", place.path("shards", "0*.tar"))):
+        shards = Case(place, name, data=source, train__reproducible=True)
+        shards.must_train("2,2")
+        expect(weights_sha(shards.run) == weights_sha(images.run), "other weights from " + source)
 
 
 def read_state(run):
