@@ -357,7 +357,7 @@ int source_check_columns(const struct source *source, struct bl_error *err)
         bl_error_key(err, "data.captions");
         if (used)
             bl_error_remedy(err, "there are %.200s", others);
-        return bl_error_file(err, source->folder);
+        return bl_error_file(err, source->options->path);
     }
     return 0;
 }
