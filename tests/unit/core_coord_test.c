@@ -494,6 +494,37 @@ static void an_assignment_that_takes_too_long_goes_to_another(void **state)
     assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
 }
 
+/* J3. The commit is on disk, but in a journal that nobody reads any more. */
+static void a_record_counts_only_while_the_epoch_is_its_own(void **state)
+{
+    begin_alone();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, all_places);
+    assert_int_equal(records[record_count - 1].type, COORD_RECORD_COMMIT);
+    struct coord_event e = {.type = COORD_EVENT_JOURNALED};
+    e.journaled.seq = record_seqs[record_count - 1];
+    e.journaled.epoch = 1;
+    log_count = 0;
+    feed(e);
+    assert_state(COORD_FINISHED);
+    assert_int_equal(log_count, 1);
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, BL_ETAKEN);
+    assert_int_equal(coord_ledger(c)->committed, 0);
+}
+
+/* J4. */
+static void a_peer_of_a_newer_epoch_is_not_welcomed(void **state)
+{
+    start();
+    disk();
+    struct coord_event e = from(WORKER_A, COORD_EVENT_HELLO);
+    e.hello.role = BL_ROLE_WORKER;
+    e.hello.epoch = 1;
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_WELCOME, 0), 0);
+    assert_int_equal(count(COORD_ACTION_PROBE, 0), 1);
+}
+
 static void a_step_counts_when_all_ranks_have_reported_it(void **state)
 {
     begin_pair();
@@ -1013,9 +1044,9 @@ static void a_peer_that_does_not_leave_is_left(void **state)
     assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, 0);
 }
 
-static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
+/* All that is assigned in training is void, until the run stops: how many samples. */
+static uint64_t train_on_voids(bool asked_for)
 {
-    begin_alone();
     uint64_t bad = 0;
     for (uint32_t i = 0; i < log_count && !coord_status(c).stopping; i++) {
         if (log_list[i].type != COORD_ACTION_ASSIGNMENT)
@@ -1024,7 +1055,8 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
         uint64_t samples[2];
         uint32_t epochs[2];
         coord_assignment_samples(c, &assignment, samples, epochs);
-        struct coord_void voids[2] = {{0, samples[0], false}, {1, samples[1], false}};
+        struct coord_void voids[2] = {{0, samples[0], false, asked_for},
+                                      {1, samples[1], false, asked_for}};
         struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
         e.micro_batch.kind = BL_KIND_TRAIN;
         e.micro_batch.step = assignment.assignment.step;
@@ -1038,7 +1070,23 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
                           assignment.assignment.micro_batch);
         bad += 2;
     }
-    assert_int_equal(bad, 4); /* the minimum that is judged */
+    return bad;
+}
+
+static void samples_that_a_rule_leaves_out_are_not_bad(void **state)
+{
+    begin_alone();
+    uint64_t left_out = train_on_voids(true);
+    assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), left_out);
+    assert_true(left_out > 4);
+    assert_false(coord_status(c).stopping);
+    assert_int_equal(coord_status(c).bad, 0);
+}
+
+static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
+{
+    begin_alone();
+    assert_int_equal(train_on_voids(false), 4); /* the minimum that is judged */
     assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), 4);
     serve_step(BL_KIND_TRAIN, 0);
     lost(WORKER_A, true);
@@ -1049,7 +1097,7 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
 static void a_void_slot_with_another_sample_drops_the_loader(void **state)
 {
     begin_alone();
-    struct coord_void lie = {0, 79, false};
+    struct coord_void lie = {0, 79, false, false};
     struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
     e.micro_batch.kind = BL_KIND_TRAIN;
     e.micro_batch.voids = &lie;
@@ -1440,6 +1488,49 @@ static void a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need(void **s
     assert_in_range(hung_after_micro_batches_of(500), 3 * 600 + 8 * 500, 3 * 600 + 8 * 500 + 200);
 }
 
+static void beat_looking(uint64_t peer, uint64_t looks)
+{
+    struct coord_event e = from(peer, COORD_EVENT_BEAT);
+    e.beat.looks = looks;
+    feed(e);
+}
+
+/* Both ranks are in step 1's all-reduce; B looks for A's bytes, and A does or does not. How long until something happens. */
+static uint32_t reduce_waits_for_ms(bool a_looks)
+{
+    uint32_t ms = 0;
+    begin_pair();
+    serve_step_taking(BL_KIND_TRAIN, 0, 10);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    disk();
+    serve_step(BL_KIND_TRAIN, 1);
+    for (; coord_status(c).state == COORD_TRAINING; ms += 100) {
+        assert_true(ms < 100000);
+        beat_looking(WORKER_A, a_looks ? 1 + ms : 0);
+        beat_looking(WORKER_B, 1 + ms);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    return ms;
+}
+
+static void who_hangs_inside_the_all_reduce_is_named_and_lost(void **state)
+{
+    assert_in_range(reduce_waits_for_ms(false), 3 * 600, 3 * 600 + 8 * 10 * 2 + 300);
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text,
+                        "to exchange gradients in the all-reduce");
+    assert_int_equal(count(COORD_ACTION_FORGET, WORKER_A), 1);
+    assert_int_equal(count(COORD_ACTION_FORGET, WORKER_B), 0);
+}
+
+static void an_all_reduce_in_which_everybody_waits_costs_nobody_its_place(void **state)
+{
+    reduce_waits_for_ms(true);
+    assert_state(COORD_ENDING);
+    assert_int_equal(count(COORD_ACTION_FORGET, 0), 0);
+}
+
 static void an_assignment_is_left_to_a_loader_that_gets_on(void **state)
 {
     begin_alone();
@@ -1700,7 +1791,7 @@ static void withhold(const struct coord_action *assignment, bool withheld)
     uint64_t samples[2];
     uint32_t epochs[2];
     coord_assignment_samples(c, &a, samples, epochs);
-    struct coord_void unreadable = {0, samples[0], true};
+    struct coord_void unreadable = {0, samples[0], true, false};
     struct coord_event e = from(a.peer, COORD_EVENT_COMPLETED);
     e.micro_batch.kind = a.assignment.kind;
     e.micro_batch.step = a.assignment.step;
@@ -1930,6 +2021,8 @@ UNIT_MAIN(
     CASE(assignments_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
     CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
     CASE(an_assignment_that_takes_too_long_goes_to_another),
+    CASE(a_record_counts_only_while_the_epoch_is_its_own),
+    CASE(a_peer_of_a_newer_epoch_is_not_welcomed),
     CASE(a_step_counts_when_all_ranks_have_reported_it), CASE(only_a_report_that_counts_is_kept),
     CASE(other_samples_or_batch_indices_than_ordered_stop_the_run),
     CASE(a_survivor_carries_the_step_that_it_applied),
@@ -1940,6 +2033,8 @@ UNIT_MAIN(
     CASE(a_worker_that_somebody_kills_again_and_again_does_not_stop_the_run),
     CASE(a_kill_does_not_excuse_another_workers_failure),
     CASE(a_rank_that_formed_with_another_state_stops_the_run),
+    CASE(who_hangs_inside_the_all_reduce_is_named_and_lost),
+    CASE(an_all_reduce_in_which_everybody_waits_costs_nobody_its_place),
     CASE(a_newcomer_joins_at_a_step_boundary),
     CASE(the_source_is_a_member_even_when_there_are_more_workers_than_micro_batches),
     CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
@@ -1955,7 +2050,7 @@ UNIT_MAIN(
     CASE(a_checkpoint_asked_for_while_there_is_no_worker_comes_with_the_next_generation),
     CASE(a_stop_finishes_the_steps_begun_and_saves),
     CASE(a_stop_that_cannot_finish_its_steps_saves_what_there_is),
-    CASE(a_peer_that_does_not_leave_is_left),
+    CASE(a_peer_that_does_not_leave_is_left), CASE(samples_that_a_rule_leaves_out_are_not_bad),
     CASE(too_many_bad_samples_stop_the_run_with_a_checkpoint),
     CASE(a_void_slot_with_another_sample_drops_the_loader), CASE(silent_peers_are_lost),
     CASE(a_second_connection_of_a_member_ends_the_generation),

@@ -1,4 +1,4 @@
-/* tests/unit/engine_failure_test.c - the computing thread on a device that fails when it is told to. */
+/* tests/unit/engine_digest_test.c - the computing thread on a device that fails when it is told to. */
 #include "tests/unit/unit.h"
 
 #include <unistd.h>
