@@ -71,6 +71,7 @@ struct coord_void { /* of Completed */
     uint32_t slot;  /* index within the micro-batch */
     uint64_t sample;
     bool unreadable; /* perhaps only on the loader's host */
+    bool asked;      /* left out by a rule: listed, and not counted as bad */
 };
 
 struct coord_event {

@@ -641,6 +641,7 @@ static void close_all(struct loop *l)
     metrics_close(&l->metrics);
     coord_free(&l->core);
     bad_samples_close(&l->bad_samples);
+    bad_samples_close(&l->damaged);
     dataset_free(&l->dataset);
     free(l->train_ids);
     free(l->validate_ids);
@@ -675,6 +676,7 @@ static void finish(struct loop *l)
         bl_error_file(&l->error, l->config->run_dir);
         return; /* the run folder is another's */
     }
+    loop_say_damaged(l);
     if (loop_embeds(l)) {
         if (!l->error.code && loop_embed_finish(l, &err) < 0)
             l->error = err;

@@ -203,9 +203,9 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         take_micro_batch(e, COORD_EVENT_COMPLETED, m->completed->kind, m->completed->step,
                          m->completed->micro_batch);
         for (size_t i = 0; i < m->completed->n_voids; i++)
-            scratch->voids[i] =
-                (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample,
-                                    m->completed->voids[i]->unreadable};
+            scratch->voids[i] = (struct coord_void){
+                m->completed->voids[i]->slot, m->completed->voids[i]->sample,
+                m->completed->voids[i]->unreadable, m->completed->voids[i]->asked};
         e->micro_batch.withheld = m->completed->withheld;
         if (m->completed->withheld && m->completed->n_voids)
             bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s cannot read sample=%" PRIu64 ": %s",
@@ -214,6 +214,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         if (e->micro_batch.unshipped)
             bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s cannot ship: %s", peer->name,
                         m->completed->error);
+        loop_damaged_images(l, m->completed);
         e->micro_batch.void_count = (uint32_t)m->completed->n_voids;
         e->micro_batch.voids = scratch->voids;
         return true;

@@ -115,8 +115,18 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
         voids[n].slot = i;
         voids[n].sample = slot->sample;
         voids[n].unreadable = slot->unreadable;
+        voids[n].asked = slot->asked;
         voids[n++].reason = slot->reason;
     }
+}
+
+static size_t fill_damaged(const struct fetch_micro_batch *g, uint64_t *samples)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->slots[i].damaged)
+            samples[n++] = g->slots[i].sample;
+    return n;
 }
 
 static void send_completed(struct loop *l, const struct loader_action *a)
@@ -127,7 +137,8 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     size_t count = g ? g->count - g->good : 0;
     bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
     bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
-    BL_ASSERT(voids && list);
+    bl_autofree uint64_t *damaged = calloc(g ? g->good + 1 : 1, sizeof *damaged);
+    BL_ASSERT(voids && list && damaged);
     if (g)
         fill_voids(g, voids, count);
     for (size_t i = 0; i < count; i++)
@@ -140,6 +151,8 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     completed.withheld = o->withheld;
     completed.n_voids = count;
     completed.voids = list;
+    completed.n_damaged = g ? fill_damaged(g, damaged) : 0;
+    completed.damaged = damaged;
     WIRE_ENVELOPE(e, COMPLETED, completed) = &completed;
     member_send(&l->member, a->generation, &e);
 }
@@ -181,6 +194,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
         slots[i].tokens = from->tokens;
         slots[i].prefix = from->prefix;
         slots[i].label_first = from->label_first;
+        slots[i].label_end = from->label_end;
         slots[i].image_hash = from->image_hash;
         list[i] = &slots[i];
     }

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <uv.h>
 
+#include "common/data/captions.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
@@ -271,7 +272,7 @@ static void allow_batches(struct loop *l)
 {
     enum { SLOT_HEADER = BL_HEADER_BYTES_MAX / BL_MICRO_BATCH_SLOTS_MAX };
     uint64_t slot = (uint64_t)l->image_side * (uint64_t)l->image_side * 3 +
-                    (uint64_t)l->config->data.max_tokens * sizeof(int32_t) + SLOT_HEADER;
+                    (uint64_t)caption_tokens_max(&l->config->data) * sizeof(int32_t) + SLOT_HEADER;
     uint64_t message = l->plan.micro_batch * slot;
     struct guard_limits limits = wire_data_limits(l->plan.window * message);
     wire_allow(l->data, &limits);

@@ -245,7 +245,8 @@ static void loader_accept(int index, uint32_t slot, const struct sim_event *from
     for (uint32_t i = 0; i < from->sample_count; i++) {
         struct coord_void v = {i, from->samples[i],
                                (index == w->blind_loader && w->now_ms > 3 * patience()) ||
-                                   is_absent(from->samples[i])};
+                                   is_absent(from->samples[i]),
+                               false};
         if (!v.unreadable && !is_bad(v.sample))
             continue;
         p->slots[slot].voids[p->slots[slot].void_count++] = v;
