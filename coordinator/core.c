@@ -105,6 +105,8 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     if (is_live(c))
         core_tick_leases(c);
     core_tick_waits(c);
+    if (c->state == COORD_FORMING && c->entry_count > 0)
+        core_relay(c); /* who is still to come may need these first */
     tick_stopping(c);
     if (c->state == COORD_LEAVING && c->now_ms >= c->leave_deadline_ms) {
         core_leases_clear(c); /* of who never answered */

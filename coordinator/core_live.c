@@ -143,7 +143,7 @@ static enum coord_state live_state(const struct coord *c)
 static bool must_regroup(const struct coord *c)
 {
     uint32_t leaving = 0;
-    for (uint32_t rank = 0; rank < c->plan.world; rank++)
+    for (uint32_t rank = 0; c->releasing && rank < c->plan.world; rank++)
         leaving += rank_worker(c, rank)->released;
     if (leaving > 0 && leaving < c->plan.world)
         return true;

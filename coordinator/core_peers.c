@@ -194,7 +194,7 @@ void core_on_release(struct coord *c, const struct coord_event *e)
 {
     struct worker *w = core_worker_find(c, e->peer);
     if (w)
-        w->released = true;
+        c->releasing = w->released = true;
     else
         c->late++;
 }
@@ -216,7 +216,7 @@ static bool is_dispensable(const struct coord *c, const struct worker *w)
 
 void core_let_go_of_released(struct coord *c)
 {
-    for (uint32_t i = 0; i < c->worker_top; i++) {
+    for (uint32_t i = 0; c->releasing && i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         if (w->phase != READY || !w->released || w->told || !is_dispensable(c, w))
             continue;

@@ -19,6 +19,7 @@
 #include "coordinator/core.h"
 
 #define ASSIGNMENTS_PER_CALL 64 /* keeps a call short; `more` asks for the next */
+#define PEER_HINTS 8192
 #define PENDING_MAX 256       /* records on their way to disk: commits are bounded by steps_ahead */
 #define DROPPED_AT_ONCE 64    /* checkpoints that leave the ledger */
 #define SAVES_MAX 32          /* checkpoints on their way to being registered */
@@ -165,6 +166,11 @@ struct coord {
     uint64_t gather_after_ms;   /* a moment's rest after a failed one */
     struct pair pairs[PAIRS_MAX];
     uint32_t pair_count;
+    bool releasing;       /* some worker was released, ever */
+    bool leaves_out;      /* some worker is left out */
+    uint32_t entry_count; /* of the rendezvous store, kept and not relayed yet */
+    /* by a hash of the incarnation: where in workers, loaders its peer was found last */
+    uint32_t worker_hints[PEER_HINTS], loader_hints[PEER_HINTS];
     uint64_t guessed_link; /* of the last worker that was guessed at */
     uint64_t moved_ms,
         noted_ms;     /* when the run last got on; when the log last said that it does not */
@@ -368,6 +374,8 @@ void core_settle_planning(struct coord *c);
 /* Everyone holds the same state: the steps in it are the lineage (M8). */
 void core_settle_forming(struct coord *c);
 void core_settle_ending(struct coord *c);
+/* Sends the entries kept to all ranks. */
+void core_relay(struct coord *c);
 void core_on_rendezvous(struct coord *c, const struct coord_event *e);
 void core_on_formed(struct coord *c, const struct coord_event *e);
 /* Nobody gets on, or a worker could not connect. Once is bad luck; for long, it will never succeed. */

@@ -99,6 +99,12 @@ static void carry_out(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_PROBE:
         probe(l);
         break;
+    case COORD_ACTION_KEEP:
+        loop_keep_entry(l);
+        break;
+    case COORD_ACTION_RELAYED:
+        loop_forget_entries(l);
+        break;
     case COORD_ACTION_VERIFY:
         loop_verify(l, a->checkpoint, on_verified);
         break;
@@ -628,6 +634,8 @@ static void close_all(struct loop *l)
         wire_loop_close(&l->uv);
         wire_context_close(&l->zmq);
     }
+    loop_forget_entries(l);
+    free(l->entries);
     peers_free(&l->peers);
     results_free(&l->results);
     metrics_close(&l->metrics);

@@ -112,8 +112,8 @@ void loop_scale(struct loop *l, unsigned workers,
 
 void loop_note_pause(struct loop *l)
 {
-    struct coord_status s = coord_status(l->core);
-    bool trains = s.state >= COORD_TRAINING && s.state <= COORD_SAVING;
+    enum coord_state state = coord_state_now(l->core);
+    bool trains = state >= COORD_TRAINING && state <= COORD_SAVING;
     uint64_t now_ms = uv_now(&l->uv);
     if (trains == l->trains)
         return;
@@ -122,6 +122,7 @@ void loop_note_pause(struct loop *l)
         l->paused_ms = now_ms;
         return;
     }
+    struct coord_status s = coord_status(l->core);
     l->pause_s = l->paused_ms ? (double)(now_ms - l->paused_ms) / 1000 : 0;
     if (l->paused_ms)
         bl_log(BL_LOG_INFO,

@@ -114,6 +114,8 @@ struct loop {
         bool wanted; /* somebody waits for `target` workers, of `before` */
         uint32_t target, before;
     } scale;
+    Blipren__Rendezvous **entries; /* of the rendezvous store, kept for all ranks */
+    size_t entry_count, entry_room;
     bool trains;                    /* a generation is formed */
     uint64_t paused_ms;             /* since when none is; 0: none was yet */
     double pause_s;                 /* the latest pause */
@@ -139,6 +141,9 @@ void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char
 void loop_pulse_one(void *context, struct peer *peer);
 /* Removes the peer, also from `sender`. */
 void loop_forget(struct loop *l, struct peer *peer);
+/* Keeps the entry of the Rendezvous being handled; forgets all. */
+void loop_keep_entry(struct loop *l);
+void loop_forget_entries(struct loop *l);
 /* Carries out an action that is a message to one peer (or that forgets it); a peer that is gone gets none. */
 void loop_send(struct loop *l, const struct coord_action *a);
 

@@ -25,6 +25,7 @@
 #include "common/cluster.h"
 #include "common/error.h"
 #include "common/limits.h"
+#include "common/random.h"
 #include "proto/wire.h"
 
 #define JOINING_MAX                                                                                \
@@ -317,8 +318,7 @@ static void micro_batch_done(struct peer *p, uint64_t step, uint32_t micro_batch
 
 static struct peer *worker_of(uint64_t incarnation)
 {
-    /* incarnations are 2 i + 1 shifted, see start_peer */
-    return &peers[incarnation >> 8];
+    return &peers[incarnation >> 40]; /* see start_peer */
 }
 
 static void complete(struct peer *loader, uint64_t generation, uint64_t worker, uint64_t step,
@@ -511,7 +511,7 @@ static void start_peer(int i)
                              .sin_port = htons((uint16_t)options.port),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     *p = (struct peer){.is_worker = i < options.workers,
-                       .incarnation = (uint64_t)i << 8 | 1,
+                       .incarnation = (uint64_t)i << 40 | bl_mix64((uint64_t)i, 1) >> 24 | 1,
                        .applied = -1,
                        .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&at, sizeof at) < 0)

@@ -2046,7 +2046,8 @@ static void a_kill_does_not_excuse_another_workers_failure(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(
-    CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
+    CASE(a_run_goes_from_hello_to_goodbye), CASE(the_last_one_with_the_runs_state_is_not_let_go),
+    CASE(a_released_worker_leaves_at_a_step_boundary), CASE(nothing_is_said_before_it_is_on_disk),
     CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
     CASE(assignments_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
     CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
