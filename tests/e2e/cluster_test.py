@@ -743,6 +743,32 @@ def a_trained_captioner_captions_and_scores(place):
     expect(all(s["nll"] > 0 and s["tokens"] > 1 for s in scored[:2]) and "absent.png" in scored[2]["error"], scored)
 
 
+def what_an_image_adds_is_scored_and_filtered_by(place):
+    first = Case(place, "gain-first", train__steps=4)
+    first.must_train("1,1")
+    data = place.path("scored")
+    shutil.copytree(place.path("data"), data)
+    pairs = os.path.join(data, "metadata.jsonl")
+    command = [program("blipren-worker"), "score", "--checkpoint", os.path.join(first.run, "checkpoints/latest"), "--column",
+               "short_caption", "--pairs", pairs, "--prefix", "Short caption:"]
+    done = subprocess.run([*command, "--without-image"], stdout=subprocess.PIPE, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    expect(len(lines) == 80 and all(abs(s["gain"] - (s["nll_without_image"] - s["nll"]) / s["tokens"]) < 1e-9 for s in lines), lines[0])
+    plain = [json.loads(line) for line in subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()]
+    expect([s["nll"] for s in plain] == [s["nll"] for s in lines] and "gain" not in plain[0], plain[0])
+    with open(pairs, "wb") as f:
+        f.write(done.stdout)
+    least = sorted(s["gain"] for s in lines)[30]
+    second = Case(place, "gain-second", data=data, train__steps=4, data__validation=0, data__caption_choice="first",
+                  data__deduplicate="false", data__filters="[{column: gain, min: %r}]" % least)
+    page = subprocess.run([program("blipren-loader"), "inspect", second.yaml], stdout=subprocess.PIPE, check=True).stdout.decode()
+    expect("\n        50  kept\n" in page and "\n        30    data.filters[0] gain from " in page, page)
+    checked = subprocess.run([program("blipren-coord"), "check", second.yaml], stdout=subprocess.PIPE).stdout.decode()
+    expect("50 samples to train, 0 to validate, 30 left out, 30 captions dropped" in checked, checked)
+    out = second.must_train("1,1")
+    expect("30 of 80 captions are dropped: a number beside it is out of bounds or missing (data.filters)" in out, out)
+
+
 def a_set_is_captioned_and_resumed_where_it_stopped(place):
     case = Case(place, "set")
     case.must_train()
