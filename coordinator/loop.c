@@ -421,7 +421,7 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
     return coord_replay(((struct loop *)context)->core, record, err);
 }
 
-/* A run goes on with the data it began with. */
+/* A run resumes with the data it began with. */
 static int compare_data(const struct loop *l, struct bl_error *err)
 {
     char hex[65];
