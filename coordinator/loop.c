@@ -471,7 +471,7 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
     return coord_replay(((struct loop *)context)->core, record, err);
 }
 
-/* A run goes on with the data it began with. */
+/* A run resumes with the data it began with. */
 static int compare_data(void *context, struct bl_error *err)
 {
     const struct loop *l = context;
