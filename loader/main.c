@@ -25,13 +25,14 @@ static const char usage[] =
     "them\n"
     "  --keys DIR      the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
     "beyond this machine\n"
-    "  --insecure      go without them: nothing is encrypted or authenticated\n"
+    "  --insecure      run without keys: nothing is encrypted or authenticated\n"
     "  --threads N     images decoded at the same time (all cores)\n"
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
-    "  --patience S    leave after so many seconds without a coordinator (60)\n"
-    "  --grace S       after SIGTERM, go on for so long if the run does not end before (0)\n"
-    "  --parent PID    die with that process\n"
+    "  --patience S    exit after this many seconds without a coordinator (60)\n"
+    "  --grace S       after SIGTERM, keep working for up to this many seconds or until the run "
+    "ends (0)\n"
+    "  --parent PID    exit when that process exits\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";
 
