@@ -325,7 +325,8 @@ static int add_group(struct shard *s, const struct group *g, struct bl_error *er
     BL_TRY(add_image(s, image, err));
     BL_TRY(read_json(s, g, &json, err));
     saw_columns(s, g, json);
-    return add_captions(s, g, json, err);
+    BL_TRY(add_captions(s, g, json, err));
+    return json ? source_add_json_numbers(s->source, json, err) : 0;
 }
 
 static int locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err)
