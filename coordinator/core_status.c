@@ -25,6 +25,11 @@ struct coord_status coord_status(const struct coord *c)
     return status;
 }
 
+enum coord_state coord_state_now(const struct coord *c)
+{
+    return c->state;
+}
+
 static uint64_t since(const struct coord *c, uint64_t ms)
 {
     return c->now_ms > ms ? c->now_ms - ms : 0;
@@ -119,7 +124,8 @@ static void check_worker(const struct coord *c, const struct worker *w)
     }
     BL_ASSERT_CMP(count, ==, w->lease_count);
     BL_ASSERT(w->lease_count == 0 || w->phase == MEMBER);
-    BL_ASSERT(w->phase != PLANNED || c->state == COORD_PLANNING || c->state == COORD_LEAVING);
+    BL_ASSERT(w->phase != PLANNED || c->state == COORD_PLANNING || c->state == COORD_LEAVING ||
+              c->state == COORD_FINISHED);
     if (w->phase != MEMBER || !is_live(c))
         return;
     BL_ASSERT_CMP(w->done, >=, c->issued);

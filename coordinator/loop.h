@@ -16,8 +16,9 @@ struct coordinator_options {
     const char *device;   /* of its workers: their --device; NULL: auto */
     const char *keys;     /* --keys: cluster.keys for this start; NULL: not given */
     bool insecure;        /* --insecure: cluster.insecure for this start */
+    bool take_over;       /* the folder's lock may be held by a coordinator that hangs */
 };
 
-/* Trains or embeds, or goes on with it, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
+/* Trains or embeds, or resumes that, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
  * signal, with everything saved). */
 int coordinator_run(const struct coordinator_options *options, struct bl_error *err);

@@ -11,6 +11,7 @@
 #include "coordinator/ask.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
+#include "coordinator/pull.h"
 #include "proto/keys.h"
 
 static const char usage[] =
@@ -20,9 +21,13 @@ static const char usage[] =
     "of all images to cache.path\n"
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
+    "       blipren-coord pull RUN.yaml                            downloads what it names on the "
+    "Hub\n"
     "       blipren-coord status [RUN]                             how a running one is doing\n"
     "       blipren-coord stop [RUN]                               saves, then stops it\n"
     "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
+    "       blipren-coord scale [RUN] N                            trains with N workers from the "
+    "next step on\n"
     "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
@@ -33,6 +38,9 @@ static const char usage[] =
     "  --cluster     start none: workers and loaders on other hosts join by\n"
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
+    "  --take-over   take the run from a coordinator that still holds its folder, but hangs or is "
+    "cut "
+    "off\n"
     "  --bind ADDR   listen at this address instead of cluster.bind\n"
     "  --keys DIR    the cluster's keys, which keygen made: needed beyond this machine\n"
     "  --insecure    go without them: nothing is encrypted or authenticated\n"
@@ -93,6 +101,7 @@ static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
+        {"--take-over", ARGUMENT_FLAG, &options.take_over, 0, 0},
         {"--plan", ARGUMENT_FLAG, &options.plan, 0, 0},
         {0},
     };
@@ -111,6 +120,7 @@ static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error
     }
     options.local = !cluster;
     options.yaml = argv[1];
+    BL_TRY(pull_run(argv[1], true, err));
     return coordinator_run(&options, err);
 }
 
@@ -151,6 +161,18 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     return rc < 0 ? rc : bl_output_finish(err);
 }
 
+static int command_pull(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    BL_TRY(pull_run(argv[1], false, err));
+    return bl_output_finish(err);
+}
+
 static int command_keygen(int argc, char **argv, struct bl_error *err)
 {
     int rest;
@@ -177,10 +199,16 @@ static int no_command(int argc, char **argv, struct bl_error *err)
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
-        {"train", usage, command_train},   {"embed", usage, command_embed},
-        {"check", usage, command_check},   {"status", ask_usage, command_status},
-        {"stop", ask_usage, command_stop}, {"checkpoint-now", ask_usage, command_checkpoint_now},
-        {"keygen", usage, command_keygen}, {NULL, usage, no_command},
+        {"train", usage, command_train},
+        {"embed", usage, command_embed},
+        {"check", usage, command_check},
+        {"pull", usage, command_pull},
+        {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop},
+        {"scale", ask_usage, command_scale},
+        {"checkpoint-now", ask_usage, command_checkpoint_now},
+        {"keygen", usage, command_keygen},
+        {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);
 }

@@ -12,23 +12,26 @@ static const char usage[] =
     "usage: blipren-worker --coord tcp://HOST:PORT [options]     joins a run and trains\n"
     "       blipren-worker caption --checkpoint DIR IMAGE...     captions images\n"
     "       blipren-worker score --checkpoint DIR --pairs LIST   log-likelihood of given captions\n"
-    "       blipren-worker plan RUN.yaml                         memory that a worker of the run "
-    "needs\n"
-    "       blipren-worker devices                               what --device can name here\n"
+    "       blipren-worker plan RUN.yaml                         how much memory a worker of the "
+    "run needs\n"
+    "       blipren-worker devices                               devices that --device accepts "
+    "here\n"
     "\n"
-    "  --coord URL      where the coordinator listens\n"
+    "  --coord URL      where the coordinator listens; several with commas, or a file that has "
+    "them\n"
     "  --host ADDRESS   this worker's own network address (127.0.0.1)\n"
-    "  --keys DIR       the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
-    "beyond this machine\n"
-    "  --insecure       go without them: nothing is encrypted or authenticated\n"
-    "  --device NAME    auto, cpu or cuda:N (auto: this host's GPU of the number LOCAL_RANK, else "
+    "  --keys DIR       the cluster's keys (a copy of what `blipren-coord keygen` makes): required "
+    "between hosts\n"
+    "  --insecure       run without keys: nothing is encrypted or authenticated\n"
+    "  --device NAME    auto, cpu or cuda:N (auto: the GPU numbered LOCAL_RANK, else "
     "the "
     "CPU)\n"
-    "  --threads N      computing threads (all cores)\n"
-    "  --name TEXT      what it is called in the coordinator's log (host:pid)\n"
-    "  --patience S     leave after so many seconds without a coordinator (60)\n"
-    "  --grace S        after SIGTERM, go on for so long if the run does not end before (0)\n"
-    "  --parent PID     die with that process\n"
+    "  --threads N      compute threads (all cores)\n"
+    "  --name TEXT      its name in the coordinator's log (host:pid)\n"
+    "  --patience S     exit after this many seconds without a coordinator (60)\n"
+    "  --grace S        after SIGTERM, keep working for up to this many seconds or until the run "
+    "ends (0)\n"
+    "  --parent PID     exit when that process exits\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";
 
@@ -38,7 +41,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     int64_t threads = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
-        {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
+        {"--coord", ARGUMENT_TEXT, &options.coordinator, 0, 0},
         {"--host", ARGUMENT_TEXT, &options.host, 0, 0},
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
@@ -51,7 +54,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    if (rest || !options.endpoint) {
+    if (rest || !options.coordinator) {
         bl_fail(err, BL_EUSAGE, rest ? "unexpected argument %.100s" : "expected --coord",
                 rest ? argv[1] : "");
         return bl_error_remedy(err, "--help says how this program is used");
@@ -72,7 +75,7 @@ static void wait_passively(char **argv)
     execv("/proc/self/exe", argv);
 }
 
-/* What is freed goes back to the system: left to itself, the allocator keeps ever larger pieces for
+/* Freed memory goes back to the system: by default the allocator keeps ever larger pieces for
  * reuse, and a worker's memory would depend on the order in which it needed them. */
 enum { RETURNED_BYTES = 1 << 20 };
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "common/error.h"
+#include "common/hub/hub.h"
 
 enum config_precision { CONFIG_BF16, CONFIG_F32 };
 enum config_format {
@@ -16,13 +17,18 @@ enum config_format {
     CONFIG_IMAGEFOLDER,
     CONFIG_PAIRS,
     CONFIG_ANNOTATIONS,
-    CONFIG_PARQUET
+    CONFIG_PARQUET,
+    CONFIG_WEBDATASET
 };
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
+/* Of equal captions the first is kept: not asked for, within one image, within the whole data set. */
+enum config_deduplicate { CONFIG_REPEAT, CONFIG_UNIQUE_OF_IMAGE, CONFIG_UNIQUE };
 enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
 enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
 enum config_routing { CONFIG_POOLED, CONFIG_MEAN, CONFIG_FIRST_PATCH };
 enum config_schedule { CONFIG_COSINE, CONFIG_CONSTANT, CONFIG_WSD };
+
+enum config_labels { CONFIG_LABELS_BOTH, CONFIG_LABELS_TRACE, CONFIG_LABELS_CAPTION };
 
 struct config_strings {
     char **at;
@@ -33,10 +39,23 @@ struct config_strings {
 struct config_caption {
     char *column, *prefix; /* prefix as written; "" = none */
     char *join;            /* between prefix and caption: " " or "" */
+    char *trace;           /* column of the reasoning before the caption; NULL = none */
+    char *open, *close;    /* what stands around a trace; NULL without one */
+    enum config_labels labels;
 };
 struct config_captions {
     struct config_caption *at;
     size_t count; /* at least 1 */
+};
+
+/* A column of numbers: a sample is kept where its number is min to max. */
+struct config_filter {
+    char *column;
+    double min, max; /* -INFINITY, INFINITY: not given */
+};
+struct config_filters {
+    struct config_filter *at;
+    size_t count;
 };
 
 struct config_data {
@@ -52,12 +71,18 @@ struct config_data {
     enum config_choice caption_choice;
     bool train_prefix;
     int64_t min_tokens, max_tokens;   /* tokens of the caption alone: no prefix, no EOS */
+    int64_t max_trace_tokens;         /* with what stands around it */
     struct config_strings keep, drop; /* PCRE2 patterns, checked at load */
-    bool deduplicate;
+    struct config_strings strip;      /* PCRE2 patterns of openings that are taken off */
+    char *script;                     /* a Unicode script; NULL = any */
+    double script_share;              /* of the letters, at least */
+    enum config_deduplicate deduplicate;
+    struct config_filters filters;
     double validation;       /* below 1: fraction of the images; from 1: their number */
     char *validation_source; /* NULL = none */
     char *eos;               /* the token's text; NULL = config.json's eos_token_id */
     int64_t max_pixels;
+    int64_t min_side; /* pixels; smaller images are void */
     int64_t max_image_bytes;
     double max_bad_fraction;
 };
@@ -129,6 +154,11 @@ struct config_cluster {
     int64_t loader_capacity; /* groups one loader may hold */
 };
 
+struct config_repository {
+    const char *key; /* "vision.path"; static */
+    struct hub_id id;
+};
+
 struct config_log {
     int64_t every;
 };
@@ -155,15 +185,23 @@ struct config {
     struct config_cluster cluster;
     struct config_log log;
 
-    /* Canonical text: every key in the table's order, paths absolute, `auto` left as auto. It is
+    /* Values that name a repository of the Hub, as the file has them. The members above have its snapshot's folder instead, or,
+     * where the cache lacks it, the same name, which opening refuses (hub_refuse_missing). */
+    struct {
+        struct config_repository *at;
+        size_t count;
+    } hub;
+
+    /* Canonical text: every key in the table's order, paths absolute (snapshots of the Hub as
+     * owner/name@commit, so that every host finds its own), `auto` left as auto. It is
      * YAML that config_parse reads back to the same text; RUN_DIR/config.yaml and state.json hold
      * it. */
     char *text;
 };
 
 /* Reads a RUN.yaml. Relative paths start at the file's folder. *ret is the caller's (config_free).
- * -BL_ECONFIG with file:line:column, key, what was expected and found. No path is looked at here
- * (check does that). */
+ * -BL_ECONFIG with file:line:column, key, what was expected and found. Whether paths are there is looked
+ * at only where they may name a repository of the Hub instead; check does the rest. */
 int config_open(const char *path, struct config **ret, struct bl_error *err);
 /* The same from memory; `name` stands for the file in messages, relative paths start at `folder`.
  */

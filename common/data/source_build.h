@@ -5,6 +5,9 @@
 
 #include "common/array.h"
 #include "common/data/source.h"
+#include "common/hash.h"
+#include "common/json.h"
+#include "common/limits.h"
 
 #define SOURCE_OTHERS_MAX 12 /* as many as a message can name */
 
@@ -49,6 +52,8 @@ struct source {
     size_t row_count, row_capacity;
     struct source_text *candidates;
     size_t candidate_count, candidate_capacity;
+    double *numbers; /* number_count of each row (source_numbers.c) */
+    size_t number_count, numbers_filled, number_capacity;
     uint8_t fingerprint[32];
     struct {
         uint64_t count;
@@ -59,7 +64,8 @@ struct source {
     const struct source_options *options;
     const char *const *columns;
     size_t column_count;
-    bool *column_seen;                  /* has any line had it? */
+    bool *column_seen; /* has any line had it? */
+    bool *number_seen;
     char others[SOURCE_OTHERS_MAX][64]; /* columns found that nobody asked for */
     size_t other_count;
 };
@@ -73,26 +79,53 @@ struct source_kind {
     int (*read)(struct source *source, const struct source_listing *listing, struct bl_error *err);
 };
 extern const struct source_kind source_imagefolder, source_annotations, source_pairs,
-    source_parquet;
+    source_parquet, source_webdataset;
 
 /* A sample; its candidates follow. The image's path is checked to stay below the folder. */
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
                struct bl_error *err);
+/* The same of an image in a container, whose name is no path. */
+int source_add_contained(struct source *source, const char *image, const char *file,
+                         struct bl_error *err);
 /* A candidate of the sample added last. */
 int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
                        struct bl_error *err);
+/* JSON as Python writes it, with NaN and numbers of any size. *ret is the caller's. */
+int source_parse_json(const char *text, size_t size, json_t **ret, struct bl_error *err);
+/* The candidates under a column: a text, a list of texts, or null. */
+int source_add_json_captions(struct source *source, size_t column, const json_t *value,
+                             struct bl_error *err);
 /* Adds the samples of a metadata.jsonl or metadata.csv at `path` below the folder. */
 int source_read_metadata(struct source *source, const char *path, const void *data, size_t size,
                          struct bl_error *err);
+/* Adds the samples of a tar shard from memory (fuzzing). */
+int source_read_shard(struct source *source, const char *path, const void *data, size_t size,
+                      struct bl_error *err);
 /* Counts what is passed over. */
 int source_pass_over(struct source *source, enum source_passed kind, const char *path,
                      struct bl_error *err);
 /* Counts the text files of the same name beside the listing's images. */
 int source_pass_over_pairs(struct source *source, const struct source_listing *listing,
                            struct bl_error *err);
-/* That a path stays below the folder; that a text may be a caption. */
+/* That a file of text does not begin as UTF-16 does; that a path stays below the folder; that a text may be a caption. */
+int source_check_encoding(const char *data, size_t size, struct bl_error *err);
 int source_check_path(const char *path, struct bl_error *err);
 int source_check_caption(const char *text, size_t size, struct bl_error *err);
+/* -- columns of numbers (source_numbers.c). Index i is one of options->numbers. */
+
+int source_numbers_open(struct source *source, struct bl_error *err);
+void source_numbers_release(struct source *source);
+void source_saw_number(struct source *source, size_t i);
+/* That each column asked for was found. */
+int source_check_numbers(const struct source *source, struct bl_error *err);
+/* Of the sample added last. A JSON object's numbers and booleans; null is none. A CSV field; an empty one is none. */
+int source_add_number(struct source *source, size_t i, double value, struct bl_error *err);
+int source_add_json_numbers(struct source *source, const json_t *object, struct bl_error *err);
+int source_add_text_number(struct source *source, size_t i, const char *text, struct bl_error *err);
+/* Those of a sample, number_count; borrowed. */
+const double *source_numbers(const struct source *source, uint64_t id);
+void source_numbers_digest(const struct source *source, struct bl_sha256 *hash);
+
 /* Remembers that a column was found. */
 void source_saw_column(struct source *source, const char *name);
 /* That each column asked for was found. */
