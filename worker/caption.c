@@ -36,7 +36,7 @@ const char command_caption_usage[] =
     "  --max-new N        most tokens in a caption (the run's train.max_new_tokens)\n"
     "  --max-trace N      where captions have traces: most tokens in a trace, not counted by "
     "--max-new (0: they are)\n"
-    "  --show-trace       print the trace before the caption, which is otherwise cut; with --json "
+    "  --show-trace       print the trace before the caption, which is otherwise cut; with --json, "
     "as trace\n"
     "  --json             print a line of JSON for each image: file_name, caption, token_ids, "
     "ended\n"

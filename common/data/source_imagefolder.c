@@ -53,9 +53,8 @@ static int fail_type(struct bl_error *err, const char *key, const char *expected
     return bl_error_key(err, "%.100s", key);
 }
 
-/* The captions under one column: a text, a list of texts, or null. */
-static int add_captions(struct source *source, size_t column, const json_t *value,
-                        struct bl_error *err)
+int source_add_json_captions(struct source *source, size_t column, const json_t *value,
+                             struct bl_error *err)
 {
     const char *name = source->columns[column];
     if (!value || json_is_null(value))
@@ -89,7 +88,8 @@ static int read_object(const struct metadata *m, json_t *line, struct bl_error *
     json_t *value;
     json_object_foreach(line, key, value) source_saw_column(m->source, key);
     for (size_t i = 0; i < m->source->column_count; i++)
-        BL_TRY(add_captions(m->source, i, json_object_get(line, m->source->columns[i]), err));
+        BL_TRY(source_add_json_captions(m->source, i, json_object_get(line, m->source->columns[i]),
+                                        err));
     return source_add_json_numbers(m->source, line, err);
 }
 
@@ -145,6 +145,25 @@ static void blank_numbers(char *text, size_t size)
     }
 }
 
+int source_parse_json(const char *text, size_t size, json_t **ret, struct bl_error *err)
+{
+    json_error_t json_err, other_err;
+    bl_autojson json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    if (!json) {
+        bl_autofree char *copy = strndup(text, size);
+        if (!copy)
+            return bl_fail(err, BL_ENOMEM, "out of memory");
+        blank_numbers(copy, strlen(copy));
+        json = json_loadb(copy, strlen(copy), JSON_REJECT_DUPLICATES, &other_err);
+        if (strlen(copy) < size)
+            bl_json_free(&json); /* NUL: no JSON either way */
+    }
+    if (!json)
+        return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
+    *ret = bl_take(&json);
+    return 0;
+}
+
 static int read_json_line(const struct metadata *m, const char *text, size_t size,
                           struct bl_error *err)
 {
@@ -153,19 +172,8 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
                        BL_METADATA_LINE_MAX, size);
     if (is_blank(text, size))
         return 0;
-    json_error_t json_err, other_err;
-    bl_autojson json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
-    if (!line) {
-        bl_autofree char *copy = strndup(text, size);
-        if (!copy)
-            return bl_fail(err, BL_ENOMEM, "out of memory");
-        blank_numbers(copy, strlen(copy));
-        line = json_loadb(copy, strlen(copy), JSON_REJECT_DUPLICATES, &other_err);
-        if (strlen(copy) < size)
-            bl_json_free(&line); /* NUL: no JSON either way */
-    }
-    if (!line)
-        return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
+    bl_autojson json_t *line = NULL;
+    BL_TRY(source_parse_json(text, size, &line, err));
     return read_object(m, line, err);
 }
 

@@ -213,8 +213,7 @@ bool checkpoint_has_file(const struct checkpoint_state *state, const char *name)
 int checkpoint_verify(const char *folder, const struct checkpoint_state *state,
                       struct bl_error *err)
 {
-    char(*paths)[4096] = calloc(CHECKPOINT_FILES_MAX, sizeof *paths);
-    bl_autofree void *owner = paths;
+    bl_autofree char(*paths)[4096] = calloc(CHECKPOINT_FILES_MAX, sizeof *paths);
     const char *names[CHECKPOINT_FILES_MAX];
     char hex[CHECKPOINT_FILES_MAX][65];
     if (!paths)

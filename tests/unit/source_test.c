@@ -313,8 +313,8 @@ static void wrong_folders_are_named(void **state)
     refuses(
         CONFIG_FORMAT_AUTO, text_column, 1,
         ": expected metadata.jsonl or metadata.csv, images beside .txt files, captions of COCO or "
-        "Flickr8k, or Parquet "
-        "files, found none "
+        "Flickr8k, Parquet files, or tar shards, "
+        "found none "
         "among 0 files");
     put("a.jpg", "");
     refuses(CONFIG_IMAGEFOLDER, text_column, 1,
