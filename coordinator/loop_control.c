@@ -134,7 +134,7 @@ static json_t *describe_run(struct loop *l)
         "security", loop_security_names[l->security], "state", coord_state_name(s.state),
         "stopping", (int)s.stopping, "generation", whole_or_null(true, s.generation), "step",
         whole_or_null(true, s.step), "steps", whole_or_null(true, l->plan.steps), "epoch",
-        bl_json_number((double)s.step * l->plan.batch / (double)l->plan.train_samples), "loss",
+        bl_json_number((double)s.step * l->plan.batch / (double)bl_plan_epoch(&l->plan)), "loss",
         bl_json_number(knows_rate ? l->latest_train_loss : NAN), "images_per_s",
         bl_json_number(knows_rate ? l->images / l->step_s : NAN), "tokens_per_s",
         bl_json_number(knows_rate ? l->tokens / l->step_s : NAN), "seconds_left",

@@ -58,7 +58,7 @@ void loop_progress(struct loop *l, bool line)
         .phase = coord_state_name(s.state),
         .step = (int64_t)s.step,
         .steps = (int64_t)l->plan.steps,
-        .epoch = (double)s.step * l->plan.batch / (double)l->plan.train_samples,
+        .epoch = (double)s.step * l->plan.batch / (double)bl_plan_epoch(&l->plan),
         .loss = l->latest_train_loss,
         .images_per_s = l->step_s > 0 ? l->images / l->step_s : 0,
         .tokens_per_s = l->step_s > 0 ? l->tokens / l->step_s : 0,
@@ -114,7 +114,7 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
     if (!results_take_step(l->results, step, &m, share))
         return 0; /* known from a survivor's state alone: no rank lived to tell its loss */
     m.step = (int64_t)step + 1;
-    m.epoch = (double)m.step * l->plan.batch / (double)l->plan.train_samples;
+    m.epoch = (double)m.step * l->plan.batch / (double)bl_plan_epoch(&l->plan);
     m.step_s = step_s;
     l->latest_train_loss = m.loss;
     if (step_s > 0) { /* not NAN */
