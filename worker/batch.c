@@ -140,7 +140,7 @@ static uint64_t planned_sample(const struct bl_plan *plan, const struct dataset 
     if (b->kind == BATCH_EMBED)
         return images[index];
     if (b->kind == BATCH_VALIDATE)
-        return dataset_id(dataset, DATASET_VALIDATION, index);
+        return dataset_id(dataset, DATASET_VALIDATION, bl_plan_validation_sample(plan, index));
     bl_plan_sample(plan, b->step, index, &epoch, &i);
     return dataset_id(dataset, DATASET_TRAIN, i);
 }

@@ -76,10 +76,14 @@ static int check_model(struct reader *r)
 /* Training would write among the images. */
 static int check_folders(struct reader *r)
 {
-    if (strcmp(r->config->run_dir, r->config->data.source))
-        return 0;
-    FAIL_KEY(r, "run_dir", "expected a folder of its own, found that of data.source");
-    return bl_error_remedy(r->err, "choose another folder");
+    const struct config_sources *sources = &r->config->data.sources;
+    for (size_t i = 0; i < sources->count; i++)
+        if (!strcmp(r->config->run_dir, sources->at[i].source)) {
+            FAIL_KEY(r, "run_dir", "expected a folder of its own, found that of data.source%s",
+                     sources->written ? "s" : "");
+            return bl_error_remedy(r->err, "choose another folder");
+        }
+    return 0;
 }
 
 /* Replaces auto. */
@@ -167,14 +171,21 @@ static int check_length(struct reader *r)
     return config_fail_named(r, (struct place){0, 0}, "train.steps", -BL_ECONFIG);
 }
 
+/* data.source is required, unless there is a list of sources. */
+static bool stands_in(const struct reader *r, const struct config_key *key)
+{
+    return r->config->data.sources.written && !strcmp(key->path, "data.source");
+}
+
 static int read_config(struct reader *r)
 {
     BL_TRY(config_read_keys(r));
     for (size_t i = 0; i < config_key_count; i++)
-        if (!r->places[i].line)
+        if (!r->places[i].line && !stands_in(r, &config_keys[i]))
             BL_TRY(set_default(r, &config_keys[i]));
-    BL_TRY(check_folders(r));
     BL_TRY(check_data(r));
+    BL_TRY(config_resolve_sources(r));
+    BL_TRY(check_folders(r));
     BL_TRY(check_model(r));
     BL_TRY(check_length(r));
     BL_TRY(config_print(r->config, r->err));
@@ -245,6 +256,16 @@ int config_open(const char *path, struct config **ret, struct bl_error *err)
     return config_parse(yaml, size, path, absolute, ret, err);
 }
 
+void config_release_captions(struct config_captions *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        free(list->at[i].column);
+        free(list->at[i].prefix);
+        free(list->at[i].join);
+    }
+    free(list->at);
+}
+
 void config_free(struct config **config)
 {
     struct config *c = *config;
@@ -264,16 +285,12 @@ void config_free(struct config **config)
             free(list->at);
             break;
         }
-        case CONFIG_CAPTIONS: {
-            struct config_captions *list = at;
-            for (size_t j = 0; j < list->count; j++) {
-                free(list->at[j].column);
-                free(list->at[j].prefix);
-                free(list->at[j].join);
-            }
-            free(list->at);
+        case CONFIG_CAPTIONS:
+            config_release_captions(at);
             break;
-        }
+        case CONFIG_SOURCES:
+            config_release_sources(at);
+            break;
         default:
             break;
         }

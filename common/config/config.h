@@ -36,11 +36,31 @@ struct config_caption {
 };
 struct config_captions {
     struct config_caption *at;
-    size_t count; /* at least 1 */
+    size_t count;   /* at least 1 */
+    size_t written; /* the first so many are those of data.captions, the others of data.sources */
+};
+
+/* One of the run's sources, everything said. */
+struct config_source {
+    char *source; /* a folder, a Parquet file, or a pattern of such */
+    double weight;
+    enum config_format format;
+    char *image_column;              /* NULL: the usual names */
+    struct config_captions captions; /* while it is read */
+    size_t caption_first,
+        caption_count;       /* its columns are data.captions.at[first, first + count) */
+    double validation;       /* below 1: fraction of the images; from 1: their number */
+    char *validation_source; /* NULL = none */
+};
+struct config_sources {
+    struct config_source *at;
+    size_t count;   /* 1 to BL_SOURCES_MAX */
+    size_t written; /* those of data.sources; 0: the one is data.source */
 };
 
 struct config_data {
-    char *source;
+    char *source; /* NULL: data.sources was given; what is read goes by `sources` either way */
+    struct config_sources sources;
     enum config_format format;
     char *image_column;  /* NULL: the usual names */
     char *cache;         /* folder of what URLs are cached in */

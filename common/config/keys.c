@@ -88,16 +88,14 @@ static int read_caption(struct reader *r, const char *path, struct config_captio
     return caption->prefix ? 0 : config_copy_text("", &caption->prefix, r->err);
 }
 
-static int read_captions(struct reader *r, const struct config_key *key)
+int config_read_captions(struct reader *r, const char *key, struct config_captions *list)
 {
-    struct config_captions *list = (void *)((char *)r->config + key->offset);
     for (;;) {
-        char path[128];
+        char path[192];
         BL_TRY(config_next_event(r));
         if (r->event.type == YAML_SEQUENCE_END_EVENT)
-            return list->count ? 0
-                               : FAIL_HERE(r, key->path, "expected at least one caption column");
-        snprintf(path, sizeof path, "%s[%zu]", key->path, list->count);
+            return list->count ? 0 : FAIL_HERE(r, key, "expected at least one caption column");
+        snprintf(path, sizeof path, "%.160s[%zu]", key, list->count);
         struct config_caption *item = config_list_add(&list->at, &list->count, sizeof *item);
         if (!item)
             return fail_list(r, path);
@@ -113,7 +111,8 @@ static int read_captions(struct reader *r, const struct config_key *key)
 static int read_value(struct reader *r, const struct config_key *key)
 {
     struct place place = config_place_of(r->event.start_mark);
-    bool list = key->type == CONFIG_PATTERNS || key->type == CONFIG_CAPTIONS;
+    bool list =
+        key->type == CONFIG_PATTERNS || key->type == CONFIG_CAPTIONS || key->type == CONFIG_SOURCES;
     yaml_event_type_t wanted = list ? YAML_SEQUENCE_START_EVENT : YAML_SCALAR_EVENT;
     r->places[key - config_keys] = place;
     if (r->event.type != wanted)
@@ -122,7 +121,9 @@ static int read_value(struct reader *r, const struct config_key *key)
     if (key->type == CONFIG_PATTERNS)
         return read_patterns(r, key);
     if (key->type == CONFIG_CAPTIONS)
-        return read_captions(r, key);
+        return config_read_captions(r, key->path, &r->config->data.captions);
+    if (key->type == CONFIG_SOURCES)
+        return config_read_sources(r, key);
     int rc = config_set_scalar(r->config, key, config_scalar(r), config_scalar_is_plain(r),
                                r->folder, r->err);
     return rc < 0 ? config_fail_named(r, place, key->path, rc) : 0;

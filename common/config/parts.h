@@ -63,9 +63,9 @@ int config_fail_value(struct bl_error *err, const struct config_key *key, const 
 bool config_plain_is_text(const char *s);
 /* *ret is the caller's (free). */
 int config_copy_text(const char *text, char **ret, struct bl_error *err);
-/* Sets a key that is one scalar. plain: not in quotes. */
-int config_set_scalar(struct config *config, const struct config_key *key, const char *text,
-                      bool plain, const char *folder, struct bl_error *err);
+/* Sets a key that is one scalar in the struct at base, by the key's offset. plain: not in quotes. */
+int config_set_scalar(void *base, const struct config_key *key, const char *text, bool plain,
+                      const char *folder, struct bl_error *err);
 /* Grows a list (the address of its pointer) by one zeroed element and gives its address; NULL: no memory, or
  * BL_CONFIG_LIST_MAX elements. */
 void *config_list_add(void *items, size_t *count, size_t element);
@@ -77,7 +77,26 @@ const struct config_key *config_find_key(const char *path);
 /* The whole document into r->config, with the place of each key. */
 int config_read_keys(struct reader *r);
 
+/* A list of caption columns; the current event is its start. */
+int config_read_captions(struct reader *r, const char *path, struct config_captions *list);
+void config_release_captions(struct config_captions *list);
+
+/* ---- sources.c */
+
+#define CONFIG_INHERITED (-1) /* an entry's choice that was not made */
+int config_read_sources(struct reader *r, const struct config_key *key);
+/* Once all keys are read: the list has what its entries inherit, and data.source is a list of one. */
+int config_resolve_sources(struct reader *r);
+/* The list as it was written; without places: what may not change on resume. */
+void config_print_sources(FILE *out, const struct config *config, bool places);
+void config_release_sources(struct config_sources *list);
+
 /* ---- config_text.c */
+
+/* The shortest digits that read back as the same number; a text in double quotes; a list of caption columns. */
+void config_print_real(FILE *out, double value);
+void config_print_text(FILE *out, const char *text);
+void config_print_captions(FILE *out, const struct config_caption *at, size_t count);
 
 /* Sets config->text: every key, written out. */
 int config_print(struct config *config, struct bl_error *err);

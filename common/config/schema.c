@@ -46,7 +46,9 @@ const struct config_key config_keys[] = {
         "Of one worker; 0 takes all cores it may run on. No result depends on it.", FREE),
 
     KEY("data.source", CONFIG_PATH, data.source, NULL,
-        "Folder with images and captions; or a Parquet file, or several by a pattern such as data/train-*.parquet.", FREE),
+        "Folder with images and captions; or a Parquet file, or several by a pattern such as data/train-*.parquet. Required unless data.sources is given.", FREE),
+    KEY("data.sources", CONFIG_SOURCES, data.sources, "",
+        "Several sources, instead of data.source: a list of {source, weight, format, image_column, captions, validation, validation_source}. With weight w (0.000001 to 1000, 1 where not given) an epoch takes round(w n) draws of the source's n training samples: docs/data.md. What an entry does not say is as data.format, data.image_column, data.captions and data.validation say. Folders may move on resume; their number, order, weights and the rest may not change.", INDEX),
     CHOICE("data.format", data.format, LIST("auto", "imagefolder", "pairs", "annotations", "parquet"), "auto",
         "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg (or another image) beside NAME.txt. annotations: captions_*.json of COCO, captions.txt or *.token.txt of Flickr8k, with the images in folders below. parquet: *.parquet, each row a sample. auto takes what it finds, in this order.", INDEX),
     KEY("data.image_column", CONFIG_TEXT, data.image_column, "auto",

@@ -7,8 +7,7 @@
 #include "common/cleanup.h"
 #include "common/hash.h"
 
-/* The shortest digits that read back as the same number. */
-static void print_real(FILE *out, double value)
+void config_print_real(FILE *out, double value)
 {
     char digits[40];
     for (int precision = 1; precision <= 17; precision++) {
@@ -19,8 +18,8 @@ static void print_real(FILE *out, double value)
     fputs(digits, out);
 }
 
-/* In double quotes, as YAML and JSON both read it. */
-static void print_text(FILE *out, const char *text)
+/* As YAML and JSON both read it. */
+void config_print_text(FILE *out, const char *text)
 {
     putc('"', out);
     for (const unsigned char *c = (const unsigned char *)text; *c; c++)
@@ -33,8 +32,25 @@ static void print_text(FILE *out, const char *text)
     putc('"', out);
 }
 
+void config_print_captions(FILE *out, const struct config_caption *at, size_t count)
+{
+    putc('[', out);
+    for (size_t i = 0; i < count; i++) {
+        fputs(i ? ", {column: " : "{column: ", out);
+        config_print_text(out, at[i].column);
+        fputs(", prefix: ", out);
+        config_print_text(out, at[i].prefix);
+        if (!*at[i].join)
+            fputs(", join: \"\"", out);
+        putc('}', out);
+    }
+    putc(']', out);
+}
+
 static bool is_absent(const struct config *config, const struct config_key *key)
 {
+    if (key->type == CONFIG_SOURCES)
+        return !config->data.sources.written;
     return (key->type == CONFIG_TEXT || key->type == CONFIG_PATH) && !key->may_auto &&
            !*(char *const *)((const char *)config + key->offset);
 }
@@ -54,7 +70,7 @@ static void print_value(FILE *out, const struct config *config, const struct con
             fprintf(out, "%lld", (long long)*(const int64_t *)at);
         break;
     case CONFIG_REAL:
-        print_real(out, *(const double *)at);
+        config_print_real(out, *(const double *)at);
         break;
     case CONFIG_CHOICE:
         fputs(key->choices[*(const int *)at], out);
@@ -62,7 +78,7 @@ static void print_value(FILE *out, const struct config *config, const struct con
     case CONFIG_TEXT:
     case CONFIG_PATH:
         if (*(char *const *)at)
-            print_text(out, *(char *const *)at);
+            config_print_text(out, *(char *const *)at);
         else
             fputs("auto", out);
         break;
@@ -71,26 +87,19 @@ static void print_value(FILE *out, const struct config *config, const struct con
         putc('[', out);
         for (size_t i = 0; i < list->count; i++) {
             fputs(i ? ", " : "", out);
-            print_text(out, list->at[i]);
+            config_print_text(out, list->at[i]);
         }
         putc(']', out);
         break;
     }
     case CONFIG_CAPTIONS: {
         const struct config_captions *list = at;
-        putc('[', out);
-        for (size_t i = 0; i < list->count; i++) {
-            fputs(i ? ", {column: " : "{column: ", out);
-            print_text(out, list->at[i].column);
-            fputs(", prefix: ", out);
-            print_text(out, list->at[i].prefix);
-            if (!*list->at[i].join)
-                fputs(", join: \"\"", out);
-            putc('}', out);
-        }
-        putc(']', out);
+        config_print_captions(out, list->at, list->written);
         break;
     }
+    case CONFIG_SOURCES:
+        config_print_sources(out, config, true);
+        break;
     }
     putc('\n', out);
 }
@@ -114,7 +123,7 @@ int config_print(struct config *config, struct bl_error *err)
     return fclose(out) ? bl_fail(err, BL_ENOMEM, "out of memory") : 0;
 }
 
-/* The value as one line of text, the caller's. */
+/* The value as one line of text, the caller's; of sources without their places, which may change. */
 static char *value_text(const struct config *config, const struct config_key *key)
 {
     char *text = NULL;
@@ -124,7 +133,10 @@ static char *value_text(const struct config *config, const struct config_key *ke
         return NULL;
     if (is_absent(config, key))
         fputs("nothing\n", out);
-    else
+    else if (key->type == CONFIG_SOURCES) {
+        config_print_sources(out, config, false);
+        putc('\n', out);
+    } else
         print_value(out, config, key);
     if (fclose(out) || !size)
         return NULL;
@@ -176,7 +188,8 @@ static void digest(const struct config *config, bool (*wanted)(const struct conf
     bl_sha256_begin(&hash);
     for (size_t i = 0; i < config_key_count; i++) {
         const struct config_key *key = &config_keys[i];
-        if (!wanted(key) || !compared(key, config))
+        if (!wanted(key) || !compared(key, config) ||
+            (key->type == CONFIG_SOURCES && is_absent(config, key)))
             continue;
         bl_autofree char *text = value_text(config, key);
         BL_ASSERT(text); /* a line of text could not be allocated: nothing sensible is left to do */

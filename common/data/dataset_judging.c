@@ -55,8 +55,9 @@ static int add(struct dataset_judging *j, const struct source_candidate *candida
 
 /* The captions of a row that are looked at: none where all are white space. */
 static int add_row(struct dataset_judging *j, const struct config_data *config,
-                   const struct source *source, uint64_t row, struct bl_error *err)
+                   const struct source_part *part, uint64_t row, struct bl_error *err)
 {
+    const struct source *source = part->source;
     struct source_sample sample;
     uint32_t column;
     BL_TRY(source_get(source, row, &sample, err));
@@ -65,7 +66,9 @@ static int add_row(struct dataset_judging *j, const struct config_data *config,
     for (uint64_t i = 0; i < sample.candidate_count; i++) {
         struct source_candidate candidate;
         source_candidate(source, row, i, &candidate);
-        if (config->caption_choice == CONFIG_CHOICE_ANY || candidate.column == column)
+        bool wanted = config->caption_choice == CONFIG_CHOICE_ANY || candidate.column == column;
+        candidate.column += (uint32_t)config->sources.at[part->of].caption_first;
+        if (wanted)
             BL_TRY(add(j, &candidate, err));
     }
     return 0;
@@ -106,9 +109,9 @@ int dataset_judging_make(const struct config_data *config, const struct caption_
     j->count = end - first;
     for (uint64_t at = first; at < end; at++) {
         uint64_t row = at;
-        const struct source *source = dataset_inputs_source(inputs, &row);
+        const struct source_part *part = source_set_find(&inputs->set, &row);
         if (inputs->images[at].verdict == DATASET_KEPT)
-            BL_TRY(add_row(j, config, source, row, err));
+            BL_TRY(add_row(j, config, part, row, err));
         j->starts[at - first + 1] = j->judged;
     }
     const struct parallel_work work = {.count =

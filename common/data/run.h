@@ -16,7 +16,8 @@
 /* Reads RUN/run-id, or (make) draws one where there is none. */
 int run_id(const char *run_folder, bool make, uint8_t ret[RUN_ID_BYTES], struct bl_error *err);
 
-/* The run's plan. Validation takes the first train.validation_max_images samples of its split, 0 = all. */
+/* The run's plan. Validation takes train.validation_max_images samples, 0 = all: of each source the first, as many as its part
+ * of the split is. */
 void run_plan(const struct config *config, const struct dataset *dataset, struct bl_plan *ret);
 
 /* A data set's distinct images in the order of their identities (SHA-256), each by the first of its samples, of both splits:
