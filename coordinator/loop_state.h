@@ -96,6 +96,8 @@ struct loop {
     int disk_jobs;                    /* under way on the thread pool */
     struct best best;
     double latest_train_loss;
+    int latest_source_count; /* 0: there is one */
+    struct metrics_source latest_sources[BL_SOURCES_MAX];
     uint64_t skipped_in_a_row;     /* steps, up to the latest */
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
