@@ -107,16 +107,19 @@ static void print_value(FILE *out, const struct config *config, const struct con
 int config_print(struct config *config, struct bl_error *err)
 {
     size_t size;
+    bool begun = false;
     FILE *out = open_memstream(&config->text, &size);
     if (!out)
         return bl_fail(err, BL_ENOMEM, "out of memory");
     for (size_t i = 0; i < config_key_count; i++) {
         const struct config_key *key = &config_keys[i];
+        begun &= !config_starts_section(key); /* whose first key may be absent */
         if (is_absent(config, key))
             continue;
         size_t section = (size_t)(config_leaf(key->path) - key->path);
-        if (section && config_starts_section(key))
+        if (section && !begun)
             fprintf(out, "%.*s:\n", (int)section - 1, key->path);
+        begun = true;
         fprintf(out, "%s%s: ", section ? "  " : "", config_leaf(key->path));
         print_value(out, config, key);
     }
