@@ -174,7 +174,7 @@ static int check_notes(const struct dataset *d, struct bl_error *err)
     for (uint64_t i = 0; i < d->header->example_count; i++) {
         const struct dataset_note *note = &d->notes[i];
         uint32_t count = note->is_caption ? CAPTION_VERDICT_COUNT : DATASET_VERDICT_COUNT;
-        if (note->verdict >= count || !string_fits(d, note->text))
+        if (note->verdict >= count || note->source >= BL_SOURCES_MAX || !string_fits(d, note->text))
             return fail(err, "an example is wrong");
     }
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++)
@@ -295,10 +295,13 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
 
 /* -- judging ---------------------------------------------------------------------------------- */
 
-static const char *first_of(const struct dataset *d, bool is_caption, uint32_t verdict)
+/* source: of which, or -1 for any. */
+static const char *first_of(const struct dataset *d, int64_t source, bool is_caption,
+                            uint32_t verdict)
 {
     for (uint64_t i = 0; i < d->header->example_count; i++)
-        if (d->notes[i].is_caption == is_caption && d->notes[i].verdict == verdict)
+        if (d->notes[i].is_caption == is_caption && d->notes[i].verdict == verdict &&
+            (source < 0 || d->notes[i].source == source))
             return d->text + d->notes[i].text;
     return "unknown";
 }
@@ -352,8 +355,8 @@ static int judge_losses(const struct config *config, const struct dataset *d,
     if (lost > counts[most->verdict])
         snprintf(more, sizeof more, "; %llu more lost for other reasons",
                  (unsigned long long)(lost - counts[most->verdict]));
-    bl_fail(err, BL_EDATA, "%s, the first is %.300s%s", text, first_of(d, false, most->verdict),
-            more);
+    bl_fail(err, BL_EDATA, "%s, the first is %.300s%s", text,
+            first_of(d, source - d->header->sources, false, most->verdict), more);
     bl_error_remedy(err, "%s, or allow for more by data.max_bad_fraction (%g)",
                     most->remedy ? most->remedy : remedy_for_captions(d->header),
                     config->data.max_bad_fraction);
@@ -538,7 +541,7 @@ bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict ve
                   : "data.captions";
     snprintf(ret, size, "%llu of %llu captions are dropped: %s (%s); the first is %.300s",
              (unsigned long long)counts[verdict], (unsigned long long)all,
-             caption_verdict_words(verdict), key, first_of(dataset, true, verdict));
+             caption_verdict_words(verdict), key, first_of(dataset, -1, true, verdict));
     return true;
 }
 

@@ -89,7 +89,9 @@ struct build {
     struct bl_bytes rows, captions, splits[DATASET_SPLIT_COUNT], notes, text;
     uint64_t *lengths;
     size_t length_capacity;
-    uint32_t sample_notes[DATASET_VERDICT_COUNT], caption_notes[CAPTION_VERDICT_COUNT];
+    struct {
+        uint32_t samples[DATASET_VERDICT_COUNT], captions[CAPTION_VERDICT_COUNT];
+    } noted[BL_SOURCES_MAX];
 };
 
 static int append(struct bl_bytes *bytes, const void *data, size_t size, struct bl_error *err)
@@ -115,15 +117,17 @@ static void describe(const struct source_sample *sample, char *ret, size_t size)
         snprintf(ret, size, "%.300s", sample->image);
 }
 
-/* Keeps the first few of each verdict as examples. text: the caption, or NULL for a sample. */
-static int note(struct build *b, const struct source_sample *sample, uint32_t verdict,
-                const char *text, size_t size, struct bl_error *err)
+/* Keeps the first few of each source and verdict as examples. text: the caption, or NULL for a sample. */
+static int note(struct build *b, const struct source_part *part, const struct source_sample *sample,
+                uint32_t verdict, const char *text, size_t size, struct bl_error *err)
 {
-    uint32_t *count = text ? &b->caption_notes[verdict] : &b->sample_notes[verdict];
+    uint32_t *count =
+        text ? &b->noted[part->of].captions[verdict] : &b->noted[part->of].samples[verdict];
     if (++*count > EXAMPLES_OF_EACH)
         return 0;
     char line[900];
-    struct dataset_note record = {.is_caption = text != NULL, .verdict = verdict};
+    struct dataset_note record = {
+        .is_caption = text != NULL, .source = (uint16_t)part->of, .verdict = verdict};
     describe(sample, line, sizeof line);
     size_t used = strlen(line);
     if (text)
@@ -138,7 +142,7 @@ static int leave_out(struct build *b, const struct source_part *part,
                      struct bl_error *err)
 {
     b->header.sources[part->of].sample_verdicts[verdict]++;
-    return note(b, sample, verdict, NULL, 0, err);
+    return note(b, part, sample, verdict, NULL, 0, err);
 }
 
 static int count_length(struct build *b, uint32_t tokens, struct bl_error *err)
@@ -184,9 +188,10 @@ static bool is_asked_for(enum caption_verdict verdict)
            verdict == CAPTION_DROPPED || verdict == CAPTION_DUPLICATE;
 }
 
-static int add_caption(struct build *b, const struct source_sample *sample,
-                       const struct dataset_image *image, const struct dataset_judgement *judgement,
-                       struct tally *tally, struct bl_error *err)
+static int add_caption(struct build *b, const struct source_part *part,
+                       const struct source_sample *sample, const struct dataset_image *image,
+                       const struct dataset_judgement *judgement, struct tally *tally,
+                       struct bl_error *err)
 {
     enum caption_verdict verdict = judgement->verdict;
     struct caption_text caption;
@@ -196,7 +201,7 @@ static int add_caption(struct build *b, const struct source_sample *sample,
     b->header.caption_verdicts[verdict]++;
     tally->asked += is_asked_for(verdict);
     if (verdict != CAPTION_KEPT)
-        return note(b, sample, verdict, caption.text, caption.size, err);
+        return note(b, part, sample, verdict, caption.text, caption.size, err);
     struct dataset_text record = {
         .size = (uint32_t)caption.size, .column = caption.column, .tokens = judgement->tokens};
     BL_TRY(append_text(b, caption.text, caption.size, &record.text, err));
@@ -207,7 +212,7 @@ static int add_caption(struct build *b, const struct source_sample *sample,
 }
 
 /* Adds a sample's captions; *ret_count are kept. */
-static int add_captions(struct build *b, const struct source *source, uint64_t at,
+static int add_captions(struct build *b, const struct source_part *part, uint64_t at,
                         const struct source_sample *sample, enum dataset_verdict *verdict,
                         uint32_t *ret_count, struct bl_error *err)
 {
@@ -216,8 +221,8 @@ static int add_captions(struct build *b, const struct source *source, uint64_t a
     struct tally tally = {0};
     *verdict = DATASET_NO_CAPTION;
     for (size_t i = 0; i < count; i++)
-        if (add_caption(b, sample, &b->inputs->images[at], &judgements[i], &tally, err) < 0)
-            return source_where(source, sample, err);
+        if (add_caption(b, part, sample, &b->inputs->images[at], &judgements[i], &tally, err) < 0)
+            return source_where(part->source, sample, err);
     *ret_count = tally.kept;
     if (count)
         *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
@@ -259,7 +264,7 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
     enum dataset_verdict verdict;
     struct dataset_row record = {.first_caption = b->header.caption_count,
                                  .split = validation ? DATASET_VALIDATION : DATASET_TRAIN};
-    BL_TRY(add_captions(b, part->source, at, &sample, &verdict, &record.caption_count, err));
+    BL_TRY(add_captions(b, part, at, &sample, &verdict, &record.caption_count, err));
     if (verdict != DATASET_KEPT)
         return leave_out(b, part, &sample, verdict, err);
     bl_autofree char *location = NULL;

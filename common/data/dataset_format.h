@@ -49,7 +49,8 @@ struct dataset_text {
 };
 struct dataset_note {
     uint64_t text;
-    uint32_t is_caption, verdict;
+    uint16_t is_caption, source;
+    uint32_t verdict;
 };
 _Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 72 &&
                    sizeof(struct dataset_text) == 24 && sizeof(struct dataset_note) == 16,
