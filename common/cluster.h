@@ -15,7 +15,7 @@
 
 #include "common/limits.h"
 
-/* Numbers of enum Kind and enum Role in proto/blipren.proto. */
+/* Numbers of enum Kind and enum Role in proto/kinds.proto. */
 enum bl_kind { BL_KIND_NONE = 0, BL_KIND_TRAIN = 1, BL_KIND_VALIDATE = 2, BL_KIND_EMBED = 3 };
 /* Micro-batches of a pass: over a list of samples, each once, without steps. */
 static inline bool bl_kind_is_pass(enum bl_kind kind)

@@ -26,7 +26,7 @@ struct fetch_slot {
     bool bad;     /* nothing below but unreadable and reason */
     bool
         unreadable; /* bad, perhaps only on this host (loader/sample.h): another loader may read it */
-    uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
+    uint32_t tokens, prefix, label_first; /* as in proto/data.proto, Slot */
     uint64_t image_hash;
     char reason[FETCH_REASON_MAX]; /* what was wrong, one line of UTF-8 */
 };

@@ -42,7 +42,7 @@ size_t sample_image_bytes(const struct sample_source *source);
 void sample_describe(const struct sample_source *source, uint64_t id, char *ret, size_t size);
 
 struct sample_info {
-    uint32_t tokens, prefix, label_first; /* as in proto/blipren.proto, Slot */
+    uint32_t tokens, prefix, label_first; /* as in proto/data.proto, Slot */
     uint64_t image_hash;
 };
 

@@ -1,4 +1,4 @@
-/* common/config/config.h - RUN.yaml: one strict schema table (config_schema.c) knows each key's type,
+/* common/config/config.h - RUN.yaml: one strict schema (schema_*.c) knows each key's type,
  * range, unit, default and help; docs/config.md is printed from it. What is not in the table is an
  * error with file, line and column. */
 #pragma once

@@ -108,13 +108,14 @@ int config_read_captions(struct reader *r, const char *key, struct config_captio
     }
 }
 
-static int read_value(struct reader *r, const struct config_key *key)
+static int read_value(struct reader *r, size_t index)
 {
+    const struct config_key *key = config_key_at(index);
     struct place place = config_place_of(r->event.start_mark);
     bool list =
         key->type == CONFIG_PATTERNS || key->type == CONFIG_CAPTIONS || key->type == CONFIG_SOURCES;
     yaml_event_type_t wanted = list ? YAML_SEQUENCE_START_EVENT : YAML_SCALAR_EVENT;
-    r->places[key - config_keys] = place;
+    r->places[index] = place;
     if (r->event.type != wanted)
         return config_fail_named(r, place, key->path,
                                  config_fail_value(r->err, key, config_event_words(&r->event)));
@@ -129,20 +130,13 @@ static int read_value(struct reader *r, const struct config_key *key)
     return rc < 0 ? config_fail_named(r, place, key->path, rc) : 0;
 }
 
-const struct config_key *config_find_key(const char *path)
-{
-    for (size_t i = 0; i < config_key_count; i++)
-        if (!strcmp(config_keys[i].path, path))
-            return &config_keys[i];
-    return NULL;
-}
-
 /* Index of the first key in section `path`, or -1. */
 static int find_section(const char *path)
 {
     size_t length = strlen(path);
-    for (size_t i = 0; i < config_key_count; i++)
-        if (!strncmp(config_keys[i].path, path, length) && config_keys[i].path[length] == '.')
+    const struct config_key *key;
+    for (size_t i = 0; (key = config_key_at(i)); i++)
+        if (!strncmp(key->path, path, length) && key->path[length] == '.')
             return (int)i;
     return -1;
 }
@@ -153,10 +147,10 @@ static int fail_unknown_key(struct reader *r, const char *path)
     char sections[CONFIG_KEYS_MAX][32];
     const char *known[2 * CONFIG_KEYS_MAX];
     size_t count = 0;
-    for (size_t i = 0; i < config_key_count; i++) {
-        const struct config_key *key = &config_keys[i];
+    const struct config_key *key;
+    for (size_t i = 0; (key = config_key_at(i)); i++) {
         known[count++] = key->path;
-        if (config_leaf(key->path) == key->path || !config_starts_section(key))
+        if (config_leaf(key->path) == key->path || !config_starts_section(i))
             continue;
         snprintf(sections[i], sizeof sections[i], "%.*s",
                  (int)(config_leaf(key->path) - key->path) - 1, key->path);
@@ -187,14 +181,14 @@ static int read_keys(struct reader *r, const char *section)
         char path[128];
         snprintf(path, sizeof path, "%s%s%.80s", section ? section : "", section ? "." : "",
                  config_scalar(r));
-        const struct config_key *key = config_find_key(path);
-        int first = key || section ? -1 : find_section(path);
-        if (!key && first < 0)
+        int key = config_find_key(path);
+        int first = key >= 0 || section ? -1 : find_section(path);
+        if (key < 0 && first < 0)
             return fail_unknown_key(r, path);
-        BL_TRY(once(r, key ? &r->places[key - config_keys] : &r->sections[first], path));
+        BL_TRY(once(r, key >= 0 ? &r->places[key] : &r->sections[first], path));
         BL_TRY(config_next_event(r));
-        if (key) {
-            BL_TRY(read_value(r, key));
+        if (key >= 0) {
+            BL_TRY(read_value(r, (size_t)key));
             continue;
         }
         if (r->event.type != YAML_MAPPING_START_EVENT) {

@@ -1,9 +1,9 @@
-/* common/config/parts.h - what the parts of the configuration share. Private to config*.c; config.h is what others see.
+/* common/config/parts.h - what the parts of the configuration share. Private to common/config; config.h is what others see.
  *
- *   config_schema.c  the table of keys           config_reader.c  YAML's events, errors with line and column
- *   config_value.c   one key's value from text   config_keys.c    the file's keys, sections and lists
- *   config.c         defaults, what the file alone decides, open and free
- *   config_text.c    back to text; comparison, digests, reference */
+ *   schema_*.c  a room's keys, and what holds between them   schema.c  the rooms
+ *   reader.c    YAML's events, errors with line and column   keys.c    the file's keys, sections and lists
+ *   value.c     one key's value from text                    text.c    back to text; comparison, digests, reference
+ *   sources.c   data.sources                                 config.c  defaults, open and free */
 #pragma once
 
 #include <stdio.h>
@@ -28,7 +28,7 @@ struct reader {
     struct bl_error *err;
 };
 
-/* ---- config_reader.c */
+/* ---- reader.c */
 
 /* 1-based, as editors count. */
 struct place config_place_of(yaml_mark_t mark);
@@ -43,16 +43,22 @@ const char *config_scalar(const struct reader *r);
 bool config_scalar_is_plain(const struct reader *r);
 /* "steps" of "train.steps". */
 const char *config_leaf(const char *path);
-/* Whether key stands first in its section. */
-bool config_starts_section(const struct config_key *key);
+/* Whether the key at `index` stands first in its section. */
+bool config_starts_section(size_t index);
 /* Names the nearest of the `count` known paths, if one is near. */
 int config_fail_unknown(struct reader *r, const char *path, const char *const *known, size_t count);
 /* Failure at the current event, about `key` (NULL: about none). */
 #define FAIL_HERE(r, key, ...)                                                                     \
     config_fail_named(r, config_place_of((r)->event.start_mark), key,                              \
                       bl_fail((r)->err, BL_ECONFIG, __VA_ARGS__))
+/* Failure about a key whose value stands in the file, or is the default. */
+#define FAIL_KEY(r, path, ...)                                                                     \
+    config_fail_named(r, (r)->places[config_find_key(path)], path,                                 \
+                      bl_fail((r)->err, BL_ECONFIG, __VA_ARGS__))
+/* Whether the file gives the key. */
+bool config_given(const struct reader *r, const char *path);
 
-/* ---- config_value.c */
+/* ---- value.c */
 
 /* What a key takes, in words: "a whole number from 1 to 64 threads, or auto". */
 void config_expectation(const struct config_key *key, char *ret, size_t size);
@@ -70,10 +76,8 @@ int config_set_scalar(void *base, const struct config_key *key, const char *text
  * BL_CONFIG_LIST_MAX elements. */
 void *config_list_add(void *items, size_t *count, size_t element);
 
-/* ---- config_keys.c */
+/* ---- keys.c */
 
-/* NULL: there is none. */
-const struct config_key *config_find_key(const char *path);
 /* The whole document into r->config, with the place of each key. */
 int config_read_keys(struct reader *r);
 
@@ -91,7 +95,7 @@ int config_resolve_sources(struct reader *r);
 void config_print_sources(FILE *out, const struct config *config, bool places);
 void config_release_sources(struct config_sources *list);
 
-/* ---- config_text.c */
+/* ---- text.c */
 
 /* The shortest digits that read back as the same number; a text in double quotes; a list of caption columns. */
 void config_print_real(FILE *out, double value);

@@ -136,11 +136,18 @@ const char *config_leaf(const char *path)
     return dot ? dot + 1 : path;
 }
 
-bool config_starts_section(const struct config_key *key)
+bool config_starts_section(size_t index)
 {
-    size_t length = (size_t)(config_leaf(key->path) - key->path);
-    return key == config_keys || (size_t)(config_leaf(key[-1].path) - key[-1].path) != length ||
-           strncmp(key[-1].path, key->path, length);
+    if (!index)
+        return true;
+    const char *path = config_key_at(index)->path, *before = config_key_at(index - 1)->path;
+    size_t length = (size_t)(config_leaf(path) - path);
+    return (size_t)(config_leaf(before) - before) != length || strncmp(before, path, length);
+}
+
+bool config_given(const struct reader *r, const char *path)
+{
+    return r->places[config_find_key(path)].line != 0;
 }
 
 /* The key that was probably meant, or NULL. A right name in a wrong section counts as one edit, and so does one cut short. */

@@ -1,4 +1,7 @@
-/* common/config/schema.h - a row of the schema table. For config*.c alone; others see config.h. */
+/* common/config/schema.h - rows and rooms of the schema. For common/config alone; others see config.h.
+ *
+ * A new key is a row in its room's file (schema_*.c) and a member of struct config; a new room is such a file and a line of
+ * schema.c. */
 #pragma once
 
 #include <stdbool.h>
@@ -38,6 +41,27 @@ struct config_key {
     const char *help;
 };
 
-extern const struct config_key config_keys[];
-extern const size_t config_key_count;
-#define CONFIG_KEYS_MAX 96 /* more than the table has; config_schema.c asserts it */
+struct reader;
+
+/* Sections that belong together: their keys, and what holds between them. */
+struct config_room {
+    const struct config_key *keys;
+    size_t count;
+    /* Relations between keys as the file gives them. NULL: there are none. */
+    int (*check)(struct reader *r);
+    /* Replaces `auto` where the file alone decides it, and checks what follows from that. NULL: nothing. */
+    int (*resolve)(struct reader *r);
+};
+
+extern const struct config_room config_room_run, config_room_data, config_room_model,
+    config_room_cache, config_room_train, config_room_cluster;
+
+extern const struct config_room *const config_rooms[];
+extern const size_t config_room_count;
+
+#define CONFIG_KEYS_MAX 160 /* more than all rooms have */
+
+/* The key at `index` of all rooms' keys, in their order; NULL past the last. */
+const struct config_key *config_key_at(size_t index);
+/* Its index, or -1: there is none. */
+int config_find_key(const char *path);

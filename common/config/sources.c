@@ -33,11 +33,11 @@ static struct config_key key_of(int which, const char *path)
 {
     char like[64];
     snprintf(like, sizeof like, "data.%s", keys[which].name);
-    const struct config_key *same = config_find_key(like);
+    int same = config_find_key(like);
     struct config_key key = {
         .type = keys[which].type, .min = WEIGHT_MIN, .max = WEIGHT_MAX, .fallback = ""};
-    if (same)
-        key = *same;
+    if (same >= 0)
+        key = *config_key_at((size_t)same);
     key.path = path;
     key.offset = keys[which].offset;
     return key;
@@ -172,15 +172,15 @@ static int inherit(struct reader *r, struct config_source *source)
         bl_fail(r->err, BL_ECONFIG,
                 "expected a fraction below 1 or a whole number of images, found %g",
                 source->validation);
-        return config_fail_named(r, r->places[config_find_key("data.sources") - config_keys],
-                                 "data.sources", -BL_ECONFIG);
+        return config_fail_named(r, r->places[config_find_key("data.sources")], "data.sources",
+                                 -BL_ECONFIG);
     }
     if (move_captions(&data->captions, source) == 0)
         return 0;
     bl_fail(r->err, BL_ECONFIG, "expected at most %d caption columns in all sources",
             BL_CONFIG_LIST_MAX);
-    return config_fail_named(r, r->places[config_find_key("data.sources") - config_keys],
-                             "data.sources", -BL_ECONFIG);
+    return config_fail_named(r, r->places[config_find_key("data.sources")], "data.sources",
+                             -BL_ECONFIG);
 }
 
 /* data.source as a list of one. */
@@ -206,8 +206,8 @@ int config_resolve_sources(struct reader *r)
         bl_fail(r->err, BL_ECONFIG, "%s is given as well", other);
         bl_error_remedy(r->err, data->source ? "remove one of them"
                                              : "give it inside the source whose images it holds");
-        return config_fail_named(r, r->places[config_find_key("data.sources") - config_keys],
-                                 "data.sources", -BL_ECONFIG);
+        return config_fail_named(r, r->places[config_find_key("data.sources")], "data.sources",
+                                 -BL_ECONFIG);
     }
     for (size_t i = 0; i < data->sources.count; i++)
         BL_TRY(inherit(r, &data->sources.at[i]));
@@ -228,7 +228,8 @@ static void print_source(FILE *out, const struct config *config, const struct co
     }
     fputs("weight: ", out);
     config_print_real(out, source->weight);
-    fprintf(out, ", format: %s", config_find_key("data.format")->choices[source->format]);
+    fprintf(out, ", format: %s",
+            config_key_at((size_t)config_find_key("data.format"))->choices[source->format]);
     if (source->image_column) {
         fputs(", image_column: ", out);
         config_print_text(out, source->image_column);

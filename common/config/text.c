@@ -111,9 +111,9 @@ int config_print(struct config *config, struct bl_error *err)
     FILE *out = open_memstream(&config->text, &size);
     if (!out)
         return bl_fail(err, BL_ENOMEM, "out of memory");
-    for (size_t i = 0; i < config_key_count; i++) {
-        const struct config_key *key = &config_keys[i];
-        begun &= !config_starts_section(key); /* whose first key may be absent */
+    const struct config_key *key;
+    for (size_t i = 0; (key = config_key_at(i)); i++) {
+        begun &= !config_starts_section(i); /* whose first key may be absent */
         if (is_absent(config, key))
             continue;
         size_t section = (size_t)(config_leaf(key->path) - key->path);
@@ -158,8 +158,8 @@ int config_may_resume(const struct config *before, const struct config *now, cha
 {
     size_t used = 0;
     notice[0] = 0;
-    for (size_t i = 0; i < config_key_count; i++) {
-        const struct config_key *key = &config_keys[i];
+    const struct config_key *key;
+    for (size_t i = 0; (key = config_key_at(i)); i++) {
         if (key->change == CONFIG_FREE || !compared(key, now))
             continue;
         bl_autofree char *was = value_text(before, key);
@@ -189,8 +189,8 @@ static void digest(const struct config *config, bool (*wanted)(const struct conf
 {
     struct bl_sha256 hash;
     bl_sha256_begin(&hash);
-    for (size_t i = 0; i < config_key_count; i++) {
-        const struct config_key *key = &config_keys[i];
+    const struct config_key *key;
+    for (size_t i = 0; (key = config_key_at(i)); i++) {
         if (!wanted(key) || !compared(key, config) ||
             (key->type == CONFIG_SOURCES && is_absent(config, key)))
             continue;
@@ -227,18 +227,18 @@ int config_print_reference(FILE *out)
     static const char *const change[] = {
         [CONFIG_FIXED] = "no", [CONFIG_TOLD] = "yes, with a notice", [CONFIG_FREE] = "yes"};
     fputs("# RUN.yaml\n\n"
-          "Printed from the schema table (common/config/schema.c); a test compares the two.\n\n"
+          "Printed from the schema table (common/config/schema_*.c); a test compares the two.\n\n"
           "One YAML document of keys and sections. Unknown and repeated keys, values of another "
           "type and numbers outside their range are errors with line and column. Numbers are "
           "decimal, bools are `true` or `false`; anchors, aliases and tags are refused. Relative "
           "paths start at the file's folder. The last column says whether a run folder may be "
           "resumed with another value; what the folders hold is compared by hash.\n",
           out);
-    for (size_t i = 0; i < config_key_count; i++) {
-        const struct config_key *key = &config_keys[i];
+    const struct config_key *key;
+    for (size_t i = 0; (key = config_key_at(i)); i++) {
         char expected[256];
         size_t section = (size_t)(config_leaf(key->path) - key->path);
-        if (config_starts_section(key))
+        if (config_starts_section(i))
             fprintf(out,
                     "\n## %.*s\n\n| key | takes | default | changes on resume | |\n"
                     "| --- | --- | --- | --- | --- |\n",

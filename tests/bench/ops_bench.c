@@ -392,6 +392,8 @@ int main(int argc, char **argv)
     bench_linear(1568, 768, 3072, true);
     /* SmolLM2-135M and the Q-Former beside it */
     bench_linear(1, 1536, 576, true);
+    bench_linear(1, 8192, 2048, true);
+    bench_linear(2, 8192, 2048, true);
     bench_linear(8, 1536, 576, true);
     bench_linear(384, 576, 576, true);
     bench_linear(384, 3072, 576, true);

@@ -1835,14 +1835,10 @@ static void a_loader_that_does_not_see_the_images_is_refused(void **state)
 
 static void set_key_to_most(const char *path, void *field, size_t size)
 {
-    for (size_t i = 0; i < config_key_count; i++) {
-        if (strcmp(config_keys[i].path, path) != 0)
-            continue;
-        uint64_t most = (uint64_t)config_keys[i].max;
-        memcpy(field, &most, size);
-        return;
-    }
-    fail_msg("expected the key %s", path);
+    int key = config_find_key(path);
+    assert_true(key >= 0);
+    uint64_t most = (uint64_t)config_key_at((size_t)key)->max;
+    memcpy(field, &most, size);
 }
 
 /* A configuration that check lets pass must not fail when training begins. */

@@ -193,9 +193,10 @@ void ops_cpu_kind(char *ret, size_t size)
     int i = 0;
     while (!library_uses(names[i].isa))
         i++;
-    snprintf(ret, size, "%s, oneDNN %d.%d.%d %s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
+    snprintf(ret, size, "%s, oneDNN %d.%d.%d %s%s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
              version->major, version->minor, version->patch, names[i].name,
-             sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
+             packed_pays() ? ", bf16 products" : "", sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024,
+             sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
 }
 
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err)
@@ -241,6 +242,6 @@ int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, st
                                         .isa = cpu_isa_best(),
                                         .serial_work = CPU_SERIAL_WORK,
                                         .wide_max = BL_OPS_WIDE_MAX,
-                                        .packed = packed_is_native()};
+                                        .packed = packed_pays()};
     return cpu_open(&options, ret, err);
 }

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "worker/ops/cpu/packed.h"
+#include "worker/ops/cpu/vector.h"
 
 /* -- tiles -- */
 
@@ -201,6 +202,50 @@ static void multiply_packed(struct cpu *cpu, const struct packed_product *p)
     }
 }
 
+/* -- few rows: a decoder's step -- */
+
+/* Products of so few rows wait for W: read in its own width it is half as much, and the library would
+ * first lay it out for many rows. */
+enum { FEW_ROWS = 2 };
+
+/* y[i] = x (K) times row i of W, rows bf16: four sums at a time keep the processor busy. */
+static void four_rows(float y[4], const float *x, const uint16_t *const w[4], int64_t K)
+{
+    vector sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t k = 0;
+    for (; k + VECTOR <= K; k += VECTOR)
+        for (int i = 0; i < 4; i++) {
+            const half_vector half = *(const half_vector *)(w[i] + k);
+            const word_vector wide = __builtin_convertvector(half, word_vector) << 16;
+            sum[i] += *(const vector *)(x + k) * (vector)wide;
+        }
+    for (int i = 0; i < 4; i++) {
+        y[i] = 0;
+        for (int lane = 0; lane < VECTOR; lane++)
+            y[i] += sum[i][lane];
+        for (int64_t rest = k; rest < K; rest++)
+            y[i] += x[rest] * bf16_to_f32(w[i][rest]);
+    }
+}
+
+/* y (R,N), columns [n0, n0 + columns) of x (R,K) W^T: sums in an order that K alone decides. */
+static void few_rows(float *y, const float *x, const struct ops_matrix *matrix, int64_t R,
+                     int64_t n0, int64_t columns)
+{
+    const int64_t N = matrix->N, K = matrix->K;
+    for (int64_t n = n0; n < n0 + columns; n += 4) {
+        const int64_t count = bl_min(4, n0 + columns - n);
+        const uint16_t *w[4];
+        for (int64_t i = 0; i < 4; i++)
+            w[i] = (const uint16_t *)matrix_at(matrix, (n + bl_min(i, count - 1)) * K);
+        for (int64_t r = 0; r < R; r++) {
+            float sums[4];
+            four_rows(sums, x + r * K, w, K);
+            memcpy(y + r * N + n, sums, (size_t)count * sizeof *y);
+        }
+    }
+}
+
 /* -- forward -- */
 
 static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act *x_,
@@ -228,9 +273,10 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
         return;
     }
     const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
+    const bool few = w->dtype == BL_BF16 && R <= FEW_ROWS;
     size_t stride = 0;
     char *scratch = NULL;
-    if (w->dtype != BL_F32) {
+    if (w->dtype != BL_F32 && !few) {
         size_t bytes = (size_t)(t.columns * K) * sizeof(float);
         scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, bytes, &stride);
         if (!scratch)
@@ -243,12 +289,15 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
         int64_t r0 = i % t.row_count * t.rows, n0 = i / t.row_count * t.columns;
         int64_t rows = bl_min(t.rows, R - r0), columns = bl_min(t.columns, N - n0);
         const float *b = (const float *)matrix_at(w, n0 * K);
-        if (w->dtype != BL_F32) {
+        if (w->dtype != BL_F32 && !few) {
             float *wide = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
             widen(wide, matrix_at(w, n0 * K), w->dtype, columns * K);
             b = wide;
         }
-        sgemm('N', 'T', rows, columns, K, x + r0 * K, K, b, K, 0, y + r0 * N + n0, N);
+        if (few)
+            few_rows(y, x, w, R, n0, columns);
+        else
+            sgemm('N', 'T', rows, columns, K, x + r0 * K, K, b, K, 0, y + r0 * N + n0, N);
         for (int64_t r = r0; r < r0 + rows; r++)
             finish_row(y + r * N + n0, saved_pre ? saved_pre + r * N + n0 : NULL,
                        bias ? bias + n0 : NULL, columns, epilogue);

@@ -83,10 +83,20 @@ static bool describe(struct width *w, int64_t K, int i, bool any)
     return good;
 }
 
-bool packed_is_native(void)
+static bool library_uses(dnnl_cpu_isa_t isa)
 {
-    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) ==
-           dnnl_cpu_isa_avx512_core_bf16;
+    return (dnnl_get_effective_cpu_isa() & isa) == isa;
+}
+
+bool packed_pays(void)
+{
+#ifdef CPU_X86
+    __builtin_cpu_init();
+    return library_uses(dnnl_cpu_isa_avx512_core_amx) ||
+           (library_uses(dnnl_cpu_isa_avx512_core_bf16) && !__builtin_cpu_is("intel"));
+#else
+    return false;
+#endif
 }
 
 bool packed_is_possible(void)

@@ -13,17 +13,10 @@
 #include <string.h>
 
 #include "common/size.h"
+#include "worker/ops/cpu/vector.h"
 
-#if defined(__AVX512F__)
-enum { VECTOR = 16, WIDE = 4 };
-#elif defined(__AVX__)
-enum { VECTOR = 8, WIDE = 2 };
-#else
-enum { VECTOR = 4, WIDE = 2 };
-#endif
-
-/* Any address will do, and it may be an array of float. */
-typedef float vector __attribute__((vector_size(VECTOR * sizeof(float)), aligned(4), may_alias));
+/* Vectors of a tile's row: what the registers hold beside four rows of it. */
+enum { WIDE = VECTOR == 16 ? 4 : 2 };
 
 struct product {
     int64_t M, N, K;

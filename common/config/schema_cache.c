@@ -1,0 +1,21 @@
+/* common/config/schema_cache.c - keys of the feature cache. */
+#include "common/config/parts.h"
+
+#include "common/config/schema_rows.h"
+#include "common/limits.h"
+
+/* clang-format off */
+static const struct config_key keys[] = {
+    CHOICE("cache.dtype", cache.dtype, LIST("f16", "f32", "bf16", "int8"), "f16",
+        "Of the features in the cache. f32 trains to the same bits as the images do, the others to within their rounding; int8 has a scale for each token. f16 refuses features beyond 65504.", FREE),
+    INT("cache.shard_images", cache.shard_images, 1, BL_MICRO_BATCH_SLOTS_MAX, "images", "64",
+        "Images in each file of the cache. One worker writes a file whole, so this is also what an interruption loses.", FREE),
+    KEY("cache.path", CONFIG_PATH, cache.path, "",
+        "Folder of the feature cache that blipren-coord embed writes; train takes it once it is whole. Workers and loaders see it at the same path.", FREE),
+};
+/* clang-format on */
+
+const struct config_room config_room_cache = {
+    .keys = keys,
+    .count = sizeof keys / sizeof *keys,
+};
