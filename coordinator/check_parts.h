@@ -1,7 +1,9 @@
 /* coordinator/check_parts.h - what the parts of `check` share. Private to check*.c.
  *
- *   check_report.c  the lines it prints        check_models.c  models and tokenizer
- *   check_data.c    captions, labels, lengths  check_plan.c    batches, schedule, memory, disk, what the run starts from */
+ *   check_report.c  the lines it prints        check_batches.c  batches, schedule
+ *   check_models.c  models and tokenizer       check_memory.c   what a worker needs
+ *   check_data.c    captions, labels, lengths  check_disk.c     what checkpoints need
+ *   check_images.c  files and what is in them  check_start.c    address, resume, initial weights */
 #pragma once
 
 #include "common/data/dataset.h"
@@ -64,18 +66,27 @@ void check_positions(struct check *c);
 
 void check_images(struct check *c);
 
-/* ---- check_plan.c: each prints what it looked at */
+/* ---- check_batches.c: each prints what it looked at */
 
 void check_batches(struct check *c);
 /* The learning rate over the run: a column for each 64th of it. */
 void check_schedule(struct check *c);
-/* Is the coordinator's an address at all? Whether others may connect is asked when training starts, which can be told
- * --insecure. */
-void check_address(struct check *c);
+
+/* ---- check_memory.c: prints what it looked at */
+
 /* What a worker needs; leaves c->estimate. Without a data set the longest caption is the limit's. */
 bool check_planned(struct check *c);
 void check_memory(struct check *c);
+
+/* ---- check_disk.c: prints what it looked at */
+
 void check_disk(struct check *c);
+
+/* ---- check_start.c: each prints what it looked at */
+
+/* Is the coordinator's an address at all? Whether others may connect is asked when training starts, which can be told
+ * --insecure. */
+void check_address(struct check *c);
 /* A run folder that was begun: may it go on under this configuration? */
 void check_resume(struct check *c);
 /* The checkpoint whose weights a run starts from. */

@@ -9,7 +9,7 @@ libsodium-dev libssl-dev libcmocka-dev libsnappy-dev zlib1g-dev libzstd-dev libl
 case ${1-} in
 "" | --missing) ;;
 tests) packages="$packages clang clang-format cppcheck libclang-rt-14-dev shellcheck" ;;
-evidence) packages="$packages debootstrap slurm-wlm iproute2 debhelper fakeroot lintian buildah docker-compose" ;;
+evidence) packages="$packages debootstrap slurm-wlm iproute2 libfaketime debhelper fakeroot lintian buildah docker-compose" ;;
 *)
     echo "usage: deploy/setup.sh [tests | evidence | --missing]" >&2
     exit 2

@@ -51,8 +51,8 @@ class Workplace:
 
 
 def in_namespaces(name, *more):
-    """Runs this command again with namespaces of its own and a temporary folder; its exit status. However it ends, mounts and
-    processes end with them. In there BLIPREN_INSIDE is NAME."""
+    """Runs this command again, with the same arguments, in namespaces of its own and a temporary folder; its exit status. However it
+    ends, mounts and processes end with them. In there BLIPREN_INSIDE is NAME."""
     def stop(number, frame):
         sys.exit(128 + number)
 
@@ -60,7 +60,7 @@ def in_namespaces(name, *more):
     with Workplace(name) as outer:
         environment = dict(os.environ, BLIPREN_INSIDE=name, BLIPREN_BUILD=BUILD, TMPDIR=outer.folder)
         child = subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *more, sys.executable,
-                                  os.path.abspath(sys.argv[0])], env=environment)
+                                  os.path.abspath(sys.argv[0]), *sys.argv[1:]], env=environment)
         try:
             return child.wait()
         finally:

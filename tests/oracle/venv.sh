@@ -10,7 +10,7 @@ python=$venv/bin/python
 
 wanted=()
 for package in "${@:-}"; do
-    mapfile -t -O ${#wanted[@]} wanted < <(grep -E "^${package:-[a-z]+}==" "$requirements")
+    mapfile -t -O ${#wanted[@]} wanted < <(grep -E "^${package:-[a-z-]+}==" "$requirements")
 done
 if [ ${#wanted[@]} -lt $# ]; then
     echo "venv.sh: not every package of \"$*\" is in $requirements" >&2

@@ -22,6 +22,7 @@ static char folder[64], vision[80], llm[80];
 struct job {
     bool moe, reproducible;
     int ranks, threads, group;
+    double skip_outliers;
     double losses[STEPS];
     uint8_t digest[RANKS_MAX][32];
     struct comm *comms[RANKS_MAX];
@@ -83,6 +84,7 @@ static int rig_open(struct rig *rig, const struct job *job, struct bl_error *err
         .decay_norms = true,
         .clip = 1,
         .ema = 0.9f,
+        .skip_outliers = job->skip_outliers,
         .experts = job->moe ? 4 : 0,
         .balance = 0.01f,
         .router_z = 0.001f};
@@ -517,6 +519,163 @@ static void the_recipes_numbers_reach_the_kernel_as_doubles(void **state)
     comm_free(&comm);
 }
 
+/* -- steps that are skipped */
+
+static double wanted_norm; /* of the divided gradient, as the spy tells it; NAN: not finite */
+
+static void spy_norm(struct ops *ops, double *norm, const float *grads, int64_t count, double scale)
+{
+    if (!count)
+        return; /* the router's, which is not there */
+    norm[0] += isnan(wanted_norm) ? 0 : wanted_norm * wanted_norm;
+    norm[1] += isnan(wanted_norm);
+}
+
+/* A trainer past its first hundred steps, whose gradients had a norm of 1 with a deviation of 0.1. */
+static const struct trainer_state settled = {
+    .step = 1, .updates = 1, .norm_mean = 1, .norm_square = 1.01, .norm_count = 100};
+
+static void open_settled(struct rig *rig, struct job *job, const struct trainer_state *from,
+                         struct comm **comm)
+{
+    struct bl_error err;
+    open_alone(rig, job, comm);
+    assert_ok(trainer_resume(rig->trainer, from, &err), err);
+    rig->ops->grad_norm = spy_norm;
+    real_adamw = rig->ops->adamw;
+    rig->ops->adamw = spy_adamw;
+}
+
+static struct trainer_report step_of_norm(struct rig *rig, struct job *job, struct comm *comm,
+                                          double norm)
+{
+    struct bl_error err;
+    struct trainer_report report;
+    wanted_norm = norm;
+    seen = (struct ops_adamw){0};
+    assert_ok(one_step(rig, job, 0, comm, &report, &err), err);
+    return report;
+}
+
+static void assert_weights_kept(const struct rig *rig, const float *before)
+{
+    const struct captioner_params *p = captioner_params(rig->captioner);
+    assert_memory_equal(p->values, before, (size_t)p->count * sizeof(float));
+}
+
+static float *copy_weights(const struct rig *rig)
+{
+    const struct captioner_params *p = captioner_params(rig->captioner);
+    float *copy = malloc((size_t)p->count * sizeof *copy);
+    assert_non_null(copy);
+    memcpy(copy, p->values, (size_t)p->count * sizeof *copy);
+    return copy;
+}
+
+static void a_step_more_than_the_deviations_above_the_mean_is_skipped_and_counted(void **state)
+{
+    struct job job = {.ranks = 1, .threads = 1, .group = 3, .skip_outliers = 3};
+    struct rig rig;
+    struct comm *comm = NULL;
+    open_settled(&rig, &job, &settled, &comm);
+    const struct trainer_state *s = trainer_state(rig.trainer);
+    float *before = copy_weights(&rig);
+
+    struct trainer_report r = step_of_norm(&rig, &job, comm, 1.31);
+    assert_true(r.skipped && fabs(r.norm - 1.31) < 1e-12);
+    assert_weights_kept(&rig, before);
+    assert_int_equal(s->skipped_outliers, 1);
+    assert_int_equal(s->skipped_bad, 0);
+    assert_int_equal(s->updates, 1);
+    assert_int_equal(s->step, 2); /* it took its place in the run and in the schedule */
+    /* its norm is not learned from: a run of outliers does not become the rule */
+    assert_true(s->norm_mean == 1 && s->norm_square == 1.01 && s->norm_count == 100);
+
+    r = step_of_norm(&rig, &job, comm, 1.29);
+    assert_false(r.skipped);
+    assert_true(memcmp(captioner_params(rig.captioner)->values, before, sizeof *before) != 0);
+    assert_int_equal(s->updates, 2);
+    assert_int_equal(seen.t, 2); /* Adam's corrections count updates, not steps */
+    assert_int_equal(s->step, 3);
+    assert_int_equal(s->skipped_outliers, 1);
+    assert_true(fabs(s->norm_mean - (0.99 + 0.01 * 1.29)) < 1e-12);
+    assert_true(fabs(s->norm_square - (0.99 * 1.01 + 0.01 * 1.29 * 1.29)) < 1e-12);
+    assert_int_equal(s->norm_count, 101);
+    free(before);
+    rig_close(&rig);
+    comm_free(&comm);
+}
+
+static void outliers_are_kept_where_nobody_asked_and_while_the_mean_is_young(void **state)
+{
+    for (int young = 0; young < 2; young++) {
+        struct job job = {.ranks = 1, .threads = 1, .group = 3, .skip_outliers = young ? 3 : 0};
+        struct rig rig;
+        struct comm *comm = NULL;
+        struct trainer_state from = settled;
+        from.norm_count = young ? 99 : 100;
+        open_settled(&rig, &job, &from, &comm);
+        assert_false(step_of_norm(&rig, &job, comm, 50).skipped);
+        assert_int_equal(trainer_state(rig.trainer)->updates, 2);
+        assert_int_equal(trainer_state(rig.trainer)->skipped_outliers, 0);
+        rig_close(&rig);
+        comm_free(&comm);
+    }
+}
+
+static void a_gradient_that_is_not_finite_is_skipped_and_the_schedule_moves_on(void **state)
+{
+    struct job job = {.ranks = 1, .threads = 1, .group = 3};
+    struct rig rig;
+    struct comm *comm = NULL;
+    struct trainer_state from = settled;
+    from.step = 0;
+    open_settled(&rig, &job, &from, &comm);
+    const struct trainer_state *s = trainer_state(rig.trainer);
+    float *before = copy_weights(&rig);
+    struct trainer_report r = step_of_norm(&rig, &job, comm, NAN);
+    assert_true(r.skipped && r.step == 0 && r.rate == 0.5e-3); /* half of the warm-up */
+    assert_weights_kept(&rig, before);
+    assert_int_equal(s->skipped_bad, 1);
+    assert_int_equal(s->skipped_outliers, 0);
+    assert_int_equal(s->updates, 1);
+    assert_true(s->norm_mean == 1 && s->norm_count == 100);
+    r = step_of_norm(&rig, &job, comm, 1);
+    assert_true(!r.skipped && r.step == 1 && r.rate == 1e-3);
+    assert_int_equal(seen.t, 2);
+    free(before);
+    rig_close(&rig);
+    comm_free(&comm);
+}
+
+/* All images of the batch could not be read. */
+static void a_step_without_a_label_token_is_skipped_and_counted(void **state)
+{
+    struct job job = {.ranks = 1, .threads = 1, .group = 3};
+    struct rig rig;
+    struct comm *comm = NULL;
+    struct bl_error err;
+    struct trainer_report r;
+    struct tiny_batch batch;
+    open_alone(&rig, &job, &comm);
+    float *before = copy_weights(&rig);
+    tiny_batch_make(&batch, 7, 1, 0); /* one index, which is void */
+    assert_int_equal(batch.mb.B, 0);
+    assert_ok(trainer_begin(rig.trainer, &err), err);
+    assert_ok(trainer_micro_batch(rig.trainer, &batch.mb, comm, true, &err), err);
+    assert_ok(trainer_apply(rig.trainer, comm, &r, &err), err);
+    assert_true(r.skipped);
+    assert_int_equal(r.tokens, 0);
+    assert_int_equal(trainer_state(rig.trainer)->skipped_bad, 1);
+    assert_int_equal(trainer_state(rig.trainer)->step, 1);
+    assert_int_equal(trainer_state(rig.trainer)->updates, 0);
+    assert_weights_kept(&rig, before);
+    tiny_batch_release(&batch);
+    free(before);
+    rig_close(&rig);
+    comm_free(&comm);
+}
+
 UNIT_MAIN(
     cmocka_unit_test_setup_teardown(the_recipes_numbers_reach_the_kernel_as_doubles, write_models,
                                     remove_models),
@@ -533,4 +692,15 @@ UNIT_MAIN(
                                     write_models, remove_models),
     cmocka_unit_test_setup_teardown(weights_have_a_hash_of_their_own, write_models, remove_models),
     cmocka_unit_test_setup_teardown(a_path_that_is_too_long_is_refused_and_removes_nothing,
+                                    write_models, remove_models),
+    cmocka_unit_test_setup_teardown(
+        a_step_more_than_the_deviations_above_the_mean_is_skipped_and_counted, write_models,
+        remove_models),
+    cmocka_unit_test_setup_teardown(
+        outliers_are_kept_where_nobody_asked_and_while_the_mean_is_young, write_models,
+        remove_models),
+    cmocka_unit_test_setup_teardown(
+        a_gradient_that_is_not_finite_is_skipped_and_the_schedule_moves_on, write_models,
+        remove_models),
+    cmocka_unit_test_setup_teardown(a_step_without_a_label_token_is_skipped_and_counted,
                                     write_models, remove_models))
