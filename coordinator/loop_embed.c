@@ -5,6 +5,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "common/cache/spool.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/hash.h"
@@ -233,6 +234,7 @@ int loop_embed_finish(const struct loop *l, struct bl_error *err)
     BL_TRY(cache_form_of(l->config, NULL, &form, err));
     BL_TRY(features_open(l->config->cache.path, &form, &cache, err));
     BL_ASSERT(cache != NULL);
+    spools_remove(l->config->cache.path); /* of a training that filled it */
     printf("complete: %" PRIu64 " images in %s, %" PRIu64 " void\n", features_rows(cache),
            l->config->cache.path, features_voids(cache));
     return 0;

@@ -153,6 +153,9 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
     if (m.step % l->config->log.every == 0)
         bl_notify_ready("step %" PRId64 " of %" PRIu64 ", loss %.4f; %s", m.step, l->plan.steps,
                         m.loss, l->endpoint);
+    if ((step + 1) * l->plan.batch / bl_plan_epoch(&l->plan) >
+        step * l->plan.batch / bl_plan_epoch(&l->plan))
+        loop_fill_try(l); /* an epoch is over */
     BL_TRY(metrics_step(l->metrics, &m, err));
     loop_progress(l, m.step % l->config->log.every == 0 || m.step == (int64_t)l->plan.steps);
     return judge_skipped(l, &m, err);
@@ -200,6 +203,7 @@ int loop_validated(struct loop *l, uint64_t step, struct bl_error *err)
            "validation step=%" PRIu64
            " loss=%.4f%s accuracy=%.3f image_matters=%.4f captions=%d ended=%d",
            step, m.loss, sources, m.accuracy, m.shuffled_loss - m.paired_loss, m.captions, m.ended);
+    loop_fill_try(l);
     return metrics_validation(l->metrics, &m, err);
 }
 

@@ -323,9 +323,10 @@ int loop_open_files(struct loop *l, struct bl_error *err)
     if (loop_embeds(l)) {
         BL_TRY(loop_embed_begin_anew(l, err));
         BL_TRY(loop_embed_prepare(l, err));
-    } else {
-        BL_TRY(loop_find_cache(l, err));
     }
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
-    return bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err);
+    BL_TRY(bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err));
+    if (loop_embeds(l))
+        return 0;
+    return l->config->cache.fill ? loop_fill_open(l, err) : loop_find_cache(l, err);
 }

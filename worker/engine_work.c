@@ -25,6 +25,15 @@ static void prepared_release(struct prepared *p)
     free(p->labels);
 }
 
+/* Where they do not come from the micro-batch's pixels. */
+static int take_features(struct engine *e, const struct batch *b, struct micro_batch *mb,
+                         struct bl_error *err)
+{
+    if (e->filler)
+        return filler_take(e->filler, b, mb, err);
+    return e->rows.cache ? rows_take(&e->rows, b, mb, err) : 0;
+}
+
 static int prepare(struct engine *e, const struct batch *b, struct prepared *ret,
                    struct bl_error *err)
 {
@@ -54,7 +63,7 @@ static int prepare(struct engine *e, const struct batch *b, struct prepared *ret
                                 .labels = p.labels,
                                 .positions = p.positions,
                                 .sources = p.sources};
-    if (e->rows.cache && rows_take(&e->rows, b, &p.mb, err) < 0) {
+    if (take_features(e, b, &p.mb, err) < 0) {
         prepared_release(&p);
         return -err->code;
     }

@@ -106,6 +106,7 @@ struct config_cache {
     char *path; /* NULL = none */
     enum config_cache_dtype dtype;
     int64_t shard_images;
+    bool fill; /* training writes what is not there yet */
 };
 
 struct config_train {

@@ -108,6 +108,23 @@ void run_embed_plan(const struct config *c, uint64_t images, struct bl_plan *ret
                             .window = 2}; /* a shard that is computed, and the next */
 }
 
+bool run_cache_is_whole(const char *run_folder)
+{
+    char path[4096];
+    return bl_path_join(path, sizeof path, run_folder, "cache-whole", NULL) == 0 &&
+           access(path, F_OK) == 0;
+}
+
+int run_cache_say_whole(const char *run_folder, bool whole, struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(bl_path_join(path, sizeof path, run_folder, "cache-whole", err));
+    if (whole)
+        return bl_file_write(path, "", 0, err);
+    unlink(path); /* or there is none */
+    return 0;
+}
+
 int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
              struct config **ret_config, struct dataset **ret_dataset, struct bl_error *err)
 {
