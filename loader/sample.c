@@ -2,6 +2,7 @@
 #include "loader/sample.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,12 @@ struct sample_source {
     struct caption_rules *rules;
     struct image_processor processor;
     struct features *cache; /* NULL: pixels are made */
-    uint32_t *prefixes;     /* ids of each caption column's prefix */
+    struct {                /* cache.fill: the cache that has become whole */
+        pthread_mutex_t lock;
+        bool tried;
+        _Atomic(struct features *) cache;
+    } fill;
+    uint32_t *prefixes; /* ids of each caption column's prefix */
     struct location_patience patience;
     struct download *download; /* NULL: no image is at a URL */
     _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
@@ -72,6 +78,30 @@ static int open_cache(struct sample_source *s, const char *tower, struct bl_erro
     return bl_error_file(err, s->config->cache.path);
 }
 
+/* Where the cache cannot be read on this host, pixels are shipped on: workers do not look at them. */
+static void open_filled(struct sample_source *s)
+{
+    struct cache_form form;
+    struct features *cache = NULL;
+    s->fill.tried = true;
+    if (cache_form_of(s->config, NULL, &form, NULL) == 0 &&
+        features_open(s->config->cache.path, &form, &cache, NULL) == 0)
+        s->fill.cache = cache;
+}
+
+bool sample_is_filled(struct sample_source *s)
+{
+    if (!s->config->cache.fill || s->cache || s->fill.cache)
+        return s->fill.cache != NULL;
+    if (!run_cache_is_whole(s->config->run_dir))
+        return false;
+    pthread_mutex_lock(&s->fill.lock);
+    if (!s->fill.tried)
+        open_filled(s);
+    pthread_mutex_unlock(&s->fill.lock);
+    return s->fill.cache != NULL;
+}
+
 static bool has_urls(const struct sample_source *s)
 {
     struct dataset_sample sample;
@@ -97,6 +127,7 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
     if (!s)
         return bl_fail(err, BL_ENOMEM, "no memory for the run's data");
     s->patience = *patience;
+    pthread_mutex_init(&s->fill.lock, NULL);
     BL_TRY(run_open(run_folder, run, &s->config, &s->dataset, err));
     s->verified = calloc(sample_count(s) / 8 + 1, sizeof *s->verified);
     if (!s->verified)
@@ -117,6 +148,9 @@ void sample_source_free(struct sample_source **source)
     struct sample_source *s = *source;
     if (!s)
         return;
+    struct features *filled = s->fill.cache;
+    features_free(&filled);
+    pthread_mutex_destroy(&s->fill.lock);
     features_free(&s->cache);
     download_free(&s->download);
     free(s->verified);
@@ -243,13 +277,13 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     bl_autofree char *data = NULL;
     size_t size = 0;
     uint64_t row;
-    enum features_found found =
-        s->cache ? features_find(s->cache, sample->hash, &row) : FEATURES_ROW;
+    const struct features *cache = s->cache || pixels ? s->cache : s->fill.cache;
+    enum features_found found = cache ? features_find(cache, sample->hash, &row) : FEATURES_ROW;
     if (found == FEATURES_VOID)
         return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
     if (found == FEATURES_ABSENT)
         return bl_fail(err, BL_EDATA, "the feature cache does not have it");
-    if (s->cache)
+    if (cache)
         return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
     return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);

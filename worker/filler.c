@@ -48,10 +48,10 @@ void filler_free(struct filler **filler)
     *filler = NULL;
 }
 
-/* The coordinator says in the run folder that the cache is whole. */
-static int look_for_cache(struct filler *f, struct bl_error *err)
+/* The coordinator says in the run folder that the cache is whole, and loaders may know earlier. */
+static int look_for_cache(struct filler *f, const struct batch *b, struct bl_error *err)
 {
-    if (f->rows.cache || !run_cache_is_whole(f->config->run_dir))
+    if (f->rows.cache || !(b->cached || run_cache_is_whole(f->config->run_dir)))
         return 0;
     spool_free(&f->spool);
     return rows_open(&f->rows, f->config, f->form.tower, f->dataset, err);
@@ -105,8 +105,8 @@ static int compute(struct filler *f, const struct batch *b, struct bl_error *err
 int filler_take(struct filler *f, const struct batch *b, struct micro_batch *ret,
                 struct bl_error *err)
 {
-    BL_TRY(look_for_cache(f, err));
-    if (f->rows.cache && has_all(f, b))
+    BL_TRY(look_for_cache(f, b, err));
+    if (b->cached || (f->rows.cache && has_all(f, b)))
         return rows_take(&f->rows, b, ret, err);
     BL_TRY(compute(f, b, err));
     ret->pixels = NULL;
