@@ -590,6 +590,7 @@ static void close_all(struct loop *l)
     metrics_close(&l->metrics);
     coord_free(&l->core);
     bad_samples_close(&l->bad_samples);
+    bad_samples_close(&l->damaged);
     dataset_free(&l->dataset);
     free(l->train_ids);
     free(l->validate_ids);
@@ -620,6 +621,7 @@ static void finish(struct loop *l)
     const struct coord_ledger *ledger = coord_ledger(l->core);
     progress_end();
     loop_answer_end(l);
+    loop_say_damaged(l);
     if (loop_embeds(l)) {
         if (!l->error.code && loop_embed_finish(l, &err) < 0)
             l->error = err;

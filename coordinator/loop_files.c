@@ -142,6 +142,38 @@ void loop_bad_sample(struct loop *l, uint32_t index)
         bl_log_error(&err); /* a line less; ignoring */
 }
 
+void loop_damaged_images(struct loop *l, const Blipren__Completed *completed)
+{
+    struct dataset_sample sample;
+    struct bl_error err;
+    char image[4096];
+    for (size_t i = 0; i < completed->n_damaged; i++) {
+        uint64_t id = completed->damaged[i], before = bad_samples_count(l->damaged);
+        if (id >= dataset_samples(l->dataset))
+            continue;
+        dataset_sample(l->dataset, id, &sample);
+        location_describe(&sample.location, image, sizeof image);
+        if (bad_samples_add(l->damaged, id, image, "damaged data", &err) < 0)
+            bl_log_error(&err); /* a line less; ignoring */
+        if (before == 0 && bad_samples_count(l->damaged))
+            bl_log(
+                BL_LOG_WARNING,
+                "%s has damaged data; it is used with the pixels that could be decoded, the others "
+                "filled in as PIL does. More such images are only listed in "
+                "%s/" DAMAGED_IMAGES_FILE,
+                image, l->config->run_dir);
+    }
+}
+
+void loop_say_damaged(const struct loop *l)
+{
+    uint64_t count = l->damaged ? bad_samples_count(l->damaged) : 0;
+    if (count)
+        bl_log(BL_LOG_WARNING,
+               "%" PRIu64 " of the images used have damaged data: %s/" DAMAGED_IMAGES_FILE, count,
+               l->config->run_dir);
+}
+
 /* Who has the run, for people and `blipren-coord status` on other hosts: "HOST PID". */
 static void write_owner(int fd)
 {
@@ -325,7 +357,10 @@ int loop_open_files(struct loop *l, struct bl_error *err)
         BL_TRY(loop_embed_prepare(l, err));
     }
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
-    BL_TRY(bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err));
+    BL_TRY(bad_samples_open(l->config->run_dir, BAD_SAMPLES_FILE, dataset_samples(l->dataset),
+                            &l->bad_samples, err));
+    BL_TRY(bad_samples_open(l->config->run_dir, DAMAGED_IMAGES_FILE, dataset_samples(l->dataset),
+                            &l->damaged, err));
     if (loop_embeds(l))
         return 0;
     return l->config->cache.fill ? loop_fill_open(l, err) : loop_find_cache(l, err);

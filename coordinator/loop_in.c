@@ -212,6 +212,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         if (e->micro_batch.unshipped)
             bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s cannot ship: %s", peer->name,
                         m->completed->error);
+        loop_damaged_images(l, m->completed);
         e->micro_batch.void_count = (uint32_t)m->completed->n_voids;
         e->micro_batch.voids = scratch->voids;
         return true;

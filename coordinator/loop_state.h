@@ -86,7 +86,7 @@ struct loop {
     struct peers *peers;
     struct children *children;
     struct control *control; /* NULL: the run folder's file system has no sockets */
-    struct bad_samples *bad_samples;
+    struct bad_samples *bad_samples, *damaged;
     struct fill *fill; /* cache.fill, and the cache is not whole; else NULL */
 
     pthread_mutex_t lock;
@@ -188,6 +188,10 @@ bool loop_has_old_checkpoints(const struct loop *l);
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
 /* Into bad_samples.jsonl and the log: void slot `index` of the Completed being handled. */
 void loop_bad_sample(struct loop *l, uint32_t index);
+/* Into damaged_images.jsonl, the first into the log too: what a loader says of images that it shipped. */
+void loop_damaged_images(struct loop *l, const Blipren__Completed *completed);
+/* At the end: how many there are, if any. */
+void loop_say_damaged(const struct loop *l);
 /* What the peers will read. A start that failed before leaves the old one. */
 int loop_write_config(struct loop *l, struct bl_error *err);
 /* RUN/endpoint: where this coordinator listens, for who joins by the run folder. */

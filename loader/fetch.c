@@ -135,6 +135,7 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         slot->prefix = info.prefix;
         slot->label_first = info.label_first;
         slot->image_hash = info.image_hash;
+        slot->damaged = info.damaged;
         g->good++;
     }
     g->pixels_size = g->good * image_bytes;

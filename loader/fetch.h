@@ -28,6 +28,7 @@ struct fetch_slot {
         unreadable; /* bad, perhaps only on this host (loader/sample.h): another loader may read it */
     uint32_t tokens, prefix, label_first; /* as in proto/data.proto, Slot */
     uint64_t image_hash;
+    bool damaged;                  /* made, of a picture whose data is damaged */
     char reason[FETCH_REASON_MAX]; /* what was wrong, one line of UTF-8 */
 };
 

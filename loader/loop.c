@@ -119,6 +119,15 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
     }
 }
 
+static size_t fill_damaged(const struct fetch_micro_batch *g, uint64_t *samples)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->slots[i].damaged)
+            samples[n++] = g->slots[i].sample;
+    return n;
+}
+
 static void send_completed(struct loop *l, const struct loader_action *a)
 {
     struct assignment *o = &l->assignments[a->assignment.slot];
@@ -127,7 +136,8 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     size_t count = g ? g->count - g->good : 0;
     bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
     bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
-    BL_ASSERT(voids && list);
+    bl_autofree uint64_t *damaged = calloc(g ? g->good + 1 : 1, sizeof *damaged);
+    BL_ASSERT(voids && list && damaged);
     if (g)
         fill_voids(g, voids, count);
     for (size_t i = 0; i < count; i++)
@@ -140,6 +150,8 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     completed.withheld = o->withheld;
     completed.n_voids = count;
     completed.voids = list;
+    completed.n_damaged = g ? fill_damaged(g, damaged) : 0;
+    completed.damaged = damaged;
     WIRE_ENVELOPE(e, COMPLETED, completed) = &completed;
     member_send(&l->member, a->generation, &e);
 }

@@ -272,11 +272,14 @@ static int read_image(const struct sample_source *s, uint64_t id,
 /* -- a sample --------------------------------------------------------------------------------- */
 
 static int make_pixels(const struct sample_source *s, uint64_t id,
-                       const struct dataset_sample *sample, uint8_t *pixels, struct bl_error *err)
+                       const struct dataset_sample *sample, uint8_t *pixels, bool *ret_damaged,
+                       struct bl_error *err)
 {
     bl_autofree char *data = NULL;
+    struct image_facts facts;
     size_t size = 0;
     uint64_t row;
+    *ret_damaged = false;
     const struct features *cache = s->cache || pixels ? s->cache : s->fill.cache;
     enum features_found found = cache ? features_find(cache, sample->hash, &row) : FEATURES_ROW;
     if (found == FEATURES_VOID)
@@ -286,7 +289,9 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     if (cache)
         return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
-    return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);
+    BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &facts, err));
+    *ret_damaged = facts.damaged;
+    return 0;
 }
 
 static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
@@ -315,7 +320,7 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
     size_t before = ids->count;
     dataset_sample(s->dataset, id, &sample);
     for (unsigned failures = 0;;) {
-        int rc = make_pixels(s, id, &sample, pixels, err);
+        int rc = make_pixels(s, id, &sample, pixels, &info.damaged, err);
         if (rc == 0)
             rc = make_ids(s, id, epoch, ids, &info, err);
         if (rc == 0)

@@ -48,6 +48,7 @@ void sample_describe(const struct sample_source *source, uint64_t id, char *ret,
 struct sample_info {
     uint32_t tokens, prefix, label_first; /* as in proto/data.proto, Slot */
     uint64_t image_hash;
+    bool damaged; /* some of its pixels are made up (struct image) */
 };
 
 /* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3; of a cached run none; NULL: the cache is

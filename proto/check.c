@@ -199,6 +199,7 @@ static int check_completed(const Blipren__Completed *m, struct bl_error *err)
 {
     BL_TRY(check_kind(m->kind, "Completed.kind", err));
     CHECK_RANGE(m->n_voids, 0, BL_MICRO_BATCH_SLOTS_MAX, "Completed.voids");
+    CHECK_RANGE(m->n_damaged, 0, BL_MICRO_BATCH_SLOTS_MAX, "Completed.damaged");
     for (size_t i = 0; i < m->n_voids; i++)
         CHECK_RANGE(m->voids[i]->slot, i ? m->voids[i - 1]->slot + 1 : 0,
                     BL_MICRO_BATCH_SLOTS_MAX - 1, "Completed.voids.slot");
