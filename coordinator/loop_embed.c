@@ -123,25 +123,6 @@ static int check_room(const struct loop *l, uint64_t image_bytes, uint64_t *ret_
     return bl_error_file(err, folder);
 }
 
-/* What `embed --plan` shows. */
-static void show_plan(const struct loop *l, uint64_t image_bytes, uint64_t free_bytes)
-{
-    uint64_t missing = l->embed.total - l->embed.found;
-    printf("images    %" PRIu64 " distinct, %" PRIu64 " embedded already\n", l->embed.total,
-           l->embed.found);
-    printf("files     %u of at most %lld images, %.3g MB each\n",
-           bl_plan_micro_batches(&l->plan, BL_KIND_EMBED), (long long)l->config->cache.shard_images,
-           (double)image_bytes * (double)l->config->cache.shard_images / 1e6);
-    printf("bytes     %.3g GB, of which %.3g GB are to be written; %.3g GB are free in %s\n",
-           (double)(l->embed.total * image_bytes) / 1e9, (double)(missing * image_bytes) / 1e9,
-           (double)free_bytes / 1e9, l->config->cache.path);
-    printf("training  reads %.3g MB an image, %.3g MB a step of %lld, from disk unless memory "
-           "holds it\n",
-           (double)image_bytes / 1e6,
-           (double)image_bytes * (double)l->config->train.global_batch / 1e6,
-           (long long)l->config->train.global_batch);
-}
-
 int loop_embed_prepare(struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
@@ -157,7 +138,7 @@ int loop_embed_prepare(struct loop *l, struct bl_error *err)
     if (check_room(l, cache_image_bytes(&form), &free_bytes, err) < 0 && !l->options->plan)
         return -err->code;
     if (l->options->plan)
-        show_plan(l, cache_image_bytes(&form), free_bytes);
+        BL_TRY(loop_embed_show_plan(l, cache_image_bytes(&form), free_bytes, err));
     bl_log(BL_LOG_INFO, "cache=%s images=%" PRIu64 " there=%" PRIu64 " shards=%u bytes=%" PRIu64,
            l->config->cache.path, l->embed.total, l->embed.found,
            bl_plan_micro_batches(&l->plan, BL_KIND_EMBED),

@@ -6,6 +6,7 @@
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
  *   loop_embed.c    what is different when the run embeds
+ *   loop_embed_plan.c  what `embed --plan` shows
  *   loop_fill.c     a cache that training fills
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
  *   loop_notes.c    who is lost or waited for, into the log
@@ -159,6 +160,12 @@ void loop_embedded(struct loop *l);
 void loop_embed_view(const struct loop *l, struct progress_view *view);
 /* Removes what killed workers left, opens the finished cache, and says what it holds. */
 int loop_embed_finish(const struct loop *l, struct bl_error *err);
+
+/* ---- loop_embed_plan.c */
+
+/* What `embed --plan` shows. Measures the tower, a training step and the folder's disk, some seconds. */
+int loop_embed_show_plan(const struct loop *l, uint64_t image_bytes, uint64_t free_bytes,
+                         struct bl_error *err);
 
 /* ---- loop_fill.c */
 
