@@ -7,6 +7,7 @@
 
 #include "common/cache/spool.h"
 #include "common/cleanup.h"
+#include "common/data/token_rows.h"
 #include "common/file.h"
 #include "common/hash.h"
 #include "common/log.h"
@@ -186,6 +187,25 @@ static int check_cache(const struct loop *l, const struct features *cache, struc
     return bl_error_file(err, l->config->cache.path);
 }
 
+/* Whether loaders will find the captions' ids beside the cache. */
+static void note_tokens(const struct loop *l)
+{
+    struct bl_error why = {0}, err;
+    char line[1600];
+    bl_auto(token_rows) struct token_rows *rows = NULL;
+    __attribute__((cleanup(token_key_release))) struct token_key key = {.rules = NULL};
+    if (token_key_of(l->config, l->dataset, &key, &err) < 0)
+        return; /* loaders will say so */
+    token_rows_open(l->config->cache.path, &key, dataset_captions(l->dataset), &rows, &why);
+    bl_error_format(&why, line, sizeof line);
+    if (rows)
+        bl_log(BL_LOG_INFO, "token ids of %" PRIu64 " captions come from %s/captions.arrow",
+               dataset_captions(l->dataset), l->config->cache.path);
+    else
+        bl_log(BL_LOG_INFO, "%s%scaptions are tokenized", why.code ? line : "",
+               why.code ? "; " : "no captions.arrow: ");
+}
+
 int loop_find_cache(struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
@@ -200,6 +220,7 @@ int loop_find_cache(struct loop *l, struct bl_error *err)
     }
     BL_TRY(check_cache(l, cache, err));
     snprintf(l->cache_tower, sizeof l->cache_tower, "%s", form.tower);
+    note_tokens(l);
     bl_log(BL_LOG_INFO, "training from the cache %s: %" PRIu64 " images, %" PRIu64 " void",
            l->config->cache.path, features_rows(cache), features_voids(cache));
     return 0;
@@ -216,6 +237,7 @@ int loop_embed_finish(const struct loop *l, struct bl_error *err)
     BL_TRY(features_open(l->config->cache.path, &form, &cache, err));
     BL_ASSERT(cache != NULL);
     spools_remove(l->config->cache.path); /* of a training that filled it */
+    BL_TRY(token_rows_write(l->config->cache.path, l->config, l->dataset, NULL, err));
     printf("complete: %" PRIu64 " images in %s, %" PRIu64 " void\n", features_rows(cache),
            l->config->cache.path, features_voids(cache));
     return 0;

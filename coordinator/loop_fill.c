@@ -5,6 +5,7 @@
 
 #include "common/cache/spool.h"
 #include "common/cleanup.h"
+#include "common/data/token_rows.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "coordinator/loop_state.h"
@@ -95,6 +96,7 @@ static int try_to_fill(struct fill *f, struct bl_error *err)
     if (!f->whole)
         return 0;
     spools_remove(folder_of(f));
+    BL_TRY(token_rows_write(folder_of(f), f->loop->config, f->loop->dataset, NULL, err));
     return run_cache_say_whole(f->loop->config->run_dir, true, err);
 }
 

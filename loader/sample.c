@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include "common/cache/cache.h"
+#include "common/array.h"
 #include "common/cleanup.h"
+#include "common/data/token_rows.h"
 #include "common/file.h"
 #include "common/models/hf.h"
 #include "common/hash.h"
@@ -24,7 +26,9 @@ struct sample_source {
     struct caption_rules *rules;
     struct image_processor processor;
     struct features *cache; /* NULL: pixels are made */
-    struct {                /* cache.fill: the cache that has become whole */
+    struct token_rows
+        *tokens; /* the captions' ids, beside that cache; NULL: captions are tokenized */
+    struct {     /* cache.fill: the cache that has become whole */
         pthread_mutex_t lock;
         bool tried;
         _Atomic(struct features *) cache;
@@ -64,6 +68,16 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
     return count_prefixes(s, err);
 }
 
+/* Without them captions are tokenized: the coordinator says why there are none. */
+static int open_tokens(struct sample_source *s, struct bl_error *err)
+{
+    struct bl_error why;
+    __attribute__((cleanup(token_key_release))) struct token_key key = {.rules = NULL};
+    BL_TRY(token_key_of(s->config, s->dataset, &key, err));
+    token_rows_open(s->config->cache.path, &key, dataset_captions(s->dataset), &s->tokens, &why);
+    return 0;
+}
+
 static int open_cache(struct sample_source *s, const char *tower, struct bl_error *err)
 {
     struct cache_form form;
@@ -72,7 +86,7 @@ static int open_cache(struct sample_source *s, const char *tower, struct bl_erro
     BL_TRY(cache_form_of(s->config, tower, &form, err));
     BL_TRY(features_open(s->config->cache.path, &form, &s->cache, err));
     if (s->cache)
-        return 0;
+        return open_tokens(s, err);
     bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
     bl_error_remedy(err, "mount cache.path at the same path on every host");
     return bl_error_file(err, s->config->cache.path);
@@ -152,6 +166,7 @@ void sample_source_free(struct sample_source **source)
     features_free(&filled);
     pthread_mutex_destroy(&s->fill.lock);
     features_free(&s->cache);
+    token_rows_free(&s->tokens);
     download_free(&s->download);
     free(s->verified);
     free(s->prefixes);
@@ -294,15 +309,31 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     return 0;
 }
 
+/* The ids that were kept beside the cache. */
+static int take_ids(const struct token_rows *rows, uint64_t row, struct token_ids *ids,
+                    size_t *ret_label_first, struct bl_error *err)
+{
+    size_t count;
+    const int32_t *kept = token_rows_get(rows, row, &count, ret_label_first);
+    if (!bl_grow(&ids->ids, &ids->capacity, ids->count + count, sizeof *ids->ids))
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu ids", count);
+    memcpy(ids->ids + ids->count, kept, count * sizeof *kept);
+    ids->count += count;
+    return 0;
+}
+
 static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
                     struct token_ids *ids, struct sample_info *ret, struct bl_error *err)
 {
     struct dataset_caption caption;
-    enum caption_verdict verdict;
+    enum caption_verdict verdict = CAPTION_KEPT;
     size_t before = ids->count, label_first;
     dataset_choose(s->dataset, id, (uint64_t)s->config->seed, epoch, &caption);
     struct caption_text text = {caption.text, caption.size, caption.column};
-    BL_TRY(caption_rules_encode(s->rules, &text, ids, &label_first, &verdict, err));
+    if (s->tokens)
+        BL_TRY(take_ids(s->tokens, caption.row, ids, &label_first, err));
+    else
+        BL_TRY(caption_rules_encode(s->rules, &text, ids, &label_first, &verdict, err));
     if (verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "its caption is %s, though it was indexed",
                        caption_verdict_words(verdict));

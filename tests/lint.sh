@@ -43,7 +43,7 @@ arrows() {
             may["common/config"] = "common/[a-z0-9_]*.h common/config/"
             may["common/tokenizer"] = "common/[a-z0-9_]*.h common/tokenizer/"
             may["common/models"] = "common/[a-z0-9_]*.h common/models/"
-            may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/config/ common/tokenizer/ common/models/ common/parquet/"
+            may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/config/ common/tokenizer/ common/models/ common/parquet/ common/arrow/"
             may["common/image"] = "common/[a-z0-9_]*.h common/image/ common/models/"
             may["common/parquet"] = "common/[a-z0-9_]*.h common/parquet/"
             may["common/picture"] = "common/[a-z0-9_]*.h common/picture/"

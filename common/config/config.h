@@ -210,5 +210,9 @@ void config_digest(const struct config *config, uint8_t ret[32]);
  * the folders' places, and the seed): a dataset.index made under another digest is stale. */
 void config_data_digest(const struct config *config, uint8_t ret[32]);
 
+/* What decides which captions are kept and the ids that they become, a line a key ("data.captions: […]"); the caller's. NULL: no
+ * memory. */
+char *config_caption_rules(const struct config *config);
+
 /* The reference page, docs/config.md. */
 int config_print_reference(FILE *out);

@@ -202,6 +202,29 @@ static void digest(const struct config *config, bool (*wanted)(const struct conf
     bl_sha256_end(&hash, ret);
 }
 
+char *config_caption_rules(const struct config *config)
+{
+    static const char *const of_images[] = {"data.format", "data.image_column", "data.validation",
+                                            "data.max_image_bytes"};
+    char *all = NULL;
+    size_t size;
+    FILE *out = open_memstream(&all, &size);
+    const struct config_key *key;
+    for (size_t i = 0; out && (key = config_key_at(i)); i++) {
+        bool wanted = !strncmp(key->path, "data.", 5) &&
+                      (key->index || !strcmp(key->path, "data.train_prefix")) &&
+                      !is_absent(config, key);
+        for (size_t j = 0; j < sizeof of_images / sizeof *of_images; j++)
+            wanted = wanted && strcmp(key->path, of_images[j]) != 0;
+        bl_autofree char *text = wanted ? value_text(config, key) : NULL;
+        if (text)
+            fprintf(out, "%s: %s\n", key->path, text);
+    }
+    if (!out || fclose(out))
+        return NULL;
+    return all;
+}
+
 static bool is_fixed(const struct config_key *key)
 {
     return key->change == CONFIG_FIXED;

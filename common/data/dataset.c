@@ -465,6 +465,11 @@ uint64_t dataset_samples(const struct dataset *dataset)
     return dataset->header->sample_count;
 }
 
+uint64_t dataset_captions(const struct dataset *dataset)
+{
+    return dataset->header->caption_count;
+}
+
 void dataset_sample(const struct dataset *dataset, uint64_t id, struct dataset_sample *ret)
 {
     BL_ASSERT_CMP(id, <, dataset->header->sample_count);
@@ -482,8 +487,9 @@ void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,
 {
     BL_ASSERT_CMP(id, <, dataset->header->sample_count);
     BL_ASSERT_CMP(i, <, dataset->rows[id].caption_count);
-    const struct dataset_text *c = &dataset->captions[dataset->rows[id].first_caption + i];
-    *ret = (struct dataset_caption){dataset->text + c->text, c->size, c->column, c->tokens};
+    uint64_t row = dataset->rows[id].first_caption + i;
+    const struct dataset_text *c = &dataset->captions[row];
+    *ret = (struct dataset_caption){dataset->text + c->text, c->size, c->column, c->tokens, row};
 }
 
 void dataset_choose(const struct dataset *dataset, uint64_t id, uint64_t seed, uint64_t epoch,

@@ -55,6 +55,7 @@ struct dataset_caption {
     size_t size;
     uint32_t column; /* index into data.captions */
     uint32_t tokens; /* prefix, caption and EOS */
+    uint64_t row;    /* among the captions of all samples */
 };
 
 /* What takes time in the making of an index, and then in its check: name, words. */
@@ -119,6 +120,7 @@ uint64_t dataset_epoch(const struct config *config, const struct dataset *datase
 
 /* Ids run over both splits. Texts are borrowed from the dataset. */
 uint64_t dataset_samples(const struct dataset *dataset);
+uint64_t dataset_captions(const struct dataset *dataset);
 void dataset_sample(const struct dataset *dataset, uint64_t id, struct dataset_sample *ret);
 void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,
                      struct dataset_caption *ret);
