@@ -115,6 +115,7 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
         voids[n].slot = i;
         voids[n].sample = slot->sample;
         voids[n].unreadable = slot->unreadable;
+        voids[n].asked = slot->asked;
         voids[n++].reason = slot->reason;
     }
 }
@@ -193,6 +194,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
         slots[i].tokens = from->tokens;
         slots[i].prefix = from->prefix;
         slots[i].label_first = from->label_first;
+        slots[i].label_end = from->label_end;
         slots[i].image_hash = from->image_hash;
         list[i] = &slots[i];
     }
@@ -422,6 +424,7 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
     struct loader_event event = {.type = LOADER_EVENT_ASSIGNMENT,
                                  .link = l->member.link,
                                  .generation = m->generation,
+                                 .epoch = m->epoch,
                                  .assignment = {.kind = (enum bl_kind)m->assignment->kind,
                                                 .step = m->assignment->step,
                                                 .micro_batch = m->assignment->micro_batch,
@@ -450,7 +453,8 @@ static void on_event(void *context, const struct member_event *from)
     struct loop *l = context;
     struct loader_event event = {.type = (enum loader_event_type)from->type,
                                  .link = from->link,
-                                 .generation = from->generation};
+                                 .generation = from->generation,
+                                 .epoch = from->epoch};
     if (from->type == MEMBER_EVENT_WELCOME)
         event.welcome.patience_ms = from->patience_ms;
     if (from->type == MEMBER_EVENT_STOP)
@@ -584,7 +588,7 @@ int loader_run(const struct loader_options *options, struct bl_error *err)
     static const struct member_calls calls = {on_event, on_message, on_woken};
     struct loop l = {.options = options};
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_LOADER,
-                                    .endpoint = options->endpoint,
+                                    .coordinator = options->coordinator,
                                     .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,

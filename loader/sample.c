@@ -286,6 +286,11 @@ static int read_image(const struct sample_source *s, uint64_t id,
 
 /* -- a sample --------------------------------------------------------------------------------- */
 
+bool sample_is_left_out(const struct bl_error *err)
+{
+    return !strcmp(err->key, "data.min_side");
+}
+
 static int make_pixels(const struct sample_source *s, uint64_t id,
                        const struct dataset_sample *sample, uint8_t *pixels, bool *ret_damaged,
                        struct bl_error *err)
@@ -306,15 +311,20 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     BL_TRY(read_image(s, id, sample, &data, &size, err));
     BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &facts, err));
     *ret_damaged = facts.damaged;
-    return 0;
+    const int64_t width = facts.width, height = facts.height, least = s->config->data.min_side;
+    if (width >= least && height >= least)
+        return 0;
+    bl_fail(err, BL_EFORMAT, "%lld x %lld pixels, less than data.min_side (%lld)", (long long)width,
+            (long long)height, (long long)least);
+    return bl_error_key(err, "data.min_side");
 }
 
 /* The ids that were kept beside the cache. */
 static int take_ids(const struct token_rows *rows, uint64_t row, struct token_ids *ids,
-                    size_t *ret_label_first, struct bl_error *err)
+                    struct caption_encoded *ret, struct bl_error *err)
 {
     size_t count;
-    const int32_t *kept = token_rows_get(rows, row, &count, ret_label_first);
+    const int32_t *kept = token_rows_get(rows, row, &count, &ret->label_first, &ret->label_end);
     if (!bl_grow(&ids->ids, &ids->capacity, ids->count + count, sizeof *ids->ids))
         return bl_fail(err, BL_ENOMEM, "no memory for %zu ids", count);
     memcpy(ids->ids + ids->count, kept, count * sizeof *kept);
@@ -326,19 +336,20 @@ static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
                     struct token_ids *ids, struct sample_info *ret, struct bl_error *err)
 {
     struct dataset_caption caption;
-    enum caption_verdict verdict = CAPTION_KEPT;
-    size_t before = ids->count, label_first;
+    struct caption_encoded encoded = {.verdict = CAPTION_KEPT};
+    size_t before = ids->count;
     dataset_choose(s->dataset, id, (uint64_t)s->config->seed, epoch, &caption);
-    struct caption_text text = {caption.text, caption.size, caption.column};
+    struct caption_text text = dataset_caption_text(&caption);
     if (s->tokens)
-        BL_TRY(take_ids(s->tokens, caption.row, ids, &label_first, err));
+        BL_TRY(take_ids(s->tokens, caption.row, ids, &encoded, err));
     else
-        BL_TRY(caption_rules_encode(s->rules, &text, ids, &label_first, &verdict, err));
-    if (verdict != CAPTION_KEPT)
+        BL_TRY(caption_rules_encode(s->rules, &text, ids, &encoded, err));
+    if (encoded.verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "its caption is %s, though it was indexed",
-                       caption_verdict_words(verdict));
+                       caption_verdict_words(encoded.verdict));
     ret->tokens = (uint32_t)(ids->count - before);
-    ret->label_first = (uint32_t)label_first;
+    ret->label_first = (uint32_t)encoded.label_first;
+    ret->label_end = encoded.label_end == ret->tokens ? 0 : (uint32_t)encoded.label_end;
     ret->prefix = s->prefixes[caption.column];
     return 0;
 }

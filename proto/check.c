@@ -300,6 +300,8 @@ static int check_slot(const Blipren__Slot *s, struct bl_error *err)
     long long last = s->bad ? 0 : (long long)s->tokens - 1; /* one label at least */
     CHECK_RANGE(s->prefix, 0, last, "Slot.prefix");
     CHECK_RANGE(s->label_first, 0, last, "Slot.label_first");
+    if (s->label_end)
+        CHECK_RANGE(s->label_end, s->label_first + 1, s->tokens, "Slot.label_end");
     return 0;
 }
 

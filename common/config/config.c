@@ -95,6 +95,9 @@ void config_release_captions(struct config_captions *list)
         free(list->at[i].column);
         free(list->at[i].prefix);
         free(list->at[i].join);
+        free(list->at[i].trace);
+        free(list->at[i].open);
+        free(list->at[i].close);
     }
     free(list->at);
 }
@@ -125,6 +128,13 @@ void config_free(struct config **config)
         case CONFIG_SOURCES:
             config_release_sources(at);
             break;
+        case CONFIG_FILTERS: {
+            struct config_filters *list = at;
+            for (size_t j = 0; j < list->count; j++)
+                free(list->at[j].column);
+            free(list->at);
+            break;
+        }
         default:
             break;
         }

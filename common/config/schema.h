@@ -17,6 +17,7 @@ enum config_type {
     CONFIG_PATTERNS, /* struct config_strings of PCRE2 patterns */
     CONFIG_CAPTIONS, /* struct config_captions */
     CONFIG_SOURCES,  /* struct config_sources */
+    CONFIG_FILTERS,  /* struct config_filters */
 };
 
 /* On resume the key … */

@@ -1,6 +1,7 @@
 /* common/config/text.c - a configuration as text, and what is told by it: what changed, digests, the reference. */
 #include "common/config/parts.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,33 @@ void config_print_text(FILE *out, const char *text)
     putc('"', out);
 }
 
+static void print_filter(FILE *out, const struct config_filter *filter, const char *before)
+{
+    fprintf(out, "%s{column: ", before);
+    config_print_text(out, filter->column);
+    if (isfinite(filter->min)) {
+        fputs(", min: ", out);
+        config_print_real(out, filter->min);
+    }
+    if (isfinite(filter->max)) {
+        fputs(", max: ", out);
+        config_print_real(out, filter->max);
+    }
+    putc('}', out);
+}
+
+static void print_trace(FILE *out, const struct config_caption *caption)
+{
+    static const char *const labels[] = {"both", "trace", "caption"};
+    const char *const texts[] = {caption->trace, caption->open, caption->close};
+    static const char *const names[] = {"trace", "open", "close"};
+    for (int i = 0; i < 3; i++) {
+        fprintf(out, ", %s: ", names[i]);
+        config_print_text(out, texts[i]);
+    }
+    fprintf(out, ", labels: %s", labels[caption->labels]);
+}
+
 void config_print_captions(FILE *out, const struct config_caption *at, size_t count)
 {
     putc('[', out);
@@ -42,6 +70,8 @@ void config_print_captions(FILE *out, const struct config_caption *at, size_t co
         config_print_text(out, at[i].prefix);
         if (!*at[i].join)
             fputs(", join: \"\"", out);
+        if (at[i].trace)
+            print_trace(out, &at[i]);
         putc('}', out);
     }
     putc(']', out);
@@ -100,6 +130,14 @@ static void print_value(FILE *out, const struct config *config, const struct con
     case CONFIG_SOURCES:
         config_print_sources(out, config, true);
         break;
+    case CONFIG_FILTERS: {
+        const struct config_filters *list = at;
+        putc('[', out);
+        for (size_t i = 0; i < list->count; i++)
+            print_filter(out, &list->at[i], i ? ", " : "");
+        putc(']', out);
+        break;
+    }
     }
     putc('\n', out);
 }

@@ -14,7 +14,8 @@ void config_expectation(const struct config_key *key, char *ret, size_t size)
                                         [CONFIG_PATH] = "a path",
                                         [CONFIG_PATTERNS] = "a list of patterns",
                                         [CONFIG_CAPTIONS] = "a list of {column, prefix}",
-                                        [CONFIG_SOURCES] = "a list of {source, weight, ...}"};
+                                        [CONFIG_SOURCES] = "a list of {source, weight, ...}",
+                                        [CONFIG_FILTERS] = "a list of {column, min, max}"};
     size_t used = 0;
     switch (key->type) {
     case CONFIG_INT:
@@ -106,6 +107,14 @@ static int resolve_path(const char *text, const char *folder, char **ret, struct
         return bl_fail(err, BL_ENOMEM, "out of memory");
     }
     return 0;
+}
+
+bool config_number(const char *text, double *ret)
+{
+    if (!number_grammar(text, false))
+        return false;
+    *ret = strtod(text, NULL) + 0.0; /* -0 becomes 0 */
+    return isfinite(*ret);
 }
 
 int config_set_scalar(void *base, const struct config_key *key, const char *text, bool plain,

@@ -12,6 +12,7 @@
 #include "common/data/dataset.h"
 #include "common/data/hash_cache.h"
 #include "common/data/source.h"
+#include "common/limits.h"
 #include "common/tokenizer/tokenizer.h"
 
 #define DATASET_MAGIC "BLINDEX"
@@ -32,6 +33,8 @@ struct dataset_header {
     uint64_t sample_count, caption_count, split_count[DATASET_SPLIT_COUNT];
     uint64_t length_count, example_count, text_bytes;
     uint64_t caption_verdicts[CAPTION_VERDICT_COUNT];
+    uint64_t rules[DATASET_RULES_COUNT]
+                  [BL_CONFIG_LIST_MAX]; /* captions that each rule had an effect on */
     uint64_t source_count;
     struct dataset_of sources[BL_SOURCES_MAX];
     uint64_t passed[SOURCE_PASSED_COUNT], passed_first[SOURCE_PASSED_COUNT]; /* counts, and texts */
@@ -44,16 +47,18 @@ struct dataset_row {
     uint32_t caption_count, split;
 };
 struct dataset_text {
-    uint64_t text;
-    uint32_t size, column, tokens, zero;
+    uint64_t text, trace; /* trace_size 0: none */
+    uint32_t size, trace_size, column, tokens;
 };
 struct dataset_note {
     uint64_t text;
+    uint64_t location; /* of the image, where there is one; else the offset of an empty text */
     uint16_t is_caption, source;
     uint32_t verdict;
+    uint32_t rule, zero; /* FILTERS_NONE: none */
 };
 _Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 72 &&
-                   sizeof(struct dataset_text) == 24 && sizeof(struct dataset_note) == 16,
+                   sizeof(struct dataset_text) == 32 && sizeof(struct dataset_note) == 32,
                "the format has no padding");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in place");
 
@@ -93,10 +98,16 @@ struct dataset_judging;
 
 /* A caption that the rules look at. */
 struct dataset_judgement {
-    size_t text, size;
+    size_t text, size; /* as found */
+    size_t trace, trace_size;
+    char *stripped; /* without an opening that data.strip took off, or NULL */
+    size_t stripped_size;
     uint32_t column, tokens;
+    uint32_t strip, rule; /* data.strip's pattern; the verdict's rule; FILTERS_NONE: none */
     enum caption_verdict verdict;
     bool failed; /* to be judged */
+    uint8_t key
+        [16]; /* under data.deduplicate: all, of the prefix and the caption as filters_normalize gives it */
 };
 
 /* Judges the captions of rows [first, end) whose images are there. *ret is the caller's. */
@@ -111,6 +122,9 @@ size_t dataset_judgements(const struct dataset_judging *judging, uint64_t row,
 int dataset_judged_caption(const struct dataset_judging *judging,
                            const struct dataset_judgement *judgement, struct caption_text *ret,
                            struct bl_error *err);
+/* The same as it was found, for people. */
+void dataset_found_caption(const struct dataset_judging *judging,
+                           const struct dataset_judgement *judgement, struct caption_text *ret);
 
 /* -- the index (dataset_build.c) */
 

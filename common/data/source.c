@@ -14,6 +14,7 @@
 #include "common/hash.h"
 #include "common/limits.h"
 #include "common/utf8.h"
+#include "common/data/captions.h"
 #include "common/data/source_build.h"
 
 /* In the order in which auto tries them. */
@@ -350,6 +351,7 @@ static void get_added(const struct source *source, uint64_t id, struct source_sa
         .candidate_count = candidates_end(source, id) - row->first_candidate,
         .file = source->text.data + row->file,
         .line = row->line,
+        .numbers = source_numbers(source, id),
     };
 }
 
@@ -371,6 +373,7 @@ static void fingerprint(struct source *source, const char *kind)
         }
         bl_sha256_add(&hash, "\n", 1);
     }
+    source_numbers_digest(source, &hash);
     bl_sha256_end(&hash, source->fingerprint);
 }
 
@@ -397,6 +400,7 @@ static int finish(struct source *source, const char *kind, struct bl_error *err)
     if (source->store)
         return 0; /* has its own way */
     BL_TRY(source_check_columns(source, err));
+    BL_TRY(source_check_numbers(source, err));
     fingerprint(source, kind);
     return 0;
 }
@@ -463,6 +467,7 @@ static int new_source(const struct source_options *options, struct source **ret,
     source->options = options;
     source->columns = options->columns;
     source->column_count = options->column_count;
+    BL_TRY(source_numbers_open(source, err));
     source->folder = folder_of(options->path);
     source->is_folder = !names_files(options->path);
     source->cache = options->cache ? strdup(options->cache) : NULL;
@@ -493,18 +498,21 @@ static int open_part(const struct config_data *data, uint32_t of, bool validatio
 {
     const struct config_source *entry = &data->sources.at[of];
     const struct config_caption *captions = data->captions.at + entry->caption_first;
-    bl_autofree const char **columns = calloc(entry->caption_count, sizeof *columns);
-    if (!columns)
+    bl_autofree const char **columns = calloc(2 * entry->caption_count, sizeof *columns);
+    bl_autofree const char **numbers = calloc(data->filters.count + 1, sizeof *numbers);
+    if (!columns || !numbers)
         return fail_nomem(err);
-    for (size_t i = 0; i < entry->caption_count; i++)
-        columns[i] = captions[i].column;
-    const struct source_options options = {.path = validation ? entry->validation_source
-                                                              : entry->source,
-                                           .format = entry->format,
-                                           .columns = columns,
-                                           .column_count = entry->caption_count,
-                                           .image_column = entry->image_column,
-                                           .cache = data->cache};
+    for (size_t i = 0; i < data->filters.count; i++)
+        numbers[i] = data->filters.at[i].column;
+    const struct source_options options = {
+        .path = validation ? entry->validation_source : entry->source,
+        .format = entry->format,
+        .columns = columns,
+        .column_count = caption_columns(captions, entry->caption_count, columns),
+        .numbers = numbers,
+        .number_count = data->filters.count,
+        .image_column = entry->image_column,
+        .cache = data->cache};
     int rc = source_open(&options, ret, err);
     if (rc < 0 && err && !strcmp(err->file, options.path)) { /* the source, not a line in it */
         const char *key = validation ? "validation_source" : "source";
@@ -579,6 +587,7 @@ void source_free(struct source **source)
     free(s->folder);
     free(s->cache);
     free(s->column_seen);
+    source_numbers_release(s);
     for (int i = 0; i < SOURCE_PASSED_COUNT; i++)
         free(s->passed[i].first);
     free(s->text.data);

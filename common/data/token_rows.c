@@ -12,13 +12,14 @@
 #include "common/file.h"
 #include "common/models/hf.h"
 
-enum { COLUMN_IMAGE, COLUMN_IDS, COLUMN_LABEL_FIRST, COLUMNS };
+enum { COLUMN_IMAGE, COLUMN_IDS, COLUMN_LABEL_FIRST, COLUMN_LABEL_END, COLUMNS };
 enum { ROWS_OF_BATCH = 1 << 16, ROWS_AT_ONCE = 64, DIGITS = 64 };
 
 static const struct arrow_column columns[COLUMNS] = {
     [COLUMN_IMAGE] = {.name = "image", .type = ARROW_UTF8},
     [COLUMN_IDS] = {.name = "ids", .type = ARROW_I32, .list = true},
     [COLUMN_LABEL_FIRST] = {.name = "label_first", .type = ARROW_I32},
+    [COLUMN_LABEL_END] = {.name = "label_end", .type = ARROW_I32},
 };
 
 static int path_of(char ret[4096], const char *folder, struct bl_error *err)
@@ -55,7 +56,7 @@ struct batch {
     const uint32_t *which;   /* (count) */
     size_t count;
     struct token_ids *ids; /* (count) owned */
-    int32_t *label_first, *offsets, *name_offsets;
+    int32_t *label_first, *label_end, *offsets, *name_offsets;
     char *names;
 };
 
@@ -65,6 +66,7 @@ static void batch_release(struct batch *b)
         token_ids_release(&b->ids[i]);
     free(b->ids);
     free(b->label_first);
+    free(b->label_end);
     free(b->offsets);
     free(b->name_offsets);
     free(b->names);
@@ -73,15 +75,15 @@ static void batch_release(struct batch *b)
 static int encode(struct batch *b, size_t i, struct bl_error *err)
 {
     struct dataset_caption caption;
-    enum caption_verdict verdict;
-    size_t label_first;
+    struct caption_encoded encoded;
     dataset_caption(b->dataset, b->samples[i], b->which[i], &caption);
-    const struct caption_text text = {caption.text, caption.size, caption.column};
-    BL_TRY(caption_rules_encode(b->rules, &text, &b->ids[i], &label_first, &verdict, err));
-    if (verdict != CAPTION_KEPT)
+    const struct caption_text text = dataset_caption_text(&caption);
+    BL_TRY(caption_rules_encode(b->rules, &text, &b->ids[i], &encoded, err));
+    if (encoded.verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "a caption is %s, though it was indexed",
-                       caption_verdict_words(verdict));
-    b->label_first[i] = (int32_t)label_first;
+                       caption_verdict_words(encoded.verdict));
+    b->label_first[i] = (int32_t)encoded.label_first;
+    b->label_end[i] = (int32_t)encoded.label_end;
     return 0;
 }
 
@@ -116,10 +118,11 @@ static int write_batch(struct arrow_writer *writer, const struct dataset *datase
         .dataset = dataset, .rules = rules, .samples = samples, .which = which, .count = count};
     b.ids = calloc(count, sizeof *b.ids);
     b.label_first = calloc(count, sizeof *b.label_first);
+    b.label_end = calloc(count, sizeof *b.label_end);
     b.offsets = calloc(count + 1, sizeof *b.offsets);
     b.name_offsets = calloc(count + 1, sizeof *b.name_offsets);
     b.names = malloc(count * DIGITS + 1);
-    if (!b.ids || !b.label_first || !b.offsets || !b.name_offsets || !b.names)
+    if (!b.ids || !b.label_first || !b.label_end || !b.offsets || !b.name_offsets || !b.names)
         return bl_fail(err, BL_ENOMEM, "no memory for the ids of %zu captions", count);
     BL_TRY(parallel_run(&(struct parallel_work){.count = (count + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE,
                                                 .item = encode_some,
@@ -136,7 +139,8 @@ static int write_batch(struct arrow_writer *writer, const struct dataset *datase
         return bl_fail(err, BL_ENOMEM, "no memory for the ids of %zu captions", count);
     const struct arrow_values values[COLUMNS] = {[COLUMN_IMAGE] = {b.names, b.name_offsets},
                                                  [COLUMN_IDS] = {ids, b.offsets},
-                                                 [COLUMN_LABEL_FIRST] = {b.label_first, NULL}};
+                                                 [COLUMN_LABEL_FIRST] = {b.label_first, NULL},
+                                                 [COLUMN_LABEL_END] = {b.label_end, NULL}};
     return arrow_writer_batch(writer, (int64_t)count, values, err);
 }
 
@@ -226,7 +230,8 @@ static int check_key(const struct arrow *file, const struct token_key *key, stru
     for (int i = 0; i < COLUMNS; i++)
         if (arrow_column_count(file) != COLUMNS ||
             !arrow_column_equal(arrow_column_at(file, i), &columns[i]))
-            return bl_fail(err, BL_EFORMAT, "expected the columns image, ids, label_first");
+            return bl_fail(err, BL_EFORMAT,
+                           "expected the columns image, ids, label_first, label_end");
     return 0;
 }
 
@@ -239,12 +244,14 @@ static int check_rows(struct token_rows *r, uint64_t captions, struct bl_error *
     for (int batch = 0; batch < batches; batch++) {
         uint64_t count = (uint64_t)arrow_batch_rows(r->file, batch);
         const int32_t *offsets = arrow_batch_values(r->file, batch, COLUMN_IDS).offsets,
-                      *label_first = arrow_batch_values(r->file, batch, COLUMN_LABEL_FIRST).data;
+                      *label_first = arrow_batch_values(r->file, batch, COLUMN_LABEL_FIRST).data,
+                      *label_end = arrow_batch_values(r->file, batch, COLUMN_LABEL_END).data;
         if (count < 1 || count > r->rows_of_batch ||
             (batch + 1 < batches && count != r->rows_of_batch))
             return bl_fail(err, BL_EFORMAT, "its batches are of other sizes");
         for (uint64_t i = 0; i < count; i++)
-            if (label_first[i] < 0 || label_first[i] >= offsets[i + 1] - offsets[i])
+            if (label_first[i] < 0 || label_first[i] >= label_end[i] ||
+                label_end[i] > offsets[i + 1] - offsets[i])
                 return bl_fail(err, BL_EFORMAT, "a caption without labels");
         rows += count;
     }
@@ -281,13 +288,15 @@ void token_rows_free(struct token_rows **rows)
 }
 
 const int32_t *token_rows_get(const struct token_rows *r, uint64_t caption, size_t *ret_count,
-                              size_t *ret_label_first)
+                              size_t *ret_label_first, size_t *ret_label_end)
 {
     int batch = (int)(caption / r->rows_of_batch);
     uint64_t row = caption % r->rows_of_batch;
     struct arrow_values ids = arrow_batch_values(r->file, batch, COLUMN_IDS),
-                        first = arrow_batch_values(r->file, batch, COLUMN_LABEL_FIRST);
+                        first = arrow_batch_values(r->file, batch, COLUMN_LABEL_FIRST),
+                        end = arrow_batch_values(r->file, batch, COLUMN_LABEL_END);
     *ret_count = (size_t)(ids.offsets[row + 1] - ids.offsets[row]);
     *ret_label_first = (size_t)((const int32_t *)first.data)[row];
+    *ret_label_end = (size_t)((const int32_t *)end.data)[row];
     return (const int32_t *)ids.data + ids.offsets[row];
 }

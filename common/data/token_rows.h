@@ -2,8 +2,9 @@
  * a caption, in the order of the dataset's:
  *
  *   image         string       identity of its image
- *   ids           list<int32>  prefix, caption and EOS as the language model is to learn them
- *   label_first   int32        ids before it are context, the others labels
+ *   ids           list<int32>  prefix, trace, caption and EOS as the language model is to learn them
+ *   label_first   int32        the first id that is a label; those before it are context
+ *   label_end     int32        and one past the last
  *
  * Metadata names what the ids depend on: blipren.data (the dataset's fingerprint), blipren.tokenizer (SHA-256 of tokenizer.json),
  * blipren.rules (the keys of RUN.yaml). The file is whole or absent; one of other captions or rules is written anew. */
@@ -38,4 +39,4 @@ void token_rows_open(const char *folder, const struct token_key *key, uint64_t c
 void token_rows_free(struct token_rows **rows);
 /* The ids of a caption (dataset_caption's row): (*ret_count), borrowed. Any thread. */
 const int32_t *token_rows_get(const struct token_rows *rows, uint64_t caption, size_t *ret_count,
-                              size_t *ret_label_first);
+                              size_t *ret_label_first, size_t *ret_label_end);

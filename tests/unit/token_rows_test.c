@@ -88,16 +88,17 @@ static void every_caption_has_the_ids_that_the_rules_make(void **state)
         dataset_sample(dataset, id, &sample);
         for (uint32_t i = 0; i < sample.caption_count; i++, row++) {
             struct dataset_caption caption;
-            enum caption_verdict verdict;
+            struct caption_encoded encoded;
             struct token_ids ids = {0};
-            size_t label_first, count, found_first;
+            size_t count, first, end;
             dataset_caption(dataset, id, i, &caption);
             assert_int_equal(caption.row, row);
-            const struct caption_text text = {caption.text, caption.size, caption.column};
-            assert_ok(caption_rules_encode(rules, &text, &ids, &label_first, &verdict, &err), err);
-            const int32_t *found = token_rows_get(kept, row, &count, &found_first);
+            const struct caption_text text = dataset_caption_text(&caption);
+            assert_ok(caption_rules_encode(rules, &text, &ids, &encoded, &err), err);
+            const int32_t *found = token_rows_get(kept, row, &count, &first, &end);
             assert_int_equal(count, ids.count);
-            assert_int_equal(found_first, label_first);
+            assert_int_equal(first, encoded.label_first);
+            assert_int_equal(end, encoded.label_end);
             assert_memory_equal(found, ids.ids, count * sizeof *found);
             token_ids_release(&ids);
         }
