@@ -28,7 +28,7 @@ static int set_default(struct reader *r, const struct config_key *key)
     }
     if (!*key->fallback)
         return 0;
-    return config_set_scalar(r->config, key, key->fallback, true, r->folder, r->err);
+    return config_set_scalar(r->config, r->config, key, key->fallback, true, r->folder, r->err);
 }
 
 /* data.source is required, unless there is a list of sources. */
@@ -139,6 +139,7 @@ void config_free(struct config **config)
             break;
         }
     }
+    free(c->hub.at);
     free(c->text);
     free(c);
     *config = NULL;

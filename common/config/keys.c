@@ -237,8 +237,8 @@ static int read_value(struct reader *r, size_t index)
         return config_read_sources(r, key);
     if (key->type == CONFIG_FILTERS)
         return read_filters(r, key);
-    int rc = config_set_scalar(r->config, key, config_scalar(r), config_scalar_is_plain(r),
-                               r->folder, r->err);
+    int rc = config_set_scalar(r->config, r->config, key, config_scalar(r),
+                               config_scalar_is_plain(r), r->folder, r->err);
     return rc < 0 ? config_fail_named(r, place, key->path, rc) : 0;
 }
 

@@ -51,7 +51,7 @@ int config_fail_unknown(struct reader *r, const char *path, const char *const *k
 #define FAIL_HERE(r, key, ...)                                                                     \
     config_fail_named(r, config_place_of((r)->event.start_mark), key,                              \
                       bl_fail((r)->err, BL_ECONFIG, __VA_ARGS__))
-/* Failure about a key whose value stands in the file, or is the default. */
+/* Failure about a key whose value is from the file, or is the default. */
 #define FAIL_KEY(r, path, ...)                                                                     \
     config_fail_named(r, (r)->places[config_find_key(path)], path,                                 \
                       bl_fail((r)->err, BL_ECONFIG, __VA_ARGS__))
@@ -72,8 +72,8 @@ int config_copy_text(const char *text, char **ret, struct bl_error *err);
 /* A finite number in JSON's grammar. */
 bool config_number(const char *text, double *ret);
 /* Sets a key that is one scalar in the struct at base, by the key's offset. plain: not in quotes. */
-int config_set_scalar(void *base, const struct config_key *key, const char *text, bool plain,
-                      const char *folder, struct bl_error *err);
+int config_set_scalar(struct config *config, void *base, const struct config_key *key,
+                      const char *text, bool plain, const char *folder, struct bl_error *err);
 /* Grows a list (the address of its pointer) by one zeroed element and gives its address; NULL: no memory, or
  * BL_CONFIG_LIST_MAX elements. */
 void *config_list_add(void *items, size_t *count, size_t element);
@@ -117,6 +117,8 @@ void config_release_sources(struct config_sources *list);
 /* The shortest digits that read back as the same number; a text in double quotes; a list of caption columns. */
 void config_print_real(FILE *out, double value);
 void config_print_text(FILE *out, const char *text);
+/* A text, a repository by its name, or auto. */
+void config_print_path(FILE *out, const char *text, enum hub_kind hub);
 void config_print_captions(FILE *out, const struct config_caption *at, size_t count);
 
 /* Sets config->text: every key, written out. */

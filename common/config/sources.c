@@ -29,7 +29,7 @@ static const struct {
 };
 
 /* The entry's key as a key of the schema: range and choices are those of data.KEY. */
-static struct config_key key_of(int which, const char *path)
+static struct config_key key_of(int which)
 {
     char like[64];
     snprintf(like, sizeof like, "data.%s", keys[which].name);
@@ -38,7 +38,7 @@ static struct config_key key_of(int which, const char *path)
         .type = keys[which].type, .min = WEIGHT_MIN, .max = WEIGHT_MAX, .fallback = ""};
     if (same >= 0)
         key = *config_key_at((size_t)same);
-    key.path = path;
+    key.path = "data.sources";
     key.offset = keys[which].offset;
     return key;
 }
@@ -55,15 +55,15 @@ static int find_key(const char *name)
 static int read_value(struct reader *r, int which, const char *path, struct config_source *source)
 {
     struct place place = config_place_of(r->event.start_mark);
-    struct config_key key = key_of(which, path);
+    struct config_key key = key_of(which);
     bool list = which == CAPTIONS;
     if (r->event.type != (list ? YAML_SEQUENCE_START_EVENT : YAML_SCALAR_EVENT))
         return config_fail_named(r, place, path,
                                  config_fail_value(r->err, &key, config_event_words(&r->event)));
     if (list)
         return config_read_captions(r, path, &source->captions);
-    int rc = config_set_scalar(source, &key, config_scalar(r), config_scalar_is_plain(r), r->folder,
-                               r->err);
+    int rc = config_set_scalar(r->config, source, &key, config_scalar(r), config_scalar_is_plain(r),
+                               r->folder, r->err);
     return rc < 0 ? config_fail_named(r, place, path, rc) : 0;
 }
 
@@ -223,7 +223,7 @@ static void print_source(FILE *out, const struct config *config, const struct co
     fputs("{", out);
     if (places) {
         fputs("source: ", out);
-        config_print_text(out, source->source);
+        config_print_path(out, source->source, HUB_DATASET);
         fputs(", ", out);
     }
     fputs("weight: ", out);
@@ -240,7 +240,7 @@ static void print_source(FILE *out, const struct config *config, const struct co
     }
     if (source->validation_source && places) {
         fputs(", validation_source: ", out);
-        config_print_text(out, source->validation_source);
+        config_print_path(out, source->validation_source, HUB_DATASET);
     } else {
         fputs(", validation: ", out);
         config_print_real(out, source->validation);

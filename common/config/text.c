@@ -77,6 +77,16 @@ void config_print_captions(FILE *out, const struct config_caption *at, size_t co
     putc(']', out);
 }
 
+/* A text, or auto. */
+void config_print_path(FILE *out, const char *text, enum hub_kind hub)
+{
+    char name[HUB_NAME_MAX + HUB_REVISION_MAX];
+    if (!text)
+        fputs("auto", out);
+    else
+        config_print_text(out, hub != HUB_NONE && hub_name(text, name, sizeof name) ? name : text);
+}
+
 static bool is_absent(const struct config *config, const struct config_key *key)
 {
     if (key->type == CONFIG_SOURCES)
@@ -107,10 +117,7 @@ static void print_value(FILE *out, const struct config *config, const struct con
         break;
     case CONFIG_TEXT:
     case CONFIG_PATH:
-        if (*(char *const *)at)
-            config_print_text(out, *(char *const *)at);
-        else
-            fputs("auto", out);
+        config_print_path(out, *(char *const *)at, key->hub);
         break;
     case CONFIG_PATTERNS: {
         const struct config_strings *list = at;
