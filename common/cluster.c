@@ -81,12 +81,72 @@ bool bl_plan_validates(const struct bl_plan *plan, uint64_t step)
     return step == plan->steps || every(plan->validate_every, step);
 }
 
-void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t index, uint32_t *ret_epoch,
+uint64_t bl_plan_epoch(const struct bl_plan *plan)
+{
+    uint64_t draws = 0;
+    for (uint32_t s = 0; s < plan->source_count; s++)
+        draws += plan->sources[s].draws;
+    return plan->source_count ? draws : plan->train_samples;
+}
+
+/* Draw k of a source in an epoch: it goes on in the source's own permutations where the epoch before ended. Where an epoch takes
+ * whole passes, the order over all sources has shuffled them already. */
+static uint64_t draw_sample(const struct bl_plan *plan, uint32_t s, uint64_t epoch, uint64_t k,
+                            uint32_t *ret_pass)
+{
+    const struct bl_source *source = &plan->sources[s];
+    uint64_t draw = epoch * source->draws + k, pass = draw / source->samples,
+             i = draw % source->samples;
+    *ret_pass = (uint32_t)pass;
+    if (source->draws % source->samples == 0)
+        return i;
+    return bl_permute(bl_mix64(plan->seed, s + 1), pass, source->samples, i);
+}
+
+void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t index, uint32_t *ret_pass,
                     uint64_t *ret_index)
 {
-    uint64_t position = step * plan->batch + index, epoch = position / plan->train_samples;
-    *ret_epoch = (uint32_t)epoch;
-    *ret_index = bl_permute(plan->seed, epoch, plan->train_samples, position % plan->train_samples);
+    uint64_t position = step * plan->batch + index, draws = bl_plan_epoch(plan),
+             epoch = position / draws, first = 0;
+    uint64_t k = bl_permute(plan->seed, epoch, draws, position % draws);
+    *ret_pass = (uint32_t)epoch;
+    *ret_index = k;
+    for (uint32_t s = 0; s < plan->source_count; s++) {
+        if (k < plan->sources[s].draws) {
+            *ret_index = first + draw_sample(plan, s, epoch, k, ret_pass);
+            return;
+        }
+        k -= plan->sources[s].draws;
+        first += plan->sources[s].samples;
+    }
+}
+
+uint64_t bl_plan_validation_sample(const struct bl_plan *plan, uint64_t index)
+{
+    uint64_t first = 0;
+    for (uint32_t s = 0; s < plan->source_count; s++) {
+        if (index < plan->sources[s].validated)
+            return first + index;
+        index -= plan->sources[s].validated;
+        first += plan->sources[s].validation;
+    }
+    return first + index;
+}
+
+uint64_t bl_plan_choose_validation(struct bl_plan *plan, uint64_t most)
+{
+    uint64_t all = 0, seen = 0;
+    for (uint32_t s = 0; s < plan->source_count; s++)
+        all += plan->sources[s].validation;
+    if (most == 0 || most > all)
+        most = all;
+    for (uint32_t s = 0; s < plan->source_count; s++) {
+        struct bl_source *source = &plan->sources[s];
+        uint64_t before = all ? seen * most / all : 0;
+        seen += source->validation;
+        source->validated = (all ? seen * most / all : 0) - before;
+    }
+    return most;
 }
 
 const char *bl_stop_text(int code)

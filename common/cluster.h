@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/limits.h"
+
 /* Numbers of enum Kind and enum Role in proto/kinds.proto. */
 enum bl_kind { BL_KIND_NONE = 0, BL_KIND_TRAIN = 1, BL_KIND_VALIDATE = 2, BL_KIND_EMBED = 3 };
 /* Micro-batches of a pass: over a list of samples, each once, without steps. */
@@ -48,12 +50,22 @@ struct bl_timing bl_timing_of(uint32_t patience_ms);
 /* What a worker or loader says that was told to stop because the run ended with that code. */
 const char *bl_stop_text(int code);
 
+/* One of the run's sources. Its samples follow those of the source before it, in training's order of ids and in validation's. */
+struct bl_source {
+    uint64_t samples;    /* n: training samples; >= 1 */
+    uint64_t draws;      /* d: of an epoch, round(weight n); >= 1 */
+    uint64_t validation; /* validation samples, of which the first `validated` are in a pass */
+    uint64_t validated;
+};
+
 /* The run as the rules see it: from configuration and index, the same in every program. A run of kind EMBED has no steps, and
  * one pass, over the distinct images: micro-batch i is shard i of the feature cache. */
 struct bl_plan {
     enum bl_kind kind; /* the run's: TRAIN or EMBED */
     uint64_t seed;
-    uint64_t train_samples;    /* n: an epoch; >= 1 */
+    uint64_t train_samples; /* of all sources; >= 1 */
+    uint32_t source_count; /* 0: all samples are one source of weight 1, validated in their order */
+    struct bl_source sources[BL_SOURCES_MAX];
     uint64_t validate_samples; /* V: of a pass; 0 = no validation */
     uint32_t batch;            /* G: samples of a step's global batch */
     uint32_t micro_batch;      /* samples of a micro-batch (reproducible: of a grain); 1..batch */
@@ -82,8 +94,16 @@ bool bl_plan_checkpoints(const struct bl_plan *plan, uint64_t step);
 bool bl_plan_snapshots(const struct bl_plan *plan, uint64_t step);
 /* Is the state after `step` steps validated? */
 bool bl_plan_validates(const struct bl_plan *plan, uint64_t step);
-/* Place of training step -> epoch and index in [0, n) of the training samples (invariant 1). */
-void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t index, uint32_t *ret_epoch,
+/* Draws of an epoch, of all sources together: a pass over train_samples where every weight is 1. */
+uint64_t bl_plan_epoch(const struct bl_plan *plan);
+/* Place of training step -> index in [0, train_samples) of the training samples (invariant 1), and how often its source was gone
+ * through before: with weight 1 the epoch. */
+void bl_plan_sample(const struct bl_plan *plan, uint64_t step, uint32_t index, uint32_t *ret_pass,
                     uint64_t *ret_index);
+/* Index in a validation -> index in the validation samples of all sources. */
+uint64_t bl_plan_validation_sample(const struct bl_plan *plan, uint64_t index);
+/* The first so many validation samples of each source that make `most` of all of them, as evenly as whole numbers allow; 0: all.
+ * Sets `validated` of the sources. Returns their sum. */
+uint64_t bl_plan_choose_validation(struct bl_plan *plan, uint64_t most);
 /* One term of Report.sample_digest; terms are added modulo 2^64, so their order does not matter. */
 uint64_t bl_sample_term(uint32_t index, uint64_t sample);

@@ -45,7 +45,8 @@
 #define BL_TENSOR_DIMS_MAX 8
 #define BL_CONFIG_BYTES_MAX (1 << 20)
 #define BL_PATTERN_MATCH_LIMIT 1000000 /* PCRE2 steps: about 0.05 s, far beyond an honest match */
-#define BL_CONFIG_LIST_MAX 256         /* caption columns, or patterns, of a configuration */
+#define BL_SOURCES_MAX 16      /* of data.sources: no more than a loader can prove that it sees */
+#define BL_CONFIG_LIST_MAX 256 /* caption columns, or patterns, of a configuration */
 #define BL_IMAGE_FILE_BYTES_MAX (512 << 20) /* what data.max_image_bytes allows: held in memory */
 #define BL_PNG_TEXT_MAX (1 << 20)           /* bytes of a text chunk, decompressed: PIL's limit */
 #define BL_LIST_BYTES_MAX (1 << 30)         /* of images or captions, a line each */

@@ -80,6 +80,11 @@ int bad_samples_add(struct bad_samples *list, uint64_t sample, const char *file_
     return bl_error_file(err, list->path);
 }
 
+bool bad_samples_has(const struct bad_samples *list, uint64_t sample)
+{
+    return sample < list->sample_count && list->listed[sample / 8] >> sample % 8 & 1;
+}
+
 void bad_samples_close(struct bad_samples **list)
 {
     if (*list)

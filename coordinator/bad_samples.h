@@ -3,6 +3,7 @@
  * image's data is damaged. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
@@ -20,4 +21,6 @@ uint64_t bad_samples_count(const struct bad_samples *list);
 /* Lists it, unless it is listed. */
 int bad_samples_add(struct bad_samples *list, uint64_t sample, const char *file_name,
                     const char *reason, struct bl_error *err);
+/* Whether it is listed. */
+bool bad_samples_has(const struct bad_samples *list, uint64_t sample);
 void bad_samples_close(struct bad_samples **list);

@@ -21,13 +21,17 @@ void check_batches(struct check *c)
                       (long long)micro_batches, (long long)c->config->cluster.workers_min);
     if (!c->dataset)
         return;
-    double samples = (double)dataset_count(c->dataset, DATASET_TRAIN);
+    double samples = (double)dataset_epoch(c->config, c->dataset);
+    char sources[64] = "";
+    if (dataset_source_count(c->dataset) > 1)
+        snprintf(sources, sizeof sources, " of %.0f draws from %u sources", samples,
+                 dataset_source_count(c->dataset));
     if (samples < (double)t->global_batch)
         check_warning(c, "batches", "a step of %lld samples is more than an epoch of %.0f",
                       (long long)t->global_batch, samples);
-    check_ok(c, "batches", "%lld steps of %lld samples in %lld micro-batches: %.2f epochs",
+    check_ok(c, "batches", "%lld steps of %lld samples in %lld micro-batches: %.2f epochs%s",
              (long long)t->steps, (long long)t->global_batch, (long long)micro_batches,
-             (double)t->steps * (double)t->global_batch / samples);
+             (double)t->steps * (double)t->global_batch / samples, sources);
 }
 
 static struct schedule schedule_of(const struct config_train *t)

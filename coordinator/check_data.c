@@ -23,7 +23,8 @@ static int look_at_caption(struct check *c, const struct caption_rules *rules, u
     if (encoded.verdict != CAPTION_KEPT || ids.count != caption.tokens ||
         ids.ids[ids.count - 1] != c->eos || first >= encoded.label_end) {
         bl_fail(err, BL_EDATA, "sample %llu has no label or no EOS", (unsigned long long)id);
-        return bl_error_file(err, c->config->data.source);
+        return bl_error_file(err,
+                             c->config->data.sources.at[dataset_source_of(c->dataset, id)].source);
     }
     labels->captions++;
     labels->fewest = labels->captions == 1 || count < labels->fewest ? count : labels->fewest;
@@ -97,8 +98,32 @@ static void check_passed(struct check *c)
 static void check_split(struct check *c)
 {
     char text[300];
-    if (dataset_split_text(c->dataset, text, sizeof text))
-        check_ok(c, "data", "%s", text);
+    for (uint32_t of = 0; of < dataset_source_count(c->dataset); of++)
+        if (dataset_split_text(c->dataset, of, text, sizeof text))
+            check_ok(c, "data", "%s", text);
+}
+
+static bool wants_validation(const struct config_sources *sources)
+{
+    for (size_t i = 0; i < sources->count; i++)
+        if (sources->at[i].validation > 0 || sources->at[i].validation_source)
+            return true;
+    return false;
+}
+
+/* What each source of a list gives. */
+static void check_sources(struct check *c)
+{
+    const struct config_sources *sources = &c->config->data.sources;
+    for (uint32_t of = 0; of < sources->written; of++)
+        check_ok(c, "data",
+                 "data.sources[%u], weight %g: an epoch takes %llu draws of its %llu samples to "
+                 "train; %llu to validate; %.300s",
+                 of, sources->at[of].weight,
+                 (unsigned long long)dataset_draws(c->config, c->dataset, of),
+                 (unsigned long long)dataset_source_samples(c->dataset, of, DATASET_TRAIN),
+                 (unsigned long long)dataset_source_samples(c->dataset, of, DATASET_VALIDATION),
+                 sources->at[of].source);
 }
 
 void check_data(struct check *c)
@@ -122,8 +147,9 @@ void check_data(struct check *c)
         left_out += dataset_sample_verdicts(c->dataset, (enum dataset_verdict)v);
     for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++)
         dropped += dataset_caption_verdicts(c->dataset, (enum caption_verdict)v);
-    bool validates = c->config->data.validation > 0 || c->config->data.validation_source;
-    if (validates && !dataset_count(c->dataset, DATASET_VALIDATION))
+    check_sources(c);
+    if (wants_validation(&c->config->data.sources) &&
+        !dataset_count(c->dataset, DATASET_VALIDATION))
         check_warning(c, "data", "no image is held out for validation");
     check_ok(c, "data",
              "%llu samples to train, %llu to validate, %llu left out, %llu captions dropped "
@@ -135,7 +161,7 @@ void check_data(struct check *c)
     check_labels(c);
     check_passes(
         c, "batches",
-        config_set_length(c->unfinished, dataset_count(c->dataset, DATASET_TRAIN), c->yaml, &err),
+        config_set_length(c->unfinished, dataset_epoch(c->config, c->dataset), c->yaml, &err),
         &err);
 }
 

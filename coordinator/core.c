@@ -183,6 +183,9 @@ static uint64_t plan_digest(const struct bl_plan *plan)
 {
     uint64_t digest = bl_mix64(plan->seed, plan->train_samples);
     digest = bl_mix64(digest, plan->validate_samples);
+    if (plan->source_count > 1 || bl_plan_epoch(plan) != plan->train_samples)
+        for (uint32_t s = 0; s < plan->source_count; s++)
+            digest = bl_mix64(bl_mix64(digest, plan->sources[s].samples), plan->sources[s].draws);
     return bl_mix64(digest, (uint64_t)plan->batch << 32 | plan->micro_batch);
 }
 

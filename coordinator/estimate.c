@@ -69,7 +69,7 @@ static int run(const char *const argv[], char *page, size_t size, size_t *ret_us
         ;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
-    bl_fail(err, BL_EIO, "plan failed with %s %d; its error is above",
+    bl_fail(err, BL_EIO, "%s failed with %s %d; its error is above", argv[1],
             WIFEXITED(status) ? "exit status" : "signal",
             WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
     return bl_error_file(err, argv[0]);
@@ -110,6 +110,25 @@ int estimate_run(const char *worker, const char *yaml, int64_t longest, int64_t 
     BL_TRY(run(argv, page, PAGE_BYTES_MAX, &used, err));
     BL_TRY(bl_json_parse(page, used, &json, err));
     return read_page(json, ret, err);
+}
+
+int estimate_measure(const char *worker, const char *yaml, int64_t tokens, int64_t threads,
+                     struct estimate_rates *ret, struct bl_error *err)
+{
+    char tokens_text[32], threads_text[32], page[256];
+    snprintf(tokens_text, sizeof tokens_text, "%lld", (long long)tokens);
+    snprintf(threads_text, sizeof threads_text, "%lld", (long long)threads);
+    const char *const argv[] = {worker,       "measure",  yaml,        "--json", "--threads",
+                                threads_text, "--tokens", tokens_text, NULL};
+    bl_autojson json_t *json = NULL;
+    size_t used;
+    BL_TRY(run(argv, page, sizeof page, &used, err));
+    BL_TRY(bl_json_parse(page, used, &json, err));
+    float tower, step;
+    BL_TRY(bl_json_float(json, "tower_images_per_s", 1e-9, 1e12, &tower, err));
+    BL_TRY(bl_json_float(json, "step_images_per_s", 1e-9, 1e12, &step, err));
+    *ret = (struct estimate_rates){(double)tower, (double)step};
+    return 0;
 }
 
 /* -- this machine ----------------------------------------------------------------------------- */

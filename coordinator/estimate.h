@@ -24,6 +24,15 @@ struct estimate {
 int estimate_run(const char *worker, const char *yaml, int64_t longest, int64_t threads,
                  struct estimate *ret, struct bl_error *err);
 
+/* What a device of this machine gives, images a second: the vision tower alone, and a training step from cached features with
+ * texts of so many tokens. */
+struct estimate_rates {
+    double tower, step;
+};
+/* Asks the worker program, a path; takes some seconds. */
+int estimate_measure(const char *worker, const char *yaml, int64_t tokens, int64_t threads,
+                     struct estimate_rates *ret, struct bl_error *err);
+
 /* What this machine has: MemTotal and MemAvailable, or less where a control group allows less. 0:
  * unknown. */
 void estimate_memory(int64_t *ret_total, int64_t *ret_available);

@@ -634,6 +634,7 @@ static void close_all(struct loop *l)
         wire_loop_close(&l->uv);
         wire_context_close(&l->zmq);
     }
+    loop_fill_free(l);
     loop_forget_entries(l);
     free(l->entries);
     peers_free(&l->peers);
@@ -684,6 +685,8 @@ static void finish(struct loop *l)
     }
     if (!l->error.code || l->error.code == BL_ESTOPPED)
         loop_remove_old(l);
+    if (loop_fill_finish(l, &err) < 0)
+        bl_log_error(&err); /* what is kept is there for the next run; ignoring */
     if (curves_draw(l->config->run_dir, &err) < 0)
         bl_log_error(&err); /* a picture less; ignoring */
     if (!l->error.code) {

@@ -118,6 +118,15 @@ static json_t *describe_waiting(struct loop *l)
                      whole_or_null(w.has_micro_batch, w.micro_batch), "seconds", seconds(w.ms));
 }
 
+/* The latest loss of each of several sources; null: none, or it had no label. */
+static json_t *describe_sources(const struct loop *l)
+{
+    json_t *losses = json_array();
+    for (int s = 0; s < l->latest_source_count; s++)
+        json_array_append_new(losses, bl_json_number(l->latest_sources[s].loss));
+    return losses;
+}
+
 static json_t *describe_run(struct loop *l)
 {
     struct coord_status s = coord_status(l->core);
@@ -128,13 +137,13 @@ static json_t *describe_run(struct loop *l)
     gethostname(host, sizeof host - 1);
     return json_pack(
         "{s:o, s:o, s:i, s:s, s:o, s:s, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, "
-        "s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "run_folder", bl_json_text(l->config->run_dir), "host", bl_json_text(host), "pid",
         (int)getpid(), "version", BLIPREN_VERSION, "endpoint", bl_json_text(l->endpoint),
         "security", loop_security_names[l->security], "state", coord_state_name(s.state),
         "stopping", (int)s.stopping, "generation", whole_or_null(true, s.generation), "step",
         whole_or_null(true, s.step), "steps", whole_or_null(true, l->plan.steps), "epoch",
-        bl_json_number((double)s.step * l->plan.batch / (double)l->plan.train_samples), "loss",
+        bl_json_number((double)s.step * l->plan.batch / (double)bl_plan_epoch(&l->plan)), "loss",
         bl_json_number(knows_rate ? l->latest_train_loss : NAN), "images_per_s",
         bl_json_number(knows_rate ? l->images / l->step_s : NAN), "tokens_per_s",
         bl_json_number(knows_rate ? l->tokens / l->step_s : NAN), "seconds_left",
@@ -146,8 +155,8 @@ static json_t *describe_run(struct loop *l)
         whole_or_null(true, s.state == COORD_GATHERING && s.workers_needed > s.workers
                                 ? s.workers_needed - s.workers
                                 : 0),
-        "waiting", describe_waiting(l), "workers", describe_all(l, BL_ROLE_WORKER), "loaders",
-        describe_all(l, BL_ROLE_LOADER));
+        "source_losses", describe_sources(l), "waiting", describe_waiting(l), "workers",
+        describe_all(l, BL_ROLE_WORKER), "loaders", describe_all(l, BL_ROLE_LOADER));
 }
 
 void loop_answer_status(struct loop *l)

@@ -5,7 +5,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "common/cache/spool.h"
 #include "common/cleanup.h"
+#include "common/data/token_rows.h"
 #include "common/file.h"
 #include "common/hash.h"
 #include "common/log.h"
@@ -120,25 +122,6 @@ static int check_room(const struct loop *l, uint64_t image_bytes, uint64_t *ret_
     return bl_error_file(err, folder);
 }
 
-/* What `embed --plan` shows. */
-static void show_plan(const struct loop *l, uint64_t image_bytes, uint64_t free_bytes)
-{
-    uint64_t missing = l->embed.total - l->embed.found;
-    printf("images    %" PRIu64 " distinct, %" PRIu64 " embedded already\n", l->embed.total,
-           l->embed.found);
-    printf("files     %u of at most %lld images, %.3g MB each\n",
-           bl_plan_micro_batches(&l->plan, BL_KIND_EMBED), (long long)l->config->cache.shard_images,
-           (double)image_bytes * (double)l->config->cache.shard_images / 1e6);
-    printf("bytes     %.3g GB, of which %.3g GB are to be written; %.3g GB are free in %s\n",
-           (double)(l->embed.total * image_bytes) / 1e9, (double)(missing * image_bytes) / 1e9,
-           (double)free_bytes / 1e9, l->config->cache.path);
-    printf("training  reads %.3g MB an image, %.3g MB a step of %lld, from disk unless memory "
-           "holds it\n",
-           (double)image_bytes / 1e6,
-           (double)image_bytes * (double)l->config->train.global_batch / 1e6,
-           (long long)l->config->train.global_batch);
-}
-
 int loop_embed_prepare(struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
@@ -154,7 +137,7 @@ int loop_embed_prepare(struct loop *l, struct bl_error *err)
     if (check_room(l, cache_image_bytes(&form), &free_bytes, err) < 0 && !l->options->plan)
         return -err->code;
     if (l->options->plan)
-        show_plan(l, cache_image_bytes(&form), free_bytes);
+        BL_TRY(loop_embed_show_plan(l, cache_image_bytes(&form), free_bytes, err));
     bl_log(BL_LOG_INFO, "cache=%s images=%" PRIu64 " there=%" PRIu64 " shards=%u bytes=%" PRIu64,
            l->config->cache.path, l->embed.total, l->embed.found,
            bl_plan_micro_batches(&l->plan, BL_KIND_EMBED),
@@ -202,6 +185,25 @@ static int check_cache(const struct loop *l, const struct features *cache, struc
     return bl_error_file(err, l->config->cache.path);
 }
 
+/* Whether loaders will find the captions' ids beside the cache. */
+static void note_tokens(const struct loop *l)
+{
+    struct bl_error why = {0}, err;
+    char line[1600];
+    bl_auto(token_rows) struct token_rows *rows = NULL;
+    __attribute__((cleanup(token_key_release))) struct token_key key = {.rules = NULL};
+    if (token_key_of(l->config, l->dataset, &key, &err) < 0)
+        return; /* loaders will say so */
+    token_rows_open(l->config->cache.path, &key, dataset_captions(l->dataset), &rows, &why);
+    bl_error_format(&why, line, sizeof line);
+    if (rows)
+        bl_log(BL_LOG_INFO, "token ids of %" PRIu64 " captions come from %s/captions.arrow",
+               dataset_captions(l->dataset), l->config->cache.path);
+    else
+        bl_log(BL_LOG_INFO, "%s%scaptions are tokenized", why.code ? line : "",
+               why.code ? "; " : "no captions.arrow: ");
+}
+
 int loop_find_cache(struct loop *l, struct bl_error *err)
 {
     struct cache_form form;
@@ -216,6 +218,7 @@ int loop_find_cache(struct loop *l, struct bl_error *err)
     }
     BL_TRY(check_cache(l, cache, err));
     snprintf(l->cache_tower, sizeof l->cache_tower, "%s", form.tower);
+    note_tokens(l);
     bl_log(BL_LOG_INFO, "training from the cache %s: %" PRIu64 " images, %" PRIu64 " void",
            l->config->cache.path, features_rows(cache), features_voids(cache));
     return 0;
@@ -231,6 +234,8 @@ int loop_embed_finish(const struct loop *l, struct bl_error *err)
     BL_TRY(cache_form_of(l->config, NULL, &form, err));
     BL_TRY(features_open(l->config->cache.path, &form, &cache, err));
     BL_ASSERT(cache != NULL);
+    spools_remove(l->config->cache.path); /* of a training that filled it */
+    BL_TRY(token_rows_write(l->config->cache.path, l->config, l->dataset, NULL, err));
     printf("complete: %" PRIu64 " images in %s, %" PRIu64 " void\n", features_rows(cache),
            l->config->cache.path, features_voids(cache));
     return 0;

@@ -50,16 +50,33 @@ void loop_note_absence(struct loop *l)
     l->waiting_since_ms = UINT64_MAX;
 }
 
+/* " (2.314 1.870)" of each source, "-" for one without a label; "" where there is one. */
+static void compose_sources(char *ret, size_t size, const struct metrics_source *of, int count)
+{
+    size_t used = 0;
+    ret[0] = 0;
+    for (int s = 0; s < count && used < size; s++) {
+        char loss[16] = "-";
+        if (of[s].tokens)
+            snprintf(loss, sizeof loss, "%.3f", of[s].loss);
+        used += (size_t)snprintf(ret + used, size - used, "%s%s%s", s ? " " : " (", loss,
+                                 s + 1 == count ? ")" : "");
+    }
+}
+
 void loop_progress(struct loop *l, bool line)
 {
     struct coord_status s = coord_status(l->core);
     double left = l->step_s > 0 ? l->step_s * (double)(l->plan.steps - s.step) : -1;
+    char sources[200];
+    compose_sources(sources, sizeof sources, l->latest_sources, l->latest_source_count);
     struct progress_view view = {
         .phase = coord_state_name(s.state),
         .step = (int64_t)s.step,
         .steps = (int64_t)l->plan.steps,
-        .epoch = (double)s.step * l->plan.batch / (double)l->plan.train_samples,
+        .epoch = (double)s.step * l->plan.batch / (double)bl_plan_epoch(&l->plan),
         .loss = l->latest_train_loss,
+        .source_losses = sources,
         .images_per_s = l->step_s > 0 ? l->images / l->step_s : 0,
         .tokens_per_s = l->step_s > 0 ? l->tokens / l->step_s : 0,
         .seconds_left = left,
@@ -114,9 +131,11 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
     if (!results_take_step(l->results, step, &m, share))
         return 0; /* known from a survivor's state alone: no rank lived to tell its loss */
     m.step = (int64_t)step + 1;
-    m.epoch = (double)m.step * l->plan.batch / (double)l->plan.train_samples;
+    m.epoch = (double)m.step * l->plan.batch / (double)bl_plan_epoch(&l->plan);
     m.step_s = step_s;
     l->latest_train_loss = m.loss;
+    l->latest_source_count = m.sources;
+    memcpy(l->latest_sources, m.source, sizeof l->latest_sources);
     if (step_s > 0) { /* not NAN */
         blend(&l->step_s, step_s, first);
         blend(&l->images, (double)m.images, first);
@@ -134,6 +153,9 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
     if (m.step % l->config->log.every == 0)
         bl_notify_ready("step %" PRId64 " of %" PRIu64 ", loss %.4f; %s", m.step, l->plan.steps,
                         m.loss, l->endpoint);
+    if ((step + 1) * l->plan.batch / bl_plan_epoch(&l->plan) >
+        step * l->plan.batch / bl_plan_epoch(&l->plan))
+        loop_fill_try(l); /* an epoch is over */
     BL_TRY(metrics_step(l->metrics, &m, err));
     loop_progress(l, m.step % l->config->log.every == 0 || m.step == (int64_t)l->plan.steps);
     return judge_skipped(l, &m, err);
@@ -169,16 +191,19 @@ int loop_validated(struct loop *l, uint64_t step, struct bl_error *err)
     struct metrics_validation m = {.step = (int64_t)step};
     double weight[BL_EXPERTS_MAX];
     struct caption_writer writer = {l, step, 0};
+    char sources[200];
     results_sum_validation(l->results, &m, weight);
     results_each_caption(l->results, write_caption, &writer);
     results_clear_validation(l->results);
+    compose_sources(sources, sizeof sources, m.source, m.sources);
     best_validated(&l->best, step, m.loss);
     loop_point_best(l);
     l->last_commit_ms = 0; /* the next step's time is not the validation's */
     bl_log(BL_LOG_INFO,
            "validation step=%" PRIu64
-           " loss=%.4f accuracy=%.3f image_matters=%.4f captions=%d ended=%d",
-           step, m.loss, m.accuracy, m.shuffled_loss - m.paired_loss, m.captions, m.ended);
+           " loss=%.4f%s accuracy=%.3f image_matters=%.4f captions=%d ended=%d",
+           step, m.loss, sources, m.accuracy, m.shuffled_loss - m.paired_loss, m.captions, m.ended);
+    loop_fill_try(l);
     return metrics_validation(l->metrics, &m, err);
 }
 

@@ -264,25 +264,57 @@ void loop_remove_endpoint(struct loop *l)
         unlink(path); /* or it is an old one: nobody answers there */
 }
 
-static int read_ids(const struct dataset *dataset, enum dataset_split split, uint64_t **ret,
-                    struct bl_error *err)
+/* Ids of the samples to train, and of those that a validation takes, in its order. */
+static int read_ids(struct loop *l, struct bl_error *err)
 {
-    uint64_t count = dataset_count(dataset, split);
-    *ret = calloc(count + 1, sizeof **ret);
-    if (!*ret)
-        return bl_fail(err, BL_ENOMEM, "no memory for %" PRIu64 " sample ids", count);
-    for (uint64_t i = 0; i < count; i++)
-        (*ret)[i] = dataset_id(dataset, split, i);
+    const struct bl_plan *plan = &l->plan;
+    l->train_ids = calloc(plan->train_samples + 1, sizeof *l->train_ids);
+    l->validate_ids = calloc(plan->validate_samples + 1, sizeof *l->validate_ids);
+    if (!l->train_ids || !l->validate_ids)
+        return bl_fail(err, BL_ENOMEM, "no memory for %" PRIu64 " sample ids",
+                       plan->train_samples + plan->validate_samples);
+    for (uint64_t i = 0; i < plan->train_samples; i++)
+        l->train_ids[i] = dataset_id(l->dataset, DATASET_TRAIN, i);
+    for (uint64_t i = 0; i < plan->validate_samples; i++)
+        l->validate_ids[i] =
+            dataset_id(l->dataset, DATASET_VALIDATION, bl_plan_validation_sample(plan, i));
     return 0;
 }
 
-/* From all over the dataset: one that is half there is no use either. */
+static uint64_t samples_of(const struct dataset *dataset, uint32_t source)
+{
+    return dataset_source_samples(dataset, source, DATASET_TRAIN) +
+           dataset_source_samples(dataset, source, DATASET_VALIDATION);
+}
+
+/* From all over the dataset, and of each source: one that is half there is no use either. */
 static void choose_probe(struct loop *l)
 {
-    uint64_t samples = dataset_samples(l->dataset);
-    l->probe_count = (uint32_t)bl_min(PROBES, (int64_t)samples);
-    for (uint32_t i = 0; i < l->probe_count; i++)
-        l->probe[i] = i * samples / l->probe_count;
+    uint32_t sources = dataset_source_count(l->dataset);
+    uint64_t first = 0;
+    for (uint32_t s = 0; s < sources; s++) {
+        uint64_t samples = samples_of(l->dataset, s);
+        uint32_t probes = (uint32_t)bl_min(bl_ceil_div(PROBES, sources), (int64_t)samples);
+        for (uint32_t i = 0; i < probes; i++)
+            l->probe[l->probe_count++] = first + i * samples / probes;
+        first += samples;
+    }
+}
+
+/* What a source of a list gives, and which folders decide its split. */
+static void note_source(const struct loop *l, uint32_t s)
+{
+    const struct config_sources *sources = &l->config->data.sources;
+    const struct bl_source *source = &l->plan.sources[s];
+    char text[600];
+    if (sources->written)
+        bl_log(BL_LOG_INFO,
+               "data sources[%u] train=%" PRIu64 " validation=%" PRIu64 " weight=%g draws=%" PRIu64
+               " of an epoch: %s",
+               s, source->samples, source->validated, sources->at[s].weight, source->draws,
+               sources->at[s].source);
+    if (dataset_split_text(l->dataset, s, text, sizeof text))
+        bl_log(BL_LOG_INFO, "data %s", text);
 }
 
 static int prepare_data(struct loop *l, struct bl_error *err)
@@ -292,16 +324,15 @@ static int prepare_data(struct loop *l, struct bl_error *err)
     double share;
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
-    BL_TRY(config_set_length(l->config, dataset_count(l->dataset, DATASET_TRAIN), l->options->yaml,
-                             err));
-    BL_TRY(read_ids(l->dataset, DATASET_TRAIN, &l->train_ids, err));
-    BL_TRY(read_ids(l->dataset, DATASET_VALIDATION, &l->validate_ids, err));
-    choose_probe(l);
+    BL_TRY(
+        config_set_length(l->config, dataset_epoch(l->config, l->dataset), l->options->yaml, err));
     run_plan(l->config, l->dataset, &l->plan);
+    BL_TRY(read_ids(l, err));
+    choose_probe(l);
     bl_log(BL_LOG_INFO, "data train=%" PRIu64 " validation=%" PRIu64 "%s", l->plan.train_samples,
            l->plan.validate_samples, reused ? " (index reused)" : "");
-    if (dataset_split_text(l->dataset, text, sizeof text))
-        bl_log(BL_LOG_INFO, "data %s", text);
+    for (uint32_t s = 0; s < dataset_source_count(l->dataset); s++)
+        note_source(l, s);
     if (dataset_stripped_text(l->dataset, text, sizeof text))
         bl_log(BL_LOG_INFO, "%s", text);
     for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++)
@@ -346,12 +377,13 @@ int loop_open_files(struct loop *l, struct bl_error *err)
     if (loop_embeds(l)) {
         BL_TRY(loop_embed_begin_anew(l, err));
         BL_TRY(loop_embed_prepare(l, err));
-    } else {
-        BL_TRY(loop_find_cache(l, err));
     }
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
     BL_TRY(bad_samples_open(l->config->run_dir, BAD_SAMPLES_FILE, dataset_samples(l->dataset),
                             &l->bad_samples, err));
-    return bad_samples_open(l->config->run_dir, DAMAGED_IMAGES_FILE, dataset_samples(l->dataset),
-                            &l->damaged, err);
+    BL_TRY(bad_samples_open(l->config->run_dir, DAMAGED_IMAGES_FILE, dataset_samples(l->dataset),
+                            &l->damaged, err));
+    if (loop_embeds(l))
+        return 0;
+    return l->config->cache.fill ? loop_fill_open(l, err) : loop_find_cache(l, err);
 }

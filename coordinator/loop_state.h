@@ -6,6 +6,8 @@
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
  *   loop_embed.c    what is different when the run embeds
+ *   loop_embed_plan.c  what `embed --plan` shows
+ *   loop_fill.c     a cache that training fills
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
  *   loop_notes.c    who is lost or waited for, into the log
  *   loop_figures.c  what a step and a validation came to: metrics, progress
@@ -87,6 +89,7 @@ struct loop {
     struct children *children;
     struct control *control; /* NULL: the run folder's file system has no sockets */
     struct bad_samples *bad_samples, *damaged;
+    struct fill *fill; /* cache.fill, and the cache is not whole; else NULL */
     uint64_t left_out; /* of bad_samples, those that a rule leaves out (data.min_side), since the start */
 
     pthread_mutex_t lock;
@@ -99,6 +102,8 @@ struct loop {
     int disk_jobs;                    /* under way on the thread pool */
     struct best best;
     double latest_train_loss;
+    int latest_source_count; /* 0: there is one */
+    struct metrics_source latest_sources[BL_SOURCES_MAX];
     uint64_t skipped_in_a_row;     /* steps, up to the latest */
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
@@ -171,6 +176,23 @@ void loop_embedded(struct loop *l);
 void loop_embed_view(const struct loop *l, struct progress_view *view);
 /* Removes what killed workers left, opens the finished cache, and says what it holds. */
 int loop_embed_finish(const struct loop *l, struct bl_error *err);
+
+/* ---- loop_embed_plan.c */
+
+/* What `embed --plan` shows. Measures the tower, a training step and the folder's disk, some seconds. */
+int loop_embed_show_plan(const struct loop *l, uint64_t image_bytes, uint64_t free_bytes,
+                         struct bl_error *err);
+
+/* ---- loop_fill.c */
+
+/* Under cache.fill. Takes the cache if it is whole, or can be made so from what earlier runs kept; else it is filled from here
+ * on. Data and bad samples are open. */
+int loop_fill_open(struct loop *l, struct bl_error *err);
+/* Looks, on a thread of libuv's pool, whether every image was met; then makes the cache and tells everybody. */
+void loop_fill_try(struct loop *l);
+/* The same at the end of the run, and says how far it is. */
+int loop_fill_finish(struct loop *l, struct bl_error *err);
+void loop_fill_free(struct loop *l);
 
 /* ---- loop_files.c */
 

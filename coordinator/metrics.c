@@ -83,6 +83,20 @@ static json_t *numbers(const double *x, int count)
     return array;
 }
 
+/* Of several sources each, in the order of data.sources. */
+static void add_sources(json_t *object, const struct metrics_source *of, int count)
+{
+    json_t *array = json_array();
+    for (int i = 0; i < count; i++)
+        json_array_append_new(
+            array, json_pack("{s:o, s:I, s:I}", "loss_nats", bl_json_number(of[i].loss), "tokens",
+                             (json_int_t)of[i].tokens, "images", (json_int_t)of[i].images));
+    if (count)
+        json_object_set_new(object, "sources", array);
+    else
+        json_decref(array);
+}
+
 /* Takes the object over. */
 static int append(FILE *file, json_t *object, struct bl_error *err)
 {
@@ -111,6 +125,7 @@ int metrics_step(struct metrics *metrics, const struct metrics_step *m, struct b
         json_object_set_new(o, "balance_loss", bl_json_number(m->balance_loss));
         json_object_set_new(o, "router_z_loss", bl_json_number(m->router_z_loss));
     }
+    add_sources(o, m->source, m->sources);
     return append(metrics->lines, o, err);
 }
 
@@ -127,6 +142,7 @@ int metrics_validation(struct metrics *metrics, const struct metrics_validation 
                           "captions", m->captions, "captions_ended", m->ended);
     if (m->experts)
         json_object_set_new(o, "expert_weight", numbers(m->weight, m->experts));
+    add_sources(o, m->source, m->sources);
     return append(metrics->lines, o, err);
 }
 

@@ -10,6 +10,12 @@
 #include "common/error.h"
 #include "common/limits.h"
 
+/* Of one source: nats a label token (NAN: it had none). */
+struct metrics_source {
+    double loss;
+    int64_t tokens, images;
+};
+
 struct metrics_step {
     int64_t step;       /* 1-based: optimizer steps done */
     double epoch, loss; /* epochs begun, with their fraction; nats a label token */
@@ -21,6 +27,8 @@ struct metrics_step {
     int experts;                                  /* 0: the normal projector */
     const double *share;                          /* (experts) mean routing weight */
     double entropy, balance_loss, router_z_loss;
+    int sources; /* 0: there is one */
+    struct metrics_source source[BL_SOURCES_MAX];
 };
 
 struct metrics_validation {
@@ -31,6 +39,8 @@ struct metrics_validation {
     int captions, ended;
     int experts;
     const double *weight; /* mean routing weight over the images */
+    int sources;          /* 0: there is one */
+    struct metrics_source source[BL_SOURCES_MAX];
 };
 
 struct metrics;

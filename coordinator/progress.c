@@ -96,10 +96,10 @@ static void compose(char *ret, unsigned long size, const struct progress_view *v
     case 2:
         snprintf(
             ret, size,
-            "%s%s%sstep %lld/%lld  epoch %.2f  loss %.4f  %.1f images/s  %.0f tokens/s  ETA %s  "
+            "%s%s%sstep %lld/%lld  epoch %.2f  loss %.4f%s  %.1f images/s  %.0f tokens/s  ETA %s  "
             "waiting for: %s",
             form ? "" : "[", form ? "" : bar, form ? "" : "] ", step, steps, v->epoch, v->loss,
-            v->images_per_s, v->tokens_per_s, left, v->waiting);
+            v->source_losses, v->images_per_s, v->tokens_per_s, left, v->waiting);
         if (form < 2)
             snprintf(ret + strlen(ret), size - strlen(ret), "  %s  %d workers, %d loaders",
                      v->phase, v->workers, v->loaders);

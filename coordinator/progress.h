@@ -10,7 +10,8 @@ struct progress_view {
     bool embeds;       /* then steps are images, and there is no loss */
     int64_t step, steps;
     double epoch;
-    double loss; /* nats per token of the latest step */
+    double loss;               /* nats per token of the latest step */
+    const char *source_losses; /* of each source: " (2.314 1.870)"; "": there is one */
     double images_per_s, tokens_per_s;
     double seconds_left; /* negative: unknown */
     const char *

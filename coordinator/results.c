@@ -77,6 +77,12 @@ void results_free(struct results **results)
     *results = NULL;
 }
 
+static struct metrics_source source_of(const Blipren__SourceSum *sum)
+{
+    return (struct metrics_source){sum->tokens ? sum->nll_sum / (double)sum->tokens : NAN,
+                                   (int64_t)sum->tokens, (int64_t)sum->images};
+}
+
 void results_report(struct results *r, const Blipren__Report *report)
 {
     struct step_result *s = &r->steps[report->step % STEPS_KEPT];
@@ -98,6 +104,9 @@ void results_report(struct results *r, const Blipren__Report *report)
     m->entropy = report->router_entropy;
     m->balance_loss = report->balance_loss;
     m->router_z_loss = report->router_z_loss;
+    m->sources = (int)report->n_source;
+    for (int i = 0; i < m->sources; i++)
+        m->source[i] = source_of(report->source[i]);
 }
 
 bool results_take_step(struct results *r, uint64_t step, struct metrics_step *ret,
@@ -130,12 +139,28 @@ void results_validation(struct results *r, const Blipren__Validation *v)
     g->experts = (int)v->n_expert_weight;
     for (int i = 0; i < g->experts; i++)
         g->weight[i] = v->expert_weight[i];
+    g->sums.sources = (int)v->n_source;
+    for (int i = 0; i < g->sums.sources; i++)
+        g->sums.source[i] = (struct metrics_source){
+            v->source[i]->nll_sum, (int64_t)v->source[i]->tokens, (int64_t)v->source[i]->images};
     g->captions = calloc(v->n_captions + 1, sizeof *g->captions);
     BL_ASSERT(g->captions != NULL);
     for (size_t i = 0; i < v->n_captions; i++)
         g->captions[g->caption_count++] = (struct caption){.sample = v->captions[i]->sample,
                                                            .text = strdup(v->captions[i]->text),
                                                            .ended = v->captions[i]->ended};
+}
+
+/* Losses are sums here. */
+static void add_sources(struct metrics_validation *to, const struct metrics_validation *from)
+{
+    if (from->sources > to->sources)
+        to->sources = from->sources;
+    for (int s = 0; s < from->sources; s++) {
+        to->source[s].loss += from->source[s].loss;
+        to->source[s].tokens += from->source[s].tokens;
+        to->source[s].images += from->source[s].images;
+    }
 }
 
 void results_sum_validation(const struct results *r, struct metrics_validation *ret,
@@ -157,6 +182,7 @@ void results_sum_validation(const struct results *r, struct metrics_validation *
             sum.experts = g->experts;
         for (int x = 0; x < g->experts; x++)
             weight[x] += g->weight[x];
+        add_sources(&sum, &g->sums);
         for (size_t c = 0; c < g->caption_count; c++)
             sum.ended += g->captions[c].ended;
         sum.captions += (int)g->caption_count;
@@ -167,6 +193,8 @@ void results_sum_validation(const struct results *r, struct metrics_validation *
     sum.shuffled_loss /= shuffled_tokens;
     for (int x = 0; x < sum.experts; x++)
         weight[x] /= (double)sum.images;
+    for (int s = 0; s < sum.sources; s++)
+        sum.source[s].loss /= (double)sum.source[s].tokens;
     sum.weight = weight;
     *ret = sum;
 }

@@ -35,6 +35,23 @@ static bool is_known(const json_t *object, const char *key)
     return json_is_number(json_object_get(object, key));
 }
 
+/* The latest step's, and of several sources each, where it had a label. */
+static void print_losses(FILE *out, const json_t *s)
+{
+    const json_t *source;
+    size_t i;
+    fprintf(out, ", loss %.4f", number_of(s, "loss"));
+    json_array_foreach(json_object_get(s, "source_losses"), i, source)
+    {
+        fputs(i ? " " : " (", out);
+        if (json_is_number(source))
+            fprintf(out, "%.4f", json_number_value(source));
+        else
+            putc('-', out);
+    }
+    fputs(i ? ")" : "", out);
+}
+
 static void print_run(FILE *out, const json_t *s)
 {
     char left[32];
@@ -49,7 +66,7 @@ static void print_run(FILE *out, const json_t *s)
     fprintf(out, "step %lld/%lld, epoch %.2f", whole_of(s, "step"), whole_of(s, "steps"),
             number_of(s, "epoch"));
     if (is_known(s, "loss"))
-        fprintf(out, ", loss %.4f", number_of(s, "loss"));
+        print_losses(out, s);
     if (is_known(s, "seconds_left")) {
         progress_duration(left, sizeof left, number_of(s, "seconds_left"));
         fprintf(out, ", %.1f images/s, %.0f tokens/s, ETA %s, most of the time: %s",

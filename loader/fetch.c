@@ -103,16 +103,17 @@ static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_
                      struct sample_info *ret, struct bl_error *err)
 {
     size_t side = sample_side(f->source);
+    uint8_t *pixels = g->filled ? NULL : g->pixels + g->good * side * side * 3;
     if (slot->missing)
         BL_TRY(sample_missing(f->source, slot->sample, err));
-    return sample_make(f->source, slot->sample, slot->epoch, g->pixels + g->good * side * side * 3,
-                       &g->ids, ret, err);
+    return sample_make(f->source, slot->sample, slot->epoch, pixels, &g->ids, ret, err);
 }
 
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
 static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
-    size_t image_bytes = sample_image_bytes(f->source);
+    g->filled = sample_is_filled(f->source);
+    size_t image_bytes = g->filled ? 0 : sample_image_bytes(f->source);
     for (uint32_t i = 0; i < g->count && !is_stopping(f); i++) {
         struct fetch_slot *slot = &g->slots[i];
         struct sample_info info;

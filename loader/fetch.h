@@ -37,6 +37,7 @@ struct fetch_micro_batch {
     uint32_t slot; /* the loop's number of the order */
     uint32_t count, good;
     struct fetch_slot *slots; /* (count) */
+    bool filled;              /* the cache is whole by now: no pixels */
     uint8_t *pixels;          /* (good, side, side, 3) u8 RGB */
     size_t pixels_size;       /* bytes of that */
     struct token_ids ids;     /* of the good slots, one after the other */

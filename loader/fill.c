@@ -23,7 +23,7 @@ enum { WINDOW = 512 /* URLs asked for and not done */, LINE_EVERY_S = 10 };
 /* A URL, and the first row that has it. */
 struct url {
     char path[40]; /* the start of its digits in the cache's path */
-    uint64_t row;  /* over both sources */
+    uint64_t row;  /* over all sources */
 };
 
 struct urls {
@@ -33,7 +33,7 @@ struct urls {
 
 struct fill {
     const struct config *config;
-    struct source *sources[2]; /* the second may be NULL */
+    struct source_set sources;
     uint64_t rows;
     struct urls urls;
     struct timespec began;
@@ -57,10 +57,8 @@ static void stop(int signal)
 
 static int open_sources(struct fill *f, struct bl_error *err)
 {
-    BL_TRY(source_open_data(&f->config->data, f->sources, err));
-    for (int i = 0; i < 2; i++)
-        if (f->sources[i])
-            f->rows += source_count(f->sources[i]);
+    BL_TRY(source_set_open(&f->config->data, &f->sources, err));
+    f->rows = source_set_rows(&f->sources);
     return 0;
 }
 
@@ -68,9 +66,8 @@ static int open_sources(struct fill *f, struct bl_error *err)
 static int locate(const struct fill *f, uint64_t row, char **text, struct location *ret,
                   bool *is_url, struct bl_error *err)
 {
-    uint64_t first = source_count(f->sources[0]);
-    const struct source *source = row < first ? f->sources[0] : f->sources[1];
-    BL_TRY(source_locate(source, row < first ? row : row - first, text, err));
+    const struct source_part *part = source_set_find(&f->sources, &row);
+    BL_TRY(source_locate(part->source, row, text, err));
     *is_url = *text && location_parse(*text, ret, NULL) == 0 && ret->kind == LOCATION_URL;
     return 0;
 }
@@ -291,8 +288,7 @@ int fill_run(const char *yaml, FILE *out, struct bl_error *err)
     int rc = fill_all(&f, out, err);
     pthread_cond_destroy(&f.changed);
     pthread_mutex_destroy(&f.lock);
-    source_free(&f.sources[0]);
-    source_free(&f.sources[1]);
+    source_set_release(&f.sources);
     free(f.urls.at);
     for (int i = 0; i < DOWNLOAD_OUTCOME_COUNT; i++)
         free(f.first[i]);

@@ -44,14 +44,34 @@ static void print_examples(const struct inspection *in, bool is_caption, uint32_
     }
 }
 
+static void print_sources(const struct inspection *in)
+{
+    const struct config_sources *sources = &in->config->data.sources;
+    const struct dataset *d = in->dataset;
+    for (uint32_t of = 0; of < sources->count; of++) {
+        const struct config_source *source = &sources->at[of];
+        fprintf(in->out, "source %s\n", source->source);
+        if (source->validation_source)
+            fprintf(in->out, "validation source %s\n", source->validation_source);
+        if (sources->written)
+            fprintf(in->out,
+                    "  %8llu  train\n  %8llu  validation\n  %8llu  draws of an epoch, weight %g\n",
+                    u(dataset_source_samples(d, of, DATASET_TRAIN)),
+                    u(dataset_source_samples(d, of, DATASET_VALIDATION)),
+                    u(dataset_draws(in->config, d, of)), source->weight);
+    }
+}
+
 static void print_samples(const struct inspection *in)
 {
     const struct dataset *d = in->dataset;
     fprintf(in->out, "samples\n  %8llu  train\n  %8llu  validation\n",
             u(dataset_count(d, DATASET_TRAIN)), u(dataset_count(d, DATASET_VALIDATION)));
-    char split[300];
-    if (dataset_split_text(d, split, sizeof split))
-        fprintf(in->out, "            %s\n", split);
+    for (uint32_t of = 0; of < dataset_source_count(d); of++) {
+        char split[300];
+        if (dataset_split_text(d, of, split, sizeof split))
+            fprintf(in->out, "            %s\n", split);
+    }
     for (int v = DATASET_KEPT + 1; v < DATASET_VERDICT_COUNT; v++) {
         enum dataset_verdict verdict = (enum dataset_verdict)v;
         if (!dataset_sample_verdicts(d, verdict))
@@ -259,9 +279,7 @@ static int inspect(struct inspection *in, const char *yaml, struct bl_error *err
         return bl_error_file(err, yaml);
     BL_TRY(dataset_view(in->config, indexing_show, &indexing, &in->dataset, err));
     BL_TRY(caption_rules_open(&in->config->data, in->tokenizer, in->eos, &in->rules, err));
-    fprintf(in->out, "source %s\n", in->config->data.source);
-    if (in->config->data.validation_source)
-        fprintf(in->out, "validation source %s\n", in->config->data.validation_source);
+    print_sources(in);
     print_samples(in);
     print_passed(in);
     print_captions(in);

@@ -326,13 +326,14 @@ static void put_head(struct page *p)
           ".example{display:flex;align-items:flex-start;margin:.4em 0}\n"
           ".example p{margin:0 0 .3em;overflow-wrap:anywhere}\n"
           ".example img{width:112px;height:auto;flex:none;margin-right:.8em}\n"
-          ".none{width:112px;flex:none;margin-right:.8em;color:#7a7e86;background:#eef0f3;text-align:center}\n"
+          ".none{width:112px;flex:none;margin-right:.8em;color:#7a7e86;background:#eef0f3;text-"
+          "align:center}\n"
           ".tokens span{white-space:pre-wrap;border-left:1px solid #fff}\n"
           ".label{background:#cfe9df}.prefix{background:#e2e4e8}.trace{background:#f5e3c8}"
           ".text{background:#f6d9d2}\nsvg{width:100%;max-width:640px}rect{fill:#00865c}"
           "text{font-size:11px;fill:#7a7e86}\n</style></head><body>\n<h1>",
           p->out);
-    put_string(p->out, p->in->config->data.source);
+    put_string(p->out, p->in->config->data.sources.at[0].source);
     fputs("</h1>\n", p->out);
 }
 

@@ -209,7 +209,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     header.micro_batch = a->assignment.micro_batch;
     header.first = o->first;
     header.image_side = fetch_side(l->fetch);
-    header.cached = l->member.cache_tower[0] != 0;
+    header.cached = l->member.cache_tower[0] != 0 || g->filled;
     header.n_slots = g->count;
     header.slots = list;
     uint8_t *data;

@@ -2,12 +2,15 @@
 #include "loader/sample.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cache/cache.h"
+#include "common/array.h"
 #include "common/cleanup.h"
+#include "common/data/token_rows.h"
 #include "common/file.h"
 #include "common/models/hf.h"
 #include "common/hash.h"
@@ -23,7 +26,14 @@ struct sample_source {
     struct caption_rules *rules;
     struct image_processor processor;
     struct features *cache; /* NULL: pixels are made */
-    uint32_t *prefixes;     /* ids of each caption column's prefix */
+    struct token_rows
+        *tokens; /* the captions' ids, beside that cache; NULL: captions are tokenized */
+    struct {     /* cache.fill: the cache that has become whole */
+        pthread_mutex_t lock;
+        bool tried;
+        _Atomic(struct features *) cache;
+    } fill;
+    uint32_t *prefixes; /* ids of each caption column's prefix */
     struct location_patience patience;
     struct download *download; /* NULL: no image is at a URL */
     _Atomic uint8_t *verified; /* bit set over samples: what has the index's stamp has its hash */
@@ -58,6 +68,16 @@ static int open_captions(struct sample_source *s, struct bl_error *err)
     return count_prefixes(s, err);
 }
 
+/* Without them captions are tokenized: the coordinator says why there are none. */
+static int open_tokens(struct sample_source *s, struct bl_error *err)
+{
+    struct bl_error why;
+    __attribute__((cleanup(token_key_release))) struct token_key key = {.rules = NULL};
+    BL_TRY(token_key_of(s->config, s->dataset, &key, err));
+    token_rows_open(s->config->cache.path, &key, dataset_captions(s->dataset), &s->tokens, &why);
+    return 0;
+}
+
 static int open_cache(struct sample_source *s, const char *tower, struct bl_error *err)
 {
     struct cache_form form;
@@ -66,10 +86,34 @@ static int open_cache(struct sample_source *s, const char *tower, struct bl_erro
     BL_TRY(cache_form_of(s->config, tower, &form, err));
     BL_TRY(features_open(s->config->cache.path, &form, &s->cache, err));
     if (s->cache)
-        return 0;
+        return open_tokens(s, err);
     bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
     bl_error_remedy(err, "mount cache.path at the same path on every host");
     return bl_error_file(err, s->config->cache.path);
+}
+
+/* Where the cache cannot be read on this host, pixels are shipped on: workers do not look at them. */
+static void open_filled(struct sample_source *s)
+{
+    struct cache_form form;
+    struct features *cache = NULL;
+    s->fill.tried = true;
+    if (cache_form_of(s->config, NULL, &form, NULL) == 0 &&
+        features_open(s->config->cache.path, &form, &cache, NULL) == 0)
+        s->fill.cache = cache;
+}
+
+bool sample_is_filled(struct sample_source *s)
+{
+    if (!s->config->cache.fill || s->cache || s->fill.cache)
+        return s->fill.cache != NULL;
+    if (!run_cache_is_whole(s->config->run_dir))
+        return false;
+    pthread_mutex_lock(&s->fill.lock);
+    if (!s->fill.tried)
+        open_filled(s);
+    pthread_mutex_unlock(&s->fill.lock);
+    return s->fill.cache != NULL;
 }
 
 static bool has_urls(const struct sample_source *s)
@@ -97,6 +141,7 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
     if (!s)
         return bl_fail(err, BL_ENOMEM, "no memory for the run's data");
     s->patience = *patience;
+    pthread_mutex_init(&s->fill.lock, NULL);
     BL_TRY(run_open(run_folder, run, &s->config, &s->dataset, err));
     s->verified = calloc(sample_count(s) / 8 + 1, sizeof *s->verified);
     if (!s->verified)
@@ -117,7 +162,11 @@ void sample_source_free(struct sample_source **source)
     struct sample_source *s = *source;
     if (!s)
         return;
+    struct features *filled = s->fill.cache;
+    features_free(&filled);
+    pthread_mutex_destroy(&s->fill.lock);
     features_free(&s->cache);
+    token_rows_free(&s->tokens);
     download_free(&s->download);
     free(s->verified);
     free(s->prefixes);
@@ -251,13 +300,13 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     size_t size = 0;
     uint64_t row;
     *ret_damaged = false;
-    enum features_found found =
-        s->cache ? features_find(s->cache, sample->hash, &row) : FEATURES_ROW;
+    const struct features *cache = s->cache || pixels ? s->cache : s->fill.cache;
+    enum features_found found = cache ? features_find(cache, sample->hash, &row) : FEATURES_ROW;
     if (found == FEATURES_VOID)
         return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
     if (found == FEATURES_ABSENT)
         return bl_fail(err, BL_EDATA, "the feature cache does not have it");
-    if (s->cache)
+    if (cache)
         return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
     BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &facts, err));
@@ -270,15 +319,31 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     return bl_error_key(err, "data.min_side");
 }
 
+/* The ids that were kept beside the cache. */
+static int take_ids(const struct token_rows *rows, uint64_t row, struct token_ids *ids,
+                    struct caption_encoded *ret, struct bl_error *err)
+{
+    size_t count;
+    const int32_t *kept = token_rows_get(rows, row, &count, &ret->label_first, &ret->label_end);
+    if (!bl_grow(&ids->ids, &ids->capacity, ids->count + count, sizeof *ids->ids))
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu ids", count);
+    memcpy(ids->ids + ids->count, kept, count * sizeof *kept);
+    ids->count += count;
+    return 0;
+}
+
 static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
                     struct token_ids *ids, struct sample_info *ret, struct bl_error *err)
 {
     struct dataset_caption caption;
-    struct caption_encoded encoded;
+    struct caption_encoded encoded = {.verdict = CAPTION_KEPT};
     size_t before = ids->count;
     dataset_choose(s->dataset, id, (uint64_t)s->config->seed, epoch, &caption);
     struct caption_text text = dataset_caption_text(&caption);
-    BL_TRY(caption_rules_encode(s->rules, &text, ids, &encoded, err));
+    if (s->tokens)
+        BL_TRY(take_ids(s->tokens, caption.row, ids, &encoded, err));
+    else
+        BL_TRY(caption_rules_encode(s->rules, &text, ids, &encoded, err));
     if (encoded.verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "its caption is %s, though it was indexed",
                        caption_verdict_words(encoded.verdict));

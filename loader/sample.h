@@ -39,6 +39,10 @@ uint32_t sample_side(const struct sample_source *source);
 /* Bytes of an image's pixels; 0: the worker has its features. */
 size_t sample_image_bytes(const struct sample_source *source);
 
+/* Under cache.fill: whether the cache is whole by now, so that the worker has the features. Opens it, the first time it is. Any
+ * thread. */
+bool sample_is_filled(struct sample_source *source);
+
 /* Where its image is, for people: location_describe. */
 void sample_describe(const struct sample_source *source, uint64_t id, char *ret, size_t size);
 
@@ -48,7 +52,8 @@ struct sample_info {
     bool damaged; /* some of its pixels are made up (struct image) */
 };
 
-/* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3; of a cached run none), appends the ids of the
+/* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3; of a cached run none; NULL: the cache is
+ * filled, and is to have it), appends the ids of the
  * caption that it has in `epoch`. The image's bytes are compared with the index by their SHA-256; once
  * they were equal, a file of the indexed size and time is taken to be the same. A failure leaves ids as
  * before; *err, which must not be NULL, says whose it is (above). -BL_ESTOPPED: wait returned false. */

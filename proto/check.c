@@ -172,6 +172,7 @@ static int check_report(const Blipren__Report *m, struct bl_error *err)
                     "Report.trained.count");
     }
     CHECK_RANGE(m->n_expert_share, 0, BL_EXPERTS_MAX, "Report.expert_share");
+    CHECK_RANGE(m->n_source, 0, BL_SOURCES_MAX, "Report.source");
     BL_TRY(check_seconds(m->data_wait_s, "Report.data_wait_s", err));
     BL_TRY(check_seconds(m->compute_s, "Report.compute_s", err));
     return check_seconds(m->reduce_wait_s, "Report.reduce_wait_s", err);
@@ -182,6 +183,7 @@ static int check_validation(const Blipren__Validation *m, struct bl_error *err)
     CHECK_RANGE(m->n_captions, 0, BL_MICRO_BATCH_SLOTS_MAX, "Validation.captions");
     CHECK_RANGE(m->captions_left_out, 0, BL_MICRO_BATCH_SLOTS_MAX, "Validation.captions_left_out");
     CHECK_RANGE(m->n_expert_weight, 0, BL_EXPERTS_MAX, "Validation.expert_weight");
+    CHECK_RANGE(m->n_source, 0, BL_SOURCES_MAX, "Validation.source");
     return 0;
 }
 

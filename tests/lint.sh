@@ -45,7 +45,7 @@ arrows() {
             may["common/hub"] = "common/[a-z0-9_]*.h common/hub/ common/http/"
             may["common/tokenizer"] = "common/[a-z0-9_]*.h common/tokenizer/ common/hub/hub.h"
             may["common/models"] = "common/[a-z0-9_]*.h common/models/ common/hub/hub.h"
-            may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/hub/hub.h common/config/ common/tokenizer/ common/models/ common/parquet/ common/tar/"
+            may["common/data"] = "common/[a-z0-9_]*.h common/data/ common/hub/hub.h common/config/ common/tokenizer/ common/models/ common/parquet/ common/arrow/ common/tar/"
             may["common/image"] = "common/[a-z0-9_]*.h common/image/ common/models/"
             may["common/parquet"] = "common/[a-z0-9_]*.h common/parquet/"
             may["common/tar"] = "common/[a-z0-9_]*.h common/tar/"

@@ -38,9 +38,10 @@ static int read_header(const struct batch_rules *rules, const Blipren__BatchHead
     if (h->image_side != rules->image_side)
         return bl_fail(err, BL_EPROTO, "expected images of side %lld, found %u",
                        (long long)rules->image_side, h->image_side);
-    if (h->cached != rules->cached)
+    if (h->cached != rules->cached && !(h->cached && rules->fill))
         return bl_fail(err, BL_EPROTO, "a batch %s pixels", h->cached ? "without" : "with");
     snprintf(b->loader, sizeof b->loader, "%s", h->loader);
+    b->cached = h->cached;
     b->kind = (enum batch_kind)h->kind;
     b->generation = h->generation;
     b->worker = h->worker;
@@ -74,10 +75,11 @@ static size_t read_slots(const Blipren__BatchHeader *h, struct batch *b)
     return tokens;
 }
 
-static int check_sizes(const struct batch_rules *rules, struct wire_frames *frames, int64_t good,
-                       size_t tokens, struct bl_error *err)
+static int check_sizes(const struct batch_rules *rules, struct wire_frames *frames,
+                       const struct batch *b, size_t tokens, struct bl_error *err)
 {
-    size_t pixels = rules->cached ? 0 : (size_t)(good * rules->image_side * rules->image_side * 3);
+    int64_t good = b->good;
+    size_t pixels = b->cached ? 0 : (size_t)(good * rules->image_side * rules->image_side * 3);
     size_t found_pixels = zmq_msg_size(&frames->at[1]), found_ids = zmq_msg_size(&frames->at[2]);
     if (found_pixels == pixels && found_ids == tokens * sizeof(int32_t))
         return 0;
@@ -108,7 +110,7 @@ static int read_all(const struct batch_rules *rules, const Blipren__BatchHeader 
     if (!b->slots)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu slots", h->n_slots);
     size_t tokens = read_slots(h, b);
-    BL_TRY(check_sizes(rules, frames, b->good, tokens, err));
+    BL_TRY(check_sizes(rules, frames, b, tokens, err));
     return read_ids(rules, &frames->at[2], tokens, &b->ids, err);
 }
 
@@ -142,7 +144,7 @@ static uint64_t planned_sample(const struct bl_plan *plan, const struct dataset 
     if (b->kind == BATCH_EMBED)
         return images[index];
     if (b->kind == BATCH_VALIDATE)
-        return dataset_id(dataset, DATASET_VALIDATION, index);
+        return dataset_id(dataset, DATASET_VALIDATION, bl_plan_validation_sample(plan, index));
     bl_plan_sample(plan, b->step, index, &epoch, &i);
     return dataset_id(dataset, DATASET_TRAIN, i);
 }

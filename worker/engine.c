@@ -87,6 +87,7 @@ static void *engine_thread(void *argument)
     }
     engine_drop_comm(e);
     rows_close(&e->rows);
+    filler_free(&e->filler);
     embedder_free(&e->embedder);
     trainer_free(&e->trainer);
     captioner_free(&e->captioner);

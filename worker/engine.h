@@ -61,6 +61,7 @@ struct engine_caption {
 struct engine_validation {
     double nll, shuffled_nll, paired_nll;
     int64_t tokens, correct, shuffled_tokens, images;
+    struct captioner_source_sums source[CAPTIONER_SOURCES_MAX]; /* of each of the run's sources */
     int caption_count;
     struct engine_caption *captions;      /* owned */
     double weight[CAPTIONER_EXPERTS_MAX]; /* moe: routing weights summed over the images */

@@ -24,8 +24,11 @@ static int open_models(struct engine *e, struct bl_error *err)
     BL_TRY(
         ops_open(e->options.device, options_precision(config), e->options.threads, &e->ops, err));
     e->model = options_captioner(config, bos);
-    e->model.features_only = e->options.cache_tower[0] != 0;
-    if (e->model.features_only)
+    bool cached = e->options.cache_tower[0] != 0;
+    e->model.features_only = cached || config->cache.fill;
+    if (config->cache.fill && !cached)
+        BL_TRY(filler_open(e->ops, config, e->options.dataset, &e->filler, err));
+    if (cached)
         BL_TRY(rows_open(&e->rows, config, e->options.cache_tower, e->options.dataset, err));
     BL_TRY(captioner_open(e->ops, &e->model, &e->captioner, err));
     BL_TRY(options_eos(config, captioner_llm(e->captioner), e->tokenizer, e->eos,

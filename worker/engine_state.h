@@ -17,6 +17,7 @@
 #include "worker/checkpoint.h"
 #include "worker/embedder.h"
 #include "worker/engine.h"
+#include "worker/filler.h"
 #include "worker/options.h"
 #include "worker/options_training.h"
 #include "worker/rows.h"
@@ -78,6 +79,7 @@ struct engine {
     struct trainer *trainer;
     struct embedder *embedder; /* EMBED: in place of the two above */
     struct rows rows;          /* features of the micro-batch at hand, from the cache */
+    struct filler *filler; /* cache.fill, and the cache was not whole when the run was started */
     struct tokenizer *tokenizer;
     struct captioner_options model;
     struct captioner_generation decoding; /* sample captions during validation */

@@ -5,12 +5,15 @@
 #include <string.h>
 
 #include "common/data/captions.h"
+#include "common/limits.h"
 #include "common/cleanup.h"
+
+_Static_assert(CAPTIONER_SOURCES_MAX == BL_SOURCES_MAX, "each source has its sums");
 
 /* A batch as the captioner takes it; arrays are owned by the struct. */
 struct prepared {
     struct micro_batch mb;
-    int32_t *ids_start, *positions;
+    int32_t *ids_start, *positions, *sources;
     uint8_t *labels;
 };
 
@@ -18,7 +21,17 @@ static void prepared_release(struct prepared *p)
 {
     free(p->ids_start);
     free(p->positions);
+    free(p->sources);
     free(p->labels);
+}
+
+/* Where they do not come from the micro-batch's pixels. */
+static int take_features(struct engine *e, const struct batch *b, struct micro_batch *mb,
+                         struct bl_error *err)
+{
+    if (e->filler)
+        return filler_take(e->filler, b, mb, err);
+    return e->rows.cache ? rows_take(&e->rows, b, mb, err) : 0;
 }
 
 static int prepare(struct engine *e, const struct batch *b, struct prepared *ret,
@@ -29,8 +42,9 @@ static int prepare(struct engine *e, const struct batch *b, struct prepared *ret
         total += (size_t)b->slots[i].tokens;
     struct prepared p = {.ids_start = calloc(good + 1, sizeof(int32_t)),
                          .positions = calloc(good + 1, sizeof(int32_t)),
+                         .sources = calloc(good + 1, sizeof(int32_t)),
                          .labels = calloc(total + 1, 1)};
-    if (!p.ids_start || !p.positions || !p.labels) {
+    if (!p.ids_start || !p.positions || !p.sources || !p.labels) {
         prepared_release(&p);
         return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch of %zu samples", good);
     }
@@ -38,6 +52,7 @@ static int prepare(struct engine *e, const struct batch *b, struct prepared *ret
         int32_t start = p.ids_start[i], tokens = b->slots[i].tokens;
         p.ids_start[i + 1] = start + tokens;
         p.positions[i] = b->slots[i].index;
+        p.sources[i] = (int32_t)dataset_source_of(e->options.dataset, b->slots[i].sample);
         memset(p.labels + start + b->slots[i].label_first, 1,
                (size_t)(b->slots[i].label_end - b->slots[i].label_first));
     }
@@ -46,8 +61,9 @@ static int prepare(struct engine *e, const struct batch *b, struct prepared *ret
                                 .ids = b->ids,
                                 .ids_start = p.ids_start,
                                 .labels = p.labels,
-                                .positions = p.positions};
-    if (e->rows.cache && rows_take(&e->rows, b, &p.mb, err) < 0) {
+                                .positions = p.positions,
+                                .sources = p.sources};
+    if (take_features(e, b, &p.mb, err) < 0) {
         prepared_release(&p);
         return -err->code;
     }
@@ -83,6 +99,10 @@ static int score(struct engine *e, const struct batch *b, const struct micro_bat
         v->nll += scores[i].nll;
         v->tokens += scores[i].tokens;
         v->correct += scores[i].correct;
+        struct captioner_source_sums *source = &v->source[mb->sources[i]];
+        source->nll += scores[i].nll;
+        source->tokens += scores[i].tokens;
+        source->images++;
         if (permutation[i] == (int32_t)i)
             continue;
         v->paired_nll += scores[i].nll;

@@ -244,8 +244,9 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     struct bl_error err;
     if (!l->image_side || l->member.leaving)
         return;
-    struct batch_rules rules = {l->member.run, &l->plan, l->image_side, l->vocabulary,
-                                l->member.cache_tower[0] != 0};
+    struct batch_rules rules = {
+        l->member.run,        &l->plan, l->image_side, l->vocabulary, l->member.cache_tower[0] != 0,
+        l->config->cache.fill};
     int connection = frames->connection;
     if (batch_read(&rules, frames, &l->incoming, &err) < 0) {
         ignore_batch(frames, &err);

@@ -70,6 +70,26 @@ static size_t experts(const struct loop *l)
     return l->config->projector.kind == CONFIG_MOE ? (size_t)l->config->projector.experts : 0;
 }
 
+/* The sums of each of several sources as they are sent. */
+struct source_list {
+    Blipren__SourceSum sums[BL_SOURCES_MAX], *list[BL_SOURCES_MAX];
+    size_t count; /* 0: there is one source */
+};
+
+static void list_sources(const struct loop *l, const struct captioner_source_sums *of,
+                         struct source_list *ret)
+{
+    uint32_t count = dataset_source_count(l->dataset);
+    ret->count = count > 1 ? count : 0;
+    for (size_t i = 0; i < ret->count; i++) {
+        ret->sums[i] = (Blipren__SourceSum)BLIPREN__SOURCE_SUM__INIT;
+        ret->sums[i].nll_sum = of[i].nll;
+        ret->sums[i].tokens = (uint64_t)of[i].tokens;
+        ret->sums[i].images = (uint64_t)of[i].images;
+        ret->list[i] = &ret->sums[i];
+    }
+}
+
 void loop_send_report(struct loop *l, const struct worker_action *a)
 {
     const struct trainer_report *r = &l->event.report;
@@ -95,6 +115,10 @@ void loop_send_report(struct loop *l, const struct worker_action *a)
     report.router_entropy = r->entropy;
     report.balance_loss = r->balance_loss;
     report.router_z_loss = r->router_z_loss;
+    struct source_list sources;
+    list_sources(l, r->source, &sources);
+    report.n_source = sources.count;
+    report.source = sources.list;
     WIRE_ENVELOPE(e, REPORT, report) = &report;
     member_send(&l->member, a->generation, &e);
     l->step_digest = 0;
@@ -132,6 +156,10 @@ void loop_send_result(struct loop *l, const struct worker_action *a)
         list[i] = &captions[i];
     }
     Blipren__Validation result = validation_sums(v, experts(l));
+    struct source_list sources;
+    list_sources(l, v->source, &sources);
+    result.n_source = sources.count;
+    result.source = sources.list;
     result.step = a->micro_batch.step;
     result.micro_batch = a->micro_batch.micro_batch;
     result.n_captions = wire_captions_fit(list, count);

@@ -14,6 +14,8 @@ static const char usage[] =
     "       blipren-worker score --checkpoint DIR --pairs LIST   log-likelihood of given captions\n"
     "       blipren-worker plan RUN.yaml                         how much memory a worker of the "
     "run needs\n"
+    "       blipren-worker measure RUN.yaml                      images/s of embedding and of "
+    "training here\n"
     "       blipren-worker devices                               devices that --device accepts "
     "here\n"
     "\n"
@@ -86,6 +88,7 @@ int main(int argc, char **argv)
         {"caption", command_caption_usage, command_caption},
         {"score", command_score_usage, command_score},
         {"plan", command_plan_usage, command_plan},
+        {"measure", command_measure_usage, command_measure},
         {"devices", command_devices_usage, command_devices},
         {NULL, usage, command_train},
     };

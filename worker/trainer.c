@@ -28,7 +28,8 @@ enum {
     SUM_ENTROPY,
     SUM_LSE2,
     SUM_SHARE,
-    SUM_COUNT = SUM_SHARE + CAPTIONER_EXPERTS_MAX
+    SUM_SOURCES = SUM_SHARE + CAPTIONER_EXPERTS_MAX, /* nll, tokens, images of each */
+    SUM_COUNT = SUM_SOURCES + 3 * CAPTIONER_SOURCES_MAX
 };
 
 struct trainer {
@@ -354,6 +355,12 @@ static int reduce_sums(struct trainer *t, struct comm *comm, int64_t sums[SUM_CO
         sums[SUM_ENTROPY] = llrint(own.entropy * SUM_SCALE);
         sums[SUM_LSE2] = llrint(own.lse2 * SUM_SCALE);
         memcpy(&sums[SUM_SHARE], own.share, sizeof own.share);
+        for (int s = 0; s < CAPTIONER_SOURCES_MAX; s++) {
+            int64_t *source = &sums[SUM_SOURCES + 3 * s];
+            source[0] = llrint(own.source[s].nll * SUM_SCALE);
+            source[1] = own.source[s].tokens;
+            source[2] = own.source[s].images;
+        }
     } else {
         sums[SUM_BAD]++;
     }
@@ -468,6 +475,11 @@ int trainer_apply(struct trainer *t, struct comm *comm, struct trainer_report *r
                                .tokens = sums[SUM_TOKENS],
                                .images = sums[SUM_IMAGES],
                                .rate = schedule_rate(&t->options.schedule, t->state.step)};
+    for (int s = 0; s < CAPTIONER_SOURCES_MAX; s++) {
+        const int64_t *source = &sums[SUM_SOURCES + 3 * s];
+        r.source[s] =
+            (struct captioner_source_sums){(double)source[0] / SUM_SCALE, source[1], source[2]};
+    }
     bool bad = sums[SUM_BAD] > 0 || r.tokens == 0 || r.images == 0;
     bool moe = t->params->router_first < t->params->count;
     if (moe && !bad) {

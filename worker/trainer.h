@@ -58,7 +58,8 @@ struct trainer_report {
     int64_t step;           /* 0-based number of the step applied */
     double nll;             /* nats, summed over the label tokens */
     int64_t tokens, images; /* label tokens; images that were not void */
-    double norm, rate;      /* of the gradient before clipping; learning rate */
+    struct captioner_source_sums source[CAPTIONER_SOURCES_MAX]; /* of each of the run's sources */
+    double norm, rate; /* of the gradient before clipping; learning rate */
     bool skipped;
     /* moe: mean weight of each expert; means over the images; docs/recipe.md, Loss */
     double share[CAPTIONER_EXPERTS_MAX], entropy, balance_loss, router_z_loss;

@@ -45,6 +45,8 @@ struct cache_shard {
         *voids; /* (void_count) ascending: images of the shard that are no picture */
     uint32_t void_count;
     const float *features; /* (image_count, N, d_v) */
+    const void *stored;    /* or, not NULL: the same as cache.dtype's elements, */
+    const float *scale;    /* with int8's scales (image_count, N) */
     const float *pooled;   /* (image_count, d_v); NULL: the form has none */
 };
 /* -BL_ELIMIT: a feature does not fit cache.dtype; the image is named. */

@@ -10,6 +10,10 @@
 #define CACHE_SCALE "scale"
 #define CACHE_POOLED "pooled"
 
+size_t cache_element_bytes(enum config_cache_dtype dtype);
+/* What is wrong with an image's feature x that cannot be stored. */
+int cache_fail_number(enum number_fault fault, enum config_cache_dtype dtype,
+                      const uint8_t identity[32], float x, struct bl_error *err);
 /* The columns of that form. Returns their number. */
 int cache_columns(const struct cache_form *form, struct arrow_column ret[4]);
 void cache_shard_path(char ret[4096], const char *folder, uint32_t index, uint32_t count);

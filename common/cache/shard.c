@@ -115,18 +115,36 @@ static void stored_release(struct stored *s)
     free(s->scale);
 }
 
-static int fail_number(enum number_fault fault, const struct cache_form *form,
-                       const struct cache_shard *shard, size_t at, struct bl_error *err)
+size_t cache_element_bytes(enum config_cache_dtype dtype)
+{
+    return arrow_type_bytes(dtypes[dtype].type);
+}
+
+int cache_fail_number(enum number_fault fault, enum config_cache_dtype dtype,
+                      const uint8_t identity[32], float x, struct bl_error *err)
 {
     char hex[65];
-    size_t image = at / (size_t)(form->tokens * form->width);
-    bl_hex(shard->images[image], sizeof *shard->images, hex);
+    bl_hex(identity, sizeof(cache_identity), hex);
     if (fault == NUMBER_NOT_FINITE)
         return bl_fail(err, BL_EDATA, "image %.16s…: a feature is not finite", hex);
-    bl_fail(err, BL_ELIMIT, "image %.16s…: the feature %g is too large for %s", hex,
-            (double)shard->features[at], dtypes[form->dtype].name);
+    bl_fail(err, BL_ELIMIT, "image %.16s…: the feature %g is too large for %s", hex, (double)x,
+            dtypes[dtype].name);
     bl_error_remedy(err, "choose bf16 or f32");
     return bl_error_key(err, "cache.dtype");
+}
+
+static int name_images(const struct cache_shard *shard, struct stored *s, struct bl_error *err)
+{
+    size_t images = shard->image_count;
+    s->names = malloc(images * IDENTITY_DIGITS + 1);
+    s->offsets = calloc(images + 1, sizeof *s->offsets);
+    if (!s->names || !s->offsets)
+        return bl_fail(err, BL_ENOMEM, "no memory for the identities of %zu images", images);
+    for (size_t i = 0; i < images; i++) {
+        bl_hex(shard->images[i], sizeof *shard->images, s->names + i * IDENTITY_DIGITS);
+        s->offsets[i + 1] = (int32_t)((i + 1) * IDENTITY_DIGITS);
+    }
+    return 0;
 }
 
 static int store(const struct cache_form *form, const struct cache_shard *shard, struct stored *s,
@@ -134,19 +152,17 @@ static int store(const struct cache_form *form, const struct cache_shard *shard,
 {
     size_t images = shard->image_count, tokens = images * (size_t)form->tokens,
            count = tokens * (size_t)form->width, at;
-    s->names = malloc(images * IDENTITY_DIGITS + 1);
-    s->offsets = calloc(images + 1, sizeof *s->offsets);
-    s->features = malloc(count * arrow_type_bytes(dtypes[form->dtype].type) + 1);
+    s->features = malloc(count * cache_element_bytes(form->dtype) + 1);
     s->scale = calloc(tokens + 1, sizeof *s->scale);
-    if (!s->names || !s->offsets || !s->features || !s->scale)
+    if (!s->features || !s->scale)
         return bl_fail(err, BL_ENOMEM, "no memory for the features of %zu images", images);
-    for (size_t i = 0; i < images; i++) {
-        bl_hex(shard->images[i], sizeof *shard->images, s->names + i * IDENTITY_DIGITS);
-        s->offsets[i + 1] = (int32_t)((i + 1) * IDENTITY_DIGITS);
-    }
     enum number_fault fault = numbers_store(form->dtype, s->features, s->scale, shard->features,
                                             count, (size_t)form->width, &at);
-    return fault == NUMBER_FITS ? 0 : fail_number(fault, form, shard, at, err);
+    return fault == NUMBER_FITS
+               ? 0
+               : cache_fail_number(fault, form->dtype,
+                                   shard->images[at / (size_t)(form->tokens * form->width)],
+                                   shard->features[at], err);
 }
 
 /* The void images' identities, one after the other with a space between. */
@@ -171,7 +187,9 @@ int cache_write_shard(const char *folder, const struct cache_form *form,
     bl_auto(arrow_writer) struct arrow_writer *writer = NULL;
     if (!voids)
         return bl_fail(err, BL_ENOMEM, "no memory for a shard");
-    BL_TRY(store(form, shard, &stored, err));
+    BL_TRY(name_images(shard, &stored, err));
+    if (!shard->stored)
+        BL_TRY(store(form, shard, &stored, err));
     const char *const metadata[] = {"blipren.cache",
                                     "1",
                                     "blipren.tower",
@@ -188,10 +206,11 @@ int cache_write_shard(const char *folder, const struct cache_form *form,
                                     voids,
                                     NULL};
     struct arrow_column columns[4];
-    struct arrow_values values[4] = {{stored.names, stored.offsets}, {stored.features, NULL}};
+    struct arrow_values values[4] = {{stored.names, stored.offsets},
+                                     {shard->stored ? shard->stored : stored.features, NULL}};
     int count = cache_columns(form, columns), last = 2;
     if (form->dtype == CONFIG_CACHE_INT8)
-        values[last++].data = stored.scale;
+        values[last++].data = shard->stored ? shard->scale : stored.scale;
     if (form->pooled)
         values[last++].data = shard->pooled;
     cache_shard_path(path, folder, shard->index, shard->count);

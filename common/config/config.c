@@ -28,7 +28,13 @@ static int set_default(struct reader *r, const struct config_key *key)
     }
     if (!*key->fallback)
         return 0;
-    return config_set_scalar(r->config, key, key->fallback, true, r->folder, r->err);
+    return config_set_scalar(r->config, r->config, key, key->fallback, true, r->folder, r->err);
+}
+
+/* data.source is required, unless there is a list of sources. */
+static bool stands_in(const struct reader *r, const struct config_key *key)
+{
+    return r->config->data.sources.written && !strcmp(key->path, "data.source");
 }
 
 static int read_config(struct reader *r)
@@ -36,7 +42,7 @@ static int read_config(struct reader *r)
     const struct config_key *key;
     BL_TRY(config_read_keys(r));
     for (size_t i = 0; (key = config_key_at(i)); i++)
-        if (!r->places[i].line)
+        if (!r->places[i].line && !stands_in(r, key))
             BL_TRY(set_default(r, key));
     for (size_t i = 0; i < config_room_count; i++)
         if (config_rooms[i]->check)
@@ -83,6 +89,19 @@ int config_open(const char *path, struct config **ret, struct bl_error *err)
     return config_parse(yaml, size, path, absolute, ret, err);
 }
 
+void config_release_captions(struct config_captions *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        free(list->at[i].column);
+        free(list->at[i].prefix);
+        free(list->at[i].join);
+        free(list->at[i].trace);
+        free(list->at[i].open);
+        free(list->at[i].close);
+    }
+    free(list->at);
+}
+
 void config_free(struct config **config)
 {
     struct config *c = *config;
@@ -103,19 +122,12 @@ void config_free(struct config **config)
             free(list->at);
             break;
         }
-        case CONFIG_CAPTIONS: {
-            struct config_captions *list = at;
-            for (size_t j = 0; j < list->count; j++) {
-                free(list->at[j].column);
-                free(list->at[j].prefix);
-                free(list->at[j].join);
-                free(list->at[j].trace);
-                free(list->at[j].open);
-                free(list->at[j].close);
-            }
-            free(list->at);
+        case CONFIG_CAPTIONS:
+            config_release_captions(at);
             break;
-        }
+        case CONFIG_SOURCES:
+            config_release_sources(at);
+            break;
         case CONFIG_FILTERS: {
             struct config_filters *list = at;
             for (size_t j = 0; j < list->count; j++)

@@ -45,7 +45,26 @@ struct config_caption {
 };
 struct config_captions {
     struct config_caption *at;
-    size_t count; /* at least 1 */
+    size_t count;   /* at least 1 */
+    size_t written; /* the first so many are those of data.captions, the others of data.sources */
+};
+
+/* One of the run's sources, everything said. */
+struct config_source {
+    char *source; /* a folder, a Parquet file, or a pattern of such */
+    double weight;
+    enum config_format format;
+    char *image_column;              /* NULL: the usual names */
+    struct config_captions captions; /* while it is read */
+    size_t caption_first,
+        caption_count;       /* its columns are data.captions.at[first, first + count) */
+    double validation;       /* below 1: fraction of the images; from 1: their number */
+    char *validation_source; /* NULL = none */
+};
+struct config_sources {
+    struct config_source *at;
+    size_t count;   /* 1 to BL_SOURCES_MAX */
+    size_t written; /* those of data.sources; 0: the one is data.source */
 };
 
 /* A column of numbers: a sample is kept where its number is min to max. */
@@ -59,7 +78,8 @@ struct config_filters {
 };
 
 struct config_data {
-    char *source;
+    char *source; /* NULL: data.sources was given; what is read goes by `sources` either way */
+    struct config_sources sources;
     enum config_format format;
     char *image_column;  /* NULL: the usual names */
     char *cache;         /* folder of what URLs are cached in */
@@ -111,6 +131,7 @@ struct config_cache {
     char *path; /* NULL = none */
     enum config_cache_dtype dtype;
     int64_t shard_images;
+    bool fill; /* training writes what is not there yet */
 };
 
 struct config_train {
@@ -226,6 +247,10 @@ void config_digest(const struct config *config, uint8_t ret[32]);
 /* SHA-256 over the keys that decide which captions are kept and how they are split (data.* but
  * the folders' places, and the seed): a dataset.index made under another digest is stale. */
 void config_data_digest(const struct config *config, uint8_t ret[32]);
+
+/* What decides which captions are kept and the ids that they become, a line a key ("data.captions: […]"); the caller's. NULL: no
+ * memory. */
+char *config_caption_rules(const struct config *config);
 
 /* The reference page, docs/config.md. */
 int config_print_reference(FILE *out);

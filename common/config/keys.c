@@ -152,16 +152,14 @@ static int read_caption(struct reader *r, const char *path, struct config_captio
     return caption->prefix ? 0 : config_copy_text("", &caption->prefix, r->err);
 }
 
-static int read_captions(struct reader *r, const struct config_key *key)
+int config_read_captions(struct reader *r, const char *key, struct config_captions *list)
 {
-    struct config_captions *list = (void *)((char *)r->config + key->offset);
     for (;;) {
-        char path[128];
+        char path[192];
         BL_TRY(config_next_event(r));
         if (r->event.type == YAML_SEQUENCE_END_EVENT)
-            return list->count ? 0
-                               : FAIL_HERE(r, key->path, "expected at least one caption column");
-        snprintf(path, sizeof path, "%s[%zu]", key->path, list->count);
+            return list->count ? 0 : FAIL_HERE(r, key, "expected at least one caption column");
+        snprintf(path, sizeof path, "%.160s[%zu]", key, list->count);
         struct config_caption *item = config_list_add(&list->at, &list->count, sizeof *item);
         if (!item)
             return config_fail_list(r, path);
@@ -224,8 +222,8 @@ static int read_value(struct reader *r, size_t index)
 {
     const struct config_key *key = config_key_at(index);
     struct place place = config_place_of(r->event.start_mark);
-    bool list =
-        key->type == CONFIG_PATTERNS || key->type == CONFIG_CAPTIONS || key->type == CONFIG_FILTERS;
+    bool list = key->type == CONFIG_PATTERNS || key->type == CONFIG_CAPTIONS ||
+                key->type == CONFIG_SOURCES || key->type == CONFIG_FILTERS;
     yaml_event_type_t wanted = list ? YAML_SEQUENCE_START_EVENT : YAML_SCALAR_EVENT;
     r->places[index] = place;
     if (r->event.type != wanted)
@@ -234,11 +232,13 @@ static int read_value(struct reader *r, size_t index)
     if (key->type == CONFIG_PATTERNS)
         return read_patterns(r, key);
     if (key->type == CONFIG_CAPTIONS)
-        return read_captions(r, key);
+        return config_read_captions(r, key->path, &r->config->data.captions);
+    if (key->type == CONFIG_SOURCES)
+        return config_read_sources(r, key);
     if (key->type == CONFIG_FILTERS)
         return read_filters(r, key);
-    int rc = config_set_scalar(r->config, key, config_scalar(r), config_scalar_is_plain(r),
-                               r->folder, r->err);
+    int rc = config_set_scalar(r->config, r->config, key, config_scalar(r),
+                               config_scalar_is_plain(r), r->folder, r->err);
     return rc < 0 ? config_fail_named(r, place, key->path, rc) : 0;
 }
 

@@ -3,7 +3,7 @@
  *   schema_*.c  a room's keys, and what holds between them   schema.c  the rooms
  *   reader.c    YAML's events, errors with line and column   keys.c    the file's keys, sections and lists
  *   value.c     one key's value from text                    text.c    back to text; comparison, digests, reference
- *   config.c    defaults, open and free */
+ *   sources.c   data.sources                                 config.c  defaults, open and free */
 #pragma once
 
 #include <stdio.h>
@@ -71,9 +71,9 @@ bool config_plain_is_text(const char *s);
 int config_copy_text(const char *text, char **ret, struct bl_error *err);
 /* A finite number in JSON's grammar. */
 bool config_number(const char *text, double *ret);
-/* Sets a key that is one scalar. plain: not in quotes. */
-int config_set_scalar(struct config *config, const struct config_key *key, const char *text,
-                      bool plain, const char *folder, struct bl_error *err);
+/* Sets a key that is one scalar in the struct at base, by the key's offset. plain: not in quotes. */
+int config_set_scalar(struct config *config, void *base, const struct config_key *key,
+                      const char *text, bool plain, const char *folder, struct bl_error *err);
 /* Grows a list (the address of its pointer) by one zeroed element and gives its address; NULL: no memory, or
  * BL_CONFIG_LIST_MAX elements. */
 void *config_list_add(void *items, size_t *count, size_t element);
@@ -98,7 +98,28 @@ int config_read_item(struct reader *r, const struct config_item *item);
 /* The whole document into r->config, with the place of each key. */
 int config_read_keys(struct reader *r);
 
+/* A list of caption columns; the current event is its start. */
+int config_read_captions(struct reader *r, const char *path, struct config_captions *list);
+void config_release_captions(struct config_captions *list);
+
+/* ---- sources.c */
+
+#define CONFIG_INHERITED (-1) /* an entry's choice that was not made */
+int config_read_sources(struct reader *r, const struct config_key *key);
+/* Once all keys are read: the list has what its entries inherit, and data.source is a list of one. */
+int config_resolve_sources(struct reader *r);
+/* The list as it was written; without places: what may not change on resume. */
+void config_print_sources(FILE *out, const struct config *config, bool places);
+void config_release_sources(struct config_sources *list);
+
 /* ---- text.c */
+
+/* The shortest digits that read back as the same number; a text in double quotes; a list of caption columns. */
+void config_print_real(FILE *out, double value);
+void config_print_text(FILE *out, const char *text);
+/* A text, a repository by its name, or auto. */
+void config_print_path(FILE *out, const char *text, enum hub_kind hub);
+void config_print_captions(FILE *out, const struct config_caption *at, size_t count);
 
 /* Sets config->text: every key, written out. */
 int config_print(struct config *config, struct bl_error *err);

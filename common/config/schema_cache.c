@@ -12,10 +12,21 @@ static const struct config_key keys[] = {
         "Images in each file of the cache. One worker writes a file whole, so this is also what an interruption loses.", FREE),
     KEY("cache.path", CONFIG_PATH, cache.path, "",
         "Folder of the feature cache that blipren-coord embed writes; train takes it once it is whole. Workers and loaders see it at the same path.", FREE),
+    BOOL("cache.fill", cache.fill, "false",
+        "Training computes the features that the cache lacks, keeps them, and trains from the cache once every image was met. What it trains from is rounded to cache.dtype from the first step on, so that the weights are those of a run from the finished cache.", FREE),
 };
 /* clang-format on */
+
+static int check_cache(struct reader *r)
+{
+    if (!r->config->cache.fill || r->config->cache.path)
+        return 0;
+    FAIL_KEY(r, "cache.fill", "expected cache.path, the folder to be filled, found none");
+    return bl_error_remedy(r->err, "set cache.path");
+}
 
 const struct config_room config_room_cache = {
     .keys = keys,
     .count = sizeof keys / sizeof *keys,
+    .check = check_cache,
 };

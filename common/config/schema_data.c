@@ -12,7 +12,9 @@
 /* clang-format off */
 static const struct config_key keys[] = {
     KEY("data.source", CONFIG_PATH, data.source, NULL,
-        "Folder with images and captions; or a Parquet file, or several by a pattern such as data/train-*.parquet; or WebDataset shards (.tar), likewise; or a data set's name on the Hub: owner/name or owner/name@revision (docs/hub.md).", FREE, DATASET),
+        "Folder with images and captions; or a Parquet file, or several by a pattern such as data/train-*.parquet; or WebDataset shards (.tar), likewise; or a data set's name on the Hub: owner/name or owner/name@revision (docs/hub.md). Required unless data.sources is given.", FREE, DATASET),
+    KEY("data.sources", CONFIG_SOURCES, data.sources, "",
+        "Several sources, instead of data.source: a list of {source, weight, format, image_column, captions, validation, validation_source}. With weight w (0.000001 to 1000, 1 where not given) an epoch takes round(w n) draws of the source's n training samples: docs/data.md. What an entry does not say is as data.format, data.image_column, data.captions and data.validation say. Folders may move on resume; their number, order, weights and the rest may not change.", INDEX),
     CHOICE("data.format", data.format, LIST("auto", "imagefolder", "pairs", "annotations", "parquet", "webdataset"), "auto",
         "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg (or another image) beside NAME.txt. annotations: captions_*.json of COCO, captions.txt or *.token.txt of Flickr8k, with the images in folders below. parquet: *.parquet, each row a sample. webdataset: *.tar, in the folder or folders below, the files of one key a sample. auto takes what it finds, in this order.", INDEX),
     KEY("data.image_column", CONFIG_TEXT, data.image_column, "auto",
@@ -72,6 +74,19 @@ static const struct config_key keys[] = {
 };
 /* clang-format on */
 
+/* Training would write among the images. */
+static int check_run_dir(struct reader *r)
+{
+    const struct config_sources *sources = &r->config->data.sources;
+    for (size_t i = 0; i < sources->count; i++)
+        if (!strcmp(r->config->run_dir, sources->at[i].source)) {
+            FAIL_KEY(r, "run_dir", "expected a folder of its own, found that of data.source%s",
+                     sources->written ? "s" : "");
+            return bl_error_remedy(r->err, "choose another folder");
+        }
+    return 0;
+}
+
 /* PCRE2 knows the scripts. */
 static int check_script(struct reader *r)
 {
@@ -117,7 +132,8 @@ static int check_data(struct reader *r)
         FAIL_KEY(r, "data.min_side", "a feature cache does not know how large its images were");
         return bl_error_remedy(r->err, "remove data.min_side or cache.path");
     }
-    return 0;
+    BL_TRY(config_resolve_sources(r));
+    return check_run_dir(r);
 }
 
 /* Replaces auto. */

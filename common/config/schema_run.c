@@ -1,8 +1,6 @@
 /* common/config/schema_run.c - keys of the run itself, which are in no section. */
 #include "common/config/parts.h"
 
-#include <string.h>
-
 #include "common/config/schema_rows.h"
 #include "common/limits.h"
 
@@ -19,17 +17,7 @@ static const struct config_key keys[] = {
 };
 /* clang-format on */
 
-/* Training would write among the images. */
-static int check_run(struct reader *r)
-{
-    if (strcmp(r->config->run_dir, r->config->data.source))
-        return 0;
-    FAIL_KEY(r, "run_dir", "expected a folder of its own, found that of data.source");
-    return bl_error_remedy(r->err, "choose another folder");
-}
-
 const struct config_room config_room_run = {
     .keys = keys,
     .count = sizeof keys / sizeof *keys,
-    .check = check_run,
 };

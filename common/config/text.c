@@ -8,8 +8,7 @@
 #include "common/cleanup.h"
 #include "common/hash.h"
 
-/* The shortest digits that read back as the same number. */
-static void print_real(FILE *out, double value)
+void config_print_real(FILE *out, double value)
 {
     char digits[40];
     for (int precision = 1; precision <= 17; precision++) {
@@ -20,8 +19,8 @@ static void print_real(FILE *out, double value)
     fputs(digits, out);
 }
 
-/* In double quotes, as YAML and JSON both read it. */
-static void print_text(FILE *out, const char *text)
+/* As YAML and JSON both read it. */
+void config_print_text(FILE *out, const char *text)
 {
     putc('"', out);
     for (const unsigned char *c = (const unsigned char *)text; *c; c++)
@@ -37,14 +36,14 @@ static void print_text(FILE *out, const char *text)
 static void print_filter(FILE *out, const struct config_filter *filter, const char *before)
 {
     fprintf(out, "%s{column: ", before);
-    print_text(out, filter->column);
+    config_print_text(out, filter->column);
     if (isfinite(filter->min)) {
         fputs(", min: ", out);
-        print_real(out, filter->min);
+        config_print_real(out, filter->min);
     }
     if (isfinite(filter->max)) {
         fputs(", max: ", out);
-        print_real(out, filter->max);
+        config_print_real(out, filter->max);
     }
     putc('}', out);
 }
@@ -56,23 +55,42 @@ static void print_trace(FILE *out, const struct config_caption *caption)
     static const char *const names[] = {"trace", "open", "close"};
     for (int i = 0; i < 3; i++) {
         fprintf(out, ", %s: ", names[i]);
-        print_text(out, texts[i]);
+        config_print_text(out, texts[i]);
     }
     fprintf(out, ", labels: %s", labels[caption->labels]);
 }
 
+void config_print_captions(FILE *out, const struct config_caption *at, size_t count)
+{
+    putc('[', out);
+    for (size_t i = 0; i < count; i++) {
+        fputs(i ? ", {column: " : "{column: ", out);
+        config_print_text(out, at[i].column);
+        fputs(", prefix: ", out);
+        config_print_text(out, at[i].prefix);
+        if (!*at[i].join)
+            fputs(", join: \"\"", out);
+        if (at[i].trace)
+            print_trace(out, &at[i]);
+        putc('}', out);
+    }
+    putc(']', out);
+}
+
 /* A text, or auto. */
-static void print_path(FILE *out, const char *text, enum hub_kind hub)
+void config_print_path(FILE *out, const char *text, enum hub_kind hub)
 {
     char name[HUB_NAME_MAX + HUB_REVISION_MAX];
     if (!text)
         fputs("auto", out);
     else
-        print_text(out, hub != HUB_NONE && hub_name(text, name, sizeof name) ? name : text);
+        config_print_text(out, hub != HUB_NONE && hub_name(text, name, sizeof name) ? name : text);
 }
 
 static bool is_absent(const struct config *config, const struct config_key *key)
 {
+    if (key->type == CONFIG_SOURCES)
+        return !config->data.sources.written;
     return (key->type == CONFIG_TEXT || key->type == CONFIG_PATH) && !key->may_auto &&
            !*(char *const *)((const char *)config + key->offset);
 }
@@ -92,42 +110,33 @@ static void print_value(FILE *out, const struct config *config, const struct con
             fprintf(out, "%lld", (long long)*(const int64_t *)at);
         break;
     case CONFIG_REAL:
-        print_real(out, *(const double *)at);
+        config_print_real(out, *(const double *)at);
         break;
     case CONFIG_CHOICE:
         fputs(key->choices[*(const int *)at], out);
         break;
     case CONFIG_TEXT:
     case CONFIG_PATH:
-        print_path(out, *(char *const *)at, key->hub);
+        config_print_path(out, *(char *const *)at, key->hub);
         break;
     case CONFIG_PATTERNS: {
         const struct config_strings *list = at;
         putc('[', out);
         for (size_t i = 0; i < list->count; i++) {
             fputs(i ? ", " : "", out);
-            print_text(out, list->at[i]);
+            config_print_text(out, list->at[i]);
         }
         putc(']', out);
         break;
     }
     case CONFIG_CAPTIONS: {
         const struct config_captions *list = at;
-        putc('[', out);
-        for (size_t i = 0; i < list->count; i++) {
-            fputs(i ? ", {column: " : "{column: ", out);
-            print_text(out, list->at[i].column);
-            fputs(", prefix: ", out);
-            print_text(out, list->at[i].prefix);
-            if (!*list->at[i].join)
-                fputs(", join: \"\"", out);
-            if (list->at[i].trace)
-                print_trace(out, &list->at[i]);
-            putc('}', out);
-        }
-        putc(']', out);
+        config_print_captions(out, list->at, list->written);
         break;
     }
+    case CONFIG_SOURCES:
+        config_print_sources(out, config, true);
+        break;
     case CONFIG_FILTERS: {
         const struct config_filters *list = at;
         putc('[', out);
@@ -143,23 +152,26 @@ static void print_value(FILE *out, const struct config *config, const struct con
 int config_print(struct config *config, struct bl_error *err)
 {
     size_t size;
+    bool begun = false;
     FILE *out = open_memstream(&config->text, &size);
     if (!out)
         return bl_fail(err, BL_ENOMEM, "out of memory");
     const struct config_key *key;
     for (size_t i = 0; (key = config_key_at(i)); i++) {
+        begun &= !config_starts_section(i); /* whose first key may be absent */
         if (is_absent(config, key))
             continue;
         size_t section = (size_t)(config_leaf(key->path) - key->path);
-        if (section && config_starts_section(i))
+        if (section && !begun)
             fprintf(out, "%.*s:\n", (int)section - 1, key->path);
+        begun = true;
         fprintf(out, "%s%s: ", section ? "  " : "", config_leaf(key->path));
         print_value(out, config, key);
     }
     return fclose(out) ? bl_fail(err, BL_ENOMEM, "out of memory") : 0;
 }
 
-/* The value as one line of text, the caller's. */
+/* The value as one line of text, the caller's; of sources without their places, which may change. */
 static char *value_text(const struct config *config, const struct config_key *key)
 {
     char *text = NULL;
@@ -169,7 +181,10 @@ static char *value_text(const struct config *config, const struct config_key *ke
         return NULL;
     if (is_absent(config, key))
         fputs("nothing\n", out);
-    else
+    else if (key->type == CONFIG_SOURCES) {
+        config_print_sources(out, config, false);
+        putc('\n', out);
+    } else
         print_value(out, config, key);
     if (fclose(out) || !size)
         return NULL;
@@ -221,7 +236,8 @@ static void digest(const struct config *config, bool (*wanted)(const struct conf
     bl_sha256_begin(&hash);
     const struct config_key *key;
     for (size_t i = 0; (key = config_key_at(i)); i++) {
-        if (!wanted(key) || !compared(key, config))
+        if (!wanted(key) || !compared(key, config) ||
+            (key->type == CONFIG_SOURCES && is_absent(config, key)))
             continue;
         bl_autofree char *text = value_text(config, key);
         BL_ASSERT(text); /* a line of text could not be allocated: nothing sensible is left to do */
@@ -229,6 +245,29 @@ static void digest(const struct config *config, bool (*wanted)(const struct conf
         bl_sha256_add(&hash, text, strlen(text) + 1);
     }
     bl_sha256_end(&hash, ret);
+}
+
+char *config_caption_rules(const struct config *config)
+{
+    static const char *const of_images[] = {"data.format", "data.image_column", "data.validation",
+                                            "data.max_image_bytes"};
+    char *all = NULL;
+    size_t size;
+    FILE *out = open_memstream(&all, &size);
+    const struct config_key *key;
+    for (size_t i = 0; out && (key = config_key_at(i)); i++) {
+        bool wanted = !strncmp(key->path, "data.", 5) &&
+                      (key->index || !strcmp(key->path, "data.train_prefix")) &&
+                      !is_absent(config, key);
+        for (size_t j = 0; j < sizeof of_images / sizeof *of_images; j++)
+            wanted = wanted && strcmp(key->path, of_images[j]) != 0;
+        bl_autofree char *text = wanted ? value_text(config, key) : NULL;
+        if (text)
+            fprintf(out, "%s: %s\n", key->path, text);
+    }
+    if (!out || fclose(out))
+        return NULL;
+    return all;
 }
 
 static bool is_fixed(const struct config_key *key)

@@ -15,6 +15,7 @@ void config_expectation(const struct config_key *key, char *ret, size_t size)
                                         [CONFIG_PATH] = "a path",
                                         [CONFIG_PATTERNS] = "a list of patterns",
                                         [CONFIG_CAPTIONS] = "a list of {column, prefix}",
+                                        [CONFIG_SOURCES] = "a list of {source, weight, ...}",
                                         [CONFIG_FILTERS] = "a list of {column, min, max}"};
     size_t used = 0;
     switch (key->type) {
@@ -135,10 +136,10 @@ static int resolve_repository(struct config *config, const struct config_key *ke
     return config_copy_text(hub_find(&id, snapshot, sizeof snapshot) ? snapshot : text, path, err);
 }
 
-int config_set_scalar(struct config *config, const struct config_key *key, const char *text,
-                      bool plain, const char *folder, struct bl_error *err)
+int config_set_scalar(struct config *config, void *base, const struct config_key *key,
+                      const char *text, bool plain, const char *folder, struct bl_error *err)
 {
-    void *at = (char *)config + key->offset;
+    void *at = (char *)base + key->offset;
     bool is_text = key->type == CONFIG_TEXT || key->type == CONFIG_PATH;
     if (plain && (!*text || !strcmp(text, "~") || !strcmp(text, "null")))
         return config_fail_value(err, key, "nothing");

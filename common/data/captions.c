@@ -354,31 +354,34 @@ int caption_rules_encode(const struct caption_rules *rules, const struct caption
     return 0;
 }
 
-size_t caption_columns(const struct config_data *data, const char **ret)
+size_t caption_columns(const struct config_caption *captions, size_t caption_count,
+                       const char **ret)
 {
-    size_t count = data->captions.count;
-    for (size_t i = 0; i < data->captions.count; i++) {
+    size_t count = caption_count;
+    for (size_t i = 0; i < caption_count; i++) {
         if (ret)
-            ret[i] = data->captions.at[i].column;
-        if (ret && data->captions.at[i].trace)
-            ret[count] = data->captions.at[i].trace;
-        count += data->captions.at[i].trace != NULL;
+            ret[i] = captions[i].column;
+        if (ret && captions[i].trace)
+            ret[count] = captions[i].trace;
+        count += captions[i].trace != NULL;
     }
     return count;
 }
 
 int64_t caption_tokens_max(const struct config_data *data)
 {
-    bool traces = caption_columns(data, NULL) > data->captions.count;
+    bool traces =
+        caption_columns(data->captions.at, data->captions.count, NULL) > data->captions.count;
     return data->max_tokens + (traces ? data->max_trace_tokens : 0);
 }
 
-uint32_t caption_trace_column(const struct config_data *data, uint32_t column)
+uint32_t caption_trace_column(const struct config_caption *captions, size_t caption_count,
+                              uint32_t column)
 {
-    uint32_t at = (uint32_t)data->captions.count;
+    uint32_t at = (uint32_t)caption_count;
     for (uint32_t i = 0; i < column; i++)
-        at += data->captions.at[i].trace != NULL;
-    return data->captions.at[column].trace ? at : 0;
+        at += captions[i].trace != NULL;
+    return captions[column].trace ? at : 0;
 }
 
 uint32_t caption_choose(uint64_t seed, uint64_t epoch, uint64_t sample, uint32_t count)

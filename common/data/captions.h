@@ -101,11 +101,13 @@ struct caption_text {
 };
 
 /* The columns to read: of the captions, then of their traces. ret (2 x data->captions.count) may be NULL. Returns how many. */
-size_t caption_columns(const struct config_data *data, const char **ret);
+size_t caption_columns(const struct config_caption *captions, size_t caption_count,
+                       const char **ret);
 /* Tokens of the longest trace and caption that the configuration allows, without prefix and EOS. */
 int64_t caption_tokens_max(const struct config_data *data);
 /* Where among them the traces of a caption's column are; 0: it has none. */
-uint32_t caption_trace_column(const struct config_data *data, uint32_t column);
+uint32_t caption_trace_column(const struct config_caption *captions, size_t caption_count,
+                              uint32_t column);
 
 /* data.strip, which comes before every other rule: filters_strip, with white space at both ends dropped. */
 int caption_rules_strip(const struct caption_rules *rules, const char *text, size_t size,

@@ -150,14 +150,36 @@ static int check_splits(const struct dataset *d, struct bl_error *err)
     return 0;
 }
 
+/* Sources follow each other over all samples. */
+static int check_sources(const struct dataset *d, struct bl_error *err)
+{
+    const struct dataset_header *h = d->header;
+    uint64_t next = 0;
+    if (h->source_count < 1 || h->source_count > BL_SOURCES_MAX)
+        return fail(err, "its number of sources is wrong");
+    for (uint64_t of = 0; of < h->source_count; of++) {
+        const struct dataset_of *source = &h->sources[of];
+        uint64_t split_count[DATASET_SPLIT_COUNT] = {0};
+        if (source->sample_count > h->sample_count - next)
+            return fail(err, "its sources have more samples than there are");
+        for (uint64_t i = 0; i < source->sample_count; i++)
+            split_count[d->rows[next + i].split]++;
+        if (memcmp(split_count, source->split_count, sizeof split_count))
+            return fail(err, "the splits of a source are wrong");
+        next += source->sample_count;
+    }
+    return next == h->sample_count ? 0 : fail(err, "samples belong to no source");
+}
+
 static int check_notes(const struct dataset *d, struct bl_error *err)
 {
     for (uint64_t i = 0; i < d->header->example_count; i++) {
         const struct dataset_note *note = &d->notes[i];
         uint32_t count = note->is_caption ? CAPTION_VERDICT_COUNT : DATASET_VERDICT_COUNT;
         bool has_image = string_fits(d, note->location) && d->text[note->location];
-        if (note->verdict >= count || !string_fits(d, note->text) ||
-            !string_fits(d, note->location) || (has_image && !location_fits(d, note->location)) ||
+        if (note->verdict >= count || note->source >= BL_SOURCES_MAX ||
+            !string_fits(d, note->text) || !string_fits(d, note->location) ||
+            (has_image && !location_fits(d, note->location)) ||
             (note->rule >= BL_CONFIG_LIST_MAX && note->rule != FILTERS_NONE))
             return fail(err, "an example is wrong");
     }
@@ -174,6 +196,7 @@ static int check(struct dataset *d, const void *data, size_t size, struct bl_err
     BL_TRY(check_sections(d, data, size, err));
     BL_TRY(check_rows(d, err));
     BL_TRY(check_splits(d, err));
+    BL_TRY(check_sources(d, err));
     return check_notes(d, err);
 }
 
@@ -352,10 +375,13 @@ static void rules_text(const struct dataset *d, enum dataset_rules list, char *r
         }
 }
 
-static const char *first_of(const struct dataset *d, bool is_caption, uint32_t verdict)
+/* source: of which, or -1 for any. */
+static const char *first_of(const struct dataset *d, int64_t source, bool is_caption,
+                            uint32_t verdict)
 {
     for (uint64_t i = 0; i < d->header->example_count; i++)
-        if (d->notes[i].is_caption == is_caption && d->notes[i].verdict == verdict)
+        if (d->notes[i].is_caption == is_caption && d->notes[i].verdict == verdict &&
+            (source < 0 || d->notes[i].source == source))
             return d->text + d->notes[i].text;
     return "unknown";
 }
@@ -390,10 +416,10 @@ static const struct loss {
      NULL},
 };
 
-static int judge_losses(const struct config *config, const struct dataset *d, uint64_t all,
-                        struct bl_error *err)
+static int judge_losses(const struct config *config, const struct dataset *d,
+                        const struct dataset_of *source, uint64_t all, struct bl_error *err)
 {
-    const uint64_t *counts = d->header->sample_verdicts;
+    const uint64_t *counts = source->sample_verdicts;
     const struct loss *most = &losses[0];
     uint64_t lost = 0;
     for (size_t i = 0; i < sizeof losses / sizeof *losses; i++) {
@@ -409,30 +435,54 @@ static int judge_losses(const struct config *config, const struct dataset *d, ui
     if (lost > counts[most->verdict])
         snprintf(more, sizeof more, "; %llu more lost for other reasons",
                  (unsigned long long)(lost - counts[most->verdict]));
-    bl_fail(err, BL_EDATA, "%s, the first is %.300s%s", text, first_of(d, false, most->verdict),
-            more);
+    bl_fail(err, BL_EDATA, "%s, the first is %.300s%s", text,
+            first_of(d, source - d->header->sources, false, most->verdict), more);
     bl_error_remedy(err, "%s, or allow for more by data.max_bad_fraction (%g)",
                     most->remedy ? most->remedy : remedy_for_captions(d->header),
                     config->data.max_bad_fraction);
-    return bl_error_file(err, config->data.source);
+    return -BL_EDATA;
+}
+
+/* What of a list of sources is wrong. */
+static int name_source(const struct config *config, uint32_t of, const char *key,
+                       struct bl_error *err)
+{
+    if (config->data.sources.written)
+        bl_error_key(err, "data.sources[%u]%s", of, key);
+    return bl_error_file(err, config->data.sources.at[of].source);
+}
+
+static int judge_source(const struct config *config, const struct dataset *d, uint32_t of,
+                        struct bl_error *err)
+{
+    const struct dataset_of *source = &d->header->sources[of];
+    uint64_t all = 0;
+    for (int i = 0; i < DATASET_VERDICT_COUNT; i++)
+        if (i != DATASET_SET_ASIDE && i != DATASET_NO_SPLIT)
+            all += source->sample_verdicts[i];
+    if (judge_losses(config, d, source, all, err) < 0)
+        return name_source(config, of, "", err);
+    if (!source->split_count[DATASET_TRAIN]) {
+        bl_fail(err, BL_EDATA,
+                "no sample is left to train on: of %llu, %llu are left out and %llu held out",
+                (unsigned long long)all, (unsigned long long)(all - source->sample_count),
+                (unsigned long long)source->sample_count);
+        bl_error_remedy(err, "blipren-loader inspect shows what was left out and why");
+        return name_source(config, of, "", err);
+    }
+    if (dataset_draws(config, d, of))
+        return 0;
+    bl_fail(err, BL_EDATA, "an epoch would take none of its %llu training samples",
+            (unsigned long long)source->split_count[DATASET_TRAIN]);
+    bl_error_remedy(err, "raise the weight, or remove the source");
+    return name_source(config, of, ".weight", err);
 }
 
 int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err)
 {
-    const struct dataset_header *h = dataset->header;
-    uint64_t all = 0;
-    for (int i = 0; i < DATASET_VERDICT_COUNT; i++)
-        if (i != DATASET_SET_ASIDE && i != DATASET_NO_SPLIT)
-            all += h->sample_verdicts[i];
-    BL_TRY(judge_losses(config, dataset, all, err));
-    if (h->split_count[DATASET_TRAIN])
-        return 0;
-    bl_fail(err, BL_EDATA,
-            "no sample is left to train on: of %llu, %llu are left out and %llu held out",
-            (unsigned long long)all, (unsigned long long)(all - h->sample_count),
-            (unsigned long long)h->sample_count);
-    bl_error_remedy(err, "blipren-loader inspect shows what was left out and why");
-    return bl_error_file(err, config->data.source);
+    for (uint32_t of = 0; of < dataset->header->source_count; of++)
+        BL_TRY(judge_source(config, dataset, of, err));
+    return 0;
 }
 
 /* -- reading ---------------------------------------------------------------------------------- */
@@ -448,9 +498,56 @@ uint64_t dataset_id(const struct dataset *dataset, enum dataset_split split, uin
     return dataset->ids[split][i];
 }
 
+uint32_t dataset_source_count(const struct dataset *dataset)
+{
+    return (uint32_t)dataset->header->source_count;
+}
+
+uint64_t dataset_source_samples(const struct dataset *dataset, uint32_t source,
+                                enum dataset_split split)
+{
+    BL_ASSERT_CMP(source, <, dataset->header->source_count);
+    return dataset->header->sources[source].split_count[split];
+}
+
+uint64_t dataset_source_verdicts(const struct dataset *dataset, uint32_t source,
+                                 enum dataset_verdict verdict)
+{
+    BL_ASSERT_CMP(source, <, dataset->header->source_count);
+    return dataset->header->sources[source].sample_verdicts[verdict];
+}
+
+uint32_t dataset_source_of(const struct dataset *dataset, uint64_t id)
+{
+    uint32_t source = 0;
+    BL_ASSERT_CMP(id, <, dataset->header->sample_count);
+    for (; id >= dataset->header->sources[source].sample_count; source++)
+        id -= dataset->header->sources[source].sample_count;
+    return source;
+}
+
+uint64_t dataset_draws(const struct config *config, const struct dataset *dataset, uint32_t source)
+{
+    uint64_t samples = dataset_source_samples(dataset, source, DATASET_TRAIN);
+    return (uint64_t)llround(config->data.sources.at[source].weight * (double)samples);
+}
+
+uint64_t dataset_epoch(const struct config *config, const struct dataset *dataset)
+{
+    uint64_t draws = 0;
+    for (uint32_t source = 0; source < dataset_source_count(dataset); source++)
+        draws += dataset_draws(config, dataset, source);
+    return draws;
+}
+
 uint64_t dataset_samples(const struct dataset *dataset)
 {
     return dataset->header->sample_count;
+}
+
+uint64_t dataset_captions(const struct dataset *dataset)
+{
+    return dataset->header->caption_count;
 }
 
 void dataset_sample(const struct dataset *dataset, uint64_t id, struct dataset_sample *ret)
@@ -470,9 +567,10 @@ void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,
 {
     BL_ASSERT_CMP(id, <, dataset->header->sample_count);
     BL_ASSERT_CMP(i, <, dataset->rows[id].caption_count);
-    const struct dataset_text *c = &dataset->captions[dataset->rows[id].first_caption + i];
-    *ret = (struct dataset_caption){dataset->text + c->text,  c->size,      c->column, c->tokens,
-                                    dataset->text + c->trace, c->trace_size};
+    uint64_t row = dataset->rows[id].first_caption + i;
+    const struct dataset_text *c = &dataset->captions[row];
+    *ret = (struct dataset_caption){dataset->text + c->text,  c->size,       c->column, c->tokens,
+                                    dataset->text + c->trace, c->trace_size, row};
 }
 
 struct caption_text dataset_caption_text(const struct dataset_caption *caption)
@@ -501,7 +599,10 @@ const uint8_t *dataset_fingerprint(const struct dataset *dataset)
 
 uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict)
 {
-    return dataset->header->sample_verdicts[verdict];
+    uint64_t count = 0;
+    for (uint32_t source = 0; source < dataset_source_count(dataset); source++)
+        count += dataset_source_verdicts(dataset, source, verdict);
+    return count;
 }
 
 uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict)
@@ -538,7 +639,7 @@ bool dataset_stripped_text(const struct dataset *dataset, char *ret, size_t size
              "%llu of %llu captions begin with an opening that is taken off (%s); the first is "
              "%.300s",
              (unsigned long long)count, (unsigned long long)all_captions(dataset), rules,
-             first_of(dataset, true, CAPTION_KEPT));
+             first_of(dataset, -1, true, CAPTION_KEPT));
     return count > 0;
 }
 
@@ -562,24 +663,26 @@ bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict ve
     }
     snprintf(ret, size, "%llu of %llu captions are dropped: %s (%s); the first is %.300s",
              (unsigned long long)counts[verdict], (unsigned long long)all,
-             caption_verdict_words(verdict), key, first_of(dataset, true, verdict));
+             caption_verdict_words(verdict), key, first_of(dataset, -1, true, verdict));
     return true;
 }
 
-bool dataset_split_text(const struct dataset *dataset, char *ret, size_t size)
+bool dataset_split_text(const struct dataset *dataset, uint32_t source, char *ret, size_t size)
 {
-    const uint64_t *at = dataset->header->splits.at;
+    const uint64_t *at = dataset->header->sources[source].splits.at;
+    char key[32] = "data.source";
     if (!at[SPLIT_TRAIN] && !at[SPLIT_VALIDATION] && !at[SPLIT_TEST])
         return false;
-    snprintf(
-        ret, size,
-        "the folders of data.source name splits: train has %llu samples, validation %llu, test "
-        "%llu (not used), none of them %llu%s",
-        (unsigned long long)at[SPLIT_TRAIN], (unsigned long long)at[SPLIT_VALIDATION],
-        (unsigned long long)at[SPLIT_TEST], (unsigned long long)at[SPLIT_NONE],
-        !at[SPLIT_NONE]   ? ""
-        : at[SPLIT_TRAIN] ? " (not used)"
-                          : " (trained on)");
+    if (dataset_source_count(dataset) > 1)
+        snprintf(key, sizeof key, "data.sources[%u]", source);
+    snprintf(ret, size,
+             "the folders of %s name splits: train has %llu samples, validation %llu, test "
+             "%llu (not used), none of them %llu%s",
+             key, (unsigned long long)at[SPLIT_TRAIN], (unsigned long long)at[SPLIT_VALIDATION],
+             (unsigned long long)at[SPLIT_TEST], (unsigned long long)at[SPLIT_NONE],
+             !at[SPLIT_NONE]   ? ""
+             : at[SPLIT_TRAIN] ? " (not used)"
+                               : " (trained on)");
     return true;
 }
 

@@ -2,8 +2,9 @@
  * makes it once; loaders and workers read it. A sample is an image with at least one caption that the rules
  * keep; ids count from 0.
  *
- * Split: by the folders train, validation and test where there are such (split.h); else by the SHA-256 of the image's bytes,
- * keyed by the seed. No image is in both parts, also under two names. */
+ * Split: of each source by its folders train, validation and test where there are such (split.h); else by the SHA-256 of the
+ * image's bytes, keyed by the seed. No image is in both parts, also under two names, also where two sources have it: what one
+ * holds out, none trains. */
 #pragma once
 
 #include <stdbool.h>
@@ -73,6 +74,7 @@ struct dataset_caption {
     uint32_t tokens;   /* prefix, trace, caption and EOS */
     const char *trace; /* NUL-terminated; of no bytes: none */
     size_t trace_size;
+    uint64_t row; /* among the captions of all samples */
 };
 /* As the caption rules take it. Borrowed from the dataset. */
 struct caption_text dataset_caption_text(const struct dataset_caption *caption);
@@ -108,7 +110,7 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
 int dataset_view(const struct config *config, dataset_progress *progress, void *ctx,
                  struct dataset **ret, struct bl_error *err);
 
-/* Whether a run can train on it. -BL_EDATA: nothing is left to train on; or more than data.max_bad_fraction of the samples are
+/* Whether a run can train on each source. -BL_EDATA: nothing is left to train on, or drawn from it; or more than data.max_bad_fraction of the samples are
  * lost, which is: left out though nobody asked for it (no image, no caption, captions that do not fit). What
  * data.keep, drop, min_tokens and deduplicate leave out is asked for. The largest loss and its first sample are named. */
 int dataset_judge(const struct config *config, const struct dataset *dataset, struct bl_error *err);
@@ -126,8 +128,20 @@ void dataset_free(struct dataset **dataset);
 uint64_t dataset_count(const struct dataset *dataset, enum dataset_split split);
 uint64_t dataset_id(const struct dataset *dataset, enum dataset_split split, uint64_t i);
 
+/* The sources, in the order of data.sources: at least one. Ids, and those of each split, run through the first source's samples,
+ * then the second's. */
+uint32_t dataset_source_count(const struct dataset *dataset);
+uint64_t dataset_source_samples(const struct dataset *dataset, uint32_t source,
+                                enum dataset_split split);
+/* Which source a sample is of. */
+uint32_t dataset_source_of(const struct dataset *dataset, uint64_t id);
+/* Draws of an epoch from a source: its weight times its training samples, rounded; and from all. */
+uint64_t dataset_draws(const struct config *config, const struct dataset *dataset, uint32_t source);
+uint64_t dataset_epoch(const struct config *config, const struct dataset *dataset);
+
 /* Ids run over both splits. Texts are borrowed from the dataset. */
 uint64_t dataset_samples(const struct dataset *dataset);
+uint64_t dataset_captions(const struct dataset *dataset);
 void dataset_sample(const struct dataset *dataset, uint64_t id, struct dataset_sample *ret);
 void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,
                      struct dataset_caption *ret);
@@ -140,9 +154,11 @@ void dataset_choose(const struct dataset *dataset, uint64_t id, uint64_t seed, u
  * bytes. */
 const uint8_t *dataset_fingerprint(const struct dataset *dataset);
 
-/* What was looked at and what became of it. Captions: those of the samples with an image, under the
+/* What was looked at and what became of it, of all sources or of one. Captions: those of the samples with an image, under the
  * columns that data.caption_choice looks at. */
 uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict);
+uint64_t dataset_source_verdicts(const struct dataset *dataset, uint32_t source,
+                                 enum dataset_verdict verdict);
 uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict);
 /* "data.drop[1] watermark", "data.filters[0] gain from 0.2", for people; false: there is no such rule. */
 bool dataset_rule_text(const struct config *config, enum dataset_rules list, uint32_t i, char *ret,
@@ -155,8 +171,8 @@ bool dataset_stripped_text(const struct dataset *dataset, char *ret, size_t size
  * of all captions that were looked at. False where none was dropped for that reason. */
 bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict verdict, char *ret,
                           size_t size, double *ret_share);
-/* Which folders decide the split, for people; false where none does. */
-bool dataset_split_text(const struct dataset *dataset, char *ret, size_t size);
+/* Which folders of a source decide its split, for people; false where none does. */
+bool dataset_split_text(const struct dataset *dataset, uint32_t source, char *ret, size_t size);
 /* What lay in the sources and was passed over: how many, and the first one's path below its source. */
 uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
                         const char **ret_first);

@@ -90,7 +90,7 @@ struct build {
     struct bl_bytes rows, captions, splits[DATASET_SPLIT_COUNT], notes, text;
     uint64_t *lengths;
     size_t length_capacity;
-    uint32_t sample_notes[DATASET_VERDICT_COUNT];
+    uint32_t sample_notes[BL_SOURCES_MAX][DATASET_VERDICT_COUNT];
     uint32_t caption_notes[CAPTION_VERDICT_COUNT][BL_CONFIG_LIST_MAX + 1]; /* by rule; 0: none */
 };
 
@@ -126,14 +126,16 @@ static int add_note(struct build *b, struct dataset_note *record, const char *li
     return append(&b->notes, record, sizeof *record, err);
 }
 
-/* Keeps the first few samples of each verdict as examples. */
-static int leave_out(struct build *b, const struct source_sample *sample,
-                     enum dataset_verdict verdict, struct bl_error *err)
+/* Keeps the first few samples of each source and verdict as examples. */
+static int leave_out(struct build *b, const struct source_part *part,
+                     const struct source_sample *sample, enum dataset_verdict verdict,
+                     struct bl_error *err)
 {
     char line[900];
-    struct dataset_note record = {.verdict = verdict, .rule = FILTERS_NONE};
-    b->header.sample_verdicts[verdict]++;
-    if (++b->sample_notes[verdict] > EXAMPLES_OF_EACH)
+    struct dataset_note record = {
+        .source = (uint16_t)part->of, .verdict = verdict, .rule = FILTERS_NONE};
+    b->header.sources[part->of].sample_verdicts[verdict]++;
+    if (++b->sample_notes[part->of][verdict] > EXAMPLES_OF_EACH)
         return 0;
     describe(sample, line, sizeof line);
     return add_note(b, &record, line, "", err);
@@ -156,13 +158,15 @@ static void describe_caption(const struct build *b, const struct source_sample *
 }
 
 /* Keeps the first few captions of each verdict and rule as examples: those that are dropped, and those that lost an opening. */
-static int note_caption(struct build *b, const struct source_sample *sample, uint64_t at,
+static int note_caption(struct build *b, const struct source_part *part,
+                        const struct source_sample *sample, uint64_t at,
                         const struct dataset_judgement *judgement, enum caption_verdict verdict,
                         uint32_t rule, struct bl_error *err)
 {
     char line[1600];
     bl_autofree char *location = NULL;
-    struct dataset_note record = {.is_caption = true, .verdict = verdict, .rule = rule};
+    struct dataset_note record = {
+        .is_caption = true, .source = (uint16_t)part->of, .verdict = verdict, .rule = rule};
     enum dataset_rules list = dataset_rules_of(verdict);
     if (rule != FILTERS_NONE)
         b->header.rules[list][rule]++;
@@ -217,7 +221,8 @@ struct tally {
     uint32_t kept, asked;
 };
 
-static int add_caption(struct build *b, const struct source_sample *sample, uint64_t at,
+static int add_caption(struct build *b, const struct source_part *part,
+                       const struct source_sample *sample, uint64_t at,
                        const struct dataset_judgement *judgement, struct tally *tally,
                        struct bl_error *err)
 {
@@ -230,9 +235,9 @@ static int add_caption(struct build *b, const struct source_sample *sample, uint
     b->header.caption_verdicts[verdict]++;
     tally->asked += caption_verdict_is_asked(verdict);
     if (verdict != CAPTION_KEPT)
-        return note_caption(b, sample, at, judgement, verdict, judgement->rule, err);
+        return note_caption(b, part, sample, at, judgement, verdict, judgement->rule, err);
     if (judgement->strip != FILTERS_NONE)
-        BL_TRY(note_caption(b, sample, at, judgement, CAPTION_KEPT, judgement->strip, err));
+        BL_TRY(note_caption(b, part, sample, at, judgement, CAPTION_KEPT, judgement->strip, err));
     struct dataset_text record = {
         .size = (uint32_t)caption.size, .column = caption.column, .tokens = judgement->tokens};
     BL_TRY(append_text(b, caption.text, caption.size, &record.text, err));
@@ -247,7 +252,7 @@ static int add_caption(struct build *b, const struct source_sample *sample, uint
 }
 
 /* Adds a sample's captions; *ret_count are kept. */
-static int add_captions(struct build *b, const struct source *source, uint64_t at,
+static int add_captions(struct build *b, const struct source_part *part, uint64_t at,
                         const struct source_sample *sample, enum dataset_verdict *verdict,
                         uint32_t *ret_count, struct bl_error *err)
 {
@@ -256,70 +261,81 @@ static int add_captions(struct build *b, const struct source *source, uint64_t a
     struct tally tally = {0};
     *verdict = DATASET_NO_CAPTION;
     for (size_t i = 0; i < count; i++)
-        if (add_caption(b, sample, at, &judgements[i], &tally, err) < 0)
-            return source_where(source, sample, err);
+        if (add_caption(b, part, sample, at, &judgements[i], &tally, err) < 0)
+            return source_where(part->source, sample, err);
     *ret_count = tally.kept;
     if (count)
         *verdict = tally.kept ? DATASET_KEPT : tally.asked ? DATASET_NOTHING_KEPT : DATASET_UNFIT;
     return 0;
 }
 
-/* What the folders of data.source say of a sample: KEPT, for training or *ret_validation, or why it is left out. Without a
+/* What the folders of a source say of a sample: KEPT, for training or *ret_validation, or why it is left out. Without a
  * train folder, what is in no other split is for training. */
-static enum dataset_verdict judge_folder(const struct build *b, const struct source *source,
+static enum dataset_verdict judge_folder(const struct build *b, const struct source_part *part,
                                          const struct source_sample *sample, bool *ret_validation)
 {
-    enum split_name split = source_in_folders(source) ? split_of_sample(sample) : SPLIT_NONE;
+    const struct config_source *entry = &b->config->data.sources.at[part->of];
+    enum split_name split = source_in_folders(part->source) ? split_of_sample(sample) : SPLIT_NONE;
     *ret_validation = split == SPLIT_VALIDATION;
-    if (split == SPLIT_TEST || (*ret_validation && b->inputs->sources[1]))
+    if (split == SPLIT_TEST || (*ret_validation && entry->validation_source))
         return DATASET_SET_ASIDE;
-    return split == SPLIT_NONE && b->header.splits.at[SPLIT_TRAIN] ? DATASET_NO_SPLIT
-                                                                   : DATASET_KEPT;
+    return split == SPLIT_NONE && b->header.sources[part->of].splits.at[SPLIT_TRAIN]
+               ? DATASET_NO_SPLIT
+               : DATASET_KEPT;
 }
 
 static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
 {
     const struct dataset_image *image = &b->inputs->images[at];
     uint64_t row = at;
-    const struct source *source = dataset_inputs_source(b->inputs, &row);
+    const struct source_part *part = source_set_find(&b->inputs->set, &row);
     struct source_sample sample;
-    BL_TRY(source_get(source, row, &sample, err));
-    bool validation = source == b->inputs->sources[1];
+    BL_TRY(source_get(part->source, row, &sample, err));
+    bool validation = part->validation;
     enum dataset_verdict folder =
-        validation ? DATASET_KEPT : judge_folder(b, source, &sample, &validation);
+        validation ? DATASET_KEPT : judge_folder(b, part, &sample, &validation);
     if (folder != DATASET_KEPT)
-        return leave_out(b, &sample, folder, err);
+        return leave_out(b, part, &sample, folder, err);
     if (image->verdict != DATASET_KEPT)
-        return leave_out(b, &sample, image->verdict, err);
+        return leave_out(b, part, &sample, image->verdict, err);
     if (!validation && b->held_out.count &&
         bsearch(image->hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
-        return leave_out(b, &sample, DATASET_HELD_OUT, err);
+        return leave_out(b, part, &sample, DATASET_HELD_OUT, err);
     enum dataset_verdict verdict;
     struct dataset_row record = {.first_caption = b->header.caption_count,
                                  .split = validation ? DATASET_VALIDATION : DATASET_TRAIN};
-    BL_TRY(add_captions(b, source, at, &sample, &verdict, &record.caption_count, err));
+    BL_TRY(add_captions(b, part, at, &sample, &verdict, &record.caption_count, err));
     if (verdict != DATASET_KEPT)
-        return leave_out(b, &sample, verdict, err);
+        return leave_out(b, part, &sample, verdict, err);
     bl_autofree char *location = NULL;
     BL_TRY(dataset_inputs_location(b->inputs, at, &location, err));
     BL_TRY(append_text(b, location, strlen(location), &record.location, err));
     record.size = image->stamp.size;
     record.mtime_ns = image->stamp.mtime_ns;
     memcpy(record.hash, image->hash, sizeof record.hash);
-    b->header.sample_verdicts[DATASET_KEPT]++;
+    b->header.sources[part->of].sample_verdicts[DATASET_KEPT]++;
+    b->header.sources[part->of].sample_count++;
     b->header.sample_count++;
     return append(&b->rows, &record, sizeof record, err);
 }
 
 static void is_for_validation(const struct build *b, uint64_t row, bool *ret)
 {
-    const struct source *source = dataset_inputs_source(b->inputs, &row);
+    const struct source_part *part = source_set_find(&b->inputs->set, &row);
     struct source_sample sample;
-    *ret = source == b->inputs->sources[1];
-    if (*ret || !b->header.splits.at[SPLIT_VALIDATION])
+    *ret = part->validation;
+    if (*ret || !b->header.sources[part->of].splits.at[SPLIT_VALIDATION])
         return;
-    source_place(source, row, &sample);
-    *ret = judge_folder(b, source, &sample, ret) == DATASET_KEPT && *ret;
+    source_place(part->source, row, &sample);
+    *ret = judge_folder(b, part, &sample, ret) == DATASET_KEPT && *ret;
+}
+
+static int hold_out(struct build *b, const uint8_t hash[32], struct bl_error *err)
+{
+    if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
+        return fail_nomem(err);
+    memcpy(b->held_out.at[b->held_out.count++], hash, 32);
+    return 0;
 }
 
 static int collect_held_out(struct build *b, struct bl_error *err)
@@ -329,11 +345,8 @@ static int collect_held_out(struct build *b, struct bl_error *err)
         if (b->inputs->images[row].verdict != DATASET_KEPT)
             continue;
         is_for_validation(b, row, &validation);
-        if (!validation)
-            continue;
-        if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
-            return fail_nomem(err);
-        memcpy(b->held_out.at[b->held_out.count++], b->inputs->images[row].hash, 32);
+        if (validation)
+            BL_TRY(hold_out(b, b->inputs->images[row].hash, err));
     }
     if (b->held_out.count)
         qsort(b->held_out.at, b->held_out.count, 32, compare_hashes);
@@ -388,19 +401,58 @@ static int nth_rank(const struct config *config, const struct dataset_row *rows,
     return 0;
 }
 
+/* The samples of one source that its data.validation holds out. */
+static int split_source(struct build *b, uint32_t of, struct dataset_row *rows,
+                        struct bl_error *err)
+{
+    const struct dataset_of *source = &b->header.sources[of];
+    double share =
+        source->splits.at[SPLIT_VALIDATION] ? 0 : b->config->data.sources.at[of].validation;
+    struct rank last = {0};
+    if (share >= 1)
+        BL_TRY(nth_rank(b->config, rows, source->sample_count, (uint64_t)share, &last, err));
+    for (uint64_t i = 0; i < source->sample_count; i++) {
+        struct rank rank = rank_of(b->config, rows[i].hash);
+        if (share >= 1 ? compare_ranks(&rank, &last) <= 0 : (double)rank.draw * 0x1p-64 < share)
+            rows[i].split = DATASET_VALIDATION;
+    }
+    return 0;
+}
+
+/* Sources may hold out different shares, or by folders: an image that one of them validates is trained by none. */
+static int split_alike(struct build *b, struct bl_error *err)
+{
+    struct dataset_row *rows = (void *)b->rows.data;
+    b->held_out.count = 0;
+    for (uint64_t i = 0; i < b->header.sample_count; i++)
+        if (rows[i].split == DATASET_VALIDATION)
+            BL_TRY(hold_out(b, rows[i].hash, err));
+    if (!b->held_out.count)
+        return 0;
+    qsort(b->held_out.at, b->held_out.count, 32, compare_hashes);
+    for (uint64_t i = 0; i < b->header.sample_count; i++)
+        if (rows[i].split == DATASET_TRAIN &&
+            bsearch(rows[i].hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
+            rows[i].split = DATASET_VALIDATION;
+    return 0;
+}
+
 static int split(struct build *b, struct bl_error *err)
 {
     struct dataset_row *rows = (void *)b->rows.data;
-    double share = b->header.splits.at[SPLIT_VALIDATION] ? 0 : b->config->data.validation;
-    struct rank last = {0};
-    if (share >= 1)
-        BL_TRY(nth_rank(b->config, rows, b->header.sample_count, (uint64_t)share, &last, err));
+    uint64_t first = 0;
+    for (uint32_t of = 0; of < b->header.source_count; of++) {
+        BL_TRY(split_source(b, of, rows + first, err));
+        first += b->header.sources[of].sample_count;
+    }
+    if (b->header.source_count > 1)
+        BL_TRY(split_alike(b, err));
+    uint32_t of = 0;
+    uint64_t end = b->header.sources[0].sample_count;
     for (uint64_t i = 0; i < b->header.sample_count; i++) {
-        struct rank rank = rank_of(b->config, rows[i].hash);
-        bool held =
-            share >= 1 ? compare_ranks(&rank, &last) <= 0 : (double)rank.draw * 0x1p-64 < share;
-        if (held)
-            rows[i].split = DATASET_VALIDATION;
+        while (i >= end)
+            end += b->header.sources[++of].sample_count;
+        b->header.sources[of].split_count[rows[i].split]++;
         b->header.split_count[rows[i].split]++;
         BL_TRY(append(&b->splits[rows[i].split], &i, sizeof i, err));
     }
@@ -415,6 +467,8 @@ static void digest_content(struct build *b)
     const struct dataset_row *rows = (const void *)b->rows.data;
     const struct dataset_text *captions = (const void *)b->captions.data;
     bl_sha256_begin(&hash);
+    for (uint32_t of = 1; of < b->header.source_count; of++) /* of one source nothing */
+        bl_sha256_add(&hash, &b->header.sources[of].sample_count, sizeof(uint64_t));
     for (uint64_t i = 0; i < b->header.sample_count; i++) {
         bl_sha256_add(&hash, rows[i].hash, sizeof rows[i].hash);
         bl_sha256_add(&hash, &rows[i].split, sizeof rows[i].split);
@@ -463,9 +517,10 @@ static int note_passed(struct build *b, struct bl_error *err)
 {
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
         const char *shown = "";
-        for (int i = 0; i < 2 && b->inputs->sources[i]; i++) {
+        for (uint32_t i = 0; i < b->inputs->set.count; i++) {
             const char *first;
-            uint64_t count = source_passed(b->inputs->sources[i], (enum source_passed)kind, &first);
+            uint64_t count =
+                source_passed(b->inputs->set.parts[i].source, (enum source_passed)kind, &first);
             b->header.passed[kind] += count;
             shown = *shown ? shown : first;
         }
@@ -492,7 +547,12 @@ static int build_all(struct build *b, dataset_progress *progress, void *ctx, str
 {
     BL_TRY(
         caption_rules_open(&b->config->data, b->inputs->tokenizer, b->inputs->eos, &b->rules, err));
-    split_count(b->inputs->sources[0], &b->header.splits);
+    b->header.source_count = b->config->data.sources.count;
+    for (uint32_t i = 0; i < b->inputs->set.count; i++) {
+        const struct source_part *part = &b->inputs->set.parts[i];
+        if (!part->validation)
+            split_count(part->source, &b->header.sources[part->of].splits);
+    }
     BL_TRY(collect_held_out(b, err));
     for (uint64_t first = 0; first < b->inputs->count; first += ROWS_AT_ONCE) {
         if (progress && !progress(ctx, DATASET_JUDGING, first, b->inputs->count))

@@ -18,6 +18,12 @@
 #define DATASET_MAGIC "BLINDEX"
 #define DATASET_VERSION 4
 
+/* Of one source: its samples follow those of the source before it. */
+struct dataset_of {
+    uint64_t sample_count, split_count[DATASET_SPLIT_COUNT];
+    uint64_t sample_verdicts[DATASET_VERDICT_COUNT];
+    struct split_counts splits;
+};
 struct dataset_header {
     char magic[8];
     uint32_t version, header_bytes;
@@ -26,11 +32,11 @@ struct dataset_header {
     uint8_t fingerprint[32];
     uint64_t sample_count, caption_count, split_count[DATASET_SPLIT_COUNT];
     uint64_t length_count, example_count, text_bytes;
-    uint64_t sample_verdicts[DATASET_VERDICT_COUNT];
     uint64_t caption_verdicts[CAPTION_VERDICT_COUNT];
     uint64_t rules[DATASET_RULES_COUNT]
                   [BL_CONFIG_LIST_MAX]; /* captions that each rule had an effect on */
-    struct split_counts splits;
+    uint64_t source_count;
+    struct dataset_of sources[BL_SOURCES_MAX];
     uint64_t passed[SOURCE_PASSED_COUNT], passed_first[SOURCE_PASSED_COUNT]; /* counts, and texts */
 };
 struct dataset_row {
@@ -47,7 +53,8 @@ struct dataset_text {
 struct dataset_note {
     uint64_t text;
     uint64_t location; /* of the image, where there is one; else the offset of an empty text */
-    uint32_t is_caption, verdict;
+    uint16_t is_caption, source;
+    uint32_t verdict;
     uint32_t rule, zero; /* FILTERS_NONE: none */
 };
 _Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 72 &&
@@ -64,9 +71,9 @@ struct dataset_image {
     bool is_url;                  /* hash is of its URL, and it need not be there */
 };
 
-/* Rows of the training source come first, then those of data.validation_source. */
+/* Rows are those of the set. */
 struct dataset_inputs {
-    struct source *sources[2]; /* the second may be NULL */
+    struct source_set set;
     uint64_t count;
     struct dataset_image *images; /* of each row */
     int32_t eos;
@@ -77,8 +84,6 @@ struct dataset_inputs {
 int dataset_inputs_open(const struct config *config, dataset_progress *progress, void *ctx,
                         struct dataset_inputs **ret, struct bl_error *err);
 void dataset_inputs_free(struct dataset_inputs **inputs);
-/* The source of a row; *row becomes the row inside it. */
-const struct source *dataset_inputs_source(const struct dataset_inputs *inputs, uint64_t *row);
 /* Location of a row's image, as a text that is the caller's; NULL: the row names none. */
 int dataset_inputs_location(const struct dataset_inputs *inputs, uint64_t row, char **ret,
                             struct bl_error *err);

@@ -17,30 +17,11 @@ static int fail_nomem(struct bl_error *err)
 
 /* -- inputs ----------------------------------------------------------------------------------- */
 
-const struct source *dataset_inputs_source(const struct dataset_inputs *inputs, uint64_t *row)
-{
-    uint64_t first = source_count(inputs->sources[0]);
-    if (*row < first)
-        return inputs->sources[0];
-    *row -= first;
-    return inputs->sources[1];
-}
-
 int dataset_inputs_location(const struct dataset_inputs *inputs, uint64_t row, char **ret,
                             struct bl_error *err)
 {
-    const struct source *source = dataset_inputs_source(inputs, &row);
-    return source_locate(source, row, ret, err);
-}
-
-static int open_sources(const struct config *config, struct dataset_inputs *inputs,
-                        struct bl_error *err)
-{
-    BL_TRY(source_open_data(&config->data, inputs->sources, err));
-    for (int i = 0; i < 2; i++)
-        if (inputs->sources[i])
-            inputs->count += source_count(inputs->sources[i]);
-    return 0;
+    const struct source_part *part = source_set_find(&inputs->set, &row);
+    return source_locate(part->source, row, ret, err);
 }
 
 /* -- images, by several threads ---------------------------------------------------------------- */
@@ -103,8 +84,8 @@ static int look_at_image(const struct reading *r, struct parallel *run, uint64_t
     bl_autofree char *text = NULL;
     struct location location;
     uint64_t source_row = row;
-    const struct source *source = dataset_inputs_source(r->inputs, &source_row);
-    BL_TRY(source_identify(source, source_row, &image->is_url, image->hash, err));
+    const struct source_part *part = source_set_find(&r->inputs->set, &source_row);
+    BL_TRY(source_identify(part->source, source_row, &image->is_url, image->hash, err));
     if (image->is_url)
         return 0;
     BL_TRY(dataset_inputs_location(r->inputs, row, &text, err));
@@ -277,13 +258,14 @@ static void digest_inputs(const struct config *config, struct dataset_inputs *in
     bl_sha256_add(&hash, keys, sizeof keys);
     bl_sha256_add(&hash, tokenizer_hex, 64);
     bl_sha256_add(&hash, &inputs->eos, sizeof inputs->eos);
-    for (int i = 0; i < 2 && inputs->sources[i]; i++) {
-        const char *folder = source_folder(inputs->sources[i]);
+    for (uint32_t i = 0; i < inputs->set.count; i++) {
+        const struct source *source = inputs->set.parts[i].source;
+        const char *folder = source_folder(source);
         bl_sha256_add(&hash, folder, strlen(folder) + 1);
-        bl_sha256_add(&hash, source_fingerprint(inputs->sources[i]), 32);
+        bl_sha256_add(&hash, source_fingerprint(source), 32);
         for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
             const char *first;
-            uint64_t count = source_passed(inputs->sources[i], (enum source_passed)kind, &first);
+            uint64_t count = source_passed(source, (enum source_passed)kind, &first);
             bl_sha256_add(&hash, &count, sizeof count);
             bl_sha256_add(&hash, first, strlen(first) + 1);
         }
@@ -310,7 +292,8 @@ int dataset_inputs_open(const struct config *config, dataset_progress *progress,
     if (!inputs)
         return fail_nomem(err);
     BL_TRY(open_tokenizer(config, inputs, tokenizer_hex, err));
-    BL_TRY(open_sources(config, inputs, err));
+    BL_TRY(source_set_open(&config->data, &inputs->set, err));
+    inputs->count = source_set_rows(&inputs->set);
     BL_TRY(look_at_all(config, inputs, progress, ctx, err));
     digest_inputs(config, inputs, tokenizer_hex);
     *ret = bl_take(&inputs);
@@ -322,8 +305,7 @@ void dataset_inputs_free(struct dataset_inputs **inputs)
     struct dataset_inputs *i = *inputs;
     if (!i)
         return;
-    source_free(&i->sources[0]);
-    source_free(&i->sources[1]);
+    source_set_release(&i->set);
     tokenizer_free(&i->tokenizer);
     free(i->images);
     free(i);

@@ -77,12 +77,15 @@ static uint64_t place_in_column(const struct source *source, uint64_t row, uint6
 }
 
 /* Gives the caption added last, candidate i of the row, its trace: of its column's list the one at the same place, or the only
- * one. */
-static int add_trace(struct dataset_judging *j, const struct source *source, uint64_t row,
+ * one. Its column is still the source's own. */
+static int add_trace(struct dataset_judging *j, const struct source_part *part, uint64_t row,
                      uint64_t candidates, uint64_t i, struct bl_error *err)
 {
+    const struct config_source *entry = &j->config->sources.at[part->of];
+    const struct source *source = part->source;
     struct dataset_judgement *judgement = &j->at[j->judged - 1];
-    uint32_t column = caption_trace_column(j->config, judgement->column);
+    uint32_t column = caption_trace_column(j->config->captions.at + entry->caption_first,
+                                           entry->caption_count, judgement->column);
     uint64_t count = 0;
     if (!column)
         return 0;
@@ -108,13 +111,15 @@ static int add_trace(struct dataset_judging *j, const struct source *source, uin
 }
 
 /* The captions of a row that are looked at: none where all are white space. */
-static int add_row(struct dataset_judging *j, const struct source *source, uint64_t row,
+static int add_row(struct dataset_judging *j, const struct source_part *part, uint64_t row,
                    struct bl_error *err)
 {
+    const struct source *source = part->source;
     struct source_sample sample;
     uint32_t column;
     BL_TRY(source_get(source, row, &sample, err));
-    const uint32_t captions = (uint32_t)j->config->captions.count;
+    const struct config_source *entry = &j->config->sources.at[part->of];
+    const uint32_t captions = (uint32_t)entry->caption_count;
     if (!first_column(source, row, sample.candidate_count, captions, &column))
         return 0;
     uint32_t outside = filters_numbers(&j->config->filters, sample.numbers);
@@ -124,7 +129,8 @@ static int add_row(struct dataset_judging *j, const struct source *source, uint6
         if (candidate.column < captions &&
             (j->config->caption_choice == CONFIG_CHOICE_ANY || candidate.column == column)) {
             BL_TRY(add(j, &candidate, outside, err));
-            BL_TRY(add_trace(j, source, row, sample.candidate_count, i, err));
+            BL_TRY(add_trace(j, part, row, sample.candidate_count, i, err));
+            j->at[j->judged - 1].column += (uint32_t)entry->caption_first;
         }
     }
     return 0;
@@ -216,9 +222,9 @@ int dataset_judging_make(const struct config_data *config, const struct caption_
     j->count = end - first;
     for (uint64_t at = first; at < end; at++) {
         uint64_t row = at;
-        const struct source *source = dataset_inputs_source(inputs, &row);
+        const struct source_part *part = source_set_find(&inputs->set, &row);
         if (inputs->images[at].verdict == DATASET_KEPT)
-            BL_TRY(add_row(j, source, row, err));
+            BL_TRY(add_row(j, part, row, err));
         j->starts[at - first + 1] = j->judged;
     }
     const struct parallel_work work = {.count =

@@ -35,13 +35,10 @@ int run_id(const char *run_folder, bool make, uint8_t ret[RUN_ID_BYTES], struct 
 
 void run_plan(const struct config *c, const struct dataset *dataset, struct bl_plan *ret)
 {
-    uint64_t validation = dataset_count(dataset, DATASET_VALIDATION);
-    uint64_t most = (uint64_t)c->train.validation_max_images;
     *ret = (struct bl_plan){
         .kind = BL_KIND_TRAIN,
         .seed = (uint64_t)c->seed,
         .train_samples = dataset_count(dataset, DATASET_TRAIN),
-        .validate_samples = most && most < validation ? most : validation,
         .batch = (uint32_t)c->train.global_batch,
         .micro_batch = (uint32_t)(c->train.reproducible ? c->train.grain : c->train.micro_batch),
         .steps = (uint64_t)c->train.steps,
@@ -52,6 +49,14 @@ void run_plan(const struct config *c, const struct dataset *dataset, struct bl_p
         .window = (uint32_t)c->cluster.window};
     if (ret->micro_batch > ret->batch)
         ret->micro_batch = ret->batch;
+    ret->source_count = dataset_source_count(dataset);
+    for (uint32_t s = 0; s < ret->source_count; s++)
+        ret->sources[s] = (struct bl_source){
+            .samples = dataset_source_samples(dataset, s, DATASET_TRAIN),
+            .draws = dataset_draws(c, dataset, s),
+            .validation = dataset_source_samples(dataset, s, DATASET_VALIDATION)};
+    ret->validate_samples =
+        bl_plan_choose_validation(ret, (uint64_t)c->train.validation_max_images);
 }
 
 struct image {
@@ -103,6 +108,23 @@ void run_embed_plan(const struct config *c, uint64_t images, struct bl_plan *ret
                             .window = 2}; /* a shard that is computed, and the next */
 }
 
+bool run_cache_is_whole(const char *run_folder)
+{
+    char path[4096];
+    return bl_path_join(path, sizeof path, run_folder, "cache-whole", NULL) == 0 &&
+           access(path, F_OK) == 0;
+}
+
+int run_cache_say_whole(const char *run_folder, bool whole, struct bl_error *err)
+{
+    char path[4096];
+    BL_TRY(bl_path_join(path, sizeof path, run_folder, "cache-whole", err));
+    if (whole)
+        return bl_file_write(path, "", 0, err);
+    unlink(path); /* or there is none */
+    return 0;
+}
+
 int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
              struct config **ret_config, struct dataset **ret_dataset, struct bl_error *err)
 {
@@ -119,7 +141,13 @@ int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
     BL_TRY(bl_path_join(path, sizeof path, run_folder, "config.yaml", err));
     BL_TRY(config_open(path, ret_config, err));
     BL_TRY(bl_path_join(path, sizeof path, run_folder, "dataset.index", err));
-    return dataset_open(path, ret_dataset, err);
+    BL_TRY(dataset_open(path, ret_dataset, err));
+    if (dataset_source_count(*ret_dataset) == (*ret_config)->data.sources.count)
+        return 0;
+    bl_fail(err, BL_EFORMAT, "expected the %zu sources of config.yaml, found %u",
+            (*ret_config)->data.sources.count, dataset_source_count(*ret_dataset));
+    bl_error_remedy(err, "start the coordinator again, which makes it anew");
+    return bl_error_file(err, path);
 }
 
 int run_signals(int ret[RUN_SIGNALS_MAX])

@@ -3,6 +3,7 @@
  *   RUN/config.yaml     the effective configuration          RUN/dataset.index   what is trained on
  *   RUN/run-id          32 hexadecimal digits: whoever reads the id its coordinator says sees the same folder
  *   RUN/image-hashes    hashes of the images read so far (hash_cache.h)
+ *   RUN/cache-whole     under cache.fill: the cache is whole by now
  *   RUN/checkpoints/    RUN/journal    RUN/metrics.jsonl    RUN/logs/
  */
 #pragma once
@@ -16,7 +17,8 @@
 /* Reads RUN/run-id, or (make) draws one where there is none. */
 int run_id(const char *run_folder, bool make, uint8_t ret[RUN_ID_BYTES], struct bl_error *err);
 
-/* The run's plan. Validation takes the first train.validation_max_images samples of its split, 0 = all. */
+/* The run's plan. Validation takes train.validation_max_images samples, 0 = all: of each source the first, as many as its part
+ * of the split is. */
 void run_plan(const struct config *config, const struct dataset *dataset, struct bl_plan *ret);
 
 /* A data set's distinct images in the order of their identities (SHA-256), each by the first of its samples, of both splits:
@@ -25,6 +27,10 @@ int run_images(const struct dataset *dataset, uint64_t **ret_ids, uint64_t *ret_
                struct bl_error *err);
 /* The plan of embedding that many images. */
 void run_embed_plan(const struct config *config, uint64_t images, struct bl_plan *ret);
+
+/* Under cache.fill: the coordinator says to everybody that the cache is whole. */
+bool run_cache_is_whole(const char *run_folder);
+int run_cache_say_whole(const char *run_folder, bool whole, struct bl_error *err);
 
 /* Opens RUN/config.yaml and RUN/dataset.index, after comparing the folder's id with `expected`. *ret_config and
  * *ret_dataset are the caller's. */

@@ -10,6 +10,7 @@
 #include "common/config/config.h"
 #include "common/data/location.h"
 #include "common/error.h"
+#include "common/limits.h"
 
 struct source;
 
@@ -66,9 +67,23 @@ struct source_options {
  * columns. A path that leaves the folder, a line that cannot be read and a column that
  * no line has are errors with file and line. *ret is the caller's (source_free). */
 int source_open(const struct source_options *options, struct source **ret, struct bl_error *err);
-/* data.source, and data.validation_source if there is one, as the configuration describes them. Each *ret[i] that is not NULL
- * is the caller's, also after a failure. */
-int source_open_data(const struct config_data *data, struct source *ret[2], struct bl_error *err);
+/* All that a run reads: the parts of data.sources in their order, each followed by its validation_source if it has one. A row
+ * of the set counts over all parts. Zero-initialise. */
+struct source_part {
+    struct source *source;
+    uint32_t of;     /* index in data.sources */
+    bool validation; /* it is the validation_source of that */
+};
+struct source_set {
+    struct source_part parts[2 * BL_SOURCES_MAX];
+    uint32_t count;
+};
+/* source_set_release in any case. */
+int source_set_open(const struct config_data *data, struct source_set *ret, struct bl_error *err);
+void source_set_release(struct source_set *set);
+uint64_t source_set_rows(const struct source_set *set);
+/* The part of a row; *row becomes the row inside it. */
+const struct source_part *source_set_find(const struct source_set *set, uint64_t *row);
 /* From the bytes of one metadata.jsonl, metadata.csv or tar shard (fuzzing, tests). */
 int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
                  size_t column_count, struct source **ret, struct bl_error *err);

@@ -120,7 +120,7 @@ def features_that_were_embedded_once_train_to_the_weights_of_the_images(place):
     shutil.rmtree(cached.run)
     with open(place.path("embed.log"), "wb") as log:
         process = subprocess.Popen([program("blipren-coord"), "embed", cached.yaml, "--local", "2,1"], stdout=log, stderr=log)
-    wait_until(lambda: glob.glob(place.path("features", "*.arrow")) or process.poll() is not None)
+    wait_until(lambda: glob.glob(place.path("features", "features-*.arrow")) or process.poll() is not None)
     family = children_of(process)
     process.send_signal(signal.SIGINT)
     expect(process.wait(timeout=60) in (STOPPED, 0), open(place.path("embed.log")).read())
@@ -129,10 +129,18 @@ def features_that_were_embedded_once_train_to_the_weights_of_the_images(place):
         done = subprocess.run([program("blipren-coord"), "embed", cached.yaml, "--local", "1,2"], stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, timeout=120)
         expect(b"complete: 80 images in" in done.stdout, done.stdout.decode())
+    done = subprocess.run([program("blipren-coord"), "embed", cached.yaml, "--plan"], stdout=subprocess.PIPE, timeout=120)
+    plan = done.stdout.decode()
+    expect(done.returncode == 0 and "80 distinct, 80 embedded already" in plan and re.search(r"\ntime +0:00 with one worker", plan) and
+           re.search(r"\nbound +by (compute|disk|wire): one worker's steps take [0-9.e+]+ images/s", plan), plan)
     output = cached.must_train("2,2")
-    expect("training from the cache" in output, output)
+    expect("training from the cache" in output and re.search(r"token ids of \d+ captions come from .*captions.arrow", output), output)
     expect(weights_sha(cached.run) == weights_sha(images.run), "other weights")
-    os.truncate(sorted(glob.glob(place.path("features", "*.arrow")))[5], 400)
+    other = Case(place, "other-captions", train__reproducible=True, cache__path=place.path("features"), cache__dtype="f32",
+                 data__max_tokens=40)
+    output = other.must_train("1,1")
+    expect("captions.arrow: its blipren." in output and "; captions are tokenized" in output, output)
+    os.truncate(sorted(glob.glob(place.path("features", "features-*.arrow")))[5], 400)
     code, output = cached.train("1,1")
     expect(code == FORMAT and "features-00005-of-00020.arrow: expected a whole Arrow file" in output, output)
 

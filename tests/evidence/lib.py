@@ -105,6 +105,8 @@ def write_yaml(path, data, run, **changes):
         "log__every": 1000,
     }
     keys.update(changes)
+    if "data__sources" in keys:
+        del keys["data__source"]
     sections = {}
     for key, value in keys.items():
         section, _, name = key.rpartition("__")
@@ -115,6 +117,49 @@ def write_yaml(path, data, run, **changes):
         f.write("\n".join(sections.pop("")) + "\n")
         for section, lines in sections.items():
             f.write("%s:\n" % section + "".join("  %s\n" % line for line in lines))
+
+
+def _thrift(fields):
+    """A struct in Thrift's compact protocol: (id, value) with int, ("i64", int), bytes, list or (nested) fields in a tuple."""
+    def varint(n):
+        out = b""
+        while n > 127:
+            out, n = out + bytes([n & 127 | 128]), n >> 7
+        return out + bytes([n])
+
+    def encode(value):
+        if isinstance(value, int):
+            return 5, varint(value << 1)
+        if isinstance(value, bytes):
+            return 8, varint(len(value)) + value
+        if isinstance(value, list):
+            parts = [encode(v) for v in value]
+            return 9, bytes([min(len(parts), 15) << 4 | parts[0][0]]) + (varint(len(parts)) if len(parts) > 14 else b"") + b"".join(p[1] for p in parts)
+        if value[0] == "i64":
+            return 6, varint(value[1] << 1)
+        return 12, _thrift(value)
+
+    out, last = b"", 0
+    for number, value in fields:
+        kind, body = encode(value)
+        out, last = out + bytes([number - last << 4 | kind]) + body, number
+    return out + b"\0"
+
+
+def write_parquet(path, columns):
+    """A Parquet file of one row group with plain, required columns: name -> list of str (UTF-8) or bytes."""
+    rows, out, schema, chunks = len(next(iter(columns.values()))), b"PAR1", [((4, b"schema"), (5, len(columns)))], []
+    for name, values in columns.items():
+        text = isinstance(values[0], str)
+        body = b"".join(struct.pack("<I", len(v)) + v for v in (v.encode() if text else v for v in values))
+        page = _thrift(((1, 0), (2, len(body)), (3, len(body)), (5, ((1, rows), (2, 0), (3, 3), (4, 3))))) + body
+        schema.append(((1, 6), (3, 0), (4, name.encode())) + (((6, 0),) if text else ()))
+        about = ((1, 6), (2, [0]), (3, [name.encode()]), (4, 0), (5, ("i64", rows)), (6, ("i64", len(page))), (7, ("i64", len(page))), (9, ("i64", len(out))))
+        chunks.append(((2, ("i64", len(out))), (3, about)))
+        out += page
+    footer = _thrift(((1, 1), (2, schema), (3, ("i64", rows)), (4, [((1, chunks), (2, ("i64", len(out) - 4)), (3, ("i64", rows)))])))
+    with open(path, "wb") as f:
+        f.write(out + footer + struct.pack("<I", len(footer)) + b"PAR1")
 
 
 def train(yaml, local="2,2", timeout=300):

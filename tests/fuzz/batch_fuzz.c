@@ -40,7 +40,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const uint8_t run[] = "sixteen bytes...";
     const struct bl_plan plan = {
         .train_samples = 100, .validate_samples = 7, .batch = 12, .micro_batch = 5, .steps = 10};
-    const struct batch_rules rules = {run, &plan, SIDE, VOCABULARY, false};
+    const struct batch_rules rules = {run, &plan, SIDE, VOCABULARY, false, true};
     struct bl_error err = {0};
     struct batch *batch = NULL;
     struct wire_frames frames = {0};

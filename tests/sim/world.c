@@ -59,6 +59,19 @@ struct coord_checkpoint checkpoint_named(const char *name)
     return (struct coord_checkpoint){step, generation};
 }
 
+/* Up to three sources of unequal weights; drawn from the seed alone, so that what else is drawn stays as it was. */
+static void draw_sources(struct bl_plan *plan)
+{
+    uint64_t left = plan->train_samples;
+    uint32_t most = (uint32_t)(plan->seed % 4);
+    for (uint32_t s = 0; s < most && left > 0; s++) {
+        uint64_t samples = s + 1 == most ? left : 1 + bl_mix64(plan->seed, s) % left;
+        plan->sources[plan->source_count++] = (struct bl_source){
+            .samples = samples, .draws = 1 + bl_mix64(plan->seed, 10 + s) % (2 * samples)};
+        left -= samples;
+    }
+}
+
 /* Everything is drawn, the rates of what goes wrong included: most schedules know few faults, and
  * those often. */
 static void draw(void)
@@ -71,6 +84,7 @@ static void draw(void)
     if (plan->micro_batch > plan->batch)
         plan->micro_batch = plan->batch;
     plan->train_samples = 1 + below(SIM_SAMPLES_MAX);
+    draw_sources(plan);
     plan->validate_samples = chance(0.3) ? 0 : 1 + below(SIM_VALIDATE_MAX);
     plan->steps = 1 + below(SIM_STEPS_MAX);
     plan->checkpoint_every = below(5);

@@ -230,13 +230,13 @@ static void traces_are_read_behind_the_captions(void **state)
         {.column = a}, {.column = b, .trace = t}, {.column = a, .trace = b}};
     struct config_data data = {.captions = {columns, 3}};
     const char *names[6];
-    assert_int_equal(caption_columns(&data, names), 5);
+    assert_int_equal(caption_columns(data.captions.at, data.captions.count, names), 5);
     assert_string_equal(names[2], "a");
     assert_string_equal(names[3], "t");
     assert_string_equal(names[4], "b");
-    assert_int_equal(caption_trace_column(&data, 0), 0);
-    assert_int_equal(caption_trace_column(&data, 1), 3);
-    assert_int_equal(caption_trace_column(&data, 2), 4);
+    assert_int_equal(caption_trace_column(data.captions.at, data.captions.count, 0), 0);
+    assert_int_equal(caption_trace_column(data.captions.at, data.captions.count, 1), 3);
+    assert_int_equal(caption_trace_column(data.captions.at, data.captions.count, 2), 4);
 }
 
 static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)

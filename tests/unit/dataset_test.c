@@ -413,7 +413,7 @@ static void folders_named_by_a_split_decide_it(void **state)
     assert_int_equal(dataset_sample_verdicts(d, DATASET_SET_ASIDE), 2);
     assert_int_equal(dataset_sample_verdicts(d, DATASET_NO_SPLIT), 1);
     assert_int_equal(dataset_sample_verdicts(d, DATASET_HELD_OUT), 1);
-    assert_true(dataset_split_text(d, text, sizeof text));
+    assert_true(dataset_split_text(d, 0, text, sizeof text));
     assert_string_equal(text, "the folders of data.source name splits: train has 3 samples, "
                               "validation 1, test 2 (not used), none of them 1 (not used)");
     dataset_free(&d);

@@ -4,6 +4,7 @@
 #include "coordinator/progress.h"
 
 static const struct progress_view view = {.phase = "TRAINING",
+                                          .source_losses = "",
                                           .step = 150,
                                           .steps = 400,
                                           .epoch = 12.567,

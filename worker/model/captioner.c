@@ -129,6 +129,7 @@ static void release_step(struct captioner *c)
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         c->ops->release(c->ops, device[i]);
     free(step->grain);
+    free(step->texts);
 }
 
 void captioner_free(struct captioner **c)

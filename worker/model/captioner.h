@@ -26,6 +26,7 @@
 #include "worker/ops/ops.h"
 
 #define CAPTIONER_EXPERTS_MAX 64
+#define CAPTIONER_SOURCES_MAX 16 /* BL_SOURCES_MAX */
 
 enum captioner_projector { CAPTIONER_NORMAL, CAPTIONER_MOE };
 /* What the router looks at. First: the first patch, as in the original notebooks. */
@@ -132,6 +133,8 @@ struct micro_batch {
     bool
         text_only; /* evaluation: the LLM sees no image; a text's first token is then no label, unless there is a BOS */
     const int32_t *positions; /* (B) place j in the global batch, for dropout */
+    const int32_t *sources;   /* (B) whose sums an image counts in, below CAPTIONER_SOURCES_MAX;
+                                 NULL: all in those of source 0 */
 };
 
 /* What the frozen tower gives for these images, to be handed in as features and pooled (untouched unless the router looks at
@@ -162,9 +165,14 @@ int captioner_forward_backward(struct captioner *c, const struct micro_batch *mb
 
 /* Sums over the step's micro-batches on this worker. The doubles are sums of multiples of 2^-24, so
  * that adding them up is exact (below 2^29) in any order and on any number of workers. */
+struct captioner_source_sums {
+    double nll;
+    int64_t tokens, images;
+};
 struct captioner_sums {
     double nll;
     int64_t tokens, images;
+    struct captioner_source_sums source[CAPTIONER_SOURCES_MAX]; /* which add up to those */
     /* moe, zero otherwise: */
     int64_t share[CAPTIONER_EXPERTS_MAX]; /* sum over images of round(w_e 2^36): exact in any order,
                                              too */

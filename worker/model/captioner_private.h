@@ -10,6 +10,12 @@
 #include "worker/model/qformer.h"
 #include "worker/model/vision.h"
 
+/* A text of the step: its label tokens, and the source whose sums they count in. */
+struct step_text {
+    int64_t labels;
+    int32_t source;
+};
+
 /* What a step keeps beyond its micro-batches (device arrays that grow, owned). */
 struct step_store {
     int64_t tokens, tokens_capacity;
@@ -21,6 +27,8 @@ struct step_store {
     float *lse;     /* (images) */
     int64_t *grain; /* (grains) host: each micro-batch's first image; the next one's is its end */
     int64_t grains, grains_capacity;
+    struct step_text *texts; /* (images) host */
+    int64_t texts_capacity;
 };
 
 struct captioner {

@@ -64,6 +64,27 @@ static int reserve_images(struct captioner *c, int64_t more, struct bl_error *er
     return 0;
 }
 
+/* What is known of the micro-batch's texts on the host. */
+static int note_texts(struct captioner *c, const struct micro_batch *mb,
+                      const struct layout *layout, struct bl_error *err)
+{
+    struct step_store *step = &c->step;
+    if (step->images + mb->B > step->texts_capacity) {
+        int64_t capacity = bl_max(64, bl_max(step->images + mb->B, 2 * step->texts_capacity));
+        struct step_text *texts = realloc(step->texts, (size_t)capacity * sizeof *texts);
+        if (!texts)
+            return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)capacity);
+        step->texts = texts;
+        step->texts_capacity = capacity;
+    }
+    for (int64_t b = 0; b < mb->B; b++) {
+        int32_t source = mb->sources ? mb->sources[b] : 0;
+        BL_ASSERT(source >= 0 && source < CAPTIONER_SOURCES_MAX);
+        step->texts[step->images + b] = (struct step_text){layout->label_counts[b], source};
+    }
+    return 0;
+}
+
 static int begin_grain(struct captioner *c, struct bl_error *err)
 {
     struct step_store *step = &c->step;
@@ -152,6 +173,7 @@ int captioner_forward_backward(struct captioner *c, const struct micro_batch *mb
     BL_TRY(reserve_tokens(c, layout.labels, err));
     BL_TRY(reserve_images(c, mb->B, err));
     BL_TRY(begin_grain(c, err));
+    BL_TRY(note_texts(c, mb, &layout, err));
 
     struct ops_dropout draw = {.seed = pass->seed, .step = pass->step};
     if (pass->dropout)
@@ -223,8 +245,18 @@ int captioner_step_sums(struct captioner *c, struct captioner_sums *ret, struct 
     struct captioner_sums sums = {.tokens = c->step.tokens, .images = c->step.images};
     bl_autofree float *nll = NULL;
     BL_TRY(copy_out(c, &nll, c->step.nll, sums.tokens, err));
-    for (int64_t i = 0; i < sums.tokens; i++)
-        sums.nll += captioner_exact((double)nll[i]);
+    int64_t at = 0;
+    for (int64_t b = 0; b < sums.images; b++) {
+        const struct step_text *text = &c->step.texts[b];
+        struct captioner_source_sums *source = &sums.source[text->source];
+        for (int64_t i = 0; i < text->labels; i++)
+            source->nll += captioner_exact((double)nll[at++]);
+        source->tokens += text->labels;
+        source->images++;
+    }
+    BL_ASSERT_CMP(at, ==, sums.tokens);
+    for (int s = 0; s < CAPTIONER_SOURCES_MAX; s++)
+        sums.nll += sums.source[s].nll;
     if (captioner_is_moe(c))
         BL_TRY(sum_routing(c, &sums, err));
     *ret = sums;

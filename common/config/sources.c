@@ -1,0 +1,271 @@
+/* common/config/sources.c - data.sources: a list of sources, each with keys of its own; and the one source of data.source, made
+ * such a list of one. */
+#include "common/config/parts.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/limits.h"
+
+#define AT(member) offsetof(struct config_source, member)
+#define WEIGHT_MIN 1e-6
+#define WEIGHT_MAX 1000
+
+/* What an entry may have. What it lacks is as data.KEY says; weight is then 1. */
+enum { SOURCE, WEIGHT, FORMAT, IMAGE_COLUMN, CAPTIONS, VALIDATION, VALIDATION_SOURCE, KEY_COUNT };
+static const struct {
+    const char *name;
+    enum config_type type;
+    size_t offset;
+} keys[KEY_COUNT] = {
+    [SOURCE] = {"source", CONFIG_PATH, AT(source)},
+    [WEIGHT] = {"weight", CONFIG_REAL, AT(weight)},
+    [FORMAT] = {"format", CONFIG_CHOICE, AT(format)},
+    [IMAGE_COLUMN] = {"image_column", CONFIG_TEXT, AT(image_column)},
+    [CAPTIONS] = {"captions", CONFIG_CAPTIONS, AT(captions)},
+    [VALIDATION] = {"validation", CONFIG_REAL, AT(validation)},
+    [VALIDATION_SOURCE] = {"validation_source", CONFIG_PATH, AT(validation_source)},
+};
+
+/* The entry's key as a key of the schema: range and choices are those of data.KEY. */
+static struct config_key key_of(int which)
+{
+    char like[64];
+    snprintf(like, sizeof like, "data.%s", keys[which].name);
+    int same = config_find_key(like);
+    struct config_key key = {
+        .type = keys[which].type, .min = WEIGHT_MIN, .max = WEIGHT_MAX, .fallback = ""};
+    if (same >= 0)
+        key = *config_key_at((size_t)same);
+    key.path = "data.sources";
+    key.offset = keys[which].offset;
+    return key;
+}
+
+static int find_key(const char *name)
+{
+    int which = 0;
+    while (which < KEY_COUNT && strcmp(keys[which].name, name))
+        which++;
+    return which;
+}
+
+/* The value of one key; the current event is its start. */
+static int read_value(struct reader *r, int which, const char *path, struct config_source *source)
+{
+    struct place place = config_place_of(r->event.start_mark);
+    struct config_key key = key_of(which);
+    bool list = which == CAPTIONS;
+    if (r->event.type != (list ? YAML_SEQUENCE_START_EVENT : YAML_SCALAR_EVENT))
+        return config_fail_named(r, place, path,
+                                 config_fail_value(r->err, &key, config_event_words(&r->event)));
+    if (list)
+        return config_read_captions(r, path, &source->captions);
+    int rc = config_set_scalar(r->config, source, &key, config_scalar(r), config_scalar_is_plain(r),
+                               r->folder, r->err);
+    return rc < 0 ? config_fail_named(r, place, path, rc) : 0;
+}
+
+/* One entry; the current event is its start. */
+static int read_source(struct reader *r, const char *path, struct config_source *source)
+{
+    bool given[KEY_COUNT] = {false};
+    if (r->event.type != YAML_MAPPING_START_EVENT)
+        return FAIL_HERE(r, path, "expected {source, weight, ...}, found %s",
+                         config_event_words(&r->event));
+    struct place start = config_place_of(r->event.start_mark);
+    for (;;) {
+        char inner[192];
+        const char *known[KEY_COUNT];
+        BL_TRY(config_next_event(r));
+        if (r->event.type == YAML_MAPPING_END_EVENT)
+            break;
+        if (r->event.type != YAML_SCALAR_EVENT)
+            return FAIL_HERE(r, path, "expected a key, found %s", config_event_words(&r->event));
+        snprintf(inner, sizeof inner, "%s.%.60s", path, config_scalar(r));
+        int which = find_key(config_scalar(r));
+        for (int i = 0; i < KEY_COUNT; i++)
+            known[i] = keys[i].name;
+        if (which == KEY_COUNT)
+            return config_fail_unknown(r, inner, known, KEY_COUNT);
+        if (given[which])
+            return FAIL_HERE(r, inner, "is given twice");
+        given[which] = true;
+        BL_TRY(config_next_event(r));
+        BL_TRY(read_value(r, which, inner, source));
+    }
+    if (!given[SOURCE])
+        return config_fail_named(r, start, path, bl_fail(r->err, BL_ECONFIG, "source is missing"));
+    if (given[VALIDATION] && given[VALIDATION_SOURCE] && source->validation != 0) {
+        bl_fail(r->err, BL_ECONFIG, "both validation and validation_source are given");
+        bl_error_remedy(r->err, "remove one of them");
+        return config_fail_named(r, start, path, -BL_ECONFIG);
+    }
+    return 0;
+}
+
+/* An entry as it is before its keys are read: what stays so is inherited. */
+static struct config_source *add_source(struct config_sources *list)
+{
+    if (list->count >= BL_SOURCES_MAX)
+        return NULL;
+    struct config_source *source = config_list_add(&list->at, &list->count, sizeof *source);
+    if (source)
+        *source = (struct config_source){
+            .weight = 1, .format = (enum config_format)CONFIG_INHERITED, .validation = -1};
+    return source;
+}
+
+int config_read_sources(struct reader *r, const struct config_key *key)
+{
+    struct config_sources *list = &r->config->data.sources;
+    for (;;) {
+        char path[128];
+        BL_TRY(config_next_event(r));
+        if (r->event.type == YAML_SEQUENCE_END_EVENT)
+            break;
+        snprintf(path, sizeof path, "%s[%zu]", key->path, list->count);
+        struct config_source *source = add_source(list);
+        if (!source)
+            return FAIL_HERE(r, path, "expected a list of at most %d", BL_SOURCES_MAX);
+        BL_TRY(read_source(r, path, source));
+    }
+    list->written = list->count;
+    return list->count ? 0 : FAIL_HERE(r, key->path, "expected at least one source");
+}
+
+static char *copy_of(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
+/* Moves the entry's captions to the end of the run's, where its samples' columns count. */
+static int move_captions(struct config_captions *all, struct config_source *source)
+{
+    source->caption_first = source->captions.count ? all->count : 0;
+    source->caption_count = source->captions.count ? source->captions.count : all->written;
+    for (size_t i = 0; i < source->captions.count; i++) {
+        struct config_caption *caption = config_list_add(&all->at, &all->count, sizeof *caption);
+        if (!caption)
+            return -1;
+        *caption = source->captions.at[i];
+        source->captions.at[i] = (struct config_caption){0};
+    }
+    free(source->captions.at);
+    source->captions = (struct config_captions){0};
+    return 0;
+}
+
+/* What the entry does not say is as the section says. */
+static int inherit(struct reader *r, struct config_source *source)
+{
+    struct config_data *data = &r->config->data;
+    if ((int)source->format == CONFIG_INHERITED)
+        source->format = data->format;
+    if (source->validation < 0)
+        source->validation = source->validation_source ? 0 : data->validation;
+    if (!source->image_column && data->image_column &&
+        !(source->image_column = copy_of(data->image_column)))
+        return bl_fail(r->err, BL_ENOMEM, "out of memory");
+    if (source->validation >= 1 && source->validation != floor(source->validation)) {
+        bl_fail(r->err, BL_ECONFIG,
+                "expected a fraction below 1 or a whole number of images, found %g",
+                source->validation);
+        return config_fail_named(r, r->places[config_find_key("data.sources")], "data.sources",
+                                 -BL_ECONFIG);
+    }
+    if (move_captions(&data->captions, source) == 0)
+        return 0;
+    bl_fail(r->err, BL_ECONFIG, "expected at most %d caption columns in all sources",
+            BL_CONFIG_LIST_MAX);
+    return config_fail_named(r, r->places[config_find_key("data.sources")], "data.sources",
+                             -BL_ECONFIG);
+}
+
+/* data.source as a list of one. */
+static int list_the_one(struct reader *r)
+{
+    struct config_data *data = &r->config->data;
+    struct config_source *source = add_source(&data->sources);
+    if (!source || !(source->source = copy_of(data->source)) ||
+        (data->validation_source &&
+         !(source->validation_source = copy_of(data->validation_source))))
+        return bl_fail(r->err, BL_ENOMEM, "out of memory");
+    return inherit(r, source);
+}
+
+int config_resolve_sources(struct reader *r)
+{
+    struct config_data *data = &r->config->data;
+    data->captions.written = data->captions.count;
+    if (!data->sources.written)
+        return list_the_one(r);
+    const char *other = data->source ? "data.source" : "data.validation_source";
+    if (data->source || data->validation_source) {
+        bl_fail(r->err, BL_ECONFIG, "%s is given as well", other);
+        bl_error_remedy(r->err, data->source ? "remove one of them"
+                                             : "give it inside the source whose images it holds");
+        return config_fail_named(r, r->places[config_find_key("data.sources")], "data.sources",
+                                 -BL_ECONFIG);
+    }
+    for (size_t i = 0; i < data->sources.count; i++)
+        BL_TRY(inherit(r, &data->sources.at[i]));
+    return 0;
+}
+
+/* -- printing --------------------------------------------------------------------------------- */
+
+static void print_source(FILE *out, const struct config *config, const struct config_source *source,
+                         bool places)
+{
+    const struct config_captions *captions = &config->data.captions;
+    fputs("{", out);
+    if (places) {
+        fputs("source: ", out);
+        config_print_path(out, source->source, HUB_DATASET);
+        fputs(", ", out);
+    }
+    fputs("weight: ", out);
+    config_print_real(out, source->weight);
+    fprintf(out, ", format: %s",
+            config_key_at((size_t)config_find_key("data.format"))->choices[source->format]);
+    if (source->image_column) {
+        fputs(", image_column: ", out);
+        config_print_text(out, source->image_column);
+    }
+    if (source->caption_first) {
+        fputs(", captions: ", out);
+        config_print_captions(out, captions->at + source->caption_first, source->caption_count);
+    }
+    if (source->validation_source && places) {
+        fputs(", validation_source: ", out);
+        config_print_path(out, source->validation_source, HUB_DATASET);
+    } else {
+        fputs(", validation: ", out);
+        config_print_real(out, source->validation);
+    }
+    fputs("}", out);
+}
+
+void config_print_sources(FILE *out, const struct config *config, bool places)
+{
+    const struct config_sources *list = &config->data.sources;
+    putc('[', out);
+    for (size_t i = 0; i < list->written; i++) {
+        fputs(i ? ", " : "", out);
+        print_source(out, config, &list->at[i], places);
+    }
+    putc(']', out);
+}
+
+void config_release_sources(struct config_sources *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        free(list->at[i].source);
+        free(list->at[i].image_column);
+        free(list->at[i].validation_source);
+        config_release_captions(&list->at[i].captions);
+    }
+    free(list->at);
+}
