@@ -24,7 +24,9 @@ extern "C" {
     X(LIMIT, 10, "a limit was exceeded", "make it smaller; the limit protects this machine")       \
     X(DATA, 11, "too much of the data is bad",                                                     \
       "`blipren-loader inspect RUN.yaml` shows what is dropped and why")                           \
-    X(STOPPED, 12, "stopped on request before the end", "the same command resumes from there")
+    X(STOPPED, 12, "stopped on request before the end", "the same command resumes from there")     \
+    X(TAKEN, 13, "another coordinator has taken the run over",                                     \
+      "the run continues there; RUN/lock names its host and process")
 
 enum bl_error_code {
     BL_OK = 0,

@@ -1,6 +1,7 @@
 /* common/pattern.c - PCRE2 behind pattern.h. */
 #include "common/pattern.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -45,13 +46,15 @@ void pattern_free(struct pattern **pattern)
     *pattern = NULL;
 }
 
-int pattern_find(const struct pattern *pattern, const char *text, size_t size, bool *ret,
-                 struct bl_error *err)
+/* *ret_end: where the match ends; SIZE_MAX: there is none. */
+static int match(const struct pattern *pattern, const char *text, size_t size, uint32_t options,
+                 size_t *ret_end, struct bl_error *err)
 {
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
     if (!data)
         return bl_fail(err, BL_ENOMEM, "out of memory");
-    int rc = pcre2_match(pattern->code, (PCRE2_SPTR)text, size, 0, 0, data, pattern->limits);
+    int rc = pcre2_match(pattern->code, (PCRE2_SPTR)text, size, 0, options, data, pattern->limits);
+    *ret_end = rc >= 0 ? pcre2_get_ovector_pointer(data)[1] : SIZE_MAX;
     pcre2_match_data_free(data);
     if (rc == PCRE2_ERROR_MATCHLIMIT || rc == PCRE2_ERROR_DEPTHLIMIT || rc == PCRE2_ERROR_HEAPLIMIT)
         return bl_fail(err, BL_ELIMIT, "the pattern needs too many steps on \"%.60s\"", text);
@@ -61,6 +64,23 @@ int pattern_find(const struct pattern *pattern, const char *text, size_t size, b
         return bl_fail(err, BL_EFORMAT, "the pattern cannot be matched with \"%.60s\": %s", text,
                        (const char *)message);
     }
-    *ret = rc >= 0;
+    return 0;
+}
+
+int pattern_find(const struct pattern *pattern, const char *text, size_t size, bool *ret,
+                 struct bl_error *err)
+{
+    size_t end;
+    BL_TRY(match(pattern, text, size, 0, &end, err));
+    *ret = end != SIZE_MAX;
+    return 0;
+}
+
+int pattern_at_start(const struct pattern *pattern, const char *text, size_t size, size_t *ret,
+                     struct bl_error *err)
+{
+    size_t end;
+    BL_TRY(match(pattern, text, size, PCRE2_ANCHORED, &end, err));
+    *ret = end == SIZE_MAX ? 0 : end;
     return 0;
 }

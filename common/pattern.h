@@ -17,3 +17,6 @@ void pattern_free(struct pattern **pattern);
  * the match took too long to decide. */
 int pattern_find(const struct pattern *pattern, const char *text, size_t size, bool *ret,
                  struct bl_error *err);
+/* How many bytes it takes at the very start of text; 0: it does not match there, or nothing. Errors as pattern_find. */
+int pattern_at_start(const struct pattern *pattern, const char *text, size_t size, size_t *ret,
+                     struct bl_error *err);

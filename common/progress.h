@@ -11,3 +11,8 @@
 
 void bl_progress_add(uint64_t pieces);
 uint64_t bl_progress(void);
+
+/* A thread that waits for others, in a collective, has looked for what they send: no work, but a thread that hangs does not even do
+ * that. To be called several times a second. Any thread. */
+void bl_progress_look(void);
+uint64_t bl_progress_looks(void);

@@ -14,7 +14,7 @@ enum { DIGITS = 17 };
 struct bad_samples {
     FILE *file;
     char path[4096];
-    uint64_t sample_count;
+    uint64_t sample_count, count;
     uint8_t listed[]; /* bit set over samples */
 };
 
@@ -23,6 +23,7 @@ static bool mark(struct bad_samples *list, uint64_t sample)
     uint8_t bit = (uint8_t)(1u << sample % 8);
     bool is_new = !(list->listed[sample / 8] & bit);
     list->listed[sample / 8] |= bit;
+    list->count += is_new;
     return is_new;
 }
 
@@ -41,14 +42,14 @@ static void read_listed(struct bad_samples *list)
     }
 }
 
-int bad_samples_open(const char *run_folder, uint64_t sample_count, struct bad_samples **ret,
-                     struct bl_error *err)
+int bad_samples_open(const char *run_folder, const char *name, uint64_t sample_count,
+                     struct bad_samples **ret, struct bl_error *err)
 {
     bl_autofree struct bad_samples *list = calloc(1, sizeof *list + sample_count / 8 + 1);
     if (!list)
         return bl_fail(err, BL_ENOMEM, "no memory for the list of bad samples");
     list->sample_count = sample_count;
-    BL_TRY(bl_path_join(list->path, sizeof list->path, run_folder, "bad_samples.jsonl", err));
+    BL_TRY(bl_path_join(list->path, sizeof list->path, run_folder, name, err));
     list->file = fopen(list->path, "a+e");
     if (!list->file) {
         bl_fail_errno(err, "cannot be written");
@@ -57,6 +58,11 @@ int bad_samples_open(const char *run_folder, uint64_t sample_count, struct bad_s
     read_listed(list);
     *ret = bl_take(&list);
     return 0;
+}
+
+uint64_t bad_samples_count(const struct bad_samples *list)
+{
+    return list->count;
 }
 
 int bad_samples_add(struct bad_samples *list, uint64_t sample, const char *file_name,

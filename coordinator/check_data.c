@@ -15,20 +15,19 @@ static int look_at_caption(struct check *c, const struct caption_rules *rules, u
 {
     __attribute__((cleanup(token_ids_release))) struct token_ids ids = {0};
     struct dataset_caption caption;
-    size_t first;
-    enum caption_verdict verdict;
+    struct caption_encoded encoded;
     dataset_caption(c->dataset, id, i, &caption);
-    struct caption_text text = {caption.text, caption.size, caption.column};
-    BL_TRY(caption_rules_encode(rules, &text, &ids, &first, &verdict, err));
-    if (verdict != CAPTION_KEPT || ids.count != caption.tokens ||
-        ids.ids[ids.count - 1] != c->eos || first + 2 > ids.count) {
+    struct caption_text text = dataset_caption_text(&caption);
+    BL_TRY(caption_rules_encode(rules, &text, &ids, &encoded, err));
+    size_t first = encoded.label_first, count = encoded.label_end - first;
+    if (encoded.verdict != CAPTION_KEPT || ids.count != caption.tokens ||
+        ids.ids[ids.count - 1] != c->eos || first >= encoded.label_end) {
         bl_fail(err, BL_EDATA, "sample %llu has no label or no EOS", (unsigned long long)id);
         return bl_error_file(err, c->config->data.source);
     }
     labels->captions++;
-    labels->fewest = labels->captions == 1 || ids.count - first < labels->fewest ? ids.count - first
-                                                                                 : labels->fewest;
-    labels->most = ids.count - first > labels->most ? ids.count - first : labels->most;
+    labels->fewest = labels->captions == 1 || count < labels->fewest ? count : labels->fewest;
+    labels->most = count > labels->most ? count : labels->most;
     for (size_t t = first; t + 1 < ids.count; t++)
         if (ids.ids[t] == c->eos) {
             labels->with_eos_inside++;
@@ -69,8 +68,10 @@ static void check_labels(struct check *c)
 /* Captions that the rules drop, kind by kind; samples that lose all of theirs are dataset_judge's. */
 static void check_dropped(struct check *c)
 {
-    char text[600];
+    char text[900];
     double share;
+    if (dataset_stripped_text(c->dataset, text, sizeof text))
+        check_note(c, "data", "%s", text);
     for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++) {
         if (!dataset_dropped_text(c->dataset, (enum caption_verdict)v, text, sizeof text, &share))
             continue;

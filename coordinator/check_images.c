@@ -22,10 +22,16 @@ struct look {
     uint64_t bad, first_bad; /* first_bad: the lowest sample */
     struct bl_error first;
     uint64_t damaged, first_damaged;
+    uint64_t small, first_small; /* less than data.min_side */
+};
+
+/* What is found of one picture that can be decoded. */
+struct looked {
+    bool damaged, small;
 };
 
 static int decode(const struct config_data *data, const struct dataset_sample *sample,
-                  struct parallel *run, bool *ret_damaged, struct bl_error *err)
+                  struct parallel *run, struct looked *ret, struct bl_error *err)
 {
     const struct location_patience patience = {parallel_wait, run};
     bl_autofree char *bytes = NULL;
@@ -35,7 +41,8 @@ static int decode(const struct config_data *data, const struct dataset_sample *s
                                               &bytes, &size, NULL, err) < 0;)
         BL_TRY(location_before_next_try(&sample->location, ++failures, &patience, err));
     BL_TRY(image_decode((const uint8_t *)bytes, size, data->max_pixels, &image, err));
-    *ret_damaged = image.damaged;
+    ret->damaged = image.damaged;
+    ret->small = image.width < data->min_side || image.height < data->min_side;
     return 0;
 }
 
@@ -43,6 +50,17 @@ static int decode(const struct config_data *data, const struct dataset_sample *s
 static bool is_to_be_fetched(const struct location *location, const struct bl_error *err)
 {
     return location->kind == LOCATION_URL && err->os_error == ENOENT;
+}
+
+/* One more, under the lock; *first: the lowest sample. */
+static void count_one(struct look *look, bool found, uint64_t id, uint64_t *count, uint64_t *first)
+{
+    if (!found)
+        return;
+    pthread_mutex_lock(&look->lock);
+    if (!(*count)++ || id < *first)
+        *first = id;
+    pthread_mutex_unlock(&look->lock);
 }
 
 /* A picture that is bad is counted; a host that cannot read now ends the look. */
@@ -53,14 +71,10 @@ static int look_at_image(void *context, struct parallel *run, uint64_t i, struct
     char name[4096];
     uint64_t id = i * look->step;
     dataset_sample(look->check->dataset, id, &sample);
-    bool damaged = false;
-    int rc = decode(&look->check->config->data, &sample, run, &damaged, err);
-    if (damaged) {
-        pthread_mutex_lock(&look->lock);
-        if (!look->damaged++ || id < look->first_damaged)
-            look->first_damaged = id;
-        pthread_mutex_unlock(&look->lock);
-    }
+    struct looked found = {0};
+    int rc = decode(&look->check->config->data, &sample, run, &found, err);
+    count_one(look, found.damaged, id, &look->damaged, &look->first_damaged);
+    count_one(look, found.small, id, &look->small, &look->first_small);
     if (rc == 0 || rc == -BL_ESTOPPED || location_failure_of(err) == LOCATION_PASSING)
         return rc;
     location_describe(&sample.location, name, sizeof name);
@@ -94,6 +108,21 @@ static void judge_damaged(struct check *c, const struct look *look)
                   "%llu of %llu decoded have damaged data, and pixels that the decoder made up (as "
                   "PIL's does); the first is %s",
                   (unsigned long long)look->damaged, (unsigned long long)look->count, name);
+}
+
+static void note_small(struct check *c, const struct look *look)
+{
+    struct dataset_sample sample;
+    char name[4096];
+    if (!look->small)
+        return;
+    dataset_sample(c->dataset, look->first_small, &sample);
+    location_describe(&sample.location, name, sizeof name);
+    check_note(c, "images",
+               "%llu of %llu decoded are smaller than data.min_side (%lld), and void in training; "
+               "the first is %s",
+               (unsigned long long)look->small, (unsigned long long)look->count,
+               (long long)c->config->data.min_side, name);
 }
 
 static void judge(struct check *c, const struct look *look)
@@ -138,6 +167,7 @@ void check_images(struct check *c)
     const struct parallel_work work = {look.count, look_at_image, watch, &look};
     if (check_passes(c, "images", parallel_run(&work, &err), &err)) {
         judge_damaged(c, &look);
+        note_small(c, &look);
         judge(c, &look);
     }
     pthread_mutex_destroy(&look.lock);

@@ -34,7 +34,8 @@ struct control {
     control_asked *asked;
     void *context;
     uv_pipe_t listener;
-    int folder; /* O_PATH */
+    int folder;         /* O_PATH */
+    struct stat socket; /* ours: another coordinator may have put its own in its place */
     struct client *clients;
     int count;
     bool closing;
@@ -204,7 +205,10 @@ static int bind_in(int folder)
 static void on_listener_closed(uv_handle_t *handle)
 {
     struct control *control = handle->data;
-    unlinkat(control->folder, CONTROL_NAME, 0);
+    struct stat there;
+    if (fstatat(control->folder, CONTROL_NAME, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+        there.st_ino == control->socket.st_ino && there.st_dev == control->socket.st_dev)
+        unlinkat(control->folder, CONTROL_NAME, 0);
     close(control->folder);
     control->folder = -1;
     free_if_empty(control);
@@ -226,6 +230,7 @@ int control_open(uv_loop_t *loop, const char *run_folder, control_asked *asked, 
     control->context = context;
     control->folder = folder;
     folder = -1; /* the control's from here on */
+    (void)fstatat(control->folder, CONTROL_NAME, &control->socket, AT_SYMLINK_NOFOLLOW);
     uv_pipe_init(loop, &control->listener, 0);
     control->listener.data = control;
     int rc = uv_pipe_open(&control->listener, fd);

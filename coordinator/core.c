@@ -50,10 +50,7 @@ static void settle_leaving(struct coord *c)
 {
     if (!c->leave_journaled || core_peers_present(c) > 0)
         return;
-    struct coord_action *action = core_act(c, COORD_ACTION_EXIT);
-    action->exit.code = c->exit_code;
-    action->exit.text = c->exit_text;
-    c->state = COORD_FINISHED;
+    core_exit(c, c->exit_code, c->exit_text);
 }
 
 static void settle_finished(struct coord *c)

@@ -70,6 +70,7 @@ struct coord_void { /* of Completed */
     uint32_t slot;  /* index within the micro-batch */
     uint64_t sample;
     bool unreadable; /* perhaps only on the loader's host */
+    bool asked;      /* left out by a rule: listed, and not counted as bad */
 };
 
 struct coord_event {
@@ -81,6 +82,7 @@ struct coord_event {
         struct {
             enum bl_role role;
             uint32_t capacity; /* loader: micro-batches it may hold, 1..BL_LOADER_CAPACITY_MAX */
+            uint64_t epoch;    /* of the coordinator that welcomed it last; 0: none did */
         } hello;
         /* Ready: no communicator, no assignments. Sent after Welcome once the models (index, tokenizer)
          * are open, and as the answer to End. Loaders send it once, with applied_step -1. */
@@ -91,7 +93,8 @@ struct coord_event {
             uint32_t probes, probes_good; /* loader: images it was to read, and did read rightly */
         } ended;
         struct {
-            uint64_t progress; /* grows with every piece of work the peer does */
+            uint64_t progress; /* grows with every piece of work the peer does … */
+            uint64_t looks;    /* … and this while it waits for other ranks in a collective */
         } beat;
         struct {
             uint64_t step;
@@ -125,7 +128,8 @@ struct coord_event {
             bool dead; /* the process is known to be gone: it will not come back with its state */
         } lost;
         struct {
-            uint64_t seq; /* this record and all before are on disk */
+            uint64_t seq;   /* this record and all before are on disk … */
+            uint64_t epoch; /* … and once they were, the run's epoch was this */
         } journaled;
         struct {
             struct coord_checkpoint checkpoint;
@@ -152,6 +156,7 @@ struct coord_event {
     X(SAVE, "send Save to peer")                                                                   \
     X(STOP, "send Stop to peer")                                                                   \
     X(JOURNAL, "append record to the journal; JOURNALED(seq) when it is on disk")                  \
+    X(PROBE, "look at the run's epoch; JOURNALED says what it is")                                 \
     X(VERIFY, "check the checkpoint's checksums; VERIFIED follows")                                \
     X(COMMITTED, "step is committed and on disk: write its metrics from the reports kept")         \
     X(REPORTED, "the Report being handled counts: keep it")                                        \

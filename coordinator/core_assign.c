@@ -321,7 +321,7 @@ static void count_samples(struct coord *c, const struct coord_event *e)
     }
     for (uint32_t i = 0; i < e->micro_batch.void_count; i++)
         if (mark(c->bad_samples, e->micro_batch.voids[i].sample)) {
-            c->bad++;
+            c->bad += !e->micro_batch.voids[i].asked;
             core_act(c, COORD_ACTION_BAD_SAMPLE)->void_index = i;
         }
     if (c->seen >= c->config.bad_minimum &&

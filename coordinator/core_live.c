@@ -321,6 +321,8 @@ static void record_on_disk(struct coord *c, const struct coord_record *record)
 void core_on_journaled(struct coord *c, const struct coord_event *e)
 {
     BL_ASSERT_CMP(e->journaled.seq, <, c->journal_next);
+    if (e->journaled.epoch != c->ledger.epoch)
+        return core_exit(c, BL_ETAKEN, "another coordinator has taken the run over");
     while (c->journal_first <= e->journaled.seq) {
         struct coord_record record = c->pending[c->journal_first++ % PENDING_MAX];
         record_on_disk(c, &record);

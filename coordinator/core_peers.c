@@ -165,6 +165,11 @@ static void hello_loader(struct coord *c, const struct coord_event *e)
 
 void core_on_hello(struct coord *c, const struct coord_event *e)
 {
+    if (e->hello.epoch > c->ledger.epoch) { /* no answer: it looks for the other one (J4) */
+        c->late++;
+        core_act(c, COORD_ACTION_PROBE);
+        return;
+    }
     const struct worker *w = core_worker_find(c, e->peer);
     const struct loader *l = core_loader_find(c, e->peer);
     if (w || l) {
@@ -223,6 +228,10 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
 void core_on_beat(struct coord *c, const struct coord_event *e)
 {
     struct signs *signs = signs_of(c, e->peer);
+    if (e->beat.looks > signs->looks) {
+        signs->looks = e->beat.looks;
+        signs->looks_ms = c->now_ms;
+    }
     if (e->beat.progress <= signs->progress)
         return;
     signs->progress = e->beat.progress;

@@ -103,6 +103,14 @@ void core_leave(struct coord *c, int code, const char *text)
                                           .code = (uint32_t)code});
 }
 
+void core_exit(struct coord *c, int code, const char *text)
+{
+    struct coord_action *action = core_act(c, COORD_ACTION_EXIT);
+    action->exit.code = code;
+    action->exit.text = text;
+    c->state = COORD_FINISHED;
+}
+
 void core_fail(struct coord *c, const struct worker *w, const char *text, uint64_t expected,
                uint64_t found)
 {

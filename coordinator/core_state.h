@@ -51,6 +51,7 @@ struct lease {
 struct signs {
     uint64_t heard_ms;
     uint64_t progress, progress_ms; /* the highest number told; when it grew */
+    uint64_t looks, looks_ms;       /* the same of its looking for other ranks */
 };
 
 enum phase {
@@ -262,6 +263,8 @@ bool core_is_complete(const struct coord *c);
 
 /* Ends the run: FINISH into the journal, then Stop to everyone. code: 0 or BL_E…; text is static. */
 void core_leave(struct coord *c, int code, const char *text);
+/* EXIT at once: nothing more is said or written. */
+void core_exit(struct coord *c, int code, const char *text);
 /* Why a stop is under way: the text of that leaving. */
 const char *core_stop_text(const struct coord *c);
 /* The run contradicts itself: it stops before anything is built on that (S5). */

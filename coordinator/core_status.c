@@ -119,7 +119,8 @@ static void check_worker(const struct coord *c, const struct worker *w)
     }
     BL_ASSERT_CMP(count, ==, w->lease_count);
     BL_ASSERT(w->lease_count == 0 || w->phase == MEMBER);
-    BL_ASSERT(w->phase != PLANNED || c->state == COORD_PLANNING || c->state == COORD_LEAVING);
+    BL_ASSERT(w->phase != PLANNED || c->state == COORD_PLANNING || c->state == COORD_LEAVING ||
+              c->state == COORD_FINISHED);
     if (w->phase != MEMBER || !is_live(c))
         return;
     BL_ASSERT_CMP(w->done, >=, c->issued);

@@ -85,8 +85,24 @@ static bool awaits_reduce(const struct coord *c, const struct worker *w, uint64_
     return true;
 }
 
+/* Of the ranks in an all-reduce in which nothing gets on: who hangs? One that neither looks for the others' bytes while another one
+ * does. NULL: nothing tells them apart, as with collectives that say nothing of it. */
+static struct worker *hangs_in_reduce(const struct coord *c, uint32_t wait_ms)
+{
+    struct worker *hung = NULL;
+    bool others_look = false;
+    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
+        struct worker *w = rank_worker(c, rank);
+        if (is_past(c->now_ms, latest(w->signs.looks_ms, w->signs.progress_ms), wait_ms))
+            hung = w;
+        else
+            others_look = true;
+    }
+    return others_look ? hung : NULL;
+}
+
 /* The last step's all-reduce is under way in all ranks that have not reported it, and none of them gets on. Who has not
- * reported what others have is lost; if nobody has, they all let go and try anew. */
+ * reported what others have is lost, and so is who hangs; if nobody does, they all let go and try anew. */
 static void tick_reduce(struct coord *c)
 {
     uint64_t since_ms = 0;
@@ -98,8 +114,12 @@ static void tick_reduce(struct coord *c)
         reported |= w->done > c->issued;
         since_ms = latest(since_ms, w->signs.progress_ms);
     }
-    if (!is_past(c->now_ms, since_ms, reduce_hung_after_ms(c)))
+    uint32_t wait_ms = reduce_hung_after_ms(c);
+    if (!is_past(c->now_ms, since_ms, wait_ms))
         return;
+    struct worker *hung = reported ? NULL : hangs_in_reduce(c, wait_ms);
+    if (hung)
+        return worker_stalled(c, hung, 0, "to exchange gradients in the all-reduce");
     for (uint32_t rank = 0; rank < c->plan.world && is_live(c); rank++) {
         struct worker *w = rank_worker(c, rank);
         if (w->done > c->issued)

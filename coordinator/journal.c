@@ -14,6 +14,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/random.h"
+#include "coordinator/epoch.h"
 
 #define JOURNAL_BYTES_MAX (1u << 30)
 #define LINE_MAX_BYTES 512
@@ -32,7 +33,9 @@ struct line {
 };
 
 struct journal {
-    char path[4096];
+    char run_folder[4096];
+    char path[EPOCH_PATH_MAX], own[EPOCH_PATH_MAX]; /* RUN/journal; what it is a link to */
+    uint64_t epoch;
     int fd;
     journal_written *written;
     void *context;
@@ -40,7 +43,8 @@ struct journal {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct line *first, **end;
-    bool stop;
+    bool stop, probe;
+    uint64_t written_seq;
     uint64_t batch; /* of the lines that are written and synced together; the writer's */
 };
 
@@ -132,39 +136,98 @@ static bool is_torn_batch(char *text, size_t size, uint64_t before)
     return true;
 }
 
-/* Gives every whole record to the reader; *ret_whole: bytes up to the end of the last one; *ret_batch: its batch. */
-static int read_all(const char *path, journal_reader *reader, void *context, size_t *ret_whole,
-                    uint64_t *ret_batch, struct bl_error *err)
+/* What a journal holds. */
+struct text {
+    char *bytes;
+    size_t size, whole; /* whole: up to the end of the last whole record that was read */
+    int lines;
+    uint64_t batch; /* of the last whole record */
+};
+
+static void text_release(struct text *text)
 {
-    bl_autofree char *text = NULL;
-    size_t size;
-    BL_TRY(bl_file_read(path, JOURNAL_BYTES_MAX, &text, &size, err));
-    size_t at = 0;
-    for (int number = 1; at < size; number++) {
-        char *newline = memchr(text + at, '\n', size - at);
+    free(text->bytes);
+}
+
+/* Gives the whole records that are not read yet to the reader. path: for messages. */
+static int read_on(struct text *text, const char *path, journal_reader *reader, void *context,
+                   struct bl_error *err)
+{
+    while (text->whole < text->size) {
+        char *line = text->bytes + text->whole;
+        char *newline = memchr(line, '\n', text->size - text->whole);
         if (!newline)
             break;
-        size_t next = (size_t)(newline - text) + 1;
+        size_t next = (size_t)(newline - text->bytes) + 1;
         struct coord_record record;
         uint64_t batch;
-        *newline = 0;
-        int rc = parse_line(text + at, &record, &batch, err);
+        bl_autofree char *copy = strndup(line, (size_t)(newline - line)); /* parsing changes it */
+        int rc =
+            copy ? parse_line(copy, &record, &batch, err) : bl_fail(err, BL_ENOMEM, "no memory");
         /* Without a whole record before it, it is rather no journal of ours. */
-        if (rc < 0 && at > 0 && is_torn_batch(text + next, size - next, *ret_batch))
+        if (rc < 0 && text->whole > 0 &&
+            is_torn_batch(text->bytes + next, text->size - next, text->batch))
             break;
         if (rc == 0)
             rc = reader(context, &record, err);
         if (rc < 0) {
-            bl_error_key(err, "line %d", number);
+            bl_error_key(err, "line %d", text->lines + 1);
             bl_error_remedy(err,
                             "start another run folder, or cut the journal off before this line");
             return bl_error_file(err, path);
         }
-        *ret_batch = batch ? batch : *ret_batch;
-        at = next;
+        text->batch = batch ? batch : text->batch;
+        text->whole = next;
+        text->lines++;
     }
-    *ret_whole = at;
     return 0;
+}
+
+/* Where the records so far are: RUN/journal itself if it is a file of its own, else the newest epoch's below `below`. "": there
+ * are none. */
+static int find_records(const struct journal *j, uint64_t below, char *ret, struct bl_error *err)
+{
+    struct stat there;
+    if (lstat(j->path, &there) == 0 && !S_ISLNK(there.st_mode)) {
+        memcpy(ret, j->path, EPOCH_PATH_MAX);
+        return 0;
+    }
+    return epoch_last_journal(j->run_folder, below, ret, err);
+}
+
+/* Reads the file anew, and on from where text ends. */
+static int read_file(struct text *text, const char *file, const struct journal *j,
+                     journal_reader *reader, void *context, struct bl_error *err)
+{
+    free(text->bytes);
+    text->bytes = NULL;
+    if (!*file)
+        return 0;
+    if (bl_file_read(file, JOURNAL_BYTES_MAX, &text->bytes, &text->size, err) < 0)
+        return bl_error_file(err, j->path);
+    if (text->size < text->whole) {
+        bl_fail(err, BL_EIO, "became shorter while it was read");
+        return bl_error_file(err, j->path);
+    }
+    return read_on(text, j->path, reader, context, err);
+}
+
+/* First the records are read, so that a start that they do not fit takes the run from nobody; then the epoch is claimed; then what was
+ * written meanwhile is read. All that counts was on disk before the claim (J3). */
+static int read_and_claim(struct journal *j, struct text *text, journal_reader *reader,
+                          journal_judge *judge, void *context, struct bl_error *err)
+{
+    char before[EPOCH_PATH_MAX], after[EPOCH_PATH_MAX];
+    BL_TRY(find_records(j, UINT64_MAX, before, err));
+    BL_TRY(read_file(text, before, j, reader, context, err));
+    BL_TRY(judge(context, err));
+    BL_TRY(epoch_claim(j->run_folder, &j->epoch, err));
+    BL_TRY(find_records(j, j->epoch, after, err));
+    if (strcmp(before, after) != 0) {
+        bl_fail(err, BL_ETAKEN, "another coordinator started in this run folder at the same time");
+        return bl_error_file(err, j->run_folder);
+    }
+    return read_file(text, after, j, reader, context, err);
 }
 
 /* -- writing -- */
@@ -173,7 +236,7 @@ static int read_all(const char *path, journal_reader *reader, void *context, siz
 static int check_place(const struct journal *j, struct bl_error *err)
 {
     struct stat mine, there;
-    if (fstat(j->fd, &mine) == 0 && stat(j->path, &there) == 0 && mine.st_ino == there.st_ino &&
+    if (fstat(j->fd, &mine) == 0 && stat(j->own, &there) == 0 && mine.st_ino == there.st_ino &&
         mine.st_dev == there.st_dev)
         return 0;
     bl_fail(err, BL_EIO, "the journal was removed during the run");
@@ -208,9 +271,17 @@ static int write_out(struct journal *j, const struct line *line, struct bl_error
         BL_TRY(write_whole(j, text, size, err));
     }
     if (fdatasync(j->fd) == 0)
-        return check_place(j, err);
+        return 0;
     bl_fail_errno(err, "cannot be synced to disk");
     return bl_error_file(err, j->path);
+}
+
+/* Whose the run is, now that everything written is on disk. */
+static int look_at_epoch(const struct journal *j, uint64_t *ret, struct bl_error *err)
+{
+    BL_TRY(epoch_read(j->run_folder, ret, err));
+    bool taken = *ret != j->epoch && *ret != 0; /* 0: the folder is gone */
+    return taken ? 0 : check_place(j, err);
 }
 
 static void *writer(void *argument)
@@ -219,58 +290,128 @@ static void *writer(void *argument)
     bool failed = false;
     pthread_mutex_lock(&j->lock);
     for (;;) {
-        while (!j->first && !j->stop)
+        while (!j->first && !j->stop && !j->probe)
             pthread_cond_wait(&j->changed, &j->lock);
         struct line *lines = j->first;
+        bool probe = j->probe;
+        j->probe = false;
         j->first = NULL;
         j->end = &j->first;
-        if (!lines)
+        if (!lines && !probe)
             break;
         pthread_mutex_unlock(&j->lock);
         struct bl_error err;
-        uint64_t seq = 0;
-        int rc = failed ? 0 : write_out(j, lines, &err);
+        uint64_t epoch = 0;
+        int rc = failed || !lines ? 0 : write_out(j, lines, &err);
+        if (!failed && rc == 0)
+            rc = look_at_epoch(j, &epoch, &err);
         for (struct line *line = lines, *next; line; line = next) {
             next = line->next;
-            seq = line->seq;
+            j->written_seq = line->seq;
             free(line);
         }
         if (!failed)
-            j->written(j->context, seq, rc < 0 ? &err : NULL);
-        failed = failed || rc < 0;
+            j->written(j->context, j->written_seq, epoch, rc < 0 ? &err : NULL);
+        failed = failed || rc < 0 || epoch != j->epoch;
         pthread_mutex_lock(&j->lock);
     }
     pthread_mutex_unlock(&j->lock);
     return NULL;
 }
 
-int journal_open(const char *run_folder, journal_reader *reader, journal_written *written,
-                 void *context, struct journal **ret, struct bl_error *err)
+/* RUN/journal becomes a link to this epoch's. */
+static int point_to_own(const struct journal *j, struct bl_error *err)
 {
+    char target[64], temporary[EPOCH_PATH_MAX + 8];
+    snprintf(target, sizeof target, "epochs/%llu/journal", (unsigned long long)j->epoch);
+    snprintf(temporary, sizeof temporary, "%s.new", j->path);
+    unlink(temporary);
+    if (symlink(target, temporary) < 0 || rename(temporary, j->path) < 0) {
+        bl_fail_errno(err, "cannot be written");
+        return bl_error_file(err, j->path);
+    }
+    return bl_folder_sync(j->run_folder, err);
+}
+
+/* The epoch's journal: what counts so far, and that the epoch begins. Whole before RUN/journal names it. */
+static int write_own(struct journal *j, const struct text *text, struct bl_error *err)
+{
+    bl_autowriter struct bl_file_writer file = {.fd = -1};
+    char line[LINE_MAX_BYTES];
+    compose(&(struct coord_record){.type = COORD_RECORD_EPOCH, .step = j->epoch}, ++j->batch, line);
+    BL_TRY(bl_file_writer_open(&file, j->own, err));
+    if (text->whole)
+        BL_TRY(bl_file_writer_write(&file, text->bytes, text->whole, err));
+    BL_TRY(bl_file_writer_write(&file, line, strlen(line), err));
+    BL_TRY(bl_file_writer_commit(&file, err));
+    return point_to_own(j, err);
+}
+
+/* The run is ours: nothing that this process does has left it yet. */
+static int begin(struct journal *j, const struct text *text, struct bl_error *err)
+{
+    uint64_t newest;
+    BL_TRY(write_own(j, text, err));
+    bl_autofd int fd = open(j->own, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (fd < 0) {
+        bl_fail_errno(err, "cannot be written");
+        return bl_error_file(err, j->path);
+    }
+    BL_TRY(epoch_read(j->run_folder, &newest, err));
+    if (newest != j->epoch) {
+        bl_fail(err, BL_ETAKEN, "another coordinator has taken the run over");
+        return bl_error_file(err, j->run_folder);
+    }
+    epoch_remove_journals(j->run_folder, j->epoch);
+    j->fd = fd;
+    fd = -1;
+    return 0;
+}
+
+int journal_open(const char *run_folder, journal_reader *reader, journal_judge *judge,
+                 journal_written *written, void *context, struct journal **ret,
+                 struct bl_error *err)
+{
+    __attribute__((cleanup(text_release))) struct text text = {0};
     bl_autofree struct journal *j = calloc(1, sizeof *j);
     if (!j)
         return bl_fail(err, BL_ENOMEM, "no memory for the journal");
     j->end = &j->first;
     j->written = written;
     j->context = context;
-    size_t whole = 0;
+    snprintf(j->run_folder, sizeof j->run_folder, "%s", run_folder);
     BL_TRY(bl_path_join(j->path, sizeof j->path, run_folder, "journal", err));
-    if (bl_path_is_file(j->path))
-        BL_TRY(read_all(j->path, reader, context, &whole, &j->batch, err));
-    bl_autofd int fd = open(j->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (fd < 0 || ftruncate(fd, (off_t)whole) < 0 || fsync(fd) < 0) {
-        bl_fail_errno(err, "cannot be written");
+    BL_TRY(read_and_claim(j, &text, reader, judge, context, err));
+    j->batch = text.batch;
+    epoch_journal_path(run_folder, j->epoch, j->own);
+    struct coord_record began = {.type = COORD_RECORD_EPOCH, .step = j->epoch};
+    if (reader(context, &began, err) < 0)
         return bl_error_file(err, j->path);
-    }
-    BL_TRY(bl_folder_sync(run_folder, err));
-    j->fd = fd;
+    BL_TRY(begin(j, &text, err));
     pthread_mutex_init(&j->lock, NULL);
     pthread_cond_init(&j->changed, NULL);
-    if (pthread_create(&j->thread, NULL, writer, j) != 0)
+    if (pthread_create(&j->thread, NULL, writer, j) != 0) {
+        close(j->fd);
         return bl_fail(err, BL_ENOMEM, "no thread for the journal");
-    fd = -1;
+    }
     *ret = bl_take(&j);
     return 0;
+}
+
+void journal_forget(const char *run_folder)
+{
+    char path[EPOCH_PATH_MAX];
+    epoch_remove_journals(run_folder, UINT64_MAX);
+    if (bl_path_join(path, sizeof path, run_folder, "journal", NULL) == 0)
+        unlink(path);
+}
+
+void journal_probe(struct journal *j)
+{
+    pthread_mutex_lock(&j->lock);
+    j->probe = true;
+    pthread_cond_signal(&j->changed);
+    pthread_mutex_unlock(&j->lock);
 }
 
 void journal_append(struct journal *j, uint64_t seq, const struct coord_record *record)

@@ -90,7 +90,8 @@ static int apply_commit(struct coord_ledger *ledger, const struct coord_record *
 int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *record,
                        struct bl_error *err)
 {
-    if (ledger->started != (record->type != COORD_RECORD_START))
+    bool begins = record->type == COORD_RECORD_START, any_time = record->type == COORD_RECORD_EPOCH;
+    if (!any_time && ledger->started == begins)
         return contradiction(err, "records before START", !ledger->started, ledger->started);
     uint32_t i = checkpoint_find(ledger, record->step);
     switch (record->type) {
@@ -128,6 +129,11 @@ int coord_ledger_apply(struct coord_ledger *ledger, const struct coord_record *r
         return 0;
     case COORD_RECORD_FINISH:
         ledger->finished = true;
+        return 0;
+    case COORD_RECORD_EPOCH:
+        if (record->step <= ledger->epoch)
+            return contradiction(err, "next epoch", ledger->epoch + 1, record->step);
+        ledger->epoch = record->step;
         return 0;
     case COORD_RECORD_COUNT:
         break;

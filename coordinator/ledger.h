@@ -28,7 +28,8 @@ void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CH
     X(CHECKPOINT, "a checkpoint is whole on disk")                                                 \
     X(DAMAGED, "a registered checkpoint failed its checksums")                                     \
     X(REMOVED, "a registered checkpoint is older than what is kept")                               \
-    X(FINISH, "every process was told to leave")
+    X(FINISH, "every process was told to leave")                                                   \
+    X(EPOCH, "a coordinator started: what came before is another's")
 enum coord_record_type {
 #define X(name, effect) COORD_RECORD_##name,
     COORD_RECORDS(X)
@@ -41,7 +42,7 @@ struct coord_record {
     enum coord_record_type type;
     uint64_t
         generation; /* GENERATION, COMMIT; of the checkpoint: REWIND, CHECKPOINT, DAMAGED, REMOVED */
-    uint64_t step;  /* COMMIT: 0-based step; otherwise steps done */
+    uint64_t step;  /* COMMIT: 0-based step; EPOCH: its number; otherwise steps done */
     /* COMMIT: of the batch indices trained; START: of what the plan cannot change */
     uint64_t digest;
     uint32_t world;     /* GENERATION */
@@ -52,6 +53,8 @@ struct coord_record {
 /* What the journal says: the fold of its records, and nothing else. */
 struct coord_ledger {
     bool started;
+    uint64_t
+        epoch; /* of the coordinator whose records are the latest; 0: of a version without epochs */
     uint64_t generation; /* highest planned */
     uint32_t world;      /* of that */
     uint64_t formed;     /* highest generation known to have been formed: older states are dead */

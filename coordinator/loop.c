@@ -13,6 +13,7 @@
 #include "common/notify.h"
 #include "common/size.h"
 #include "coordinator/curves.h"
+#include "coordinator/epoch.h"
 #include "coordinator/loop_state.h"
 #include "coordinator/progress.h"
 #include "coordinator/registry.h"
@@ -78,6 +79,12 @@ static void log_unsaved(const struct loop *l, struct coord_checkpoint checkpoint
            checkpoint.step, saved ? ": " : "", saved ? l->handled->saved->error : "");
 }
 
+static void probe(struct loop *l)
+{
+    l->probed_ms = uv_now(&l->uv);
+    journal_probe(l->journal);
+}
+
 static void carry_out(struct loop *l, const struct coord_action *a)
 {
     const struct peer *peer;
@@ -88,6 +95,9 @@ static void carry_out(struct loop *l, const struct coord_action *a)
         break;
     case COORD_ACTION_JOURNAL:
         journal_append(l->journal, a->journal.seq, &a->journal.record);
+        break;
+    case COORD_ACTION_PROBE:
+        probe(l);
         break;
     case COORD_ACTION_VERIFY:
         loop_verify(l, a->checkpoint, on_verified);
@@ -158,10 +168,28 @@ static void carry_out_all(struct loop *l, const struct coord_actions *actions)
     }
 }
 
+/* A process that stood still for long may have lost the run meanwhile (J4): it looks before it does anything. That blocks the
+ * loop, which has just been away for longer. */
+static bool is_taken(struct loop *l)
+{
+    uint64_t now_ms = uv_now(&l->uv), away_ms = now_ms - l->stepped_ms, epoch;
+    bool was_away = l->stepped_ms && (double)away_ms > l->config->cluster.patience_s * 1000;
+    struct bl_error err;
+    l->stepped_ms = now_ms;
+    if (!was_away || epoch_read(l->config->run_dir, &epoch, &err) < 0 ||
+        epoch == coord_ledger(l->core)->epoch)
+        return false;
+    bl_fail(&err, BL_ETAKEN,
+            "another coordinator has taken the run over while this process stood still for %.1f s",
+            (double)away_ms / 1000);
+    fail(l, &err);
+    return true;
+}
+
 /* One event into the core, at the loop's time, and its actions carried out. Nothing once the loop ends. */
 static void step(struct loop *l, struct coord_event *event)
 {
-    if (l->leaving)
+    if (l->leaving || is_taken(l))
         return;
     event->now_ms = uv_now(&l->uv);
     carry_out_all(l, coord_step(l->core, event));
@@ -284,6 +312,8 @@ static void on_tick(uv_timer_t *timer)
         peers_each(l->peers, loop_pulse_one, l);
     drop_unreachable(l);
     bl_log_counts();
+    if ((double)(uv_now(&l->uv) - l->probed_ms) > l->config->cluster.patience_s * 1000)
+        probe(l);
     step(l, &event);
     if (!l->leaving && loop_has_old_checkpoints(l)) {
         struct coord_event prune = {
@@ -305,7 +335,7 @@ static void on_draw(uv_timer_t *timer)
         children_watch(l->children);
 }
 
-static void written(void *context, uint64_t seq, const struct bl_error *err)
+static void written(void *context, uint64_t seq, uint64_t epoch, const struct bl_error *err)
 {
     struct loop *l = context;
     pthread_mutex_lock(&l->lock);
@@ -313,6 +343,7 @@ static void written(void *context, uint64_t seq, const struct bl_error *err)
         l->journal_error = *err;
     else
         l->journaled_seq = seq;
+    l->journaled_epoch = epoch;
     pthread_mutex_unlock(&l->lock);
     uv_async_send(&l->journaled);
 }
@@ -321,7 +352,8 @@ static void on_journaled(uv_async_t *async)
 {
     struct loop *l = async->data;
     pthread_mutex_lock(&l->lock);
-    struct coord_event event = {.type = COORD_EVENT_JOURNALED, .journaled = {l->journaled_seq}};
+    struct coord_event event = {.type = COORD_EVENT_JOURNALED,
+                                .journaled = {l->journaled_seq, l->journaled_epoch}};
     struct bl_error err = l->journal_error;
     pthread_mutex_unlock(&l->lock);
     if (err.code)
@@ -422,11 +454,12 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
 }
 
 /* A run goes on with the data it began with. */
-static int compare_data(const struct loop *l, struct bl_error *err)
+static int compare_data(void *context, struct bl_error *err)
 {
+    const struct loop *l = context;
     char hex[65];
     const struct coord_ledger *ledger = coord_ledger(l->core);
-    if (!ledger->checkpoint_count)
+    if (loop_embeds(l) || !ledger->checkpoint_count)
         return 0;
     bl_hex(dataset_fingerprint(l->dataset), 32, hex);
     if (registry_fits_data(l->config->run_dir, ledger->checkpoints[ledger->checkpoint_count - 1],
@@ -455,7 +488,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     if (l->options->local && (uint32_t)l->options->workers > config.workers_wanted)
         config.workers_wanted = (uint32_t)l->options->workers;
     BL_TRY(coord_new(&config, &l->core, err));
-    BL_TRY(journal_open(c->run_dir, replay, written, l, &l->journal, err));
+    BL_TRY(journal_open(c->run_dir, replay, compare_data, written, l, &l->journal, err));
     if (loop_embeds(l))
         return 0;
     const struct coord_ledger *ledger = coord_ledger(l->core);
@@ -463,7 +496,6 @@ static int open_core(struct loop *l, struct bl_error *err)
     if (ledger->started)
         bl_log(BL_LOG_INFO, "resuming at step=%" PRIu64 " of %" PRIu64, ledger->committed,
                l->plan.steps);
-    BL_TRY(compare_data(l, err));
     if (c->train.keep_best)
         BL_TRY(best_read(c->run_dir, &l->best, err));
     else
@@ -589,6 +621,7 @@ static void close_all(struct loop *l)
     metrics_close(&l->metrics);
     coord_free(&l->core);
     bad_samples_close(&l->bad_samples);
+    bad_samples_close(&l->damaged);
     dataset_free(&l->dataset);
     free(l->train_ids);
     free(l->validate_ids);
@@ -619,6 +652,11 @@ static void finish(struct loop *l)
     const struct coord_ledger *ledger = coord_ledger(l->core);
     progress_end();
     loop_answer_end(l);
+    if (l->error.code == BL_ETAKEN) {
+        bl_error_file(&l->error, l->config->run_dir);
+        return; /* the run folder is another's */
+    }
+    loop_say_damaged(l);
     if (loop_embeds(l)) {
         if (!l->error.code && loop_embed_finish(l, &err) < 0)
             l->error = err;

@@ -16,6 +16,7 @@ struct coordinator_options {
     const char *device;   /* of its workers: their --device; NULL: auto */
     const char *keys;     /* --keys: cluster.keys for this start; NULL: not given */
     bool insecure;        /* --insecure: cluster.insecure for this start */
+    bool take_over;       /* the folder's lock may be held by a coordinator that hangs */
 };
 
 /* Trains or embeds, or goes on with it, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a

@@ -34,7 +34,6 @@ int loop_embed_choose_folder(struct loop *l, struct bl_error *err)
  * other data is not gone on with; shards that fit count all the same. */
 int loop_embed_begin_anew(struct loop *l, struct bl_error *err)
 {
-    static const char *const names[] = {"journal", "run-id"};
     char path[4096], hex[65];
     uint8_t hash[32];
     bl_autosha256 sha = {0};
@@ -50,11 +49,10 @@ int loop_embed_begin_anew(struct loop *l, struct bl_error *err)
         BL_TRY(bl_file_read(path, 64, &before, &size, err));
     if (before && !strcmp(before, hex))
         return 0;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char old[4096];
-        BL_TRY(bl_path_join(old, sizeof old, l->config->run_dir, names[i], err));
-        unlink(old);
-    }
+    char id[4096];
+    BL_TRY(bl_path_join(id, sizeof id, l->config->run_dir, "run-id", err));
+    unlink(id);
+    journal_forget(l->config->run_dir);
     return bl_file_write(path, hex, strlen(hex), err);
 }
 

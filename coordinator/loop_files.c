@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "common/cleanup.h"
 #include "common/data/indexing.h"
 #include "common/file.h"
 #include "common/program.h"
@@ -136,10 +137,48 @@ void loop_bad_sample(struct loop *l, uint32_t index)
         return;
     dataset_sample(l->dataset, slot->sample, &sample);
     location_describe(&sample.location, image, sizeof image);
-    bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample, image,
-           slot->reason);
+    if (!slot->asked)
+        bl_log(BL_LOG_WARNING, "bad sample=%" PRIu64 " file=%s: %s; ignoring", slot->sample, image,
+               slot->reason);
+    else if (!l->left_out++)
+        bl_log(BL_LOG_INFO,
+               "left out sample=%" PRIu64 " file=%s: %s; more of them are only listed, in "
+               "bad_samples.jsonl",
+               slot->sample, image, slot->reason);
     if (bad_samples_add(l->bad_samples, slot->sample, image, slot->reason, &err) < 0)
         bl_log_error(&err); /* a line less; ignoring */
+}
+
+void loop_damaged_images(struct loop *l, const Blipren__Completed *completed)
+{
+    struct dataset_sample sample;
+    struct bl_error err;
+    char image[4096];
+    for (size_t i = 0; i < completed->n_damaged; i++) {
+        uint64_t id = completed->damaged[i], before = bad_samples_count(l->damaged);
+        if (id >= dataset_samples(l->dataset))
+            continue;
+        dataset_sample(l->dataset, id, &sample);
+        location_describe(&sample.location, image, sizeof image);
+        if (bad_samples_add(l->damaged, id, image, "damaged data", &err) < 0)
+            bl_log_error(&err); /* a line less; ignoring */
+        if (before == 0 && bad_samples_count(l->damaged))
+            bl_log(
+                BL_LOG_WARNING,
+                "%s has damaged data; it is used with the pixels that could be decoded, the others "
+                "filled in as PIL does. More such images are only listed in "
+                "%s/" DAMAGED_IMAGES_FILE,
+                image, l->config->run_dir);
+    }
+}
+
+void loop_say_damaged(const struct loop *l)
+{
+    uint64_t count = l->damaged ? bad_samples_count(l->damaged) : 0;
+    if (count)
+        bl_log(BL_LOG_WARNING,
+               "%" PRIu64 " of the images used have damaged data: %s/" DAMAGED_IMAGES_FILE, count,
+               l->config->run_dir);
 }
 
 /* Who has the run, for people and `blipren-coord status` on other hosts: "HOST PID". */
@@ -151,24 +190,33 @@ static void write_owner(int fd)
         dprintf(fd, "%s %d\n", host, (int)getpid());
 }
 
-/* One coordinator a run folder. */
+/* Keeps a second coordinator from starting by mistake, where the file system has locks. What makes it harmless is the epoch
+ * (coordinator/epoch.h). Who takes over makes a lock of its own: the one before may hold the old one for ever. */
 static int lock_run(struct loop *l, struct bl_error *err)
 {
     char path[4096];
     BL_TRY(bl_folder_make(l->config->run_dir, err));
     BL_TRY(bl_path_join(path, sizeof path, l->config->run_dir, "lock", err));
-    l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0) {
-        write_owner(l->lock_fd);
-        return 0;
+    for (bool again = l->options->take_over;; again = false) {
+        l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+            write_owner(l->lock_fd);
+            return 0;
+        }
+        if (l->lock_fd < 0 || errno != EWOULDBLOCK) {
+            bl_fail_errno(err, "cannot be locked");
+            return bl_error_file(err, path);
+        }
+        if (!again)
+            break;
+        close(l->lock_fd);
+        unlink(path);
     }
-    if (l->lock_fd >= 0 && errno == EWOULDBLOCK) {
-        bl_fail(err, BL_EUSAGE, "another coordinator works in this run folder");
-        bl_error_remedy(err, "stop it first, or choose another run_dir");
-        return bl_error_file(err, l->config->run_dir);
-    }
-    bl_fail_errno(err, "cannot be locked");
-    return bl_error_file(err, path);
+    bl_fail(err, BL_EUSAGE, "another coordinator works in this run folder");
+    bl_error_remedy(err,
+                    "stop it first, or choose another run_dir; if it hangs or cannot be reached, "
+                    "give --take-over");
+    return bl_error_file(err, l->config->run_dir);
 }
 
 /* config.yaml of the run folder: may the run go on under what is asked now? */
@@ -207,8 +255,12 @@ int loop_write_endpoint(struct loop *l, struct bl_error *err)
 void loop_remove_endpoint(struct loop *l)
 {
     char path[4096];
-    if (l->endpoint[0] &&
-        bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", NULL) == 0)
+    bl_autofree char *text = NULL;
+    size_t size, length = strlen(l->endpoint);
+    if (!length || bl_path_join(path, sizeof path, l->config->run_dir, "endpoint", NULL) < 0 ||
+        bl_file_read(path, SOCKET_ENDPOINT_MAX, &text, &size, NULL) < 0)
+        return;
+    if (size > length && strncmp(text, l->endpoint, length) == 0 && text[length] == '\n')
         unlink(path); /* or it is an old one: nobody answers there */
 }
 
@@ -236,7 +288,7 @@ static void choose_probe(struct loop *l)
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
-    char text[600];
+    char text[900];
     double share;
     bool reused;
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
@@ -250,6 +302,8 @@ static int prepare_data(struct loop *l, struct bl_error *err)
            l->plan.validate_samples, reused ? " (index reused)" : "");
     if (dataset_split_text(l->dataset, text, sizeof text))
         bl_log(BL_LOG_INFO, "data %s", text);
+    if (dataset_stripped_text(l->dataset, text, sizeof text))
+        bl_log(BL_LOG_INFO, "%s", text);
     for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++)
         if (dataset_dropped_text(l->dataset, (enum caption_verdict)v, text, sizeof text, &share))
             bl_log(share > l->config->data.max_bad_fraction ? BL_LOG_WARNING : BL_LOG_INFO, "%s",
@@ -296,5 +350,8 @@ int loop_open_files(struct loop *l, struct bl_error *err)
         BL_TRY(loop_find_cache(l, err));
     }
     BL_TRY(run_id(l->config->run_dir, true, l->run, err));
-    return bad_samples_open(l->config->run_dir, dataset_samples(l->dataset), &l->bad_samples, err);
+    BL_TRY(bad_samples_open(l->config->run_dir, BAD_SAMPLES_FILE, dataset_samples(l->dataset),
+                            &l->bad_samples, err));
+    return bad_samples_open(l->config->run_dir, DAMAGED_IMAGES_FILE, dataset_samples(l->dataset),
+                            &l->damaged, err);
 }

@@ -93,6 +93,7 @@ static bool take_hello(struct loop *l, struct peer *peer, const Blipren__Envelop
     e->type = COORD_EVENT_HELLO;
     e->hello.role = peer->role;
     e->hello.capacity = m->hello->capacity;
+    e->hello.epoch = m->epoch;
     if (is_new)
         bl_log_peer(BL_LOG_INFO, peer->name, "peer=%s joins as %s", peer->name,
                     peer->role == BL_ROLE_WORKER ? "worker" : "loader");
@@ -154,6 +155,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         snprintf(peer->waiting, sizeof peer->waiting, "%s", m->beat->waiting);
         e->type = COORD_EVENT_BEAT;
         e->beat.progress = m->beat->progress;
+        e->beat.looks = m->beat->looks;
         return true;
     case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
         e->type = COORD_EVENT_RENDEZVOUS;
@@ -201,9 +203,9 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         take_micro_batch(e, COORD_EVENT_COMPLETED, m->completed->kind, m->completed->step,
                          m->completed->micro_batch);
         for (size_t i = 0; i < m->completed->n_voids; i++)
-            scratch->voids[i] =
-                (struct coord_void){m->completed->voids[i]->slot, m->completed->voids[i]->sample,
-                                    m->completed->voids[i]->unreadable};
+            scratch->voids[i] = (struct coord_void){
+                m->completed->voids[i]->slot, m->completed->voids[i]->sample,
+                m->completed->voids[i]->unreadable, m->completed->voids[i]->asked};
         e->micro_batch.withheld = m->completed->withheld;
         if (m->completed->withheld && m->completed->n_voids)
             bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s cannot read sample=%" PRIu64 ": %s",
@@ -212,6 +214,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         if (e->micro_batch.unshipped)
             bl_log_peer(BL_LOG_WARNING, peer->name, "peer=%s cannot ship: %s", peer->name,
                         m->completed->error);
+        loop_damaged_images(l, m->completed);
         e->micro_batch.void_count = (uint32_t)m->completed->n_voids;
         e->micro_batch.voids = scratch->voids;
         return true;

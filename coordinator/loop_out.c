@@ -13,6 +13,7 @@ static void send_to(struct loop *l, struct peer *peer, uint64_t generation, Blip
     e->version = BL_PROTOCOL_VERSION;
     e->generation = generation;
     e->peer = l->incarnation;
+    e->epoch = coord_ledger(l->core)->epoch;
     e->run = (ProtobufCBinaryData){sizeof l->run, l->run};
     wire_pack(e, &data, &size);
     /* The next tick tells the core that it is lost. */

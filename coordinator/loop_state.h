@@ -85,10 +85,12 @@ struct loop {
     struct peers *peers;
     struct children *children;
     struct control *control; /* NULL: the run folder's file system has no sockets */
-    struct bad_samples *bad_samples;
+    struct bad_samples *bad_samples, *damaged;
+    uint64_t left_out; /* of bad_samples, those that a rule leaves out (data.min_side), since the start */
 
     pthread_mutex_t lock;
     uint64_t journaled_seq;        /* under the lock, from the journal's thread */
+    uint64_t journaled_epoch;      /* under the lock */
     struct bl_error journal_error; /* under the lock */
 
     const Blipren__Envelope *handled; /* the message being handled … */
@@ -107,6 +109,7 @@ struct loop {
     uint32_t notes_said, notes_cut; /* … so many, and so many left out */
     char blame[400];                /* the last of them that may be why the run ends */
     int stops;                      /* signals taken */
+    uint64_t probed_ms, stepped_ms; /* the run's epoch was asked for; the core had its last event */
     int probe_ticks;                /* until everyone gets a Pulse; 0: no need */
     bool letting_go;                /* Stop was said: whoever ends does so because of it */
     bool leaving;
@@ -173,10 +176,15 @@ bool loop_has_old_checkpoints(const struct loop *l);
 void loop_register(struct loop *l, struct coord_checkpoint checkpoint);
 /* Into bad_samples.jsonl and the log: void slot `index` of the Completed being handled. */
 void loop_bad_sample(struct loop *l, uint32_t index);
+/* Into damaged_images.jsonl, the first into the log too: what a loader says of images that it shipped. */
+void loop_damaged_images(struct loop *l, const Blipren__Completed *completed);
+/* At the end: how many there are, if any. */
+void loop_say_damaged(const struct loop *l);
 /* What the peers will read. A start that failed before leaves the old one. */
 int loop_write_config(struct loop *l, struct bl_error *err);
 /* RUN/endpoint: where this coordinator listens, for who joins by the run folder. */
 int loop_write_endpoint(struct loop *l, struct bl_error *err);
+/* Unless another coordinator has written its own there. */
 void loop_remove_endpoint(struct loop *l);
 /* Configuration checked, run folder locked and compared, data indexed. close_all() in loop.c releases what is there. */
 int loop_open_files(struct loop *l, struct bl_error *err);

@@ -33,6 +33,9 @@ static const char usage[] =
     "  --cluster     start none: workers and loaders on other hosts join by\n"
     "                `blipren-worker --coord tcp://HOST:PORT` and `blipren-loader --coord "
     "tcp://HOST:PORT`\n"
+    "  --take-over   take the run from a coordinator that still holds its folder, but hangs or is "
+    "cut "
+    "off\n"
     "  --bind ADDR   listen at this address instead of cluster.bind\n"
     "  --keys DIR    the cluster's keys, which keygen made: needed beyond this machine\n"
     "  --insecure    go without them: nothing is encrypted or authenticated\n"
@@ -93,6 +96,7 @@ static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--bind", ARGUMENT_TEXT, &options.bind, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
+        {"--take-over", ARGUMENT_FLAG, &options.take_over, 0, 0},
         {"--plan", ARGUMENT_FLAG, &options.plan, 0, 0},
         {0},
     };

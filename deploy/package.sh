@@ -1,6 +1,7 @@
 #!/bin/sh
-# deploy/package.sh [FOLDER] - builds the Debian package from this repository's files into FOLDER (default: the current folder). It
-# installs nothing: deploy/setup.sh, and debhelper and fakeroot from Debian, must be there.
+# deploy/package.sh [FOLDER] - builds the Debian packages from this repository's files into FOLDER (default: the current folder):
+# blipren, and blipren-cuda where nvcc is (DEB_BUILD_PROFILES=pkg.blipren.nocuda leaves it out). It installs nothing: deploy/setup.sh,
+# and debhelper and fakeroot from Debian, must be there.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(mkdir -p "${1:-.}" && cd "${1:-.}" && pwd)
@@ -22,6 +23,7 @@ version=$(sed -n "s/^  version: '\(.*\)',/\1/p" meson.build)
     exit 1
 }
 [ ! -d "${CCACHE_DIR:-$HOME/.cache/ccache}" ] || export CCACHE_DIR="${CCACHE_DIR:-$HOME/.cache/ccache}"
+command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || export DEB_BUILD_PROFILES="${DEB_BUILD_PROFILES:-} pkg.blipren.nocuda"
 DEB_BUILD_OPTIONS="parallel=${DEB_BUILD_JOBS:-$(nproc)}" dpkg-buildpackage --build=full --no-sign >"$work/build.log" 2>&1 || {
     tail -n 60 "$work/build.log" >&2
     exit 1

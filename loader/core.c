@@ -103,7 +103,7 @@ static const struct core_member_calls member_calls = {call_connect, call_open,  
 
 static void on_welcome(struct loader *l, const struct loader_event *e)
 {
-    core_member_welcome(&l->member, e->welcome.patience_ms);
+    core_member_welcome(&l->member, e->welcome.patience_ms, e->epoch);
 }
 
 static void on_refuse(struct loader *l, const struct loader_event *e)
@@ -184,7 +184,7 @@ const struct loader_actions *loader_step(struct loader *l, const struct loader_e
 {
     BL_ASSERT_CMP(e->type, <, LOADER_EVENT_COUNT);
     l->actions.count = 0;
-    if (core_member_admit(&l->member, source_of(e->type), e->link, e->now_ms) &&
+    if (core_member_admit(&l->member, source_of(e->type), e->link, e->epoch, e->now_ms) &&
         core_member_apply(&l->member, rules[e->type][l->state], e->type, l->state))
         handlers[e->type](l, e);
     return &l->actions;

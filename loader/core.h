@@ -44,6 +44,7 @@ struct loader_event {
     uint64_t now_ms;     /* monotonic */
     uint64_t link;       /* messages of the coordinator, LOST: the connection */
     uint64_t generation; /* of the message's envelope */
+    uint64_t epoch;      /* messages of the coordinator: which one's, from the envelope */
     union {
         struct {
             uint32_t patience_ms;

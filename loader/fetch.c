@@ -93,6 +93,7 @@ static bool wait_a_while(void *context, uint32_t ms)
 static void make_void(struct fetch_slot *slot, const struct bl_error *err)
 {
     slot->bad = true;
+    slot->asked = sample_is_left_out(err);
     slot->unreadable = location_failure_of(err) == LOCATION_UNREADABLE;
     snprintf(slot->reason, sizeof slot->reason, "%s", err->text);
     wire_text(slot->reason);
@@ -133,7 +134,9 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         slot->tokens = info.tokens;
         slot->prefix = info.prefix;
         slot->label_first = info.label_first;
+        slot->label_end = info.label_end;
         slot->image_hash = info.image_hash;
+        slot->damaged = info.damaged;
         g->good++;
     }
     g->pixels_size = g->good * image_bytes;

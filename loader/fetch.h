@@ -24,10 +24,12 @@ struct fetch_slot {
     uint32_t epoch;
     bool missing; /* known to be void: it is not fetched again */
     bool bad;     /* nothing below but unreadable and reason */
+    bool asked;   /* bad, since a rule of the configuration leaves it out */
     bool
         unreadable; /* bad, perhaps only on this host (loader/sample.h): another loader may read it */
-    uint32_t tokens, prefix, label_first; /* as in proto/data.proto, Slot */
+    uint32_t tokens, prefix, label_first, label_end; /* as in proto/data.proto, Slot */
     uint64_t image_hash;
+    bool damaged;                  /* made, of a picture whose data is damaged */
     char reason[FETCH_REASON_MAX]; /* what was wrong, one line of UTF-8 */
 };
 

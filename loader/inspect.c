@@ -5,6 +5,7 @@
 #include "common/config/config.h"
 #include "common/data/dataset.h"
 #include "common/data/indexing.h"
+#include "common/limits.h"
 #include "common/models/hf.h"
 #include "common/size.h"
 #include "common/tokenizer/tokenizer.h"
@@ -26,14 +27,16 @@ static unsigned long long u(uint64_t n)
 
 /* -- counts ----------------------------------------------------------------------------------- */
 
-static void print_examples(const struct inspection *in, bool is_caption, uint32_t verdict)
+/* rule: those of this rule, or FILTERS_NONE for those of none. */
+static void print_examples(const struct inspection *in, bool is_caption, uint32_t verdict,
+                           uint32_t rule)
 {
     for (uint32_t i = 0; i < dataset_example_count(in->dataset); i++) {
         struct dataset_example example;
         dataset_example(in->dataset, i, &example);
-        if (example.is_caption != is_caption || example.verdict != verdict)
+        if (example.is_caption != is_caption || example.verdict != verdict || example.rule != rule)
             continue;
-        char line[1024];
+        char line[1600];
         snprintf(line, sizeof line, "%s", example.text);
         utf8_clean(line);
         fprintf(in->out, "             %s\n", line);
@@ -54,7 +57,7 @@ static void print_samples(const struct inspection *in)
             continue;
         fprintf(in->out, "  %8llu  left out: %s\n", u(dataset_sample_verdicts(d, verdict)),
                 dataset_verdict_words(verdict));
-        print_examples(in, false, verdict);
+        print_examples(in, false, verdict, FILTERS_NONE);
     }
 }
 
@@ -72,10 +75,24 @@ static void print_passed(const struct inspection *in)
     }
 }
 
+/* The rules of a verdict's list with what each of them did, with examples. */
+static void print_rules(const struct inspection *in, enum caption_verdict verdict)
+{
+    enum dataset_rules list = dataset_rules_of(verdict);
+    for (uint32_t i = 0; list < DATASET_RULES_COUNT && i < BL_CONFIG_LIST_MAX; i++) {
+        char rule[300];
+        if (!dataset_rule_text(in->config, list, i, rule, sizeof rule))
+            return;
+        fprintf(in->out, "  %8llu    %s\n", u(dataset_rule_count(in->dataset, list, i)), rule);
+        print_examples(in, true, verdict, i);
+    }
+}
+
 static void print_captions(const struct inspection *in)
 {
     const struct dataset *d = in->dataset;
     fprintf(in->out, "captions\n  %8llu  kept\n", u(dataset_caption_verdicts(d, CAPTION_KEPT)));
+    print_rules(in, CAPTION_KEPT);
     for (int v = CAPTION_KEPT + 1; v < CAPTION_VERDICT_COUNT; v++) {
         enum caption_verdict verdict = (enum caption_verdict)v;
         const char *key = caption_verdict_key(verdict);
@@ -83,7 +100,8 @@ static void print_captions(const struct inspection *in)
             continue;
         fprintf(in->out, "  %8llu  dropped: %s%s%s%s\n", u(dataset_caption_verdicts(d, verdict)),
                 caption_verdict_words(verdict), key ? " (" : "", key ? key : "", key ? ")" : "");
-        print_examples(in, true, verdict);
+        print_examples(in, true, verdict, FILTERS_NONE);
+        print_rules(in, verdict);
     }
 }
 
@@ -153,30 +171,37 @@ static void print_bos(const struct inspection *in, enum config_bos place)
         print_token(in, "BOS", bos[0]);
 }
 
+/* What a token is: trained, or context of a kind. */
+static const char *mark_of(const struct caption_encoded *encoded, size_t t)
+{
+    if (t >= encoded->label_first && t < encoded->label_end)
+        return "label";
+    return t < encoded->prompt ? "prefix" : t < encoded->caption_first ? "trace" : "text";
+}
+
 /* The language model's input for one caption, from first to last position. */
 static int print_example(const struct inspection *in, uint64_t id, uint32_t i, struct bl_error *err)
 {
     __attribute__((cleanup(token_ids_release))) struct token_ids ids = {0};
     struct dataset_sample sample;
     struct dataset_caption caption;
-    size_t label_first;
-    enum caption_verdict verdict;
+    struct caption_encoded encoded;
     char image[4096];
     dataset_sample(in->dataset, id, &sample);
     location_describe(&sample.location, image, sizeof image);
     utf8_clean(image);
     dataset_caption(in->dataset, id, i, &caption);
-    struct caption_text text = {caption.text, caption.size, caption.column};
-    BL_TRY(caption_rules_encode(in->rules, &text, &ids, &label_first, &verdict, err));
-    BL_ASSERT_CMP(verdict, ==, CAPTION_KEPT); /* the index was made by the same rules */
+    struct caption_text text = dataset_caption_text(&caption);
+    BL_TRY(caption_rules_encode(in->rules, &text, &ids, &encoded, err));
+    BL_ASSERT_CMP(encoded.verdict, ==, CAPTION_KEPT); /* the index was made by the same rules */
     fprintf(in->out, "sample %llu, %s, %s\n", u(id),
             sample.split == DATASET_TRAIN ? "train" : "validation", image);
     print_bos(in, CONFIG_BOS_FIRST);
     fprintf(in->out, "    image   %7lld  positions\n", (long long)in->config->qformer.queries);
     print_bos(in, CONFIG_BOS_AFTER_IMAGE);
     for (size_t t = 0; t + 1 < ids.count; t++)
-        print_token(in, t < label_first ? "prefix" : "label", ids.ids[t]);
-    print_token(in, "EOS", ids.ids[ids.count - 1]);
+        print_token(in, mark_of(&encoded, t), ids.ids[t]);
+    print_token(in, encoded.label_end == ids.count ? "EOS" : "eos", ids.ids[ids.count - 1]);
     return 0;
 }
 
@@ -206,7 +231,7 @@ static int print_some(const struct inspection *in, struct bl_error *err)
     uint32_t which = 0;
     if (!dataset_samples(d))
         return 0;
-    fputs("examples (prefix: context; label and EOS: trained): the first of each split, and the "
+    fputs("examples (label and EOS: trained; all else: context): the first of each split, and the "
           "longest\n",
           in->out);
     for (int split = 0; split < DATASET_SPLIT_COUNT; split++)

@@ -115,8 +115,18 @@ static void fill_voids(const struct fetch_micro_batch *g, Blipren__VoidSlot *voi
         voids[n].slot = i;
         voids[n].sample = slot->sample;
         voids[n].unreadable = slot->unreadable;
+        voids[n].asked = slot->asked;
         voids[n++].reason = slot->reason;
     }
+}
+
+static size_t fill_damaged(const struct fetch_micro_batch *g, uint64_t *samples)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->slots[i].damaged)
+            samples[n++] = g->slots[i].sample;
+    return n;
 }
 
 static void send_completed(struct loop *l, const struct loader_action *a)
@@ -127,7 +137,8 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     size_t count = g ? g->count - g->good : 0;
     bl_autofree Blipren__VoidSlot *voids = calloc(count + 1, sizeof *voids);
     bl_autofree Blipren__VoidSlot **list = calloc(count + 1, sizeof *list);
-    BL_ASSERT(voids && list);
+    bl_autofree uint64_t *damaged = calloc(g ? g->good + 1 : 1, sizeof *damaged);
+    BL_ASSERT(voids && list && damaged);
     if (g)
         fill_voids(g, voids, count);
     for (size_t i = 0; i < count; i++)
@@ -140,6 +151,8 @@ static void send_completed(struct loop *l, const struct loader_action *a)
     completed.withheld = o->withheld;
     completed.n_voids = count;
     completed.voids = list;
+    completed.n_damaged = g ? fill_damaged(g, damaged) : 0;
+    completed.damaged = damaged;
     WIRE_ENVELOPE(e, COMPLETED, completed) = &completed;
     member_send(&l->member, a->generation, &e);
 }
@@ -181,6 +194,7 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
         slots[i].tokens = from->tokens;
         slots[i].prefix = from->prefix;
         slots[i].label_first = from->label_first;
+        slots[i].label_end = from->label_end;
         slots[i].image_hash = from->image_hash;
         list[i] = &slots[i];
     }
@@ -410,6 +424,7 @@ static int on_message(void *context, const Blipren__Envelope *m, struct bl_error
     struct loader_event event = {.type = LOADER_EVENT_ASSIGNMENT,
                                  .link = l->member.link,
                                  .generation = m->generation,
+                                 .epoch = m->epoch,
                                  .assignment = {.kind = (enum bl_kind)m->assignment->kind,
                                                 .step = m->assignment->step,
                                                 .micro_batch = m->assignment->micro_batch,
@@ -438,7 +453,8 @@ static void on_event(void *context, const struct member_event *from)
     struct loop *l = context;
     struct loader_event event = {.type = (enum loader_event_type)from->type,
                                  .link = from->link,
-                                 .generation = from->generation};
+                                 .generation = from->generation,
+                                 .epoch = from->epoch};
     if (from->type == MEMBER_EVENT_WELCOME)
         event.welcome.patience_ms = from->patience_ms;
     if (from->type == MEMBER_EVENT_STOP)
@@ -572,7 +588,7 @@ int loader_run(const struct loader_options *options, struct bl_error *err)
     static const struct member_calls calls = {on_event, on_message, on_woken};
     struct loop l = {.options = options};
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_LOADER,
-                                    .endpoint = options->endpoint,
+                                    .coordinator = options->coordinator,
                                     .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,

@@ -7,15 +7,15 @@
 #include "common/error.h"
 
 struct loader_options {
-    const char *endpoint; /* of the coordinator */
-    const char *name;     /* for people; NULL: host:pid */
-    const char *keys;     /* folder of the cluster's keys; NULL: none */
-    bool insecure;        /* coordinator and workers may be on other machines without them */
-    int threads;          /* that make micro-batches, one each; 0: all cores */
-    int capacity;         /* micro-batches it may hold; 0: two for each thread */
-    int parent;           /* process to die with; 0: none */
-    unsigned patience_s;  /* without a coordinator for so long: leave */
-    unsigned grace_s;     /* after a signal, at most: go on */
+    const char *coordinator; /* its addresses, or a file of them (proto/coordinators.h) */
+    const char *name;        /* for people; NULL: host:pid */
+    const char *keys;        /* folder of the cluster's keys; NULL: none */
+    bool insecure;           /* coordinator and workers may be on other machines without them */
+    int threads;             /* that make micro-batches, one each; 0: all cores */
+    int capacity;            /* micro-batches it may hold; 0: two for each thread */
+    int parent;              /* process to die with; 0: none */
+    unsigned patience_s;     /* without a coordinator for so long: leave */
+    unsigned grace_s;        /* after a signal, at most: go on */
 };
 
 /* Runs until the coordinator says stop. 0, or the failure that ended it. */

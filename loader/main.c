@@ -21,7 +21,8 @@ static const char usage[] =
     "       blipren-loader preprocess --model DIR IMAGE...      images as the vision model sees "
     "them\n"
     "\n"
-    "  --coord URL     where the coordinator listens\n"
+    "  --coord URL     where the coordinator listens; several with commas, or a file that has "
+    "them\n"
     "  --keys DIR      the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
     "beyond this machine\n"
     "  --insecure      go without them: nothing is encrypted or authenticated\n"
@@ -88,7 +89,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     int64_t threads = 0, capacity = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
-        {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
+        {"--coord", ARGUMENT_TEXT, &options.coordinator, 0, 0},
         {"--name", ARGUMENT_TEXT, &options.name, 0, 0},
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
@@ -104,7 +105,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
         bl_fail(err, BL_EUSAGE, "unexpected argument %.100s", argv[1]);
         return bl_error_remedy(err, "--help says how this program is used");
     }
-    if (!options.endpoint)
+    if (!options.coordinator)
         return wrong_usage(err, "--coord tcp://HOST:PORT or a subcommand");
     options.threads = (int)threads;
     options.capacity = (int)capacity;

@@ -53,11 +53,13 @@ static int read_image(struct preprocess *p, const char *image, struct outcome *r
                       struct bl_error *err)
 {
     bl_autofree char *data = NULL;
+    struct image_facts facts;
     uint8_t hash[32];
     size_t size = 0;
     BL_TRY(bl_file_read(image, BL_IMAGE_FILE_BYTES_MAX, &data, &size, err));
-    BL_TRY(image_processor_run(&p->processor, (const uint8_t *)data, size, p->pixels, &ret->width,
-                               &ret->height, err));
+    BL_TRY(image_processor_run(&p->processor, (const uint8_t *)data, size, p->pixels, &facts, err));
+    ret->width = facts.width;
+    ret->height = facts.height;
     bl_sha256(p->pixels, (size_t)p->processor.side * p->processor.side * 3, hash);
     bl_hex(hash, sizeof hash, ret->sha256);
     return 0;

@@ -237,12 +237,20 @@ static int read_image(const struct sample_source *s, uint64_t id,
 
 /* -- a sample --------------------------------------------------------------------------------- */
 
+bool sample_is_left_out(const struct bl_error *err)
+{
+    return !strcmp(err->key, "data.min_side");
+}
+
 static int make_pixels(const struct sample_source *s, uint64_t id,
-                       const struct dataset_sample *sample, uint8_t *pixels, struct bl_error *err)
+                       const struct dataset_sample *sample, uint8_t *pixels, bool *ret_damaged,
+                       struct bl_error *err)
 {
     bl_autofree char *data = NULL;
+    struct image_facts facts;
     size_t size = 0;
     uint64_t row;
+    *ret_damaged = false;
     enum features_found found =
         s->cache ? features_find(s->cache, sample->hash, &row) : FEATURES_ROW;
     if (found == FEATURES_VOID)
@@ -252,23 +260,31 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     if (s->cache)
         return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
-    return image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, NULL, NULL, err);
+    BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &facts, err));
+    *ret_damaged = facts.damaged;
+    const int64_t width = facts.width, height = facts.height, least = s->config->data.min_side;
+    if (width >= least && height >= least)
+        return 0;
+    bl_fail(err, BL_EFORMAT, "%lld x %lld pixels, less than data.min_side (%lld)", (long long)width,
+            (long long)height, (long long)least);
+    return bl_error_key(err, "data.min_side");
 }
 
 static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
                     struct token_ids *ids, struct sample_info *ret, struct bl_error *err)
 {
     struct dataset_caption caption;
-    enum caption_verdict verdict;
-    size_t before = ids->count, label_first;
+    struct caption_encoded encoded;
+    size_t before = ids->count;
     dataset_choose(s->dataset, id, (uint64_t)s->config->seed, epoch, &caption);
-    struct caption_text text = {caption.text, caption.size, caption.column};
-    BL_TRY(caption_rules_encode(s->rules, &text, ids, &label_first, &verdict, err));
-    if (verdict != CAPTION_KEPT)
+    struct caption_text text = dataset_caption_text(&caption);
+    BL_TRY(caption_rules_encode(s->rules, &text, ids, &encoded, err));
+    if (encoded.verdict != CAPTION_KEPT)
         return bl_fail(err, BL_EDATA, "its caption is %s, though it was indexed",
-                       caption_verdict_words(verdict));
+                       caption_verdict_words(encoded.verdict));
     ret->tokens = (uint32_t)(ids->count - before);
-    ret->label_first = (uint32_t)label_first;
+    ret->label_first = (uint32_t)encoded.label_first;
+    ret->label_end = encoded.label_end == ret->tokens ? 0 : (uint32_t)encoded.label_end;
     ret->prefix = s->prefixes[caption.column];
     return 0;
 }
@@ -281,7 +297,7 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
     size_t before = ids->count;
     dataset_sample(s->dataset, id, &sample);
     for (unsigned failures = 0;;) {
-        int rc = make_pixels(s, id, &sample, pixels, err);
+        int rc = make_pixels(s, id, &sample, pixels, &info.damaged, err);
         if (rc == 0)
             rc = make_ids(s, id, epoch, ids, &info, err);
         if (rc == 0)

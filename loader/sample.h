@@ -11,6 +11,7 @@
  *                        process ends with the error, which names the file or the URL. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/data/captions.h"
@@ -42,8 +43,9 @@ size_t sample_image_bytes(const struct sample_source *source);
 void sample_describe(const struct sample_source *source, uint64_t id, char *ret, size_t size);
 
 struct sample_info {
-    uint32_t tokens, prefix, label_first; /* as in proto/data.proto, Slot */
+    uint32_t tokens, prefix, label_first, label_end; /* as in proto/data.proto, Slot */
     uint64_t image_hash;
+    bool damaged; /* some of its pixels are made up (struct image) */
 };
 
 /* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3; of a cached run none), appends the ids of the
@@ -52,6 +54,9 @@ struct sample_info {
  * before; *err, which must not be NULL, says whose it is (above). -BL_ESTOPPED: wait returned false. */
 int sample_make(const struct sample_source *source, uint64_t id, uint32_t epoch, uint8_t *pixels,
                 struct token_ids *ids, struct sample_info *ret, struct bl_error *err);
+
+/* Whether a failure of sample_make is a rule's that leaves the sample out (data.min_side). */
+bool sample_is_left_out(const struct bl_error *err);
 
 /* The sample will be made: what is at a URL is fetched from now on. Returns at once. */
 int sample_want(const struct sample_source *source, uint64_t id, struct bl_error *err);

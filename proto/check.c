@@ -197,6 +197,7 @@ static int check_completed(const Blipren__Completed *m, struct bl_error *err)
 {
     BL_TRY(check_kind(m->kind, "Completed.kind", err));
     CHECK_RANGE(m->n_voids, 0, BL_MICRO_BATCH_SLOTS_MAX, "Completed.voids");
+    CHECK_RANGE(m->n_damaged, 0, BL_MICRO_BATCH_SLOTS_MAX, "Completed.damaged");
     for (size_t i = 0; i < m->n_voids; i++)
         CHECK_RANGE(m->voids[i]->slot, i ? m->voids[i - 1]->slot + 1 : 0,
                     BL_MICRO_BATCH_SLOTS_MAX - 1, "Completed.voids.slot");
@@ -297,6 +298,8 @@ static int check_slot(const Blipren__Slot *s, struct bl_error *err)
     long long last = s->bad ? 0 : (long long)s->tokens - 1; /* one label at least */
     CHECK_RANGE(s->prefix, 0, last, "Slot.prefix");
     CHECK_RANGE(s->label_first, 0, last, "Slot.label_first");
+    if (s->label_end)
+        CHECK_RANGE(s->label_end, s->label_first + 1, s->tokens, "Slot.label_end");
     return 0;
 }
 

@@ -41,7 +41,7 @@ void core_member_start(struct core_member *m, uint64_t now_ms)
 }
 
 bool core_member_admit(struct core_member *m, enum core_source source, uint64_t link,
-                       uint64_t now_ms)
+                       uint64_t epoch, uint64_t now_ms)
 {
     if (now_ms > m->now_ms)
         m->now_ms = now_ms;
@@ -50,6 +50,11 @@ bool core_member_admit(struct core_member *m, enum core_source source, uint64_t 
     bool link_is_dead = !m->linked && m->state != MEMBER_JOINING;
     if (link != m->link || link_is_dead) {
         m->late++;
+        return false;
+    }
+    if (source == SOURCE_MESSAGE && epoch < m->epoch) { /* J4 */
+        m->late++;
+        core_member_lost(m);
         return false;
     }
     if (source == SOURCE_MESSAGE)
@@ -75,10 +80,11 @@ bool core_member_apply(struct core_member *m, enum core_rule rule, int type, int
     return false;
 }
 
-void core_member_welcome(struct core_member *m, uint32_t patience_ms)
+void core_member_welcome(struct core_member *m, uint32_t patience_ms, uint64_t epoch)
 {
     if (patience_ms < BL_PATIENCE_MS_MIN)
         return core_member_wrong(m);
+    m->epoch = epoch;
     m->linked = true;
     m->timing = bl_timing_of(patience_ms);
     m->beat_ms = m->now_ms + m->timing.heartbeat_ms;

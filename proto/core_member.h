@@ -27,7 +27,8 @@ enum member_event_type {
 struct member_event {
     enum member_event_type type;
     uint64_t link;        /* messages of the coordinator, LOST: the connection */
-    uint64_t generation;  /* of the message's envelope */
+    uint64_t generation;  /* of the message's envelope … */
+    uint64_t epoch;       /* … and of the coordinator that sent it */
     uint32_t patience_ms; /* WELCOME */
     int code;             /* STOP: what the run ended with, positive BL_E…; 0 = complete */
 };
@@ -77,8 +78,9 @@ struct core_member {
     enum core_member_state state;
     uint64_t now_ms; /* the newest event's */
     uint64_t heard_ms, beat_ms, connect_ms, away_ms;
-    uint64_t link;        /* number of the newest connection */
-    bool linked;          /* Welcome came on it, and it is not lost */
+    uint64_t link;  /* number of the newest connection */
+    uint64_t epoch; /* of the coordinator that welcomed it last; none of an older one is heard */
+    bool linked;    /* Welcome came on it, and it is not lost */
     bool opening, opened; /* OPEN was emitted; it is done */
     uint64_t late, violations;
 };
@@ -90,14 +92,15 @@ void core_member_init(struct core_member *member, const struct core_member_confi
 void core_member_start(struct core_member *member, uint64_t now_ms);
 
 /* Takes note of an event's time, and of a message as a sign of life. False: the event is a message of a connection that is
- * not the living one, or its loss, and is to be dropped. */
+ * not the living one, or its loss, and is to be dropped; or a message of a coordinator from which another one has taken the run
+ * over since (J4): then the connection is given up. */
 enum core_source { SOURCE_MESSAGE, SOURCE_LINK, SOURCE_OWN };
 bool core_member_admit(struct core_member *member, enum core_source source, uint64_t link,
-                       uint64_t now_ms);
+                       uint64_t epoch, uint64_t now_ms);
 /* True: the event is to be handled. Else its rule was applied here; type and state are for the assert's message. */
 bool core_member_apply(struct core_member *member, enum core_rule rule, int type, int state);
 
-void core_member_welcome(struct core_member *member, uint32_t patience_ms);
+void core_member_welcome(struct core_member *member, uint32_t patience_ms, uint64_t epoch);
 void core_member_opened(struct core_member *member);
 void core_member_lost(struct core_member *member);
 void core_member_tick(struct core_member *member);

@@ -27,6 +27,7 @@ void member_send(struct member *m, uint64_t generation, Blipren__Envelope *e)
     e->version = BL_PROTOCOL_VERSION;
     e->generation = generation;
     e->peer = m->incarnation;
+    e->epoch = m->epoch;
     if (m->run_known)
         e->run = (ProtobufCBinaryData){sizeof m->run, m->run};
     wire_pack(e, &data, &size);
@@ -112,7 +113,7 @@ void member_exit(struct member *m, int code, const char *text)
             bl_fail(&m->error, (enum bl_error_code)code, "%s", text);
         if (code != BL_ESTOPPED)
             bl_error_remedy(&m->error, "see that peer's own log");
-        bl_error_peer(&m->error, m->options.endpoint);
+        bl_error_peer(&m->error, m->endpoint);
     }
     member_leave(m);
 }
@@ -131,6 +132,7 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     memcpy(m->run, e->run.data, RUN_ID_BYTES);
     m->run_known = true;
     m->welcomed = true;
+    m->epoch = e->epoch;
     m->malformed.code = BL_OK;
     m->patience_ms = e->welcome->patience_ms;
     /* At most BL_PROBE_SAMPLES_MAX, as proto/check.c saw; an empty list is NULL. */
@@ -148,13 +150,13 @@ static void take_refuse(struct member *m, const Blipren__Refuse *refuse)
 {
     bl_fail(&m->error, BL_EPEER, "refused: %.400s", refuse->text);
     bl_error_remedy(&m->error, "%.200s", refuse->remedy);
-    bl_error_peer(&m->error, m->options.endpoint);
+    bl_error_peer(&m->error, m->endpoint);
 }
 
 /* Is it one of every member's messages? Then *ret has what the rules need of it. */
 static bool translate(const struct member *m, const Blipren__Envelope *e, struct member_event *ret)
 {
-    *ret = (struct member_event){.link = m->link, .generation = e->generation};
+    *ret = (struct member_event){.link = m->link, .generation = e->generation, .epoch = e->epoch};
     switch (e->body_case) {
     case BLIPREN__ENVELOPE__BODY_WELCOME:
         ret->type = MEMBER_EVENT_WELCOME;
@@ -183,9 +185,15 @@ static int handle(struct member *m, const Blipren__Envelope *e, struct bl_error 
     struct member_event event;
     if (!translate(m, e, &event))
         return m->options.calls->message(m->options.context, e, err);
-    if (event.type == MEMBER_EVENT_WELCOME)
+    bool outdated = e->epoch < m->epoch; /* the rules turn away from it (J4) */
+    if (outdated)
+        bl_log_peer(BL_LOG_WARNING, m->endpoint,
+                    "the coordinator at %s is of epoch %llu, and the run is at epoch %llu already: "
+                    "looking for the other one",
+                    m->endpoint, (unsigned long long)e->epoch, (unsigned long long)m->epoch);
+    if (event.type == MEMBER_EVENT_WELCOME && !outdated)
         BL_TRY(take_welcome(m, e, err));
-    if (event.type == MEMBER_EVENT_REFUSE)
+    if (event.type == MEMBER_EVENT_REFUSE && !outdated)
         take_refuse(m, e->refuse);
     m->options.calls->event(m->options.context, &event);
     return 0;
@@ -203,7 +211,7 @@ static void on_lost(void *member)
 /* A malformed message: the connection is closed, and the rules make a new one (W2). */
 static void give_up_connection(struct member *m, const struct bl_error *why)
 {
-    bl_log_peer(BL_LOG_WARNING, m->options.endpoint,
+    bl_log_peer(BL_LOG_WARNING, m->endpoint,
                 "malformed message of the coordinator, connection closed: %s%s%s", why->key,
                 why->key[0] ? ": " : "", why->text);
     m->malformed = *why;
@@ -225,7 +233,7 @@ static void on_control(void *member, const struct wire_id *from, struct wire_fra
     if (rc == -BL_EPROTO) {
         give_up_connection(m, &err);
     } else if (rc < 0) {
-        bl_error_peer(&err, m->options.endpoint);
+        bl_error_peer(&err, m->endpoint);
         member_fail(m, &err);
     }
     if (e)
@@ -240,8 +248,13 @@ void member_connect(struct member *m, uint64_t link)
     m->welcomed = false;
     wire_socket_close(&m->control, 0);
     m->link = link;
-    if (wire_dealer(&m->uv, m->zmq, m->options.endpoint, &id, on_control, on_lost, m, &m->control,
-                    &err) < 0)
+    if (coordinators_next(&m->coordinators, m->endpoint, &err) < 0) {
+        bl_log_peer(BL_LOG_WARNING, m->options.coordinator, "%s: %s; trying again",
+                    m->options.coordinator, err.text);
+        return;
+    }
+    if (wire_dealer(&m->uv, m->zmq, m->endpoint, &id, on_control, on_lost, m, &m->control, &err) <
+        0)
         member_fail(m, &err);
 }
 
@@ -342,10 +355,11 @@ int member_open(struct member *m, const struct member_options *options, struct b
     name_yourself(m);
     start_handles(m);
     /* a coordinator that starts us was told already */
-    if (wire_check_endpoint(options->endpoint,
-                            options->keys || options->insecure || options->parent, err) < 0)
+    if (coordinators_open(&m->coordinators, options->coordinator,
+                          options->keys || options->insecure || options->parent, m->endpoint,
+                          err) < 0)
         return bl_error_key(err, "--coord");
-    if (!options->keys && !wire_is_loopback(options->endpoint))
+    if (!options->keys && m->endpoint[0] && !wire_is_loopback(m->endpoint))
         bl_log(BL_LOG_WARNING,
                "security=none: connections are neither encrypted nor authenticated");
     if (wire_context_open(options->keys, &m->zmq, err) < 0)

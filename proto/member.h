@@ -11,6 +11,7 @@
 
 #include "common/error.h"
 #include "common/data/run.h"
+#include "proto/coordinators.h"
 #include "proto/core_member.h"
 #include "proto/socket.h"
 #include "proto/wire.h"
@@ -32,10 +33,11 @@ struct member_calls {
 
 struct member_options {
     Blipren__Role role;
-    const char *endpoint; /* of the coordinator */
-    const char *keys;     /* folder of the cluster's keys; NULL: none */
-    bool insecure;        /* the coordinator may be on another machine without them */
-    unsigned patience_s;  /* without a coordinator for so long: leave */
+    const char
+        *coordinator;    /* --coord: its addresses, or a file that names them (coordinators.h) */
+    const char *keys;    /* folder of the cluster's keys; NULL: none */
+    bool insecure;       /* the coordinator may be on another machine without them */
+    unsigned patience_s; /* without a coordinator for so long: leave */
     unsigned
         grace_s; /* asked to leave by a signal: go on for so long, or to the run's end; 0: leave at once */
     const char *name; /* for people; NULL: host:pid */
@@ -55,11 +57,15 @@ struct member {
     int signal_count;
     struct wire_context *zmq; /* for the program's other sockets too */
     struct wire_socket *control;
+    struct coordinators coordinators;
+    char endpoint
+        [SOCKET_ENDPOINT_MAX]; /* of the coordinator that it is, or was last, connected to */
 
     char name[128], build[160];
     uint64_t incarnation, link; /* of this process, of its newest connection */
     bool run_known;             /* then these are the run's, for ever */
     uint8_t run[RUN_ID_BYTES];
+    uint64_t epoch; /* of the coordinator that welcomed it last; 0: none did */
     char run_folder[4096];
     enum bl_kind run_kind;
     char cache_tower[65];                 /* "": the run takes no features from a cache */
@@ -91,8 +97,9 @@ void member_close(struct member *m);
 /* Any thread: calls->woken on the loop's. Takes any pointer, so that it can be a callback. */
 void member_wake(void *member);
 
-/* A new connection, whose number is `link`, in place of the one before; what that had not sent yet is dropped. A failure
- * ends the process. */
+/* A new connection, whose number is `link`, in place of the one before, to the coordinator's next address; what that had not sent
+ * yet is dropped. While the file of addresses has none there is no connection, and the rules try again. Another failure ends the
+ * process. */
 void member_connect(struct member *m, uint64_t link);
 
 /* Fills in who sends, and sends. A connection that is full or lost shows as silence, which the rules deal with. */

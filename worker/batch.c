@@ -61,12 +61,14 @@ static size_t read_slots(const Blipren__BatchHeader *h, struct batch *b)
         b->digest += bl_sample_term(index, s->sample);
         if (s->bad)
             continue;
-        b->slots[b->good++] = (struct batch_slot){.sample = s->sample,
-                                                  .image_hash = s->image_hash,
-                                                  .index = (int32_t)index,
-                                                  .tokens = (int32_t)s->tokens,
-                                                  .prefix = (int32_t)s->prefix,
-                                                  .label_first = (int32_t)s->label_first};
+        b->slots[b->good++] =
+            (struct batch_slot){.sample = s->sample,
+                                .image_hash = s->image_hash,
+                                .index = (int32_t)index,
+                                .tokens = (int32_t)s->tokens,
+                                .prefix = (int32_t)s->prefix,
+                                .label_first = (int32_t)s->label_first,
+                                .label_end = (int32_t)(s->label_end ? s->label_end : s->tokens)};
         tokens += s->tokens;
     }
     return tokens;

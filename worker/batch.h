@@ -19,7 +19,7 @@ enum batch_kind {
 struct batch_slot {
     uint64_t sample, image_hash;
     int32_t index; /* in the step's global batch, or in the validation set */
-    int32_t tokens, prefix, label_first;
+    int32_t tokens, prefix, label_first, label_end;
 };
 
 struct batch {

@@ -7,6 +7,7 @@
 #include "common/cleanup.h"
 #include "common/hash.h"
 #include "common/json.h"
+#include "common/limits.h"
 #include "common/log.h"
 #include "common/size.h"
 #include "worker/commands.h"
@@ -15,6 +16,7 @@
 #include "worker/attention_map.h"
 #include "worker/caption_input.h"
 #include "worker/caption_output.h"
+#include "worker/caption_trace.h"
 
 #define BATCH_IMAGES 16
 #define PROMPT_TOKENS_MAX 4096
@@ -31,6 +33,11 @@ const char command_caption_usage[] =
     "  --top-p P          with --temperature: sample from the likeliest tokens of this mass (1)\n"
     "  --seed N           of sampling (0)\n"
     "  --max-new N        tokens of a caption at most (the run's train.max_new_tokens)\n"
+    "  --max-trace N      where captions have traces: tokens of a trace at most, not counted by "
+    "--max-new (0: they are)\n"
+    "  --show-trace       print the trace before the caption, which is otherwise cut; with --json "
+    "as "
+    "trace\n"
     "  --json             a line of JSON for each image: file_name, caption, token_ids, ended\n"
     "  --list FILE        more images: a path on each line, or a line of JSON with file_name\n"
     "  --out FILE.jsonl   append lines as of --json to FILE, leaving out images that have one "
@@ -49,7 +56,8 @@ struct caption_job {
     struct captioner_generation how;
     int32_t eos[8];
     struct token_ids prompt;
-    bool json;
+    struct caption_trace_end trace;
+    bool json, show_trace;
     struct attention_map *map; /* NULL: none */
     struct caption_input input;
     size_t *wanted; /* of its paths: those to caption now */
@@ -61,13 +69,16 @@ struct caption_job {
 
 /* -- one batch -- */
 
-/* A line stays one line, whatever a file's name holds and the model says. */
-static void print_line(const char *path, const char *text, bool ended)
+/* A line stays one line, whatever a file's name holds and the model says. trace NULL: it is not shown. */
+static void print_line(const char *path, const char *trace, const char *text, bool ended)
 {
-    const char *parts[] = {path, "\t", text};
-    for (int i = 0; i < 3; i++)
-        for (const char *c = parts[i]; *c; c++)
-            putchar(i != 1 && (unsigned char)*c < 0x20 ? ' ' : *c);
+    const char *parts[] = {path, trace, text};
+    for (int i = 0; i < 3; i++) {
+        for (const char *c = parts[i]; c && *c; c++)
+            putchar((unsigned char)*c < 0x20 ? ' ' : *c);
+        if (i < 2 && parts[i])
+            putchar('\t');
+    }
     puts(ended ? "" : " […]");
 }
 
@@ -87,20 +98,21 @@ static int print_failure(struct caption_job *job, const char *path, const struct
 }
 
 static int print_caption(struct caption_job *job, const char *path,
-                         const struct captioner_caption *c, const char *text, struct bl_error *err)
+                         const struct captioner_caption *c, const char *trace, const char *text,
+                         struct bl_error *err)
 {
     if (!job->json) {
-        print_line(path, text, c->ended);
+        print_line(path, job->show_trace ? trace : NULL, text, c->ended);
         return 0;
     }
     json_t *ids = json_array();
     for (int32_t i = 0; i < c->count; i++)
         json_array_append_new(ids, json_integer(c->ids[i]));
-    return caption_output_put(&job->output,
-                              json_pack("{s:o, s:o, s:o, s:b}", "file_name", bl_json_text(path),
-                                        "caption", bl_json_text(text), "token_ids", ids, "ended",
-                                        c->ended),
-                              err);
+    json_t *line = json_pack("{s:o, s:o, s:o, s:b}", "file_name", bl_json_text(path), "caption",
+                             bl_json_text(text), "token_ids", ids, "ended", c->ended);
+    if (job->show_trace && line)
+        BL_TRY(bl_json_put(line, "trace", bl_json_text(trace), err));
+    return caption_output_put(&job->output, line, err);
 }
 
 /* Images in their order; those that could be read have pixels, one after the other. */
@@ -150,14 +162,11 @@ static int show_caption(struct caption_job *job, const struct caption_batch *bat
                         const char *path, const struct captioner_caption *caption,
                         struct bl_error *err)
 {
-    bl_autofree char *text = NULL;
-    size_t size;
-    BL_TRY(tokenizer_decode(job->in.tokenizer, caption->ids, (size_t)caption->count, true, &text,
-                            err));
-    const char *stripped = caption_strip(text, strlen(text), &size);
-    text[(size_t)(stripped - text) + size] = 0;
-    BL_TRY(print_caption(job, path, caption, stripped, err));
-    return job->map ? attention_map_add(job->map, b, batch->pixels, path, stripped, err) : 0;
+    bl_autofree char *trace = NULL, *text = NULL;
+    BL_TRY(
+        caption_trace_split(&job->trace, caption->ids, (size_t)caption->count, &trace, &text, err));
+    BL_TRY(print_caption(job, path, caption, trace, text, err));
+    return job->map ? attention_map_add(job->map, b, batch->pixels, path, text, err) : 0;
 }
 
 /* A line for each image, in their order. */
@@ -165,7 +174,7 @@ static int caption_batch(struct caption_job *job, const struct caption_batch *ba
                          struct bl_error *err)
 {
     struct captioner_caption captions[BATCH_IMAGES];
-    int32_t max_new = job->how.max_new;
+    int32_t max_new = job->how.max_trace + job->how.max_new;
     bl_autofree int32_t *new_ids =
         calloc((size_t)(batch->B + 1) * (size_t)max_new, sizeof *new_ids);
     if (!new_ids || job->prompt.count > PROMPT_TOKENS_MAX)
@@ -212,8 +221,22 @@ static int caption_all(struct caption_job *job, struct bl_error *err)
 
 /* -- the command -- */
 
+static int open_trace(struct caption_job *job, int64_t max_trace, struct bl_error *err)
+{
+    const struct config_caption *column = &job->in.config->data.captions.at[0];
+    BL_TRY(caption_trace_open(&job->trace, job->in.tokenizer, column, err));
+    job->how.max_trace = (int32_t)max_trace;
+    job->how.close = job->trace.ids.ids;
+    job->how.close_count = (int32_t)job->trace.ids.count;
+    if (column->trace || (!max_trace && !job->show_trace))
+        return 0;
+    bl_fail(err, BL_EUSAGE, "the run's first captions have no trace");
+    bl_error_remedy(err, "leave it out");
+    return bl_error_key(err, max_trace ? "--max-trace" : "--show-trace");
+}
+
 static int open_job(struct caption_job *job, const struct inference_options *open,
-                    const char *prefix, int64_t max_new, struct bl_error *err)
+                    const char *prefix, int64_t max_new, int64_t max_trace, struct bl_error *err)
 {
     BL_TRY(inference_open(open, &job->in, err));
     const struct config *config = job->in.config;
@@ -221,6 +244,7 @@ static int open_job(struct caption_job *job, const struct inference_options *ope
                        &job->how.eos_count, err));
     job->how.eos = job->eos;
     job->how.max_new = (int32_t)(max_new ? max_new : config->train.max_new_tokens);
+    BL_TRY(open_trace(job, max_trace, err));
     return caption_prompt(job->in.tokenizer,
                           caption_prefix_of(&config->data.captions.at[0], prefix), &job->prompt,
                           err);
@@ -248,10 +272,11 @@ static void digest_settings(struct caption_job *job, const struct inference_opti
     uint8_t hash[32];
     const struct captioner_generation *how = &job->how;
     const struct config_caption *column = &job->in.config->data.captions.at[0];
-    snprintf(text, sizeof text, "%s %d %s %d %g %g %llu %d %s|%s", job->in.state.weights_sha256,
-             open->ema, open->precision ? open->precision : "", how->beams,
-             (double)how->temperature, (double)how->top_p, (unsigned long long)how->seed,
-             how->max_new, column->join, prefix ? prefix : column->prefix);
+    snprintf(text, sizeof text, "%s %d %s %d %g %g %llu %d %d %d %s|%s",
+             job->in.state.weights_sha256, open->ema, open->precision ? open->precision : "",
+             how->beams, (double)how->temperature, (double)how->top_p,
+             (unsigned long long)how->seed, how->max_new, how->max_trace, job->show_trace,
+             column->join, prefix ? prefix : column->prefix);
     bl_sha256(text, strlen(text), hash);
     bl_hex(hash, sizeof hash, hex);
     snprintf(job->settings, sizeof job->settings, "%.16s", hex);
@@ -289,7 +314,7 @@ int command_caption(int argc, char **argv, struct bl_error *err)
     struct inference_options open = {0};
     struct caption_job job = {0};
     const char *prefix = NULL, *attention = NULL, *queries = "0,1,2,3", *list = NULL, *out = NULL;
-    int64_t beam = 1, seed = 0, max_new = 0;
+    int64_t beam = 1, seed = 0, max_new = 0, max_trace = 0;
     double temperature = 0, top_p = 1;
     int rest;
     const struct argument table[] = {
@@ -300,6 +325,8 @@ int command_caption(int argc, char **argv, struct bl_error *err)
         {"--top-p", ARGUMENT_NUMBER, &top_p, 0, 1},
         {"--seed", ARGUMENT_WHOLE, &seed, 0, 1e15},
         {"--max-new", ARGUMENT_WHOLE, &max_new, 1, 4096},
+        {"--max-trace", ARGUMENT_WHOLE, &max_trace, 0, BL_CAPTION_TOKENS_MAX},
+        {"--show-trace", ARGUMENT_FLAG, &job.show_trace, 0, 0},
         {"--json", ARGUMENT_FLAG, &job.json, 0, 0},
         {"--list", ARGUMENT_TEXT, &list, 0, 0},
         {"--out", ARGUMENT_TEXT, &out, 0, 0},
@@ -329,7 +356,7 @@ int command_caption(int argc, char **argv, struct bl_error *err)
     job.json |= out != NULL;
     int rc = open_input(&job, argv + 1, rest, list, err);
     if (rc == 0)
-        rc = open_job(&job, &open, prefix, max_new, err);
+        rc = open_job(&job, &open, prefix, max_new, max_trace, err);
     if (rc == 0 && attention)
         rc = attention_map_open(job.in.captioner, queries, &job.map, err);
     if (rc == 0) {
@@ -347,6 +374,7 @@ int command_caption(int argc, char **argv, struct bl_error *err)
     caption_input_release(&job.input);
     free(job.wanted);
     token_ids_release(&job.prompt);
+    caption_trace_release(&job.trace);
     inference_release(&job.in);
     return rc;
 }

@@ -91,7 +91,7 @@ const struct worker_actions *worker_step(struct worker *w, const struct worker_e
 {
     BL_ASSERT_CMP(e->type, <, WORKER_EVENT_COUNT);
     w->actions.count = 0;
-    if (!core_member_admit(&w->member, source_of(e->type), e->link, e->now_ms))
+    if (!core_member_admit(&w->member, source_of(e->type), e->link, e->epoch, e->now_ms))
         return &w->actions;
     if (is_from_engine(e->type) && w->state != WORKER_GONE)
         BL_ASSERT_CMP(e->generation, ==, w->generation);

@@ -67,7 +67,7 @@ void worker_leave(struct worker *w)
 
 void worker_on_welcome(struct worker *w, const struct worker_event *e)
 {
-    core_member_welcome(&w->member, e->welcome.patience_ms);
+    core_member_welcome(&w->member, e->welcome.patience_ms, e->epoch);
 }
 
 void worker_on_refuse(struct worker *w, const struct worker_event *e)

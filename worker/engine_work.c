@@ -39,7 +39,7 @@ static int prepare(struct engine *e, const struct batch *b, struct prepared *ret
         p.ids_start[i + 1] = start + tokens;
         p.positions[i] = b->slots[i].index;
         memset(p.labels + start + b->slots[i].label_first, 1,
-               (size_t)(tokens - b->slots[i].label_first));
+               (size_t)(b->slots[i].label_end - b->slots[i].label_first));
     }
     p.mb = (struct micro_batch){.B = b->good,
                                 .pixels = b->pixels,

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <uv.h>
 
+#include "common/data/captions.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/log.h"
@@ -178,7 +179,8 @@ static void handle(struct loop *l, struct worker_event *event)
 static int translate(const struct loop *l, const Blipren__Envelope *m, struct worker_event *e,
                      struct bl_error *err)
 {
-    *e = (struct worker_event){.link = l->member.link, .generation = m->generation};
+    *e = (struct worker_event){
+        .link = l->member.link, .generation = m->generation, .epoch = m->epoch};
     switch (m->body_case) {
     case BLIPREN__ENVELOPE__BODY_FORM:
         e->type = WORKER_EVENT_FORM;
@@ -217,7 +219,8 @@ static void on_event(void *context, const struct member_event *from)
 {
     struct worker_event event = {.type = (enum worker_event_type)from->type,
                                  .link = from->link,
-                                 .generation = from->generation};
+                                 .generation = from->generation,
+                                 .epoch = from->epoch};
     if (from->type == MEMBER_EVENT_WELCOME)
         event.welcome.patience_ms = from->patience_ms;
     if (from->type == MEMBER_EVENT_STOP)
@@ -267,7 +270,7 @@ static void allow_batches(struct loop *l)
 {
     enum { SLOT_HEADER = BL_HEADER_BYTES_MAX / BL_MICRO_BATCH_SLOTS_MAX };
     uint64_t slot = (uint64_t)l->image_side * (uint64_t)l->image_side * 3 +
-                    (uint64_t)l->config->data.max_tokens * sizeof(int32_t) + SLOT_HEADER;
+                    (uint64_t)caption_tokens_max(&l->config->data) * sizeof(int32_t) + SLOT_HEADER;
     uint64_t message = l->plan.micro_batch * slot;
     struct guard_limits limits = wire_data_limits(l->plan.window * message);
     wire_allow(l->data, &limits);
@@ -361,7 +364,8 @@ static int listen_for_data(struct loop *l, struct bl_error *err)
     char listen[SOCKET_ENDPOINT_MAX];
     snprintf(listen, sizeof listen, "tcp://%s:0", o->host);
     BL_TRY(wire_check_endpoint(listen, o->keys || o->insecure, err));
-    if (!o->parent && wire_is_loopback(listen) && !wire_is_loopback(o->endpoint)) {
+    if (!o->parent && wire_is_loopback(listen) && l->member.endpoint[0] &&
+        !wire_is_loopback(l->member.endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
         return bl_error_remedy(err, "give this host's own address");
@@ -389,7 +393,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
     struct loop l = {.options = options};
     char kind[256];
     struct member_options member = {.role = BLIPREN__ROLE__ROLE_WORKER,
-                                    .endpoint = options->endpoint,
+                                    .coordinator = options->coordinator,
                                     .keys = options->keys,
                                     .insecure = options->insecure,
                                     .patience_s = options->patience_s,

@@ -6,16 +6,16 @@
 #include "common/error.h"
 
 struct worker_options {
-    const char *endpoint; /* of the coordinator */
-    const char *name;     /* for people; NULL: host:pid */
-    const char *host;     /* address of this worker's sockets */
-    const char *keys;     /* folder of the cluster's keys; NULL: none */
-    bool insecure;        /* host may be another address than loopback without them */
-    const char *device;   /* ops_device_choose */
-    int threads;          /* 0: all cores */
-    int parent;           /* process to die with; 0: none */
-    unsigned patience_s;  /* without a coordinator for so long: leave */
-    unsigned grace_s;     /* after a signal, at most: go on */
+    const char *coordinator; /* its addresses, or a file of them (proto/coordinators.h) */
+    const char *name;        /* for people; NULL: host:pid */
+    const char *host;        /* address of this worker's sockets */
+    const char *keys;        /* folder of the cluster's keys; NULL: none */
+    bool insecure;           /* host may be another address than loopback without them */
+    const char *device;      /* ops_device_choose */
+    int threads;             /* 0: all cores */
+    int parent;              /* process to die with; 0: none */
+    unsigned patience_s;     /* without a coordinator for so long: leave */
+    unsigned grace_s;        /* after a signal, at most: go on */
 };
 
 /* Runs until the coordinator says stop. 0, or the failure that ended it. */

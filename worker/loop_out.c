@@ -40,6 +40,7 @@ void loop_send_beat(struct loop *l, const struct worker_action *a)
     beat.waiting = (char *)(uintptr_t)status.waiting;
     beat.step = status.applied_step < 0 ? 0 : (uint64_t)status.applied_step;
     beat.progress = bl_progress();
+    beat.looks = bl_progress_looks();
     WIRE_ENVELOPE(e, BEAT, beat) = &beat;
     member_send(&l->member, a->generation, &e);
 }

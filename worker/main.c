@@ -16,7 +16,8 @@ static const char usage[] =
     "needs\n"
     "       blipren-worker devices                               what --device can name here\n"
     "\n"
-    "  --coord URL      where the coordinator listens\n"
+    "  --coord URL      where the coordinator listens; several with commas, or a file that has "
+    "them\n"
     "  --host ADDRESS   this worker's own network address (127.0.0.1)\n"
     "  --keys DIR       the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
     "beyond this machine\n"
@@ -38,7 +39,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     int64_t threads = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
-        {"--coord", ARGUMENT_TEXT, &options.endpoint, 0, 0},
+        {"--coord", ARGUMENT_TEXT, &options.coordinator, 0, 0},
         {"--host", ARGUMENT_TEXT, &options.host, 0, 0},
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
@@ -51,7 +52,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {0},
     };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
-    if (rest || !options.endpoint) {
+    if (rest || !options.coordinator) {
         bl_fail(err, BL_EUSAGE, rest ? "unexpected argument %.100s" : "expected --coord",
                 rest ? argv[1] : "");
         return bl_error_remedy(err, "--help says how this program is used");

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/data/captions.h"
 #include "common/arguments.h"
 #include "common/cleanup.h"
 #include "common/json.h"
@@ -25,7 +26,8 @@
 const char command_plan_usage[] =
     "usage: blipren-worker plan RUN.yaml [options]\n"
     "\n"
-    "  --longest N   tokens of the longest text: prefix, caption and EOS (data.max_tokens)\n"
+    "  --longest N   tokens of the longest text: prefix, caption and EOS (data.max_tokens and "
+    "max_trace_tokens)\n"
     "  --threads N   computing threads (all cores)\n"
     "  --json        one line of JSON, in bytes\n"
     "\n"
@@ -183,7 +185,7 @@ static int longest_allowed(const struct config *config, const struct tokenizer *
         token_ids_release(&ids);
         BL_TRY(rc);
     }
-    *ret = longest + config->data.max_tokens + 1;
+    *ret = longest + caption_tokens_max(&config->data) + 1;
     return 0;
 }
 

@@ -109,7 +109,17 @@ void config_free(struct config **config)
                 free(list->at[j].column);
                 free(list->at[j].prefix);
                 free(list->at[j].join);
+                free(list->at[j].trace);
+                free(list->at[j].open);
+                free(list->at[j].close);
             }
+            free(list->at);
+            break;
+        }
+        case CONFIG_FILTERS: {
+            struct config_filters *list = at;
+            for (size_t j = 0; j < list->count; j++)
+                free(list->at[j].column);
             free(list->at);
             break;
         }

@@ -20,10 +20,14 @@ enum config_format {
     CONFIG_WEBDATASET
 };
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
+/* Of equal captions the first is kept: not asked for, within one image, within the whole data set. */
+enum config_deduplicate { CONFIG_REPEAT, CONFIG_UNIQUE_OF_IMAGE, CONFIG_UNIQUE };
 enum config_bos { CONFIG_BOS_FIRST, CONFIG_BOS_AFTER_IMAGE, CONFIG_BOS_NONE };
 enum config_projector_kind { CONFIG_NORMAL, CONFIG_MOE };
 enum config_routing { CONFIG_POOLED, CONFIG_MEAN, CONFIG_FIRST_PATCH };
 enum config_schedule { CONFIG_COSINE, CONFIG_CONSTANT, CONFIG_WSD };
+
+enum config_labels { CONFIG_LABELS_BOTH, CONFIG_LABELS_TRACE, CONFIG_LABELS_CAPTION };
 
 struct config_strings {
     char **at;
@@ -34,10 +38,23 @@ struct config_strings {
 struct config_caption {
     char *column, *prefix; /* prefix as written; "" = none */
     char *join;            /* between prefix and caption: " " or "" */
+    char *trace;           /* column of the reasoning before the caption; NULL = none */
+    char *open, *close;    /* what stands around a trace; NULL without one */
+    enum config_labels labels;
 };
 struct config_captions {
     struct config_caption *at;
     size_t count; /* at least 1 */
+};
+
+/* A column of numbers: a sample is kept where its number is min to max. */
+struct config_filter {
+    char *column;
+    double min, max; /* -INFINITY, INFINITY: not given */
+};
+struct config_filters {
+    struct config_filter *at;
+    size_t count;
 };
 
 struct config_data {
@@ -53,12 +70,18 @@ struct config_data {
     enum config_choice caption_choice;
     bool train_prefix;
     int64_t min_tokens, max_tokens;   /* tokens of the caption alone: no prefix, no EOS */
+    int64_t max_trace_tokens;         /* with what stands around it */
     struct config_strings keep, drop; /* PCRE2 patterns, checked at load */
-    bool deduplicate;
+    struct config_strings strip;      /* PCRE2 patterns of openings that are taken off */
+    char *script;                     /* a Unicode script; NULL = any */
+    double script_share;              /* of the letters, at least */
+    enum config_deduplicate deduplicate;
+    struct config_filters filters;
     double validation;       /* below 1: fraction of the images; from 1: their number */
     char *validation_source; /* NULL = none */
     char *eos;               /* the token's text; NULL = config.json's eos_token_id */
     int64_t max_pixels;
+    int64_t min_side; /* pixels; smaller images are void */
     int64_t max_image_bytes;
     double max_bad_fraction;
 };

@@ -69,6 +69,8 @@ int config_fail_value(struct bl_error *err, const struct config_key *key, const 
 bool config_plain_is_text(const char *s);
 /* *ret is the caller's (free). */
 int config_copy_text(const char *text, char **ret, struct bl_error *err);
+/* A finite number in JSON's grammar. */
+bool config_number(const char *text, double *ret);
 /* Sets a key that is one scalar. plain: not in quotes. */
 int config_set_scalar(struct config *config, const struct config_key *key, const char *text,
                       bool plain, const char *folder, struct bl_error *err);
@@ -77,6 +79,21 @@ int config_set_scalar(struct config *config, const struct config_key *key, const
 void *config_list_add(void *items, size_t *count, size_t element);
 
 /* ---- keys.c */
+
+/* The current event as a text inside a list; `path` like "data.keep[2]". *ret is the caller's (free). */
+int config_read_text(struct reader *r, const char *path, char **ret);
+/* Fails: the list is too long. */
+int config_fail_list(struct reader *r, const char *path);
+/* One mapping of a list: each of its keys is given to `set`, whose current event is then the value. Its end is read. Keys that
+ * are not among the `count` known ones, and repeated ones, are errors. */
+struct config_item {
+    const char *path; /* "data.filters[2]" */
+    const char *const *known;
+    size_t count; /* at most 32 */
+    int (*set)(struct reader *r, const char *inner, size_t known, void *item);
+    void *item;
+};
+int config_read_item(struct reader *r, const struct config_item *item);
 
 /* The whole document into r->config, with the place of each key. */
 int config_read_keys(struct reader *r);

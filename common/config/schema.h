@@ -16,6 +16,7 @@ enum config_type {
     CONFIG_PATH,     /* char *, absolute */
     CONFIG_PATTERNS, /* struct config_strings of PCRE2 patterns */
     CONFIG_CAPTIONS, /* struct config_captions */
+    CONFIG_FILTERS,  /* struct config_filters */
 };
 
 /* On resume the key … */

@@ -1,6 +1,7 @@
 /* common/config/text.c - a configuration as text, and what is told by it: what changed, digests, the reference. */
 #include "common/config/parts.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +32,33 @@ static void print_text(FILE *out, const char *text)
         else
             putc(*c, out);
     putc('"', out);
+}
+
+static void print_filter(FILE *out, const struct config_filter *filter, const char *before)
+{
+    fprintf(out, "%s{column: ", before);
+    print_text(out, filter->column);
+    if (isfinite(filter->min)) {
+        fputs(", min: ", out);
+        print_real(out, filter->min);
+    }
+    if (isfinite(filter->max)) {
+        fputs(", max: ", out);
+        print_real(out, filter->max);
+    }
+    putc('}', out);
+}
+
+static void print_trace(FILE *out, const struct config_caption *caption)
+{
+    static const char *const labels[] = {"both", "trace", "caption"};
+    const char *const texts[] = {caption->trace, caption->open, caption->close};
+    static const char *const names[] = {"trace", "open", "close"};
+    for (int i = 0; i < 3; i++) {
+        fprintf(out, ", %s: ", names[i]);
+        print_text(out, texts[i]);
+    }
+    fprintf(out, ", labels: %s", labels[caption->labels]);
 }
 
 static bool is_absent(const struct config *config, const struct config_key *key)
@@ -86,8 +114,18 @@ static void print_value(FILE *out, const struct config *config, const struct con
             print_text(out, list->at[i].prefix);
             if (!*list->at[i].join)
                 fputs(", join: \"\"", out);
+            if (list->at[i].trace)
+                print_trace(out, &list->at[i]);
             putc('}', out);
         }
+        putc(']', out);
+        break;
+    }
+    case CONFIG_FILTERS: {
+        const struct config_filters *list = at;
+        putc('[', out);
+        for (size_t i = 0; i < list->count; i++)
+            print_filter(out, &list->at[i], i ? ", " : "");
         putc(']', out);
         break;
     }

@@ -13,7 +13,8 @@ void config_expectation(const struct config_key *key, char *ret, size_t size)
                                         [CONFIG_TEXT] = "a text",
                                         [CONFIG_PATH] = "a path",
                                         [CONFIG_PATTERNS] = "a list of patterns",
-                                        [CONFIG_CAPTIONS] = "a list of {column, prefix}"};
+                                        [CONFIG_CAPTIONS] = "a list of {column, prefix}",
+                                        [CONFIG_FILTERS] = "a list of {column, min, max}"};
     size_t used = 0;
     switch (key->type) {
     case CONFIG_INT:
@@ -105,6 +106,14 @@ static int resolve_path(const char *text, const char *folder, char **ret, struct
         return bl_fail(err, BL_ENOMEM, "out of memory");
     }
     return 0;
+}
+
+bool config_number(const char *text, double *ret)
+{
+    if (!number_grammar(text, false))
+        return false;
+    *ret = strtod(text, NULL) + 0.0; /* -0 becomes 0 */
+    return isfinite(*ret);
 }
 
 int config_set_scalar(struct config *config, const struct config_key *key, const char *text,

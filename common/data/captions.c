@@ -6,7 +6,7 @@
 
 #include "common/array.h"
 #include "common/cleanup.h"
-#include "common/pattern.h"
+#include "common/limits.h"
 #include "common/random.h"
 
 static const struct {
@@ -27,43 +27,25 @@ const char *caption_verdict_key(enum caption_verdict verdict)
     return verdicts[verdict].key;
 }
 
+bool caption_verdict_is_asked(enum caption_verdict verdict)
+{
+    return verdict != CAPTION_KEPT && verdict != CAPTION_EMPTY && verdict != CAPTION_TOO_LONG &&
+           verdict != CAPTION_BOUNDARY && verdict != CAPTION_NO_TRACE &&
+           verdict != CAPTION_TRACE_TOO_LONG;
+}
+
 /* -- white space ------------------------------------------------------------------------------ */
-
-/* Python's str.isspace: bidirectional type B, S or WS, or category Zs. */
-static bool is_space(uint32_t c)
-{
-    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
-           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
-           c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-/* Bytes of the white space character at text, 0 if there is none. All are of three bytes at most.
- */
-static size_t space_at(const unsigned char *text, size_t size)
-{
-    if (size && text[0] < 0x80)
-        return is_space(text[0]);
-    if (size >= 2 && text[0] == 0xc2 && is_space(text[1]))
-        return 2; /* U+0080 to U+00BF: the second byte is the code point */
-    if (size >= 3 && (text[0] & 0xf0) == 0xe0 && (text[1] & 0xc0) == 0x80 &&
-        (text[2] & 0xc0) == 0x80 &&
-        is_space((uint32_t)(text[0] & 0x0f) << 12 | (uint32_t)(text[1] & 0x3f) << 6 |
-                 (text[2] & 0x3f)))
-        return 3;
-    return 0;
-}
 
 const char *caption_strip(const char *text, size_t size, size_t *ret_size)
 {
-    const unsigned char *t = (const unsigned char *)text;
     size_t start = 0, length;
-    while ((length = space_at(t + start, size - start)))
+    while ((length = filters_space(text + start, size - start)))
         start += length;
     size_t end = size;
     for (bool more = true; more && end > start;) {
         more = false;
         for (size_t back = 1; back <= 3 && back <= end - start; back++)
-            if (space_at(t + end - back, back) == back) {
+            if (filters_space(text + end - back, back) == back) {
                 end -= back;
                 more = true;
                 break;
@@ -99,26 +81,100 @@ int caption_prompt(const struct tokenizer *tokenizer, struct caption_prefix pref
 
 #define auto_ids __attribute__((cleanup(token_ids_release))) struct token_ids
 
-/* The same with the prompt's ids at hand. */
-static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix prefix,
-                        const struct token_ids *prompt, const char *caption, size_t size,
-                        int32_t eos, struct token_ids *ids, enum caption_verdict *ret_verdict,
+/* Whether ids from `before` on begin with `start`, and more follows. */
+static bool begins(const struct token_ids *ids, size_t before, const struct token_ids *start)
+{
+    return ids->count - before > start->count &&
+           (!start->count ||
+            !memcmp(ids->ids + before, start->ids, start->count * sizeof *start->ids));
+}
+
+/* Appends what stands before a caption. */
+static int add_before(struct bl_bytes *text, struct caption_prefix prefix,
+                      struct caption_trace trace, struct bl_error *err)
+{
+    size_t first = prefix_size(prefix), size;
+    bool added = bl_bytes_add(text, prefix.text, first) &&
+                 bl_bytes_add(text, prefix.join, first ? strlen(prefix.join) : 0);
+    if (added && trace.text) {
+        const char *inner = caption_strip(trace.text, trace.size, &size);
+        added = bl_bytes_add(text, trace.open, strlen(trace.open)) &&
+                bl_bytes_add(text, inner, size) &&
+                bl_bytes_add(text, trace.close, strlen(trace.close));
+    }
+    return added ? 0 : bl_fail(err, BL_ENOMEM, "out of memory");
+}
+
+/* Skips the tokens that are the white space at the end of what stands before a caption: a tokenizer may cut it otherwise when
+ * something follows. ids from *at on; false: its last token is more than white space. */
+static int skip_space(const struct tokenizer *tokenizer, const struct token_ids *ids, size_t *at,
+                      const char *space, size_t size, bool *ret, struct bl_error *err)
+{
+    *ret = true;
+    while (size && *ret) {
+        bl_autofree char *text = NULL;
+        if (*at < ids->count)
+            BL_TRY(tokenizer_decode(tokenizer, ids->ids + *at, 1, false, &text, err));
+        size_t length = text ? strlen(text) : 0;
+        *ret = length && length <= size && !memcmp(text, space, length);
+        if (*ret) {
+            space += length;
+            size -= length;
+            ++*at;
+        }
+    }
+    return 0;
+}
+
+/* Where the caption begins among the ids from `before` on of a whole text, which begins with `context`, up to and with a trace's
+ * close; SIZE_MAX: it shares a token with what stands before it. */
+static int find_caption(const struct tokenizer *tokenizer, const struct token_ids *ids,
+                        size_t before, const char *context, size_t size, size_t *ret,
                         struct bl_error *err)
 {
-    size_t before = ids->count, first = prefix_size(prefix), inner;
+    auto_ids start = {0};
+    size_t inner;
+    bool found;
+    BL_TRY(tokenizer_encode(tokenizer, context, size, false, &start, err));
+    if (begins(ids, before, &start)) {
+        *ret = start.count;
+        return 0;
+    }
+    const char *text = caption_strip(context, size, &inner);
+    inner += (size_t)(text - context);
+    start.count = 0;
+    BL_TRY(tokenizer_encode(tokenizer, context, inner, false, &start, err));
+    size_t at = before + start.count;
+    *ret = SIZE_MAX;
+    if (!begins(ids, before, &start))
+        return 0;
+    BL_TRY(skip_space(tokenizer, ids, &at, context + inner, size - inner, &found, err));
+    if (found && at < ids->count)
+        *ret = at - before;
+    return 0;
+}
+
+/* With the prompt's ids at hand. *ret_caption_first: of the ids that are appended, how many stand before the caption. */
+static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix prefix,
+                        const struct token_ids *prompt, struct caption_trace trace,
+                        const char *caption, size_t size, int32_t eos, struct token_ids *ids,
+                        size_t *ret_caption_first, enum caption_verdict *ret_verdict,
+                        struct bl_error *err)
+{
+    size_t before = ids->count, inner;
     const char *stripped = caption_strip(caption, size, &inner);
     *ret_verdict = CAPTION_EMPTY;
     if (!inner)
         return 0;
     bl_autobytes struct bl_bytes text = {0};
-    if (!bl_bytes_add(&text, prefix.text, first) ||
-        !bl_bytes_add(&text, prefix.join, first ? strlen(prefix.join) : 0) ||
-        !bl_bytes_add(&text, stripped, inner))
+    BL_TRY(add_before(&text, prefix, trace, err));
+    size_t context = text.size, caption_first = prompt->count;
+    if (!bl_bytes_add(&text, stripped, inner))
         return bl_fail(err, BL_ENOMEM, "out of memory");
     BL_TRY(tokenizer_encode(tokenizer, text.data, text.size, false, ids, err));
-    size_t count = ids->count - before;
-    if (count <= prompt->count || (prompt->count && memcmp(ids->ids + before, prompt->ids,
-                                                           prompt->count * sizeof *prompt->ids))) {
+    if (trace.text)
+        BL_TRY(find_caption(tokenizer, ids, before, text.data, context, &caption_first, err));
+    if (!begins(ids, before, prompt) || caption_first == SIZE_MAX) {
         ids->count = before;
         *ret_verdict = CAPTION_BOUNDARY;
         return 0;
@@ -126,18 +182,21 @@ static int encode_after(const struct tokenizer *tokenizer, struct caption_prefix
     if (!bl_grow(&ids->ids, &ids->capacity, ids->count + 1, sizeof *ids->ids))
         return bl_fail(err, BL_ENOMEM, "out of memory");
     ids->ids[ids->count++] = eos;
+    *ret_caption_first = caption_first;
     *ret_verdict = CAPTION_KEPT;
     return 0;
 }
 
 int caption_encode(const struct tokenizer *tokenizer, struct caption_prefix prefix,
-                   const char *caption, size_t size, int32_t eos, struct token_ids *ids,
-                   size_t *ret_label_first, enum caption_verdict *ret_verdict, struct bl_error *err)
+                   struct caption_trace trace, const char *caption, size_t size, int32_t eos,
+                   struct token_ids *ids, size_t *ret_label_first,
+                   enum caption_verdict *ret_verdict, struct bl_error *err)
 {
     auto_ids prompt = {0};
     BL_TRY(caption_prompt(tokenizer, prefix, &prompt, err));
     *ret_label_first = prompt.count;
-    return encode_after(tokenizer, prefix, &prompt, caption, size, eos, ids, ret_verdict, err);
+    return encode_after(tokenizer, prefix, &prompt, trace, caption, size, eos, ids, ret_label_first,
+                        ret_verdict, err);
 }
 
 int caption_eos(const struct config_data *data, const struct tokenizer *tokenizer,
@@ -173,19 +232,8 @@ struct caption_rules {
     const struct tokenizer *tokenizer;
     int32_t eos;
     struct token_ids *prompts; /* of each column */
-    struct pattern **keep, **drop;
+    struct filters *filters;
 };
-
-static int open_patterns(const struct config_strings *texts, struct pattern ***ret,
-                         struct bl_error *err)
-{
-    *ret = calloc(texts->count + 1, sizeof **ret);
-    if (!*ret)
-        return bl_fail(err, BL_ENOMEM, "out of memory");
-    for (size_t i = 0; i < texts->count; i++)
-        BL_TRY(pattern_open(texts->at[i], &(*ret)[i], err));
-    return 0;
-}
 
 int caption_rules_open(const struct config_data *data, const struct tokenizer *tokenizer,
                        int32_t eos, struct caption_rules **ret, struct bl_error *err)
@@ -202,17 +250,9 @@ int caption_rules_open(const struct config_data *data, const struct tokenizer *t
     for (size_t i = 0; i < data->captions.count; i++)
         BL_TRY(caption_prompt(tokenizer, caption_prefix_of(&data->captions.at[i], NULL),
                               &rules->prompts[i], err));
-    BL_TRY(open_patterns(&data->keep, &rules->keep, err));
-    BL_TRY(open_patterns(&data->drop, &rules->drop, err));
+    BL_TRY(filters_open(data, &rules->filters, err));
     *ret = bl_take(&rules);
     return 0;
-}
-
-static void free_patterns(struct pattern **patterns, size_t count)
-{
-    for (size_t i = 0; patterns && i < count; i++)
-        pattern_free(&patterns[i]);
-    free(patterns);
 }
 
 void caption_rules_free(struct caption_rules **rules)
@@ -223,69 +263,122 @@ void caption_rules_free(struct caption_rules **rules)
     for (size_t i = 0; r->prompts && i < r->data->captions.count; i++)
         token_ids_release(&r->prompts[i]);
     free(r->prompts);
-    free_patterns(r->keep, r->data->keep.count);
-    free_patterns(r->drop, r->data->drop.count);
+    filters_free(&r->filters);
     free(r);
     *rules = NULL;
 }
 
-/* Names the pattern that failed. */
-static int find(struct pattern *const *patterns, size_t i, const char *key, const char *text,
-                size_t size, bool *ret, struct bl_error *err)
+int caption_rules_strip(const struct caption_rules *rules, const char *text, size_t size,
+                        struct bl_bytes *spare, const char **ret_text, size_t *ret_size,
+                        uint32_t *ret_rule, struct bl_error *err)
 {
-    int rc = pattern_find(patterns[i], text, size, ret, err);
-    return rc < 0 ? bl_error_key(err, "%s[%zu]", key, i) : 0;
+    text = caption_strip(text, size, &size);
+    return filters_strip(rules->filters, text, size, spare, ret_text, ret_size, ret_rule, err);
 }
 
+/* What the rules say of the text alone. */
 static int judge_text(const struct caption_rules *rules, const char *text, size_t size,
-                      enum caption_verdict *ret, struct bl_error *err)
+                      struct caption_encoded *ret, struct bl_error *err)
 {
-    bool found;
-    *ret = CAPTION_NOT_KEPT;
-    for (size_t i = 0; i < rules->data->keep.count; i++) {
-        BL_TRY(find(rules->keep, i, "data.keep", text, size, &found, err));
-        if (!found)
-            return 0;
-    }
-    *ret = CAPTION_DROPPED;
-    for (size_t i = 0; i < rules->data->drop.count; i++) {
-        BL_TRY(find(rules->drop, i, "data.drop", text, size, &found, err));
-        if (found)
-            return 0;
-    }
-    *ret = CAPTION_KEPT;
+    bool of_script;
+    ret->verdict = CAPTION_NOT_KEPT;
+    BL_TRY(filters_keep(rules->filters, text, size, &ret->rule, err));
+    if (ret->rule != FILTERS_NONE)
+        return 0;
+    ret->verdict = CAPTION_DROPPED;
+    BL_TRY(filters_drop(rules->filters, text, size, &ret->rule, err));
+    if (ret->rule != FILTERS_NONE)
+        return 0;
+    BL_TRY(filters_script(rules->filters, text, size, &of_script, err));
+    ret->verdict = of_script ? CAPTION_KEPT : CAPTION_SCRIPT;
     return 0;
+}
+
+/* What is too long or too short of prompt, trace, caption and EOS: `first` ids stand before the caption. */
+static enum caption_verdict judge_lengths(const struct caption_rules *rules, size_t prompt,
+                                          size_t first, size_t count)
+{
+    int64_t trace = (int64_t)(first - prompt), caption = (int64_t)(count - first - 1);
+    if (caption < rules->data->min_tokens)
+        return CAPTION_TOO_SHORT;
+    if (caption > rules->data->max_tokens)
+        return CAPTION_TOO_LONG;
+    return trace > rules->data->max_trace_tokens || (trace && count > BL_CAPTION_TOKENS_MAX)
+               ? CAPTION_TRACE_TOO_LONG
+               : CAPTION_KEPT;
+}
+
+/* Which of the ids are labels: the caption begins at `first`. */
+static void choose_labels(const struct caption_rules *rules, const struct config_caption *column,
+                          size_t prompt, size_t first, size_t count, struct caption_encoded *ret)
+{
+    ret->label_first = rules->data->train_prefix                 ? 0
+                       : column->labels == CONFIG_LABELS_CAPTION ? first
+                                                                 : prompt;
+    ret->label_end = column->labels == CONFIG_LABELS_TRACE ? first : count;
+    ret->prompt = prompt;
+    ret->caption_first = first;
 }
 
 int caption_rules_encode(const struct caption_rules *rules, const struct caption_text *caption,
-                         struct token_ids *ids, size_t *ret_label_first,
-                         enum caption_verdict *ret_verdict, struct bl_error *err)
+                         struct token_ids *ids, struct caption_encoded *ret, struct bl_error *err)
 {
     BL_ASSERT_CMP(caption->column, <, rules->data->captions.count);
+    const struct config_caption *column = &rules->data->captions.at[caption->column];
     const struct token_ids *prompt = &rules->prompts[caption->column];
-    const struct caption_prefix prefix =
-        caption_prefix_of(&rules->data->captions.at[caption->column], NULL);
-    size_t before = ids->count, size;
+    struct caption_trace trace = {NULL, 0, column->open, column->close};
+    size_t before = ids->count, first = prompt->count, size;
     const char *text = caption_strip(caption->text, caption->size, &size);
-    *ret_label_first = rules->data->train_prefix ? 0 : prompt->count;
-    *ret_verdict = CAPTION_EMPTY;
+    *ret = (struct caption_encoded){.verdict = CAPTION_EMPTY, .rule = FILTERS_NONE};
     if (!size)
         return 0;
-    BL_TRY(judge_text(rules, text, size, ret_verdict, err));
-    if (*ret_verdict != CAPTION_KEPT)
+    BL_TRY(judge_text(rules, text, size, ret, err));
+    if (ret->verdict != CAPTION_KEPT)
         return 0;
-    BL_TRY(encode_after(rules->tokenizer, prefix, prompt, text, size, rules->eos, ids, ret_verdict,
-                        err));
-    if (*ret_verdict != CAPTION_KEPT)
+    if (column->trace) {
+        trace.text =
+            caption_strip(caption->trace ? caption->trace : "", caption->trace_size, &trace.size);
+        ret->verdict = CAPTION_NO_TRACE;
+        if (!trace.size)
+            return 0;
+    }
+    BL_TRY(encode_after(rules->tokenizer, caption_prefix_of(column, NULL), prompt, trace, text,
+                        size, rules->eos, ids, &first, &ret->verdict, err));
+    if (ret->verdict != CAPTION_KEPT)
         return 0;
-    int64_t tokens = (int64_t)(ids->count - before - prompt->count - 1);
-    if (tokens < rules->data->min_tokens)
-        *ret_verdict = CAPTION_TOO_SHORT;
-    if (tokens > rules->data->max_tokens)
-        *ret_verdict = CAPTION_TOO_LONG;
-    if (*ret_verdict != CAPTION_KEPT)
+    size_t count = ids->count - before;
+    ret->verdict = judge_lengths(rules, prompt->count, first, count);
+    if (ret->verdict != CAPTION_KEPT)
         ids->count = before;
+    choose_labels(rules, column, prompt->count, first, count, ret);
     return 0;
+}
+
+size_t caption_columns(const struct config_data *data, const char **ret)
+{
+    size_t count = data->captions.count;
+    for (size_t i = 0; i < data->captions.count; i++) {
+        if (ret)
+            ret[i] = data->captions.at[i].column;
+        if (ret && data->captions.at[i].trace)
+            ret[count] = data->captions.at[i].trace;
+        count += data->captions.at[i].trace != NULL;
+    }
+    return count;
+}
+
+int64_t caption_tokens_max(const struct config_data *data)
+{
+    bool traces = caption_columns(data, NULL) > data->captions.count;
+    return data->max_tokens + (traces ? data->max_trace_tokens : 0);
+}
+
+uint32_t caption_trace_column(const struct config_data *data, uint32_t column)
+{
+    uint32_t at = (uint32_t)data->captions.count;
+    for (uint32_t i = 0; i < column; i++)
+        at += data->captions.at[i].trace != NULL;
+    return data->captions.at[column].trace ? at : 0;
 }
 
 uint32_t caption_choose(uint64_t seed, uint64_t epoch, uint64_t sample, uint32_t count)

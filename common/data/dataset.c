@@ -1,6 +1,7 @@
 /* common/data/dataset.c - opening, checking and reading a dataset.index. */
 #include "common/data/dataset.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "common/file.h"
 #include "common/hash.h"
 #include "common/limits.h"
+#include "common/utf8.h"
 
 struct dataset {
     struct bl_bytes bytes; /* read or made; empty: borrowed */
@@ -123,8 +125,9 @@ static int check_rows(const struct dataset *d, struct bl_error *err)
         return fail(err, "captions belong to no sample");
     for (uint64_t i = 0; i < h->caption_count; i++) {
         const struct dataset_text *caption = &d->captions[i];
-        if (!text_fits(d, caption->text, caption->size) || caption->column >= BL_CONFIG_LIST_MAX ||
-            caption->tokens >= h->length_count)
+        if (!text_fits(d, caption->text, caption->size) ||
+            !text_fits(d, caption->trace, caption->trace_size) ||
+            caption->column >= BL_CONFIG_LIST_MAX || caption->tokens >= h->length_count)
             return fail(err, "a caption is wrong");
     }
     return 0;
@@ -152,7 +155,10 @@ static int check_notes(const struct dataset *d, struct bl_error *err)
     for (uint64_t i = 0; i < d->header->example_count; i++) {
         const struct dataset_note *note = &d->notes[i];
         uint32_t count = note->is_caption ? CAPTION_VERDICT_COUNT : DATASET_VERDICT_COUNT;
-        if (note->verdict >= count || !string_fits(d, note->text))
+        bool has_image = string_fits(d, note->location) && d->text[note->location];
+        if (note->verdict >= count || !string_fits(d, note->text) ||
+            !string_fits(d, note->location) || (has_image && !location_fits(d, note->location)) ||
+            (note->rule >= BL_CONFIG_LIST_MAX && note->rule != FILTERS_NONE))
             return fail(err, "an example is wrong");
     }
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++)
@@ -271,6 +277,80 @@ int dataset_prepare(const struct config *config, dataset_progress *progress, voi
 }
 
 /* -- judging ---------------------------------------------------------------------------------- */
+
+const char *dataset_rules_key(enum dataset_rules list)
+{
+    static const char *const keys[] = {
+#define X(name, key) key,
+        DATASET_RULES(X)
+#undef X
+    };
+    return keys[list];
+}
+
+enum dataset_rules dataset_rules_of(enum caption_verdict verdict)
+{
+    switch (verdict) {
+    case CAPTION_KEPT:
+        return DATASET_RULES_STRIP;
+    case CAPTION_NOT_KEPT:
+        return DATASET_RULES_KEEP;
+    case CAPTION_DROPPED:
+        return DATASET_RULES_DROP;
+    case CAPTION_FILTERED:
+        return DATASET_RULES_FILTERS;
+    default:
+        return DATASET_RULES_COUNT;
+    }
+}
+
+bool dataset_rule_text(const struct config *config, enum dataset_rules list, uint32_t i, char *ret,
+                       size_t size)
+{
+    const struct config_data *data = &config->data;
+    const struct config_strings *const patterns[DATASET_RULES_COUNT] = {
+        [DATASET_RULES_STRIP] = &data->strip,
+        [DATASET_RULES_KEEP] = &data->keep,
+        [DATASET_RULES_DROP] = &data->drop};
+    int used = snprintf(ret, size, "%s[%u] ", dataset_rules_key(list), i);
+    char *rest = ret + used;
+    size_t left = size - (size_t)used;
+    if (patterns[list] && i < patterns[list]->count) {
+        snprintf(rest, left, "%s", patterns[list]->at[i]);
+        utf8_clean(rest);
+        return true;
+    }
+    if (patterns[list] || i >= data->filters.count)
+        return false;
+    const struct config_filter *filter = &data->filters.at[i];
+    used = snprintf(rest, left, "%.100s", filter->column);
+    if (isfinite(filter->min))
+        used += snprintf(rest + used, left - (size_t)used, " from %g", filter->min);
+    if (isfinite(filter->max))
+        snprintf(rest + used, left - (size_t)used, " to %g", filter->max);
+    utf8_clean(rest);
+    return true;
+}
+
+uint64_t dataset_rule_count(const struct dataset *dataset, enum dataset_rules list, uint32_t i)
+{
+    return dataset->header->rules[list][i];
+}
+
+/* "data.drop: 3 by [0], 9 by [2]", or the key alone where one rule did it all. */
+static void rules_text(const struct dataset *d, enum dataset_rules list, char *ret, size_t size)
+{
+    size_t used = (size_t)snprintf(ret, size, "%s", dataset_rules_key(list));
+    uint32_t effective = 0;
+    for (uint32_t i = 0; i < BL_CONFIG_LIST_MAX; i++)
+        effective += d->header->rules[list][i] != 0;
+    for (uint32_t i = 0; effective > 1 && i < BL_CONFIG_LIST_MAX && used < size; i++)
+        if (d->header->rules[list][i]) {
+            used += (size_t)snprintf(ret + used, size - used, "%s%llu by [%u]",
+                                     strchr(ret, ':') ? ", " : ": ",
+                                     (unsigned long long)d->header->rules[list][i], i);
+        }
+}
 
 static const char *first_of(const struct dataset *d, bool is_caption, uint32_t verdict)
 {
@@ -391,7 +471,17 @@ void dataset_caption(const struct dataset *dataset, uint64_t id, uint32_t i,
     BL_ASSERT_CMP(id, <, dataset->header->sample_count);
     BL_ASSERT_CMP(i, <, dataset->rows[id].caption_count);
     const struct dataset_text *c = &dataset->captions[dataset->rows[id].first_caption + i];
-    *ret = (struct dataset_caption){dataset->text + c->text, c->size, c->column, c->tokens};
+    *ret = (struct dataset_caption){dataset->text + c->text,  c->size,      c->column, c->tokens,
+                                    dataset->text + c->trace, c->trace_size};
+}
+
+struct caption_text dataset_caption_text(const struct dataset_caption *caption)
+{
+    return (struct caption_text){.text = caption->text,
+                                 .size = caption->size,
+                                 .column = caption->column,
+                                 .trace = caption->trace,
+                                 .trace_size = caption->trace_size};
 }
 
 void dataset_choose(const struct dataset *dataset, uint64_t id, uint64_t seed, uint64_t epoch,
@@ -429,14 +519,36 @@ uint32_t dataset_longest(const struct dataset *dataset)
     return dataset->header->length_count ? (uint32_t)dataset->header->length_count - 1 : 0;
 }
 
+static uint64_t all_captions(const struct dataset *d)
+{
+    uint64_t all = 0;
+    for (int v = 0; v < CAPTION_VERDICT_COUNT; v++)
+        all += d->header->caption_verdicts[v];
+    return all;
+}
+
+bool dataset_stripped_text(const struct dataset *dataset, char *ret, size_t size)
+{
+    char rules[160];
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < BL_CONFIG_LIST_MAX; i++)
+        count += dataset->header->rules[DATASET_RULES_STRIP][i];
+    rules_text(dataset, DATASET_RULES_STRIP, rules, sizeof rules);
+    snprintf(ret, size,
+             "%llu of %llu captions begin with an opening that is taken off (%s); the first is "
+             "%.300s",
+             (unsigned long long)count, (unsigned long long)all_captions(dataset), rules,
+             first_of(dataset, true, CAPTION_KEPT));
+    return count > 0;
+}
+
 bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict verdict, char *ret,
                           size_t size, double *ret_share)
 {
     const uint64_t *counts = dataset->header->caption_verdicts;
     const char *key = caption_verdict_key(verdict);
-    uint64_t all = 0;
-    for (int v = 0; v < CAPTION_VERDICT_COUNT; v++)
-        all += counts[v];
+    char rules[160];
+    uint64_t all = all_captions(dataset);
     if (!counts[verdict])
         return false;
     *ret_share = (double)counts[verdict] / (double)all;
@@ -444,6 +556,10 @@ bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict ve
         key = verdict == CAPTION_BOUNDARY
                   ? "end data.captions[].prefix with a line break, with join: \"\""
                   : "data.captions";
+    if (dataset_rules_of(verdict) != DATASET_RULES_COUNT) {
+        rules_text(dataset, dataset_rules_of(verdict), rules, sizeof rules);
+        key = rules;
+    }
     snprintf(ret, size, "%llu of %llu captions are dropped: %s (%s); the first is %.300s",
              (unsigned long long)counts[verdict], (unsigned long long)all,
              caption_verdict_words(verdict), key, first_of(dataset, true, verdict));
@@ -483,6 +599,9 @@ void dataset_example(const struct dataset *dataset, uint32_t i, struct dataset_e
 {
     BL_ASSERT_CMP(i, <, dataset->header->example_count);
     const struct dataset_note *note = &dataset->notes[i];
-    *ret =
-        (struct dataset_example){note->is_caption != 0, note->verdict, dataset->text + note->text};
+    *ret = (struct dataset_example){.is_caption = note->is_caption != 0,
+                                    .verdict = note->verdict,
+                                    .rule = note->rule,
+                                    .text = dataset->text + note->text};
+    ret->has_image = location_parse(dataset->text + note->location, &ret->location, NULL) == 0;
 }

@@ -42,6 +42,23 @@ enum dataset_verdict {
 };
 const char *dataset_verdict_words(enum dataset_verdict verdict);
 
+/* Lists of rules whose effects are counted one by one: name, key. */
+#define DATASET_RULES(X)                                                                           \
+    X(STRIP, "data.strip")                                                                         \
+    X(KEEP, "data.keep")                                                                           \
+    X(DROP, "data.drop")                                                                           \
+    X(FILTERS, "data.filters")
+
+enum dataset_rules {
+#define X(name, key) DATASET_RULES_##name,
+    DATASET_RULES(X)
+#undef X
+        DATASET_RULES_COUNT
+};
+const char *dataset_rules_key(enum dataset_rules list);
+/* The list that a verdict is of, or DATASET_RULES_COUNT. */
+enum dataset_rules dataset_rules_of(enum caption_verdict verdict);
+
 struct dataset_sample {
     struct location location; /* borrowed from the dataset */
     struct bl_stamp stamp;    /* what the image had when it was hashed */
@@ -52,9 +69,13 @@ struct dataset_sample {
 struct dataset_caption {
     const char *text; /* without white space at both ends; NUL-terminated */
     size_t size;
-    uint32_t column; /* index into data.captions */
-    uint32_t tokens; /* prefix, caption and EOS */
+    uint32_t column;   /* index into data.captions */
+    uint32_t tokens;   /* prefix, trace, caption and EOS */
+    const char *trace; /* NUL-terminated; of no bytes: none */
+    size_t trace_size;
 };
+/* As the caption rules take it. Borrowed from the dataset. */
+struct caption_text dataset_caption_text(const struct dataset_caption *caption);
 
 /* What takes time in the making of an index, and then in its check: name, words. */
 #define DATASET_PHASES(X)                                                                          \
@@ -123,6 +144,13 @@ const uint8_t *dataset_fingerprint(const struct dataset *dataset);
  * columns that data.caption_choice looks at. */
 uint64_t dataset_sample_verdicts(const struct dataset *dataset, enum dataset_verdict verdict);
 uint64_t dataset_caption_verdicts(const struct dataset *dataset, enum caption_verdict verdict);
+/* "data.drop[1] watermark", "data.filters[0] gain from 0.2", for people; false: there is no such rule. */
+bool dataset_rule_text(const struct config *config, enum dataset_rules list, uint32_t i, char *ret,
+                       size_t size);
+/* Captions that rule i of a list dropped, or (STRIP) took an opening off. */
+uint64_t dataset_rule_count(const struct dataset *dataset, enum dataset_rules list, uint32_t i);
+/* "23 of 100 captions begin with an opening that is taken off (data.strip); the first is …", for people. False: none does. */
+bool dataset_stripped_text(const struct dataset *dataset, char *ret, size_t size);
 /* "97 of 100 captions are dropped: too long (data.max_tokens); the first is metadata.jsonl:3: a.jpg: …", for people; *ret_share:
  * of all captions that were looked at. False where none was dropped for that reason. */
 bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict verdict, char *ret,
@@ -136,11 +164,15 @@ uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
 uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens);
 uint32_t dataset_longest(const struct dataset *dataset);
 
-/* Samples and captions left out, the first few of each verdict: "metadata.jsonl:3: a.jpg: …". */
+/* Samples and captions left out, the first few of each verdict and rule: "metadata.jsonl:3: a.jpg: …"; and captions that lost an
+ * opening: "…: The image shows a dog → A dog". */
 struct dataset_example {
     bool is_caption;
-    uint32_t verdict;
+    uint32_t verdict; /* CAPTION_KEPT: an opening was taken off */
+    uint32_t rule;    /* index in the verdict's list (STRIP of CAPTION_KEPT), or FILTERS_NONE */
     const char *text;
+    bool has_image; /* location is where it is; borrowed */
+    struct location location;
 };
 uint32_t dataset_example_count(const struct dataset *dataset);
 void dataset_example(const struct dataset *dataset, uint32_t i, struct dataset_example *ret);

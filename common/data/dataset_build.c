@@ -10,6 +10,7 @@
 #include "common/hash.h"
 #include "common/random.h"
 #include "common/data/source.h"
+#include "common/utf8.h"
 
 #define EXAMPLES_OF_EACH 5
 #define ROWS_AT_ONCE 2048 /* whose captions are judged together: about a tenth of a second */
@@ -32,7 +33,7 @@ static int compare_hashes(const void *a, const void *b)
     return memcmp(a, b, 32);
 }
 
-/* 16-byte digests of captions seen; open addressing, at most half full. */
+/* 16-byte digests of captions seen; open addressing, at most three quarters full. */
 struct seen {
     uint8_t (*at)[16]; /* all zero: free */
     size_t slots, used;
@@ -66,7 +67,7 @@ static int seen_grow(struct seen *seen, struct bl_error *err)
 /* *ret_new: the key was not there before. */
 static int seen_add(struct seen *seen, const uint8_t key[16], bool *ret_new, struct bl_error *err)
 {
-    if (seen->used * 2 >= seen->slots)
+    if (seen->used * 4 >= seen->slots * 3)
         BL_TRY(seen_grow(seen, err));
     uint8_t *slot = seen_slot(seen, key);
     *ret_new = memcmp(slot, key, 16) != 0;
@@ -89,7 +90,8 @@ struct build {
     struct bl_bytes rows, captions, splits[DATASET_SPLIT_COUNT], notes, text;
     uint64_t *lengths;
     size_t length_capacity;
-    uint32_t sample_notes[DATASET_VERDICT_COUNT], caption_notes[CAPTION_VERDICT_COUNT];
+    uint32_t sample_notes[DATASET_VERDICT_COUNT];
+    uint32_t caption_notes[CAPTION_VERDICT_COUNT][BL_CONFIG_LIST_MAX + 1]; /* by rule; 0: none */
 };
 
 static int append(struct bl_bytes *bytes, const void *data, size_t size, struct bl_error *err)
@@ -115,29 +117,61 @@ static void describe(const struct source_sample *sample, char *ret, size_t size)
         snprintf(ret, size, "%.300s", sample->image);
 }
 
-/* Keeps the first few of each verdict as examples. text: the caption, or NULL for a sample. */
-static int note(struct build *b, const struct source_sample *sample, uint32_t verdict,
-                const char *text, size_t size, struct bl_error *err)
+static int add_note(struct build *b, struct dataset_note *record, const char *line,
+                    const char *location, struct bl_error *err)
 {
-    uint32_t *count = text ? &b->caption_notes[verdict] : &b->sample_notes[verdict];
-    if (++*count > EXAMPLES_OF_EACH)
-        return 0;
-    char line[900];
-    struct dataset_note record = {.is_caption = text != NULL, .verdict = verdict};
-    describe(sample, line, sizeof line);
-    size_t used = strlen(line);
-    if (text)
-        snprintf(line + used, sizeof line - used, ": %.*s", size < 300 ? (int)size : 300, text);
-    BL_TRY(append_text(b, line, strlen(line), &record.text, err));
+    BL_TRY(append_text(b, line, strlen(line), &record->text, err));
+    BL_TRY(append_text(b, location, strlen(location), &record->location, err));
     b->header.example_count++;
-    return append(&b->notes, &record, sizeof record, err);
+    return append(&b->notes, record, sizeof *record, err);
 }
 
+/* Keeps the first few samples of each verdict as examples. */
 static int leave_out(struct build *b, const struct source_sample *sample,
                      enum dataset_verdict verdict, struct bl_error *err)
 {
+    char line[900];
+    struct dataset_note record = {.verdict = verdict, .rule = FILTERS_NONE};
     b->header.sample_verdicts[verdict]++;
-    return note(b, sample, verdict, NULL, 0, err);
+    if (++b->sample_notes[verdict] > EXAMPLES_OF_EACH)
+        return 0;
+    describe(sample, line, sizeof line);
+    return add_note(b, &record, line, "", err);
+}
+
+/* "…: The image shows a dog", and where an opening was taken off " → A dog". */
+static void describe_caption(const struct build *b, const struct source_sample *sample,
+                             const struct dataset_judgement *judgement, char *ret, size_t size)
+{
+    struct caption_text found;
+    describe(sample, ret, size);
+    size_t used = strlen(ret);
+    dataset_found_caption(b->judging, judgement, &found);
+    used += (size_t)snprintf(ret + used, size - used, ": %.*s",
+                             found.size < 300 ? (int)found.size : 300, found.text);
+    if (judgement->stripped && used < size)
+        snprintf(ret + used, size - used, " → %.*s",
+                 judgement->stripped_size < 300 ? (int)judgement->stripped_size : 300,
+                 judgement->stripped);
+}
+
+/* Keeps the first few captions of each verdict and rule as examples: those that are dropped, and those that lost an opening. */
+static int note_caption(struct build *b, const struct source_sample *sample, uint64_t at,
+                        const struct dataset_judgement *judgement, enum caption_verdict verdict,
+                        uint32_t rule, struct bl_error *err)
+{
+    char line[1600];
+    bl_autofree char *location = NULL;
+    struct dataset_note record = {.is_caption = true, .verdict = verdict, .rule = rule};
+    enum dataset_rules list = dataset_rules_of(verdict);
+    if (rule != FILTERS_NONE)
+        b->header.rules[list][rule]++;
+    if (++b->caption_notes[verdict][rule == FILTERS_NONE ? 0 : rule + 1] > EXAMPLES_OF_EACH)
+        return 0;
+    describe_caption(b, sample, judgement, line, sizeof line);
+    utf8_repair(line);
+    BL_TRY(dataset_inputs_location(b->inputs, at, &location, err));
+    return add_note(b, &record, line, location ? location : "", err);
 }
 
 static int count_length(struct build *b, uint32_t tokens, struct bl_error *err)
@@ -150,25 +184,31 @@ static int count_length(struct build *b, uint32_t tokens, struct bl_error *err)
     return 0;
 }
 
-/* Whether this image has had this caption under this prefix. */
+/* Whether this image, or the whole data set, has had this caption under this prefix. */
 static int judge_repetition(struct build *b, const struct dataset_image *image,
-                            const struct caption_text *caption, enum caption_verdict *verdict,
-                            struct bl_error *err)
+                            const struct caption_text *caption,
+                            const struct dataset_judgement *judgement,
+                            enum caption_verdict *verdict, struct bl_error *err)
 {
+    enum config_deduplicate how = b->config->data.deduplicate;
     const char *prefix = b->config->data.captions.at[caption->column].prefix;
     crypto_generichash_state state;
     uint8_t key[16];
     bool is_new;
-    if (!b->config->data.deduplicate)
+    if (how == CONFIG_REPEAT)
         return 0;
-    crypto_generichash_init(&state, NULL, 0, sizeof key);
-    crypto_generichash_update(&state, image->hash, sizeof image->hash);
-    crypto_generichash_update(&state, (const unsigned char *)prefix, strlen(prefix) + 1);
-    crypto_generichash_update(&state, (const unsigned char *)caption->text, caption->size);
-    crypto_generichash_final(&state, key, sizeof key);
+    if (how == CONFIG_UNIQUE) {
+        memcpy(key, judgement->key, sizeof key);
+    } else {
+        crypto_generichash_init(&state, NULL, 0, sizeof key);
+        crypto_generichash_update(&state, image->hash, sizeof image->hash);
+        crypto_generichash_update(&state, (const unsigned char *)prefix, strlen(prefix) + 1);
+        crypto_generichash_update(&state, (const unsigned char *)caption->text, caption->size);
+        crypto_generichash_final(&state, key, sizeof key);
+    }
     BL_TRY(seen_add(&b->seen, key, &is_new, err));
     if (!is_new)
-        *verdict = CAPTION_DUPLICATE;
+        *verdict = how == CONFIG_UNIQUE ? CAPTION_REPEATED : CAPTION_DUPLICATE;
     return 0;
 }
 
@@ -177,28 +217,29 @@ struct tally {
     uint32_t kept, asked;
 };
 
-static bool is_asked_for(enum caption_verdict verdict)
+static int add_caption(struct build *b, const struct source_sample *sample, uint64_t at,
+                       const struct dataset_judgement *judgement, struct tally *tally,
+                       struct bl_error *err)
 {
-    return verdict == CAPTION_TOO_SHORT || verdict == CAPTION_NOT_KEPT ||
-           verdict == CAPTION_DROPPED || verdict == CAPTION_DUPLICATE;
-}
-
-static int add_caption(struct build *b, const struct source_sample *sample,
-                       const struct dataset_image *image, const struct dataset_judgement *judgement,
-                       struct tally *tally, struct bl_error *err)
-{
+    const struct dataset_image *image = &b->inputs->images[at];
     enum caption_verdict verdict = judgement->verdict;
     struct caption_text caption;
     BL_TRY(dataset_judged_caption(b->judging, judgement, &caption, err));
     if (verdict == CAPTION_KEPT)
-        BL_TRY(judge_repetition(b, image, &caption, &verdict, err));
+        BL_TRY(judge_repetition(b, image, &caption, judgement, &verdict, err));
     b->header.caption_verdicts[verdict]++;
-    tally->asked += is_asked_for(verdict);
+    tally->asked += caption_verdict_is_asked(verdict);
     if (verdict != CAPTION_KEPT)
-        return note(b, sample, verdict, caption.text, caption.size, err);
+        return note_caption(b, sample, at, judgement, verdict, judgement->rule, err);
+    if (judgement->strip != FILTERS_NONE)
+        BL_TRY(note_caption(b, sample, at, judgement, CAPTION_KEPT, judgement->strip, err));
     struct dataset_text record = {
         .size = (uint32_t)caption.size, .column = caption.column, .tokens = judgement->tokens};
     BL_TRY(append_text(b, caption.text, caption.size, &record.text, err));
+    record.trace = record.text + record.size; /* the text's end */
+    record.trace_size = (uint32_t)caption.trace_size;
+    if (caption.trace_size)
+        BL_TRY(append_text(b, caption.trace, caption.trace_size, &record.trace, err));
     BL_TRY(count_length(b, record.tokens, err));
     b->header.caption_count++;
     tally->kept++;
@@ -215,7 +256,7 @@ static int add_captions(struct build *b, const struct source *source, uint64_t a
     struct tally tally = {0};
     *verdict = DATASET_NO_CAPTION;
     for (size_t i = 0; i < count; i++)
-        if (add_caption(b, sample, &b->inputs->images[at], &judgements[i], &tally, err) < 0)
+        if (add_caption(b, sample, at, &judgements[i], &tally, err) < 0)
             return source_where(source, sample, err);
     *ret_count = tally.kept;
     if (count)
@@ -385,6 +426,8 @@ static void digest_content(struct build *b)
             if (!*b->config->data.captions.at[c->column].join)
                 bl_sha256_add(&hash, "join", 4);
             bl_sha256_add(&hash, b->text.data + c->text, c->size + 1);
+            if (c->trace_size)
+                bl_sha256_add(&hash, b->text.data + c->trace, c->trace_size + 1);
             bl_sha256_add(&hash, &c->tokens,
                           sizeof c->tokens); /* another tokenizer shows in them */
         }

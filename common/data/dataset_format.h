@@ -12,10 +12,11 @@
 #include "common/data/dataset.h"
 #include "common/data/hash_cache.h"
 #include "common/data/source.h"
+#include "common/limits.h"
 #include "common/tokenizer/tokenizer.h"
 
 #define DATASET_MAGIC "BLINDEX"
-#define DATASET_VERSION 3
+#define DATASET_VERSION 4
 
 struct dataset_header {
     char magic[8];
@@ -27,6 +28,8 @@ struct dataset_header {
     uint64_t length_count, example_count, text_bytes;
     uint64_t sample_verdicts[DATASET_VERDICT_COUNT];
     uint64_t caption_verdicts[CAPTION_VERDICT_COUNT];
+    uint64_t rules[DATASET_RULES_COUNT]
+                  [BL_CONFIG_LIST_MAX]; /* captions that each rule had an effect on */
     struct split_counts splits;
     uint64_t passed[SOURCE_PASSED_COUNT], passed_first[SOURCE_PASSED_COUNT]; /* counts, and texts */
 };
@@ -38,15 +41,17 @@ struct dataset_row {
     uint32_t caption_count, split;
 };
 struct dataset_text {
-    uint64_t text;
-    uint32_t size, column, tokens, zero;
+    uint64_t text, trace; /* trace_size 0: none */
+    uint32_t size, trace_size, column, tokens;
 };
 struct dataset_note {
     uint64_t text;
+    uint64_t location; /* of the image, where there is one; else the offset of an empty text */
     uint32_t is_caption, verdict;
+    uint32_t rule, zero; /* FILTERS_NONE: none */
 };
 _Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_row) == 72 &&
-                   sizeof(struct dataset_text) == 24 && sizeof(struct dataset_note) == 16,
+                   sizeof(struct dataset_text) == 32 && sizeof(struct dataset_note) == 32,
                "the format has no padding");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in place");
 
@@ -88,10 +93,16 @@ struct dataset_judging;
 
 /* A caption that the rules look at. */
 struct dataset_judgement {
-    size_t text, size;
+    size_t text, size; /* as found */
+    size_t trace, trace_size;
+    char *stripped; /* without an opening that data.strip took off, or NULL */
+    size_t stripped_size;
     uint32_t column, tokens;
+    uint32_t strip, rule; /* data.strip's pattern; the verdict's rule; FILTERS_NONE: none */
     enum caption_verdict verdict;
     bool failed; /* to be judged */
+    uint8_t key
+        [16]; /* under data.deduplicate: all, of the prefix and the caption as filters_normalize gives it */
 };
 
 /* Judges the captions of rows [first, end) whose images are there. *ret is the caller's. */
@@ -106,6 +117,9 @@ size_t dataset_judgements(const struct dataset_judging *judging, uint64_t row,
 int dataset_judged_caption(const struct dataset_judging *judging,
                            const struct dataset_judgement *judgement, struct caption_text *ret,
                            struct bl_error *err);
+/* The same as it was found, for people. */
+void dataset_found_caption(const struct dataset_judging *judging,
+                           const struct dataset_judgement *judgement, struct caption_text *ret);
 
 /* -- the index (dataset_build.c) */
 

@@ -13,6 +13,7 @@
 #include "common/file.h"
 #include "common/hash.h"
 #include "common/limits.h"
+#include "common/data/captions.h"
 #include "common/data/source_build.h"
 #include "common/tar/tar.h"
 #include "common/utf8.h"
@@ -368,6 +369,7 @@ static void get_added(const struct source *source, uint64_t id, struct source_sa
         .candidate_count = candidates_end(source, id) - row->first_candidate,
         .file = source->text.data + row->file,
         .line = row->line,
+        .numbers = source_numbers(source, id),
     };
 }
 
@@ -389,6 +391,7 @@ static void fingerprint(struct source *source, const char *kind)
         }
         bl_sha256_add(&hash, "\n", 1);
     }
+    source_numbers_digest(source, &hash);
     bl_sha256_end(&hash, source->fingerprint);
 }
 
@@ -415,6 +418,7 @@ static int finish(struct source *source, const char *kind, struct bl_error *err)
     if (source->access.get)
         return 0; /* has its own way */
     BL_TRY(source_check_columns(source, err));
+    BL_TRY(source_check_numbers(source, err));
     fingerprint(source, kind);
     return 0;
 }
@@ -491,6 +495,7 @@ static int new_source(const struct source_options *options, struct source **ret,
     source->options = options;
     source->columns = options->columns;
     source->column_count = options->column_count;
+    BL_TRY(source_numbers_open(source, err));
     source->folder = folder_of(options->path);
     source->is_folder = !names_files(options->path);
     source->cache = options->cache ? strdup(options->cache) : NULL;
@@ -518,16 +523,22 @@ int source_open(const struct source_options *options, struct source **ret, struc
 int source_open_data(const struct config_data *data, struct source *ret[2], struct bl_error *err)
 {
     const char *const paths[2] = {data->source, data->validation_source};
-    bl_autofree const char **columns = calloc(data->captions.count, sizeof *columns);
+    bl_autofree const char **columns = calloc(2 * data->captions.count, sizeof *columns);
     if (!columns)
         return fail_nomem(err);
-    for (size_t i = 0; i < data->captions.count; i++)
-        columns[i] = data->captions.at[i].column;
+    size_t column_count = caption_columns(data, columns);
+    bl_autofree const char **numbers = calloc(data->filters.count + 1, sizeof *numbers);
+    if (!numbers)
+        return fail_nomem(err);
+    for (size_t i = 0; i < data->filters.count; i++)
+        numbers[i] = data->filters.at[i].column;
     for (int i = 0; i < 2 && paths[i]; i++) {
         const struct source_options options = {.path = paths[i],
                                                .format = data->format,
                                                .columns = columns,
-                                               .column_count = data->captions.count,
+                                               .column_count = column_count,
+                                               .numbers = numbers,
+                                               .number_count = data->filters.count,
                                                .image_column = data->image_column,
                                                .cache = data->cache};
         int rc = source_open(&options, &ret[i], err);
@@ -563,6 +574,7 @@ void source_free(struct source **source)
     free(s->folder);
     free(s->cache);
     free(s->column_seen);
+    source_numbers_release(s);
     for (int i = 0; i < SOURCE_PASSED_COUNT; i++)
         free(s->passed[i].first);
     free(s->text.data);

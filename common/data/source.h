@@ -48,6 +48,7 @@ struct source_sample {
     uint64_t candidate_count;
     const char *file; /* path below the folder of the file that named the sample, and the line */
     uint64_t line;    /* or row, from 1; 0: the whole file */
+    const double *numbers; /* of source_options.numbers; NAN: the sample has none there */
 };
 
 struct source_options {
@@ -55,6 +56,8 @@ struct source_options {
     enum config_format format;
     const char *const *columns; /* of captions, in order of preference; while it is opened */
     size_t column_count;
+    const char *const *numbers; /* columns of numbers; while it is opened */
+    size_t number_count;
     const char *image_column; /* of Parquet and tar; NULL: the usual names */
     const char *cache; /* folder of what URLs are cached in; NULL: no location of it is asked for */
 };

@@ -5,7 +5,9 @@
 
 #include "common/array.h"
 #include "common/data/source.h"
+#include "common/hash.h"
 #include "common/json.h"
+#include "common/limits.h"
 
 #define SOURCE_OTHERS_MAX 12 /* as many as a message can name */
 
@@ -50,6 +52,8 @@ struct source {
     size_t row_count, row_capacity;
     struct source_text *candidates;
     size_t candidate_count, candidate_capacity;
+    double *numbers; /* number_count of each row (source_numbers.c) */
+    size_t number_count, numbers_filled, number_capacity;
     uint8_t fingerprint[32];
     struct {
         uint64_t count;
@@ -60,7 +64,8 @@ struct source {
     const struct source_options *options;
     const char *const *columns;
     size_t column_count;
-    bool *column_seen;                  /* has any line had it? */
+    bool *column_seen; /* has any line had it? */
+    bool *number_seen;
     char others[SOURCE_OTHERS_MAX][64]; /* columns found that nobody asked for */
     size_t other_count;
 };
@@ -105,6 +110,21 @@ int source_pass_over_pairs(struct source *source, const struct source_listing *l
 /* That a path stays below the folder; that a text may be a caption. */
 int source_check_path(const char *path, struct bl_error *err);
 int source_check_caption(const char *text, size_t size, struct bl_error *err);
+/* -- columns of numbers (source_numbers.c). Index i is one of options->numbers. */
+
+int source_numbers_open(struct source *source, struct bl_error *err);
+void source_numbers_release(struct source *source);
+void source_saw_number(struct source *source, size_t i);
+/* That each column asked for was found. */
+int source_check_numbers(const struct source *source, struct bl_error *err);
+/* Of the sample added last. A JSON object's numbers and booleans; null is none. A CSV field; an empty one is none. */
+int source_add_number(struct source *source, size_t i, double value, struct bl_error *err);
+int source_add_json_numbers(struct source *source, const json_t *object, struct bl_error *err);
+int source_add_text_number(struct source *source, size_t i, const char *text, struct bl_error *err);
+/* Those of a sample, number_count; borrowed. */
+const double *source_numbers(const struct source *source, uint64_t id);
+void source_numbers_digest(const struct source *source, struct bl_sha256 *hash);
+
 /* Remembers that a column was found. */
 void source_saw_column(struct source *source, const char *name);
 /* That each column asked for was found. */

@@ -2,6 +2,7 @@
  * line with a file_name below the metadata's own folder. */
 #include "common/data/source_build.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +89,7 @@ static int read_object(const struct metadata *m, json_t *line, struct bl_error *
     for (size_t i = 0; i < m->source->column_count; i++)
         BL_TRY(source_add_json_captions(m->source, i, json_object_get(line, m->source->columns[i]),
                                         err));
-    return 0;
+    return source_add_json_numbers(m->source, line, err);
 }
 
 static bool is_blank(const char *text, size_t size)
@@ -99,28 +100,46 @@ static bool is_blank(const char *text, size_t size)
     return true;
 }
 
-/* Python writes NaN and Infinity, which are no JSON, and numbers of any size; no rule reads numbers. Puts zeros in their
- * place, outside of strings. */
+/* An integer of too many digits for 64 bits becomes the same number with an exponent; other numbers stay. */
+static void shorten_integer(char *text, size_t length)
+{
+    enum { FIT = 18, KEPT = 14 };
+    char exponent[8];
+    if (length <= FIT || strcspn(text, ".eE") < length || length > 300)
+        return;
+    memset(text + KEPT, ' ', length - KEPT);
+    int used = snprintf(exponent, sizeof exponent, "e%zu", length - KEPT);
+    memcpy(text + KEPT, exponent, (size_t)used);
+}
+
+/* Python writes NaN and Infinity, which are no JSON, and integers of any size. Puts an empty list, no value, in the place
+ * of the first two and of numbers as large, outside of strings. */
 static void blank_numbers(char *text, size_t size)
 {
     static const char *const names[] = {"NaN", "Infinity", "-Infinity"};
     bool quoted = false;
     for (size_t i = 0; i < size; i++) {
-        size_t length = 0;
+        size_t length = 0, digits = 0;
         if (text[i] == '"' || quoted) {
             quoted ^= text[i] == '"';
             i += quoted && text[i] == '\\'; /* what follows is escaped */
             continue;
         }
-        if (text[i] >= '0' && text[i] <= '9')
+        if (text[i] >= '0' && text[i] <= '9' && isinf(strtod(text + i, NULL)))
             length = strspn(text + i, "0123456789.eE+-");
+        else if (text[i] >= '0' && text[i] <= '9')
+            digits = strspn(text + i, "0123456789.eE+-");
         for (size_t n = 0; n < sizeof names / sizeof *names; n++)
             if (!strncmp(text + i, names[n], strlen(names[n])))
                 length = strlen(names[n]);
+        if (digits)
+            shorten_integer(text + i, digits);
         if (length) {
-            memset(text + i, ' ', length);
-            text[i] = '0';
+            size_t sign = i && text[i - 1] == '-';
+            memset(text + i - sign, ' ', length + sign);
+            memcpy(text + i, "[]", length < 2 ? 1 : 2);
         }
+        length += digits;
         i += length ? length - 1 : 0;
     }
 }
@@ -264,14 +283,15 @@ static int read_record(struct csv *csv, struct record *record, struct bl_error *
 /* Which field holds what. */
 struct header {
     size_t count, file_name;
-    size_t *columns; /* of each wanted column; == count: absent */
+    size_t *columns; /* of each wanted column, then of each column of numbers; == count: absent */
 };
 
 static int read_header(struct metadata *m, const struct record *record, struct header *header,
                        struct bl_error *err)
 {
     header->count = header->file_name = record->count;
-    for (size_t i = 0; i < m->source->column_count; i++)
+    size_t wanted = m->source->column_count, numbers = m->source->number_count;
+    for (size_t i = 0; i < wanted + numbers; i++)
         header->columns[i] = record->count;
     for (size_t i = 0; i < record->count; i++) {
         const char *name = field(record, i);
@@ -281,9 +301,14 @@ static int read_header(struct metadata *m, const struct record *record, struct h
         if (!strcmp(name, "file_name"))
             header->file_name = i;
         source_saw_column(m->source, name);
-        for (size_t j = 0; j < m->source->column_count; j++)
+        for (size_t j = 0; j < wanted; j++)
             if (!strcmp(m->source->columns[j], name))
                 header->columns[j] = i;
+        for (size_t j = 0; j < numbers; j++)
+            if (!strcmp(m->source->options->numbers[j], name)) {
+                header->columns[wanted + j] = i;
+                source_saw_number(m->source, j);
+            }
     }
     if (header->file_name == record->count)
         return bl_fail(err, BL_EFORMAT, "expected a column file_name, found none");
@@ -315,6 +340,11 @@ static int read_row(const struct metadata *m, const struct record *record,
             BL_TRY(source_pass_over(m->source, SOURCE_PRINTED_LISTS,
                                     field(record, header->file_name), err));
     }
+    for (size_t i = 0; i < m->source->number_count; i++) {
+        size_t at = header->columns[m->source->column_count + i];
+        if (at < header->count)
+            BL_TRY(source_add_text_number(m->source, i, field(record, at), err));
+    }
     return 0;
 }
 
@@ -338,7 +368,8 @@ static int read_records(struct metadata *m, struct record *record, struct header
 static int read_csv(struct metadata *m, struct bl_error *err)
 {
     struct record record = {0};
-    struct header header = {.columns = calloc(m->source->column_count + 1, sizeof(size_t))};
+    struct header header = {
+        .columns = calloc(m->source->column_count + m->source->number_count + 1, sizeof(size_t))};
     int rc = header.columns ? read_records(m, &record, &header, err)
                             : bl_fail(err, BL_ENOMEM, "out of memory");
     free(header.columns);

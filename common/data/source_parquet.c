@@ -1,6 +1,7 @@
 /* common/data/source_parquet.c - Parquet files. Rows stay in them and are read when asked for, so that opening a source takes
  * neither time nor memory for captions. Images are in a column of their bytes, or a column says where they are: URLs, or paths
  * below the folder. */
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 struct column {
     struct parquet_reader *reader; /* NULL: there is no such column */
     struct parquet_rows rows;      /* those read last; row_count 0: none */
+    bool real;                     /* of numbers: else integers */
 };
 
 struct store {
@@ -36,6 +38,9 @@ struct store {
     struct column names; /* what images are called */
     struct column *captions;
     size_t caption_count;
+    struct column *numbers; /* of data.filters */
+    double *number;         /* of the sample read last */
+    size_t number_count;
     struct bl_bytes name; /* of the sample read last */
     struct source_candidate *candidates;
     size_t candidate_count, candidate_capacity;
@@ -126,6 +131,16 @@ static void place(const struct source *source, uint64_t id, struct source_sample
         .image = "", .file = parquet_name(file) + strlen(source->folder) + 1, .line = id + 1};
 }
 
+/* The number of a row; NAN where it is null. */
+static int read_number(struct column *c, int64_t row, double *ret, struct bl_error *err)
+{
+    const struct parquet_value *value;
+    size_t count;
+    BL_TRY(read_row(c, row, &value, &count, err));
+    *ret = value->null ? NAN : c->real ? value->real : (double)value->integer;
+    return 0;
+}
+
 static int get(const struct source *source, uint64_t id, struct source_sample *ret,
                struct bl_error *err)
 {
@@ -137,6 +152,10 @@ static int get(const struct source *source, uint64_t id, struct source_sample *r
     for (size_t i = 0; i < s->caption_count; i++)
         if (add_candidates(s, i, (int64_t)id, err) < 0)
             return source_where(source, ret, err);
+    for (size_t i = 0; i < s->number_count; i++)
+        if (read_number(&s->numbers[i], (int64_t)id, &s->number[i], err) < 0)
+            return source_where(source, ret, err);
+    ret->numbers = s->number;
     ret->candidate_count = s->candidate_count;
     return 0;
 }
@@ -227,6 +246,8 @@ static void release(void *store)
     parquet_reader_free(&s->names.reader);
     for (size_t i = 0; i < s->caption_count; i++)
         parquet_reader_free(&s->captions[i].reader);
+    for (size_t i = 0; i < s->number_count; i++)
+        parquet_reader_free(&s->numbers[i].reader);
     pthread_mutex_destroy(&s->lock);
     parquet_table_free(&s->table);
     bl_bytes_release(&s->name);
@@ -234,6 +255,8 @@ static void release(void *store)
     free(s->bytes);
     free(s->folder);
     free(s->captions);
+    free(s->numbers);
+    free(s->number);
     free(s->candidates);
     free(s);
 }
@@ -343,6 +366,30 @@ static int open_captions(struct source *source, struct store *s, struct bl_error
     return 0;
 }
 
+/* Columns of integers, reals or booleans. */
+static int open_numbers(const struct source *source, struct store *s,
+                        const struct source_options *options, struct bl_error *err)
+{
+    s->numbers = calloc(options->number_count + 1, sizeof *s->numbers);
+    s->number = calloc(options->number_count + 1, sizeof *s->number);
+    if (!s->numbers || !s->number)
+        return fail_nomem(err);
+    for (size_t i = 0; i < options->number_count; i++) {
+        char key[40];
+        const struct parquet_column *column = find(s, options->numbers[i]);
+        snprintf(key, sizeof key, "data.filters[%zu]", i);
+        if (!column)
+            return source_check_numbers(source, err); /* says that it is missing */
+        source->number_seen[i] = true;
+        if (column->kind == PARQUET_BYTES || column->list || column->unreadable)
+            return fail_column(source, column->path, column, "numbers, one a row", key, err);
+        s->number_count++;
+        s->numbers[i].real = column->kind == PARQUET_REAL;
+        BL_TRY(open_column(s, column->path, &s->numbers[i], err));
+    }
+    return 0;
+}
+
 static int count_rows(struct source *source, struct store *s, struct bl_error *err)
 {
     size_t files = parquet_table_file_count(s->table);
@@ -412,6 +459,7 @@ static int read_parquet(struct source *source, const struct source_listing *list
     BL_TRY(count_rows(source, s, err));
     BL_TRY(choose_images(source, s, options->image_column, err));
     BL_TRY(open_captions(source, s, err));
+    BL_TRY(open_numbers(source, s, options, err));
     return fingerprint(source, s, err);
 }
 

@@ -15,14 +15,10 @@ int image_processor_open(const char *vision_folder, int64_t max_pixels, struct i
 }
 
 int image_processor_run(const struct image_processor *processor, const uint8_t *data, size_t size,
-                        uint8_t *pixels, int64_t *ret_width, int64_t *ret_height,
-                        struct bl_error *err)
+                        uint8_t *pixels, struct image_facts *ret, struct bl_error *err)
 {
     bl_autoimage struct image image = {0};
     BL_TRY(image_decode(data, size, processor->max_pixels, &image, err));
-    if (ret_width)
-        *ret_width = image.width;
-    if (ret_height)
-        *ret_height = image.height;
+    *ret = (struct image_facts){image.width, image.height, image.damaged};
     return image_resize(&image, processor->side, processor->side, processor->filter, pixels, err);
 }

@@ -16,7 +16,10 @@ struct image_processor {
 /* From the vision model's config.json and its image processor's settings (hf_preprocess_open). */
 int image_processor_open(const char *vision_folder, int64_t max_pixels, struct image_processor *ret,
                          struct bl_error *err);
-/* pixels (side, side, 3) u8 RGB. *ret_width, *ret_height: the image's own, upright; may be NULL. */
+struct image_facts {
+    int64_t width, height; /* the image's own, upright */
+    bool damaged;          /* as in struct image */
+};
+/* pixels (side, side, 3) u8 RGB. */
 int image_processor_run(const struct image_processor *processor, const uint8_t *data, size_t size,
-                        uint8_t *pixels, int64_t *ret_width, int64_t *ret_height,
-                        struct bl_error *err);
+                        uint8_t *pixels, struct image_facts *ret, struct bl_error *err);

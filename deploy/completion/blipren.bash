@@ -22,9 +22,9 @@ _blipren() {
     --checkpoint | --vision | --llm | --model | --into | --keys) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
     --device) mapfile -t COMPREPLY < <(compgen -W "auto cpu $("$program" devices 2>/dev/null | grep -oE '^cuda:[0-9]+')" -- "$word") ;;
     --precision) mapfile -t COMPREPLY < <(compgen -W "bf16 f32" -- "$word") ;;
-    --attention | --pairs | --list | --out) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --attention | --pairs | --list | --out | --html) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     --coord | --host | --local | --name | --prefix | --queries | --threads | --capacity | --patience | --grace | --bind | --parent | --beam | \
-        --temperature | --top-p | --seed | --max-new | --max-pixels | --longest) ;;
+        --temperature | --top-p | --seed | --max-new | --max-trace | --column | --max-pixels | --longest) ;;
     *)
         if [[ $word == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W "$(_blipren_options "$program" "$command")" -- "$word")

@@ -438,6 +438,30 @@ def bad_images_void_their_slots_and_are_listed(place):
     expect([json.loads(line) for line in open(os.path.join(case.run, "bad_samples.jsonl"))] == listed, "listed again")
 
 
+def images_with_damaged_data_are_used_counted_and_listed(place):
+    data = place.path("damaged")
+    shutil.copytree(place.path("data"), data)
+    with open(os.path.join(ROOT, "tests/golden/image/restart.jpg"), "rb") as f:
+        sound = f.read()
+    marker = sound.index(b"\xff\xd1") + 1
+    rows = [json.loads(line) for line in open(os.path.join(data, "metadata.jsonl"))]
+    for i, byte in ((3, 0xd5), (7, 0xd6)):  # a restart marker out of turn: what follows it is made up
+        rows[i]["file_name"] = "damaged-%d.jpg" % i
+        with open(os.path.join(data, rows[i]["file_name"]), "wb") as f:
+            f.write(sound[:marker] + bytes([byte]) + sound[marker + 1:])
+    with open(os.path.join(data, "metadata.jsonl"), "w") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)
+    case = Case(place, "damagedimages", data=data, data__validation=0)
+    output = case.must_train("1,2")
+    listed = [json.loads(line) for line in open(os.path.join(case.run, "damaged_images.jsonl"))]
+    names = [os.path.basename(d["file_name"]) for d in listed]
+    expect(set(names) == {"damaged-3.jpg", "damaged-7.jpg"} and len(names) == 2, listed)
+    expect(output.count("has damaged data") == 1 and names[0] in output, output)
+    expect("2 of the images used have damaged data: %s/damaged_images.jsonl" % case.run in output, output)
+    expect(not open(os.path.join(case.run, "bad_samples.jsonl")).read(), "they are no bad samples")
+    expect(all(m["images"] == 12 for m in metrics(case.run)), "a slot was void")
+
+
 def write_tensors(path, found):
     """The inverse of tensors()."""
     header, data = {}, b""

@@ -191,7 +191,7 @@ class Run:
                     command += ["--host", host.address]
             self.services[name] = Service(name, host, command, self.log, (environments or {}).get(name))
 
-    def tend(self, until=math.inf, commits=math.inf, limit_s=300):
+    def tend(self, until=math.inf, commits=math.inf, limit_s=900):
         """Looks after all services until a time, or so many commits; True as soon as the run has ended."""
         limit = time.monotonic() + limit_s
         while time.monotonic() < until and len(self.commits) < commits:

@@ -172,8 +172,8 @@ def journal(run):
         return [json.loads(line.split("\t")[0]) for line in f if "\t" in line]
 
 
-def lineage(run, steps):
-    """Checks that each step is committed exactly once on the lineage that lives; returns their digests
+def lineage(run, steps=None):
+    """Checks that each step is committed exactly once on the lineage that lives, and that so many are; returns their digests
     and the number of rewinds."""
     committed, rewinds = [], 0
     for record in journal(run):
@@ -185,7 +185,7 @@ def lineage(run, steps):
                 raise SystemExit("%s: step %d committed where %d was next" % (run, record["step"], len(committed)))
             # known from a survivor's state alone: nobody lived to tell its places
             committed.append(None if record["via_survivors"] else record["digest"])
-    if len(committed) != steps:
+    if steps is not None and len(committed) != steps:
         raise SystemExit("%s: %d steps committed, expected %d" % (run, len(committed), steps))
     return committed, rewinds
 

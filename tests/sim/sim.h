@@ -32,6 +32,9 @@ enum sim_what {
     SIM_TO_WORKER,  /* a message arrives: link */
     SIM_TO_LOADER,  /* a message arrives: link */
     SIM_COORD_OWN,  /* a timer, the journal, a checksum: the coordinator's own event */
+    SIM_CLAIMED,    /* a coordinator has claimed its epoch, and reads the journal */
+    SIM_SYNCED,     /* records of a coordinator are on disk: coord.journaled.seq */
+    SIM_LOOKED,     /* it has read the run's epoch after that */
     SIM_WORKER_OWN, /* a timer, engine, writer, data: the worker's own event */
     SIM_LOADER_OWN,
     SIM_ENGINE, /* an operation of a worker's engine is over: engine_turn */
@@ -44,7 +47,7 @@ enum sim_what {
 struct sim_event {
     uint64_t at_ms, turn; /* equal times: in the order they were made */
     enum sim_what what;
-    int index;         /* of the worker or loader; SIM_RESTART: enum sim_program, index */
+    int index;         /* of the worker or loader; SIM_RESTART: enum program, index */
     int program;       /* SIM_RESTART */
     uint32_t instance; /* of the process it belongs to */
     uint32_t link;     /* messages */
@@ -127,6 +130,7 @@ struct sim_options {
 };
 struct sim_result {
     uint64_t events, ms, generations, rewinds, crashes;
+    uint64_t taken; /* coordinators that ended because another had taken over */
 };
 /* Runs one schedule to its end; does not return when it fails. */
 struct sim_result sim_run(const struct sim_options *options);

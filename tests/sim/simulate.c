@@ -17,7 +17,7 @@
 #define FAILED_MAX 1024
 
 struct totals {
-    uint64_t schedules, events, generations, rewinds, crashes;
+    uint64_t schedules, events, generations, rewinds, crashes, taken;
 };
 
 static uint64_t failed_seeds[FAILED_MAX];
@@ -54,6 +54,7 @@ static void run_one(uint64_t seed, bool verbose, struct totals *totals)
     totals->generations += result.generations;
     totals->rewinds += result.rewinds;
     totals->crashes += result.crashes;
+    totals->taken += result.taken;
 }
 
 /* One child: every jobs-th schedule; its totals go up the pipe. */
@@ -128,13 +129,15 @@ int main(int argc, char **argv)
         sum.generations += part.generations;
         sum.rewinds += part.rewinds;
         sum.crashes += part.crashes;
+        sum.taken += part.taken;
     }
     clock_gettime(CLOCK_MONOTONIC, &end);
-    printf("simulate: schedules=%llu seed=%llu events=%llu crashes=%llu generations=%llu "
-           "rewinds=%llu s=%.1f\n",
+    printf("simulate: schedules=%llu seed=%llu events=%llu crashes=%llu taken_over=%llu "
+           "generations=%llu rewinds=%llu s=%.1f\n",
            (unsigned long long)sum.schedules, (unsigned long long)seed,
            (unsigned long long)sum.events, (unsigned long long)sum.crashes,
-           (unsigned long long)sum.generations, (unsigned long long)sum.rewinds,
+           (unsigned long long)sum.taken, (unsigned long long)sum.generations,
+           (unsigned long long)sum.rewinds,
            (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) * 1e-9);
     return 0;
 }

@@ -6,8 +6,9 @@
 struct world *w;
 
 static const char *const fault_names[] = {
-    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",   "hang-loader",
-    "hang-worker",  "fail-comm",    "damage",      "reconnect",  "blackout"};
+    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
+    "hang-loader",  "hang-worker",  "fail-comm",   "damage",     "reconnect",
+    "blackout",     "cut",          "slow-disk",   "take-over"};
 
 int worker_index(uint64_t incarnation)
 {
@@ -58,17 +59,6 @@ struct coord_checkpoint checkpoint_named(const char *name)
     return (struct coord_checkpoint){step, generation};
 }
 
-void record_to_disk(void)
-{
-    const struct coord_record *record = &w->records[w->on_disk++];
-    const struct saved *saved =
-        saved_find((struct coord_checkpoint){record->step, record->generation});
-    BL_ASSERT(record->type != COORD_RECORD_CHECKPOINT || saved);
-    truth_record(&w->truth, record, saved ? saved->state : 0, w->comms[record->generation].state);
-    w->result.generations += record->type == COORD_RECORD_GENERATION;
-    w->result.rewinds += record->type == COORD_RECORD_REWIND;
-}
-
 /* Everything is drawn, the rates of what goes wrong included: most schedules know few faults, and
  * those often. */
 static void draw(void)
@@ -111,6 +101,8 @@ static void draw(void)
         w->validate_ids[i] = 2 * i + 1;
     }
     w->delay_ms = below(1 + patience() / 20);
+    w->tail = (enum tail)below(3);
+    w->finding = w->local ? ONE_ADDRESS : (enum finding)below(3);
     w->slow_ms = patience() / (1 + below(3));
     w->slow_chance = chance(0.5) ? 0 : 0.02;
     w->silent_chance = chance(0.5) ? 0.2 : 0.8;
@@ -122,10 +114,15 @@ static void draw(void)
         w->fault_weight[i] = chance(0.5) ? 0 : 1 + below(8);
     if (chance(0.5))
         w->fault_weight[BLACKOUT] /= 2;
-    if (w->blind_loader >= 0) /* else it might be alone, and so believed */
+    if (w->finding == ONE_ADDRESS)
+        w->fault_weight[TAKE_OVER] = 0;
+    if (w->blind_loader >= 0) { /* else it might be alone, and so believed */
+        w->tail = UNIFORM;
+        w->finding = ONE_ADDRESS;
         for (int i = 0; i < FAULT_COUNT; i++)
             if (i != CRASH_WORKER && i != FAIL_COMM && i != BLACKOUT)
                 w->fault_weight[i] = 0;
+    }
     w->heal_ms = below(30 * patience());
     w->end_ms = w->heal_ms + 400ull * patience();
     w->stop_wanted = chance(0.25);
@@ -151,16 +148,27 @@ static void print_options(void)
     TRACE("workers=%u (min %u, wanted %u) loaders=%u capacity=%u batch=%u micro-batch=%u window=%u "
           "ahead=%u steps=%llu "
           "samples=%llu validate=%llu/%llu checkpoint=%llu patience=%u delay=%u slow=%u@%.2f "
-          "silent=%.1f local=%d stop=%d fsync=%u long=%.2f odd=%d: %d",
+          "silent=%.1f local=%d stop=%d fsync=%u long=%.2f odd=%d: %d tail=%d finding=%d",
           w->worker_count, w->config.workers_min, w->config.workers_wanted, w->loader_count,
           w->capacity, plan->batch, plan->micro_batch, plan->window, plan->steps_ahead,
           (unsigned long long)plan->steps, (unsigned long long)plan->train_samples,
           (unsigned long long)plan->validate_samples, (unsigned long long)plan->validate_every,
           (unsigned long long)plan->checkpoint_every, patience(), w->delay_ms, w->slow_ms,
           w->slow_chance, w->silent_chance, w->local, w->stop_wanted, w->fsync_ms, w->long_chance,
-          w->odd_worker, (int)w->odd);
+          w->odd_worker, (int)w->odd, (int)w->tail, (int)w->finding);
     for (int i = 0; i < FAULT_COUNT; i++)
         TRACE("fault %s weight %u", fault_names[i], w->fault_weight[i]);
+}
+
+/* It waits for the end of a cut between its coordinator and the peer. */
+static bool is_cut_down(const struct sim_event *e)
+{
+    const struct link *l = &w->links[e->link];
+    uint64_t until_ms = later(process_of(l->program, l->index)->down_cut_until_ms,
+                              w->coords[l->address].down_cut_until_ms);
+    if (until_ms > w->now_ms)
+        sim_push_again(&w->queue, e, until_ms);
+    return until_ms > w->now_ms;
 }
 
 static void handle(struct sim_event *e)
@@ -172,11 +180,19 @@ static void handle(struct sim_event *e)
     case SIM_TO_LOADER:
         if (w->links[e->link].down_lost)
             return;
+        if (is_cut_down(e))
+            return;
         if (e->what == SIM_TO_WORKER)
             return worker_now(e);
         return loader_now(e);
     case SIM_COORD_OWN:
         return coord_own(e);
+    case SIM_CLAIMED:
+        return coord_claimed(e);
+    case SIM_SYNCED:
+        return coord_synced(e);
+    case SIM_LOOKED:
+        return coord_looked(e);
     case SIM_WORKER_OWN:
         return worker_now(e);
     case SIM_LOADER_OWN:
@@ -204,6 +220,14 @@ static void ask_for_checkpoints(uint64_t seed)
     }
 }
 
+static const char *newest_state(void)
+{
+    for (int i = 0; i < COORDS; i++)
+        if (w->coords[i].up && !is_fenced(&w->coords[i]))
+            return coord_state_name(coord_status(w->coords[i].core).state);
+    return "no coordinator";
+}
+
 struct sim_result sim_run(const struct sim_options *options)
 {
     w = calloc(1, sizeof *w);
@@ -214,6 +238,7 @@ struct sim_result sim_run(const struct sim_options *options)
     draw();
     print_options();
     truth_init(&w->truth, &w->config.plan);
+    w->journal = -1;
     restart_later(COORD, 0, below(patience()));
     for (uint32_t i = 0; i < w->worker_count; i++)
         restart_later(WORKER, (int)i, below(patience()));
@@ -233,18 +258,18 @@ struct sim_result sim_run(const struct sim_options *options)
     while (!w->over && (e = sim_pop(&w->queue))) {
         w->now_ms = e->at_ms;
         if (w->now_ms > w->end_ms || ++w->result.events > EVENTS_MAX)
-            sim_fail(
-                SIM_STUCK,
-                "not finished %llu ms after everything was mended (%s, step %llu of %llu)",
-                (unsigned long long)(w->now_ms - w->heal_ms),
-                w->coord_up ? coord_state_name(coord_status(w->coord).state) : "no coordinator",
-                (unsigned long long)w->truth.committed, (unsigned long long)w->config.plan.steps);
+            sim_fail(SIM_STUCK,
+                     "not finished %llu ms after everything was mended (%s, step %llu of %llu)",
+                     (unsigned long long)(w->now_ms - w->heal_ms), newest_state(),
+                     (unsigned long long)w->truth.committed,
+                     (unsigned long long)w->config.plan.steps);
         handle(e);
         sim_event_done(&w->queue, e);
     }
     struct sim_result result = w->result;
     result.ms = w->now_ms;
-    coord_free(&w->coord);
+    for (int i = 0; i < COORDS; i++)
+        coord_free(&w->coords[i].core);
     for (int i = 0; i < SIM_WORKERS_MAX; i++)
         worker_free(&w->workers[i].worker);
     for (int i = 0; i < SIM_LOADERS_MAX; i++)

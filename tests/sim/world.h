@@ -3,6 +3,7 @@
  *
  *   world.c           a schedule: drawn, run, ended          world_net.c      connections
  *   world_engine.c    the workers' engines                   world_process.c  starts, crashes and other faults
+ *   world_coord.c     coordinators: epochs, journals
  *   world_actions.c   what the loops do for their cores      world_events.c   what arrives at a core */
 #pragma once
 
@@ -19,12 +20,31 @@
 #define OPS_MAX 16
 #define EVENTS_MAX 400000
 
+#define COORDS 2
+
 enum program { COORD, WORKER, LOADER };
+
+/* A coordinator at one of two addresses, and its journal. Of two that are up the one with the newer epoch has taken over, and the other
+ * does not know it yet. */
+struct coordinator {
+    bool up, starting; /* starting: it has claimed its epoch, and has not read the journal */
+    uint32_t instance; /* of all that ever were; also of those before it at this address */
+    struct coord *core;
+    uint64_t epoch;
+    uint64_t stalled_until_ms, last_fsync_ms;
+    uint64_t up_cut_until_ms, down_cut_until_ms; /* its host is cut off: nothing arrives, leaves */
+    uint64_t stepped_ms, probed_ms;
+    uint64_t synced_seq, counted_seq;         /* its records on disk; those that count */
+    struct coord_record records[RECORDS_MAX]; /* on disk, then on their way */
+    uint64_t seqs[RECORDS_MAX];
+    int on_disk, record_count;
+};
 
 /* One connection between a worker or loader and a coordinator, in order in both directions. */
 struct link {
     enum program program;
     int index;
+    int address;             /* where it connects: of the coordinators */
     uint32_t instance;       /* of the peer */
     uint64_t core_link;      /* the peer core's number of it */
     uint64_t peer;           /* its incarnation */
@@ -91,10 +111,14 @@ struct process {
     bool up;
     uint32_t instance;
     uint64_t incarnation;
-    int link; /* newest; -1 = none */
+    int link;          /* newest; -1 = none */
+    uint64_t epoch;    /* of the coordinator that welcomed it last */
+    unsigned attempts; /* to connect */
     uint64_t stalled_until_ms;
-    uint64_t busy_until_ms, progress; /* works until then; what its Beats say */
-    bool hung, was_hung;              /* its threads do nothing; its loop does */
+    uint64_t up_cut_until_ms, down_cut_until_ms; /* to and from coordinators */
+    uint64_t data_cut_until_ms, comm_cut_until_ms;
+    uint64_t busy_until_ms, progress, looks; /* works until then; what its Beats say */
+    bool hung, was_hung;                     /* its threads do nothing; its loop does */
     uint64_t backlog_ms; /* what its threads say comes no earlier, and in order: they were hung */
     /* worker */
     struct worker *worker;
@@ -132,8 +156,21 @@ enum fault {
     DAMAGE,
     RECONNECT,
     BLACKOUT,
+    CUT,
+    SLOW_DISK,
+    TAKE_OVER,
     FAULT_COUNT
 };
+
+/* How peers find the coordinator. */
+enum finding {
+    ONE_ADDRESS, /* it is always at the first */
+    IN_TURN,     /* both are tried */
+    BY_FILE      /* the newest one says where it is */
+};
+
+/* How long a message takes: how often longer than most. */
+enum tail { UNIFORM, GEOMETRIC, HEAVY };
 
 /* What is wrong with the odd worker, for as long as the schedule runs. */
 enum odd {
@@ -156,6 +193,8 @@ struct world {
     struct coord_config config;
     uint32_t worker_count, loader_count, capacity, jobs;
     uint32_t delay_ms, slow_ms;
+    enum tail tail;
+    enum finding finding;
     uint32_t fsync_ms, keep_last;
     double long_chance; /* that work takes many times the patience, while it gets on */
     int blind_loader;   /* sees no image while the others do; -1: none is */
@@ -169,19 +208,21 @@ struct world {
     uint64_t heal_ms, end_ms;
     uint64_t expected[SIM_STEPS_MAX]; /* sums of the terms of each step */
 
-    struct coord *coord;
-    uint32_t coord_instance;
-    bool coord_up, over;
-    uint64_t coord_stalled_until_ms, last_fsync_ms;
+    struct coordinator coords[COORDS];
+    struct coordinator *k; /* the one that acts now */
+    uint32_t coord_instances;
+    uint64_t epoch; /* RUN/epoch */
+    int journal,
+        endpoint; /* of the coordinators: whose the newest journal is; who wrote RUN/endpoint last */
+    int counted;  /* records of the newest journal that count, or did in the one it is a copy of */
+    bool over;
+    uint64_t disk_slow_until_ms;
     struct process workers[SIM_WORKERS_MAX], loaders[SIM_LOADERS_MAX];
     struct link links[LINKS_MAX];
     int link_count;
     struct comm comms[COMMS_MAX];
     uint64_t data_last_ms[SIM_LOADERS_MAX][SIM_WORKERS_MAX];
 
-    struct coord_record records[RECORDS_MAX]; /* the journal: on disk, then on its way */
-    uint64_t record_seqs[RECORDS_MAX];
-    int on_disk, record_count;
     struct saved saved[SAVED_MAX];
     int saved_count;
 };
@@ -211,6 +252,8 @@ static inline bool chance(double p)
 static inline uint64_t delay(void)
 {
     uint64_t ms = below(w->delay_ms + 1);
+    for (int i = 0; w->tail != UNIFORM && !w->healed && i < 6 && chance(0.4); i++)
+        ms = w->tail == HEAVY ? 2 * ms + 1 : ms + below(w->delay_ms + 1);
     return chance(w->slow_chance) ? ms + below(w->slow_ms + 1) : ms;
 }
 
@@ -254,6 +297,13 @@ static inline uint64_t progress_of(struct process *p)
     return p->progress += w->now_ms < p->busy_until_ms;
 }
 
+/* The same of how often it looked for other ranks' bytes. */
+static inline uint64_t looks_of(struct process *p)
+{
+    bool waits = p->engine.running && p->engine.ops[0].type == OP_REDUCE && !p->hung;
+    return p->looks += waits;
+}
+
 /* ---- world.c */
 
 /* The worker with this incarnation, if it is up; else -1. */
@@ -266,8 +316,32 @@ struct bl_digest digest_of(uint64_t number);
 /* NULL: that checkpoint was never written. */
 struct saved *saved_find(struct coord_checkpoint checkpoint);
 struct coord_checkpoint checkpoint_named(const char *name);
-/* The journal's oldest record on its way reaches the disk. */
-void record_to_disk(void);
+
+/* ---- world_coord.c */
+
+/* The one that is up with this instance; NULL: none. */
+struct coordinator *coordinator_of(uint32_t instance);
+/* Is it up, and another has taken over? */
+static inline bool is_fenced(const struct coordinator *k)
+{
+    return k->epoch != w->epoch;
+}
+/* Claims the next epoch; then it reads the journal and begins, unless another one claims meanwhile. */
+void start_coord(int address);
+void coord_claimed(const struct sim_event *e);
+/* The acting one's records: on their way, on disk, and whether they count. */
+void coord_journal(const struct coord_action *a);
+void coord_synced(struct sim_event *e);
+void coord_looked(struct sim_event *e);
+void coord_probe(struct coordinator *k);
+/* It stood still for longer than P: does it find that the run is another's? Then it has ended. */
+bool coord_wakes_taken(struct coordinator *k);
+/* The journal keeps what is on disk, and of what was on its way a part from its beginning: a torn
+ * record is one that is not there. */
+void crash_coord(struct coordinator *k);
+/* A coordinator starts, at either address if peers look at both. */
+void coord_restart_later(uint64_t ms);
+void coord_restart(int address);
 
 /* ---- world_net.c */
 
@@ -296,6 +370,8 @@ void comm_fail(uint64_t generation);
 uint32_t unreached_by(int index, const struct comm *comm, uint32_t *ret_ranks);
 /* The engine, whose operation is FORM, has met its rendezvous: the comm is complete once all have. */
 void form_join(int index);
+/* The all-reduce that has begun ends, once all ranks have come and none of them hangs. */
+void reduce_go(uint64_t generation);
 void engine_queue(int index, struct op op);
 /* The running operation comes to its end: what it changes, and what the loop hears. */
 void op_end(int index, bool ok);
@@ -306,9 +382,8 @@ void engine_abort(int index);
 /* The next tick, restart, fault: some time from now. */
 void tick_later(enum program program, int index, uint32_t instance);
 void restart_later(enum program program, int index, uint64_t ms);
-/* The journal keeps what is on disk, and of what was on its way a part from its beginning: a torn
- * record is one that is not there. */
-void crash_coord(void);
+/* With a local coordinator. */
+void crash_local_peers(void);
 void fault_later(void);
 void random_fault(void);
 /* From here on nothing breaks, and everything that was broken is mended: the run has to finish. */

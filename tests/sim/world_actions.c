@@ -33,7 +33,8 @@ static void worker_write(int index, const struct worker_action *a)
     e->worker.written.ok = w->healed || !chance(w->write_failure_chance);
     e->content = p->engine.snap_state;
     name_copy(e->name, a->save.folder);
-    sim_push(&w->queue, e, busy_until(p, w->now_ms + delay() + work()));
+    uint64_t disk_ms = w->now_ms < w->disk_slow_until_ms ? below(2 * patience()) : 0;
+    sim_push(&w->queue, e, busy_until(p, w->now_ms + delay() + work() + disk_ms));
 }
 
 static void worker_message(int index, const struct worker_action *a)
@@ -91,6 +92,7 @@ static void worker_message(int index, const struct worker_action *a)
     default:
         BL_ASSERT(a->type == WORKER_ACTION_BEAT);
         m->beat.progress = p->hung ? p->progress : progress_of(p);
+        m->beat.looks = looks_of(p);
     }
     send_up_from(p, a->link, e);
 }
@@ -104,6 +106,7 @@ static void do_worker_action(int index, const struct worker_action *a, const str
         connect_peer(WORKER, index, a->link);
         e = to_coord(COORD_EVENT_HELLO, a->generation);
         e->coord.hello.role = BL_ROLE_WORKER;
+        e->coord.hello.epoch = p->epoch;
         send_up(p->link, e);
         return;
     case WORKER_ACTION_OPEN:
@@ -199,7 +202,9 @@ static void loader_ship(int index, const struct loader_action *a)
         e->worker.data.micro_batch = a->assignment.micro_batch;
         e->content = p->slots[slot].content;
         uint64_t *last = &w->data_last_ms[index][to];
-        *last = later(*last, later(sent_ms, w->workers[to].stalled_until_ms) + delay());
+        uint64_t cut_ms = later(p->data_cut_until_ms, w->workers[to].data_cut_until_ms);
+        *last =
+            later(*last, later(later(sent_ms, cut_ms), w->workers[to].stalled_until_ms) + delay());
         if (!w->healed && chance(w->slow_chance * 0.2))
             sim_event_done(&w->queue, e); /* a data connection broke */
         else
@@ -240,7 +245,8 @@ static void loader_accept(int index, uint32_t slot, const struct sim_event *from
     for (uint32_t i = 0; i < from->sample_count; i++) {
         struct coord_void v = {i, from->samples[i],
                                (index == w->blind_loader && w->now_ms > 3 * patience()) ||
-                                   is_absent(from->samples[i])};
+                                   is_absent(from->samples[i]),
+                               false};
         if (!v.unreadable && !is_bad(v.sample))
             continue;
         p->slots[slot].voids[p->slots[slot].void_count++] = v;
@@ -257,6 +263,7 @@ static void do_loader_action(int index, const struct loader_action *a, const str
         connect_peer(LOADER, index, a->link);
         e = to_coord(COORD_EVENT_HELLO, 0);
         e->coord.hello.role = BL_ROLE_LOADER;
+        e->coord.hello.epoch = p->epoch;
         e->coord.hello.capacity = p->capacity;
         send_up(p->link, e);
         return;
@@ -357,7 +364,7 @@ static void coord_assignment(const struct coord_action *a)
     uint64_t samples[SIM_BATCH_MAX];
     uint32_t epochs[SIM_BATCH_MAX];
     BL_ASSERT_CMP(a->assignment.indices.count, <=, SIM_BATCH_MAX);
-    coord_assignment_samples(w->coord, a, samples, epochs);
+    coord_assignment_samples(w->k->core, a, samples, epochs);
     e->loader.type = LOADER_EVENT_ASSIGNMENT;
     e->loader.generation = a->generation;
     e->loader.assignment.kind = a->assignment.kind;
@@ -367,24 +374,9 @@ static void coord_assignment(const struct coord_action *a)
     for (uint32_t i = 0; i < a->assignment.indices.count; i++) {
         e->content += bl_sample_term(a->assignment.indices.first + i, samples[i]);
         e->samples[e->sample_count++] = samples[i];
-        e->missing[i] = coord_is_missing(w->coord, samples[i]);
+        e->missing[i] = coord_is_missing(w->k->core, samples[i]);
     }
     send_down(a->link, e);
-}
-
-static void coord_journal(const struct coord_action *a)
-{
-    BL_ASSERT_CMP(w->record_count, <, RECORDS_MAX);
-    w->record_seqs[w->record_count] = a->journal.seq;
-    w->records[w->record_count++] = a->journal.record;
-    struct sim_event *e = to_coord(COORD_EVENT_JOURNALED, 0);
-    e->what = SIM_COORD_OWN;
-    e->instance = w->coord_instance;
-    e->coord.journaled.seq = a->journal.seq;
-    w->last_fsync_ms =
-        later(w->last_fsync_ms, later(w->now_ms, w->coord_stalled_until_ms) + below(w->fsync_ms) +
-                                    (chance(w->slow_chance) ? below(w->slow_ms + 1) : 0));
-    sim_push(&w->queue, e, w->last_fsync_ms);
 }
 
 static void coord_verify(const struct coord_action *a)
@@ -392,7 +384,7 @@ static void coord_verify(const struct coord_action *a)
     const struct saved *saved = saved_find(a->checkpoint);
     struct sim_event *e = to_coord(COORD_EVENT_VERIFIED, 0);
     e->what = SIM_COORD_OWN;
-    e->instance = w->coord_instance;
+    e->instance = w->k->instance;
     e->coord.verified.checkpoint = a->checkpoint;
     e->coord.verified.ok = saved && saved->whole;
     sim_push(&w->queue, e, w->now_ms + 1 + delay());
@@ -400,11 +392,17 @@ static void coord_verify(const struct coord_action *a)
 
 static void coord_exit(const struct coord_action *a)
 {
-    const struct coord_ledger *ledger = coord_ledger(w->coord);
+    const struct coord_ledger *ledger = coord_ledger(w->k->core);
     TRACE("coord exits with %d: %s", a->exit.code, a->exit.text);
     /* What the last fault does is over after 12 P, or, where a worker hung, which is found out after 20 P, after 36 P. */
     bool may_fail = (a->exit.code == BL_EIO && w->write_failure_chance > 0) ||
                     (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 36ull * patience());
+    if (a->exit.code == BL_ETAKEN) {
+        if (!is_fenced(w->k))
+            sim_fail(SIM_UNSAFE, "the newest coordinator says that another took over");
+        w->result.taken++;
+        return crash_coord(w->k);
+    }
     if (a->exit.code == 0) {
         if (ledger->committed != w->config.plan.steps || w->truth.committed != ledger->committed)
             sim_fail(SIM_UNSAFE, "the run ends well with %llu steps",
@@ -421,8 +419,8 @@ static void coord_exit(const struct coord_action *a)
     } else if ((a->exit.code == BL_ESTOPPED && w->stop_wanted) || may_fail ||
                (a->exit.code == BL_EPROTO && w->odd == LIES)) {
         w->stop_wanted = false; /* the second act: the same run again, to its end */
-        crash_coord();
-        restart_later(COORD, 0, below(patience()));
+        crash_coord(w->k);
+        coord_restart_later(below(patience()));
         if (w->healed)
             w->end_ms += 400ull * patience();
     } else {
@@ -434,7 +432,7 @@ static void coord_exit(const struct coord_action *a)
 static void coord_pulse(const struct coord_action *a)
 {
     for (int i = 0; i < w->link_count; i++)
-        if (w->links[i].open && w->links[i].coord_instance == w->coord_instance) {
+        if (w->links[i].open && w->links[i].coord_instance == w->k->instance) {
             if (w->links[i].program == WORKER)
                 down_worker((uint64_t)i + 1, WORKER_EVENT_PULSE, a->generation);
             else
@@ -463,6 +461,8 @@ static bool was_hung(const struct coord_action *a)
 static void coord_note(const struct coord_action *a)
 {
     TRACE("  note %d: %s", a->note.kind, a->note.text);
+    if (is_fenced(w->k))
+        return; /* its peers are another's */
     bool mended = w->healed && w->now_ms > w->heal_ms + 8ull * patience();
     if (a->note.kind == COORD_NOTE_STALLED && !was_hung(a))
         sim_fail(SIM_UNSAFE, "a peer that gets on is given up: %s", a->note.text);
@@ -475,16 +475,26 @@ static void coord_note(const struct coord_action *a)
 /* Its folder goes: nobody may go back to it any more. */
 static void coord_removed(const struct coord_action *a)
 {
-    const struct coord_ledger *ledger = coord_ledger(w->coord);
+    const struct coord_ledger *ledger = coord_ledger(w->k->core);
     for (uint32_t i = 0; i < ledger->checkpoint_count; i++)
         if (ledger->checkpoints[i].step == a->checkpoint.step)
             sim_fail(SIM_UNSAFE, "a checkpoint on record is removed");
     saved_find(a->checkpoint)->whole = false;
 }
 
+/* J2, J3: what leaves a coordinator because of a record leaves it once the record counts. */
+static void check_counts(const struct sim_event *from)
+{
+    if (from && from->coord.type == COORD_EVENT_JOURNALED &&
+        from->coord.journaled.seq > w->k->counted_seq)
+        sim_fail(SIM_UNSAFE, "a coordinator acts on a record that does not count");
+}
+
 static void do_coord_action(const struct coord_action *a, const struct sim_event *from)
 {
     struct sim_event *e;
+    if (a->type != COORD_ACTION_EXIT)
+        check_counts(from);
     switch (a->type) {
     case COORD_ACTION_WELCOME:
         w->links[coord_link(a->link)].open = true;
@@ -541,6 +551,8 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
     case COORD_ACTION_VERIFY:
         return coord_verify(a);
     case COORD_ACTION_ACCEPTED:
+        if (w->k != &w->coords[w->journal])
+            return; /* its journal was copied: what it says from here on is lost */
         truth_lives(&w->truth, from->content, a->step, "validation");
         return truth_accepted(&w->truth, a->step, from->coord.micro_batch.micro_batch);
     case COORD_ACTION_BAD_SAMPLE:
@@ -560,6 +572,8 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return coord_exit(a);
     case COORD_ACTION_REMOVED:
         return coord_removed(a);
+    case COORD_ACTION_PROBE:
+        return coord_probe(w->k);
     case COORD_ACTION_REPORTED:
     case COORD_ACTION_COMMITTED:
     case COORD_ACTION_VALIDATED:
@@ -574,19 +588,20 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
 
 void do_coord(const struct coord_actions *actions, const struct sim_event *from)
 {
-    uint32_t instance = w->coord_instance;
-    coord_check(w->coord);
+    struct coordinator *k = w->k;
+    uint32_t instance = k->instance;
+    coord_check(k->core);
     for (uint32_t i = 0; i < actions->count; i++) {
         const struct coord_action *a = &actions->list[i];
-        TRACE("  coord %s %s g%llu peer %llx", coord_state_name(coord_status(w->coord).state),
+        TRACE("  coord %s %s g%llu peer %llx", coord_state_name(coord_status(w->k->core).state),
               coord_action_name(a->type), (unsigned long long)a->generation,
               (unsigned long long)a->peer >> 48);
         do_coord_action(a, from);
-        if (!w->coord_up || w->coord_instance != instance)
+        if (!k->up || k->instance != instance)
             return; /* it left */
     }
     if (!actions->more)
         return;
     const struct coord_event tick = {.type = COORD_EVENT_TICK, .now_ms = w->now_ms};
-    do_coord(coord_step(w->coord, &tick), NULL);
+    do_coord(coord_step(w->k->core, &tick), NULL);
 }

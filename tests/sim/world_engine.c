@@ -21,6 +21,11 @@ struct sim_event *engine_event(enum worker_event_type type)
     return e;
 }
 
+static bool is_collective(const struct op *op)
+{
+    return op->type == OP_FORM || op->type == OP_REDUCE;
+}
+
 static void schedule_op(int index, bool ok)
 {
     struct engine *engine = &w->workers[index].engine;
@@ -33,12 +38,9 @@ static void schedule_op(int index, bool ok)
     engine->decided = true;
     struct process *p = &w->workers[index];
     uint64_t start_ms = later(w->now_ms, p->stalled_until_ms);
+    if (is_collective(&engine->ops[0]))
+        start_ms = later(start_ms, p->comm_cut_until_ms);
     sim_push(&w->queue, e, busy_until(p, start_ms + (ok ? work() : 1 + delay())));
-}
-
-static bool is_collective(const struct op *op)
-{
-    return op->type == OP_FORM || op->type == OP_REDUCE;
 }
 
 void comm_fail(uint64_t generation)
@@ -128,6 +130,22 @@ void form_join(int index)
         form_complete(comm, op);
 }
 
+void reduce_go(uint64_t generation)
+{
+    struct comm *comm = &w->comms[generation];
+    bool hangs = false;
+    for (uint32_t rank = 0; rank < comm->world; rank++)
+        hangs |= w->workers[comm->members[rank]].hung;
+    if (generation == 0 || comm->failed || comm->arrived < comm->world || hangs)
+        return;
+    comm->arrived = 0;
+    comm->reduced =
+        truth_reduced(&w->truth, generation, comm->reduce_step, comm->reduce_state,
+                      comm->reduce_count, comm->reduce_sum, w->expected[comm->reduce_step]);
+    for (uint32_t rank = 0; rank < comm->world; rank++)
+        schedule_op(comm->members[rank], true);
+}
+
 static void reduce_join(int index)
 {
     struct engine *engine = &w->workers[index].engine;
@@ -148,13 +166,8 @@ static void reduce_join(int index)
     engine->report.count = engine->trained_count;
     memcpy(engine->report.ranges, engine->trained, sizeof engine->trained);
     engine->report.sum = engine->sum;
-    if (++comm->arrived < comm->world)
-        return;
-    comm->arrived = 0;
-    comm->reduced = truth_reduced(&w->truth, op->generation, op->step, comm->reduce_state,
-                                  comm->reduce_count, comm->reduce_sum, w->expected[op->step]);
-    for (uint32_t rank = 0; rank < comm->world; rank++)
-        schedule_op(comm->members[rank], true);
+    comm->arrived++;
+    reduce_go(op->generation);
 }
 
 static void clear_trained(struct engine *engine)

@@ -3,19 +3,33 @@
 
 static const char *const program_names[] = {"coord", "worker", "loader"};
 
+/* A connection that was never made is made only if its process still wants it. */
+static bool still_connects(const struct link *l, int link)
+{
+    const struct process *p = process_of(l->program, l->index);
+    return p->up && p->instance == l->instance && p->link == link;
+}
+
 void to_coord_now(struct sim_event *e)
 {
     struct link *l = &w->links[e->link];
+    struct coordinator *k = &w->coords[l->address];
     if (l->up_lost)
         return;
-    if (l->coord_instance == 0 && !w->coord_up) /* its socket tries to connect */
-        return sim_push_again(&w->queue, e, w->now_ms + 1 + delay());
-    if (w->coord_stalled_until_ms > w->now_ms)
-        return sim_push_again(&w->queue, e, w->coord_stalled_until_ms);
-    if (l->coord_instance == 0)
-        l->coord_instance = w->coord_instance;
-    if (l->coord_instance != w->coord_instance || !w->coord_up)
+    if (l->coord_instance == 0 && !still_connects(l, (int)e->link))
         return;
+    if (l->coord_instance == 0 && !k->up) /* its socket tries to connect */
+        return sim_push_again(&w->queue, e, w->now_ms + 1 + delay());
+    uint64_t free_ms =
+        later(k->stalled_until_ms,
+              later(k->up_cut_until_ms, process_of(l->program, l->index)->up_cut_until_ms));
+    if (free_ms > w->now_ms)
+        return sim_push_again(&w->queue, e, free_ms);
+    if (l->coord_instance == 0)
+        l->coord_instance = k->instance;
+    if (l->coord_instance != k->instance || !k->up || coord_wakes_taken(k))
+        return;
+    w->k = k;
     e->coord.now_ms = w->now_ms;
     if (e->coord.type == COORD_EVENT_REPORT)
         e->coord.report.trained = e->trained;
@@ -28,34 +42,46 @@ void to_coord_now(struct sim_event *e)
     bool is_micro_batch = e->coord.type == COORD_EVENT_RECEIVED ||
                           e->coord.type == COORD_EVENT_CONSUMED ||
                           e->coord.type == COORD_EVENT_COMPLETED;
-    TRACE("coord <- %s %s %d g%llu link %u micro-batch %llu.%u", coord_event_name(e->coord.type),
-          program_names[l->program], l->index, (unsigned long long)e->coord.generation, e->link,
+    TRACE("coord %u <- %s %s %d g%llu link %u micro-batch %llu.%u", k->instance,
+          coord_event_name(e->coord.type), program_names[l->program], l->index,
+          (unsigned long long)e->coord.generation, e->link,
           is_micro_batch ? (unsigned long long)e->coord.micro_batch.step : 0,
           is_micro_batch ? e->coord.micro_batch.micro_batch : 0);
-    do_coord(coord_step(w->coord, &e->coord), e);
+    do_coord(coord_step(k->core, &e->coord), e);
 }
 
 void coord_own(struct sim_event *e)
 {
-    if (!w->coord_up || e->instance != w->coord_instance)
+    struct coordinator *k = coordinator_of(e->instance);
+    if (!k)
         return;
     e->coord.now_ms = w->now_ms;
-    if (w->coord_stalled_until_ms > w->now_ms)
-        return sim_push_again(&w->queue, e, w->coord_stalled_until_ms);
+    if (k->stalled_until_ms > w->now_ms)
+        return sim_push_again(&w->queue, e, k->stalled_until_ms);
+    if (coord_wakes_taken(k))
+        return;
     if (e->coord.type == COORD_EVENT_TICK) {
-        tick_later(COORD, 0, w->coord_instance);
-    } else if (e->coord.type == COORD_EVENT_JOURNALED) {
-        while (w->on_disk < w->record_count && w->record_seqs[w->on_disk] <= e->coord.journaled.seq)
-            record_to_disk();
+        tick_later(COORD, 0, k->instance);
+        if (w->now_ms > k->probed_ms + patience())
+            coord_probe(k);
+    } else {
+        TRACE("coord %u <- %s", k->instance, coord_event_name(e->coord.type));
     }
-    if (e->coord.type != COORD_EVENT_TICK)
-        TRACE("coord <- %s", coord_event_name(e->coord.type));
-    do_coord(coord_step(w->coord, &e->coord), e);
-    if (e->coord.type != COORD_EVENT_TICK || !w->coord_up || w->keep_last == 0)
+    w->k = k;
+    do_coord(coord_step(k->core, &e->coord), e);
+    if (e->coord.type != COORD_EVENT_TICK || !k->up || w->keep_last == 0)
         return;
     struct coord_event prune = {.type = COORD_EVENT_PRUNE, .now_ms = w->now_ms};
     prune.prune.keep = w->keep_last;
-    do_coord(coord_step(w->coord, &prune), NULL);
+    do_coord(coord_step(k->core, &prune), NULL);
+}
+
+/* What a member takes note of outside its rules. */
+static void take_epoch(struct process *p, bool is_welcome, uint64_t link, uint64_t epoch)
+{
+    bool is_current = p->link >= 0 && w->links[p->link].core_link == link;
+    if (is_welcome && is_current && epoch > p->epoch)
+        p->epoch = epoch;
 }
 
 static void wait_in_backlog(struct process *p, struct sim_event *e)
@@ -77,6 +103,7 @@ void worker_now(struct sim_event *e)
     if (is_work && (p->hung || w->now_ms < p->backlog_ms))
         return wait_in_backlog(p, e);
     m->now_ms = w->now_ms;
+    take_epoch(p, m->type == WORKER_EVENT_WELCOME, m->link, m->epoch);
     if (m->type == WORKER_EVENT_TICK)
         tick_later(WORKER, e->index, e->instance);
     else
@@ -113,6 +140,7 @@ void loader_now(struct sim_event *e)
     if (p->hung && is_work)
         return sim_push_again(&w->queue, e, w->now_ms + patience() / 8);
     m->now_ms = w->now_ms;
+    take_epoch(p, m->type == LOADER_EVENT_WELCOME, m->link, m->epoch);
     if (m->type == LOADER_EVENT_TICK)
         tick_later(LOADER, e->index, e->instance);
     else

@@ -6,8 +6,12 @@ void connect_peer(enum program program, int index, uint64_t core_link)
     BL_ASSERT_CMP(w->link_count, <, LINKS_MAX);
     struct process *p = process_of(program, index);
     p->link = w->link_count++;
+    unsigned attempt = p->attempts++;
     w->links[p->link] = (struct link){.program = program,
                                       .index = index,
+                                      .address = w->finding == IN_TURN   ? (int)(attempt % COORDS)
+                                                 : w->finding == BY_FILE ? w->endpoint
+                                                                         : 0,
                                       .instance = p->instance,
                                       .core_link = core_link,
                                       .peer = p->incarnation};
@@ -62,11 +66,11 @@ void send_down(uint64_t link, struct sim_event *e)
     e->index = l->index;
     e->instance = l->instance;
     if (l->program == WORKER)
-        e->worker.link = l->core_link;
+        e->worker.link = l->core_link, e->worker.epoch = w->k->epoch;
     else
-        e->loader.link = l->core_link;
+        e->loader.link = l->core_link, e->loader.epoch = w->k->epoch;
     uint64_t free_ms =
-        later(w->coord_stalled_until_ms, process_of(l->program, l->index)->stalled_until_ms);
+        later(w->k->stalled_until_ms, process_of(l->program, l->index)->stalled_until_ms);
     l->last_down_ms = later(l->last_down_ms, later(w->now_ms, free_ms) + delay());
     sim_push(&w->queue, e, l->last_down_ms);
 }
@@ -129,7 +133,7 @@ void break_link(int link)
         l->up_lost = true;
     if (both || !l->up_lost)
         l->down_lost = true;
-    if (l->coord_instance == w->coord_instance && !chance(w->silent_chance))
+    if (coordinator_of(l->coord_instance) && !chance(w->silent_chance))
         tell_coord_lost(link, false);
     if (!chance(w->silent_chance))
         tell_peer_lost(link);

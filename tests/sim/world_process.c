@@ -2,8 +2,9 @@
 #include "tests/sim/world.h"
 
 static const char *const fault_names[] = {
-    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",   "hang-loader",
-    "hang-worker",  "fail-comm",    "damage",      "reconnect",  "blackout"};
+    "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
+    "hang-loader",  "hang-worker",  "fail-comm",   "damage",     "reconnect",
+    "blackout",     "cut",          "slow-disk",   "take-over"};
 
 void tick_later(enum program program, int index, uint32_t instance)
 {
@@ -65,19 +66,6 @@ static void start_loader(int index)
     tick_later(LOADER, index, instance);
 }
 
-static void start_coord(void)
-{
-    w->coord_up = true;
-    w->coord_instance++;
-    struct bl_error err = {0};
-    BL_ASSERT(coord_new(&w->config, &w->coord, &err) == 0);
-    for (int i = 0; i < w->on_disk; i++)
-        if (coord_replay(w->coord, &w->records[i], &err) < 0)
-            sim_fail(SIM_UNSAFE, "the journal cannot be replayed: %s", err.text);
-    do_coord(coord_start(w->coord, w->now_ms), NULL);
-    tick_later(COORD, 0, w->coord_instance);
-}
-
 static void crash_peer(enum program program, int index)
 {
     struct process *p = process_of(program, index);
@@ -93,7 +81,7 @@ static void crash_peer(enum program program, int index)
         struct link *l = &w->links[p->link];
         l->down_lost = true;
         l->up_lost |= chance(0.5);
-        if (l->coord_instance == w->coord_instance && !chance(w->silent_chance))
+        if (coordinator_of(l->coord_instance) && !chance(w->silent_chance))
             tell_coord_lost(p->link, chance(0.7));
     }
 }
@@ -106,29 +94,8 @@ static void crash_and_restart(enum program program, int index)
     restart_later(program, index, below(3 * patience()));
 }
 
-void crash_coord(void)
+void crash_local_peers(void)
 {
-    if (!w->coord_up)
-        return;
-    w->result.crashes++;
-    w->coord_up = false;
-    coord_free(&w->coord);
-    int keep = w->on_disk + (int)below((uint32_t)(w->record_count - w->on_disk + 1));
-    while (w->on_disk < keep)
-        record_to_disk();
-    w->record_count = w->on_disk;
-    w->truth.validating = UINT64_MAX; /* results were kept in its memory */
-    for (int i = 0; i < w->link_count; i++) {
-        struct link *l = &w->links[i];
-        if (l->coord_instance != w->coord_instance || l->down_lost)
-            continue;
-        l->open = false;
-        l->up_lost = l->down_lost = true;
-        if (!chance(w->silent_chance))
-            tell_peer_lost(i);
-    }
-    if (!w->local)
-        return;
     for (uint32_t i = 0; i < w->worker_count; i++)
         crash_and_restart(WORKER, (int)i);
     for (uint32_t i = 0; i < w->loader_count; i++)
@@ -171,12 +138,57 @@ static void blackout(void)
     }
 }
 
-/* While it computes, or it wakes up. */
+/* It computes, or waits for other ranks in an all-reduce that has not ended. */
+static bool may_hang(const struct engine *engine)
+{
+    enum op_type type = engine->ops[0].type;
+    return engine->running && (type == OP_COMPUTE || (type == OP_REDUCE && !engine->decided));
+}
+
 static void hang_worker(struct process *p)
 {
-    const struct engine *engine = &p->engine;
-    p->hung = !p->hung && p->up && engine->running && engine->ops[0].type == OP_COMPUTE;
+    p->hung = !p->hung && p->up && may_hang(&p->engine);
     p->was_hung |= p->hung;
+    if (!p->hung) /* it wakes up */
+        reduce_go(p->engine.generation);
+}
+
+/* Never shorter: what waits for the end keeps its order. */
+static void extend(uint64_t *until_ms, uint64_t ms)
+{
+    *until_ms = later(*until_ms, ms);
+}
+
+/* A process or a coordinator's host is cut off, in one direction or in both; what is sent meanwhile arrives afterwards. */
+static void cut(uint64_t until_ms)
+{
+    bool up = chance(0.6), down = !up || chance(0.5);
+    struct coordinator *k = &w->coords[below(COORDS)];
+    struct process *p =
+        chance(0.6) ? &w->workers[below(w->worker_count)] : &w->loaders[below(w->loader_count)];
+    bool host = chance(0.3);
+    if (up)
+        extend(host ? &k->up_cut_until_ms : &p->up_cut_until_ms, until_ms);
+    if (down)
+        extend(host ? &k->down_cut_until_ms : &p->down_cut_until_ms, until_ms);
+    if (!host && chance(0.5))
+        extend(&p->data_cut_until_ms, until_ms);
+    if (!host && chance(0.5))
+        extend(&p->comm_cut_until_ms, until_ms);
+}
+
+/* Somebody starts another coordinator beside one that is alive, stands still, or has just died. */
+static void take_over(void)
+{
+    int address = w->coords[0].up || w->coords[0].starting;
+    if (!w->coords[address].up && !w->coords[address].starting)
+        start_coord(address);
+}
+
+static struct coordinator *any_coordinator(void)
+{
+    int first = (int)below(COORDS);
+    return &w->coords[w->coords[first].up ? first : 1 - first];
 }
 
 static void do_fault(enum fault fault)
@@ -190,11 +202,10 @@ static void do_fault(enum fault fault)
     case CRASH_LOADER:
         return crash_and_restart(LOADER, (int)below(w->loader_count));
     case CRASH_COORD:
-        if (!w->coord_up)
+        if (!any_coordinator()->up)
             return;
-        crash_coord();
-        restart_later(COORD, 0, below(3 * patience()));
-        return;
+        crash_coord(any_coordinator());
+        return coord_restart_later(below(3 * patience()));
     case BREAK_LINK:
         link = random_link();
         if (link >= 0)
@@ -206,7 +217,7 @@ static void do_fault(enum fault fault)
             tell_peer_lost(link); /* a false alarm: the peer comes again on a second connection */
         return;
     case STALL:
-        stalled = chance(0.2)   ? &w->coord_stalled_until_ms
+        stalled = chance(0.2)   ? &any_coordinator()->stalled_until_ms
                   : chance(0.6) ? &w->workers[below(w->worker_count)].stalled_until_ms
                                 : &w->loaders[below(w->loader_count)].stalled_until_ms;
         *stalled = later(*stalled, until_ms);
@@ -223,6 +234,13 @@ static void do_fault(enum fault fault)
         return damage();
     case BLACKOUT:
         return blackout();
+    case CUT:
+        return cut(until_ms);
+    case SLOW_DISK:
+        w->disk_slow_until_ms = until_ms;
+        return;
+    case TAKE_OVER:
+        return take_over();
     case FAULT_COUNT:
         return;
     }
@@ -251,17 +269,19 @@ void heal(void)
     w->healed = true;
     w->slow_chance = 0;
     w->silent_chance = 0;
+    w->disk_slow_until_ms = 0;
     for (uint32_t i = 0; i < w->loader_count; i++)
         w->loaders[i].hung = false;
     for (uint32_t i = 0; i < w->worker_count; i++)
         w->workers[i].hung = is_odd((int)i, STICKS) && w->workers[i].hung;
+    for (uint32_t i = 0; i < w->worker_count; i++)
+        reduce_go(w->workers[i].engine.generation);
 }
 
 void restart(const struct sim_event *e)
 {
     if (e->program == COORD) {
-        if (!w->coord_up)
-            start_coord();
+        coord_restart(e->index);
     } else if (!process_of((enum program)e->program, e->index)->up) {
         if (e->program == WORKER)
             start_worker(e->index);

@@ -9,7 +9,7 @@ static struct bad_samples *opened(void)
 {
     struct bl_error err;
     struct bad_samples *list = NULL;
-    assert_ok(bad_samples_open(folder, 10, &list, &err), err);
+    assert_ok(bad_samples_open(folder, BAD_SAMPLES_FILE, 10, &list, &err), err);
     return list;
 }
 
@@ -23,8 +23,11 @@ static void a_sample_is_listed_once_under_any_name(void **state)
     assert_ok(bad_samples_add(list, 3, "/a/gr\xfcn.jpg", "no picture", &err), err);
     bad_samples_close(&list);
     list = opened();
+    assert_int_equal(bad_samples_count(list), 1);
     assert_ok(bad_samples_add(list, 3, "/a/gr\xfcn.jpg", "no picture", &err), err);
     assert_ok(bad_samples_add(list, 4, "/a/b.jpg", "empty", &err), err);
+    assert_ok(bad_samples_add(list, 10, "/a/c.jpg", "no such sample", &err), err);
+    assert_int_equal(bad_samples_count(list), 2);
     bad_samples_close(&list);
     assert_ok(bl_file_read(inside("bad_samples.jsonl"), 4096, &text, &size, &err), err);
     assert_string_equal(text,

@@ -61,9 +61,9 @@ static void encode_joined(struct caption_prefix prefix, const char *caption, str
                           size_t *first, enum caption_verdict *verdict)
 {
     struct bl_error err = {0};
-    assert_ok(
-        caption_encode(tokenizer, prefix, caption, strlen(caption), EOS, ids, first, verdict, &err),
-        err);
+    assert_ok(caption_encode(tokenizer, prefix, (struct caption_trace){0}, caption, strlen(caption),
+                             EOS, ids, first, verdict, &err),
+              err);
 }
 
 static void encode(const char *prefix, const char *caption, struct token_ids *ids, size_t *first,
@@ -124,7 +124,8 @@ static void a_prefix_that_merges_with_the_caption_is_told_apart(void **state)
 static void the_rules_judge_each_caption(void **state)
 {
     char *keep[] = {"^[abc ]+$", "b"}, *drop[] = {"cc"};
-    struct config_caption columns[] = {{"text", "b:", " "}, {"other", "", " "}};
+    struct config_caption columns[] = {{.column = "text", .prefix = "b:", .join = " "},
+                                       {.column = "other", .prefix = "", .join = " "}};
     struct config_data data = {.captions = {columns, 2},
                                .min_tokens = 2,
                                .max_tokens = 4,
@@ -145,36 +146,103 @@ static void the_rules_judge_each_caption(void **state)
     struct token_ids ids = {0};
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct caption_text caption = {cases[i].text, strlen(cases[i].text), cases[i].column};
-        size_t first;
-        enum caption_verdict verdict;
+        struct caption_text caption = {
+            .text = cases[i].text, .size = strlen(cases[i].text), .column = cases[i].column};
+        struct caption_encoded encoded;
         ids.count = 0;
-        assert_ok(caption_rules_encode(rules, &caption, &ids, &first, &verdict, &err), err);
-        if (verdict != cases[i].verdict)
-            fail_msg("\"%s\": %s", cases[i].text, caption_verdict_words(verdict));
-        assert_int_equal(first, cases[i].column == 0 ? 2 : 0);
-        assert_true((ids.count > 0) == (verdict == CAPTION_KEPT));
+        assert_ok(caption_rules_encode(rules, &caption, &ids, &encoded, &err), err);
+        if (encoded.verdict != cases[i].verdict)
+            fail_msg("\"%s\": %s", cases[i].text, caption_verdict_words(encoded.verdict));
+        if (encoded.verdict == CAPTION_KEPT)
+            assert_int_equal(encoded.label_first, cases[i].column == 0 ? 2 : 0);
+        assert_true((ids.count > 0) == (encoded.verdict == CAPTION_KEPT));
     }
     caption_rules_free(&rules);
 
     data.train_prefix = true;
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
-    size_t first;
-    enum caption_verdict verdict;
+    struct caption_encoded encoded;
     ids.count = 0;
-    assert_ok(caption_rules_encode(rules, &(struct caption_text){"ab", 2, 0}, &ids, &first,
-                                   &verdict, &err),
+    assert_ok(caption_rules_encode(rules, &(struct caption_text){.text = "ab", .size = 2}, &ids,
+                                   &encoded, &err),
               err);
-    assert_int_equal(first, 0);
+    assert_int_equal(encoded.label_first, 0);
     expect_ids(&ids, IDS(B, COLON, SPACE, A, B, EOS));
     caption_rules_free(&rules);
     token_ids_release(&ids);
 }
 
+enum { D = 7 };
+
+/* "c:" + "d" + trace + ":" + caption */
+static void expect_trace(enum config_labels labels, const char *trace, const char *caption,
+                         enum caption_verdict verdict, size_t first, size_t end)
+{
+    char open[] = "d", close[] = ":", reasons[] = "reasons";
+    struct config_caption column = {.column = "text",
+                                    .prefix = "c:",
+                                    .join = "",
+                                    .trace = reasons,
+                                    .open = open,
+                                    .close = close,
+                                    .labels = labels};
+    struct config_data data = {
+        .captions = {&column, 1}, .min_tokens = 1, .max_tokens = 3, .max_trace_tokens = 4};
+    struct bl_error err = {0};
+    struct caption_rules *rules = NULL;
+    struct token_ids ids = {0};
+    struct caption_encoded encoded;
+    const struct caption_text text = {.text = caption,
+                                      .size = strlen(caption),
+                                      .trace = trace,
+                                      .trace_size = trace ? strlen(trace) : 0};
+    assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
+    assert_ok(caption_rules_encode(rules, &text, &ids, &encoded, &err), err);
+    assert_int_equal(encoded.verdict, verdict);
+    if (verdict == CAPTION_KEPT) {
+        expect_ids(&ids, IDS(C, COLON, D, A, B, COLON, B, B, EOS));
+        assert_int_equal(encoded.label_first, first);
+        assert_int_equal(encoded.label_end, end);
+        assert_int_equal(encoded.prompt, 2);
+        assert_int_equal(encoded.caption_first, 6);
+    } else {
+        assert_int_equal(ids.count, 0);
+    }
+    token_ids_release(&ids);
+    caption_rules_free(&rules);
+}
+
+static void a_trace_stands_before_its_caption_and_either_may_be_trained(void **state)
+{
+    expect_trace(CONFIG_LABELS_BOTH, " ab\n", "bb ", CAPTION_KEPT, 2, 9);
+    expect_trace(CONFIG_LABELS_TRACE, "ab", "bb", CAPTION_KEPT, 2, 6); /* its end is trained too */
+    expect_trace(CONFIG_LABELS_CAPTION, "ab", "bb", CAPTION_KEPT, 6, 9);
+    expect_trace(CONFIG_LABELS_BOTH, " ", "bb", CAPTION_NO_TRACE, 0, 0);
+    expect_trace(CONFIG_LABELS_BOTH, NULL, "bb", CAPTION_NO_TRACE, 0, 0);
+    expect_trace(CONFIG_LABELS_BOTH, "abb", "bb", CAPTION_TRACE_TOO_LONG, 0, 0);
+    expect_trace(CONFIG_LABELS_BOTH, "ab", "bbbb", CAPTION_TOO_LONG, 0, 0);
+}
+
+static void traces_are_read_behind_the_captions(void **state)
+{
+    char a[] = "a", b[] = "b", t[] = "t";
+    struct config_caption columns[] = {
+        {.column = a}, {.column = b, .trace = t}, {.column = a, .trace = b}};
+    struct config_data data = {.captions = {columns, 3}};
+    const char *names[6];
+    assert_int_equal(caption_columns(&data, names), 5);
+    assert_string_equal(names[2], "a");
+    assert_string_equal(names[3], "t");
+    assert_string_equal(names[4], "b");
+    assert_int_equal(caption_trace_column(&data, 0), 0);
+    assert_int_equal(caption_trace_column(&data, 1), 3);
+    assert_int_equal(caption_trace_column(&data, 2), 4);
+}
+
 static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)
 {
     char *drop[] = {"(?i)watermark"};
-    struct config_caption column = {"text", "", " "};
+    struct config_caption column = {.column = "text", .prefix = "", .join = " "};
     struct config_data data = {
         .captions = {&column, 1}, .min_tokens = 1, .max_tokens = 99, .drop = {drop, 1}};
     static const char *const texts[] = {"a\xff watermark", "watermark \xe2\x82",
@@ -184,11 +252,10 @@ static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)
     struct token_ids ids = {0};
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        struct caption_text caption = {texts[i], strlen(texts[i]), 0};
-        size_t first;
-        enum caption_verdict verdict;
-        assert_ok(caption_rules_encode(rules, &caption, &ids, &first, &verdict, &err), err);
-        assert_int_equal(verdict, CAPTION_DROPPED);
+        struct caption_text caption = {.text = texts[i], .size = strlen(texts[i])};
+        struct caption_encoded encoded;
+        assert_ok(caption_rules_encode(rules, &caption, &ids, &encoded, &err), err);
+        assert_int_equal(encoded.verdict, CAPTION_DROPPED);
     }
     caption_rules_free(&rules);
 }
@@ -196,19 +263,19 @@ static void bytes_that_are_no_utf_8_escape_no_pattern(void **state)
 static void a_pattern_that_never_ends_is_an_error(void **state)
 {
     char *drop[] = {"^(b+)+$"}, text[64];
-    struct config_caption column = {"text", "", " "};
+    struct config_caption column = {.column = "text", .prefix = "", .join = " "};
     struct config_data data = {
         .captions = {&column, 1}, .min_tokens = 1, .max_tokens = 99, .drop = {drop, 1}};
     struct bl_error err = {0};
     struct caption_rules *rules = NULL;
     struct token_ids ids = {0};
-    size_t first;
-    enum caption_verdict verdict;
+    struct caption_encoded encoded;
     memset(text, 'b', sizeof text);
     text[sizeof text - 1] = 'c';
     assert_ok(caption_rules_open(&data, tokenizer, EOS, &rules, &err), err);
-    assert_int_equal(caption_rules_encode(rules, &(struct caption_text){text, sizeof text, 0}, &ids,
-                                          &first, &verdict, &err),
+    assert_int_equal(caption_rules_encode(rules,
+                                          &(struct caption_text){.text = text, .size = sizeof text},
+                                          &ids, &encoded, &err),
                      -BL_ELIMIT);
     assert_string_equal(err.key, "data.drop[0]");
     caption_rules_free(&rules);
@@ -262,6 +329,8 @@ int main(void)
         cmocka_unit_test(with_an_empty_join_the_prefix_counts_as_it_is),
         cmocka_unit_test(a_prefix_that_merges_with_the_caption_is_told_apart),
         cmocka_unit_test(the_rules_judge_each_caption),
+        cmocka_unit_test(a_trace_stands_before_its_caption_and_either_may_be_trained),
+        cmocka_unit_test(traces_are_read_behind_the_captions),
         cmocka_unit_test(bytes_that_are_no_utf_8_escape_no_pattern),
         cmocka_unit_test(a_pattern_that_never_ends_is_an_error),
         cmocka_unit_test(the_eos_is_data_eos_or_the_models),

@@ -43,6 +43,7 @@ static void put_picture(const char *name, char mark)
 }
 
 static int bad_pictures; /* of the eight */
+static const char *min_side = "";
 
 /* Checks a run over the demo's models and eight pictures; *ret_page is the caller's. */
 static int checked(const char *keys, char **ret_page, struct bl_error *err)
@@ -62,8 +63,8 @@ static int checked(const char *keys, char **ret_page, struct bl_error *err)
     }
     snprintf(yaml, sizeof yaml,
              "run_dir: run\nvision: {path: %s/deploy/demo/models/vision}\n"
-             "llm: {path: %s/deploy/demo/models/llm}\ndata: {source: ., validation: 2}\n%s",
-             source, source, keys);
+             "llm: {path: %s/deploy/demo/models/llm}\ndata: {source: ., validation: 2%s}\n%s",
+             source, source, min_side, keys);
     put("run.yaml", yaml);
     snprintf(path, sizeof path, "%s/run.yaml", folder);
     size_t size;
@@ -101,6 +102,23 @@ static void a_sound_run_has_no_error_and_its_schedule_is_drawn(void **state)
                  "              step 0                                                             "
                  "100\n");
     expect(page, "\n0 errors, 0 warnings\n");
+    free(page);
+}
+
+static void images_that_are_too_small_are_counted(void **state)
+{
+    struct bl_error err = {0};
+    char *page = NULL;
+    assert_ok(checked("train: {steps: 9, global_batch: 6}\n", &page, &err), err);
+    assert_null(strstr(page, "min_side"));
+    free(page);
+    min_side = ", min_side: 5000";
+    int rc = checked("train: {steps: 9, global_batch: 6}\n", &page, &err);
+    min_side = "";
+    assert_ok(rc, err);
+    expect(page,
+           "\nnote     images    8 of 8 decoded are smaller than data.min_side (5000), and void "
+           "in training; the first is ");
     free(page);
 }
 
@@ -201,6 +219,7 @@ static void pictures_that_are_none_are_found_before_training(void **state)
 UNIT_MAIN(IN_FOLDER(pictures_that_are_none_are_found_before_training),
           IN_FOLDER(a_sound_run_has_no_error_and_its_schedule_is_drawn),
           IN_FOLDER(it_goes_on_after_an_error_and_returns_the_first),
+          IN_FOLDER(images_that_are_too_small_are_counted),
           IN_FOLDER(a_begun_run_is_compared_with_its_configuration),
           IN_FOLDER(the_plan_grows_with_what_is_kept),
           cmocka_unit_test(a_worker_program_that_is_missing_is_named))

@@ -494,6 +494,37 @@ static void an_assignment_that_takes_too_long_goes_to_another(void **state)
     assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
 }
 
+/* J3. The commit is on disk, but in a journal that nobody reads any more. */
+static void a_record_counts_only_while_the_epoch_is_its_own(void **state)
+{
+    begin_alone();
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, all_places);
+    assert_int_equal(records[record_count - 1].type, COORD_RECORD_COMMIT);
+    struct coord_event e = {.type = COORD_EVENT_JOURNALED};
+    e.journaled.seq = record_seqs[record_count - 1];
+    e.journaled.epoch = 1;
+    log_count = 0;
+    feed(e);
+    assert_state(COORD_FINISHED);
+    assert_int_equal(log_count, 1);
+    assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, BL_ETAKEN);
+    assert_int_equal(coord_ledger(c)->committed, 0);
+}
+
+/* J4. */
+static void a_peer_of_a_newer_epoch_is_not_welcomed(void **state)
+{
+    start();
+    disk();
+    struct coord_event e = from(WORKER_A, COORD_EVENT_HELLO);
+    e.hello.role = BL_ROLE_WORKER;
+    e.hello.epoch = 1;
+    feed(e);
+    assert_int_equal(count(COORD_ACTION_WELCOME, 0), 0);
+    assert_int_equal(count(COORD_ACTION_PROBE, 0), 1);
+}
+
 static void a_step_counts_when_all_ranks_have_reported_it(void **state)
 {
     begin_pair();
@@ -1013,9 +1044,9 @@ static void a_peer_that_does_not_leave_is_left(void **state)
     assert_int_equal(last(COORD_ACTION_EXIT, 0)->exit.code, 0);
 }
 
-static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
+/* All that is assigned in training is void, until the run stops: how many samples. */
+static uint64_t train_on_voids(bool asked_for)
 {
-    begin_alone();
     uint64_t bad = 0;
     for (uint32_t i = 0; i < log_count && !coord_status(c).stopping; i++) {
         if (log_list[i].type != COORD_ACTION_ASSIGNMENT)
@@ -1024,7 +1055,8 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
         uint64_t samples[2];
         uint32_t epochs[2];
         coord_assignment_samples(c, &assignment, samples, epochs);
-        struct coord_void voids[2] = {{0, samples[0], false}, {1, samples[1], false}};
+        struct coord_void voids[2] = {{0, samples[0], false, asked_for},
+                                      {1, samples[1], false, asked_for}};
         struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
         e.micro_batch.kind = BL_KIND_TRAIN;
         e.micro_batch.step = assignment.assignment.step;
@@ -1038,7 +1070,23 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
                           assignment.assignment.micro_batch);
         bad += 2;
     }
-    assert_int_equal(bad, 4); /* the minimum that is judged */
+    return bad;
+}
+
+static void samples_that_a_rule_leaves_out_are_not_bad(void **state)
+{
+    begin_alone();
+    uint64_t left_out = train_on_voids(true);
+    assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), left_out);
+    assert_true(left_out > 4);
+    assert_false(coord_status(c).stopping);
+    assert_int_equal(coord_status(c).bad, 0);
+}
+
+static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
+{
+    begin_alone();
+    assert_int_equal(train_on_voids(false), 4); /* the minimum that is judged */
     assert_int_equal(count(COORD_ACTION_BAD_SAMPLE, 0), 4);
     serve_step(BL_KIND_TRAIN, 0);
     lost(WORKER_A, true);
@@ -1049,7 +1097,7 @@ static void too_many_bad_samples_stop_the_run_with_a_checkpoint(void **state)
 static void a_void_slot_with_another_sample_drops_the_loader(void **state)
 {
     begin_alone();
-    struct coord_void lie = {0, 79, false};
+    struct coord_void lie = {0, 79, false, false};
     struct coord_event e = from(LOADER_A, COORD_EVENT_COMPLETED);
     e.micro_batch.kind = BL_KIND_TRAIN;
     e.micro_batch.voids = &lie;
@@ -1440,6 +1488,49 @@ static void a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need(void **s
     assert_in_range(hung_after_micro_batches_of(500), 3 * 600 + 8 * 500, 3 * 600 + 8 * 500 + 200);
 }
 
+static void beat_looking(uint64_t peer, uint64_t looks)
+{
+    struct coord_event e = from(peer, COORD_EVENT_BEAT);
+    e.beat.looks = looks;
+    feed(e);
+}
+
+/* Both ranks are in step 1's all-reduce; B looks for A's bytes, and A does or does not. How long until something happens. */
+static uint32_t reduce_waits_for_ms(bool a_looks)
+{
+    uint32_t ms = 0;
+    begin_pair();
+    serve_step_taking(BL_KIND_TRAIN, 0, 10);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    disk();
+    serve_step(BL_KIND_TRAIN, 1);
+    for (; coord_status(c).state == COORD_TRAINING; ms += 100) {
+        assert_true(ms < 100000);
+        beat_looking(WORKER_A, a_looks ? 1 + ms : 0);
+        beat_looking(WORKER_B, 1 + ms);
+        beat(LOADER_A, 0);
+        tick(100);
+    }
+    return ms;
+}
+
+static void who_hangs_inside_the_all_reduce_is_named_and_lost(void **state)
+{
+    assert_in_range(reduce_waits_for_ms(false), 3 * 600, 3 * 600 + 8 * 10 * 2 + 300);
+    assert_string_equal(last_note(COORD_NOTE_STALLED, WORKER_A)->note.text,
+                        "to exchange gradients in the all-reduce");
+    assert_int_equal(count(COORD_ACTION_FORGET, WORKER_A), 1);
+    assert_int_equal(count(COORD_ACTION_FORGET, WORKER_B), 0);
+}
+
+static void an_all_reduce_in_which_everybody_waits_costs_nobody_its_place(void **state)
+{
+    reduce_waits_for_ms(true);
+    assert_state(COORD_ENDING);
+    assert_int_equal(count(COORD_ACTION_FORGET, 0), 0);
+}
+
 static void an_assignment_is_left_to_a_loader_that_gets_on(void **state)
 {
     begin_alone();
@@ -1700,7 +1791,7 @@ static void withhold(const struct coord_action *assignment, bool withheld)
     uint64_t samples[2];
     uint32_t epochs[2];
     coord_assignment_samples(c, &a, samples, epochs);
-    struct coord_void unreadable = {0, samples[0], true};
+    struct coord_void unreadable = {0, samples[0], true, false};
     struct coord_event e = from(a.peer, COORD_EVENT_COMPLETED);
     e.micro_batch.kind = a.assignment.kind;
     e.micro_batch.step = a.assignment.step;
@@ -1861,69 +1952,71 @@ static void the_rules_take_all_that_the_configuration_allows(void **state)
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
-UNIT_MAIN(CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
-          CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
-          CASE(assignments_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
-          CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
-          CASE(an_assignment_that_takes_too_long_goes_to_another),
-          CASE(a_step_counts_when_all_ranks_have_reported_it),
-          CASE(only_a_report_that_counts_is_kept),
-          CASE(other_samples_or_batch_indices_than_ordered_stop_the_run),
-          CASE(a_survivor_carries_the_step_that_it_applied),
-          CASE(a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats),
-          CASE(a_step_that_no_survivor_applied_is_done_again),
-          CASE(a_state_from_before_the_last_generation_is_no_survivor),
-          CASE(different_states_of_one_step_stop_the_run),
-          CASE(a_rank_that_formed_with_another_state_stops_the_run),
-          CASE(a_newcomer_joins_at_a_step_boundary),
-          CASE(the_source_is_a_member_even_when_there_are_more_workers_than_micro_batches),
-          CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
-          CASE(a_worker_that_may_come_back_is_waited_for),
-          CASE(a_run_whose_checkpoints_are_all_damaged_stops),
-          CASE(damaged_checkpoints_leave_the_journal_once_an_older_one_is_whole),
-          CASE(a_restarted_coordinator_goes_on_from_its_journal),
-          CASE(the_journal_of_another_run_is_refused), CASE(a_finished_run_has_nothing_to_do),
-          CASE(more_steps_done_than_asked_for_are_refused),
-          CASE(a_stop_before_anything_began_ends_at_once),
-          CASE(a_checkpoint_asked_for_is_written_between_two_steps),
-          CASE(a_checkpoint_asked_for_that_cannot_be_written_is_answered_and_training_goes_on),
-          CASE(a_checkpoint_asked_for_while_there_is_no_worker_comes_with_the_next_generation),
-          CASE(a_stop_finishes_the_steps_begun_and_saves),
-          CASE(a_stop_that_cannot_finish_its_steps_saves_what_there_is),
-          CASE(a_peer_that_does_not_leave_is_left),
-          CASE(too_many_bad_samples_stop_the_run_with_a_checkpoint),
-          CASE(a_void_slot_with_another_sample_drops_the_loader), CASE(silent_peers_are_lost),
-          CASE(a_second_connection_of_a_member_ends_the_generation),
-          CASE(messages_that_no_honest_peer_sends_drop_the_peer),
-          CASE(a_worker_that_does_not_answer_end_is_named_and_lost),
-          CASE(a_checkpoint_that_is_needed_is_tried_three_times),
-          CASE(a_generation_that_is_not_formed_in_time_ends),
-          CASE(an_interrupted_validation_goes_on_where_it_was),
-          CASE(embedding_makes_every_shard_once_and_ends), CASE(a_shard_that_is_there_is_not_made),
-          CASE(embedding_that_is_complete_ends_at_once),
-          CASE(a_newcomer_embeds_with_the_others_at_once),
-          CASE(workers_that_die_after_each_shard_do_not_end_the_run),
-          CASE(a_configuration_out_of_range_is_named),
-          CASE(who_loads_for_long_forms_at_the_first_try),
-          CASE(who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named),
-          CASE(who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it),
-          CASE(a_hung_worker_is_not_waited_for),
-          CASE(a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need),
-          CASE(an_assignment_is_left_to_a_loader_that_gets_on),
-          CASE(when_no_loader_has_room_the_one_that_does_not_get_on_is_named),
-          CASE(what_is_shipped_and_does_not_come_goes_to_another_loader),
-          CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),
-          CASE(a_newcomer_that_nobody_can_reach_is_left_out_and_named),
-          CASE(a_rank_that_lies_about_its_state_is_dropped),
-          CASE(a_validation_that_is_never_sent_drops_the_worker),
-          CASE(a_run_that_always_goes_back_to_the_same_step_stops),
-          CASE(any_number_of_damaged_checkpoints_can_be_passed_over),
-          CASE(old_checkpoints_leave_the_journal_before_their_folders_go),
-          CASE(a_pulse_carries_no_number_that_is_not_on_disk),
-          CASE(an_image_that_one_loader_cannot_read_is_asked_of_another),
-          CASE(a_loader_that_is_alone_confirms_its_own_word_after_a_pause),
-          CASE(a_loader_is_not_alone_while_another_opens_the_data),
-          CASE(a_loader_that_has_just_become_alone_does_not_confirm_its_own_word),
-          CASE(a_void_slot_that_nobody_confirmed_is_not_trained_with),
-          CASE(a_loader_that_does_not_see_the_images_is_refused),
-          CASE(the_rules_take_all_that_the_configuration_allows))
+UNIT_MAIN(
+    CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
+    CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
+    CASE(assignments_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
+    CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
+    CASE(an_assignment_that_takes_too_long_goes_to_another),
+    CASE(a_record_counts_only_while_the_epoch_is_its_own),
+    CASE(a_peer_of_a_newer_epoch_is_not_welcomed),
+    CASE(a_step_counts_when_all_ranks_have_reported_it), CASE(only_a_report_that_counts_is_kept),
+    CASE(other_samples_or_batch_indices_than_ordered_stop_the_run),
+    CASE(a_survivor_carries_the_step_that_it_applied),
+    CASE(a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats),
+    CASE(a_step_that_no_survivor_applied_is_done_again),
+    CASE(a_state_from_before_the_last_generation_is_no_survivor),
+    CASE(different_states_of_one_step_stop_the_run),
+    CASE(a_rank_that_formed_with_another_state_stops_the_run),
+    CASE(who_hangs_inside_the_all_reduce_is_named_and_lost),
+    CASE(an_all_reduce_in_which_everybody_waits_costs_nobody_its_place),
+    CASE(a_newcomer_joins_at_a_step_boundary),
+    CASE(the_source_is_a_member_even_when_there_are_more_workers_than_micro_batches),
+    CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
+    CASE(a_worker_that_may_come_back_is_waited_for),
+    CASE(a_run_whose_checkpoints_are_all_damaged_stops),
+    CASE(damaged_checkpoints_leave_the_journal_once_an_older_one_is_whole),
+    CASE(a_restarted_coordinator_goes_on_from_its_journal),
+    CASE(the_journal_of_another_run_is_refused), CASE(a_finished_run_has_nothing_to_do),
+    CASE(more_steps_done_than_asked_for_are_refused),
+    CASE(a_stop_before_anything_began_ends_at_once),
+    CASE(a_checkpoint_asked_for_is_written_between_two_steps),
+    CASE(a_checkpoint_asked_for_that_cannot_be_written_is_answered_and_training_goes_on),
+    CASE(a_checkpoint_asked_for_while_there_is_no_worker_comes_with_the_next_generation),
+    CASE(a_stop_finishes_the_steps_begun_and_saves),
+    CASE(a_stop_that_cannot_finish_its_steps_saves_what_there_is),
+    CASE(a_peer_that_does_not_leave_is_left), CASE(samples_that_a_rule_leaves_out_are_not_bad),
+    CASE(too_many_bad_samples_stop_the_run_with_a_checkpoint),
+    CASE(a_void_slot_with_another_sample_drops_the_loader), CASE(silent_peers_are_lost),
+    CASE(a_second_connection_of_a_member_ends_the_generation),
+    CASE(messages_that_no_honest_peer_sends_drop_the_peer),
+    CASE(a_worker_that_does_not_answer_end_is_named_and_lost),
+    CASE(a_checkpoint_that_is_needed_is_tried_three_times),
+    CASE(a_generation_that_is_not_formed_in_time_ends),
+    CASE(an_interrupted_validation_goes_on_where_it_was),
+    CASE(embedding_makes_every_shard_once_and_ends), CASE(a_shard_that_is_there_is_not_made),
+    CASE(embedding_that_is_complete_ends_at_once), CASE(a_newcomer_embeds_with_the_others_at_once),
+    CASE(workers_that_die_after_each_shard_do_not_end_the_run),
+    CASE(a_configuration_out_of_range_is_named), CASE(who_loads_for_long_forms_at_the_first_try),
+    CASE(who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named),
+    CASE(who_computes_for_long_keeps_its_generation_and_who_gets_stuck_loses_it),
+    CASE(a_hung_worker_is_not_waited_for),
+    CASE(a_slow_worker_is_waited_for_as_long_as_it_has_shown_to_need),
+    CASE(an_assignment_is_left_to_a_loader_that_gets_on),
+    CASE(when_no_loader_has_room_the_one_that_does_not_get_on_is_named),
+    CASE(what_is_shipped_and_does_not_come_goes_to_another_loader),
+    CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),
+    CASE(a_newcomer_that_nobody_can_reach_is_left_out_and_named),
+    CASE(a_rank_that_lies_about_its_state_is_dropped),
+    CASE(a_validation_that_is_never_sent_drops_the_worker),
+    CASE(a_run_that_always_goes_back_to_the_same_step_stops),
+    CASE(any_number_of_damaged_checkpoints_can_be_passed_over),
+    CASE(old_checkpoints_leave_the_journal_before_their_folders_go),
+    CASE(a_pulse_carries_no_number_that_is_not_on_disk),
+    CASE(an_image_that_one_loader_cannot_read_is_asked_of_another),
+    CASE(a_loader_that_is_alone_confirms_its_own_word_after_a_pause),
+    CASE(a_loader_is_not_alone_while_another_opens_the_data),
+    CASE(a_loader_that_has_just_become_alone_does_not_confirm_its_own_word),
+    CASE(a_void_slot_that_nobody_confirmed_is_not_trained_with),
+    CASE(a_loader_that_does_not_see_the_images_is_refused),
+    CASE(the_rules_take_all_that_the_configuration_allows))

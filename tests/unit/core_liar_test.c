@@ -154,7 +154,7 @@ static void draw_message(struct coord_event *e, struct coord_void *voids, struct
         e->micro_batch.void_count = below(3);
         e->micro_batch.withheld = below(2);
         for (int i = 0; i < 2; i++)
-            voids[i] = (struct coord_void){(uint32_t)number(), number(), below(2)};
+            voids[i] = (struct coord_void){(uint32_t)number(), number(), below(2), below(2)};
         break;
     }
 }

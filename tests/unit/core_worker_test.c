@@ -486,6 +486,40 @@ static void silence_is_a_lost_coordinator_and_too_much_of_it_the_end(void **stat
     assert_int_equal(action(WORKER_ACTION_EXIT)->exit.code, BL_EPEER);
 }
 
+/* J4. A stalled coordinator answers where another one did before. */
+static void a_coordinator_of_an_older_epoch_is_not_heard(void **state)
+{
+    struct worker_event e;
+    for (the_link = 2; the_link <= 3; the_link++) {
+        now_ms += 600;
+        feed(event(WORKER_EVENT_TICK));
+        assert_int_equal(action(WORKER_ACTION_CONNECT)->link, the_link);
+        if (the_link == 3)
+            break;
+        e = event(WORKER_EVENT_WELCOME);
+        e.welcome.patience_ms = 600;
+        e.epoch = 3;
+        feed(e);
+    }
+    enum worker_event_type types[] = {WORKER_EVENT_WELCOME, WORKER_EVENT_REFUSE, WORKER_EVENT_STOP};
+    for (int i = 0; i < 3; i++) {
+        e = event(types[i]);
+        e.welcome.patience_ms = 600;
+        e.epoch = 2;
+        feed(e);
+        assert_int_equal(state_now(), WORKER_JOINING);
+        assert_null(action(WORKER_ACTION_EXIT));
+    }
+    now_ms += 600;
+    feed(event(WORKER_EVENT_TICK));
+    the_link = action(WORKER_ACTION_CONNECT)->link;
+    e = event(WORKER_EVENT_WELCOME);
+    e.welcome.patience_ms = 600;
+    e.epoch = 4;
+    feed(e);
+    assert_int_equal(state_now(), WORKER_READY);
+}
+
 static void a_refused_worker_leaves(void **state)
 {
     feed(event(WORKER_EVENT_REFUSE));
@@ -512,4 +546,4 @@ UNIT_MAIN(CASE(a_step_goes_from_data_to_report),
           CASE(stop_without_a_communicator_ends_at_once),
           CASE(what_no_coordinator_does_ends_the_connection),
           CASE(silence_is_a_lost_coordinator_and_too_much_of_it_the_end),
-          CASE(a_refused_worker_leaves))
+          CASE(a_coordinator_of_an_older_epoch_is_not_heard), CASE(a_refused_worker_leaves))

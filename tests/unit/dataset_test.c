@@ -187,6 +187,124 @@ static void what_is_left_out_is_counted_with_examples(void **state)
     refuses("  validation: 2\n  max_bad_fraction: 1\n", BL_EDATA, expected);
 }
 
+/* Five captions of five images, in LIVIS's manner. */
+static void put_livis(void)
+{
+    for (int i = 0; i < 5; i++) {
+        char name[32], content[16];
+        snprintf(name, sizeof name, "data/%d.jpg", i);
+        snprintf(content, sizeof content, "image %d", i);
+        put(name, content);
+    }
+    put("data/metadata.jsonl",
+        "{\"file_name\": \"0.jpg\", \"text\": \"The image shows a red circle\", \"gain\": 0.5}\n"
+        "{\"file_name\": \"1.jpg\", \"text\": \"A  RED circle\", \"gain\": 1}\n"
+        "{\"file_name\": \"2.jpg\", \"text\": \"In this photo a blue star\", \"gain\": NaN, "
+        "\"id\": 12345678901234567890}\n"
+        "{\"file_name\": \"3.jpg\", \"text\": \"The image shows a star\", \"gain\": 0.1}\n"
+        "{\"file_name\": \"4.jpg\", \"text\": \"\u043a\u0440\u0443\u0433\", \"gain\": true}\n");
+}
+
+static void each_rule_is_counted_by_itself(void **state)
+{
+    char text[700], rule[100];
+    struct dataset_caption caption;
+    put_livis();
+    static const char keys[] = "  validation: 0\n  deduplicate: all\n  script: Latin\n"
+                               "  strip: ['[Tt]he image shows ', '(?i)in this photo ']\n"
+                               "  filters: [{column: gain, max: 3}, {column: gain, min: 0.2}]\n";
+    struct dataset *d = prepared(keys, NULL);
+    assert_int_equal(dataset_samples(d), 1);
+    dataset_caption(d, 0, 0, &caption);
+    assert_string_equal(caption.text, "A red circle");
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_REPEATED), 1);
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_FILTERED), 2);
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_SCRIPT), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_NOTHING_KEPT), 4);
+    assert_int_equal(dataset_rule_count(d, DATASET_RULES_FILTERS, 0), 1);
+    assert_int_equal(dataset_rule_count(d, DATASET_RULES_FILTERS, 1), 1);
+    assert_int_equal(dataset_rule_count(d, DATASET_RULES_STRIP, 0), 1);
+    assert_int_equal(dataset_rule_count(d, DATASET_RULES_STRIP, 1), 0);
+    assert_true(dataset_stripped_text(d, text, sizeof text));
+    assert_string_equal(text,
+                        "1 of 5 captions begin with an opening that is taken off (data.strip); the "
+                        "first is metadata.jsonl:1: 0.jpg: The image shows a red circle → A red "
+                        "circle");
+    double share;
+    assert_true(dataset_dropped_text(d, CAPTION_FILTERED, text, sizeof text, &share));
+    assert_string_equal(text, "2 of 5 captions are dropped: a number beside it is out of bounds or "
+                              "missing (data.filters: 1 by [0], 1 by [1]); the first is "
+                              "metadata.jsonl:3: 2.jpg: In this photo a blue star");
+    struct config *config = configure(keys);
+    assert_true(dataset_rule_text(config, DATASET_RULES_FILTERS, 1, rule, sizeof rule));
+    assert_string_equal(rule, "data.filters[1] gain from 0.2");
+    assert_false(dataset_rule_text(config, DATASET_RULES_FILTERS, 2, rule, sizeof rule));
+    assert_true(dataset_rule_text(config, DATASET_RULES_STRIP, 1, rule, sizeof rule));
+    assert_string_equal(rule, "data.strip[1] (?i)in this photo ");
+    config_free(&config);
+    dataset_free(&d);
+}
+
+static void traces_are_kept_with_their_captions(void **state)
+{
+    struct dataset_caption caption;
+    put("data/a.jpg", "image a");
+    put("data/b.jpg", "image b");
+    put("data/c.jpg", "image c");
+    put("data/metadata.jsonl",
+        "{\"file_name\": \"a.jpg\", \"text\": \"a red circle\", \"why\": \" It is red. \"}\n"
+        "{\"file_name\": \"b.jpg\", \"text\": [\"a star\", \"two stars\"], \"why\": [\"one\", "
+        "\"two\"]}\n"
+        "{\"file_name\": \"c.jpg\", \"text\": \"a blue star\"}\n");
+    static const char keys[] = "  validation: 0\n  max_bad_fraction: 0.4\n"
+                               "  captions: [{column: text, trace: why, open: \"(\", close: "
+                               "\")\"}]\n";
+    struct dataset *d = prepared(keys, NULL);
+    assert_int_equal(dataset_samples(d), 2);
+    dataset_caption(d, 0, 0, &caption);
+    assert_string_equal(caption.text, "a red circle");
+    assert_string_equal(caption.trace, "It is red.");
+    assert_int_equal(caption.trace_size, 10);
+    dataset_caption(d, 1, 1, &caption);
+    assert_string_equal(caption.text, "two stars");
+    assert_string_equal(caption.trace, "two");
+    assert_int_equal(dataset_caption_verdicts(d, CAPTION_NO_TRACE), 1);
+    assert_int_equal(dataset_sample_verdicts(d, DATASET_UNFIT), 1);
+    dataset_free(&d);
+}
+
+static void examples_know_their_image(void **state)
+{
+    struct dataset_example example;
+    put_livis();
+    struct dataset *d = prepared("  validation: 0\n  drop: [star]\n", NULL);
+    dataset_example(d, 0, &example);
+    assert_true(example.is_caption && example.has_image);
+    assert_int_equal(example.verdict, CAPTION_DROPPED);
+    assert_int_equal(example.rule, 0);
+    assert_string_equal(example.location.path, inside("data/2.jpg"));
+    dataset_example(d, 1, &example);
+    assert_false(example.is_caption || example.has_image);
+    dataset_free(&d);
+}
+
+static void another_rule_makes_another_index(void **state)
+{
+    static const char *const keys[] = {"", "  strip: [A ]\n", "  script: Latin\n",
+                                       "  deduplicate: all\n",
+                                       "  filters: [{column: gain, min: 0}]\n"};
+    bool reused;
+    put_livis();
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        struct dataset *d = prepared(keys[i], &reused);
+        assert_false(reused);
+        dataset_free(&d);
+        d = prepared(keys[i], &reused);
+        assert_true(reused);
+        dataset_free(&d);
+    }
+}
+
 static void captions_lost_without_being_asked_are_judged_like_images(void **state)
 {
     char expected[512];
@@ -512,6 +630,11 @@ static void damaged_hashes_are_not_used(void **state)
     bl_autofree char *data = NULL;
     size_t size;
     put_samples(10);
+    for (int i = 1; i < 10; i++) { /* too new to be kept, however long this takes */
+        char name[32];
+        snprintf(name, sizeof name, "data/%d.jpg", i);
+        set_time(name, time(NULL) + 3600);
+    }
     set_time("data/0.jpg", 1000000000);
     assert_true(first_image_is("image 0"));
     put("data/0.jpg", "IMAGE 0");
@@ -661,6 +784,9 @@ static void an_index_may_be_cut_while_it_is_open(void **state)
 
 UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(what_is_left_out_is_counted_with_examples),
+          IN_FOLDER(each_rule_is_counted_by_itself), IN_FOLDER(examples_know_their_image),
+          IN_FOLDER(traces_are_kept_with_their_captions),
+          IN_FOLDER(another_rule_makes_another_index),
           IN_FOLDER(captions_lost_without_being_asked_are_judged_like_images),
           IN_FOLDER(an_image_is_in_one_split_under_all_its_names),
           IN_FOLDER(a_validation_source_keeps_its_images_out_of_training),

@@ -108,7 +108,8 @@ static void make_batch(struct rig *rig)
                                             .index = i,
                                             .tokens = TOKENS,
                                             .prefix = 1,
-                                            .label_first = 1};
+                                            .label_first = 1,
+                                            .label_end = TOKENS};
         for (int t = 0; t < TOKENS; t++)
             rig->ids[i * TOKENS + t] = 10 + 7 * i + t;
     }

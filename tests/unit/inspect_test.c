@@ -67,7 +67,7 @@ static void the_page_names_counts_lengths_and_tokens(void **state)
         "tokens of a kept caption, prefix and EOS included: median 6, longest 7\n"
         "      6 to     6         1  ########################################\n"
         "      7 to     7         1  ########################################\n"
-        "examples (prefix: context; label and EOS: trained): the first of each split, and the "
+        "examples (label and EOS: trained; all else: context): the first of each split, and the "
         "longest\n"
         "sample 0, train, DIR/./1.jpg\n"
         "    image         4  positions\n"

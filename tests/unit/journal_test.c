@@ -1,14 +1,17 @@
 /* tests/unit/journal_test.c - what was acknowledged reads back; a torn end is cut off; damage before it is named. */
 #include "tests/unit/unit.h"
 
+#include <sys/stat.h>
+
 #include "common/file.h"
 #include "common/random.h"
+#include "coordinator/epoch.h"
 #include "coordinator/journal.h"
 
 static char folder[64], path[80];
 static struct coord_record seen[64];
 static int seen_count;
-static uint64_t acknowledged;
+static uint64_t acknowledged, epoch, epoch_found;
 
 static int make_folder(void **state)
 {
@@ -27,20 +30,31 @@ static int remove_folder(void **state)
 static int note(void *context, const struct coord_record *record, struct bl_error *err)
 {
     assert_true(seen_count < 64);
-    seen[seen_count++] = *record;
+    bool own = record->type == COORD_RECORD_EPOCH && record->code == 0; /* journal_open's */
+    if (own)
+        epoch = record->step;
+    else
+        seen[seen_count++] = *record;
     return 0;
 }
 
-static void written(void *context, uint64_t seq, const struct bl_error *err)
+static void written(void *context, uint64_t seq, uint64_t epoch_now, const struct bl_error *err)
 {
-    if (!err)
-        acknowledged = seq;
+    if (err)
+        return;
+    acknowledged = seq;
+    epoch_found = epoch_now;
+}
+
+static int accept(void *context, struct bl_error *err)
+{
+    return 0;
 }
 
 static int open_again(struct journal **ret, struct bl_error *err)
 {
     seen_count = 0;
-    return journal_open(folder, note, written, NULL, ret, err);
+    return journal_open(folder, note, accept, written, NULL, ret, err);
 }
 
 static struct coord_record record_of(int i)
@@ -109,7 +123,7 @@ static void a_journal_torn_anywhere_keeps_its_whole_records(void **state)
         int whole = 0;
         for (size_t i = 0; i < cut; i++)
             whole += text[i] == '\n';
-        check_records(whole);
+        check_records(whole ? whole - 1 : 0); /* the first line begins the epoch */
     }
     free(text);
 }
@@ -195,7 +209,7 @@ static void damage_in_a_batch_that_was_acknowledged_is_an_error(void **state)
 
 static struct bl_error write_error;
 
-static void note_error(void *context, uint64_t seq, const struct bl_error *err)
+static void note_error(void *context, uint64_t seq, uint64_t epoch_now, const struct bl_error *err)
 {
     if (err)
         write_error = *err;
@@ -205,7 +219,7 @@ static void a_journal_that_is_removed_while_it_is_written_is_an_error(void **sta
 {
     struct journal *j = NULL;
     struct bl_error err = {0};
-    assert_ok(journal_open(folder, note, note_error, NULL, &j, &err), err);
+    assert_ok(journal_open(folder, note, accept, note_error, NULL, &j, &err), err);
     assert_ok(bl_folder_remove(folder, &err), err);
     struct coord_record r = record_of(0);
     journal_append(j, 1, &r);
@@ -215,9 +229,117 @@ static void a_journal_that_is_removed_while_it_is_written_is_an_error(void **sta
     assert_ok(bl_folder_make(folder, &err), err);
 }
 
+static void append(struct journal *j, uint64_t seq, int i)
+{
+    struct coord_record record = record_of(i);
+    journal_append(j, seq, &record);
+}
+
+/* The first one stands still while the second takes over, then wakes and writes. */
+static void what_is_written_after_a_take_over_never_counts(void **state)
+{
+    struct journal *first = NULL, *second = NULL, *third = NULL;
+    struct bl_error err;
+    assert_ok(open_again(&first, &err), err);
+    append(first, 1, 0);
+    journal_close(&first);
+    assert_ok(open_again(&first, &err), err);
+    assert_ok(open_again(&second, &err), err);
+    assert_int_equal(epoch, 3);
+    append(second, 1, 2);
+    append(first, 1, 1);
+    journal_close(&first);
+    assert_int_equal(epoch_found, 3); /* by which it knows */
+    journal_close(&second);
+    assert_ok(open_again(&third, &err), err);
+    journal_close(&third);
+    assert_int_equal(seen_count, 2);
+    assert_int_equal(seen[0].generation, 0);
+    assert_int_equal(seen[1].generation, 2);
+}
+
+static void a_probe_tells_whose_the_run_is(void **state)
+{
+    struct journal *first = NULL, *second = NULL;
+    struct bl_error err;
+    assert_ok(open_again(&first, &err), err);
+    append(first, 7, 0);
+    assert_ok(open_again(&second, &err), err);
+    journal_probe(first);
+    journal_close(&first);
+    assert_int_equal(acknowledged, 7);
+    assert_int_equal(epoch_found, 2);
+    journal_close(&second);
+}
+
+static void a_journal_of_a_version_without_epochs_is_taken_over(void **state)
+{
+    struct journal *j = NULL;
+    struct bl_error err = {0};
+    struct stat is;
+    append_line(1, 0);
+    append_line(2, 1);
+    assert_ok(open_again(&j, &err), err);
+    assert_int_equal(seen_count, 2);
+    assert_int_equal(epoch, 1);
+    journal_close(&j);
+    assert_int_equal(lstat(path, &is), 0);
+    assert_true(S_ISLNK(is.st_mode));
+    assert_ok(open_again(&j, &err), err);
+    assert_int_equal(seen_count, 2);
+    journal_close(&j);
+}
+
+static int refuse(void *context, struct bl_error *err)
+{
+    return bl_fail(err, BL_ECONFIG, "another run's");
+}
+
+static void a_start_that_the_records_refuse_takes_the_run_from_nobody(void **state)
+{
+    struct journal *j = NULL, *other = NULL;
+    struct bl_error err;
+    uint64_t now;
+    write_records(1);
+    assert_ok(open_again(&j, &err), err);
+    assert_int_equal(journal_open(folder, note, refuse, written, NULL, &other, &err), -BL_ECONFIG);
+    assert_ok(epoch_read(folder, &now, &err), err);
+    assert_int_equal(now, 2);
+    journal_close(&j);
+}
+
+static void a_number_that_was_claimed_once_is_nobody_elses(void **state)
+{
+    uint64_t claimed, now;
+    char claim[100];
+    struct bl_error err;
+    snprintf(claim, sizeof claim, "%s/epochs/4", folder);
+    assert_ok(bl_folder_make(claim, &err), err);
+    assert_ok(epoch_claim(folder, &claimed, &err), err);
+    assert_int_equal(claimed, 5);
+    assert_ok(epoch_read(folder, &now, &err), err);
+    assert_int_equal(now, 5);
+}
+
+static void a_spoilt_epoch_is_named(void **state)
+{
+    char file[100];
+    uint64_t now;
+    struct bl_error err;
+    snprintf(file, sizeof file, "%s/epoch", folder);
+    assert_ok(bl_file_write(file, "seven\n", 6, &err), err);
+    assert_int_equal(epoch_read(folder, &now, &err), -BL_EFORMAT);
+    assert_string_equal(err.text, "expected a number, found \"seven\"");
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
 UNIT_MAIN(CASE(records_read_back_as_written), CASE(a_journal_torn_anywhere_keeps_its_whole_records),
           CASE(a_damaged_line_before_the_end_is_named),
           CASE(a_batch_that_was_torn_in_its_middle_is_cut_off),
           CASE(damage_in_a_batch_that_was_acknowledged_is_an_error),
-          CASE(a_journal_that_is_removed_while_it_is_written_is_an_error))
+          CASE(a_journal_that_is_removed_while_it_is_written_is_an_error),
+          CASE(what_is_written_after_a_take_over_never_counts),
+          CASE(a_probe_tells_whose_the_run_is),
+          CASE(a_journal_of_a_version_without_epochs_is_taken_over),
+          CASE(a_start_that_the_records_refuse_takes_the_run_from_nobody),
+          CASE(a_number_that_was_claimed_once_is_nobody_elses), CASE(a_spoilt_epoch_is_named))

@@ -46,6 +46,17 @@ static void records_add_up(void **state)
     assert_int_equal(ledger.checkpoint_count, 2);
 }
 
+static void an_epoch_begins_at_any_time_and_never_again(void **state)
+{
+    struct coord_ledger ledger;
+    coord_ledger_init(&ledger);
+    apply(&ledger, RECORD(EPOCH, .step = 1));
+    apply(&ledger, RECORD(START, .digest = 1));
+    apply(&ledger, RECORD(EPOCH, .step = 4));
+    assert_int_equal(ledger.epoch, 4);
+    refuse(&ledger, RECORD(EPOCH, .step = 4), "next epoch: expected 5 but found 4");
+}
+
 static void a_rewind_annuls_what_came_after_the_checkpoint(void **state)
 {
     struct coord_ledger ledger = after_three_steps();
@@ -89,7 +100,7 @@ static void contradictions_are_refused(void **state)
     refuse(&ledger, RECORD(REWIND, .step = 1),
            "rewind without a checkpoint: expected 0 but found 1");
     refuse(&ledger, (struct coord_record){.type = COORD_RECORD_COUNT},
-           "type of a record: expected 9 but found 9");
+           "type of a record: expected 10 but found 10");
 }
 
 static void a_damaged_checkpoint_leaves_the_list(void **state)
@@ -118,7 +129,8 @@ static void checkpoint_names_sort_and_are_unique(void **state)
     assert_string_equal(name, "step-000100-g3");
 }
 
-UNIT_MAIN(cmocka_unit_test(records_add_up),
+UNIT_MAIN(cmocka_unit_test(an_epoch_begins_at_any_time_and_never_again),
+          cmocka_unit_test(records_add_up),
           cmocka_unit_test(a_rewind_annuls_what_came_after_the_checkpoint),
           cmocka_unit_test(contradictions_are_refused),
           cmocka_unit_test(a_damaged_checkpoint_leaves_the_list),

@@ -599,6 +599,66 @@ static void a_sampled_caption_does_not_depend_on_its_neighbours(void **state)
     }
 }
 
+/* Where id occurs first among count ids; count: nowhere. */
+static int first_place(const int32_t *ids, int count, int32_t id)
+{
+    int i = 0;
+    while (i < count && ids[i] != id)
+        i++;
+    return i;
+}
+
+static void behind_a_trace_the_captions_tokens_are_counted_alone(void **state)
+{
+    AUTO_WORLD w = world_open(CAPTIONER_NORMAL);
+    struct bl_error err = {0};
+    int32_t greedy[IMAGES][MAX_NEW], ids[IMAGES][MAX_NEW];
+    struct captioner_generation how = {.max_new = MAX_NEW, .beams = 1, .top_p = 1};
+    assert_same_captions(&w, &w.prompts, &how, greedy);
+    for (int beams = 1; beams <= 2; beams++) {
+        struct captioner_caption captions[IMAGES] = {
+            {.ids = ids[0]}, {.ids = ids[1]}, {.ids = ids[2]}};
+        const int max_trace = MAX_NEW - 1;
+        how = (struct captioner_generation){.max_new = 1,
+                                            .max_trace = max_trace,
+                                            .close = &greedy[0][1],
+                                            .close_count = 1,
+                                            .beams = beams,
+                                            .top_p = 1};
+        assert_ok(captioner_generate(w.c, &w.prompts, &how, captions, &err), err);
+        for (int b = 0; b < IMAGES; b++) {
+            int at = first_place(ids[b], captions[b].count, greedy[0][1]);
+            assert_int_equal(captions[b].count, at == captions[b].count ? max_trace : at + 2);
+            if (beams == 1)
+                assert_memory_equal(ids[b], greedy[b], (size_t)captions[b].count * sizeof **ids);
+        }
+        if (beams == 1) /* the trace of the first image ends */
+            assert_true(captions[0].count <= 3);
+    }
+}
+
+static void without_the_image_a_text_is_as_likely_whatever_it_shows(void **state)
+{
+    AUTO_WORLD w = world_open(CAPTIONER_NORMAL);
+    struct bl_error err = {0};
+    struct captioner_score given[IMAGES], alone[IMAGES], again[IMAGES];
+    int32_t start[IMAGES + 1];
+    assert_ok(captioner_evaluate(w.c, &w.mb, given, NULL, NULL, &err), err);
+    struct micro_batch text = w.mb;
+    text.text_only = true;
+    assert_ok(captioner_evaluate(w.c, &text, alone, NULL, NULL, &err), err);
+    text.pixels = NULL;
+    assert_ok(captioner_evaluate(w.c, &text, again, NULL, NULL, &err), err);
+    for (int b = 0; b < IMAGES; b++) {
+        assert_int_equal(alone[b].tokens, given[b].tokens);
+        assert_true(alone[b].nll == again[b].nll && alone[b].nll != given[b].nll);
+        struct micro_batch one = slice(&w, b, b + 1, start);
+        one.text_only = true;
+        assert_ok(captioner_evaluate(w.c, &one, again, NULL, NULL, &err), err);
+        assert_true(fabs(again[0].nll / alone[b].nll - 1) < 1e-5);
+    }
+}
+
 static void a_caption_is_as_likely_as_its_score_says(void **state)
 {
     AUTO_WORLD w = world_open(CAPTIONER_MOE);
@@ -1121,6 +1181,8 @@ UNIT_MAIN(cmocka_unit_test(heads_wider_than_the_device_takes_are_refused_by_key)
           cmocka_unit_test(sampling_at_no_temperature_or_in_a_nucleus_of_one_is_greedy),
           cmocka_unit_test(a_sampled_caption_does_not_depend_on_its_neighbours),
           cmocka_unit_test(a_caption_is_as_likely_as_its_score_says),
+          cmocka_unit_test(behind_a_trace_the_captions_tokens_are_counted_alone),
+          cmocka_unit_test(without_the_image_a_text_is_as_likely_whatever_it_shows),
           cmocka_unit_test(initial_values_are_those_of_pytorch_and_of_the_seed),
           cmocka_unit_test(gaps_between_tensors_are_zero_and_tensors_are_aligned),
           cmocka_unit_test(saved_weights_come_back_bit_for_bit),

@@ -36,7 +36,7 @@ static void write_text(const char *name, const char *text)
     assert_ok(bl_file_write(inside(name), text, strlen(text), &err), err);
 }
 
-static void make_index(void)
+static void make_index(const char *keys)
 {
     struct bl_error err;
     char yaml[2048];
@@ -46,8 +46,8 @@ static void make_index(void)
     int size = snprintf(yaml, sizeof yaml,
                         "run_dir: run\nvision: {path: %s/deploy/demo/models/vision}\n"
                         "llm: {path: %s/deploy/demo/models/llm}\ntrain: {steps: 1}\n"
-                        "data: {source: data, validation: 0}\n",
-                        root, root);
+                        "data: {source: data, validation: 0%s}\n",
+                        root, root, keys);
     assert_ok(config_parse(yaml, (size_t)size, "run.yaml", folder, &config, &err), err);
     write_text("run/config.yaml", config->text);
     assert_ok(dataset_prepare(config, NULL, NULL, &dataset, NULL, &err), err);
@@ -70,7 +70,7 @@ static bool count_wait(void *context, uint32_t ms)
     return patience.waits != patience.stop_at;
 }
 
-static int make_run(void **state)
+static int make_run_with(void **state, const char *keys)
 {
     struct bl_error err;
     const struct location_patience waiting = {count_wait, NULL};
@@ -83,10 +83,26 @@ static int make_run(void **state)
     write_text("data/metadata.jsonl", "{\"file_name\": \"0.jpg\", \"text\": \"a red circle\"}\n"
                                       "{\"file_name\": \"1.png\", \"text\": \"a red circle\"}\n"
                                       "{\"file_name\": \"2.jpg\", \"text\": \"a red circle\"}\n");
-    make_index();
+    make_index(keys);
     assert_ok(sample_source_open(inside("run"), run, "", &waiting, &source, &err), err);
     memset(&patience, 0, sizeof patience);
     return 0;
+}
+
+static int make_run(void **state)
+{
+    return make_run_with(state, "");
+}
+
+/* The images are 23 x 17 pixels. */
+static int make_run_of_18(void **state)
+{
+    return make_run_with(state, ", min_side: 18");
+}
+
+static int make_run_of_17(void **state)
+{
+    return make_run_with(state, ", min_side: 17");
 }
 
 static int remove_run(void **state)
@@ -256,9 +272,31 @@ static void threads_probe_and_say_which_voids_may_be_this_hosts(void **state)
     sem_destroy(&woken);
 }
 
+static void an_image_that_is_too_small_is_left_out_by_its_rule(void **state)
+{
+    struct bl_error err;
+    assert_int_equal(make(0, &err), -BL_EFORMAT);
+    assert_true(sample_is_left_out(&err));
+    assert_int_equal(location_failure_of(&err), LOCATION_BAD);
+    assert_string_equal(err.text, "23 x 17 pixels, less than data.min_side (18)");
+    assert_int_equal(make(2, &err), -BL_EFORMAT);
+    assert_false(sample_is_left_out(&err));
+}
+
+static void an_image_of_the_least_side_is_not_too_small(void **state)
+{
+    struct bl_error err;
+    assert_int_equal(make(0, &err), 0);
+    assert_int_equal(make(1, &err), 0);
+}
+
 #define IN_RUN(test) cmocka_unit_test_setup_teardown(test, make_run, remove_run)
 
-UNIT_MAIN(IN_RUN(a_passing_fault_is_waited_for),
+UNIT_MAIN(cmocka_unit_test_setup_teardown(an_image_that_is_too_small_is_left_out_by_its_rule,
+                                          make_run_of_18, remove_run),
+          cmocka_unit_test_setup_teardown(an_image_of_the_least_side_is_not_too_small,
+                                          make_run_of_17, remove_run),
+          IN_RUN(a_passing_fault_is_waited_for),
           IN_RUN(a_fault_that_stays_is_the_loaders_and_voids_no_sample),
           IN_RUN(bytes_that_are_bad_and_files_that_are_missed_here_are_told_apart),
           IN_RUN(bytes_are_hashed_until_they_were_right_once),

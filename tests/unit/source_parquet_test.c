@@ -92,6 +92,44 @@ static void rows_are_samples_with_the_captions_of_flat_and_list_columns(void **s
     source_free(&source);
 }
 
+static int open_numbers(const char *name, struct source **ret, struct bl_error *err)
+{
+    static const char *const caption[] = {"caption"};
+    return source_open(&(struct source_options){.path = folder,
+                                                .columns = caption,
+                                                .column_count = 1,
+                                                .numbers = &name,
+                                                .number_count = 1,
+                                                .cache = CACHE},
+                       ret, err);
+}
+
+static void a_column_of_numbers_is_read_row_by_row(void **state)
+{
+    struct bl_error err = {0};
+    struct source *source = NULL;
+    struct source_sample sample;
+    char line[1600], expected[1600];
+    copy("plain.parquet", "a.parquet");
+    copy("delta.parquet", "b.parquet");
+    assert_ok(open_numbers("id", &source, &err), err);
+    for (uint64_t i = 0; i < 120; i++) {
+        assert_ok(source_get(source, i, &sample, &err), err);
+        assert_true(sample.numbers[0] == (double)((i % 60) * (i % 60)) - 1000);
+    }
+    source_free(&source);
+    assert_int_equal(open_numbers("captions", &source, &err), -BL_ECONFIG);
+    bl_error_format(&err, line, sizeof line);
+    snprintf(
+        expected, sizeof expected,
+        "%s: data.filters[0]: expected column \"captions\" to hold numbers, one a row, found a "
+        "list of BYTE_ARRAY STRING; name another column",
+        folder);
+    assert_string_equal(line, expected);
+    assert_int_equal(open_numbers("gain", &source, &err), -BL_ECONFIG);
+    assert_string_equal(err.text, "no sample has the column \"gain\"");
+}
+
 static void a_file_and_a_pattern_are_sources_too(void **state)
 {
     copy("index.parquet", "x-1.parquet");
@@ -261,6 +299,7 @@ static void a_file_that_changes_changes_the_fingerprint(void **state)
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
 
 UNIT_MAIN(IN_FOLDER(rows_are_samples_with_the_captions_of_flat_and_list_columns),
+          IN_FOLDER(a_column_of_numbers_is_read_row_by_row),
           IN_FOLDER(a_file_and_a_pattern_are_sources_too),
           IN_FOLDER(images_inside_are_read_by_their_location),
           IN_FOLDER(a_file_written_anew_is_read_anew),

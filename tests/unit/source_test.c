@@ -2,6 +2,7 @@
  * and line. */
 #include "tests/unit/unit.h"
 
+#include <math.h>
 #include <unistd.h>
 
 #include "common/file.h"
@@ -333,11 +334,87 @@ static void wrong_folders_are_named(void **state)
 static void numbers_that_are_no_json_do_not_matter(void **state)
 {
     put("metadata.jsonl", "{\"file_name\": \"a.jpg\", \"n\": NaN, \"m\": [-Infinity, "
-                          "12345678901234567890123, 1.5e999],"
+                          "12345678901234567890123, 1.5e999, -2e999],"
                           " \"text\": \"NaN \\\"5 of 12345678901234567890\"}\n");
     struct source *source = opened(text_column, 1);
     expect_sample(source, 0, "a.jpg", ONE("NaN \"5 of 12345678901234567890"));
     source_free(&source);
+}
+
+/* Opens the folder with columns of numbers. */
+static int open_numbers(const char *const *names, size_t count, struct source **ret,
+                        struct bl_error *err)
+{
+    return source_open(&(struct source_options){.path = folder,
+                                                .columns = text_column,
+                                                .column_count = 1,
+                                                .numbers = names,
+                                                .number_count = count},
+                       ret, err);
+}
+
+static void expect_numbers(const struct source *source, uint64_t id, double first, double second)
+{
+    struct source_sample sample;
+    const double expected[] = {first, second};
+    assert_int_equal(source_get(source, id, &sample, NULL), 0);
+    for (int i = 0; i < 2; i++)
+        if (isnan(expected[i]) ? !isnan(sample.numbers[i]) : sample.numbers[i] != expected[i])
+            fail_msg("sample %d, number %d: expected %g, found %g", (int)id, i, expected[i],
+                     sample.numbers[i]);
+}
+
+static void columns_of_numbers_are_read_beside_captions(void **state)
+{
+    static const char *const names[] = {"gain", "n"};
+    struct bl_error err = {0};
+    struct source *source = NULL;
+    put("a/metadata.jsonl",
+        "{\"file_name\": \"a.jpg\", \"text\": \"x\", \"gain\": -0.25, \"n\": 3}\n"
+        "{\"file_name\": \"a.jpg\", \"text\": \"x\", \"n\": true}\n"
+        "{\"file_name\": \"a.jpg\", \"text\": \"x\", \"gain\": NaN, \"n\": 4}\n"
+        "{\"file_name\": \"a.jpg\", \"text\": \"x\", \"gain\": null, \"n\": "
+        "123456789012345678901234}\n");
+    put("b/metadata.csv", "file_name,n,text,gain\na.jpg, 7,x,1e-3\na.jpg,,x,nan\n");
+    assert_ok(open_numbers(names, 2, &source, &err), err);
+    expect_numbers(source, 0, -0.25, 3);
+    expect_numbers(source, 1, NAN, 1);
+    expect_numbers(source, 2, NAN, 4);
+    expect_numbers(source, 3, NAN, 12345678901234e10);
+    expect_numbers(source, 4, 1e-3, 7);
+    expect_numbers(source, 5, NAN, NAN);
+    source_free(&source);
+}
+
+static void what_is_no_number_is_named(void **state)
+{
+    static const char *const names[] = {"gain"};
+    char line[1600], expected[1600];
+    struct bl_error err = {0};
+    struct source *source = NULL;
+    put("metadata.jsonl", "{\"file_name\": \"a.jpg\", \"text\": \"x\", \"gain\": \"high\"}\n");
+    assert_true(open_numbers(names, 1, &source, &err) < 0);
+    err.remedy[0] = 0;
+    bl_error_format(&err, line, sizeof line);
+    snprintf(expected, sizeof expected,
+             "%s/metadata.jsonl:1: gain: expected a number, found \"high\"", folder);
+    assert_string_equal(line, expected);
+    remove_folder(NULL);
+    put("metadata.csv", "file_name,text,gain\na.jpg,x,0.5 nats\n");
+    assert_true(open_numbers(names, 1, &source, &err) < 0);
+    err.remedy[0] = 0;
+    bl_error_format(&err, line, sizeof line);
+    snprintf(expected, sizeof expected,
+             "%s/metadata.csv:2: gain: expected a number, found \"0.5 nats\"", folder);
+    assert_string_equal(line, expected);
+    remove_folder(NULL);
+    put("metadata.csv", "file_name,text\na.jpg,x\n");
+    assert_true(open_numbers(names, 1, &source, &err) < 0);
+    err.remedy[0] = 0;
+    bl_error_format(&err, line, sizeof line);
+    snprintf(expected, sizeof expected, "%s: data.filters[0]: no sample has the column \"gain\"",
+             folder);
+    assert_string_equal(line, expected);
 }
 
 static void a_printed_list_in_csv_is_counted(void **state)
@@ -452,7 +529,9 @@ UNIT_MAIN(IN_FOLDER(cocos_annotations_are_grouped_by_image),
           IN_FOLDER(each_folder_has_its_own_metadata), IN_FOLDER(csv_is_read_as_rfc_4180_says),
           IN_FOLDER(pairs_are_images_beside_texts), IN_FOLDER(what_is_passed_over_is_counted),
           IN_FOLDER(numbers_that_are_no_json_do_not_matter),
-          IN_FOLDER(a_printed_list_in_csv_is_counted), IN_FOLDER(folders_behind_links_are_read),
+          IN_FOLDER(columns_of_numbers_are_read_beside_captions),
+          IN_FOLDER(what_is_no_number_is_named), IN_FOLDER(a_printed_list_in_csv_is_counted),
+          IN_FOLDER(folders_behind_links_are_read),
           IN_FOLDER(the_fingerprint_is_of_what_training_reads), IN_FOLDER(wrong_lines_are_named),
           IN_FOLDER(text_that_is_not_utf_8_is_refused_by_file_and_line),
           IN_FOLDER(wrong_records_are_named), IN_FOLDER(wrong_folders_are_named))

@@ -528,6 +528,10 @@ static void wrong_fields_of_a_header_are_named(void **state)
     header_refused("Slot.tokens: expected 1 to 16384, found 4294967295");
     m.slots[0].label_first = 9;
     header_refused("Slot.label_first: expected 0 to 8, found 9");
+    m.slots[0].label_end = 10;
+    header_refused("Slot.label_end: expected 4 to 9, found 10");
+    m.slots[0].label_end = 3;
+    header_refused("Slot.label_end: expected 4 to 9, found 3");
     m.slots[0].prefix = 9;
     header_refused("Slot.prefix: expected 0 to 8, found 9");
     m.slots[1].tokens = 1;

@@ -16,6 +16,7 @@
 
 #include "common/progress.h"
 
+#define LOOK_MS 100                     /* several times a heartbeat */
 #define PIECE_BYTES ((size_t)256 << 10) /* stays in a core's cache between receiving and adding */
 
 struct ring_task {
@@ -119,8 +120,9 @@ static int go_round(struct ring *ring, struct round *r, struct bl_error *err)
             {sendable(r) > 0 ? ring->right : -1, POLLOUT, 0},
             {r->in_done < r->in_size ? ring->left : -1, POLLIN, 0},
         };
-        /* For ever: a peer may have much to compute first, and whether it lives the coordinator knows. */
-        if (poll(polled, 3, -1) < 0 && errno != EINTR)
+        bl_progress_look();
+        /* Again and again: a peer may have much to compute first, and whether it lives the coordinator knows. */
+        if (poll(polled, 3, LOOK_MS) < 0 && errno != EINTR)
             return bl_fail(err, BL_EPEER, "poll: %s", strerror(errno));
         if (polled[0].revents)
             return bl_fail(err, BL_EPEER, "aborted");
@@ -240,6 +242,7 @@ static void forget(const struct ring *ring, struct ring_task *task)
 static void *run(void *argument)
 {
     struct ring *ring = argument;
+    pthread_setname_np(pthread_self(), "blipren-ring");
     pthread_mutex_lock(&ring->lock);
     for (;;) {
         while (!ring->must_stop && !ring->first)

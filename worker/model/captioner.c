@@ -343,7 +343,7 @@ static int check_text(const struct captioner *c, const struct micro_batch *mb, s
 static int64_t lay_sequence(const struct captioner *c, const struct micro_batch *mb, bool prompts,
                             int64_t b, int64_t row, struct layout *layout, struct layout_host *host)
 {
-    int64_t K = c->options.queries, first = row;
+    int64_t K = layout->queries, first = row;
     bool bos_before = c->options.bos == CAPTIONER_BOS_FIRST,
          bos_after = c->options.bos == CAPTIONER_BOS_AFTER_IMAGE;
 #define PUT_TOKEN(id)                                                                              \
@@ -356,6 +356,7 @@ static int64_t lay_sequence(const struct captioner *c, const struct micro_batch 
         PUT_TOKEN(c->options.bos_id);
     for (int64_t i = mb->ids_start[b]; i < mb->ids_start[b + 1]; i++) {
         if (!prompts && mb->labels[i]) {
+            BL_ASSERT_CMP(row, >, first); /* something predicts it */
             host->keep[layout->labels] = (int32_t)row - 1;
             host->label_ids[layout->labels++] = mb->ids[i];
             layout->label_counts[b]++;
@@ -382,8 +383,8 @@ static int upload_layout(struct captioner *c, const struct layout_host *host, st
     BL_TRY(arena_i32_from(arena, host->keep, rows->kept, &rows->keep, err));
     BL_TRY(arena_i32_from(arena, host->ids, layout->tokens, &layout->ids, err));
     BL_TRY(arena_i32_from(arena, host->token_rows, layout->tokens, &layout->token_rows, err));
-    BL_TRY(arena_i32_from(arena, host->query_rows, layout->S * c->options.queries,
-                          &layout->query_rows, err));
+    BL_TRY(arena_i32_from(arena, host->query_rows, layout->S * layout->queries, &layout->query_rows,
+                          err));
     return arena_i32_from(arena, host->label_ids, layout->labels, &layout->label_ids, err);
 }
 
@@ -391,10 +392,10 @@ int captioner_layout(struct captioner *c, const struct micro_batch *mb, bool pro
                      struct layout *ret, struct bl_error *err)
 {
     BL_TRY(check_text(c, mb, err));
-    int64_t B = mb->B, K = c->options.queries, texts = B ? mb->ids_start[B] : 0,
+    int64_t B = mb->B, K = mb->text_only ? 0 : c->options.queries, texts = B ? mb->ids_start[B] : 0,
             R_max = texts + B * (K + 1);
     __attribute__((cleanup(host_release))) struct layout_host host = {0};
-    __attribute__((cleanup(layout_release))) struct layout layout = {.S = B};
+    __attribute__((cleanup(layout_release))) struct layout layout = {.S = B, .queries = K};
     const struct {
         int32_t **p;
         int64_t count;
@@ -435,7 +436,8 @@ int captioner_inputs(struct captioner *c, act *x, const struct layout *layout, c
     BL_TRY(arena_act(&c->arena, layout->tokens * D, &embedded, err));
     llm_embed(c->llm, embedded, layout->ids, layout->tokens);
     ops->scatter_rows(ops, x, embedded, layout->token_rows, layout->tokens, D);
-    ops->scatter_rows(ops, x, y, layout->query_rows, layout->S * c->options.queries, D);
+    if (layout->queries)
+        ops->scatter_rows(ops, x, y, layout->query_rows, layout->S * layout->queries, D);
     arena_release(&c->arena, mark);
     return 0;
 }

@@ -129,6 +129,8 @@ struct micro_batch {
     const int32_t *ids;  /* text tokens of all images together: prefix, caption, EOS */
     const int32_t *ids_start; /* (B+1): image b's are ids[ids_start[b] .. ids_start[b+1]) */
     const uint8_t *labels;    /* as long as ids: 1 = the loss counts this token */
+    bool
+        text_only; /* evaluation: the LLM sees no image; a text's first token is then no label, unless there is a BOS */
     const int32_t *positions; /* (B) place j in the global batch, for dropout */
 };
 
@@ -192,7 +194,8 @@ struct captioner_score {
     int32_t correct; /* label is the arg max */
 };
 /* Without dropout. scores (B). shuffled (B) or NULL: text b scored with image permutation[b]
- * instead; the images are looked at once. Leaves the step's sums and gradients alone. */
+ * instead; the images are looked at once. Under mb->text_only there are
+ * none (permutation and shuffled NULL): the same losses of the LLM alone. Leaves the step's sums and gradients alone. */
 int captioner_evaluate(struct captioner *c, const struct micro_batch *mb,
                        struct captioner_score *scores, const int32_t *permutation,
                        struct captioner_score *shuffled, struct bl_error *err);
@@ -204,6 +207,11 @@ int captioner_routing_weights(struct captioner *c, const struct micro_batch *mb,
 
 struct captioner_generation {
     int32_t max_new;
+    int32_t
+        max_trace; /* 0: max_new counts all tokens. Else a text begins with a trace of so many tokens at most, up to and */
+    const int32_t *
+        close; /* with these ids, and max_new counts what follows them; a trace that grows longer ends the text */
+    int32_t close_count;
     int32_t beams;      /* 1: greedy, or sampling when temperature > 0 */
     float temperature;  /* 0: the most likely token */
     float top_p;        /* 1: no cut */
@@ -213,7 +221,7 @@ struct captioner_generation {
 };
 
 struct captioner_caption {
-    int32_t *ids;  /* (max_new) the caller's memory */
+    int32_t *ids;  /* (max_trace + max_new) the caller's memory */
     int32_t count; /* ids written, EOS excluded */
     bool ended;    /* an EOS came */
     float nll;     /* of the ids and the EOS, nats */

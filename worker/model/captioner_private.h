@@ -58,9 +58,10 @@ int captioner_images(struct captioner *c, const struct micro_batch *mb, act *rou
  * label_counts. */
 struct layout {
     int64_t S, tokens, labels; /* sequences; text tokens and BOS; rows asked for */
+    int64_t queries;           /* of each sequence: K, or 0 of a text alone */
     struct llm_rows rows;
     const int32_t *ids, *token_rows; /* (tokens): ids and the rows they stand in */
-    const int32_t *query_rows;       /* (S*K) */
+    const int32_t *query_rows;       /* (S*queries) */
     const int32_t *label_ids;        /* (labels): what rows.keep are to predict */
     int32_t *label_counts;           /* (S) host, owned */
     int32_t *lengths;                /* (S) host, owned: rows of each sequence */

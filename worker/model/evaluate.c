@@ -76,6 +76,8 @@ int captioner_evaluate(struct captioner *c, const struct micro_batch *mb,
     BL_TRY(arena_reset(arena, err));
     __attribute__((cleanup(layout_release))) struct layout layout = {0};
     BL_TRY(captioner_layout(c, mb, false, &layout, err));
+    if (mb->text_only)
+        return score_texts(c, &layout, NULL, scores, err);
     struct images images;
     act *y, *other;
     BL_TRY(captioner_images(c, mb, NULL, &images, err));

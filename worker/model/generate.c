@@ -173,6 +173,31 @@ static bool ends(const struct captioner_generation *options, int32_t id)
     return false;
 }
 
+/* Tokens of a text at most. */
+static int32_t longest(const struct captioner_generation *options)
+{
+    return options->max_trace + options->max_new;
+}
+
+/* Where the caption begins behind a trace; -1: the trace has not ended. */
+static int32_t find_caption(const struct captioner_generation *options, const int32_t *ids,
+                            int32_t count)
+{
+    for (int32_t i = 0; i + options->close_count <= count; i++)
+        if (!memcmp(ids + i, options->close, (size_t)options->close_count * sizeof *ids))
+            return i + options->close_count;
+    return -1;
+}
+
+/* Whether a text has all the tokens that it may have. */
+static bool is_full(const struct captioner_generation *options, const int32_t *ids, int32_t count)
+{
+    if (!options->max_trace)
+        return count == options->max_new;
+    int32_t caption = find_caption(options, ids, count);
+    return caption < 0 ? count == options->max_trace : count - caption == options->max_new;
+}
+
 static int32_t most_likely(const float *logits, int64_t V)
 {
     int64_t best = 0;
@@ -252,7 +277,7 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
     int32_t *token = slot + mb->B;
     for (int64_t b = 0; b < mb->B; b++)
         slot[b] = (int32_t)b;
-    for (int32_t step = 0; live > 0 && step < options->max_new; step++) {
+    for (int32_t step = 0; live > 0; step++) {
         int64_t kept = 0;
         for (int64_t i = 0; i < live; i++) {
             const float *logits = decoder->logits + i * V;
@@ -265,11 +290,13 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
                 continue;
             }
             caption->ids[caption->count++] = id;
+            if (is_full(options, caption->ids, caption->count))
+                continue;
             slot[kept] = slot[i];
             token[kept++] = id;
         }
         live = kept;
-        if (live > 0 && step + 1 < options->max_new)
+        if (live > 0)
             BL_TRY(decoder_token(decoder, slot, token, live, err));
     }
     return 0;
@@ -277,7 +304,7 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
 
 /* -- beam search -- */
 
-/* A text of one image's search; ids (max_new) lie in the search's block. */
+/* A text of one image's search; ids (longest) lie in the search's block. */
 struct hypothesis {
     double log_p, score; /* score = log p / length, of finished ones */
     int32_t *ids;
@@ -325,12 +352,12 @@ static int beams_init(struct beams *beams, const struct captioner_generation *op
     beams->candidates_max = (int32_t)bl_min(k * bl_max(2, 1 + options->eos_count), V);
     beams->searches = calloc((size_t)B + 1, sizeof *beams->searches);
     beams->hypotheses = calloc((size_t)(B * each) + 1, sizeof *beams->hypotheses);
-    beams->ids = calloc((size_t)(B * each * options->max_new) + 1, sizeof *beams->ids);
+    beams->ids = calloc((size_t)(B * each * longest(options)) + 1, sizeof *beams->ids);
     beams->candidates = calloc((size_t)beams->candidates_max + 1, sizeof *beams->candidates);
     if (!beams->searches || !beams->hypotheses || !beams->ids || !beams->candidates)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)(B * k));
     for (int64_t i = 0; i < B * each; i++)
-        beams->hypotheses[i].ids = beams->ids + i * options->max_new;
+        beams->hypotheses[i].ids = beams->ids + i * longest(options);
     for (int64_t b = 0; b < B; b++) {
         struct hypothesis *own = beams->hypotheses + b * each;
         beams->searches[b] = (struct search){own, own + k, own + 2 * k, 1, 0, false};
@@ -422,9 +449,10 @@ static void advance(struct beams *beams, struct search *search, const float *log
         to->log_p = c->log_p;
         if (!ended)
             to->ids[to->count++] = c->id;
-        if ((ended || length == options->max_new) && rank < options->beams)
+        bool full = !ended && is_full(options, to->ids, to->count);
+        if ((ended || full) && rank < options->beams)
             finish(search, options->beams, to, c->log_p / length, ended);
-        if (ended)
+        if (ended || full)
             continue;
         parent[next] = c->from;
         token[next++] = c->id;
@@ -433,8 +461,7 @@ static void advance(struct beams *beams, struct search *search, const float *log
     search->running = search->next;
     search->next = running;
     search->running_count = next;
-    search->done =
-        next == 0 || length == options->max_new || is_settled(search, options->beams, length);
+    search->done = next == 0 || is_settled(search, options->beams, length);
 }
 
 static void take_best(const struct search *search, struct captioner_caption *caption)
@@ -460,7 +487,7 @@ static int generate_beams(struct decoder *decoder, int64_t B,
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)slots);
     int32_t *parent = host, *slot = host + slots, *token = host + 2 * slots;
-    for (int32_t length = 1; length <= options->max_new; length++) {
+    for (int32_t length = 1; length <= longest(options); length++) {
         int64_t live = 0, row = 0;
         for (int64_t s = 0; s < slots; s++)
             parent[s] = (int32_t)s;
@@ -495,6 +522,7 @@ int captioner_generate(struct captioner *c, const struct micro_batch *mb,
                        struct captioner_caption *captions, struct bl_error *err)
 {
     BL_ASSERT(options->max_new >= 1 && options->beams >= 1);
+    BL_ASSERT(!options->max_trace || options->close_count > 0);
     for (int64_t b = 0; b < mb->B; b++)
         captions[b] = (struct captioner_caption){.ids = captions[b].ids};
     if (mb->B == 0)
@@ -503,7 +531,7 @@ int captioner_generate(struct captioner *c, const struct micro_batch *mb,
     BL_TRY(arena_reset(arena, err));
     __attribute__((cleanup(layout_release))) struct layout layout = {0};
     BL_TRY(captioner_layout(c, mb, true, &layout, err));
-    int64_t rows = layout.rows.sequences.len_max + options->max_new;
+    int64_t rows = layout.rows.sequences.len_max + longest(options);
     if (rows > c->llm_config.positions_max) {
         bl_fail(err, BL_EDATA, "prompt and caption of %lld rows exceed the language model's %lld",
                 (long long)rows, (long long)c->llm_config.positions_max);

@@ -8,21 +8,32 @@
 
 #include "worker/ops/plugin.h"
 
-/* The module beside this program, as in a build folder or one made to be carried; else where the
- * system's loader looks, which knows the installed one by the program's run path. BLIPREN_CUDA names
- * another file: tests put a module without a GPU there. */
+/* The module that BLIPREN_CUDA names, where tests put one without a GPU; else the one beside this
+ * program, as in a build folder or one made to be carried; else the installed one. */
+static void find_module(char *ret, size_t size)
+{
+    const char *named = getenv("BLIPREN_CUDA");
+    if (named) {
+        snprintf(ret, size, "%s", named);
+        return;
+    }
+    char program[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program);
+    if (length > 0 && length < (ssize_t)sizeof program) {
+        program[length] = 0;
+        snprintf(ret, size, "%.*s/%s", (int)(strrchr(program, '/') - program), program,
+                 OPS_PLUGIN_FILE);
+        if (access(ret, R_OK) == 0)
+            return;
+    }
+    snprintf(ret, size, "%s/%s", OPS_PLUGIN_FOLDER, OPS_PLUGIN_FILE);
+}
+
 static void *open_module(struct bl_error *err)
 {
-    char path[PATH_MAX + sizeof "/" OPS_PLUGIN_FILE] = "";
-    const char *named = getenv("BLIPREN_CUDA");
-    ssize_t length = named ? -1 : readlink("/proc/self/exe", path, PATH_MAX);
-    if (length > 0) {
-        path[length] = 0;
-        snprintf(strrchr(path, '/'), sizeof "/" OPS_PLUGIN_FILE, "/%s", OPS_PLUGIN_FILE);
-    }
-    if (!named)
-        named = length > 0 && access(path, R_OK) == 0 ? path : OPS_PLUGIN_FILE;
-    void *module = dlopen(named, RTLD_NOW | RTLD_LOCAL);
+    char path[PATH_MAX + sizeof OPS_PLUGIN_FILE];
+    find_module(path, sizeof path);
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (module)
         return module;
     bl_fail(err, BL_EDEVICE, "the CUDA backend cannot be loaded: %s", dlerror());

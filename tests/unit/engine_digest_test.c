@@ -1,0 +1,112 @@
+/* tests/unit/engine_digest_test.c - the computing thread on a device that fails when it is told to. */
+#include "tests/unit/unit.h"
+
+#include <unistd.h>
+
+#include "tests/unit/folder.h"
+#include "worker/engine.h"
+#include "worker/ops/plugin.h"
+
+/* -- the CPU, whose sync fails ---------------------------------------------------------------- */
+
+static bool sync_fails; /* set while the engine's thread waits */
+static int (*cpu_sync)(struct ops *, struct bl_error *);
+
+static int sync_or_fail(struct ops *self, struct bl_error *err)
+{
+    if (__atomic_load_n(&sync_fails, __ATOMIC_SEQ_CST))
+        return bl_fail(err, BL_EDEVICE, "the device is gone");
+    return cpu_sync(self, err);
+}
+
+static int open_failing(int index, enum ops_precision precision, struct ops **ret,
+                        struct bl_error *err)
+{
+    BL_TRY(ops_open(&(struct ops_device){0}, precision, 1, ret, err));
+    cpu_sync = (*ret)->sync;
+    (*ret)->sync = sync_or_fail;
+    return 0;
+}
+
+static const struct ops_plugin failing = {.open = open_failing};
+static const struct ops_device device = {.plugin = &failing};
+
+/* -- the engine of a run ---------------------------------------------------------------------- */
+
+static struct config *config;
+static struct engine *engine;
+static int published;
+
+static void publish(void *context, uint64_t generation, const char *key, const void *value,
+                    size_t size)
+{
+    __atomic_add_fetch(&published, 1, __ATOMIC_SEQ_CST);
+}
+
+static void wake(void *context)
+{
+}
+
+static struct engine_event next_event(void)
+{
+    struct engine_event event;
+    while (!engine_next(engine, &event))
+        usleep(1000);
+    return event;
+}
+
+static int begin(void **state)
+{
+    struct bl_error err = {0};
+    char yaml[1024];
+    const char *source = getenv("BLIPREN_SOURCE");
+    make_folder(state);
+    int size = snprintf(yaml, sizeof yaml,
+                        "run_dir: run\nvision: {path: %s/deploy/demo/models/vision}\n"
+                        "llm: {path: %s/deploy/demo/models/llm}\ntrain: {steps: 1}\n"
+                        "data: {source: data}\n",
+                        source, source);
+    assert_ok(config_parse(yaml, (size_t)size, "run.yaml", folder, &config, &err), err);
+    struct engine_options options = {.kind = BL_KIND_TRAIN,
+                                     .config = config,
+                                     .cache_tower = "",
+                                     .data_fingerprint = "",
+                                     .device = &device,
+                                     .threads = 1,
+                                     .comm_host = "127.0.0.1",
+                                     .patience_ms = 60000,
+                                     .publish = publish,
+                                     .wake = wake};
+    sync_fails = false;
+    published = 0;
+    assert_ok(engine_open(&options, &engine, &err), err);
+    struct engine_event event = next_event();
+    assert_ok(event.kind == ENGINE_OPENED ? 0 : -1, event.error);
+    return 0;
+}
+
+static int end(void **state)
+{
+    engine_close(&engine);
+    config_free(&config);
+    return remove_folder(state);
+}
+
+/* -- a digest that cannot be computed --------------------------------------------------------- */
+
+static void a_state_without_a_digest_is_not_reported_as_a_state(void **state)
+{
+    engine_form(engine, 1, 0, 2, -1, false, ""); /* the other rank never comes */
+    while (!__atomic_load_n(&published, __ATOMIC_SEQ_CST))
+        usleep(1000);
+    __atomic_store_n(&sync_fails, true, __ATOMIC_SEQ_CST);
+    engine_abort(engine, 1);
+    struct engine_event event = next_event();
+    if (event.kind == ENGINE_FAILED) /* of FORM, if it was told before the abort */
+        event = next_event();
+    assert_int_equal(event.kind, ENGINE_BROKEN);
+    assert_string_equal(event.error.text, "the device is gone");
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
+UNIT_MAIN(CASE(a_state_without_a_digest_is_not_reported_as_a_state))
