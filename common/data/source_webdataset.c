@@ -325,8 +325,9 @@ static int add_group(struct shard *s, const struct group *g, struct bl_error *er
     BL_TRY(add_image(s, image, err));
     BL_TRY(read_json(s, g, &json, err));
     saw_columns(s, g, json);
-    BL_TRY(add_captions(s, g, json, err));
-    return json ? source_add_json_numbers(s->source, json, err) : 0;
+    if (source_add_json_numbers(s->source, json, err) < 0)
+        BL_TRY(count_bad(s, find_field(s, g, "json"), err));
+    return add_captions(s, g, json, err);
 }
 
 static int locate(const struct source *source, uint64_t id, char **ret, struct bl_error *err)
