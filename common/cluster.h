@@ -38,12 +38,12 @@ struct bl_range {
 struct bl_timing {
     uint32_t heartbeat_ms; /* P/6: a Beat or Pulse at least this often */
     uint32_t lost_ms;      /* P: silence after which a peer is lost */
-    uint32_t lease_ms;     /* P: an assignment with which nobody gets on goes to another loader */
-    uint32_t forming_ms; /* 2P: a generation in which nobody gets on ends; also: absent survivors */
-    uint32_t note_ms;    /* 3P: nothing got on: the log says who is waited for */
+    uint32_t lease_ms;     /* P: an assignment that makes no progress goes to another loader */
+    uint32_t forming_ms; /* 2P: a generation that makes no progress ends; also: absent survivors */
+    uint32_t note_ms;    /* 3P: no progress: the log says who is waited for */
     uint32_t drain_ms;   /* 4P: from Stop to giving up on the rest */
     uint32_t
-        stalled_ms; /* 20P: a peer that beats and does not get on with what it has to do is lost */
+        stalled_ms; /* 20P: a peer that beats but makes no progress on its work is lost */
 };
 struct bl_timing bl_timing_of(uint32_t patience_ms);
 

@@ -57,7 +57,7 @@ void bl_map_close(struct bl_map *map);
 void bl_map_let_go(const struct bl_map *map);
 #define bl_automap __attribute__((cleanup(bl_map_close)))
 
-/* A file that is whole or absent (invariant 6): bytes go to PATH.tmp.PID; commit fsyncs, renames it
+/* A file that is complete or absent (invariant 6): bytes go to PATH.tmp.PID; commit fsyncs, renames it
  * to PATH and fsyncs the folder. Without a commit, close removes the temporary file. Begin with
  * {.fd = -1}; commit closes too, and closing twice is fine. */
 struct bl_file_writer {

@@ -87,7 +87,7 @@ void check_disk(struct check *c);
 /* Is the coordinator's an address at all? Whether others may connect is asked when training starts, which can be told
  * --insecure. */
 void check_address(struct check *c);
-/* A run folder that was begun: may it go on under this configuration? */
+/* An existing run folder: can the run resume under this configuration? */
 void check_resume(struct check *c);
 /* The checkpoint whose weights a run starts from. */
 void check_init(struct check *c);

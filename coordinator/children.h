@@ -31,7 +31,7 @@ struct children_options {
     const char *device;                  /* of the workers: --device; NULL: auto */
     int threads;                         /* OpenMP threads of one worker */
     int loader_threads, loader_capacity; /* of one loader; 0: it chooses */
-    /* A child is given up: the run cannot go on by itself. last_line is its log's. */
+    /* A child is given up: the run cannot continue unattended. last_line is its log's. */
     void (*given_up)(void *context, const char *name, const char *last_line);
     /* A child ended; it will be started again unless stopping. */
     void (*ended)(void *context, const struct child_end *end);

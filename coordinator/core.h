@@ -26,7 +26,7 @@
     X(FORMING, "everyone's Formed")                                                                \
     X(TRAINING, "reports of the lowest uncommitted step, and their commit on disk")                \
     X(VALIDATING, "the results of the validation micro-batches")                                   \
-    X(SAVING, "a checkpoint without which it must not go on")                                      \
+    X(SAVING, "a checkpoint without which it must not continue")                                      \
     X(ENDING, "Ended of the old generation's workers")                                             \
     X(LEAVING, "everyone's Goodbye")                                                               \
     X(FINISHED, "nothing")
@@ -188,12 +188,12 @@ enum coord_action_type {
 /* name, what the log says of action.peer (0: of nobody) */
 #define COORD_NOTES(X)                                                                             \
     X(LOST, "it was silent for ms; FORGET follows")                                                \
-    X(STALLED, "it beats and got on with nothing for ms; what it was waited for")                  \
+    X(STALLED, "it beats but made no progress for ms; what it was waited for")                  \
     X(REVOKED, "an assignment goes to another loader: why")                                        \
     X(RESTING, "a loader gets no assignments for ms while others are there")                       \
     X(LEFT_OUT, "a worker is left out of generations for ms: why")                                 \
     X(UNFORMED, "a generation was not formed: what it waited for")                                 \
-    X(WAITING, "nothing has got on for ms: what it is waited for")
+    X(WAITING, "no progress for ms: what it is waited for")
 enum coord_note {
 #define X(name, what) COORD_NOTE_##name,
     COORD_NOTES(X)
@@ -322,13 +322,13 @@ struct coord_status coord_status(const struct coord *coord);
 /* Its `state` alone, at no cost. */
 enum coord_state coord_state_now(const struct coord *coord);
 
-/* For whom the run waits right now, and why: what the log says once nothing gets on for long. */
+/* For whom the run waits right now, and why: what the log says after a long time without progress. */
 struct coord_wait {
     uint64_t peer, link; /* whom; 0: nobody in particular */
     const char
         *text; /* static; a phrase that follows the peer's name; NULL: somebody must come, or go */
     uint64_t other_link;  /* another peer, named after the text; 0: none */
-    uint64_t ms;          /* since the run got on */
+    uint64_t ms;          /* since the run made progress */
     bool has_micro_batch; /* then which */
     enum bl_kind kind;
     uint64_t step;

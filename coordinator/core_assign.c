@@ -487,13 +487,13 @@ void core_on_completed(struct coord *c, const struct coord_event *e)
         count_samples(c, e);
 }
 
-/* Since when nobody gets on with it: neither its loader, nor a worker that has enough to do meanwhile. */
+/* Since when it has made no progress: by neither its loader, nor a worker that has enough to do meanwhile. */
 static uint64_t stands_since(const struct coord *c, const struct worker *w,
                              const struct lease *lease, const char **ret_why)
 {
     const struct loader *l = &c->loaders[lease->loader];
     uint64_t loader_ms = l->signs.progress_ms;
-    *ret_why = "does not get on with an assignment for";
+    *ret_why = "makes no progress on an assignment for";
     if (lease->overtaken_ms) {
         loader_ms = lease->overtaken_ms;
         *ret_why = "makes later assignments, but not one for";

@@ -159,7 +159,7 @@ static bool is_kept(const struct coord *c, const struct worker *w)
     return w->applied_step == 0 || core_is_saved(c, (uint64_t)w->applied_step);
 }
 
-/* Damaged checkpoints leave the journal only when there is something to go on from without them: files that are away
+/* Damaged checkpoints leave the journal only when there is something to resume from without them: files that are away
  * for a while, and come back, must still count (M9). */
 static void drop_passed_over(struct coord *c)
 {
@@ -203,7 +203,7 @@ void core_settle_gathering(struct coord *c)
         core_act(c, COORD_ACTION_VERIFY)->checkpoint = c->checking;
         c->state = COORD_CHECKING;
     } else if (c->ledger.committed > 0) {
-        core_leave(c, BL_EFORMAT, "no registered checkpoint is whole");
+        core_leave(c, BL_EFORMAT, "no registered checkpoint is complete");
     } else if (c->passed_over) {
         drop_passed_over(c);
     } else {

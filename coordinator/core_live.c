@@ -64,7 +64,7 @@ static void send_saves(struct coord *c)
     }
 }
 
-/* The run may not go on before the state after `committed` steps is registered. */
+/* The run may not continue before the state after `committed` steps is registered. */
 static bool must_be_saved(const struct coord *c)
 {
     uint64_t done = c->ledger.committed;

@@ -24,7 +24,7 @@
 #define DROPPED_AT_ONCE 64    /* checkpoints that leave the ledger */
 #define SAVES_MAX 32          /* checkpoints on their way to being registered */
 #define SAVES_UNCHECKED_MAX 8 /* written and not yet registered: then rank 0 has to wait */
-#define SAVE_FAILURES_MAX 3   /* of a checkpoint without which the run must not go on */
+#define SAVE_FAILURES_MAX 3   /* of a checkpoint without which the run must not continue */
 #define FORMING_PATIENCES_MAX 20 /* no generation could be formed for so long: give up */
 #define PAIRS_MAX 64             /* of workers that failed to connect, remembered at a time */
 #define SUSPECTS_MAX 256         /* samples that one loader could not read */
@@ -40,7 +40,7 @@ struct lease {
     uint64_t step;
     uint32_t micro_batch;
     uint32_t loader;   /* index of the loader that has or had it */
-    uint32_t tries;    /* times it was taken from a loader that did not get on */
+    uint32_t tries;    /* times it was taken from a loader that made no progress */
     uint64_t serial;   /* OUT: order of assigning */
     uint64_t since_ms; /* in this state */
     /* OUT: 0, or since when its loader says that it is shipped; since when later ones are */
@@ -173,15 +173,15 @@ struct coord {
     uint32_t worker_hints[PEER_HINTS], loader_hints[PEER_HINTS];
     uint64_t guessed_link; /* of the last worker that was guessed at */
     uint64_t moved_ms,
-        noted_ms;     /* when the run last got on; when the log last said that it does not */
+        noted_ms;     /* when the run last made progress; when the log last said that it makes none */
     uint64_t step_ms; /* the last step took so long */
     uint64_t rewind_step, rewind_from; /* of the rewinds of this process … */
     uint32_t rewinds;                  /* … to that step, none from further than the first */
     uint32_t losses,
         kills; /* workers lost since a generation was formed; those of them that somebody killed */
-    bool checkpoint_asked;            /* go on to `pause` steps, save, go on (C8) … */
+    bool checkpoint_asked;            /* run to `pause` steps, save, resume (C8) … */
     uint64_t pause, pause_generation; /* … which this generation has been told; 0: none */
-    bool regrouping; /* a worker waits to join: go on to `hold` steps, then a new generation */
+    bool regrouping; /* a worker waits to join: run to `hold` steps, then a new generation */
     uint64_t hold;
     struct coord_checkpoint checking;
     enum check check;
@@ -296,18 +296,18 @@ static inline uint64_t latest(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
 }
-/* The run got on. */
+/* The run made progress. */
 static inline void core_moved(struct coord *c)
 {
     c->moved_ms = c->noted_ms = c->now_ms;
 }
-/* Has nothing of what is waited for since then got on for so long, by the peer's own signs? */
+/* By the peer's own reports, has nothing that is waited for made progress for so long since then? */
 bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
                    uint32_t wait_ms);
 /* A log line about a peer; the caller may fill in more. */
 struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
                                const char *text);
-/* Loses whoever gets on with nothing that is waited for; says for whom the run waits. */
+/* Drops whoever makes no progress on what is waited for; says for whom the run waits. */
 void core_tick_waits(struct coord *c);
 
 /* ---- core_reach.c */
@@ -318,9 +318,9 @@ void core_mark_left_out(struct coord *c);
 uint32_t core_workers_usable(const struct coord *c);
 /* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
 void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
-/* No loader can ship to the member, while others get their data: the generation goes on without it, if enough stay. */
+/* No loader can ship to the member, while others get their data: the generation continues without it, if enough stay. */
 void core_blame_unserved(struct coord *c, struct worker *w);
-/* Whoever did not get on in the generation that forms, as far as one can tell. */
+/* Whoever made no progress in the generation that forms, as far as one can tell. */
 void core_blame_unformed(struct coord *c);
 /* Members that are formed together reach each other. */
 void core_pairs_formed(struct coord *c);
@@ -330,14 +330,14 @@ void core_pairs_formed(struct coord *c);
 /* The peer is lost; dead: it will not come back with its state. The caller has said FORGET or REFUSE. */
 void core_worker_lost(struct coord *c, struct worker *w, bool dead);
 void core_loader_lost(struct coord *c, struct loader *l);
-/* A worker did what none does; it goes, the run goes on. */
+/* A worker broke the protocol: it is dropped, the run continues. */
 void core_drop_worker(struct coord *c, struct worker *w, const char *text, uint64_t expected,
                       uint64_t found);
 
 /* The run is over: they may leave. */
 void core_say_stop_to_all(struct coord *c);
 
-/* A peer did what no peer does: it goes, the run goes on. */
+/* A peer broke the protocol: it is dropped, the run continues. */
 void core_violation(struct coord *c, const struct coord_event *e, const char *text,
                     uint64_t expected, uint64_t found);
 
@@ -378,7 +378,7 @@ void core_settle_ending(struct coord *c);
 void core_relay(struct coord *c);
 void core_on_rendezvous(struct coord *c, const struct coord_event *e);
 void core_on_formed(struct coord *c, const struct coord_event *e);
-/* Nobody gets on, or a worker could not connect. Once is bad luck; for long, it will never succeed. */
+/* Nobody makes progress, or a worker could not connect. Once is bad luck; for long, it will never succeed. */
 void core_forming_failed(struct coord *c);
 void core_on_broken(struct coord *c, const struct coord_event *e);
 

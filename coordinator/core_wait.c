@@ -1,5 +1,5 @@
-/* coordinator/core_wait.c - waits follow progress (P1 - P3): who gets on is waited for, who beats and does not get on with what it
- * has to do is lost, and a run in which nothing gets on says for whom it waits. */
+/* coordinator/core_wait.c - waits follow progress (P1 - P3): a peer that makes progress is waited for, one that beats but makes none on what it
+ * has to do is lost, and a run that makes no progress says for whom it waits. */
 #include "coordinator/core_state.h"
 
 bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
@@ -31,7 +31,7 @@ static void worker_stalled(struct coord *c, struct worker *w, uint64_t since_ms,
     core_worker_lost(c, w, false);
 }
 
-/* How long w may get on with nothing before it counts as hung (P2): by what its own micro-batches have taken, so that a slow
+/* How long w may make no progress before it counts as hung (P2): by what its own micro-batches have taken, so that a slow
  * machine is waited for and a hung one is not; while that is not known, long enough for any. */
 static uint32_t hung_after_ms(const struct coord *c, const struct worker *w, enum bl_kind kind)
 {
@@ -85,7 +85,7 @@ static bool awaits_reduce(const struct coord *c, const struct worker *w, uint64_
     return true;
 }
 
-/* Of the ranks in an all-reduce in which nothing gets on: who hangs? One that neither looks for the others' bytes while another one
+/* Of the ranks in an all-reduce without progress: which one hangs? One that neither looks for the others' bytes while another one
  * does. NULL: nothing tells them apart, as with collectives that say nothing of it. */
 static struct worker *hangs_in_reduce(const struct coord *c, uint32_t wait_ms)
 {
@@ -101,7 +101,7 @@ static struct worker *hangs_in_reduce(const struct coord *c, uint32_t wait_ms)
     return others_look ? hung : NULL;
 }
 
-/* The last step's all-reduce is under way in all ranks that have not reported it, and none of them gets on. Who has not
+/* The last step's all-reduce is under way in all ranks that have not reported it, and none of them makes progress. Who has not
  * reported what others have is lost, and so is who hangs; if nobody does, they all let go and try anew. */
 static void tick_reduce(struct coord *c)
 {
@@ -171,7 +171,7 @@ static void tick_loaders(struct coord *c)
     }
 }
 
-/* A rank that is done, or loads fast, waits for the others: so it is all of them that must not get on. */
+/* A rank that is done, or loads fast, waits for the others: so all of them must have stopped making progress. */
 static void tick_forming(struct coord *c)
 {
     uint64_t since_ms = c->forming_since_ms;
@@ -200,7 +200,7 @@ static void wait_for_lease(struct coord_wait *wait, const struct lease *lease)
     wait->micro_batch = lease->micro_batch;
 }
 
-/* No loader has room for an assignment: the one that got on with its own longest ago. */
+/* No loader has room for an assignment: the one whose own made progress longest ago. */
 static void wait_for_room(const struct coord *c, struct coord_wait *wait)
 {
     const struct loader *slowest = NULL;

@@ -1,7 +1,7 @@
 /* coordinator/journal.h - RUN/journal: what the coordinator decided, one record a line, on disk before it counts.
  *
  * It is a link to the journal of the newest epoch, RUN/epochs/N/journal. A coordinator that starts claims the next epoch, copies what the
- * one before has written so far, and goes on in that copy; what the one before writes from then on is never read. So it has to
+ * one before has written so far, and continues in that copy; what the one before writes from then on is never read. So it has to
  * ask, once its records are on disk, whether the epoch is still its own: journal_written says which one it is (docs/protocol.md,
  * J3). A journal that is a file of its own, as older versions wrote it or a person put it there, is taken over in the same way.
  *
@@ -20,7 +20,7 @@ struct journal;
 
 /* Called for every whole record, oldest first; a failure ends the reading and is passed on. */
 typedef int journal_reader(void *context, const struct coord_record *record, struct bl_error *err);
-/* Called once when they are read: a failure says that this start may not go on with them. */
+/* Called once when they are read: a failure says that this start cannot use them. */
 typedef int journal_judge(void *context, struct bl_error *err);
 /* Called on the writing thread: all records up to seq are on disk, and after that the run's epoch was `epoch`; or err says why
  * nothing more will be. */

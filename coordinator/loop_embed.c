@@ -33,7 +33,7 @@ int loop_embed_choose_folder(struct loop *l, struct bl_error *err)
 }
 
 /* A run folder is the same run as long as its peers would read the same from it. What was embedded from another configuration or
- * other data is not gone on with; shards that fit count all the same. */
+ * other data is not resumed; shards that match still count. */
 int loop_embed_begin_anew(struct loop *l, struct bl_error *err)
 {
     char path[4096], hex[65];

@@ -12,7 +12,7 @@
 /* Bad batches come alone; so many in a row are a fault of the weights or of the configuration. */
 enum { SKIPPED_IN_A_ROW_MAX = 50 };
 
-/* In training where the time goes; otherwise who or what the run cannot go on without. */
+/* In training where the time goes; otherwise who or what the run is waiting for. */
 static const char *waiting_for(const struct loop *l, const struct coord_status *s)
 {
     bool needs_data = s->state == COORD_TRAINING || s->state == COORD_VALIDATING;

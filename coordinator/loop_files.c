@@ -123,8 +123,8 @@ void loop_register(struct loop *l, struct coord_checkpoint checkpoint)
     int rc = registry_point(l->config->run_dir, "latest", checkpoint, &err);
     loop_point_best(l);
     if (rc < 0)
-        bl_log_error(&err); /* the checkpoint itself is whole; ignoring */
-    bl_log(BL_LOG_INFO, "checkpoint step=%" PRIu64 " is whole on disk", checkpoint.step);
+        bl_log_error(&err); /* the checkpoint itself is complete; ignoring */
+    bl_log(BL_LOG_INFO, "checkpoint step=%" PRIu64 " is complete on disk", checkpoint.step);
 }
 
 void loop_bad_sample(struct loop *l, uint32_t index)
@@ -219,7 +219,7 @@ static int lock_run(struct loop *l, struct bl_error *err)
     return bl_error_file(err, l->config->run_dir);
 }
 
-/* config.yaml of the run folder: may the run go on under what is asked now? */
+/* config.yaml of the run folder: may the run resume under the configuration given now? */
 static int compare_config(struct loop *l, struct bl_error *err)
 {
     char path[4096], notice[600];

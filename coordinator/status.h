@@ -9,8 +9,8 @@
  *   checkpoint       steps in the newest registered one
  *   samples_seen, samples_bad
  *   workers_needed   that have yet to come before training can begin
- *   waiting          null, or whom nothing can go on without at this moment: peer, for, other, kind, step, micro_batch,
- *                    seconds (since the run got on)
+ *   waiting          null, or who is holding everything up at this moment: peer, for, other, kind, step, micro_batch,
+ *                    seconds (since the run made progress)
  *   workers          [name, host, state, doing, waiting, rank, step, data_s, compute_s, reduce_s (of a step, means),
  *                    heard_s, progress_s (ago), left_out], by rank
  *   loaders          [name, host, state, doing, waiting, assignments, capacity, heard_s, progress_s], by name */

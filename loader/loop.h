@@ -15,7 +15,7 @@ struct loader_options {
     int capacity;            /* micro-batches it may hold; 0: two for each thread */
     int parent;              /* process to die with; 0: none */
     unsigned patience_s;     /* without a coordinator for so long: leave */
-    unsigned grace_s;        /* after a signal, at most: go on */
+    unsigned grace_s;        /* keeps working for at most this long after a signal */
 };
 
 /* Runs until the coordinator says stop. 0, or the failure that ended it. */

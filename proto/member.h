@@ -39,7 +39,7 @@ struct member_options {
     bool insecure;       /* the coordinator may be on another machine without them */
     unsigned patience_s; /* without a coordinator for so long: leave */
     unsigned
-        grace_s; /* asked to leave by a signal: go on for so long, or to the run's end; 0: leave at once */
+        grace_s; /* asked to leave by a signal: keep working for so long, or to the run's end; 0: leave at once */
     const char *name; /* for people; NULL: host:pid */
     const char *kind; /* of machine, as far as results depend on it; NULL: they do not */
     int parent;       /* process to die with; 0: none */

@@ -62,7 +62,7 @@ int arrow_writer_open(const char *path, const struct arrow_column *columns, int 
 /* values: one of each column; offsets begin with 0. */
 int arrow_writer_batch(struct arrow_writer *writer, int64_t rows, const struct arrow_values *values,
                        struct bl_error *err);
-/* The file is whole and on disk. */
+/* The file is complete and on disk. */
 int arrow_writer_commit(struct arrow_writer *writer, struct bl_error *err);
 /* Without a commit nothing is left. NULL is fine; sets *writer to NULL. */
 void arrow_writer_free(struct arrow_writer **writer);

@@ -235,7 +235,7 @@ void config_free(struct config **config);
  * nothing where train.steps was given. name: the file's, for errors. -BL_ECONFIG: too many, or other keys do not fit. */
 int config_set_length(struct config *config, uint64_t samples, const char *name,
                       struct bl_error *err);
-/* Whether a run made with `before` may go on with `now`: -BL_ECONFIG naming the first key that
+/* Whether a run made with `before` may resume with `now`: -BL_ECONFIG naming the first key that
  * differs and may not. Keys that may change only with a word (the schedule's length) are written to
  * notice, one sentence, "" when none. Folders may move: what they hold is compared by hash
  * elsewhere. */

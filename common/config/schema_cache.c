@@ -11,7 +11,7 @@ static const struct config_key keys[] = {
     INT("cache.shard_images", cache.shard_images, 1, BL_MICRO_BATCH_SLOTS_MAX, "images", "64",
         "Images in each file of the cache. One worker writes a file whole, so this is also what an interruption loses.", FREE),
     KEY("cache.path", CONFIG_PATH, cache.path, "",
-        "Folder of the feature cache that blipren-coord embed writes; train takes it once it is whole. Workers and loaders see it at the same path.", FREE),
+        "Folder of the feature cache that blipren-coord embed writes; train uses it once it is complete. Workers and loaders see it at the same path.", FREE),
     BOOL("cache.fill", cache.fill, "false",
         "Training computes the features that the cache lacks, keeps them, and trains from the cache once every image was met. What it trains from is rounded to cache.dtype from the first step on, so that the weights are those of a run from the finished cache.", FREE),
 };

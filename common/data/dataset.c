@@ -50,7 +50,7 @@ const char *dataset_phase_words(enum dataset_phase phase)
 static int fail(struct bl_error *err, const char *what)
 {
     bl_fail(err, BL_EFORMAT, "the dataset index is damaged: %s", what);
-    return bl_error_remedy(err, "remove it, it is made anew");
+    return bl_error_remedy(err, "remove it; it will be made again");
 }
 
 /* Takes a section of count elements off the front; NULL: it is not there. */

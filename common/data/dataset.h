@@ -101,7 +101,7 @@ typedef bool dataset_progress(void *ctx, enum dataset_phase phase, uint64_t done
  * takes about 50 microseconds a caption and 3 ms a megabyte of images on each core; hashes are kept
  * in RUN_DIR/image-hashes (hash_cache.h), so that interrupted hashing continues. progress may be
  * NULL. *ret is the caller's (dataset_free), *ret_reused may be NULL. -BL_EDATA: see dataset_judge.
- * -BL_EIO: an image could not be read for a passing fault of this host, which is no reason to go on
+ * -BL_EIO: an image could not be read for a passing fault of this host, which is no reason to continue
  * without it. */
 int dataset_prepare(const struct config *config, dataset_progress *progress, void *ctx,
                     struct dataset **ret, bool *ret_reused, struct bl_error *err);

@@ -191,7 +191,7 @@ static int group_members(struct shard *s, struct bl_error *err)
 
 /* -- captions --------------------------------------------------------------------------------- */
 
-/* A text or object that cannot be read is counted; its sample goes on without it. */
+/* A text or object that cannot be read is counted; its sample is kept without it. */
 static int count_bad(const struct shard *s, const struct member *m, struct bl_error *err)
 {
     struct bl_error why = *err;

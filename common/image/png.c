@@ -73,7 +73,7 @@ static void read_header(struct reader *reader)
     png_set_gray_to_rgb(png);
 }
 
-/* What follows the last row is not read: the picture is whole. */
+/* What follows the last row is not read: the picture is complete. */
 static void read_pixels(struct reader *reader)
 {
     int passes = png_set_interlace_handling(reader->png);

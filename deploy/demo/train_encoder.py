@@ -144,7 +144,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--scenes", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--start", metavar="DIR", help="an encoder to go on from, with fixed classifiers")
+    parser.add_argument("--start", metavar="DIR", help="an encoder to start from, with fixed classifiers")
     parser.add_argument("--images", type=int, default=240000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)

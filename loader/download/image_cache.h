@@ -7,7 +7,7 @@
  *                          kernel unlocks when a process dies
  *   CACHE/total            bytes of all images, 8 bytes; at least that much, after a process has died
  *
- * An image is whole or absent: it is renamed to its place. No fsync: its name is its checksum, and a reader compares once.
+ * An image is complete or absent: it is renamed to its place. No fsync: its name is its checksum, and a reader compares once.
  * Eviction removes the images that were not used for longest until a tenth of the limit is free. */
 #pragma once
 

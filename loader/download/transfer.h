@@ -50,7 +50,7 @@ struct transfer_result {
 /* Begins with a part that is open and empty (fd is the caller's). url is copied. -BL_ENOMEM. */
 int transfer_open(struct transfer *t, const struct transfer_options *options, const char *url,
                   int fd, struct bl_error *err);
-/* Sets up t->easy for its URL, to go on behind what the part holds where that may be done. Its private pointer is left alone. */
+/* Sets up t->easy for its URL, to continue after what the part holds where that may be done. Its private pointer is left alone. */
 int transfer_start(struct transfer *t, struct bl_error *err);
 /* Once libcurl is done with t->easy. TRANSFER_AGAIN: a redirect; *ret is not set. */
 enum transfer_next transfer_end(struct transfer *t, CURLcode code, struct transfer_result *ret);

@@ -198,7 +198,7 @@ struct world {
     enum tail tail;
     enum finding finding;
     uint32_t fsync_ms, keep_last;
-    double long_chance; /* that work takes many times the patience, while it gets on */
+    double long_chance; /* that work takes many times the patience, while it makes progress */
     int blind_loader;   /* sees no image while the others do; -1: none is */
     enum odd odd;
     int odd_worker, lies_left;

@@ -457,7 +457,7 @@ static bool was_hung(const struct coord_action *a)
     return p->was_hung || p->incarnation != a->peer;
 }
 
-/* Long after everything was mended honest peers get on, and nobody may be blamed for what takes its time. */
+/* Long after everything was mended honest peers make progress, and nobody may be blamed for what takes its time. */
 static void coord_note(const struct coord_action *a)
 {
     TRACE("  note %d: %s", a->note.kind, a->note.text);
@@ -465,9 +465,9 @@ static void coord_note(const struct coord_action *a)
         return; /* its peers are another's */
     bool mended = w->healed && w->now_ms > w->heal_ms + 8ull * patience();
     if (a->note.kind == COORD_NOTE_STALLED && !was_hung(a))
-        sim_fail(SIM_UNSAFE, "a peer that gets on is given up: %s", a->note.text);
-    if (mended && a->note.kind == COORD_NOTE_REVOKED && strstr(a->note.text, "does not get on"))
-        sim_fail(SIM_UNSAFE, "an assignment is taken from a loader that gets on: %s", a->note.text);
+        sim_fail(SIM_UNSAFE, "a peer that makes progress is given up: %s", a->note.text);
+    if (mended && a->note.kind == COORD_NOTE_REVOKED && strstr(a->note.text, "makes no progress"))
+        sim_fail(SIM_UNSAFE, "an assignment is taken from a loader that makes progress: %s", a->note.text);
     if (mended && w->odd == NOT_ODD && a->note.kind == COORD_NOTE_UNFORMED)
         sim_fail(SIM_UNSAFE, "a generation is not formed at the first try: %s", a->note.text);
 }

@@ -423,7 +423,7 @@ static void assignments_keep_to_window_room_and_steps_ahead(void **state)
     assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 2); /* the window */
     join(LOADER_B);
     assert_int_equal(count(COORD_ACTION_ASSIGNMENT, 0), 2);
-    for (uint32_t i = 0; i < log_count; i++) /* serving goes on without a report */
+    for (uint32_t i = 0; i < log_count; i++) /* serving continues without a report */
         if (log_list[i].type == COORD_ACTION_ASSIGNMENT)
             serve(&log_list[i]);
     uint32_t assignments = count(COORD_ACTION_ASSIGNMENT, 0);
@@ -653,7 +653,7 @@ static void a_state_from_before_the_last_generation_is_no_survivor(void **state)
     lose_one_of_the_pair();
     ended(WORKER_B, 1, 1);
     disk();
-    formed(WORKER_B, 1); /* generation 2 goes on from step 1 … */
+    formed(WORKER_B, 1); /* generation 2 continues from step 1 … */
     hello(WORKER_A);
     ended(WORKER_A, 2, 1);      /* … and A comes back with the step 1 of generation 1 */
     assert_state(COORD_ENDING); /* nothing was ordered yet: a step boundary */
@@ -1436,7 +1436,7 @@ static void who_opens_for_long_is_waited_for_and_who_gets_stuck_is_named(void **
     assert_state(COORD_PLANNING);
 }
 
-/* Ticks with Beats of everybody in which nothing gets on, until the worker is given up; how long that took. */
+/* Ticks with Beats of everybody but no progress, until the worker is given up; how long that took. */
 static uint32_t hung_for_ms(const char *text)
 {
     uint32_t ms = 0;
@@ -1599,7 +1599,7 @@ static void what_is_shipped_and_does_not_come_goes_to_another_loader(void **stat
     log_count = 0;
     for (int i = 0; i < 7; i++) {
         beat(WORKER_A, 0);
-        beat(LOADER_A, 1 + (uint64_t)i); /* it gets on with something else */
+        beat(LOADER_A, 1 + (uint64_t)i); /* it makes progress on something else */
         beat(LOADER_B, 0);
         tick(100);
     }
@@ -1662,7 +1662,7 @@ static void a_newcomer_that_nobody_can_reach_is_left_out_and_named(void **state)
     assert_int_equal(count(COORD_ACTION_FORM, WORKER_C), 0);
     formed(WORKER_A, 0);
     formed(WORKER_B, 0);
-    assert_state(COORD_TRAINING); /* and goes on: C is no reason to end it … */
+    assert_state(COORD_TRAINING); /* and continues: C is no reason to end it … */
     for (int i = 0; i < 65; i++) {
         beat(WORKER_A, (uint64_t)i);
         beat(WORKER_B, (uint64_t)i);

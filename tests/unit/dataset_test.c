@@ -756,7 +756,7 @@ static void a_damaged_index_is_refused_by_name(void **state)
     assert_ok(bl_file_write(path, data, size, &err), err);
     dataset_open(path, &d, &err);
     assert_string_equal(err.text, "the dataset index is damaged: its checksum is wrong");
-    assert_string_equal(err.remedy, "remove it, it is made anew");
+    assert_string_equal(err.remedy, "remove it; it will be made again");
     data[size / 2] ^= 1;
     for (size_t cut = 0; cut < size; cut += 1 + size / 31) {
         assert_int_equal(dataset_parse(data, cut, "cut", &d, &err), -BL_EFORMAT);

@@ -1,5 +1,5 @@
 /* tests/unit/trainer_test.c - ranks as threads train tiny models: reproducible runs have one digest whatever the number of
- * ranks; other runs agree within rounding for any micro-batch; a saved state goes on where it was. */
+ * ranks; other runs agree within rounding for any micro-batch; a saved state resumes where it was. */
 #include "tests/unit/unit.h"
 
 #include <math.h>
@@ -316,7 +316,7 @@ static void a_checkpoint_goes_on_with_the_same_bits(void **state)
         free(data);
     }
 
-    /* weights alone are enough to start from, not to go on */
+    /* weights alone are enough to start from, not to resume */
     struct checkpoint_state bare = {.model_identity = HF_IDENTITY_ALL,
                                     .data_fingerprint = "d",
                                     .vision_path = "v",

@@ -140,7 +140,7 @@ static int decoder_token(struct decoder *decoder, const int32_t *slot, const int
     return 0;
 }
 
-/* Slot s goes on from what slot parent[s] holds. */
+/* Slot s continues from what slot parent[s] holds. */
 static int decoder_reorder(struct decoder *decoder, const int32_t *parent, struct bl_error *err)
 {
     struct captioner *c = decoder->c;
@@ -348,7 +348,7 @@ static int beams_init(struct beams *beams, const struct captioner_generation *op
 {
     int64_t k = options->beams, each = 3 * k;
     *beams = (struct beams){.options = options, .B = B, .V = V};
-    /* Enough that k of them go on, whichever of the best are an EOS. */
+    /* Enough that k of them continue, whichever of the best are an EOS. */
     beams->candidates_max = (int32_t)bl_min(k * bl_max(2, 1 + options->eos_count), V);
     beams->searches = calloc((size_t)B + 1, sizeof *beams->searches);
     beams->hypotheses = calloc((size_t)(B * each) + 1, sizeof *beams->hypotheses);
@@ -435,7 +435,7 @@ static bool is_settled(const struct search *search, int32_t max, int32_t length)
 }
 
 /* One step of one image: the running texts become the best continuations; parent[i], token[i] tell which text and token
- * the i-th of them goes on from. length = tokens of each continuation. */
+ * the i-th of them continues. length = tokens of each continuation. */
 static void advance(struct beams *beams, struct search *search, const float *logits, int32_t length,
                     int32_t *parent, int32_t *token)
 {
