@@ -90,7 +90,8 @@ struct loop {
     struct control *control; /* NULL: the run folder's file system has no sockets */
     struct bad_samples *bad_samples, *damaged;
     struct fill *fill; /* cache.fill, and the cache is not whole; else NULL */
-    uint64_t left_out; /* of bad_samples, those that a rule leaves out (data.min_side), since the start */
+    uint64_t
+        left_out; /* of bad_samples, those that a rule leaves out (data.min_side), since the start */
 
     pthread_mutex_t lock;
     uint64_t journaled_seq;        /* under the lock, from the journal's thread */

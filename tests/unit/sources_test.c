@@ -312,7 +312,8 @@ static void a_source_that_gives_nothing_is_named(void **state)
     assert_int_equal(bl_folder_make(inside("empty"), NULL), 0);
     judged("  sources: [{source: a}, {source: empty}]\n",
            "/empty: data.sources[1].source: expected metadata.jsonl or metadata.csv, images beside "
-           ".txt files, captions of COCO or Flickr8k, or Parquet files, found none among 0 files; "
+           ".txt files, captions of COCO or Flickr8k, Parquet files, or tar shards, found none "
+           "among 0 files; "
            "put them there, or check the path; docs/config.md, data.format");
     judged("  sources: [{source: a}, {source: b, validation: 0, weight: 0.1}]\n",
            "/b: data.sources[1].weight: an epoch would take none of its 4 training samples; raise "
