@@ -44,7 +44,7 @@ struct children {
     char folder[4096]; /* of the programs */
     int count, open_handles;
     bool stopping, closing;
-    uint64_t kernel_kills; /* as the system counted them last */
+    int64_t kernel_kills; /* as the system counted them last; -1: it does not */
     struct child at[];
 };
 
@@ -66,16 +66,23 @@ static void last_line(const char *path, char *ret, size_t size)
         snprintf(ret, size, "%s", line);
 }
 
-/* How many processes the kernel killed for lack of memory since it was started: /proc/vmstat, oom_kill. */
-static uint64_t count_kernel_kills(void)
+/* How many processes the kernel killed for lack of memory since it was started: /proc/vmstat, oom_kill. -1: it does not say. */
+static int64_t count_kernel_kills(void)
 {
     char line[128];
-    unsigned long long kills = 0;
+    long long kills = -1;
     bl_autofclose FILE *f = fopen("/proc/vmstat", "re");
     while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "oom_kill %llu", &kills) == 1)
+        if (sscanf(line, "oom_kill %lld", &kills) == 1)
             break;
     return kills;
+}
+
+/* A program that fails gets another signal, or none. */
+static bool is_from_outside(int signal)
+{
+    return signal == SIGKILL || signal == SIGTERM || signal == SIGINT || signal == SIGHUP ||
+           signal == SIGQUIT;
 }
 
 /* Its peak resident set: /proc/PID/status, VmHWM. */
@@ -143,15 +150,18 @@ static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_s
                             .exit_code = (int)exit_status,
                             .signal = term_signal,
                             .peak = child->peak};
-    uint64_t kills = count_kernel_kills();
+    int64_t kills = count_kernel_kills();
     end.out_of_memory = term_signal == SIGKILL && kills > all->kernel_kills;
+    end.killed = is_from_outside(term_signal) && (term_signal != SIGKILL || kills >= 0) &&
+                 !end.out_of_memory;
     all->kernel_kills = kills;
     child->out_of_memory_count += end.out_of_memory;
     all->options.ended(all->options.context, &end);
     if (all->stopping || child->done || child->dismissed)
         return;
-    /* Somebody's kill -9 is no failure of its own. */
-    bool its_own = term_signal != SIGKILL && fails_too_often(child, uv_now(all->options.loop));
+    /* Somebody's kill is no failure of its own. */
+    bool its_own =
+        !is_from_outside(term_signal) && fails_too_often(child, uv_now(all->options.loop));
     if (its_own || child->out_of_memory_count >= OUT_OF_MEMORY_MAX)
         give_up(child);
 }

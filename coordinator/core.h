@@ -126,7 +126,8 @@ struct coord_event {
             bool ok;
         } saved;
         struct {
-            bool dead; /* the process is known to be gone: it will not come back with its state */
+            bool dead;   /* the process is known to be gone: it will not come back with its state */
+            bool killed; /* … and that somebody else ended it: the run is not at fault */
         } lost;
         struct {
             uint64_t seq;   /* this record and all before are on disk … */

@@ -90,11 +90,14 @@ static uint64_t got_to(const struct coord *c)
     return c->config.plan.kind == BL_KIND_EMBED ? c->validated_count : c->issued;
 }
 
-/* Counts this rewind; true: it is one too many (M12). What the first generation of a process goes back to is not its failure. */
+/* Counts this rewind; true: it is one too many (M12). What the first generation of a process goes back to is not its failure,
+ * nor is a rewind after somebody killed all that were lost. */
 static bool rewinds_in_vain(struct coord *c, uint64_t step)
 {
     bool further = c->rewinds == 0 || step != c->rewind_step || got_to(c) > c->rewind_from;
-    if (c->first)
+    bool killed = c->kills > 0 && c->kills == c->losses;
+    c->losses = c->kills = 0;
+    if (c->first || killed)
         return false;
     if (further) {
         c->rewinds = 0;
@@ -342,6 +345,7 @@ void core_settle_forming(struct coord *c)
     c->unformed_since_ms = 0;
     c->save_failures = 0;
     c->regrouping = false;
+    c->losses = c->kills = 0;
     if (c->stopping)
         c->last = c->plan.step;
     while (c->issued < c->plan.step)

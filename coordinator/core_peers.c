@@ -34,6 +34,7 @@ void core_worker_lost(struct coord *c, struct worker *w, bool dead)
         if (w->leases[k].state != LEASE_FREE)
             core_lease_free(c, w, &w->leases[k]);
     w->phase = ABSENT;
+    c->losses++;
     if (was_member && (is_live(c) || c->state == COORD_FORMING))
         core_end_generation(c);
 }
@@ -289,6 +290,7 @@ void core_on_lost(struct coord *c, const struct coord_event *e)
         return;
     }
     core_act_to(c, COORD_ACTION_FORGET, e->peer, w ? w->link : l->link);
+    c->kills += w && e->lost.killed;
     peer_lost(c, e->peer, e->lost.dead);
 }
 

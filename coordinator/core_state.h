@@ -177,8 +177,10 @@ struct coord {
     uint64_t step_ms; /* the last step took so long */
     uint64_t rewind_step, rewind_from; /* of the rewinds of this process … */
     uint32_t rewinds;                  /* … to that step, none from further than the first */
-    bool checkpoint_asked;             /* go on to `pause` steps, save, go on (C8) … */
-    uint64_t pause, pause_generation;  /* … which this generation has been told; 0: none */
+    uint32_t losses,
+        kills; /* workers lost since a generation was formed; those of them that somebody killed */
+    bool checkpoint_asked;            /* go on to `pause` steps, save, go on (C8) … */
+    uint64_t pause, pause_generation; /* … which this generation has been told; 0: none */
     bool regrouping; /* a worker waits to join: go on to `hold` steps, then a new generation */
     uint64_t hold;
     struct coord_checkpoint checking;

@@ -452,7 +452,7 @@ static void on_child_ended(void *context, const struct child_end *end)
     struct coord_event event = {.type = COORD_EVENT_LOST,
                                 .peer = peer->incarnation,
                                 .link = peer->link,
-                                .lost = {.dead = true}};
+                                .lost = {.dead = true, .killed = end->killed}};
     step(l, &event);
 }
 
@@ -471,7 +471,7 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
     return coord_replay(((struct loop *)context)->core, record, err);
 }
 
-/* A run goes on with the data it began with. */
+/* A run resumes with the data it began with. */
 static int compare_data(void *context, struct bl_error *err)
 {
     const struct loop *l = context;

@@ -206,7 +206,7 @@ int loop_open_files(struct loop *l, struct bl_error *err);
 
 /* Shows where the run is; `line`: as a line of the log too, not only as the terminal's last line. */
 void loop_progress(struct loop *l, bool line);
-/* Says once that nobody comes without whom nothing goes on: the log may be all that a person sees. */
+/* Says once that the run waits for peers that do not come: the log may be all that a person sees. */
 void loop_note_absence(struct loop *l);
 /* Step `step` (0-based) is committed; a validation after `step` steps is complete; figures of steps >= `step` are annulled. A
  * failure is the metrics': they cannot be written. */

@@ -370,7 +370,7 @@ static int listen_for_data(struct loop *l, struct bl_error *err)
         !wire_is_loopback(l->member.endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
-        return bl_error_remedy(err, "give this host's own address");
+        return bl_error_remedy(err, "give this host's own address with --host");
     }
     struct wire_guard guard = {.limits = wire_data_limits(0)}; /* nobody has a batch for us yet */
     return wire_pull(&l->member.uv, l->member.zmq, o->host, &guard, on_data, l, &l->data,

@@ -2,9 +2,11 @@
 """Writes the seeds seed-* of tests/fuzz/corpus/; the other files there are inputs that once broke
 a target and stay as they are."""
 import hashlib
+import io
 import json
 import pathlib
 import struct
+import tarfile
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 
@@ -192,3 +194,23 @@ def batch(name, kind, samples, pixels, ids):
 batch("train", 1, [0, 1, 0, 0, 0], 48, [1, 2] * 4)
 batch("validate", 2, [0, 0], 24, [99, 0, 3, 4])
 batch("foreign-id", 2, [0, 0], 24, [100, 0, -1, 4])
+
+
+def shard(name, files, form, blocks=2):
+    """A tar with that many blocks of zeros at its end."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for path, data in files:
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    padded = out.getvalue().rstrip(b"\0")
+    put("tar", name, padded + bytes(-len(padded) % 512 + 512 * blocks))
+
+
+FILES = [("a/b.jpg", b"image"), ("a/b.txt", b"text"), ("a/b.json", b'{"caption": ["one", "two"], "n": NaN}'),
+         ("c.png", b""), ("d.txt", b"alone"), ("a/b.jpg", b"again")]
+shard("ustar", FILES, tarfile.USTAR_FORMAT)
+shard("pax", [("é" * 60 + path, data) for path, data in FILES[:2]], tarfile.PAX_FORMAT)
+shard("gnu", [("x" * 120 + path, data) for path, data in FILES[:2]], tarfile.GNU_FORMAT)
+shard("no-end", FILES[:2], tarfile.USTAR_FORMAT, 0)
