@@ -57,6 +57,7 @@ enum coord_state {
     X(VERIFIED, "loop")                                                                            \
     X(PRUNE, "loop")                                                                               \
     X(CHECKPOINT, "loop")                                                                          \
+    X(RELEASE, "loop")                                                                             \
     X(STOP, "loop")                                                                                \
     X(TICK, "loop")
 enum coord_event_type {
@@ -125,7 +126,8 @@ struct coord_event {
             bool ok;
         } saved;
         struct {
-            bool dead; /* the process is known to be gone: it will not come back with its state */
+            bool dead;   /* the process is known to be gone: it will not come back with its state */
+            bool killed; /* … and that somebody else ended it: the run is not at fault */
         } lost;
         struct {
             uint64_t seq;   /* this record and all before are on disk … */
@@ -150,7 +152,9 @@ struct coord_event {
     X(PULSE, "send Pulse to every welcome peer")                                                   \
     X(END, "send End to peer")                                                                     \
     X(FORM, "send Form to peer")                                                                   \
-    X(RELAY, "send the Rendezvous being handled to peer")                                          \
+    X(KEEP, "keep the entry of the Rendezvous being handled")                                      \
+    X(RELAY, "send all entries kept to peer, as Store")                                            \
+    X(RELAYED, "forget the entries kept")                                                          \
     X(ASSIGNMENT,                                                                                  \
       "send Assignment to peer (a loader); coord_assignment_samples gives its samples")            \
     X(SAVE, "send Save to peer")                                                                   \
@@ -315,6 +319,8 @@ struct coord_status {
     uint64_t seen, bad;                        /* distinct samples */
 };
 struct coord_status coord_status(const struct coord *coord);
+/* Its `state` alone, at no cost. */
+enum coord_state coord_state_now(const struct coord *coord);
 
 /* For whom the run waits right now, and why: what the log says once nothing gets on for long. */
 struct coord_wait {

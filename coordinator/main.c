@@ -11,6 +11,7 @@
 #include "coordinator/ask.h"
 #include "coordinator/check.h"
 #include "coordinator/loop.h"
+#include "coordinator/pull.h"
 #include "proto/keys.h"
 
 static const char usage[] =
@@ -20,9 +21,13 @@ static const char usage[] =
     "of all images to cache.path\n"
     "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
     "fail on later\n"
+    "       blipren-coord pull RUN.yaml                            downloads what it names on the "
+    "Hub\n"
     "       blipren-coord status [RUN]                             how a running one is doing\n"
     "       blipren-coord stop [RUN]                               saves, then stops it\n"
     "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
+    "       blipren-coord scale [RUN] N                            trains with N workers from the "
+    "next step on\n"
     "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
@@ -115,6 +120,7 @@ static int run_cluster(int argc, char **argv, enum bl_kind kind, struct bl_error
     }
     options.local = !cluster;
     options.yaml = argv[1];
+    BL_TRY(pull_run(argv[1], true, err));
     return coordinator_run(&options, err);
 }
 
@@ -155,6 +161,18 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     return rc < 0 ? rc : bl_output_finish(err);
 }
 
+static int command_pull(int argc, char **argv, struct bl_error *err)
+{
+    int rest;
+    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    if (rest != 1) {
+        bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
+        return bl_error_remedy(err, "--help says how this program is used");
+    }
+    BL_TRY(pull_run(argv[1], false, err));
+    return bl_output_finish(err);
+}
+
 static int command_keygen(int argc, char **argv, struct bl_error *err)
 {
     int rest;
@@ -181,10 +199,16 @@ static int no_command(int argc, char **argv, struct bl_error *err)
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
-        {"train", usage, command_train},   {"embed", usage, command_embed},
-        {"check", usage, command_check},   {"status", ask_usage, command_status},
-        {"stop", ask_usage, command_stop}, {"checkpoint-now", ask_usage, command_checkpoint_now},
-        {"keygen", usage, command_keygen}, {NULL, usage, no_command},
+        {"train", usage, command_train},
+        {"embed", usage, command_embed},
+        {"check", usage, command_check},
+        {"pull", usage, command_pull},
+        {"status", ask_usage, command_status},
+        {"stop", ask_usage, command_stop},
+        {"scale", ask_usage, command_scale},
+        {"checkpoint-now", ask_usage, command_checkpoint_now},
+        {"keygen", usage, command_keygen},
+        {NULL, usage, no_command},
     };
     return program_run("coord", commands, argc, argv);
 }

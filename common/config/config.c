@@ -127,6 +127,7 @@ void config_free(struct config **config)
             break;
         }
     }
+    free(c->hub.at);
     free(c->text);
     free(c);
     *config = NULL;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "common/error.h"
+#include "common/hub/hub.h"
 
 enum config_precision { CONFIG_BF16, CONFIG_F32 };
 enum config_format {
@@ -153,6 +154,11 @@ struct config_cluster {
     int64_t loader_capacity; /* groups one loader may hold */
 };
 
+struct config_repository {
+    const char *key; /* "vision.path"; static */
+    struct hub_id id;
+};
+
 struct config_log {
     int64_t every;
 };
@@ -179,15 +185,23 @@ struct config {
     struct config_cluster cluster;
     struct config_log log;
 
-    /* Canonical text: every key in the table's order, paths absolute, `auto` left as auto. It is
+    /* Values that name a repository of the Hub, as the file has them. The members above have its snapshot's folder instead, or,
+     * where the cache lacks it, the same name, which opening refuses (hub_refuse_missing). */
+    struct {
+        struct config_repository *at;
+        size_t count;
+    } hub;
+
+    /* Canonical text: every key in the table's order, paths absolute (snapshots of the Hub as
+     * owner/name@commit, so that every host finds its own), `auto` left as auto. It is
      * YAML that config_parse reads back to the same text; RUN_DIR/config.yaml and state.json hold
      * it. */
     char *text;
 };
 
 /* Reads a RUN.yaml. Relative paths start at the file's folder. *ret is the caller's (config_free).
- * -BL_ECONFIG with file:line:column, key, what was expected and found. No path is looked at here
- * (check does that). */
+ * -BL_ECONFIG with file:line:column, key, what was expected and found. Whether paths are there is looked
+ * at only where they may name a repository of the Hub instead; check does the rest. */
 int config_open(const char *path, struct config **ret, struct bl_error *err);
 /* The same from memory; `name` stands for the file in messages, relative paths start at `folder`.
  */

@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "common/hub/hub.h"
+
 enum config_type {
     CONFIG_BOOL,     /* bool: true or false, nothing else */
     CONFIG_INT,      /* int64_t: decimal digits */
@@ -37,7 +39,8 @@ struct config_key {
     bool may_auto;        /* the word auto is allowed, and stored as auto_value or NULL */
     int auto_value;
     enum config_change change;
-    bool index; /* part of what a dataset.index is made from */
+    enum hub_kind hub; /* of a path: it may name a repository of the Hub */
+    bool index;        /* part of what a dataset.index is made from */
     const char *help;
 };
 

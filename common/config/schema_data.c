@@ -12,7 +12,7 @@
 /* clang-format off */
 static const struct config_key keys[] = {
     KEY("data.source", CONFIG_PATH, data.source, NULL,
-        "Folder with images and captions; or a Parquet file, or several by a pattern such as data/train-*.parquet; or WebDataset shards (.tar), likewise.", FREE),
+        "Folder with images and captions; or a Parquet file, or several by a pattern such as data/train-*.parquet; or WebDataset shards (.tar), likewise; or a data set's name on the Hub: owner/name or owner/name@revision (docs/hub.md).", FREE, DATASET),
     CHOICE("data.format", data.format, LIST("auto", "imagefolder", "pairs", "annotations", "parquet", "webdataset"), "auto",
         "imagefolder: metadata.jsonl or metadata.csv with a file_name column beside or above the images. pairs: NAME.jpg (or another image) beside NAME.txt. annotations: captions_*.json of COCO, captions.txt or *.token.txt of Flickr8k, with the images in folders below. parquet: *.parquet, each row a sample. webdataset: *.tar, in the folder or folders below, the files of one key a sample. auto takes what it finds, in this order.", INDEX),
     KEY("data.image_column", CONFIG_TEXT, data.image_column, "auto",
@@ -30,7 +30,7 @@ static const struct config_key keys[] = {
     BOOL("data.private_redirects", data.private_redirects, "false",
         "Allows servers to redirect to private addresses (this host, its network). Redirects to other schemes than http and https are refused either way.", FREE),
     KEY("data.captions", CONFIG_CAPTIONS, data.captions, "text",
-        "List of {column, prefix, join}: columns of the metadata in order of preference, each with the text that comes before its captions; column text without a prefix where not given. join is what stands between prefix and caption: \" \" (the default; white space at the prefix's end is dropped) or \"\" (the prefix counts as it is written, so that it may end in line breaks: \"...\\n\\n\"). A column may hold a text or a list of texts. pairs has that one column. webdataset has the endings of texts (txt, which is also called text) and the fields of KEY.json. With trace, a column of reasoning, open and close, a caption is trained as prefix, open, trace, close, caption (docs/data.md); labels says what of it is trained.", INDEX),
+        "List of {column, prefix, join}: columns of the metadata in order of preference, each with the text that comes before its captions; column text without a prefix where not given. join is what stands between prefix and caption: \" \" (the default; white space at the prefix's end is dropped) or \"\" (the prefix counts as it is written, so that it may end in line breaks: \"...\\n\\n\"). A column may hold a text or a list of texts. pairs has that one column; webdataset the endings of texts (txt, which is also called text) and the fields of KEY.json. With trace, a column of reasoning, open and close, a caption is trained as prefix, open, trace, close, caption (docs/data.md); labels says what of it is trained.", INDEX),
     CHOICE("data.caption_choice", data.caption_choice, LIST("first", "any"), "first",
         "first: captions of the first column that is not empty. any: captions of all columns. Of several, training draws one anew each epoch; validation takes the first.", INDEX),
     BOOL("data.train_prefix", data.train_prefix, "false",
@@ -58,7 +58,7 @@ static const struct config_key keys[] = {
     REAL("data.validation", data.validation, 0, 1000000000, NULL, "0.05",
         "Below 1: fraction of the images held out for validation. From 1: their number. Split by image content, so that no image is in both. Unused where data.source has folders of splits, or data.validation_source is given.", INDEX),
     KEY("data.validation_source", CONFIG_PATH, data.validation_source, "",
-        "Second folder, of the same format, wholly for validation. Its images are left out of training.", FREE),
+        "Second folder, of the same format, wholly for validation. Its images are left out of training.", FREE, DATASET),
     KEY("data.eos", CONFIG_TEXT, data.eos, "auto",
         "Token that ends a caption, appended and trained. auto: eos_token_id of the language model's config.json (of a list, the first).", AUTO, INDEX),
     INT("data.max_pixels", data.max_pixels, 1, 4294836225.0, "pixels", "100000000",

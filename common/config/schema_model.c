@@ -7,10 +7,10 @@
 /* clang-format off */
 static const struct config_key keys[] = {
     KEY("vision.path", CONFIG_PATH, vision.path, NULL,
-        "Hugging Face folder of the vision encoder (SigLIP or ViT).", FREE),
+        "Hugging Face folder of the vision encoder (SigLIP or ViT), or its name on the Hub: owner/name or owner/name@revision (docs/hub.md).", FREE, MODEL),
 
     KEY("llm.path", CONFIG_PATH, llm.path, NULL,
-        "Hugging Face folder of the language model (Llama family), tokenizer.json included.", FREE),
+        "Hugging Face folder of the language model (Llama family), tokenizer.json included, or its name on the Hub.", FREE, MODEL),
     CHOICE("llm.bos", llm.bos, LIST("first", "after_image", "none"), "first",
         "Where the BOS token goes, if the tokenizer adds one: before the image's query positions, after them, or nowhere."),
 

@@ -32,3 +32,5 @@
 #define TOLD .change = CONFIG_TOLD
 #define INDEX .index = true
 #define AUTO .may_auto = true
+#define MODEL .hub = HUB_MODEL
+#define DATASET .hub = HUB_DATASET

@@ -61,6 +61,16 @@ static void print_trace(FILE *out, const struct config_caption *caption)
     fprintf(out, ", labels: %s", labels[caption->labels]);
 }
 
+/* A text, or auto. */
+static void print_path(FILE *out, const char *text, enum hub_kind hub)
+{
+    char name[HUB_NAME_MAX + HUB_REVISION_MAX];
+    if (!text)
+        fputs("auto", out);
+    else
+        print_text(out, hub != HUB_NONE && hub_name(text, name, sizeof name) ? name : text);
+}
+
 static bool is_absent(const struct config *config, const struct config_key *key)
 {
     return (key->type == CONFIG_TEXT || key->type == CONFIG_PATH) && !key->may_auto &&
@@ -89,10 +99,7 @@ static void print_value(FILE *out, const struct config *config, const struct con
         break;
     case CONFIG_TEXT:
     case CONFIG_PATH:
-        if (*(char *const *)at)
-            print_text(out, *(char *const *)at);
-        else
-            fputs("auto", out);
+        print_path(out, *(char *const *)at, key->hub);
         break;
     case CONFIG_PATTERNS: {
         const struct config_strings *list = at;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/limits.h"
 
@@ -116,6 +117,24 @@ bool config_number(const char *text, double *ret)
     return isfinite(*ret);
 }
 
+/* A path that names a repository of the Hub, and nothing that is there: noted in config->hub; *path becomes its snapshot, or its
+ * name where the cache has none. */
+static int resolve_repository(struct config *config, const struct config_key *key, const char *text,
+                              char **path, struct bl_error *err)
+{
+    struct hub_id id;
+    char snapshot[4096];
+    if (key->hub == HUB_NONE || access(*path, F_OK) == 0 || !hub_id_parse(text, key->hub, &id))
+        return 0;
+    struct config_repository *added =
+        config_list_add(&config->hub.at, &config->hub.count, sizeof *added);
+    if (!added)
+        return bl_fail(err, BL_ENOMEM, "out of memory");
+    *added = (struct config_repository){.key = key->path, .id = id};
+    free(*path);
+    return config_copy_text(hub_find(&id, snapshot, sizeof snapshot) ? snapshot : text, path, err);
+}
+
 int config_set_scalar(struct config *config, const struct config_key *key, const char *text,
                       bool plain, const char *folder, struct bl_error *err)
 {
@@ -170,8 +189,10 @@ int config_set_scalar(struct config *config, const struct config_key *key, const
             config_fail_value(err, key, text);
             return bl_error_remedy(err, "put it in quotes if it is meant as text");
         }
-        if (key->type == CONFIG_PATH)
-            return resolve_path(text, folder, at, err);
+        if (key->type == CONFIG_PATH) {
+            BL_TRY(resolve_path(text, folder, at, err));
+            return resolve_repository(config, key, text, at, err);
+        }
         if (!*text)
             return config_fail_value(err, key, "an empty text");
         return config_copy_text(text, at, err);

@@ -12,6 +12,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/hash.h"
+#include "common/hub/hub.h"
 #include "common/limits.h"
 #include "common/data/captions.h"
 #include "common/data/source_build.h"
@@ -279,6 +280,14 @@ static int add_row(struct source *source, const char *image, const char *file, u
     return 0;
 }
 
+int source_check_encoding(const char *data, size_t size, struct bl_error *err)
+{
+    if (size < 2 || (memcmp(data, "\xff\xfe", 2) != 0 && memcmp(data, "\xfe\xff", 2) != 0))
+        return 0;
+    bl_fail(err, BL_EFORMAT, "expected UTF-8, found UTF-16");
+    return bl_error_remedy(err, "convert the file, for example with iconv -f UTF-16 -t UTF-8");
+}
+
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
                struct bl_error *err)
 {
@@ -509,6 +518,7 @@ static int new_source(const struct source_options *options, struct source **ret,
 int source_open(const struct source_options *options, struct source **ret, struct bl_error *err)
 {
     bl_auto(source) struct source *source = NULL;
+    BL_TRY(hub_refuse_missing(options->path, err));
     BL_TRY(new_source(options, &source, err));
     struct source_listing listing = {.folder = source->folder, .source = source};
     int rc =

@@ -107,7 +107,8 @@ int source_pass_over(struct source *source, enum source_passed kind, const char 
 /* Counts the text files of the same name beside the listing's images. */
 int source_pass_over_pairs(struct source *source, const struct source_listing *listing,
                            struct bl_error *err);
-/* That a path stays below the folder; that a text may be a caption. */
+/* That a file of text does not begin as UTF-16 does; that a path stays below the folder; that a text may be a caption. */
+int source_check_encoding(const char *data, size_t size, struct bl_error *err);
 int source_check_path(const char *path, struct bl_error *err);
 int source_check_caption(const char *text, size_t size, struct bl_error *err);
 /* -- columns of numbers (source_numbers.c). Index i is one of options->numbers. */

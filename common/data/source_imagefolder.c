@@ -12,6 +12,7 @@
 #include "common/file.h"
 #include "common/json.h"
 #include "common/limits.h"
+#include "common/utf8.h"
 
 /* The metadata file that is being read. */
 struct metadata {
@@ -286,6 +287,18 @@ struct header {
     size_t *columns; /* of each wanted column, then of each column of numbers; == count: absent */
 };
 
+static int fail_header(const struct record *record, struct bl_error *err)
+{
+    char names[200] = "";
+    for (size_t i = 0; i < record->count; i++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%.60s", i ? ", " : "",
+                 field(record, i));
+    utf8_clean(names);
+    bl_fail(err, BL_EFORMAT, "expected a column file_name, found \"%s\"", names);
+    return strpbrk(names, ";\t") ? bl_error_remedy(err, "separate the columns by commas")
+                                 : -BL_EFORMAT;
+}
+
 static int read_header(struct metadata *m, const struct record *record, struct header *header,
                        struct bl_error *err)
 {
@@ -310,9 +323,7 @@ static int read_header(struct metadata *m, const struct record *record, struct h
                 source_saw_number(m->source, j);
             }
     }
-    if (header->file_name == record->count)
-        return bl_fail(err, BL_EFORMAT, "expected a column file_name, found none");
-    return 0;
+    return header->file_name < record->count ? 0 : fail_header(record, err);
 }
 
 /* ['a', 'b'], as pandas writes a list into CSV. */
@@ -437,6 +448,8 @@ static int read_imagefolder(struct source *source, const struct source_listing *
         bl_autofree char *text = NULL;
         size_t size;
         BL_TRY(bl_file_read(full, SIZE_MAX - 1, &text, &size, err));
+        if (source_check_encoding(text, size, err) < 0)
+            return bl_error_file(err, full);
         BL_TRY(source_read_metadata(source, path, text, size, err));
     }
     return source_pass_over_pairs(source, listing, err);

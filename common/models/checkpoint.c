@@ -131,7 +131,7 @@ static int parse_state(json_t *root, struct checkpoint_state *s, struct bl_error
     s->model_identity = (enum hf_identity)format;
     if (step < 0 || updates < 0 || updates > step || norm_count < 0)
         return bl_fail(err, BL_EFORMAT,
-                       "expected counters from 0 up, found step %lld, updates %lld",
+                       "expected counters of at least 0, found step %lld, updates %lld",
                        (long long)step, (long long)updates);
     s->step = step;
     s->updates = updates;

@@ -8,6 +8,7 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/hash.h"
+#include "common/hub/hub.h"
 #include "common/models/hf.h"
 #include "common/models/identity_cache.h"
 
@@ -117,6 +118,7 @@ int hf_folder_sha256(const char *folder, enum hf_identity identity, char ret_hex
     __attribute__((cleanup(release_listing))) struct listing files = {0};
     struct identity_stamp before, after;
     struct timespec now;
+    BL_TRY(hub_refuse_missing(folder, err));
     bl_autofree char *absolute = realpath(folder, NULL);
     int count = scandir(folder, &files.at,
                         identity == HF_IDENTITY_ALL ? is_model_file : is_config_or_weights,

@@ -2,12 +2,14 @@
 #include "common/models/hf_parts.h"
 
 #include "common/file.h"
+#include "common/hub/hub.h"
 #include "common/limits.h"
 
 /* A config.json may list tens of thousands of labels, hence the large limit. */
 int hf_config_open(const char *folder, const char *name, char path[4096], json_t **ret,
                    struct bl_error *err)
 {
+    BL_TRY(hub_refuse_missing(folder, err));
     BL_TRY(bl_path_join(path, 4096, folder, name, err));
     BL_TRY(bl_json_open(path, BL_JSON_BYTES_MAX, ret, err));
     if (json_is_object(*ret))
@@ -20,7 +22,7 @@ int hf_config_open(const char *folder, const char *name, char path[4096], json_t
 int hf_fail_key(const json_t *object, const char *key, const char *expected, struct bl_error *err)
 {
     int rc = bl_json_fail(json_object_get(object, key), expected, err);
-    bl_error_remedy(err, "use a model of a kind that is read here: %s", family_names());
+    bl_error_remedy(err, "use a supported model: %s", family_names());
     bl_error_key(err, "%s", key);
     return rc;
 }

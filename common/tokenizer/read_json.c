@@ -7,6 +7,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/hub/hub.h"
 #include "common/json.h"
 #include "common/tokenizer/internal.h"
 #include "common/tokenizer/unicode.h"
@@ -657,6 +658,7 @@ int tokenizer_open(const char *folder, struct tokenizer **ret, struct bl_error *
 {
     char path[4096];
     bl_autojson json_t *json = NULL;
+    BL_TRY(hub_refuse_missing(folder, err));
     BL_TRY(bl_path_join(path, sizeof path, folder, "tokenizer.json", err));
     BL_TRY(bl_json_open(path, BL_JSON_BYTES_MAX, &json, err));
     return parse_json(json, path, ret, err);

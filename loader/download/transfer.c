@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/http/http.h"
 #include "common/image/image.h"
 #include "common/progress.h"
 #include "common/size.h"
@@ -17,7 +18,6 @@
 
 enum {
     HOPS_MAX = 5,
-    SLOW_BYTES_S = 1000,
     WHOLE_TIMEOUTS = 30,   /* an exchange may take so many times timeout_s */
     DROPPED_MAX = 64 << 10 /* of an error's page, so that the connection can be used again */
 };
@@ -25,20 +25,6 @@ enum {
 static int fail_nomem(struct bl_error *err)
 {
     return bl_fail(err, BL_ENOMEM, "no memory for a download");
-}
-
-static const char *header(const struct transfer *t, const char *name)
-{
-    struct curl_header *found;
-    return curl_easy_header(t->easy, name, 0, CURLH_HEADER, -1, &found) == CURLHE_OK ? found->value
-                                                                                     : NULL;
-}
-
-static long status_of(const struct transfer *t)
-{
-    long status = 0;
-    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
-    return status;
 }
 
 /* -- the part --------------------------------------------------------------------------------- */
@@ -56,25 +42,25 @@ static bool empty_part(struct transfer *t)
 /* A strong ETag, else the time of the last change: either tells whether two answers are of the same bytes. */
 static void keep_validator(struct transfer *t)
 {
-    const char *tag = header(t, "ETag");
-    const char *found = tag && strncmp(tag, "W/", 2) ? tag : header(t, "Last-Modified");
+    const char *tag = http_header(t->easy, "ETag");
+    const char *found = tag && strncmp(tag, "W/", 2) ? tag : http_header(t->easy, "Last-Modified");
     free(t->validator);
-    t->validator = found && !header(t, "Content-Encoding") ? strdup(found) : NULL;
+    t->validator = found && !http_header(t->easy, "Content-Encoding") ? strdup(found) : NULL;
 }
 
-/* Whether the answer's body goes on where the part ends. */
+/* Whether the answer's body continues where the part ends. */
 static bool goes_on(const struct transfer *t)
 {
     unsigned long long from;
-    const char *range = header(t, "Content-Range");
-    return status_of(t) == 206 && range && sscanf(range, "bytes %llu-", &from) == 1 &&
+    const char *range = http_header(t->easy, "Content-Range");
+    return http_status(t->easy) == 206 && range && sscanf(range, "bytes %llu-", &from) == 1 &&
            from == t->size;
 }
 
 /* The first bytes of a body. */
 static void begin(struct transfer *t)
 {
-    long status = status_of(t);
+    long status = http_status(t->easy);
     t->began = true;
     if (status && (status < 200 || status > 299))
         return;
@@ -190,23 +176,12 @@ static int ask_for_rest(struct transfer *t, struct bl_error *err)
 int transfer_start(struct transfer *t, struct bl_error *err)
 {
     CURL *e = t->easy;
-    char *private = NULL;
-    curl_easy_getinfo(e, CURLINFO_PRIVATE, &private);
-    curl_easy_reset(e);
+    BL_TRY(http_prepare(e, t->url, t->hops ? "http,https" : "http,https,file",
+                        t->options->timeout_s, err));
     curl_slist_free_all(t->headers);
     t->headers = NULL;
     t->dropped = 0;
     t->began = t->wanted = t->too_large = t->was_private = t->unwritten = false;
-    if (curl_easy_setopt(e, CURLOPT_URL, t->url) != CURLE_OK)
-        return fail_nomem(err);
-    curl_easy_setopt(e, CURLOPT_PRIVATE, private);
-    curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, t->hops ? "http,https" : "http,https,file");
-    curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(e, CURLOPT_USERAGENT, "blipren/" BLIPREN_VERSION);
-    curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, "identity"); /* what comes encoded is decoded */
-    curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT, t->options->timeout_s);
-    curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, (long)SLOW_BYTES_S);
-    curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, t->options->timeout_s);
     curl_easy_setopt(e, CURLOPT_TIMEOUT, t->options->timeout_s * WHOLE_TIMEOUTS);
     curl_easy_setopt(e, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)t->options->image_bytes_max);
     curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, take_bytes);
@@ -291,7 +266,7 @@ static bool told_its_end(const struct transfer *t)
 {
     curl_off_t length = -1;
     curl_easy_getinfo(t->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
-    return length >= 0 || header(t, "Transfer-Encoding") || has_end(t);
+    return length >= 0 || http_header(t->easy, "Transfer-Encoding") || has_end(t);
 }
 
 /* Of a body that does not tell its end, the same bytes twice are taken for whole. */
@@ -314,73 +289,46 @@ static void judge_body(struct transfer *t, struct transfer_result *ret)
         set(ret, DOWNLOAD_NOT_IMAGE, "an empty file");
     else if (!image_recognised((const uint8_t *)t->start,
                                (size_t)bl_min((int64_t)t->size, sizeof t->start)))
-        set(ret, DOWNLOAD_NOT_IMAGE, "not an image%s%.40s", header(t, "Content-Type") ? ": " : "",
-            header(t, "Content-Type") ? header(t, "Content-Type") : "");
+        set(ret, DOWNLOAD_NOT_IMAGE, "not an image%s%.40s",
+            http_header(t->easy, "Content-Type") ? ": " : "",
+            http_header(t->easy, "Content-Type") ? http_header(t->easy, "Content-Type") : "");
     else if (digest(t))
         set(ret, DOWNLOAD_FETCHED, "%llu bytes", (unsigned long long)t->size);
     else
         set(ret, DOWNLOAD_CUT_OFF, "the connection ended before the image");
 }
 
-static void judge_status(struct transfer *t, long status, struct transfer_result *ret)
+static void judge_answer(struct transfer *t, CURLcode code, struct transfer_result *ret)
 {
-    curl_off_t wait_s = 0;
-    curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &wait_s);
-    ret->retry_after_s = (long)wait_s;
-    if (status == 404 || status == 410)
-        set(ret, DOWNLOAD_GONE, "HTTP %ld", status);
-    else if (status == 408 || status == 425 || status == 429 || status >= 500)
-        set(ret, DOWNLOAD_BUSY, "HTTP %ld", status);
-    else if (status == 416 || status == 206) /* the part is not of these bytes */
-        set(ret, DOWNLOAD_CUT_OFF, "HTTP %ld", status);
-    else
-        set(ret, DOWNLOAD_REFUSED, "HTTP %ld", status);
-    if (status == 416 || status == 206)
+    static const enum download_outcome outcomes[] = {
+        [HTTP_GONE] = DOWNLOAD_GONE,           [HTTP_REFUSED] = DOWNLOAD_REFUSED,
+        [HTTP_OTHER_RANGE] = DOWNLOAD_CUT_OFF, [HTTP_BUSY] = DOWNLOAD_BUSY,
+        [HTTP_TIMED_OUT] = DOWNLOAD_TIMED_OUT, [HTTP_UNREACHABLE] = DOWNLOAD_UNREACHABLE,
+        [HTTP_CUT_OFF] = DOWNLOAD_CUT_OFF,
+    };
+    enum http_end end = http_judge(t->easy, code, t->began, t->wanted, ret->reason,
+                                   sizeof ret->reason, &ret->retry_after_s);
+    if (end == HTTP_DONE)
+        return judge_body(t, ret);
+    if (end == HTTP_OTHER_RANGE)
         empty_part(t);
-}
-
-static void judge_failure(const struct transfer *t, CURLcode code, struct transfer_result *ret)
-{
-    const char *words = curl_easy_strerror(code);
-    switch (code) {
-    case CURLE_OPERATION_TIMEDOUT:
-        set(ret, DOWNLOAD_TIMED_OUT, "%s", words);
-        break;
-    case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL:
-        set(ret, DOWNLOAD_REFUSED, "%s", words);
-        break;
-    case CURLE_FILE_COULDNT_READ_FILE:
-        set(ret, DOWNLOAD_GONE, "%s", words);
-        break;
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_RESOLVE_PROXY:
-    case CURLE_COULDNT_CONNECT:
-        set(ret, DOWNLOAD_UNREACHABLE, "%s", words);
-        break;
-    default:
-        set(ret, t->began ? DOWNLOAD_CUT_OFF : DOWNLOAD_UNREACHABLE, "%s", words);
-    }
+    ret->outcome = outcomes[end];
 }
 
 enum transfer_next transfer_end(struct transfer *t, CURLcode code, struct transfer_result *ret)
 {
-    long status = status_of(t);
+    long status = http_status(t->easy);
     *ret = (struct transfer_result){0};
     if (t->was_private)
         set(ret, DOWNLOAD_REDIRECTED, "redirected to a private address (data.private_redirects)");
     else if (status >= 300 && status < 400 && status != 304)
         return redirect(t, ret) ? TRANSFER_AGAIN : TRANSFER_ENDED;
-    else if (status && (status < 200 || status > 299 || (status == 206 && !t->wanted)))
-        judge_status(t, status, ret);
-    else if (t->too_large || code == CURLE_FILESIZE_EXCEEDED)
+    else if (t->too_large || (code == CURLE_FILESIZE_EXCEEDED && status < 300))
         set(ret, DOWNLOAD_TOO_LARGE, "more than %llu bytes",
             (unsigned long long)t->options->image_bytes_max);
     else if (t->unwritten)
         set(ret, DOWNLOAD_UNWRITTEN, "%s", strerror(ENOSPC));
-    else if (code != CURLE_OK)
-        judge_failure(t, code, ret);
     else
-        judge_body(t, ret);
+        judge_answer(t, code, ret);
     return TRANSFER_ENDED;
 }

@@ -175,6 +175,7 @@ control("form", 44, {1: 1, 2: 2, 3: 1, 4: 7, 5: "step-000007-g3", 6: 2})
 control("assignment", 45, {1: 1, 2: 7, 3: 2, 4: 16, 5: b"\1\2\3", 6: b"\0\0\1", 7: 9, 8: WORKER})
 control("save", 46, {1: 7, 2: "step-000007-g3"})
 control("stop", 47, {1: 7, 2: "done"})
+control("store", 48, {1: [{1: "rank_0", 2: b"host"}, {1: "rank_1", 2: b"host"}]})
 HASH = struct.pack("<Q", 1 << 63)
 put("proto", "header", b"\1" + message({
     1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: 1, 6: 7, 7: 2, 8: 16, 9: 64, 10: [

@@ -104,6 +104,7 @@ void tell_coord_lost(int link, bool dead)
     e->coord.peer = w->links[link].peer;
     e->coord.link = (uint64_t)link + 1;
     e->coord.lost.dead = dead;
+    e->coord.lost.killed = dead && link % 2; /* what the loop can know, it knows of some */
     e->link = (uint32_t)link;
     sim_push(&w->queue, e, w->now_ms + delay());
 }
