@@ -21,7 +21,7 @@ const char command_measure_usage[] =
     "\n"
     "  --tokens N    of a text: prefix, caption and EOS (32)\n"
     "  --device auto|cpu|cuda:N  (auto: the first GPU, else the CPU)\n"
-    "  --threads N   computing threads (all cores)\n"
+    "  --threads N   compute threads (all cores)\n"
     "  --json        one line of JSON\n"
     "\n"
     "Measures for some seconds what this device gives to the run: images a second of the vision "

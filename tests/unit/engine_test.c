@@ -3,8 +3,10 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/data/dataset.h"
 #include "common/file.h"
 #include "worker/engine.h"
 #include "worker/ops/ops.h"
@@ -18,6 +20,7 @@ static pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
 
 struct rig {
     struct config *config;
+    struct dataset *dataset;
     struct ops_device device;
     struct engine *engine;
     struct batch batch;
@@ -62,7 +65,7 @@ static struct engine_event expect(struct rig *rig, enum engine_event_kind kind)
 }
 
 /* llm: a folder of Hugging Face's form. */
-static void open_engine(struct rig *rig, const char *llm)
+static void configure(struct rig *rig, const char *llm)
 {
     char yaml[1200];
     struct bl_error err;
@@ -76,9 +79,15 @@ static void open_engine(struct rig *rig, const char *llm)
              " warmup_steps: 0, validation_captions: 2}\n",
              getenv("BLIPREN_SOURCE"), llm);
     assert_ok(config_parse(yaml, strlen(yaml), "run.yaml", folder, &rig->config, &err), err);
+}
+
+static void open_engine(struct rig *rig)
+{
+    struct bl_error err;
     assert_ok(ops_device_choose("cpu", &rig->device, &err), err);
     struct engine_options options = {.kind = BL_KIND_TRAIN,
                                      .config = rig->config,
+                                     .dataset = rig->dataset,
                                      .cache_tower = "",
                                      .data_fingerprint = "d",
                                      .device = &rig->device,
@@ -89,6 +98,22 @@ static void open_engine(struct rig *rig, const char *llm)
                                      .wake = wake,
                                      .context = &rig->engine};
     assert_ok(engine_open(&options, &rig->engine, &err), err);
+}
+
+/* As many samples as the micro-batch has. What images hold does not matter: their pixels come with the batch. */
+static void make_dataset(struct rig *rig)
+{
+    struct bl_error err;
+    char path[128];
+    snprintf(path, sizeof path, "%s/data", folder);
+    assert_int_equal(mkdir(path, 0777), 0);
+    for (int i = 0; i < SAMPLES; i++) {
+        snprintf(path, sizeof path, "%s/data/%d.jpg", folder, i);
+        assert_ok(bl_file_write(path, path, strlen(path), &err), err);
+        snprintf(path, sizeof path, "%s/data/%d.txt", folder, i);
+        assert_ok(bl_file_write(path, "a ball", 6, &err), err);
+    }
+    assert_ok(dataset_prepare(rig->config, NULL, NULL, &rig->dataset, NULL, &err), err);
 }
 
 /* A micro-batch of noise; its first token is the prefix. */
@@ -103,7 +128,7 @@ static void make_batch(struct rig *rig)
     for (size_t i = 0; i < bytes; i++)
         rig->pixels[i] = (uint8_t)(i * 2654435761U >> 24);
     for (int i = 0; i < SAMPLES; i++) {
-        rig->slots[i] = (struct batch_slot){.sample = 100 + (uint64_t)i,
+        rig->slots[i] = (struct batch_slot){.sample = (uint64_t)i,
                                             .image_hash = (uint64_t)i,
                                             .index = i,
                                             .tokens = TOKENS,
@@ -129,7 +154,9 @@ static int open_rig(void **state)
     strcpy(folder, "/tmp/blipren-engine-XXXXXX");
     if (!mkdtemp(folder))
         return -1;
-    open_engine(&rig, llm);
+    configure(&rig, llm);
+    make_dataset(&rig);
+    open_engine(&rig);
     expect(&rig, ENGINE_OPENED);
     make_batch(&rig);
     *state = &rig;
@@ -141,6 +168,7 @@ static int close_rig(void **state)
     struct rig *rig = *state;
     engine_close(&rig->engine);
     free(rig->pixels);
+    dataset_free(&rig->dataset);
     config_free(&rig->config);
     return bl_folder_remove(folder, NULL);
 }
@@ -273,7 +301,7 @@ static void a_validation_scores_and_captions_and_changes_nothing(void **state)
     assert_int_equal(v->shuffled_tokens, v->tokens);
     assert_true(v->nll > 0 && v->paired_nll == v->nll && v->shuffled_nll != v->nll);
     assert_int_equal(v->caption_count, 2); /* train.validation_captions */
-    assert_int_equal(v->captions[1].sample, 101);
+    assert_int_equal(v->captions[1].sample, 1);
     engine_event_release(&event);
     engine_abort(rig->engine, 1);
     assert_memory_equal(expect(rig, ENGINE_ABORTED).digest, formed.digest, 32);
@@ -298,7 +326,8 @@ static void a_missing_model_breaks_it_and_is_named(void **state)
 {
     struct rig rig;
     strcpy(folder, "/tmp/blipren-engine-XXXXXX");
-    open_engine(&rig, "/nowhere/llm");
+    configure(&rig, "/nowhere/llm");
+    open_engine(&rig);
     struct engine_event event = expect(&rig, ENGINE_BROKEN);
     assert_non_null(strstr(event.error.file, "/nowhere/llm"));
     engine_close(&rig.engine);
