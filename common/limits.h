@@ -21,6 +21,7 @@
 /* Run: what RUN.yaml allows, what the wire check accepts and what the rules hold. */
 #define BL_WORKERS_MAX 1024
 #define BL_LOADERS_MAX 4096
+#define BL_ENTRY_BYTES_MAX 1024    /* of a rendezvous: an address with its token, NCCL's id */
 #define BL_BEAT_WAITING_MAX 512    /* bytes kept of what a peer says it waits for: a path */
 #define BL_PROBE_SAMPLES_MAX 16    /* images by which a loader proves that it sees the data */
 #define BL_LOCAL_WORKERS_MAX 64    /* of --local */

@@ -9,3 +9,4 @@ extern const char ask_usage[];
 int command_status(int argc, char **argv, struct bl_error *err);
 int command_stop(int argc, char **argv, struct bl_error *err);
 int command_checkpoint_now(int argc, char **argv, struct bl_error *err);
+int command_scale(int argc, char **argv, struct bl_error *err);

@@ -88,7 +88,7 @@ static int open_checkpoint(const char *folder, int64_t *ret_weights, struct bl_e
     return rc;
 }
 
-/* A run that goes on has weights of its own. */
+/* A resumed run has weights of its own. */
 static bool is_begun(const struct config *config)
 {
     char path[4096];

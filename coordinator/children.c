@@ -11,6 +11,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
+#include "common/limits.h"
 #include "common/program.h"
 #include "common/size.h"
 #include "proto/member.h"
@@ -25,7 +26,9 @@ struct child {
     struct children *all;
     char name[32], log[4096];
     bool worker, running, given_up;
-    bool done; /* it left by itself, as it was told */
+    bool used;      /* initialized: a worker's place may be left for later */
+    bool done;      /* it left by itself, as it was told */
+    bool dismissed; /* it was told to leave, or will be: not started again */
     int number;
     uv_process_t process;
     uv_timer_t restart;
@@ -130,7 +133,7 @@ static void on_process_closed(uv_handle_t *handle)
 {
     struct child *child = handle->data;
     child->all->open_handles--;
-    if (!child->all->stopping && !child->given_up && !child->done)
+    if (!child->all->stopping && !child->given_up && !child->done && !child->dismissed)
         uv_timer_start(&child->restart, on_restart, RESTART_DELAY_MS, 0);
 }
 
@@ -154,7 +157,7 @@ static void on_child_exit(uv_process_t *process, int64_t exit_status, int term_s
     all->kernel_kills = kills;
     child->out_of_memory_count += end.out_of_memory;
     all->options.ended(all->options.context, &end);
-    if (all->stopping || child->done)
+    if (all->stopping || child->done || child->dismissed)
         return;
     /* Somebody's kill is no failure of its own. */
     bool its_own =
@@ -242,12 +245,14 @@ static void start(struct child *child)
     child->all->options.given_up(child->all->options.context, child->name, line);
 }
 
+/* The first BL_LOCAL_WORKERS_MAX places are the workers', used or not. */
 static void init_child(struct children *all, int i)
 {
     struct child *child = &all->at[i];
     child->all = all;
-    child->worker = i < all->options.workers;
-    child->number = child->worker ? i : i - all->options.workers;
+    child->used = true;
+    child->worker = i < BL_LOCAL_WORKERS_MAX;
+    child->number = child->worker ? i : i - BL_LOCAL_WORKERS_MAX;
     snprintf(child->name, sizeof child->name, "%s-%d", child->worker ? "worker" : "loader",
              child->number);
     snprintf(child->log, sizeof child->log, "%s/logs/%s-%d.log", all->options.run_folder,
@@ -260,7 +265,7 @@ static void init_child(struct children *all, int i)
 int children_open(const struct children_options *options, struct children **ret,
                   struct bl_error *err)
 {
-    int count = options->workers + options->loaders;
+    int count = BL_LOCAL_WORKERS_MAX + options->loaders;
     bl_autofree struct children *all = calloc(1, sizeof *all + (size_t)count * sizeof all->at[0]);
     if (!all)
         return bl_fail(err, BL_ENOMEM, "no memory for %d children", count);
@@ -275,11 +280,48 @@ int children_open(const struct children_options *options, struct children **ret,
     struct children *kept = bl_take(&all);
     kept->kernel_kills = count_kernel_kills();
     for (int i = 0; i < count; i++)
-        init_child(kept, i);
+        if (i < options->workers || i >= BL_LOCAL_WORKERS_MAX)
+            init_child(kept, i);
     for (int i = 0; i < count; i++)
-        start(&kept->at[i]);
+        if (kept->at[i].used)
+            start(&kept->at[i]);
     *ret = kept;
     return 0;
+}
+
+/* A process that is on its way out comes back by itself when it has ended. */
+static void bring_back(struct children *all, int i)
+{
+    struct child *child = &all->at[i];
+    bool fresh = !child->used;
+    if (fresh)
+        init_child(all, i);
+    bool was_away = fresh || child->dismissed;
+    child->dismissed = child->done = false;
+    if (was_away && !child->running && !uv_is_active((uv_handle_t *)&child->restart))
+        uv_timer_start(&child->restart, on_restart, fresh ? 0 : RESTART_DELAY_MS, 0);
+}
+
+void children_scale(struct children *all, int workers,
+                    bool (*dismiss)(void *context, uint64_t secret), void *context)
+{
+    all->options.workers = workers;
+    for (int i = 0; i < BL_LOCAL_WORKERS_MAX; i++) {
+        struct child *child = &all->at[i];
+        if (i < workers) {
+            bring_back(all, i);
+        } else if (child->used && !child->dismissed) {
+            child->dismissed = true;
+            uv_timer_stop(&child->restart);
+            if (child->running && !dismiss(context, child->secret))
+                uv_process_kill(&child->process, SIGTERM);
+        }
+    }
+}
+
+int children_workers(const struct children *all)
+{
+    return all->options.workers;
 }
 
 int children_running(const struct children *all)
@@ -302,7 +344,8 @@ void children_let_go(struct children *all)
 {
     all->stopping = true;
     for (int i = 0; i < all->count; i++)
-        uv_timer_stop(&all->at[i].restart);
+        if (all->at[i].used)
+            uv_timer_stop(&all->at[i].restart);
 }
 
 void children_stop(struct children *all, bool at_once)
@@ -327,7 +370,8 @@ void children_close(struct children **children)
         return;
     children_stop(all, true);
     for (int i = 0; i < all->count; i++)
-        uv_close((uv_handle_t *)&all->at[i].restart, on_timer_closed);
+        if (all->at[i].used)
+            uv_close((uv_handle_t *)&all->at[i].restart, on_timer_closed);
     while (all->open_handles > 0)
         uv_run(all->options.loop, UV_RUN_ONCE);
     free(all);

@@ -40,6 +40,13 @@ struct children_options {
 
 int children_open(const struct children_options *options, struct children **ret,
                   struct bl_error *err);
+/* From now on so many workers, at most BL_LOCAL_WORKERS_MAX: those that are missing are started. Of those with higher numbers
+ * `dismiss` is called with the secret: the process leaves when it is told to, and is not started again. False: nobody can
+ * tell it, and it gets SIGTERM. */
+void children_scale(struct children *children, int workers,
+                    bool (*dismiss)(void *context, uint64_t secret), void *context);
+/* Workers that are to run. */
+int children_workers(const struct children *children);
 /* No more restarts: they were told to leave, with the run's code. */
 void children_let_go(struct children *children);
 /* No more restarts; SIGTERM (or SIGKILL when `at_once`) to all. */

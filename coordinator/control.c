@@ -125,10 +125,13 @@ static void take_line(struct client *client)
         CONTROL_COMMANDS(X)
 #undef X
     };
-    for (int i = 0; i < CONTROL_COMMAND_COUNT; i++)
-        if (!strcmp(client->line, words[i])) {
+    char word[LINE_MAX_BYTES];
+    unsigned number = 0;
+    bool has_word = sscanf(client->line, "%63s %9u", word, &number) >= 1;
+    for (int i = 0; has_word && i < CONTROL_COMMAND_COUNT; i++)
+        if (!strcmp(word, words[i])) {
             client->waits_for = (enum control_command)i;
-            return client->control->asked(client->control->context, client->waits_for);
+            return client->control->asked(client->control->context, client->waits_for, number);
         }
     struct bl_error err;
     bl_fail(&err, BL_EUSAGE, "this coordinator, blipren %s, knows no command \"%s\"",

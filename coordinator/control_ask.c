@@ -15,7 +15,7 @@
 #define ANSWER_MAX_BYTES ((size_t)16 << 20)
 
 static const char *const words[] = {
-#define X(name, word) word "\n",
+#define X(name, word) word,
     CONTROL_COMMANDS(X)
 #undef X
 };
@@ -112,16 +112,18 @@ static int take_answer(const char *line, json_t **ret, struct bl_error *err)
     return 0;
 }
 
-int control_ask(const char *run_folder, enum control_command command, unsigned patience_ms,
-                json_t **ret, struct bl_error *err)
+int control_ask(const char *run_folder, enum control_command command, unsigned number,
+                unsigned patience_ms, json_t **ret, struct bl_error *err)
 {
     bl_autofd int fd = -1;
     bl_autofree char *line = NULL;
     BL_TRY(connect_to(run_folder, &fd, err));
     struct timeval limit = {.tv_sec = patience_ms / 1000, .tv_usec = patience_ms % 1000 * 1000};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    size_t size = strlen(words[command]);
-    if (send(fd, words[command], size, MSG_NOSIGNAL) != (ssize_t)size)
+    char request[64];
+    int size = number ? snprintf(request, sizeof request, "%s %u\n", words[command], number)
+                      : snprintf(request, sizeof request, "%s\n", words[command]);
+    if (send(fd, request, (size_t)size, MSG_NOSIGNAL) != size)
         return fail_absent(run_folder, err);
     BL_TRY(read_line(fd, run_folder, &line, err));
     char more;

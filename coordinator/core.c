@@ -34,6 +34,7 @@ static const enum rule rules[COORD_EVENT_COUNT][COORD_STATE_COUNT] = {
     RULE(VERIFIED,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(PRUNE, LATE, LATE, LATE, LATE, DO, DO, DO, LATE, LATE, LATE),
     RULE(CHECKPOINT,  DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
+    RULE(RELEASE,     DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(STOP,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE,  LATE),
     RULE(TICK,        DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    DO,    LATE),
 /* clang-format on */
@@ -104,6 +105,8 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     if (is_live(c))
         core_tick_leases(c);
     core_tick_waits(c);
+    if (c->state == COORD_FORMING && c->entry_count > 0)
+        core_relay(c); /* who is still to come may need these first */
     tick_stopping(c);
     if (c->state == COORD_LEAVING && c->now_ms >= c->leave_deadline_ms) {
         core_leases_clear(c); /* of who never answered */
@@ -140,6 +143,7 @@ static void handle(struct coord *c, const struct coord_event *e)
         [COORD_EVENT_VERIFIED] = core_on_verified,
         [COORD_EVENT_PRUNE] = core_on_prune,
         [COORD_EVENT_CHECKPOINT] = core_on_checkpoint,
+        [COORD_EVENT_RELEASE] = core_on_release,
         [COORD_EVENT_STOP] = on_stop,
         [COORD_EVENT_TICK] = on_tick,
     };

@@ -57,6 +57,7 @@ enum coord_state {
     X(VERIFIED, "loop")                                                                            \
     X(PRUNE, "loop")                                                                               \
     X(CHECKPOINT, "loop")                                                                          \
+    X(RELEASE, "loop")                                                                             \
     X(STOP, "loop")                                                                                \
     X(TICK, "loop")
 enum coord_event_type {
@@ -151,7 +152,9 @@ struct coord_event {
     X(PULSE, "send Pulse to every welcome peer")                                                   \
     X(END, "send End to peer")                                                                     \
     X(FORM, "send Form to peer")                                                                   \
-    X(RELAY, "send the Rendezvous being handled to peer")                                          \
+    X(KEEP, "keep the entry of the Rendezvous being handled")                                      \
+    X(RELAY, "send all entries kept to peer, as Store")                                            \
+    X(RELAYED, "forget the entries kept")                                                          \
     X(ASSIGNMENT,                                                                                  \
       "send Assignment to peer (a loader); coord_assignment_samples gives its samples")            \
     X(SAVE, "send Save to peer")                                                                   \
@@ -316,6 +319,8 @@ struct coord_status {
     uint64_t seen, bad;                        /* distinct samples */
 };
 struct coord_status coord_status(const struct coord *coord);
+/* Its `state` alone, at no cost. */
+enum coord_state coord_state_now(const struct coord *coord);
 
 /* For whom the run waits right now, and why: what the log says once nothing gets on for long. */
 struct coord_wait {

@@ -188,10 +188,22 @@ static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
     return best ? best : fallback;
 }
 
+/* Is there any? It is asked after every event, and the first that is found answers it. */
+static bool has_room(const struct coord *c)
+{
+    bool any = all_rest(c);
+    for (uint32_t i = 0; i < c->loader_top; i++) {
+        const struct loader *l = &c->loaders[i];
+        if (l->present && l->ready && l->held < l->capacity && (any || !rests(c, l)))
+            return true;
+    }
+    return false;
+}
+
 void core_assign(struct coord *c)
 {
     uint64_t end = assign_end(c);
-    for (int assignments = 0; loader_with_room(c, UINT32_MAX); assignments++) {
+    for (int assignments = 0; has_room(c); assignments++) {
         if (assignments == ASSIGNMENTS_PER_CALL) {
             c->actions.more = true;
             return;

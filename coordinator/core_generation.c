@@ -177,6 +177,7 @@ static void drop_passed_over(struct coord *c)
 
 void core_settle_gathering(struct coord *c)
 {
+    core_let_go_of_released(c);
     core_mark_left_out(c);
     uint32_t ready = core_workers_usable(c);
     if (ready < c->config.workers_min)
@@ -236,6 +237,8 @@ void core_settle_checking(struct coord *c)
 
 static void send_forms(struct coord *c)
 {
+    core_act(c, COORD_ACTION_RELAYED); /* what is left of an earlier generation */
+    c->entry_count = 0;
     uint32_t rank = 0;
     int32_t source = -1;
     for (uint32_t i = 0; i < c->worker_top; i++) {
@@ -361,16 +364,26 @@ void core_settle_ending(struct coord *c)
         c->state = COORD_GATHERING;
 }
 
+/* Every rank needs the entries of all, so they go together: one by one they would be as many messages as pairs of ranks. */
+void core_relay(struct coord *c)
+{
+    for (uint32_t rank = 0; rank < c->plan.world && c->entry_count > 0; rank++) {
+        const struct worker *w = rank_worker(c, rank);
+        core_act_to(c, COORD_ACTION_RELAY, w->peer, w->link);
+    }
+    core_act(c, COORD_ACTION_RELAYED);
+    c->entry_count = 0;
+}
+
 void core_on_rendezvous(struct coord *c, const struct coord_event *e)
 {
     struct worker *from = core_member(c, e);
     if (!from)
         return;
     from->published = true;
-    for (uint32_t rank = 0; rank < c->plan.world; rank++) {
-        const struct worker *w = rank_worker(c, rank);
-        core_act_to(c, COORD_ACTION_RELAY, w->peer, w->link);
-    }
+    core_act(c, COORD_ACTION_KEEP);
+    if (++c->entry_count == c->plan.world)
+        core_relay(c);
 }
 
 void core_on_formed(struct coord *c, const struct coord_event *e)

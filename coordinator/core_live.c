@@ -139,11 +139,22 @@ static enum coord_state live_state(const struct coord *c)
     return c->ledger.committed == core_end_step(c) ? COORD_SAVING : COORD_TRAINING;
 }
 
+/* Is there anyone who is to join, or to leave, once the steps begun are through (M3, M13)? */
+static bool must_regroup(const struct coord *c)
+{
+    uint32_t leaving = 0;
+    for (uint32_t rank = 0; c->releasing && rank < c->plan.world; rank++)
+        leaving += rank_worker(c, rank)->released;
+    if (leaving > 0 && leaving < c->plan.world)
+        return true;
+    return core_workers_usable(c) > 0 && c->plan.world < bl_plan_world_max(&c->config.plan);
+}
+
 void core_settle_live(struct coord *c)
 {
+    core_let_go_of_released(c);
     core_mark_left_out(c);
-    bool spare = core_workers_usable(c) > 0 && c->plan.world < bl_plan_world_max(&c->config.plan);
-    if (!spare)
+    if (!must_regroup(c))
         c->regrouping = false;
     else if (!c->regrouping && !c->stopping &&
              (c->ledger.committed < c->config.plan.steps ||

@@ -140,6 +140,7 @@ static void hello_worker(struct coord *c, const struct coord_event *e)
     w->free_ms = c->now_ms;
     memset(w->longest_ms, 0, sizeof w->longest_ms);
     w->applied_step = -1;
+    w->released = w->told = false;
     welcome(c, e);
 }
 
@@ -187,6 +188,41 @@ void core_on_hello(struct coord *c, const struct coord_event *e)
     else
         refuse(c, e->peer, e->link, "a peer is a worker or a loader", BL_ROLE_WORKER,
                e->hello.role);
+}
+
+void core_on_release(struct coord *c, const struct coord_event *e)
+{
+    struct worker *w = core_worker_find(c, e->peer);
+    if (w)
+        c->releasing = w->released = true;
+    else
+        c->late++;
+}
+
+/* Is w's state somebody else's too, who stays? Members have it, or a newer one. */
+static bool is_dispensable(const struct coord *c, const struct worker *w)
+{
+    if (is_live(c) || !core_is_survivor(c, w))
+        return true;
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        const struct worker *other = &c->workers[i];
+        if (other->phase == READY && !other->released && core_is_survivor(c, other) &&
+            other->state_generation == w->state_generation &&
+            other->applied_step >= w->applied_step)
+            return true;
+    }
+    return false;
+}
+
+void core_let_go_of_released(struct coord *c)
+{
+    for (uint32_t i = 0; c->releasing && i < c->worker_top; i++) {
+        struct worker *w = &c->workers[i];
+        if (w->phase != READY || !w->released || w->told || !is_dispensable(c, w))
+            continue;
+        w->told = true;
+        say_stop(c, w->peer, w->link);
+    }
 }
 
 void core_on_ended(struct coord *c, const struct coord_event *e)

@@ -145,9 +145,16 @@ static bool pairs_are_left(struct coord *c)
 
 void core_mark_left_out(struct coord *c)
 {
+    if (c->pair_count == 0 && !c->releasing && !c->leaves_out)
+        return; /* this is asked after every event, and mostly there is nobody */
     leave_out(c, true);
     if (c->pair_count > 0 && pairs_are_left(c))
         leave_out(c, false);
+    c->leaves_out = false;
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        c->workers[i].left_out |= c->workers[i].told;
+        c->leaves_out |= c->workers[i].left_out;
+    }
 }
 
 uint32_t core_workers_usable(const struct coord *c)

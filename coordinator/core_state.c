@@ -1,19 +1,49 @@
 /* coordinator/core_state.c - the ground the rules stand on: looking things up, actions, the journal (J1, J2), leaving. */
 #include "coordinator/core_state.h"
 
+#include "common/random.h"
+
+static uint32_t hint_of(uint64_t peer)
+{
+    return (uint32_t)(bl_mix64(peer, 0) % PEER_HINTS);
+}
+
+static bool is_worker(const struct worker *w, uint64_t peer)
+{
+    return w->phase != ABSENT && w->peer == peer;
+}
+
+static bool is_loader(const struct loader *l, uint64_t peer)
+{
+    return l->present && l->peer == peer;
+}
+
+/* Every message asks for its sender: so where that was found last is looked at first. */
 struct worker *core_worker_find(struct coord *c, uint64_t peer)
 {
+    uint32_t *hint = &c->worker_hints[hint_of(peer)];
+    if (is_worker(&c->workers[*hint], peer))
+        return &c->workers[*hint];
+    if (is_loader(&c->loaders[c->loader_hints[hint_of(peer)]], peer))
+        return NULL; /* a peer is one or the other */
     for (uint32_t i = 0; i < c->worker_top; i++)
-        if (c->workers[i].phase != ABSENT && c->workers[i].peer == peer)
+        if (is_worker(&c->workers[i], peer)) {
+            *hint = i;
             return &c->workers[i];
+        }
     return NULL;
 }
 
 struct loader *core_loader_find(struct coord *c, uint64_t peer)
 {
+    uint32_t *hint = &c->loader_hints[hint_of(peer)];
+    if (is_loader(&c->loaders[*hint], peer))
+        return &c->loaders[*hint];
     for (uint32_t i = 0; i < c->loader_top; i++)
-        if (c->loaders[i].present && c->loaders[i].peer == peer)
+        if (is_loader(&c->loaders[i], peer)) {
+            *hint = i;
             return &c->loaders[i];
+        }
     return NULL;
 }
 

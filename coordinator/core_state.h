@@ -19,6 +19,7 @@
 #include "coordinator/core.h"
 
 #define ASSIGNMENTS_PER_CALL 64 /* keeps a call short; `more` asks for the next */
+#define PEER_HINTS 8192
 #define PENDING_MAX 256       /* records on their way to disk: commits are bounded by steps_ahead */
 #define DROPPED_AT_ONCE 64    /* checkpoints that leave the ledger */
 #define SAVES_MAX 32          /* checkpoints on their way to being registered */
@@ -72,8 +73,9 @@ struct worker {
     uint64_t received_ms; /* the last Received of it */
     uint64_t free_ms;     /* the last Consumed or Report: it could begin with what it had next */
     uint64_t longest_ms[BL_KIND_EMBED + 1]; /* that a micro-batch took it; 0: none is done yet */
-    bool left_out;                          /* not to be a member while others are there (M10) */
-    int64_t applied_step;                   /* of its last Ended or Formed; -1 = no state */
+    bool released, told;  /* it is to leave the run at a step boundary; it has its Stop (M13) */
+    bool left_out;        /* not to be a member while others are there (M10) */
+    int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
     struct bl_digest digest;
     /* as a MEMBER */
@@ -164,6 +166,11 @@ struct coord {
     uint64_t gather_after_ms;   /* a moment's rest after a failed one */
     struct pair pairs[PAIRS_MAX];
     uint32_t pair_count;
+    bool releasing;       /* some worker was released, ever */
+    bool leaves_out;      /* some worker is left out */
+    uint32_t entry_count; /* of the rendezvous store, kept and not relayed yet */
+    /* by a hash of the incarnation: where in workers, loaders its peer was found last */
+    uint32_t worker_hints[PEER_HINTS], loader_hints[PEER_HINTS];
     uint64_t guessed_link; /* of the last worker that was guessed at */
     uint64_t moved_ms,
         noted_ms;     /* when the run last got on; when the log last said that it does not */
@@ -340,6 +347,9 @@ bool core_is_member(const struct coord *c, const struct worker *w, const struct 
 struct worker *core_member(struct coord *c, const struct coord_event *e);
 
 void core_on_hello(struct coord *c, const struct coord_event *e);
+void core_on_release(struct coord *c, const struct coord_event *e);
+/* Stop to who was released and is no member (M13). */
+void core_let_go_of_released(struct coord *c);
 void core_on_ended(struct coord *c, const struct coord_event *e);
 void core_on_beat(struct coord *c, const struct coord_event *e);
 void core_on_goodbye(struct coord *c, const struct coord_event *e);
@@ -364,6 +374,8 @@ void core_settle_planning(struct coord *c);
 /* Everyone holds the same state: the steps in it are the lineage (M8). */
 void core_settle_forming(struct coord *c);
 void core_settle_ending(struct coord *c);
+/* Sends the entries kept to all ranks. */
+void core_relay(struct coord *c);
 void core_on_rendezvous(struct coord *c, const struct coord_event *e);
 void core_on_formed(struct coord *c, const struct coord_event *e);
 /* Nobody gets on, or a worker could not connect. Once is bad luck; for long, it will never succeed. */

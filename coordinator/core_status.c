@@ -25,6 +25,11 @@ struct coord_status coord_status(const struct coord *c)
     return status;
 }
 
+enum coord_state coord_state_now(const struct coord *c)
+{
+    return c->state;
+}
+
 static uint64_t since(const struct coord *c, uint64_t ms)
 {
     return c->now_ms > ms ? c->now_ms - ms : 0;

@@ -99,6 +99,12 @@ static void carry_out(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_PROBE:
         probe(l);
         break;
+    case COORD_ACTION_KEEP:
+        loop_keep_entry(l);
+        break;
+    case COORD_ACTION_RELAYED:
+        loop_forget_entries(l);
+        break;
     case COORD_ACTION_VERIFY:
         loop_verify(l, a->checkpoint, on_verified);
         break;
@@ -193,6 +199,8 @@ static void step(struct loop *l, struct coord_event *event)
         return;
     event->now_ms = uv_now(&l->uv);
     carry_out_all(l, coord_step(l->core, event));
+    if (!l->leaving)
+        loop_note_pause(l);
 }
 
 static void on_verified(struct loop *l, struct coord_checkpoint checkpoint, bool ok)
@@ -381,13 +389,23 @@ static void on_signal(uv_signal_t *handle, int number)
     step(l, &event);
 }
 
-static void on_asked(void *context, enum control_command command)
+static void release(struct loop *l, const struct peer *peer)
+{
+    struct coord_event event = {
+        .type = COORD_EVENT_RELEASE, .peer = peer->incarnation, .link = peer->link};
+    bl_log(BL_LOG_INFO, "peer=%s is released: it leaves at the next step", peer->name);
+    step(l, &event);
+}
+
+static void on_asked(void *context, enum control_command command, unsigned number)
 {
     struct loop *l = context;
     struct coord_event event = {.type = command == CONTROL_STOP ? COORD_EVENT_STOP
                                                                 : COORD_EVENT_CHECKPOINT};
     if (command == CONTROL_STATUS)
         return loop_answer_status(l);
+    if (command == CONTROL_SCALE)
+        return loop_scale(l, number, release);
     if (command == CONTROL_STOP && !l->stops++)
         bl_log(BL_LOG_INFO, "`blipren-coord stop`: saving, then stopping (a signal: at once)");
     step(l, &event);
@@ -453,7 +471,7 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
     return coord_replay(((struct loop *)context)->core, record, err);
 }
 
-/* A run goes on with the data it began with. */
+/* A run resumes with the data it began with. */
 static int compare_data(void *context, struct bl_error *err)
 {
     const struct loop *l = context;
@@ -616,6 +634,8 @@ static void close_all(struct loop *l)
         wire_loop_close(&l->uv);
         wire_context_close(&l->zmq);
     }
+    loop_forget_entries(l);
+    free(l->entries);
     peers_free(&l->peers);
     results_free(&l->results);
     metrics_close(&l->metrics);

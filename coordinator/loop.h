@@ -19,6 +19,6 @@ struct coordinator_options {
     bool take_over;       /* the folder's lock may be held by a coordinator that hangs */
 };
 
-/* Trains or embeds, or goes on with it, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
+/* Trains or embeds, or resumes that, until the run is complete or stopped. 0, or the failure that ended it (-BL_ESTOPPED after a
  * signal, with everything saved). */
 int coordinator_run(const struct coordinator_options *options, struct bl_error *err);

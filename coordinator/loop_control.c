@@ -168,8 +168,16 @@ void loop_answer_end(struct loop *l)
 {
     uint64_t step = coord_ledger(l->core)->committed;
     bool saved = !l->error.code || l->error.code == BL_ESTOPPED;
-    for (int i = 0; i < 2; i++) {
-        enum control_command command = i ? CONTROL_STOP : CONTROL_CHECKPOINT;
+    static const enum control_command commands[] = {CONTROL_CHECKPOINT, CONTROL_SCALE,
+                                                    CONTROL_STOP};
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        enum control_command command = commands[i];
+        if (command == CONTROL_SCALE && saved) {
+            struct bl_error err;
+            bl_fail(&err, BL_EPEER, "the run ended before a step with so many workers");
+            control_answer(l->control, command, control_error(&err));
+            continue;
+        }
         control_answer(l->control, command,
                        saved ? json_pack("{s:o, s:b}", "step", whole_or_null(true, step),
                                          "complete", (int)!l->error.code)

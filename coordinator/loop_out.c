@@ -1,5 +1,6 @@
 /* coordinator/loop_out.c - the core's actions as messages to peers. */
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "common/cleanup.h"
 #include "common/limits.h"
@@ -124,10 +125,42 @@ static void send_end(struct loop *l, struct peer *peer, const struct coord_actio
     send_to(l, peer, a->generation, &e);
 }
 
-static void send_rendezvous(struct loop *l, struct peer *peer, const struct coord_action *a)
+void loop_keep_entry(struct loop *l)
 {
-    WIRE_ENVELOPE(e, RENDEZVOUS, rendezvous) = l->handled->rendezvous;
-    send_to(l, peer, a->generation, &e);
+    const Blipren__Rendezvous *from = l->handled->rendezvous;
+    if (l->entry_count == l->entry_room) {
+        l->entry_room = 2 * l->entry_room + 16;
+        l->entries = realloc(l->entries, l->entry_room * sizeof *l->entries);
+        BL_ASSERT(l->entries != NULL);
+    }
+    size_t size = blipren__rendezvous__get_packed_size(from);
+    bl_autofree uint8_t *packed = malloc(size + 1);
+    BL_ASSERT(packed != NULL);
+    blipren__rendezvous__pack(from, packed);
+    l->entries[l->entry_count] = blipren__rendezvous__unpack(NULL, size, packed);
+    BL_ASSERT(l->entries[l->entry_count] != NULL);
+    l->entry_count++;
+}
+
+void loop_forget_entries(struct loop *l)
+{
+    for (size_t i = 0; i < l->entry_count; i++)
+        blipren__rendezvous__free_unpacked(l->entries[i], NULL);
+    l->entry_count = 0;
+}
+
+/* In messages that are no larger than a peer takes. */
+static void send_entries(struct loop *l, struct peer *peer, const struct coord_action *a)
+{
+    const size_t most = BL_HEADER_BYTES_MAX / (BL_ENTRY_BYTES_MAX + 128);
+    for (size_t first = 0; first < l->entry_count; first += most) {
+        size_t left = l->entry_count - first;
+        Blipren__Store store = BLIPREN__STORE__INIT;
+        store.n_entry = left < most ? left : most;
+        store.entry = l->entries + first;
+        WIRE_ENVELOPE(e, STORE, store) = &store;
+        send_to(l, peer, a->generation, &e);
+    }
 }
 
 void loop_pulse_one(void *context, struct peer *peer)
@@ -182,7 +215,7 @@ void loop_send(struct loop *l, const struct coord_action *a)
         send_form(l, peer, a);
         break;
     case COORD_ACTION_RELAY:
-        send_rendezvous(l, peer, a);
+        send_entries(l, peer, a);
         break;
     case COORD_ACTION_ASSIGNMENT:
         send_assignment(l, peer, a);

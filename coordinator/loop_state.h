@@ -9,6 +9,7 @@
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
  *   loop_notes.c    who is lost or waited for, into the log
  *   loop_figures.c  what a step and a validation came to: metrics, progress
+ *   loop_scale.c    how many workers there are to be; how long training paused for it
  *   loop_control.c  the answers to what is asked through RUN/control
  *
  * All of it runs on the loop's thread, except where a comment says so. */
@@ -109,6 +110,15 @@ struct loop {
     uint32_t notes_said, notes_cut; /* … so many, and so many left out */
     char blame[400];                /* the last of them that may be why the run ends */
     int stops;                      /* signals taken */
+    struct {
+        bool wanted; /* somebody waits for `target` workers, of `before` */
+        uint32_t target, before;
+    } scale;
+    Blipren__Rendezvous **entries; /* of the rendezvous store, kept for all ranks */
+    size_t entry_count, entry_room;
+    bool trains;                    /* a generation is formed */
+    uint64_t paused_ms;             /* since when none is; 0: none was yet */
+    double pause_s;                 /* the latest pause */
     uint64_t probed_ms, stepped_ms; /* the run's epoch was asked for; the core had its last event */
     int probe_ticks;                /* until everyone gets a Pulse; 0: no need */
     bool letting_go;                /* Stop was said: whoever ends does so because of it */
@@ -131,6 +141,9 @@ void loop_refuse(struct loop *l, struct peer *peer, const char *text, const char
 void loop_pulse_one(void *context, struct peer *peer);
 /* Removes the peer, also from `sender`. */
 void loop_forget(struct loop *l, struct peer *peer);
+/* Keeps the entry of the Rendezvous being handled; forgets all. */
+void loop_keep_entry(struct loop *l);
+void loop_forget_entries(struct loop *l);
 /* Carries out an action that is a message to one peer (or that forgets it); a peer that is gone gets none. */
 void loop_send(struct loop *l, const struct coord_action *a);
 
@@ -193,13 +206,22 @@ int loop_open_files(struct loop *l, struct bl_error *err);
 
 /* Shows where the run is; `line`: as a line of the log too, not only as the terminal's last line. */
 void loop_progress(struct loop *l, bool line);
-/* Says once that nobody comes without whom nothing goes on: the log may be all that a person sees. */
+/* Says once that the run waits for peers that do not come: the log may be all that a person sees. */
 void loop_note_absence(struct loop *l);
 /* Step `step` (0-based) is committed; a validation after `step` steps is complete; figures of steps >= `step` are annulled. A
  * failure is the metrics': they cannot be written. */
 int loop_committed(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_validated(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err);
+
+/* ---- loop_scale.c */
+
+/* Children are started, or workers released with `release` (each a RELEASE for the core); the answer comes once a generation has so
+ * many, or at once with the reason why it cannot be. */
+void loop_scale(struct loop *l, unsigned workers,
+                void (*release)(struct loop *l, const struct peer *peer));
+/* After each event: has a generation begun, or ended? */
+void loop_note_pause(struct loop *l);
 
 /* ---- loop_control.c */
 

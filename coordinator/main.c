@@ -26,6 +26,8 @@ static const char usage[] =
     "       blipren-coord status [RUN]                             how a running one is doing\n"
     "       blipren-coord stop [RUN]                               saves, then stops it\n"
     "       blipren-coord checkpoint-now [RUN]                     writes a checkpoint\n"
+    "       blipren-coord scale [RUN] N                            trains with N workers from the "
+    "next step on\n"
     "       blipren-coord keygen DIR                               makes the keys of a cluster\n"
     "\n"
     "  --local W,L   start W workers and L loaders on this machine (a worker for each GPU, else 2; "
@@ -203,6 +205,7 @@ int main(int argc, char **argv)
         {"pull", usage, command_pull},
         {"status", ask_usage, command_status},
         {"stop", ask_usage, command_stop},
+        {"scale", ask_usage, command_scale},
         {"checkpoint-now", ask_usage, command_checkpoint_now},
         {"keygen", usage, command_keygen},
         {NULL, usage, no_command},

@@ -11,11 +11,17 @@ struct peers {
     struct peer *by_id[BUCKETS], *by_link[BUCKETS];
 };
 
+/* An id begins with its process's incarnation, random already, but for the lowest bit (wire_id_make). */
+static size_t bucket_of(uint64_t incarnation)
+{
+    return (incarnation | 1) / 2 % BUCKETS;
+}
+
 static size_t id_bucket(const struct wire_id *id)
 {
-    uint64_t a;
-    memcpy(&a, id->bytes, sizeof a); /* random already */
-    return a % BUCKETS;
+    uint64_t incarnation;
+    memcpy(&incarnation, id->bytes, sizeof incarnation);
+    return bucket_of(incarnation);
 }
 
 int peers_new(struct peers **ret, struct bl_error *err)
@@ -76,23 +82,24 @@ void peers_each(struct peers *peers, void (*visit)(void *context, struct peer *p
 }
 
 struct search {
-    uint64_t incarnation, secret; /* one of them is 0 */
+    uint64_t secret;
     struct peer *found;
 };
 
 static void match(void *context, struct peer *peer)
 {
     struct search *s = context;
-    bool fits = s->secret ? peer->secret == s->secret : peer->incarnation == s->incarnation;
-    if (fits && (!s->found || peer->link > s->found->link))
+    if (peer->secret == s->secret && (!s->found || peer->link > s->found->link))
         s->found = peer;
 }
 
 struct peer *peers_of_incarnation(struct peers *peers, uint64_t incarnation)
 {
-    struct search s = {.incarnation = incarnation};
-    peers_each(peers, match, &s);
-    return s.found;
+    struct peer *found = NULL;
+    for (struct peer *p = peers->by_id[bucket_of(incarnation)]; p; p = p->next_id)
+        if (p->incarnation == incarnation && (!found || p->link > found->link))
+            found = p;
+    return found;
 }
 
 struct peer *peers_of_secret(struct peers *peers, uint64_t secret)

@@ -10,6 +10,7 @@
 #include "common/size.h"
 #include "common/tokenizer/tokenizer.h"
 #include "common/utf8.h"
+#include "loader/inspect_page.h"
 
 struct inspection {
     FILE *out;
@@ -268,10 +269,13 @@ static int inspect(struct inspection *in, const char *yaml, struct bl_error *err
     return print_some(in, err);
 }
 
-int inspect_run(const char *yaml, FILE *out, struct bl_error *err)
+int inspect_run(const char *yaml, const char *html, FILE *out, struct bl_error *err)
 {
     struct inspection in = {.out = out};
     int rc = inspect(&in, yaml, err);
+    const struct inspected found = {in.config, in.dataset, in.tokenizer, in.rules};
+    if (rc == 0 && html)
+        rc = inspect_page_write(&found, html, err);
     caption_rules_free(&in.rules);
     tokenizer_free(&in.tokenizer);
     dataset_free(&in.dataset);

@@ -7,5 +7,6 @@
 #include "common/error.h"
 
 /* Prints counts by reason with examples, a histogram of lengths, and samples token by token with
- * marks (prefix, label, EOS). Reads images and captions as training would; writes nothing. */
-int inspect_run(const char *yaml, FILE *out, struct bl_error *err);
+ * marks (prefix, label, EOS). Reads images and captions as training would; writes nothing but html (NULL: none), the page
+ * of inspect_page.h. */
+int inspect_run(const char *yaml, const char *html, FILE *out, struct bl_error *err);

@@ -25,21 +25,24 @@ static const char usage[] =
     "them\n"
     "  --keys DIR      the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
     "beyond this machine\n"
-    "  --insecure      go without them: nothing is encrypted or authenticated\n"
+    "  --insecure      run without keys: nothing is encrypted or authenticated\n"
     "  --threads N     images decoded at the same time (all cores)\n"
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
-    "  --patience S    leave after so many seconds without a coordinator (60)\n"
-    "  --grace S       after SIGTERM, go on for so long if the run does not end before (0)\n"
-    "  --parent PID    die with that process\n"
+    "  --patience S    exit after this many seconds without a coordinator (60)\n"
+    "  --grace S       after SIGTERM, keep working for up to this many seconds or until the run "
+    "ends (0)\n"
+    "  --parent PID    exit when that process exits\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";
 
 static const char inspect_usage[] =
-    "usage: blipren-loader inspect RUN.yaml\n"
+    "usage: blipren-loader inspect RUN.yaml [--html OUT]\n"
     "\n"
     "Counts what the caption rules keep and drop, and why; lengths in tokens; examples token by\n"
-    "token, with marks for prefix, label and EOS. Reads as training would, writes nothing.\n";
+    "token, with marks for prefix, label and EOS. Reads as training would, writes nothing.\n"
+    "\n"
+    "  --html OUT   the same, with thumbnails, as one page for a browser\n";
 
 static const char fetch_usage[] =
     "usage: blipren-loader fetch RUN.yaml\n"
@@ -119,10 +122,12 @@ static int command_load(int argc, char **argv, struct bl_error *err)
 static int command_inspect(int argc, char **argv, struct bl_error *err)
 {
     int rest;
-    BL_TRY(arguments_read(argc, argv, (const struct argument[]){{0}}, &rest, err));
+    const char *html = NULL;
+    const struct argument table[] = {{"--html", ARGUMENT_TEXT, &html, 0, 0}, {0}};
+    BL_TRY(arguments_read(argc, argv, table, &rest, err));
     if (rest != 1)
         return wrong_usage(err, "one RUN.yaml");
-    BL_TRY(inspect_run(argv[1], stdout, err));
+    BL_TRY(inspect_run(argv[1], html, stdout, err));
     return bl_output_finish(err);
 }
 

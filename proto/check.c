@@ -156,6 +156,13 @@ static int check_hello(const Blipren__Hello *m, struct bl_error *err)
     return 0;
 }
 
+static int check_entry(const Blipren__Rendezvous *m, struct bl_error *err)
+{
+    CHECK_TEXT(m->key, 64, "Rendezvous.key");
+    CHECK_RANGE(m->value.len, 0, BL_ENTRY_BYTES_MAX, "Rendezvous.value");
+    return 0;
+}
+
 static int check_report(const Blipren__Report *m, struct bl_error *err)
 {
     CHECK_RANGE(m->n_trained, 0, BL_MICRO_BATCH_SLOTS_MAX, "Report.trained");
@@ -246,7 +253,10 @@ static int check_body(const Blipren__Envelope *e, struct bl_error *err)
     case BLIPREN__ENVELOPE__BODY_ENDED:
         return check_ended(e->ended, err);
     case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
-        CHECK_TEXT(e->rendezvous->key, 64, "Rendezvous.key");
+        return check_entry(e->rendezvous, err);
+    case BLIPREN__ENVELOPE__BODY_STORE:
+        for (size_t i = 0; i < e->store->n_entry; i++)
+            BL_TRY(check_entry(e->store->entry[i], err));
         return 0;
     case BLIPREN__ENVELOPE__BODY_FORMED:
         return check_digest(&e->formed->state_digest, "Formed.state_digest", err);

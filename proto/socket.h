@@ -99,7 +99,8 @@ enum wire_met {
     WIRE_NOBODY,
     WIRE_STRANGER,   /* that does not speak ZMTP */
     WIRE_SOCKET,     /* of ZeroMQ */
-    WIRE_OTHER_KEYS, /* the same, and one of both sides has keys that the other has not */
+    WIRE_OTHER_KEYS, /* the same, and one of both sides has keys that the other has not: with keys, a
+                        handshake that is cut off, as also by a coordinator that ends */
 };
 enum wire_met wire_met(const struct wire_socket *socket);
 /* For an error: why there is no coordinator. */

@@ -19,7 +19,7 @@ const char *wire_met_words(enum wire_met met)
                                         "what is listening there does not speak this protocol",
                                         "what is listening there does not answer as a coordinator",
                                         "what is listening there does not have the same keys as "
-                                        "this program (--keys)"};
+                                        "this program (--keys), or was just ending"};
     return words[met];
 }
 

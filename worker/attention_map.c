@@ -15,7 +15,7 @@
 #define TEXT_WIDTH 380
 #define TEXT_SCALE 1.4
 #define HEAD 28
-/* A PNG's side is bounded; what is beyond is left out and said. */
+/* A PNG's side is bounded; what does not fit is left out, with a warning. */
 #define ROWS_MAX 400
 
 struct row {

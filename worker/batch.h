@@ -44,12 +44,13 @@ struct batch_rules {
     bool cached; /* it has no pixels: the features are here */
 };
 
-/* Reads a data message. On success its frames have moved into *ret, which is the caller's. -BL_EPROTO says what does not fit; its peer is the loader's name, if the message has one. */
+/* Reads a data message. On success its frames have moved into *ret, which is the caller's. -BL_EPROTO says what is
+ * wrong; its peer is the loader's name, if the message has one. */
 int batch_read(const struct batch_rules *rules, struct wire_frames *frames, struct batch **ret,
                struct bl_error *err);
 
 /* Are its samples those that the plan has at its batch indices (S1)? Asked before it is kept, so that a loader's mistake is
- * laid to the loader: what a worker has trained is laid to the worker. images: of an embedding run (run_images), else NULL.
+ * blamed on the loader: what a worker has trained is blamed on the worker. images: of an embedding run (run_images), else NULL.
  * -BL_EPROTO, as above. */
 int batch_check_samples(const struct batch *batch, const struct bl_plan *plan,
                         const struct dataset *dataset, const uint64_t *images,

@@ -27,29 +27,30 @@ const char command_caption_usage[] =
     "A folder means all images in it and below.\n"
     "\n"
     "  --checkpoint DIR   a folder RUN/checkpoints/step-...\n"
-    "  --prefix TEXT      what the caption follows (the first prefix of the run)\n"
+    "  --prefix TEXT      text before the caption (the first prefix of the run)\n"
     "  --beam N           beam search over N candidates (1: the most likely token each time)\n"
-    "  --temperature T    sample instead of --beam (0: do not)\n"
-    "  --top-p P          with --temperature: sample from the likeliest tokens of this mass (1)\n"
-    "  --seed N           of sampling (0)\n"
-    "  --max-new N        tokens of a caption at most (the run's train.max_new_tokens)\n"
-    "  --max-trace N      where captions have traces: tokens of a trace at most, not counted by "
+    "  --temperature T    sample at this temperature instead of searching (0: off)\n"
+    "  --top-p P          with --temperature: sample from the likeliest tokens that have this "
+    "probability in all (1)\n"
+    "  --seed N           seed of the sampling (0)\n"
+    "  --max-new N        most tokens in a caption (the run's train.max_new_tokens)\n"
+    "  --max-trace N      where captions have traces: most tokens in a trace, not counted by "
     "--max-new (0: they are)\n"
-    "  --show-trace       print the trace before the caption, which is otherwise cut; with --json "
-    "as "
-    "trace\n"
-    "  --json             a line of JSON for each image: file_name, caption, token_ids, ended\n"
-    "  --list FILE        more images: a path on each line, or a line of JSON with file_name\n"
-    "  --out FILE.jsonl   append lines as of --json to FILE, leaving out images that have one "
-    "there: run the\n"
-    "                     same command again to resume\n"
+    "  --show-trace       print the trace before the caption, which is otherwise cut; with --json, "
+    "as trace\n"
+    "  --json             print a line of JSON for each image: file_name, caption, token_ids, "
+    "ended\n"
+    "  --list FILE        more images: on each line a path, or JSON with file_name\n"
+    "  --out FILE.jsonl   append such lines to FILE, for the images that it does not have yet: to "
+    "resume, run\n"
+    "                     the same command again\n"
     "  --attention PNG    draw the cross-attention of chosen queries beside each image\n"
     "  --queries LIST     which queries, as 0,1,2,3 (the first four)\n"
     "  --ema              use the averaged weights\n"
     "  --vision DIR, --llm DIR   where the frozen models are now\n"
-    "  --precision bf16|f32      (the run's)\n"
-    "  --device auto|cpu|cuda:N  (auto: the first GPU, else the CPU)\n"
-    "  --threads N               of the CPU (all cores)\n";
+    "  --precision bf16|f32      of frozen weights and products (the run's)\n"
+    "  --device auto|cpu|cuda:N  where to compute (auto: the first GPU, else the CPU)\n"
+    "  --threads N               compute threads of the CPU (all cores)\n";
 
 struct caption_job {
     struct inference in;
@@ -178,7 +179,7 @@ static int caption_batch(struct caption_job *job, const struct caption_batch *ba
     bl_autofree int32_t *new_ids =
         calloc((size_t)(batch->B + 1) * (size_t)max_new, sizeof *new_ids);
     if (!new_ids || job->prompt.count > PROMPT_TOKENS_MAX)
-        return bl_fail(err, BL_ELIMIT, "a prompt of %zu tokens and %d new ones are too many",
+        return bl_fail(err, BL_ELIMIT, "a prompt of %zu tokens and %d new tokens are too many",
                        job->prompt.count, max_new);
     for (int64_t b = 0; b < batch->B; b++)
         captions[b] = (struct captioner_caption){.ids = new_ids + b * max_new};
@@ -338,7 +339,7 @@ int command_caption(int argc, char **argv, struct bl_error *err)
     if (!open.checkpoint || (!rest && !list)) {
         bl_fail(err, BL_EUSAGE,
                 open.checkpoint ? "expected at least one image" : "expected --checkpoint");
-        return bl_error_remedy(err, "caption --help says how it is used");
+        return bl_error_remedy(err, "see caption --help");
     }
     if (beam > 1 && temperature > 0) {
         bl_fail(err, BL_EUSAGE, "expected --beam or --temperature, found both");

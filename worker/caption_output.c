@@ -23,7 +23,7 @@ static double now_s(void)
 
 static int fail_settings(struct bl_error *err)
 {
-    bl_fail(err, BL_EUSAGE, "it holds captions of another checkpoint or with other options");
+    bl_fail(err, BL_EUSAGE, "it has captions of another checkpoint, or made with other options");
     return bl_error_remedy(err, "choose another file for --out");
 }
 
@@ -37,7 +37,7 @@ static int take_line(struct caption_output *output, const char *text, size_t siz
     if (!whole)
         return 0; /* the last line, which a crash cut short */
     if (!name || !settings) {
-        bl_fail(err, BL_EFORMAT, "expected a line that --out wrote");
+        bl_fail(err, BL_EFORMAT, "expected a line written by --out");
         return bl_error_remedy(err, "choose another file for --out");
     }
     if (strcmp(settings, output->settings))
@@ -138,7 +138,7 @@ void caption_output_progress(struct caption_output *output, size_t images)
     char text[160];
     output->finished += images;
     if (output->path)
-        fflush(output->file); /* what is shown as done is there */
+        fflush(output->file); /* what is shown as done is on disk */
     if ((!output->path && isatty(STDOUT_FILENO)) || output->finished >= output->total ||
         (!terminal && now - output->shown_s < SHOWN_EVERY_S))
         return;

@@ -5,7 +5,7 @@
 #include "common/models/checkpoint.h"
 #include "worker/trainer.h"
 
-/* Writes `folder` whole or not at all: under a temporary name, every file synced, then renamed. The
+/* Writes `folder` completely or not at all: under a temporary name, every file synced, then renamed. The
  * counters come from the snapshot, the paths, hashes and configuration from `metadata`. An older
  * folder of the same name is replaced. Any thread. `copied` is called once, on success and failure
  * alike, when the snapshot is read no more: before the slow part, which is the disk's. */
@@ -13,7 +13,7 @@ int checkpoint_write(const struct captioner_params *params, const struct trainer
                      const struct checkpoint_state *metadata, const char *folder,
                      void (*copied)(void *context), void *context, struct bl_error *err);
 
-/* Verifies everything, reads it straight into the trainer's tensors and goes on from there. A tensor
+/* Verifies everything, reads it straight into the trainer's tensors; training continues from there. A tensor
  * without a file must be declared zero; a missing average begins as the weights. After a failure the
  * trainer's state is undefined. ops: the trainer's. ret_state, or NULL, is the caller's
  * (checkpoint_state_release). */

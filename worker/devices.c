@@ -10,7 +10,7 @@
 const char command_devices_usage[] =
     "usage: blipren-worker devices\n"
     "\n"
-    "Prints a line for each device that --device can name: its name, a tab, what it is.\n";
+    "Prints a line for each device that --device accepts: its name, a tab, and what it is.\n";
 
 int command_devices(int argc, char **argv, struct bl_error *err)
 {

@@ -18,5 +18,5 @@ void embedder_free(struct embedder **embedder);
 /* Side of the tower's images. */
 int64_t embedder_side(const struct embedder *embedder);
 
-/* Computes the micro-batch's features and writes its shard, whole or not at all. */
+/* Computes the micro-batch's features and writes its shard, completely or not at all. */
 int embedder_run(struct embedder *embedder, const struct batch *batch, struct bl_error *err);

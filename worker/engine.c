@@ -26,7 +26,7 @@ static void abort_generation(struct engine *e, struct engine_event *event)
         return;
     event->applied_step = e->embedder ? 0 : trainer_state(e->trainer)->step;
     if (engine_digest(e, event->digest, &event->error) < 0)
-        event->kind = ENGINE_BROKEN; /* a state that nobody can compare is none */
+        event->kind = ENGINE_BROKEN; /* a state that cannot be compared is useless */
 }
 
 /* Does one command; tells whether *event is to be posted. */

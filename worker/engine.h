@@ -42,14 +42,14 @@ struct engine_options {
 
 enum engine_event_kind {
     ENGINE_OPENED,   /* models are loaded */
-    ENGINE_FORMED,   /* communicator stands and the state is in place: digest */
+    ENGINE_FORMED,   /* the communicator is connected and the state in place: digest */
     ENGINE_COMPUTED, /* the batch of `slot` is consumed; of a validation micro-batch: validation */
     ENGINE_APPLIED,  /* report */
     ENGINE_SNAPPED,  /* the state after `step` steps is kept */
     ENGINE_FAILED,   /* the communicator failed: error says how */
     ENGINE_ABORTED,  /* applied_step (-1: no state), digest */
-    ENGINE_WRITTEN,  /* the snapshot is whole on disk, or error says why not */
-    ENGINE_BROKEN,   /* this worker cannot go on: error */
+    ENGINE_WRITTEN,  /* the snapshot is completely on disk, or error says why not */
+    ENGINE_BROKEN,   /* this worker cannot continue: error */
 };
 
 struct engine_caption {

@@ -31,6 +31,7 @@ int engine_embed_compute(struct engine *e, const struct command *c, struct engin
     event->validation.images = c->batch->good;
     if (embedder_run(e->embedder, c->batch, &event->error) == 0)
         return 0;
-    event->kind = ENGINE_BROKEN; /* a disk, or a feature that does not fit: nobody else's fault */
+    event->kind =
+        ENGINE_BROKEN; /* a disk, or a feature out of the format's range: no peer's fault */
     return -event->error.code;
 }

@@ -107,7 +107,7 @@ static int check_models(struct engine *e, const char *folder, const struct check
                     err));
     if (vision && llm)
         return 0;
-    bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model in this place",
+    bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model than this one",
             folder);
     bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
     return bl_error_file(err, vision ? e->metadata.llm_path : e->metadata.vision_path);

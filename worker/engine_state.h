@@ -112,7 +112,7 @@ void engine_set_phase(struct engine *e, const char *phase, const char *waiting);
 /* ---- engine_snapshot.c */
 
 int engine_do_snapshot(struct engine *e, const struct command *c, struct engine_event *event);
-/* Before the state changes: waits until no snapshot needs it as it is. -BL_EPEER when the generation ends
+/* Before the state changes: waits until no snapshot needs its present values. -BL_EPEER when the generation ends
  * meanwhile. */
 int engine_wait_snapshot(struct engine *e, uint64_t generation, struct bl_error *err);
 void engine_join_writer(struct engine *e);

@@ -24,7 +24,7 @@ static int use_folder(char **path, const char *folder, enum hf_identity identity
             return bl_fail(err, BL_ENOMEM, "no memory for a path");
     }
     if (hf_folder_sha256(*path, identity, hex, err) < 0) {
-        bl_error_remedy(err, "say where the model is with %s DIR", option);
+        bl_error_remedy(err, "give the model's folder with %s DIR", option);
         return bl_error_file(err, *path);
     }
     if (!strcmp(hex, expected_sha256))
@@ -33,7 +33,7 @@ static int use_folder(char **path, const char *folder, enum hf_identity identity
         err, BL_ECONFIG,
         "expected the model the checkpoint was trained on (SHA-256 %.16s…), found another (%.16s…)",
         expected_sha256, hex);
-    bl_error_remedy(err, "say where the right one is with %s DIR", option);
+    bl_error_remedy(err, "give the right model's folder with %s DIR", option);
     return bl_error_file(err, *path);
 }
 

@@ -80,8 +80,10 @@ static void form(struct loop *l, const struct worker_action *a)
 
 static void hand_on(struct loop *l, const struct worker_action *a)
 {
-    const Blipren__Rendezvous *entry = l->handled->rendezvous;
-    engine_deliver(l->engine, a->generation, entry->key, entry->value.data, entry->value.len);
+    const Blipren__Store *store = l->handled->store;
+    for (size_t i = 0; i < store->n_entry; i++)
+        engine_deliver(l->engine, a->generation, store->entry[i]->key, store->entry[i]->value.data,
+                       store->entry[i]->value.len);
 }
 
 static void compute(struct loop *l, const struct worker_action *a)
@@ -191,7 +193,7 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
         e->form.state_generation = m->form->state_generation;
         e->form.checkpoint = m->form->checkpoint;
         return 0;
-    case BLIPREN__ENVELOPE__BODY_RENDEZVOUS:
+    case BLIPREN__ENVELOPE__BODY_STORE:
         e->type = WORKER_EVENT_RENDEZVOUS;
         return 0;
     case BLIPREN__ENVELOPE__BODY_SAVE:
@@ -368,7 +370,7 @@ static int listen_for_data(struct loop *l, struct bl_error *err)
         !wire_is_loopback(l->member.endpoint)) {
         bl_fail(err, BL_EUSAGE, "expected an address that other hosts can reach, found %s",
                 o->host);
-        return bl_error_remedy(err, "give this host's own address");
+        return bl_error_remedy(err, "give this host's own address with --host");
     }
     struct wire_guard guard = {.limits = wire_data_limits(0)}; /* nobody has a batch for us yet */
     return wire_pull(&l->member.uv, l->member.zmq, o->host, &guard, on_data, l, &l->data,

@@ -13,9 +13,9 @@ struct worker_options {
     bool insecure;           /* host may be another address than loopback without them */
     const char *device;      /* ops_device_choose */
     int threads;             /* 0: all cores */
-    int parent;              /* process to die with; 0: none */
-    unsigned patience_s;     /* without a coordinator for so long: leave */
-    unsigned grace_s;        /* after a signal, at most: go on */
+    int parent;              /* exits when this process does; 0: none */
+    unsigned patience_s;     /* exits after this long without a coordinator */
+    unsigned grace_s;        /* keeps working for at most this long after a signal */
 };
 
 /* Runs until the coordinator says stop. 0, or the failure that ended it. */

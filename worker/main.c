@@ -12,24 +12,26 @@ static const char usage[] =
     "usage: blipren-worker --coord tcp://HOST:PORT [options]     joins a run and trains\n"
     "       blipren-worker caption --checkpoint DIR IMAGE...     captions images\n"
     "       blipren-worker score --checkpoint DIR --pairs LIST   log-likelihood of given captions\n"
-    "       blipren-worker plan RUN.yaml                         memory that a worker of the run "
-    "needs\n"
-    "       blipren-worker devices                               what --device can name here\n"
+    "       blipren-worker plan RUN.yaml                         how much memory a worker of the "
+    "run needs\n"
+    "       blipren-worker devices                               devices that --device accepts "
+    "here\n"
     "\n"
     "  --coord URL      where the coordinator listens; several with commas, or a file that has "
     "them\n"
     "  --host ADDRESS   this worker's own network address (127.0.0.1)\n"
-    "  --keys DIR       the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
-    "beyond this machine\n"
-    "  --insecure       go without them: nothing is encrypted or authenticated\n"
-    "  --device NAME    auto, cpu or cuda:N (auto: this host's GPU of the number LOCAL_RANK, else "
+    "  --keys DIR       the cluster's keys (a copy of what `blipren-coord keygen` makes): required "
+    "between hosts\n"
+    "  --insecure       run without keys: nothing is encrypted or authenticated\n"
+    "  --device NAME    auto, cpu or cuda:N (auto: the GPU numbered LOCAL_RANK, else "
     "the "
     "CPU)\n"
-    "  --threads N      computing threads (all cores)\n"
-    "  --name TEXT      what it is called in the coordinator's log (host:pid)\n"
-    "  --patience S     leave after so many seconds without a coordinator (60)\n"
-    "  --grace S        after SIGTERM, go on for so long if the run does not end before (0)\n"
-    "  --parent PID     die with that process\n"
+    "  --threads N      compute threads (all cores)\n"
+    "  --name TEXT      its name in the coordinator's log (host:pid)\n"
+    "  --patience S     exit after this many seconds without a coordinator (60)\n"
+    "  --grace S        after SIGTERM, keep working for up to this many seconds or until the run "
+    "ends (0)\n"
+    "  --parent PID     exit when that process exits\n"
     "  --help, --version\n"
     "Each subcommand has its own --help.\n";
 
@@ -73,7 +75,7 @@ static void wait_passively(char **argv)
     execv("/proc/self/exe", argv);
 }
 
-/* What is freed goes back to the system: left to itself, the allocator keeps ever larger pieces for
+/* Freed memory goes back to the system: by default the allocator keeps ever larger pieces for
  * reuse, and a worker's memory would depend on the order in which it needed them. */
 enum { RETURNED_BYTES = 1 << 20 };
 

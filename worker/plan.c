@@ -1,9 +1,9 @@
-/* worker/plan.c - `plan RUN.yaml`: what a worker of the run will need of memory, and for what.
+/* worker/plan.c - `plan RUN.yaml`: how much memory a worker of the run will need, and for what.
  *
  * The model and the trainer are opened over a device that only counts (worker/ops/dry.h) and do the
- * longest micro-batch, so that the figures come from the code that will allocate. What is no device
- * memory is added: this process as it is then (the same program with its libraries, tokenizer and
- * compiled products), the micro-batches that wait. */
+ * longest micro-batch, so that the figures come from the code that will allocate. Memory that
+ * is not the device's is added: this process at that point (the same program with its libraries, tokenizer
+ * and compiled products) and the micro-batches that wait. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,10 +28,11 @@ const char command_plan_usage[] =
     "\n"
     "  --longest N   tokens of the longest text: prefix, caption and EOS (data.max_tokens and "
     "max_trace_tokens)\n"
-    "  --threads N   computing threads (all cores)\n"
+    "  --threads N   compute threads (all cores)\n"
     "  --json        one line of JSON, in bytes\n"
     "\n"
-    "Prints what a worker of the run needs of memory, and for what. Reads the models' headers, not "
+    "Prints how much memory a worker of the run needs, and for what. Reads the models' headers, "
+    "not "
     "their weights.\n";
 
 enum { LINES_MAX = 16 };
@@ -129,7 +130,7 @@ static int compute_longest(struct captioner *c, const uint8_t *pixels, int64_t B
     return 0;
 }
 
-/* What is allocated beyond the frozen models, which `frozen` bytes are. */
+/* What is allocated besides the frozen models, which take `frozen` bytes. */
 static int plan_trained(struct plan *plan, struct ops *ops, const struct config *config,
                         const struct captioner_options *options, int64_t frozen, int64_t longest,
                         struct bl_error *err)
@@ -235,7 +236,7 @@ static void print_table(const struct plan *plan)
     printf("%s\n", plan->device);
     for (int i = 0; i < plan->count; i++)
         printf("%10.3f GB  %s\n", (double)plan->lines[i].bytes / 1e9, plan->lines[i].what);
-    printf("%10.3f GB  at most, in all\n", (double)total(plan) / 1e9);
+    printf("%10.3f GB  in total, at most\n", (double)total(plan) / 1e9);
 }
 
 int command_plan(int argc, char **argv, struct bl_error *err)

@@ -50,7 +50,7 @@ int rows_take(struct rows *r, const struct batch *b, struct micro_batch *ret, st
         if (features_find(r->cache, sample.hash, &row) != FEATURES_ROW)
             return bl_fail(err, BL_EDATA,
                            "sample %" PRIu64
-                           " has no features in this host's cache, and was sent as if",
+                           " was sent without pixels, and has no features in this host's cache",
                            b->slots[i].sample);
         features_read(r->cache, row, r->features + i * r->form.tokens * r->form.width,
                       r->form.pooled ? r->pooled + i * r->form.width : NULL);

@@ -43,7 +43,7 @@ struct trainer_options {
     float balance, router_z;
 };
 
-/* What is replicated besides the tensors: saved with them and sent to newcomers. */
+/* The replicated state besides the tensors: saved with them and sent to newcomers. */
 struct trainer_state {
     int64_t step;        /* optimizer steps done, skipped ones included */
     int64_t updates;     /* steps that changed the weights: Adam's t */
@@ -91,7 +91,7 @@ int trainer_fresh(struct trainer *trainer, struct bl_error *err);
 int trainer_restart(struct trainer *trainer, struct bl_error *err);
 /* One tensor, which is not the weights, as at step 0. */
 void trainer_reset(struct trainer *trainer, int tensor);
-/* All tensors were filled from elsewhere: goes on from this state. */
+/* All tensors were filled from elsewhere: continues from this state. */
 int trainer_resume(struct trainer *trainer, const struct trainer_state *state,
                    struct bl_error *err);
 /* Rank `root`'s state to everybody. */
@@ -105,7 +105,7 @@ int trainer_begin(struct trainer *trainer, struct bl_error *err);
  * still runs. */
 int trainer_micro_batch(struct trainer *trainer, const struct micro_batch *mb, struct comm *comm,
                         bool last, struct bl_error *err);
-/* Reduces what is left, clips, applies (or skips the step). -BL_EPEER: the communicator failed, and
+/* Reduces the rest, clips, applies (or skips the step). -BL_EPEER: the communicator failed, and
  * nothing was applied. */
 int trainer_apply(struct trainer *trainer, struct comm *comm, struct trainer_report *ret,
                   struct bl_error *err);

@@ -17,7 +17,8 @@ enum config_format {
     CONFIG_IMAGEFOLDER,
     CONFIG_PAIRS,
     CONFIG_ANNOTATIONS,
-    CONFIG_PARQUET
+    CONFIG_PARQUET,
+    CONFIG_WEBDATASET
 };
 enum config_choice { CONFIG_CHOICE_FIRST, CONFIG_CHOICE_ANY };
 /* Of equal captions the first is kept: not asked for, within one image, within the whole data set. */

@@ -51,7 +51,7 @@ int config_fail_unknown(struct reader *r, const char *path, const char *const *k
 #define FAIL_HERE(r, key, ...)                                                                     \
     config_fail_named(r, config_place_of((r)->event.start_mark), key,                              \
                       bl_fail((r)->err, BL_ECONFIG, __VA_ARGS__))
-/* Failure about a key whose value stands in the file, or is the default. */
+/* Failure about a key whose value is from the file, or is the default. */
 #define FAIL_KEY(r, path, ...)                                                                     \
     config_fail_named(r, (r)->places[config_find_key(path)], path,                                 \
                       bl_fail((r)->err, BL_ECONFIG, __VA_ARGS__))

@@ -34,16 +34,6 @@ static void print_text(FILE *out, const char *text)
     putc('"', out);
 }
 
-/* A text, or auto. */
-static void print_path(FILE *out, const char *text, enum hub_kind hub)
-{
-    char name[HUB_NAME_MAX + HUB_REVISION_MAX];
-    if (!text)
-        fputs("auto", out);
-    else
-        print_text(out, hub != HUB_NONE && hub_name(text, name, sizeof name) ? name : text);
-}
-
 static void print_filter(FILE *out, const struct config_filter *filter, const char *before)
 {
     fprintf(out, "%s{column: ", before);
@@ -69,6 +59,16 @@ static void print_trace(FILE *out, const struct config_caption *caption)
         print_text(out, texts[i]);
     }
     fprintf(out, ", labels: %s", labels[caption->labels]);
+}
+
+/* A text, or auto. */
+static void print_path(FILE *out, const char *text, enum hub_kind hub)
+{
+    char name[HUB_NAME_MAX + HUB_REVISION_MAX];
+    if (!text)
+        fputs("auto", out);
+    else
+        print_text(out, hub != HUB_NONE && hub_name(text, name, sizeof name) ? name : text);
 }
 
 static bool is_absent(const struct config *config, const struct config_key *key)

@@ -109,6 +109,14 @@ static int resolve_path(const char *text, const char *folder, char **ret, struct
     return 0;
 }
 
+bool config_number(const char *text, double *ret)
+{
+    if (!number_grammar(text, false))
+        return false;
+    *ret = strtod(text, NULL) + 0.0; /* -0 becomes 0 */
+    return isfinite(*ret);
+}
+
 /* A path that names a repository of the Hub, and nothing that is there: noted in config->hub; *path becomes its snapshot, or its
  * name where the cache has none. */
 static int resolve_repository(struct config *config, const struct config_key *key, const char *text,
@@ -125,14 +133,6 @@ static int resolve_repository(struct config *config, const struct config_key *ke
     *added = (struct config_repository){.key = key->path, .id = id};
     free(*path);
     return config_copy_text(hub_find(&id, snapshot, sizeof snapshot) ? snapshot : text, path, err);
-}
-
-bool config_number(const char *text, double *ret)
-{
-    if (!number_grammar(text, false))
-        return false;
-    *ret = strtod(text, NULL) + 0.0; /* -0 becomes 0 */
-    return isfinite(*ret);
 }
 
 int config_set_scalar(struct config *config, const struct config_key *key, const char *text,

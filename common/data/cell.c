@@ -1,4 +1,4 @@
-/* common/data/cell.c - see cell.h. A reader belongs to one call at a time; those that nobody uses wait in a list. */
+/* common/data/cell.c - see cell.h. A value that lies in the file as it is is read from there alone. A reader belongs to one call at a time; those that nobody uses wait in a list. */
 #include "common/data/cell.h"
 
 #include <inttypes.h>
@@ -105,20 +105,28 @@ static int copy_value(struct cell_reader *r, const struct location *l, size_t ma
     if (l->row >= (uint64_t)row_count)
         return bl_fail(err, BL_EFORMAT, "expected row %" PRIu64 ", found %" PRId64 " rows",
                        l->row + 1, row_count);
-    BL_TRY(parquet_reader_rows(r->reader, (int64_t)l->row, &rows, err));
-    const struct parquet_value *value = &rows.values[0];
-    if (value->null)
+    struct parquet_place place;
+    BL_TRY(parquet_reader_place(r->reader, (int64_t)l->row, &place, err));
+    if (!place.known) {
+        BL_TRY(parquet_reader_rows(r->reader, (int64_t)l->row, &rows, err));
+        place.null = rows.values[0].null;
+        place.size = rows.values[0].size;
+    }
+    if (place.null)
         return bl_fail(err, BL_EFORMAT, "row %" PRIu64 " has no image", l->row + 1);
-    if (value->size > max_bytes)
+    if (place.size > max_bytes)
         return bl_fail(err, BL_ELIMIT, "expected at most %zu bytes, found %u", max_bytes,
-                       value->size);
-    char *data = malloc((size_t)value->size + 1);
+                       place.size);
+    bl_autofree char *data = malloc((size_t)place.size + 1);
     if (!data)
-        return bl_fail(err, BL_ENOMEM, "no memory for %u bytes", value->size);
-    memcpy(data, value->bytes, value->size);
-    data[value->size] = 0;
-    *ret_data = data;
-    *ret_size = value->size;
+        return bl_fail(err, BL_ENOMEM, "no memory for %u bytes", place.size);
+    if (place.known)
+        BL_TRY(parquet_read_at(r->file, &place, data, err));
+    else
+        memcpy(data, rows.values[0].bytes, place.size);
+    data[place.size] = 0;
+    *ret_data = bl_take(&data);
+    *ret_size = place.size;
     return 0;
 }
 

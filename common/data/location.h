@@ -43,9 +43,8 @@ void location_describe(const struct location *location, char *ret, size_t size);
 /* Size of the image's bytes (LOCATION_CELL: of the file that holds them) and modification time of the file, without reading
  * them. */
 int location_stamp(const struct location *location, struct bl_stamp *ret, struct bl_error *err);
-/* Reads the bytes, at most max_bytes (-BL_ELIMIT). Never mapped, but for
- * LOCATION_CELL: others may change the file meanwhile. *ret_data is the
- * caller's (free), NUL-terminated beyond its size. *ret_stamp (may be NULL) is of what was read; two reads with the same
+/* Reads the bytes, at most max_bytes (-BL_ELIMIT). Never mapped: others may change the
+ * file meanwhile. *ret_data is the caller's (free), NUL-terminated beyond its size. *ret_stamp (may be NULL) is of what was read; two reads with the same
  * stamp read the same bytes. Safe from any thread. */
 int location_read(const struct location *location, size_t max_bytes, char **ret_data,
                   size_t *ret_size, struct bl_stamp *ret_stamp, struct bl_error *err);

@@ -14,13 +14,14 @@
 #include "common/hash.h"
 #include "common/hub/hub.h"
 #include "common/limits.h"
-#include "common/utf8.h"
 #include "common/data/captions.h"
 #include "common/data/source_build.h"
+#include "common/tar/tar.h"
+#include "common/utf8.h"
 
 /* In the order in which auto tries them. */
-static const struct source_kind *const kinds[] = {&source_imagefolder, &source_pairs,
-                                                  &source_annotations, &source_parquet};
+static const struct source_kind *const kinds[] = {
+    &source_imagefolder, &source_pairs, &source_annotations, &source_parquet, &source_webdataset};
 
 static int fail_nomem(struct bl_error *err)
 {
@@ -58,6 +59,11 @@ bool source_is_image(const char *path)
 bool source_is_parquet(const char *path)
 {
     return ends_with(path, (const char *const[]){".parquet", NULL});
+}
+
+bool source_is_tar(const char *path)
+{
+    return tar_is_archive(path) || tar_is_compressed(path);
 }
 
 bool source_is_other_image(const char *path)
@@ -255,10 +261,9 @@ int source_check_path(const char *path, struct bl_error *err)
     return bl_error_key(err, "file_name");
 }
 
-int source_add(struct source *source, const char *image, const char *file, uint64_t line,
-               struct bl_error *err)
+static int add_row(struct source *source, const char *image, const char *file, uint64_t line,
+                   struct bl_error *err)
 {
-    BL_TRY(source_check_path(image, err));
     if (source->row_count >= BL_SAMPLES_MAX)
         return bl_fail(err, BL_ELIMIT, "expected at most %d samples", BL_SAMPLES_MAX);
     struct source_row row = {.line = line, .first_candidate = source->candidate_count};
@@ -273,6 +278,27 @@ int source_add(struct source *source, const char *image, const char *file, uint6
         return fail_nomem(err);
     source->rows[source->row_count++] = row;
     return 0;
+}
+
+int source_check_encoding(const char *data, size_t size, struct bl_error *err)
+{
+    if (size < 2 || (memcmp(data, "\xff\xfe", 2) != 0 && memcmp(data, "\xfe\xff", 2) != 0))
+        return 0;
+    bl_fail(err, BL_EFORMAT, "expected UTF-8, found UTF-16");
+    return bl_error_remedy(err, "convert the file, for example with iconv -f UTF-16 -t UTF-8");
+}
+
+int source_add(struct source *source, const char *image, const char *file, uint64_t line,
+               struct bl_error *err)
+{
+    BL_TRY(source_check_path(image, err));
+    return add_row(source, image, file, line, err);
+}
+
+int source_add_contained(struct source *source, const char *image, const char *file,
+                         struct bl_error *err)
+{
+    return add_row(source, image, file, 0, err);
 }
 
 int source_check_caption(const char *text, size_t size, struct bl_error *err)
@@ -331,7 +357,7 @@ int source_check_columns(const struct source *source, struct bl_error *err)
         bl_error_key(err, "data.captions");
         if (used)
             bl_error_remedy(err, "there are %.200s", others);
-        return bl_error_file(err, source->folder);
+        return bl_error_file(err, source->options->path);
     }
     return 0;
 }
@@ -398,7 +424,7 @@ static int finish(struct source *source, const char *kind, struct bl_error *err)
         bl_error_remedy(err, "put images and their captions there; docs/config.md says how");
         return bl_error_file(err, source->folder);
     }
-    if (source->store)
+    if (source->access.get)
         return 0; /* has its own way */
     BL_TRY(source_check_columns(source, err));
     BL_TRY(source_check_numbers(source, err));
@@ -411,7 +437,7 @@ static int fail_kind(const struct source_kind *kind, size_t files, struct bl_err
     bl_fail(err, BL_EFORMAT, "expected %s, found none among %zu files",
             kind ? kind->files
                  : "metadata.jsonl or metadata.csv, images beside .txt files, captions of COCO or "
-                   "Flickr8k, or Parquet files",
+                   "Flickr8k, Parquet files, or tar shards",
             files);
     return bl_error_remedy(err, "put them there, or check the path; docs/config.md, data.format");
 }
@@ -428,18 +454,28 @@ static int read_folder(struct source *source, struct source_listing *listing, st
     return finish(source, kind->name, err);
 }
 
-/* The only kind whose source may be a file, or a pattern. */
+/* The kinds whose source may be a file, or a pattern. NULL: it is of none. */
+static const struct source_kind *kind_of_files(const struct source_options *options)
+{
+    bool automatic = options->format == CONFIG_FORMAT_AUTO;
+    if (options->format == CONFIG_PARQUET || (automatic && source_is_parquet(options->path)))
+        return &source_parquet;
+    if (options->format == CONFIG_WEBDATASET || (automatic && source_is_tar(options->path)))
+        return &source_webdataset;
+    return NULL;
+}
+
 static int read_files(struct source *source, struct bl_error *err)
 {
-    const struct source_options *options = source->options;
-    bool asked = options->format == CONFIG_PARQUET;
-    if (!asked && (options->format != CONFIG_FORMAT_AUTO || !source_is_parquet(options->path))) {
-        bl_fail(err, BL_EFORMAT, "expected a folder or Parquet files, found %s",
-                bl_path_is_file(options->path) ? "another file" : "nothing");
+    const char *path = source->options->path;
+    const struct source_kind *kind = kind_of_files(source->options);
+    if (!kind) {
+        bl_fail(err, BL_EFORMAT, "expected a folder, Parquet files or tar shards, found %s",
+                bl_path_is_file(path) ? "another file" : "nothing");
         return bl_error_remedy(err, "name the folder that images and captions are in");
     }
-    BL_TRY(source_parquet.read(source, NULL, err));
-    return finish(source, source_parquet.name, err);
+    BL_TRY(kind->read(source, NULL, err));
+    return finish(source, kind->name, err);
 }
 
 /* Whether the path is of files and no folder. */
@@ -530,8 +566,10 @@ int source_parse(const char *name, const void *data, size_t size, const char *co
     const struct source_options options = {
         .path = ".", .columns = columns, .column_count = column_count};
     BL_TRY(new_source(&options, &source, err));
-    BL_TRY(source_read_metadata(source, name, data, size, err));
-    BL_TRY(finish(source, source_imagefolder.name, err));
+    bool shard = source_is_tar(name);
+    BL_TRY(shard ? source_read_shard(source, name, data, size, err)
+                 : source_read_metadata(source, name, data, size, err));
+    BL_TRY(finish(source, shard ? source_webdataset.name : source_imagefolder.name, err));
     *ret = bl_take(&source);
     return 0;
 }

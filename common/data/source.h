@@ -28,7 +28,11 @@ struct source_candidate {
     X(DEAD_LINKS, "passed over: links that lead nowhere, or back to a folder they are in")         \
     X(PRINTED_LISTS,                                                                               \
       "captions look like a printed Python list and are taken as one text each: write a list in "  \
-      "metadata.jsonl, or name another column in data.captions")
+      "metadata.jsonl, or name another column in data.captions")                                   \
+    X(TORN_SHARDS, "tar shards that are cut off or damaged: what is whole before that is used")    \
+    X(REPEATED_KEYS, "keys that occur again in their tar shard: each time they begin a sample")    \
+    X(BAD_TEXTS, "captions in tar shards that cannot be read: passed over")                        \
+    X(ABSENT_BYTES, "links and sparse files in tar shards: passed over")
 
 enum source_passed {
 #define X(name, words) SOURCE_##name,
@@ -48,13 +52,13 @@ struct source_sample {
 };
 
 struct source_options {
-    const char *path; /* a folder, a Parquet file, or a pattern of Parquet files */
+    const char *path; /* a folder, a Parquet file or tar shard, or a pattern of such files */
     enum config_format format;
     const char *const *columns; /* of captions, in order of preference; while it is opened */
     size_t column_count;
     const char *const *numbers; /* columns of numbers; while it is opened */
     size_t number_count;
-    const char *image_column; /* of Parquet; NULL: the usual names */
+    const char *image_column; /* of Parquet and tar; NULL: the usual names */
     const char *cache; /* folder of what URLs are cached in; NULL: no location of it is asked for */
 };
 
@@ -65,7 +69,7 @@ int source_open(const struct source_options *options, struct source **ret, struc
 /* data.source, and data.validation_source if there is one, as the configuration describes them. Each *ret[i] that is not NULL
  * is the caller's, also after a failure. */
 int source_open_data(const struct config_data *data, struct source *ret[2], struct bl_error *err);
-/* From the bytes of one metadata.jsonl or metadata.csv (fuzzing, tests). */
+/* From the bytes of one metadata.jsonl, metadata.csv or tar shard (fuzzing, tests). */
 int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
                  size_t column_count, struct source **ret, struct bl_error *err);
 void source_free(struct source **source);
@@ -99,6 +103,7 @@ uint64_t source_passed(const struct source *source, enum source_passed kind,
  * content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);
 
-/* Whether a path's end (".jpg") is of an image that is read, or of a Parquet file, whatever its case. */
+/* Whether a path's end (".jpg") is of an image that is read, of a Parquet file, or of a tar archive, whatever its case. */
 bool source_is_image(const char *path);
 bool source_is_parquet(const char *path);
+bool source_is_tar(const char *path);

@@ -331,6 +331,8 @@ static int read_flickr(struct source *source, const struct images *images, const
     uint64_t line = 1;
     struct entries entries = {0};
     BL_TRY(bl_file_read(path, FILE_MAX, &text, &size, err));
+    if (source_check_encoding(text, size, err) < 0)
+        return bl_error_file(err, path);
     int rc = read_lines(text, size, token, &entries, &line, err);
     rc = rc < 0 ? source_error_at(err, source->folder, file, line)
                 : add_samples(source, images, file, &entries, true, err);

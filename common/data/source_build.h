@@ -79,24 +79,36 @@ struct source_kind {
     int (*read)(struct source *source, const struct source_listing *listing, struct bl_error *err);
 };
 extern const struct source_kind source_imagefolder, source_annotations, source_pairs,
-    source_parquet;
+    source_parquet, source_webdataset;
 
 /* A sample; its candidates follow. The image's path is checked to stay below the folder. */
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
                struct bl_error *err);
+/* The same of an image in a container, whose name is no path. */
+int source_add_contained(struct source *source, const char *image, const char *file,
+                         struct bl_error *err);
 /* A candidate of the sample added last. */
 int source_add_caption(struct source *source, size_t column, const char *text, size_t size,
                        struct bl_error *err);
+/* JSON as Python writes it, with NaN and numbers of any size. *ret is the caller's. */
+int source_parse_json(const char *text, size_t size, json_t **ret, struct bl_error *err);
+/* The candidates under a column: a text, a list of texts, or null. */
+int source_add_json_captions(struct source *source, size_t column, const json_t *value,
+                             struct bl_error *err);
 /* Adds the samples of a metadata.jsonl or metadata.csv at `path` below the folder. */
 int source_read_metadata(struct source *source, const char *path, const void *data, size_t size,
                          struct bl_error *err);
+/* Adds the samples of a tar shard from memory (fuzzing). */
+int source_read_shard(struct source *source, const char *path, const void *data, size_t size,
+                      struct bl_error *err);
 /* Counts what is passed over. */
 int source_pass_over(struct source *source, enum source_passed kind, const char *path,
                      struct bl_error *err);
 /* Counts the text files of the same name beside the listing's images. */
 int source_pass_over_pairs(struct source *source, const struct source_listing *listing,
                            struct bl_error *err);
-/* That a path stays below the folder; that a text may be a caption. */
+/* That a file of text does not begin as UTF-16 does; that a path stays below the folder; that a text may be a caption. */
+int source_check_encoding(const char *data, size_t size, struct bl_error *err);
 int source_check_path(const char *path, struct bl_error *err);
 int source_check_caption(const char *text, size_t size, struct bl_error *err);
 /* -- columns of numbers (source_numbers.c). Index i is one of options->numbers. */

@@ -12,6 +12,7 @@
 #include "common/file.h"
 #include "common/json.h"
 #include "common/limits.h"
+#include "common/utf8.h"
 
 /* The metadata file that is being read. */
 struct metadata {
@@ -52,9 +53,8 @@ static int fail_type(struct bl_error *err, const char *key, const char *expected
     return bl_error_key(err, "%.100s", key);
 }
 
-/* The captions under one column: a text, a list of texts, or null. */
-static int add_captions(struct source *source, size_t column, const json_t *value,
-                        struct bl_error *err)
+int source_add_json_captions(struct source *source, size_t column, const json_t *value,
+                             struct bl_error *err)
 {
     const char *name = source->columns[column];
     if (!value || json_is_null(value))
@@ -88,7 +88,8 @@ static int read_object(const struct metadata *m, json_t *line, struct bl_error *
     json_t *value;
     json_object_foreach(line, key, value) source_saw_column(m->source, key);
     for (size_t i = 0; i < m->source->column_count; i++)
-        BL_TRY(add_captions(m->source, i, json_object_get(line, m->source->columns[i]), err));
+        BL_TRY(source_add_json_captions(m->source, i, json_object_get(line, m->source->columns[i]),
+                                        err));
     return source_add_json_numbers(m->source, line, err);
 }
 
@@ -144,6 +145,25 @@ static void blank_numbers(char *text, size_t size)
     }
 }
 
+int source_parse_json(const char *text, size_t size, json_t **ret, struct bl_error *err)
+{
+    json_error_t json_err, other_err;
+    bl_autojson json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
+    if (!json) {
+        bl_autofree char *copy = strndup(text, size);
+        if (!copy)
+            return bl_fail(err, BL_ENOMEM, "out of memory");
+        blank_numbers(copy, strlen(copy));
+        json = json_loadb(copy, strlen(copy), JSON_REJECT_DUPLICATES, &other_err);
+        if (strlen(copy) < size)
+            bl_json_free(&json); /* NUL: no JSON either way */
+    }
+    if (!json)
+        return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
+    *ret = bl_take(&json);
+    return 0;
+}
+
 static int read_json_line(const struct metadata *m, const char *text, size_t size,
                           struct bl_error *err)
 {
@@ -152,19 +172,8 @@ static int read_json_line(const struct metadata *m, const char *text, size_t siz
                        BL_METADATA_LINE_MAX, size);
     if (is_blank(text, size))
         return 0;
-    json_error_t json_err, other_err;
-    bl_autojson json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &json_err);
-    if (!line) {
-        bl_autofree char *copy = strndup(text, size);
-        if (!copy)
-            return bl_fail(err, BL_ENOMEM, "out of memory");
-        blank_numbers(copy, strlen(copy));
-        line = json_loadb(copy, strlen(copy), JSON_REJECT_DUPLICATES, &other_err);
-        if (strlen(copy) < size)
-            bl_json_free(&line); /* NUL: no JSON either way */
-    }
-    if (!line)
-        return bl_fail(err, BL_EFORMAT, "no valid JSON: %s", json_err.text);
+    bl_autojson json_t *line = NULL;
+    BL_TRY(source_parse_json(text, size, &line, err));
     return read_object(m, line, err);
 }
 
@@ -278,6 +287,18 @@ struct header {
     size_t *columns; /* of each wanted column, then of each column of numbers; == count: absent */
 };
 
+static int fail_header(const struct record *record, struct bl_error *err)
+{
+    char names[200] = "";
+    for (size_t i = 0; i < record->count; i++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%.60s", i ? ", " : "",
+                 field(record, i));
+    utf8_clean(names);
+    bl_fail(err, BL_EFORMAT, "expected a column file_name, found \"%s\"", names);
+    return strpbrk(names, ";\t") ? bl_error_remedy(err, "separate the columns by commas")
+                                 : -BL_EFORMAT;
+}
+
 static int read_header(struct metadata *m, const struct record *record, struct header *header,
                        struct bl_error *err)
 {
@@ -302,9 +323,7 @@ static int read_header(struct metadata *m, const struct record *record, struct h
                 source_saw_number(m->source, j);
             }
     }
-    if (header->file_name == record->count)
-        return bl_fail(err, BL_EFORMAT, "expected a column file_name, found none");
-    return 0;
+    return header->file_name < record->count ? 0 : fail_header(record, err);
 }
 
 /* ['a', 'b'], as pandas writes a list into CSV. */
@@ -429,6 +448,8 @@ static int read_imagefolder(struct source *source, const struct source_listing *
         bl_autofree char *text = NULL;
         size_t size;
         BL_TRY(bl_file_read(full, SIZE_MAX - 1, &text, &size, err));
+        if (source_check_encoding(text, size, err) < 0)
+            return bl_error_file(err, full);
         BL_TRY(source_read_metadata(source, path, text, size, err));
     }
     return source_pass_over_pairs(source, listing, err);

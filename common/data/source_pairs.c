@@ -55,6 +55,8 @@ static int read_text(struct source *source, const char *path, struct bl_error *e
         return bl_fail(err, BL_ENOMEM, "out of memory");
     }
     BL_TRY(bl_file_read(full, BL_CAPTION_BYTES_MAX, &text, &size, err));
+    if (source_check_encoding(text, size, err) < 0)
+        return bl_error_file(err, full);
     if (memchr(text, 0, size)) {
         bl_fail(err, BL_EFORMAT, "a text must not hold the character NUL");
         return bl_error_file(err, full);

@@ -50,7 +50,7 @@ enum split_name split_of_path(const char *path)
 
 enum split_name split_of_sample(const struct source_sample *sample)
 {
-    if (!source_is_parquet(sample->file))
+    if (!source_is_parquet(sample->file) && !source_is_tar(sample->file))
         return split_of_path(sample->image);
     const char *slash = strrchr(sample->file, '/'), *name = slash ? slash + 1 : sample->file;
     return with_part(split_of_path(sample->file), name, strlen(name));

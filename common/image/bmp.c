@@ -255,15 +255,14 @@ static int bmp_decode(const uint8_t *data, size_t size, int64_t max_pixels, stru
     struct bl_cursor file = bl_cursor(data, size);
     struct bitmap b = {0};
     if (!read_header(&file, &b))
-        return bl_fail(err, BL_EFORMAT,
-                       "expected a BMP picture of a kind that is read, found another");
+        return bl_fail(err, BL_EFORMAT, "expected a supported kind of BMP image, found another");
     BL_TRY(image_allocate(ret, (uint64_t)b.width, (uint64_t)b.height, max_pixels, err));
     struct runs runs = {&file, &b, ret, 0, b.width * b.height};
     if (b.compression == RLE8 || b.compression == RLE4 ? read_runs(&runs)
                                                        : read_rows(&file, &b, ret))
         return 0;
     return bl_fail(err, BL_EFORMAT,
-                   "expected a whole BMP picture, found: the file ends inside the picture");
+                   "expected a complete BMP image, found: the file ends inside the image");
 }
 
 static bool bmp_recognises(const uint8_t *data, size_t size)

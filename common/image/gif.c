@@ -205,7 +205,7 @@ static int gif_decode(const uint8_t *data, size_t size, int64_t max_pixels, stru
     bl_cursor_u8(&file, &flags);
     if (!bl_cursor_skip(&file, 2) || (flags & 128 && !read_palette(&file, flags, &frame)) ||
         !find_frame(&file, &frame))
-        return bl_fail(err, BL_EFORMAT, "expected a GIF picture, found none in the file");
+        return bl_fail(err, BL_EFORMAT, "expected an image in the GIF file, found none");
     int64_t right = frame.x + frame.width, below = frame.y + frame.height;
     BL_TRY(image_allocate(ret, (uint64_t)(right > width ? right : width),
                           (uint64_t)(below > height ? below : height), max_pixels, err));
@@ -216,7 +216,7 @@ static int gif_decode(const uint8_t *data, size_t size, int64_t max_pixels, stru
     if (read_pixels(&lzw, &frame, ret))
         return 0;
     return bl_fail(err, BL_EFORMAT,
-                   "expected a whole GIF picture, found: the data ends or is damaged");
+                   "expected a complete GIF image, found: the data ends or is damaged");
 }
 
 static bool gif_recognises(const uint8_t *data, size_t size)

@@ -26,7 +26,7 @@ static void image_end(struct heif_image **image)
 static int fail(struct heif_error error, struct bl_error *err)
 {
     return bl_fail(err, error.code == heif_error_Memory_allocation_error ? BL_ENOMEM : BL_EFORMAT,
-                   "expected a whole AVIF or HEIC picture, found: %s", error.message);
+                   "expected a complete AVIF or HEIC image, found: %s", error.message);
 }
 
 static int heif_decode(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,
@@ -36,7 +36,7 @@ static int heif_decode(const uint8_t *data, size_t size, int64_t max_pixels, str
     __attribute__((cleanup(handle_end))) struct heif_image_handle *handle = NULL;
     __attribute__((cleanup(image_end))) struct heif_image *picture = NULL;
     if (!context)
-        return bl_fail(err, BL_ENOMEM, "no memory to read a picture");
+        return bl_fail(err, BL_ENOMEM, "no memory to read an image");
     struct heif_error error = heif_context_read_from_memory_without_copy(context, data, size, NULL);
     if (error.code == heif_error_Ok)
         error = heif_context_get_primary_image_handle(context, &handle);
@@ -54,8 +54,8 @@ static int heif_decode(const uint8_t *data, size_t size, int64_t max_pixels, str
         heif_image_get_height(picture, heif_channel_interleaved) != ret->height)
         return bl_fail(
             err, BL_EFORMAT,
-            "expected an AVIF or HEIC picture of the size that its container says, found "
-            "another");
+            "expected an AVIF or HEIC image of the size that its container gives, found another "
+            "size");
     for (int64_t y = 0; y < ret->height; y++)
         memcpy(ret->pixels + 3 * y * ret->width, rows + y * stride, (size_t)(3 * ret->width));
     return 0;

@@ -27,7 +27,7 @@ int image_allocate(struct image *image, uint64_t width, uint64_t height, int64_t
                    struct bl_error *err)
 {
     if (width < 1 || height < 1)
-        return bl_fail(err, BL_EFORMAT, "expected a picture, found %llu x %llu pixels",
+        return bl_fail(err, BL_EFORMAT, "expected an image, found %llu x %llu pixels",
                        (unsigned long long)width, (unsigned long long)height);
     if (width > BL_IMAGE_SIDE_MAX || height > BL_IMAGE_SIDE_MAX)
         return bl_fail(err, BL_ELIMIT,
@@ -39,7 +39,7 @@ int image_allocate(struct image *image, uint64_t width, uint64_t height, int64_t
                        (unsigned long long)(width * height));
     uint8_t *pixels = calloc(height, width * 3);
     if (!pixels)
-        return bl_fail(err, BL_ENOMEM, "no memory for a picture of %llu x %llu pixels",
+        return bl_fail(err, BL_ENOMEM, "no memory for an image of %llu x %llu pixels",
                        (unsigned long long)width, (unsigned long long)height);
     *image = (struct image){.width = (int64_t)width, .height = (int64_t)height, .pixels = pixels};
     return 0;
@@ -86,8 +86,7 @@ static int unrecognised(const uint8_t *data, size_t size, struct bl_error *err)
     for (size_t i = 0; i < size && i < 8; i++)
         snprintf(start + 3 * i, 4, " %02x", data[i]);
     bl_fail(err, BL_EFORMAT,
-            "expected an image file of a kind that is read, found one that starts with the bytes%s",
-            start);
+            "expected a supported image format, found a file that starts with the bytes%s", start);
     return bl_error_remedy(err, "convert it to JPEG");
 }
 

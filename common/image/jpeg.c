@@ -147,7 +147,7 @@ static void find_orientation(const struct jpeg_decompress_struct *jpeg, int *ret
 
 static int damaged(const struct reader *reader, struct bl_error *err)
 {
-    return bl_fail(err, BL_EFORMAT, "expected a whole JPEG picture, found: %s", reader->text);
+    return bl_fail(err, BL_EFORMAT, "expected a complete JPEG image, found: %s", reader->text);
 }
 
 static int jpeg_decode(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,

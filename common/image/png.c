@@ -38,7 +38,7 @@ static void read_bytes(png_structp png, png_bytep out, size_t size)
     struct reader *reader = png_get_io_ptr(png);
     const uint8_t *bytes;
     if (!bl_cursor_take(&reader->file, size, &bytes))
-        stop_with_message(png, "the file ends inside the picture");
+        stop_with_message(png, "the file ends inside the image");
     memcpy(out, bytes, size);
 }
 
@@ -87,7 +87,7 @@ static void read_pixels(struct reader *reader)
 
 static int damaged(const struct reader *reader, struct bl_error *err)
 {
-    return bl_fail(err, BL_EFORMAT, "expected a whole PNG picture, found: %s", reader->text);
+    return bl_fail(err, BL_EFORMAT, "expected a complete PNG image, found: %s", reader->text);
 }
 
 static int png_decode(const uint8_t *data, size_t size, int64_t max_pixels, struct image *ret,

@@ -62,41 +62,48 @@ AVX512 static void avx512_horizontal(const struct resize_axis *axis,
     }
 }
 
-/* 64 bytes of the result from four source rows at a time; rows beyond the last weigh nothing. */
+/* Up to 64 bytes of the result, those of the mask, from four source rows at a time; rows beyond the last weigh nothing. */
+AVX512 static inline void vertical_64(const struct resize_axis *axis, int64_t i,
+                                      const uint8_t *rows, size_t row_bytes, __mmask64 mask,
+                                      uint8_t *out)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    int64_t count = axis->count[i], weights = i * axis->taps;
+    __m512i sums[4][3] = {
+        {zero, zero, zero}, {zero, zero, zero}, {zero, zero, zero}, {zero, zero, zero}};
+    for (int64_t t = 0; t < count; t += 4) {
+        __m512i row[4];
+        for (int64_t r = 0; r < 4; r++)
+            row[r] = t + r < count
+                         ? _mm512_maskz_loadu_epi8(mask, rows + (size_t)(t + r) * row_bytes)
+                         : zero;
+        __m512i lower_01 = _mm512_unpacklo_epi8(row[0], row[1]);
+        __m512i upper_01 = _mm512_unpackhi_epi8(row[0], row[1]);
+        __m512i lower_23 = _mm512_unpacklo_epi8(row[2], row[3]);
+        __m512i upper_23 = _mm512_unpackhi_epi8(row[2], row[3]);
+        __m512i columns[4] = {
+            _mm512_unpacklo_epi16(lower_01, lower_23), _mm512_unpackhi_epi16(lower_01, lower_23),
+            _mm512_unpacklo_epi16(upper_01, upper_23), _mm512_unpackhi_epi16(upper_01, upper_23)};
+        for (int d = 0; d < 3; d++) {
+            __m512i digits = four_digits(axis->digits[d] + weights + t);
+            for (int q = 0; q < 4; q++)
+                sums[q][d] = _mm512_dpbusd_epi32(sums[q][d], columns[q], digits);
+        }
+    }
+    __m512i lower = _mm512_packs_epi32(finish(sums[0]), finish(sums[1]));
+    __m512i upper = _mm512_packs_epi32(finish(sums[2]), finish(sums[3]));
+    _mm512_mask_storeu_epi8(out, mask, _mm512_packus_epi16(lower, upper));
+}
+
 AVX512 static void avx512_vertical(const struct resize_axis *axis, int64_t i, const uint8_t *source,
                                    size_t row_bytes, uint8_t *out)
 {
-    const __m512i zero = _mm512_setzero_si512();
     const uint8_t *rows = source + (size_t)axis->first[i] * row_bytes;
-    int64_t count = axis->count[i], weights = i * axis->taps;
     size_t x = 0;
-    for (; x + 64 <= row_bytes; x += 64) {
-        __m512i sums[4][3] = {
-            {zero, zero, zero}, {zero, zero, zero}, {zero, zero, zero}, {zero, zero, zero}};
-        for (int64_t t = 0; t < count; t += 4) {
-            __m512i row[4];
-            for (int64_t r = 0; r < 4; r++)
-                row[r] = t + r < count ? _mm512_loadu_si512(rows + (size_t)(t + r) * row_bytes + x)
-                                       : zero;
-            __m512i lower_01 = _mm512_unpacklo_epi8(row[0], row[1]);
-            __m512i upper_01 = _mm512_unpackhi_epi8(row[0], row[1]);
-            __m512i lower_23 = _mm512_unpacklo_epi8(row[2], row[3]);
-            __m512i upper_23 = _mm512_unpackhi_epi8(row[2], row[3]);
-            __m512i columns[4] = {_mm512_unpacklo_epi16(lower_01, lower_23),
-                                  _mm512_unpackhi_epi16(lower_01, lower_23),
-                                  _mm512_unpacklo_epi16(upper_01, upper_23),
-                                  _mm512_unpackhi_epi16(upper_01, upper_23)};
-            for (int d = 0; d < 3; d++) {
-                __m512i digits = four_digits(axis->digits[d] + weights + t);
-                for (int q = 0; q < 4; q++)
-                    sums[q][d] = _mm512_dpbusd_epi32(sums[q][d], columns[q], digits);
-            }
-        }
-        __m512i lower = _mm512_packs_epi32(finish(sums[0]), finish(sums[1]));
-        __m512i upper = _mm512_packs_epi32(finish(sums[2]), finish(sums[3]));
-        _mm512_storeu_si512(out + x, _mm512_packus_epi16(lower, upper));
-    }
-    resize_vertical_rest(axis, i, source, row_bytes, x, out);
+    for (; x + 64 <= row_bytes; x += 64)
+        vertical_64(axis, i, rows + x, row_bytes, ~(__mmask64)0, out + x);
+    if (x < row_bytes)
+        vertical_64(axis, i, rows + x, row_bytes, ((__mmask64)1 << (row_bytes - x)) - 1, out + x);
 }
 
 const struct resize_passes *resize_avx512(void)

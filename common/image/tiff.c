@@ -105,7 +105,7 @@ static void close_tiff(TIFF **tiff)
 static int unsupported(const struct page *p, struct bl_error *err)
 {
     return bl_fail(err, BL_EFORMAT,
-                   "expected a TIFF picture of grey, palette, RGB or CMYK samples of 1 to 16 bits, "
+                   "expected a TIFF image of grey, palette, RGB or CMYK samples of 1 to 16 bits, "
                    "found photometric %u, %u samples of %u bits",
                    p->photometric, p->samples, p->bits);
 }
@@ -279,7 +279,7 @@ static int read_picture(struct page *p, int64_t max_pixels, struct image *ret, b
     const size_t kept = (size_t)channels(p), pixels = (size_t)p->width * p->height;
     bl_autofree uint8_t *samples = malloc(pixels * kept);
     if (!samples)
-        return bl_fail(err, BL_ENOMEM, "no memory for a picture of %u x %u pixels", p->width,
+        return bl_fail(err, BL_ENOMEM, "no memory for an image of %u x %u pixels", p->width,
                        p->height);
     *ret_whole = true;
     const int planes = p->planar == PLANARCONFIG_SEPARATE ? (int)kept : 1;
@@ -303,8 +303,8 @@ static int tiff_decode(const uint8_t *data, size_t size, int64_t max_pixels, str
     }
     if (whole)
         return 0;
-    return bl_fail(err, BL_EFORMAT, "expected a whole TIFF picture, found: %s",
-                   memory.text[0] ? memory.text : "the file ends inside the picture");
+    return bl_fail(err, BL_EFORMAT, "expected a complete TIFF image, found: %s",
+                   memory.text[0] ? memory.text : "the file ends inside the image");
 }
 
 static bool tiff_recognises(const uint8_t *data, size_t size)

@@ -21,7 +21,7 @@ static const char *status_text(VP8StatusCode status)
         return "an unsupported feature";
     case VP8_STATUS_SUSPENDED:
     case VP8_STATUS_NOT_ENOUGH_DATA:
-        return "the file ends inside the picture";
+        return "the file ends inside the image";
     default:
         return "damaged data";
     }
@@ -36,7 +36,7 @@ static int decode_frame(const WebPIterator *frame, struct image *canvas, struct 
     VP8StatusCode status =
         WebPGetFeatures(frame->fragment.bytes, frame->fragment.size, &config.input);
     if (status != VP8_STATUS_OK)
-        return bl_fail(err, BL_EFORMAT, "expected a whole WebP picture, found: %s",
+        return bl_fail(err, BL_EFORMAT, "expected a complete WebP image, found: %s",
                        status_text(status));
     if (frame->x_offset < 0 || frame->y_offset < 0 ||
         config.input.width > canvas->width - frame->x_offset ||
@@ -58,7 +58,7 @@ static int decode_frame(const WebPIterator *frame, struct image *canvas, struct 
     if (status == VP8_STATUS_OK)
         return 0;
     return bl_fail(err, status == VP8_STATUS_OUT_OF_MEMORY ? BL_ENOMEM : BL_EFORMAT,
-                   "expected a whole WebP picture, found: %s", status_text(status));
+                   "expected a complete WebP image, found: %s", status_text(status));
 }
 
 static bool find_chunk(const WebPDemuxer *demuxer, const char *name, WebPData *ret)
@@ -78,7 +78,7 @@ static int webp_decode(const uint8_t *data, size_t size, int64_t max_pixels, str
     __attribute__((cleanup(demuxer_close))) WebPDemuxer *demuxer = WebPDemux(&file);
     if (!demuxer)
         return bl_fail(err, BL_EFORMAT,
-                       "expected a whole WebP picture, found a damaged or truncated container");
+                       "expected a complete WebP image, found a damaged or truncated container");
     BL_TRY(image_allocate(ret, WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_WIDTH),
                           WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_HEIGHT), max_pixels, err));
     find_chunk(demuxer, "EXIF", &exif);
@@ -87,7 +87,7 @@ static int webp_decode(const uint8_t *data, size_t size, int64_t max_pixels, str
 
     WebPIterator frame;
     if (!WebPDemuxGetFrame(demuxer, 1, &frame))
-        return bl_fail(err, BL_EFORMAT, "expected a WebP picture, found a container without one");
+        return bl_fail(err, BL_EFORMAT, "expected a WebP image, found a container without one");
     int rc = decode_frame(&frame, ret, err);
     WebPDemuxReleaseIterator(&frame);
     return rc;

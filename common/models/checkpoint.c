@@ -131,7 +131,7 @@ static int parse_state(json_t *root, struct checkpoint_state *s, struct bl_error
     s->model_identity = (enum hf_identity)format;
     if (step < 0 || updates < 0 || updates > step || norm_count < 0)
         return bl_fail(err, BL_EFORMAT,
-                       "expected counters from 0 up, found step %lld, updates %lld",
+                       "expected counters of at least 0, found step %lld, updates %lld",
                        (long long)step, (long long)updates);
     s->step = step;
     s->updates = updates;
@@ -213,8 +213,7 @@ bool checkpoint_has_file(const struct checkpoint_state *state, const char *name)
 int checkpoint_verify(const char *folder, const struct checkpoint_state *state,
                       struct bl_error *err)
 {
-    char(*paths)[4096] = calloc(CHECKPOINT_FILES_MAX, sizeof *paths);
-    bl_autofree void *owner = paths;
+    bl_autofree char(*paths)[4096] = calloc(CHECKPOINT_FILES_MAX, sizeof *paths);
     const char *names[CHECKPOINT_FILES_MAX];
     char hex[CHECKPOINT_FILES_MAX][65];
     if (!paths)

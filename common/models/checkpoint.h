@@ -1,4 +1,4 @@
-/* common/models/checkpoint.h - a checkpoint folder's state.json: what is needed to go on, and the
+/* common/models/checkpoint.h - a checkpoint folder's state.json: what is needed to resume, and the
  * checksums of the files beside it.
  *
  *   qformer.safetensors, projector.safetensors    the weights, by the notebooks' names

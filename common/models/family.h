@@ -60,7 +60,7 @@ enum hf_bias {
     HF_BIAS_COUNT
 };
 
-/* What stands in front of a tensor's name. */
+/* The prefix of a tensor's name. */
 enum hf_scope {
     HF_BODY,    /* the family's prefix, where the folder has it */
     HF_LAYER,   /* the prefix and the layer's name */

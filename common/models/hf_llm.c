@@ -24,8 +24,8 @@ static int read_rope_llama3(const json_t *rope, struct hf_llm *llm, struct bl_er
     return hf_fail_key(rope, "high_freq_factor", "more than low_freq_factor", err);
 }
 
-/* Published folders have rope_theta and rope_scaling, re-saved ones rope_parameters with both; what
- * stands inside wins. */
+/* Published folders have rope_theta and rope_scaling, re-saved ones rope_parameters with both; the
+ * inner value wins. */
 static int read_rope(const json_t *json, struct hf_llm *llm, struct bl_error *err)
 {
     BL_TRY(bl_json_float(json, "rope_theta", 1, 1e12, &llm->rope_theta, err));

@@ -22,7 +22,7 @@ int hf_config_open(const char *folder, const char *name, char path[4096], json_t
 int hf_fail_key(const json_t *object, const char *key, const char *expected, struct bl_error *err)
 {
     int rc = bl_json_fail(json_object_get(object, key), expected, err);
-    bl_error_remedy(err, "use a model of a kind that is read here: %s", family_names());
+    bl_error_remedy(err, "use a supported model: %s", family_names());
     bl_error_key(err, "%s", key);
     return rc;
 }

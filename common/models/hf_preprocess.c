@@ -131,7 +131,7 @@ static const struct {
     const char *file, *nested;
 } places[] = {{"processor_config.json", "image_processor"}, {"preprocessor_config.json", NULL}};
 
-/* *ret stays as it is where this place holds no settings. */
+/* *ret is unchanged where this place has no settings. */
 static int read_place(const char *folder, size_t place, const struct hf_vision *vision,
                       struct hf_preprocess *ret, struct bl_error *err)
 {

@@ -141,7 +141,7 @@ static int parse_offsets(const json_t *json, const uint8_t *data, size_t data_si
     if (end > data_size) {
         bl_fail(err, BL_EFORMAT, "expected data up to offset %zu, found the file's end at %zu", end,
                 data_size);
-        bl_error_remedy(err, "the file was cut off: fetch it again");
+        bl_error_remedy(err, "the file is truncated: download it again");
         return -BL_EFORMAT;
     }
     tensor->data = data + begin;
@@ -362,7 +362,7 @@ static int open_single(const char *path, struct safetensors **ret, struct bl_err
     return 0;
 }
 
-/* A tensor of the index lies in the shard that the index names. */
+/* A tensor of the index must be in the shard that the index names. */
 static int check_index_entry(const struct safetensors *file, const char *folder, const char *name,
                              const char *shard, struct bl_error *err)
 {
@@ -371,7 +371,7 @@ static int check_index_entry(const struct safetensors *file, const char *folder,
     const struct tensor *tensor = safetensors_find(file, name);
     if (!tensor || strcmp(tensor->file, path))
         return name_tensor(
-            bl_fail(err, BL_EFORMAT, "expected in %.200s, which does not hold it", shard), name,
+            bl_fail(err, BL_EFORMAT, "expected in %.200s, which does not have it", shard), name,
             err);
     return 0;
 }

@@ -38,7 +38,7 @@ struct tensor {
     int64_t dims[BL_TENSOR_DIMS_MAX];
     const void *data; /* borrowed from the mapping */
     size_t size_bytes;
-    const char *file; /* the file it lies in, and its type there, for messages */
+    const char *file; /* the file it is in, and its type there, for messages */
     const char *dtype_name;
 };
 

@@ -3,6 +3,7 @@
  * A file: "PAR1", column chunks, page indexes, FileMetaData (Thrift), its length (u32 little-endian), "PAR1". */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/array.h"
 #include "common/cleanup.h"
@@ -11,6 +12,7 @@
 
 #define MAGIC_BYTES 4
 #define TAIL_BYTES 8
+#define LFS_BYTES 64 /* enough to know a pointer of Git LFS by */
 
 void parquet_free(struct parquet **file)
 {
@@ -23,7 +25,8 @@ void parquet_free(struct parquet **file)
     free(f->row_groups);
     free(f->chunks);
     free(f->name);
-    bl_map_close(&f->map);
+    if (f->fd >= 0)
+        close(f->fd);
     free(f);
     *file = NULL;
 }
@@ -236,14 +239,16 @@ static void read_file_meta(struct thrift *t, struct parquet *file)
                     (long long)file->row_count, (long long)row_count);
 }
 
-static int read_footer(struct parquet *file, struct bl_error *err)
+/* The file's first and last bytes. */
+static int check_marks(const struct parquet *file, const uint8_t *tail, struct bl_error *err)
 {
-    const uint8_t *data = file->data;
-    size_t size = file->size;
-    if (size < MAGIC_BYTES + TAIL_BYTES || memcmp(data, "PAR", 3))
+    file_autobytes struct file_bytes head = {0};
+    size_t size = file->size < LFS_BYTES ? file->size : LFS_BYTES;
+    BL_TRY(file_bytes_read(file, 0, size, &head, err));
+    BL_TRY(bl_refuse_lfs_pointer(head.data, size, err));
+    if (!tail || memcmp(head.data, "PAR", 3))
         return bl_fail(err, BL_EFORMAT, "expected a Parquet file, which begins with PAR1");
-    const uint8_t *tail = data + size - TAIL_BYTES;
-    if (!memcmp(data, "PARE", MAGIC_BYTES) || !memcmp(tail + 4, "PARE", MAGIC_BYTES)) {
+    if (!memcmp(head.data, "PARE", MAGIC_BYTES) || !memcmp(tail + 4, "PARE", MAGIC_BYTES)) {
         bl_fail(err, BL_EFORMAT, "the file is encrypted; encrypted Parquet files are not read");
         return bl_error_remedy(err, "write it again without encryption");
     }
@@ -252,46 +257,64 @@ static int read_footer(struct parquet *file, struct bl_error *err)
                 "expected PAR1 at the end of the file, which is cut off or still being written");
         return bl_error_remedy(err, "fetch or write the file again");
     }
-    struct bl_cursor cursor = bl_cursor(tail, TAIL_BYTES);
+    return 0;
+}
+
+static int read_footer(struct parquet *file, struct bl_error *err)
+{
+    file_autobytes struct file_bytes tail = {0}, footer = {0};
+    size_t size = file->size;
     uint32_t footer_size = 0;
+    if (size < MAGIC_BYTES + TAIL_BYTES)
+        return check_marks(file, NULL, err);
+    BL_TRY(file_bytes_read(file, size - TAIL_BYTES, TAIL_BYTES, &tail, err));
+    BL_TRY(check_marks(file, tail.data, err));
+    struct bl_cursor cursor = bl_cursor(tail.data, TAIL_BYTES);
     bl_cursor_u32le(&cursor, &footer_size);
     if (footer_size > size - MAGIC_BYTES - TAIL_BYTES)
         return bl_fail(err, BL_EFORMAT,
                        "expected a footer inside the file's %zu bytes, found one of %u", size,
                        footer_size);
-    struct thrift t = thrift_open(tail - footer_size, footer_size);
+    BL_TRY(file_bytes_read(file, size - TAIL_BYTES - footer_size, footer_size, &footer, err));
+    struct thrift t = thrift_open(footer.data, footer_size);
     read_file_meta(&t, file);
     if (thrift_result(&t, err) < 0)
         return bl_error_key(err, "footer");
     return 0;
 }
 
-int parquet_parse(const void *data, size_t size, const char *name, struct parquet **ret,
-                  struct bl_error *err)
+/* Takes over the descriptor. */
+static int open_file(int fd, const void *memory, size_t size, const char *name,
+                     struct parquet **ret, struct bl_error *err)
 {
     bl_auto(parquet) struct parquet *file = calloc(1, sizeof *file);
-    if (!file || !(file->name = strdup(name)))
+    if (!file) {
+        bl_cleanup_fd_(&fd);
         return bl_fail(err, BL_ENOMEM, "no memory for a Parquet file's footer");
-    file->data = data;
+    }
+    file->fd = fd;
+    file->memory = memory;
     file->size = size;
+    if (!(file->name = strdup(name)))
+        return bl_fail(err, BL_ENOMEM, "no memory for a Parquet file's footer");
     if (read_footer(file, err) < 0)
         return bl_error_file(err, name);
     *ret = bl_take(&file);
     return 0;
 }
 
+int parquet_parse(const void *data, size_t size, const char *name, struct parquet **ret,
+                  struct bl_error *err)
+{
+    return open_file(-1, data, size, name, ret, err);
+}
+
 int parquet_open(const char *path, struct parquet **ret, struct bl_error *err)
 {
-    bl_automap struct bl_map map = {0};
-    BL_TRY(bl_map_open(path, &map, err));
-    if (bl_refuse_lfs_pointer(map.data, map.size, err) < 0)
-        return bl_error_file(err, path);
-    BL_TRY(parquet_parse(map.data, map.size, path, ret, err));
-    /* A footer of many row groups takes tens of megabytes, and is not needed again. */
-    bl_map_let_go(&map);
-    (*ret)->map = map;
-    map = (struct bl_map){0};
-    return 0;
+    struct bl_stamp stamp = {0};
+    int fd = -1;
+    BL_TRY(bl_file_open(path, &fd, &stamp, err));
+    return open_file(fd, NULL, (size_t)stamp.size, path, ret, err);
 }
 
 int parquet_column_find(const struct parquet *file, const char *path,
@@ -322,14 +345,4 @@ int parquet_column_find(const struct parquet *file, const char *path,
         return 0;
     }
     return bl_error_file(err, file->name);
-}
-
-bool parquet_value_offset(const struct parquet *file, const struct parquet_value *value,
-                          uint64_t *ret_offset)
-{
-    uintptr_t begin = (uintptr_t)file->data, bytes = (uintptr_t)value->bytes;
-    if (value->null || bytes < begin || bytes - begin > file->size)
-        return false;
-    *ret_offset = bytes - begin;
-    return true;
 }

@@ -3,6 +3,7 @@
  * Data page v1: everything is compressed together: repetition levels and definition levels, each with its length before it and
  * absent if its maximum is 0, then values. v2: levels are never compressed, and the header has their lengths. */
 #include <stdlib.h>
+#include <string.h>
 #include <zlib.h>
 
 #include "common/cleanup.h"
@@ -149,46 +150,66 @@ static void read_header(struct thrift *t, struct page *page)
     page->has_crc = s.seen >> 4 & 1;
 }
 
+/* Most headers are short; what the window cuts off is read again by a larger one. */
+static int read_header_at(const struct parquet *file, size_t offset, size_t end, struct page *ret,
+                          struct bl_error *err)
+{
+    size_t most = (size_t)bl_min((int64_t)(end - offset), BL_PARQUET_HEADER_BYTES_MAX);
+    for (size_t window = file->memory ? most : 512;; window *= 32) {
+        file_autobytes struct file_bytes bytes = {0};
+        struct page page = {.compressed = true};
+        size_t size = window < most ? window : most;
+        BL_TRY(file_bytes_read(file, offset, size, &bytes, err));
+        struct thrift t = thrift_open(bytes.data, size);
+        read_header(&t, &page);
+        if (t.cursor.failed && size < most)
+            continue;
+        BL_TRY(thrift_result(&t, err));
+        page.offset = offset + (size_t)(t.cursor.pos - bytes.data);
+        *ret = page;
+        return 0;
+    }
+}
+
 int page_read(const struct parquet *file, const struct column_chunk *chunk, size_t offset,
               struct page *ret, struct bl_error *err)
 {
     size_t chunk_end = chunk->offset + chunk->size;
+    struct page page;
     if (offset < chunk->offset || offset > chunk_end)
         return bl_fail(err, BL_EFORMAT,
                        "expected a page between bytes %zu and %zu, found its offset to be %zu",
                        chunk->offset, chunk_end, offset);
-    struct page page = {.compressed = true};
-    struct thrift t = thrift_open(file->data + offset, (size_t)bl_min((int64_t)(chunk_end - offset),
-                                                                      BL_PARQUET_HEADER_BYTES_MAX));
-    read_header(&t, &page);
-    BL_TRY(thrift_result(&t, err));
-    size_t data_offset = (size_t)(t.cursor.pos - file->data);
-    if (page.size > chunk_end - data_offset)
+    BL_TRY(read_header_at(file, offset, chunk_end, &page, err));
+    if (page.size > chunk_end - page.offset)
         return bl_fail(err, BL_EFORMAT,
                        "expected a page inside its column chunk, which ends at byte %zu, found %zu "
                        "bytes at %zu",
-                       chunk_end, page.size, data_offset);
-    page.data = file->data + data_offset;
-    page.end = data_offset + page.size;
+                       chunk_end, page.size, page.offset);
+    page.end = page.offset + page.size;
     *ret = page;
     return 0;
 }
 
 /* --- The body. --- */
 
-static int decompress(const struct column_chunk *chunk, const uint8_t *data, size_t size,
-                      size_t full_size, struct page_body *body, struct bl_error *err)
+/* `head` bytes of data as they are, then the rest decompressed: into body->owned. */
+static int decompress(const struct column_chunk *chunk, const uint8_t *data, size_t head,
+                      size_t size, size_t full_size, struct page_body *body, struct bl_error *err)
 {
     BL_TRY(codec_check(chunk->codec, size, full_size, err));
     if (full_size > BL_PARQUET_PAGE_BYTES_MAX)
         return bl_fail(err, BL_ELIMIT, "expected pages of at most %d bytes, found one of %zu",
                        BL_PARQUET_PAGE_BYTES_MAX, full_size);
-    body->owned = malloc(full_size ? full_size : 1);
+    body->owned_size = head + full_size;
+    body->owned = malloc(body->owned_size ? body->owned_size : 1);
     if (!body->owned)
         return bl_fail(err, BL_ENOMEM, "no memory for a page of %zu bytes", full_size);
-    body->owned_size = full_size;
+    memcpy(body->owned, data, head);
     /* Of nothing some writers write nothing, compressed or not. */
-    return full_size ? codec_decompress(chunk->codec, data, size, body->owned, full_size, err) : 0;
+    return full_size ? codec_decompress(chunk->codec, data + head, size, body->owned + head,
+                                        full_size, err)
+                     : 0;
 }
 
 /* Levels of a v1 page: their length, then they. */
@@ -223,8 +244,9 @@ static int split_v1(const struct page *page, const struct parquet_column *column
     return 0;
 }
 
+/* Both take the page's bytes: what of them is not compressed stays borrowed. */
 static int open_v1(const struct page *page, const struct column_chunk *chunk,
-                   const struct parquet_column *column, struct page_body *body,
+                   const struct parquet_column *column, const uint8_t *data, struct page_body *body,
                    struct bl_error *err)
 {
     if (chunk->codec == CODEC_UNCOMPRESSED) {
@@ -233,35 +255,35 @@ static int open_v1(const struct page *page, const struct column_chunk *chunk,
                 err, BL_EFORMAT,
                 "expected the same size twice of an uncompressed page, found %zu and %zu",
                 page->size, page->full_size);
-        return split_v1(page, column, page->data, body, err);
+        return split_v1(page, column, data, body, err);
     }
-    BL_TRY(decompress(chunk, page->data, page->size, page->full_size, body, err));
+    BL_TRY(decompress(chunk, data, 0, page->size, page->full_size, body, err));
     return split_v1(page, column, body->owned, body, err);
 }
 
-static int open_v2(const struct page *page, const struct column_chunk *chunk,
+static int open_v2(const struct page *page, const struct column_chunk *chunk, const uint8_t *data,
                    struct page_body *body, struct bl_error *err)
 {
-    struct bl_cursor cursor = bl_cursor(page->data, page->size);
     body->repetition_size = (size_t)page->repetition_size;
     body->definition_size = (size_t)page->definition_size;
     size_t levels_size = body->repetition_size + body->definition_size;
-    if (!bl_cursor_take(&cursor, body->repetition_size, &body->repetition) ||
-        !bl_cursor_take(&cursor, body->definition_size, &body->definition) ||
-        levels_size > page->full_size)
+    if (levels_size > page->size || levels_size > page->full_size)
         return bl_fail(err, BL_EFORMAT,
                        "expected levels inside the page's %zu bytes, found %zu bytes of them",
                        page->size, levels_size);
-    body->values = cursor.pos;
+    size_t stored_size = page->size - levels_size;
     body->values_size = page->full_size - levels_size;
     if (page->compressed && chunk->codec != CODEC_UNCOMPRESSED) {
-        BL_TRY(decompress(chunk, cursor.pos, cursor.left, body->values_size, body, err));
-        body->values = body->owned;
-    } else if (cursor.left != body->values_size) {
+        BL_TRY(decompress(chunk, data, levels_size, stored_size, body->values_size, body, err));
+        data = body->owned;
+    } else if (stored_size != body->values_size) {
         return bl_fail(err, BL_EFORMAT,
                        "expected the same size twice of an uncompressed page, found %zu and %zu",
                        page->size, page->full_size);
     }
+    body->repetition = data;
+    body->definition = data + body->repetition_size;
+    body->values = data + levels_size;
     return 0;
 }
 
@@ -271,20 +293,29 @@ void page_body_release(struct page_body *body)
     *body = (struct page_body){0};
 }
 
-int page_body(const struct page *page, const struct column_chunk *chunk,
+int page_body(const struct parquet *file, const struct page *page, const struct column_chunk *chunk,
               const struct parquet_column *column, struct page_body *ret, struct bl_error *err)
 {
     page_autobody struct page_body body = {0};
+    file_autobytes struct file_bytes bytes = {0};
+    if (page->size > BL_PARQUET_PAGE_BYTES_MAX)
+        return bl_fail(err, BL_ELIMIT, "expected pages of at most %d bytes, found one of %zu",
+                       BL_PARQUET_PAGE_BYTES_MAX, page->size);
+    BL_TRY(file_bytes_read(file, page->offset, page->size, &bytes, err));
     if (page->has_crc) {
-        uint32_t crc = (uint32_t)crc32_z(0, page->data, page->size);
+        uint32_t crc = (uint32_t)crc32_z(0, bytes.data, page->size);
         if (crc != page->crc)
             return bl_fail(err, BL_EFORMAT, "checksum mismatch: expected %08x, found %08x",
                            page->crc, crc);
     }
     if (page->type == PAGE_DATA_V2)
-        BL_TRY(open_v2(page, chunk, &body, err));
+        BL_TRY(open_v2(page, chunk, bytes.data, &body, err));
     else
-        BL_TRY(open_v1(page, chunk, column, &body, err));
+        BL_TRY(open_v1(page, chunk, column, bytes.data, &body, err));
+    if (!body.owned && bytes.owned) { /* nothing was compressed */
+        body.owned = bl_take(&bytes.owned);
+        body.owned_size = page->size;
+    }
     *ret = body;
     body.owned = NULL;
     return 0;

@@ -93,7 +93,9 @@ static int take_location(const struct chunk_name *name, struct pages *pages, int
 static int read_locations(const struct chunk_name *name, struct pages *pages, struct bl_error *err)
 {
     const struct column_chunk *chunk = chunk_of(name);
-    struct thrift t = thrift_open(name->file->data + chunk->index_offset, chunk->index_size);
+    file_autobytes struct file_bytes bytes = {0};
+    BL_TRY(file_bytes_read(name->file, chunk->index_offset, chunk->index_size, &bytes, err));
+    struct thrift t = thrift_open(bytes.data, chunk->index_size);
     struct thrift_struct s = thrift_begin(&t, "OffsetIndex");
     while (thrift_next(&t, &s)) {
         if (s.id != 1) {
@@ -138,7 +140,7 @@ static int count_rows(const struct chunk_name *name, const struct page *page, in
         return 0;
     page_autobody struct page_body body = {0};
     size_t count = (size_t)page->value_count;
-    BL_TRY(page_body(page, chunk_of(name), name->column, &body, err));
+    BL_TRY(page_body(name->file, page, chunk_of(name), name->column, &body, err));
     bl_autofree uint8_t *levels = malloc(count);
     if (!levels)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu levels", count);
@@ -245,7 +247,7 @@ static int decode_dictionary(const struct chunk_name *name, const struct page *p
         return bl_fail(err, BL_EFORMAT,
                        "expected at most %zu values in the dictionary's bytes, found %zu",
                        page->full_size, count);
-    BL_TRY(page_body(page, chunk_of(name), name->column, &pages->dictionary_body, err));
+    BL_TRY(page_body(name->file, page, chunk_of(name), name->column, &pages->dictionary_body, err));
     struct parquet_value *values = malloc((count ? count : 1) * sizeof *values);
     if (!values)
         return bl_fail(err, BL_ENOMEM, "no memory for a dictionary of %zu values", count);

@@ -1,8 +1,8 @@
 /* common/parquet/parquet.h - reading Apache Parquet files: strings, binary, integers and reals, flat, in structs, or in one list.
  *
  * Table     one file, or the files of a folder or pattern one after the other, of which a reader needs the same column in each.
- * File      mapped, never read whole; immutable once open, so any number of threads may have readers of it. It must not be
- *           shortened meanwhile.
+ * File      never read whole; immutable once open, so any number of threads may have readers of it. Not mapped: one that is
+ *           shortened meanwhile is an error (-BL_EDATA), no signal.
  * Column    a leaf of the schema, named by its path without the names that only lists need: "caption", "image.bytes", "captions"
  *           for list<string>, "turns.text" for list<struct<text>>. A column of another type or of lists in lists is listed with
  *           the reason why it is not read; the rest of the file is.
@@ -58,7 +58,7 @@ struct parquet_rows {
     const bool *null_lists; /* row_count; NULL of a flat column */
 };
 
-/* Maps the file and reads its footer. Encrypted files are refused. *ret is the caller's (parquet_free). */
+/* Opens the file and reads its footer. Encrypted files are refused. *ret is the caller's (parquet_free). */
 int parquet_open(const char *path, struct parquet **ret, struct bl_error *err);
 /* From memory (fuzzing, tests): `data` must outlive the result. */
 int parquet_parse(const void *data, size_t size, const char *name, struct parquet **ret,
@@ -98,7 +98,15 @@ int parquet_table_reader_open(const struct parquet_table *table, const char *pat
                               size_t cache_bytes, struct parquet_reader **ret,
                               struct bl_error *err);
 
-/* Where in the file the bytes of a value of kind PARQUET_BYTES lie verbatim (uncompressed page, plain encoding); false if they do
- * not. */
-bool parquet_value_offset(const struct parquet *file, const struct parquet_value *value,
-                          uint64_t *ret_offset);
+/* Where in its file the bytes of a row's value lie verbatim: in an uncompressed page without a checksum, in plain encoding, of a
+ * flat column of kind PARQUET_BYTES. known false: they do not. Pages are passed over from length to length, not read. */
+struct parquet_place {
+    bool known, null;
+    uint64_t offset;
+    uint32_t size;
+};
+int parquet_reader_place(struct parquet_reader *reader, int64_t row, struct parquet_place *ret,
+                         struct bl_error *err);
+/* The bytes at a place that was told of a row of this file, for any thread: `size` bytes into ret. -BL_EDATA as above. */
+int parquet_read_at(const struct parquet *file, const struct parquet_place *place, void *ret,
+                    struct bl_error *err);

@@ -4,6 +4,7 @@
  * page.c       a page's header, checksum, decompression  pages.c    a column chunk -> its pages and their rows
  * values.c     a page's bytes -> levels and values       span.c     pages -> rows
  * reader.c     rows of a column, with the cache of decoded pages                 table.c    several files as one
+ * places.c     where in the file a row's bytes lie       bytes.c    the file's bytes
  * thrift, codec, runs: the formats inside the format. */
 #pragma once
 
@@ -49,10 +50,10 @@ struct row_group {
 };
 
 struct parquet {
-    char *name; /* for messages */
-    const uint8_t *data;
+    char *name;            /* for messages */
+    int fd;                /* of parquet_open; or -1, and: */
+    const uint8_t *memory; /* borrowed, of parquet_parse */
     size_t size;
-    struct bl_map map; /* of parquet_open */
     struct parquet_column *columns;
     size_t column_count, column_capacity;
     struct row_group *row_groups;
@@ -61,6 +62,21 @@ struct parquet {
     size_t chunk_count, chunk_capacity;
     int64_t row_count;
 };
+
+/* --- bytes.c --- */
+
+/* Zero-initialise; release when done. */
+struct file_bytes {
+    const uint8_t *data;
+    uint8_t *owned; /* what was read; NULL: data is borrowed from memory */
+};
+void file_bytes_release(struct file_bytes *bytes);
+#define file_autobytes __attribute__((cleanup(file_bytes_release)))
+/* Bytes inside the size that the file had when it was opened. -BL_EDATA: it was shortened since. */
+int file_read(const struct parquet *file, size_t offset, size_t size, uint8_t *ret,
+              struct bl_error *err);
+int file_bytes_read(const struct parquet *file, size_t offset, size_t size, struct file_bytes *ret,
+                    struct bl_error *err);
 
 /* FileMetaData.schema -> file->columns. */
 void schema_read(struct thrift *t, const struct thrift_struct *s, struct parquet *file);
@@ -82,13 +98,12 @@ struct page {
     int32_t definition_size, repetition_size;         /* of DATA_V2 */
     bool compressed, has_crc;
     uint32_t crc;
-    const uint8_t *data; /* borrowed from the file */
-    size_t size;
-    size_t full_size; /* decompressed, levels included */
-    size_t end;       /* offset in the file behind it */
+    size_t offset, size; /* of its bytes in the file, behind its header */
+    size_t full_size;    /* decompressed, levels included */
+    size_t end;          /* offset in the file behind it */
 };
 
-/* What is in a data page. Parts are borrowed from the file or from `owned`. */
+/* What is in a data page. Parts are borrowed from `owned`, or from the memory that the file is in. */
 struct page_body {
     const uint8_t *repetition, *definition, *values;
     size_t repetition_size, definition_size, values_size;
@@ -102,7 +117,7 @@ void page_body_release(struct page_body *body);
 int page_read(const struct parquet *file, const struct column_chunk *chunk, size_t offset,
               struct page *ret, struct bl_error *err);
 /* Compares the checksum, if the page has one, and decompresses. *ret is the caller's (page_body_release). */
-int page_body(const struct page *page, const struct column_chunk *chunk,
+int page_body(const struct parquet *file, const struct page *page, const struct column_chunk *chunk,
               const struct parquet_column *column, struct page_body *ret, struct bl_error *err);
 
 /* --- values.c --- */
@@ -170,10 +185,9 @@ void pages_release(struct pages *pages);
 
 /* --- span.c --- */
 
-/* Decoded rows. Values borrow their bytes from the file, from bodies and memories, and from the chunk's dictionary. */
+/* Decoded rows. Values borrow their bytes from bodies and memories, and from the chunk's dictionary. */
 struct span {
     struct span *newer, *older; /* the reader's list */
-    const struct parquet *file;
     struct pages *pages;
     struct span_place *place;
     size_t memory_bytes;
@@ -190,8 +204,23 @@ struct span {
 int span_decode(const struct chunk_name *name, struct pages *pages, size_t place, struct span **ret,
                 struct bl_error *err);
 void span_free(struct span **span);
-/* What was read of the file for it leaves this process's memory; it comes back when it is read again. */
-void span_let_go(const struct span *span);
+
+/* --- places.c --- */
+
+/* Where a value's bytes lie in the file. */
+struct value_place {
+    uint64_t offset;
+    uint32_t size;
+    bool null;
+};
+/* Of a page of flat values: all places, if they lie there as they are. Zero-initialise; release when done. */
+struct value_places {
+    const struct span_place *page; /* NULL: none is known */
+    struct value_place *at;        /* NULL: the values do not lie there */
+};
+int value_places_find(const struct chunk_name *name, const struct pages *pages, size_t place,
+                      struct value_places *ret, struct bl_error *err);
+void value_places_release(struct value_places *places);
 
 /* --- reader.c --- */
 

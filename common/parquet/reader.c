@@ -10,6 +10,7 @@ struct parquet_reader {
     int64_t row_count;
     struct span *newest, *oldest;
     size_t memory_bytes, memory_max;
+    struct value_places places; /* of the page that parquet_reader_place was asked for last */
 };
 
 static int open_part(struct parquet_reader *r, const struct part *given, struct bl_error *err)
@@ -74,7 +75,6 @@ static void forget(struct parquet_reader *r, struct span *span)
         r->memory_bytes -= pages->dictionary_bytes;
         pages_forget_dictionary(pages);
     }
-    span_let_go(span);
     span_free(&span);
 }
 
@@ -95,6 +95,7 @@ void parquet_reader_free(struct parquet_reader **reader)
         return;
     while (r->newest)
         forget(r, r->newest);
+    value_places_release(&r->places);
     for (size_t p = 0; p < r->part_count; p++) {
         for (size_t i = 0; i < r->parts[p].file->row_group_count; i++)
             pages_release(&r->parts[p].pages[i]);
@@ -150,26 +151,66 @@ static int find_span(struct parquet_reader *r, const struct chunk_name *name, st
     return 0;
 }
 
+/* Where a row is: the chunk's name, its pages, the row inside the row group. */
+static struct pages *find_chunk(const struct parquet_reader *r, int64_t row,
+                                struct chunk_name *ret_name, int64_t *ret_group_row)
+{
+    BL_ASSERT_CMP(row, >=, 0);
+    BL_ASSERT_CMP(row, <, r->row_count);
+    const struct part *part = &r->parts[FIND_ROW(r->parts, r->part_count, row)];
+    const struct parquet *file = part->file;
+    int64_t file_row = row - part->first_row;
+    size_t group = FIND_ROW(file->row_groups, file->row_group_count, file_row);
+    *ret_name = (struct chunk_name){.file = file, .column = part->column, .row_group = group};
+    *ret_group_row = file_row - file->row_groups[group].first_row;
+    return &part->pages[group];
+}
+
 int parquet_reader_rows(struct parquet_reader *reader, int64_t row, struct parquet_rows *ret,
                         struct bl_error *err)
 {
-    BL_ASSERT_CMP(row, >=, 0);
-    BL_ASSERT_CMP(row, <, reader->row_count);
-    const struct part *part = &reader->parts[FIND_ROW(reader->parts, reader->part_count, row)];
-    const struct parquet *file = part->file;
-    int64_t file_row = row - part->first_row;
-    struct chunk_name name = {.file = file, .column = part->column};
-    name.row_group = FIND_ROW(file->row_groups, file->row_group_count, file_row);
-    int64_t group_row = file_row - file->row_groups[name.row_group].first_row;
+    struct chunk_name name;
     struct span *span = NULL;
-    if (find_span(reader, &name, &part->pages[name.row_group], group_row, &span, err) < 0)
-        return bl_error_file(err, file->name);
+    int64_t group_row;
+    struct pages *pages = find_chunk(reader, row, &name, &group_row);
+    if (find_span(reader, &name, pages, group_row, &span, err) < 0)
+        return bl_error_file(err, name.file->name);
     int64_t skip = group_row - span->place->first_row;
-    *ret = (struct parquet_rows){.file = file,
+    *ret = (struct parquet_rows){.file = name.file,
                                  .first_row = row,
                                  .row_count = span->row_count - skip,
                                  .values = span->starts ? span->values : span->values + skip,
                                  .starts = span->starts ? span->starts + skip : NULL,
                                  .null_lists = span->null_lists ? span->null_lists + skip : NULL};
+    return 0;
+}
+
+static int find_places(struct parquet_reader *r, const struct chunk_name *name, struct pages *pages,
+                       int64_t group_row, struct bl_error *err)
+{
+    BL_TRY(pages_find(name, pages, err));
+    size_t i = FIND_ROW(pages->places, pages->count, group_row);
+    if (r->places.page == &pages->places[i])
+        return 0;
+    value_places_release(&r->places);
+    return value_places_find(name, pages, i, &r->places, err);
+}
+
+int parquet_reader_place(struct parquet_reader *reader, int64_t row, struct parquet_place *ret,
+                         struct bl_error *err)
+{
+    struct chunk_name name;
+    int64_t group_row;
+    struct pages *pages = find_chunk(reader, row, &name, &group_row);
+    *ret = (struct parquet_place){0};
+    if (name.column->list || name.column->kind != PARQUET_BYTES)
+        return 0;
+    if (find_places(reader, &name, pages, group_row, err) < 0)
+        return bl_error_file(err, name.file->name);
+    if (!reader->places.at)
+        return 0;
+    const struct value_place *at = &reader->places.at[group_row - reader->places.page->first_row];
+    *ret = (struct parquet_place){
+        .known = true, .null = at->null, .offset = at->offset, .size = at->size};
     return 0;
 }

@@ -5,21 +5,10 @@
  * null come densely packed in the same order. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/limits.h"
 #include "common/parquet/parquet_parts.h"
-
-void span_let_go(const struct span *span)
-{
-    const struct parquet *file = span->file;
-    const uint8_t *begin = file->data + span->place->offset, *end = file->data + span->place->end;
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), address = (uintptr_t)begin & ~(page - 1);
-    if (file->map.data)
-        madvise((void *)address, (uintptr_t)end - address, MADV_DONTNEED);
-}
 
 void span_free(struct span **span)
 {
@@ -167,7 +156,7 @@ static int decode_page(const struct chunk_name *name, const struct page *page, s
     if (page->encoding == ENCODING_PLAIN_DICTIONARY || page->encoding == ENCODING_RLE_DICTIONARY)
         BL_TRY(pages_read_dictionary(name, pages, err));
     size_t i = s->body_count++;
-    BL_TRY(page_body(page, chunk_of(name), name->column, &s->bodies[i], err));
+    BL_TRY(page_body(name->file, page, chunk_of(name), name->column, &s->bodies[i], err));
     return decode_body(name, page, pages, rows, i, levels, s, err);
 }
 
@@ -198,7 +187,6 @@ int span_decode(const struct chunk_name *name, struct pages *pages, size_t place
         return bl_fail(err, BL_ENOMEM, "no memory for a page");
     size_t page_count = 0, entries = 0;
     int64_t rows = pages_rows(name, pages, place);
-    s->file = name->file;
     s->pages = pages;
     s->place = &pages->places[place];
     BL_TRY(count_entries(name, s->place, &page_count, &entries, err));

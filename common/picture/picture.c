@@ -65,11 +65,11 @@ int picture_init(struct picture *picture, int64_t width, int64_t height, struct 
 {
     if (width < 1 || height < 1 || width > BL_IMAGE_SIDE_MAX || height > BL_IMAGE_SIDE_MAX)
         return bl_fail(err, BL_ELIMIT,
-                       "expected a picture with sides of 1 to %d pixels, found %lld x %lld",
+                       "expected an image with sides of 1 to %d pixels, found %lld x %lld",
                        BL_IMAGE_SIDE_MAX, (long long)width, (long long)height);
     uint8_t *pixels = malloc((size_t)(width * height * 3));
     if (!pixels)
-        return bl_fail(err, BL_ENOMEM, "no memory for a picture of %lld x %lld pixels",
+        return bl_fail(err, BL_ENOMEM, "no memory for an image of %lld x %lld pixels",
                        (long long)width, (long long)height);
     *picture = (struct picture){width, height, pixels};
     picture_fill(picture, (struct box){0, 0, width, height}, background);

@@ -23,7 +23,7 @@ void token_ids_release(struct token_ids *ids);
 
 /* Reads FOLDER/tokenizer.json. *ret is the caller's (tokenizer_free). */
 int tokenizer_open(const char *folder, struct tokenizer **ret, struct bl_error *err);
-/* The same from a buffer of `size` bytes (fuzzing, tests); `name` stands in messages for the file.
+/* The same from a buffer of `size` bytes (fuzzing, tests); `name` is the file's name in messages.
  */
 int tokenizer_parse(const char *json, size_t size, const char *name, struct tokenizer **ret,
                     struct bl_error *err);
@@ -51,7 +51,7 @@ int tokenizer_decode_sized(const struct tokenizer *tokenizer, const int32_t *ids
 int32_t tokenizer_vocabulary_size(const struct tokenizer *tokenizer);
 /* Id of a token's exact content, -1 when absent. */
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *content);
-/* Content of an id as it stands in the file (byte-level alphabet and marks included), or NULL.
+/* Content of an id as in the file (byte-level alphabet and marks included), or NULL.
  * Borrowed. */
 const char *tokenizer_content(const struct tokenizer *tokenizer, int32_t id);
 /* Ids that the post-processor puts in front of a single text (BOS); count may be 0. Borrowed. */

@@ -71,7 +71,7 @@ def unpack(raw):
 
 
 def sine_positions():
-    """(N, WIDTH): a quarter of the width each for sine and cosine of row and column; training goes on from there."""
+    """(N, WIDTH): a quarter of the width each for sine and cosine of row and column; training continues from there."""
     rates = 1 / 30 ** (torch.arange(WIDTH // 4) / (WIDTH // 4))
     angles = torch.arange(GRID)[:, None] * rates
     rows = angles.repeat_interleave(GRID, 0)

@@ -48,7 +48,7 @@ static void keep_validator(struct transfer *t)
     t->validator = found && !http_header(t->easy, "Content-Encoding") ? strdup(found) : NULL;
 }
 
-/* Whether the answer's body goes on where the part ends. */
+/* Whether the answer's body continues where the part ends. */
 static bool goes_on(const struct transfer *t)
 {
     unsigned long long from;

@@ -3,9 +3,12 @@
 
 Each test is a function whose name is the sentence it proves. Prints one line a test; exit 0 only if all hold."""
 import glob
+import io
+import json
 import os
 import re
 import sys
+import tarfile
 import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "evidence"))
@@ -132,6 +135,32 @@ def features_that_were_embedded_once_train_to_the_weights_of_the_images(place):
     os.truncate(sorted(glob.glob(place.path("features", "*.arrow")))[5], 400)
     code, output = cached.train("1,1")
     expect(code == FORMAT and "features-00005-of-00020.arrow: expected a whole Arrow file" in output, output)
+
+
+def write_shards(folder, data, count):
+    """The samples of a folder with metadata.jsonl as tar shards, in the same order, each in another format."""
+    lines = [json.loads(line) for line in open(os.path.join(data, "metadata.jsonl"))]
+    os.makedirs(folder)
+    for i in range(count):
+        form = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)[i % 3]
+        with tarfile.open(os.path.join(folder, "%05d.tar" % i), "w", format=form) as shard:
+            for line in lines[len(lines) * i // count:len(lines) * (i + 1) // count]:
+                name, end = os.path.splitext(line["file_name"])
+                shard.add(os.path.join(data, line["file_name"]), name + end)
+                fields = json.dumps({key: value for key, value in line.items() if key != "file_name"}).encode()
+                member = tarfile.TarInfo(name + ".json")
+                member.size = len(fields)
+                shard.addfile(member, io.BytesIO(fields))
+
+
+def tar_shards_train_to_the_weights_of_the_same_images_in_a_folder(place):
+    images = Case(place, "from-folder", train__reproducible=True)
+    images.must_train("1,1")
+    write_shards(place.path("shards"), place.path("data"), 3)
+    for name, source in (("from-shards", place.path("shards")), ("from-pattern", place.path("shards", "0*.tar"))):
+        shards = Case(place, name, data=source, train__reproducible=True)
+        shards.must_train("2,2")
+        expect(weights_sha(shards.run) == weights_sha(images.run), "other weights from " + source)
 
 
 def read_state(run):
@@ -301,6 +330,28 @@ def a_changed_key_is_refused_by_name_and_a_harmless_one_is_not(place):
     expect(code == CONFIG and "train.steps" in output and "than the 15 asked for" in output, output)
     done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     expect(done.returncode == CONFIG and b"done 16 steps already" in done.stdout, done.stdout)
+
+
+def a_run_is_scaled_up_and_down_while_it_trains(place):
+    def scale(*words, code=0):
+        done = subprocess.run([program("blipren-coord"), "scale", case.run, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        expect(done.returncode == code, done.stdout.decode())
+        return done.stdout.decode()
+
+    sums = set()
+    for scaled in (False, True):
+        case = Case(place, "scaled" if scaled else "unscaled", train__reproducible=True, train__steps=60)
+        process = case.start("1,1")
+        if scaled:
+            wait_until(lambda: case.committed() >= 3)
+            expect(re.fullmatch(r"workers 1 -> 2, training paused for [0-9.]+ s\n", scale("2")), "2")
+            wait_until(lambda: len(children_of(process)) == 3)
+            expect(re.fullmatch(r"workers 2 -> 1, training paused for [0-9.]+ s\n", scale("1")), "1")
+            wait_until(lambda: len(children_of(process)) == 2)
+            expect("expected 1 to 6 workers" in scale("7", code=USAGE), "7")
+        expect(process.wait() == 0, "it ended badly")
+        sums.add(weights_sha(case.run))
+    expect(len(sums) == 1, sums)
 
 
 def two_coordinators_do_not_share_a_run_folder(place):
@@ -692,6 +743,32 @@ def a_trained_captioner_captions_and_scores(place):
     expect(all(s["nll"] > 0 and s["tokens"] > 1 for s in scored[:2]) and "absent.png" in scored[2]["error"], scored)
 
 
+def what_an_image_adds_is_scored_and_filtered_by(place):
+    first = Case(place, "gain-first", train__steps=4)
+    first.must_train("1,1")
+    data = place.path("scored")
+    shutil.copytree(place.path("data"), data)
+    pairs = os.path.join(data, "metadata.jsonl")
+    command = [program("blipren-worker"), "score", "--checkpoint", os.path.join(first.run, "checkpoints/latest"), "--column",
+               "short_caption", "--pairs", pairs, "--prefix", "Short caption:"]
+    done = subprocess.run([*command, "--without-image"], stdout=subprocess.PIPE, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    expect(len(lines) == 80 and all(abs(s["gain"] - (s["nll_without_image"] - s["nll"]) / s["tokens"]) < 1e-9 for s in lines), lines[0])
+    plain = [json.loads(line) for line in subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()]
+    expect([s["nll"] for s in plain] == [s["nll"] for s in lines] and "gain" not in plain[0], plain[0])
+    with open(pairs, "wb") as f:
+        f.write(done.stdout)
+    least = sorted(s["gain"] for s in lines)[30]
+    second = Case(place, "gain-second", data=data, train__steps=4, data__validation=0, data__caption_choice="first",
+                  data__deduplicate="false", data__filters="[{column: gain, min: %r}]" % least)
+    page = subprocess.run([program("blipren-loader"), "inspect", second.yaml], stdout=subprocess.PIPE, check=True).stdout.decode()
+    expect("\n        50  kept\n" in page and "\n        30    data.filters[0] gain from " in page, page)
+    checked = subprocess.run([program("blipren-coord"), "check", second.yaml], stdout=subprocess.PIPE).stdout.decode()
+    expect("50 samples to train, 0 to validate, 30 left out, 30 captions dropped" in checked, checked)
+    out = second.must_train("1,1")
+    expect("30 of 80 captions are dropped: a number beside it is out of bounds or missing (data.filters)" in out, out)
+
+
 def a_set_is_captioned_and_resumed_where_it_stopped(place):
     case = Case(place, "set")
     case.must_train()
@@ -719,7 +796,7 @@ def a_set_is_captioned_and_resumed_where_it_stopped(place):
     done = subprocess.run(command, stderr=subprocess.PIPE)
     expect(done.returncode == 0 and b"10 of 23 images have a caption" in done.stderr and open(out).read() == whole, done)
     done = subprocess.run(command + ["--seed", "4"], stderr=subprocess.PIPE)
-    expect(done.returncode == USAGE and b"line 1: it holds captions of another checkpoint or with other options" in done.stderr and
+    expect(done.returncode == USAGE and b"line 1: it has captions of another checkpoint, or made with other options" in done.stderr and
            open(out).read() == whole, done)
     done = subprocess.run(command[:4] + [place.path("run-less")], stderr=subprocess.PIPE)
     expect(done.returncode == DATA, done)

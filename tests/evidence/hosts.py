@@ -86,7 +86,7 @@ class Host:
 
 
 class Network:
-    """A router; `hosts` are added one by one. Several networks may exist beside each other."""
+    """A router and hosts of these names. Several networks may exist beside each other."""
 
     def __init__(self, name, hosts):
         self.name, self.router = name, name + "-r"

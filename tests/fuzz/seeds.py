@@ -2,9 +2,11 @@
 """Writes the seeds seed-* of tests/fuzz/corpus/; the other files there are inputs that once broke
 a target and stay as they are."""
 import hashlib
+import io
 import json
 import pathlib
 import struct
+import tarfile
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 
@@ -173,6 +175,7 @@ control("form", 44, {1: 1, 2: 2, 3: 1, 4: 7, 5: "step-000007-g3", 6: 2})
 control("assignment", 45, {1: 1, 2: 7, 3: 2, 4: 16, 5: b"\1\2\3", 6: b"\0\0\1", 7: 9, 8: WORKER})
 control("save", 46, {1: 7, 2: "step-000007-g3"})
 control("stop", 47, {1: 7, 2: "done"})
+control("store", 48, {1: [{1: "rank_0", 2: b"host"}, {1: "rank_1", 2: b"host"}]})
 HASH = struct.pack("<Q", 1 << 63)
 put("proto", "header", b"\1" + message({
     1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: 1, 6: 7, 7: 2, 8: 16, 9: 64, 10: [
@@ -191,3 +194,23 @@ def batch(name, kind, samples, pixels, ids):
 batch("train", 1, [0, 1, 0, 0, 0], 48, [1, 2] * 4)
 batch("validate", 2, [0, 0], 24, [99, 0, 3, 4])
 batch("foreign-id", 2, [0, 0], 24, [100, 0, -1, 4])
+
+
+def shard(name, files, form, blocks=2):
+    """A tar with that many blocks of zeros at its end."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+        for path, data in files:
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    padded = out.getvalue().rstrip(b"\0")
+    put("tar", name, padded + bytes(-len(padded) % 512 + 512 * blocks))
+
+
+FILES = [("a/b.jpg", b"image"), ("a/b.txt", b"text"), ("a/b.json", b'{"caption": ["one", "two"], "n": NaN}'),
+         ("c.png", b""), ("d.txt", b"alone"), ("a/b.jpg", b"again")]
+shard("ustar", FILES, tarfile.USTAR_FORMAT)
+shard("pax", [("é" * 60 + path, data) for path, data in FILES[:2]], tarfile.PAX_FORMAT)
+shard("gnu", [("x" * 120 + path, data) for path, data in FILES[:2]], tarfile.GNU_FORMAT)
+shard("no-end", FILES[:2], tarfile.USTAR_FORMAT, 0)

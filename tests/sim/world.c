@@ -8,7 +8,7 @@ struct world *w;
 static const char *const fault_names[] = {
     "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
     "hang-loader",  "hang-worker",  "fail-comm",   "damage",     "reconnect",
-    "blackout",     "cut",          "slow-disk",   "take-over"};
+    "blackout",     "cut",          "slow-disk",   "take-over",  "release"};
 
 int worker_index(uint64_t incarnation)
 {
@@ -118,6 +118,7 @@ static void draw(void)
         w->fault_weight[TAKE_OVER] = 0;
     if (w->blind_loader >= 0) { /* else it might be alone, and so believed */
         w->tail = UNIFORM;
+        w->slow_chance = 0;
         w->finding = ONE_ADDRESS;
         for (int i = 0; i < FAULT_COUNT; i++)
             if (i != CRASH_WORKER && i != FAIL_COMM && i != BLACKOUT)

@@ -38,6 +38,7 @@ struct coordinator {
     struct coord_record records[RECORDS_MAX]; /* on disk, then on their way */
     uint64_t seqs[RECORDS_MAX];
     int on_disk, record_count;
+    uint32_t entries; /* of the rendezvous store, kept */
 };
 
 /* One connection between a worker or loader and a coordinator, in order in both directions. */
@@ -159,6 +160,7 @@ enum fault {
     CUT,
     SLOW_DISK,
     TAKE_OVER,
+    RELEASE,
     FAULT_COUNT
 };
 

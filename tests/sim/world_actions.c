@@ -130,7 +130,7 @@ static void do_worker_action(int index, const struct worker_action *a, const str
     case WORKER_ACTION_FORM:
         return worker_form(index, a);
     case WORKER_ACTION_HAND_ON:
-        p->engine.rendezvous++;
+        p->engine.rendezvous += from->void_count; /* entries */
         return form_join(index);
     case WORKER_ACTION_COMPUTE:
         return engine_queue(index, (struct op){.type = OP_COMPUTE,
@@ -529,8 +529,18 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
         return;
     case COORD_ACTION_FORM:
         return coord_form(a);
+    case COORD_ACTION_KEEP:
+        w->k->entries++;
+        return;
+    case COORD_ACTION_RELAYED:
+        w->k->entries = 0;
+        return;
     case COORD_ACTION_RELAY:
-        return down_worker(a->link, WORKER_EVENT_RENDEZVOUS, a->generation);
+        e = sim_event_new(&w->queue);
+        e->worker.type = WORKER_EVENT_RENDEZVOUS;
+        e->worker.generation = a->generation;
+        e->void_count = w->k->entries;
+        return send_down(a->link, e);
     case COORD_ACTION_ASSIGNMENT:
         return coord_assignment(a);
     case COORD_ACTION_SAVE:

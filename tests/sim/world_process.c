@@ -4,7 +4,7 @@
 static const char *const fault_names[] = {
     "crash-worker", "crash-loader", "crash-coord", "break-link", "stall",
     "hang-loader",  "hang-worker",  "fail-comm",   "damage",     "reconnect",
-    "blackout",     "cut",          "slow-disk",   "take-over"};
+    "blackout",     "cut",          "slow-disk",   "take-over",  "release"};
 
 void tick_later(enum program program, int index, uint32_t instance)
 {
@@ -191,6 +191,20 @@ static struct coordinator *any_coordinator(void)
     return &w->coords[w->coords[first].up ? first : 1 - first];
 }
 
+/* Somebody scales the run down; the process leaves, and comes again. */
+static void release_worker(void)
+{
+    const struct process *p = &w->workers[below(w->worker_count)];
+    const struct coordinator *k = any_coordinator();
+    if (!p->up || !k->up)
+        return;
+    struct sim_event *e = to_coord(COORD_EVENT_RELEASE, 0);
+    e->what = SIM_COORD_OWN;
+    e->instance = k->instance;
+    e->coord.peer = p->incarnation;
+    sim_push(&w->queue, e, w->now_ms);
+}
+
 static void do_fault(enum fault fault)
 {
     TRACE("fault %s", fault_names[fault]);
@@ -241,6 +255,8 @@ static void do_fault(enum fault fault)
         return;
     case TAKE_OVER:
         return take_over();
+    case RELEASE:
+        return release_worker();
     case FAULT_COUNT:
         return;
     }

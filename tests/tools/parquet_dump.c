@@ -62,19 +62,15 @@ static void put_row(const struct parquet_column *column, const struct parquet_ro
     }
 }
 
-static void put_offsets(const struct parquet *file, const struct parquet_column *column,
-                        const struct parquet_rows *rows)
+static int put_offset(struct parquet_reader *reader, int64_t row, struct bl_error *err)
 {
-    uint32_t first = column->list ? rows->starts[0] : 0, end = column->list ? rows->starts[1] : 1;
-    const char *comma = "";
-    uint64_t offset;
-    putchar('[');
-    for (uint32_t v = first; column->kind == PARQUET_BYTES && v < end; v++)
-        if (parquet_value_offset(file, &rows->values[v], &offset)) {
-            printf("%s%" PRIu64, comma, offset);
-            comma = ",";
-        }
-    putchar(']');
+    struct parquet_place place;
+    BL_TRY(parquet_reader_place(reader, row, &place, err));
+    if (place.known && !place.null)
+        printf("[%" PRIu64 "]", place.offset);
+    else
+        printf("[]");
+    return 0;
 }
 
 static int dump_values(const struct parquet *file, const struct parquet_column *column,
@@ -106,7 +102,7 @@ static int dump_random(const struct parquet *file, const struct parquet_column *
         printf("%s[%" PRId64 ",", i ? "," : "", row);
         put_row(column, &rows, 0);
         putchar(',');
-        put_offsets(file, column, &rows);
+        BL_TRY(put_offset(reader, row, err));
         putchar(']');
     }
     return 0;

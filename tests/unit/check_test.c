@@ -209,8 +209,8 @@ static void pictures_that_are_none_are_found_before_training(void **state)
     assert_int_equal(checked("train: {steps: 10}\n", &page, &err), -BL_EDATA);
     expect(page, "error    images    ");
     expect(page,
-           "/0.jpg: 2 of 8 images decoded are bad; the first: expected an image file of a kind "
-           "that is read, found one that starts with the bytes 30 2e 6a 70 67; replace them, for "
+           "/0.jpg: 2 of 8 images decoded are bad; the first: expected a supported image "
+           "format, found a file that starts with the bytes 30 2e 6a 70 67; replace them, for "
            "example by JPEG files, or allow for more by data.max_bad_fraction (0.05)\n");
     free(page);
     bad_pictures = 0;

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,11 +21,13 @@ static struct {
     struct control *control;
     char run[4096];
     int asked; /* commands, on the loop's thread */
+    atomic_uint number;
 } coordinator;
 
-static void answer(void *context, enum control_command command)
+static void answer(void *context, enum control_command command, unsigned number)
 {
     coordinator.asked++;
+    atomic_store(&coordinator.number, number);
     struct bl_error err;
     bl_fail(&err, BL_EIO, "the disk is full");
     control_answer(coordinator.control, command,
@@ -90,7 +93,7 @@ static int64_t step_of_status(void)
     struct bl_error err = {0};
     json_t *status = NULL;
     int64_t step = -1;
-    assert_ok(control_ask(coordinator.run, CONTROL_STATUS, 5000, &status, &err), err);
+    assert_ok(control_ask(coordinator.run, CONTROL_STATUS, 0, 5000, &status, &err), err);
     assert_ok(bl_json_int(status, "step", 0, 100, &step, &err), err);
     bl_json_free(&status);
     return step;
@@ -105,7 +108,7 @@ static void an_answer_that_is_an_error_becomes_the_clients(void **state)
 {
     struct bl_error err = {0};
     json_t *status = NULL;
-    assert_int_equal(control_ask(folder, CONTROL_CHECKPOINT, 5000, &status, &err), -BL_EIO);
+    assert_int_equal(control_ask(folder, CONTROL_CHECKPOINT, 0, 5000, &status, &err), -BL_EIO);
     assert_string_equal(err.text, "the disk is full");
 }
 
@@ -149,7 +152,7 @@ static void who_connects_and_says_nothing_keeps_nobody_else_out_for_ever(void **
     for (int i = 0; i < 40; i++)
         close(fds[i]);
     json_t *status = NULL;
-    while (control_ask(folder, CONTROL_STATUS, 5000, &status, NULL) < 0)
+    while (control_ask(folder, CONTROL_STATUS, 0, 5000, &status, NULL) < 0)
         continue; /* until their leaving is seen */
     bl_json_free(&status);
 }
@@ -160,20 +163,20 @@ static void without_a_coordinator_the_client_says_where_it_looked(void **state)
     struct bl_error err = {0};
     json_t *status = NULL;
     gethostname(host, sizeof host);
-    assert_int_equal(control_ask(folder, CONTROL_STATUS, 5000, &status, &err), -BL_EPEER);
+    assert_int_equal(control_ask(folder, CONTROL_STATUS, 0, 5000, &status, &err), -BL_EPEER);
     snprintf(text, sizeof text, "no coordinator answers in this run folder on %s", host);
     assert_string_equal(err.text, text);
     assert_string_equal(err.file, folder);
 
     struct bl_error written = {0};
     assert_ok(bl_file_write(inside("lock"), "elsewhere 31\n", 13, &written), written);
-    assert_int_equal(control_ask(folder, CONTROL_STATUS, 5000, &status, &err), -BL_EPEER);
+    assert_int_equal(control_ask(folder, CONTROL_STATUS, 0, 5000, &status, &err), -BL_EPEER);
     snprintf(text, sizeof text,
              "no coordinator answers in this run folder on %s; it was last one of elsewhere", host);
     assert_string_equal(err.text, text);
     assert_string_equal(err.remedy, "run this command on that host");
 
-    assert_int_equal(control_ask(inside("none"), CONTROL_STATUS, 5000, &status, &err), -BL_EIO);
+    assert_int_equal(control_ask(inside("none"), CONTROL_STATUS, 0, 5000, &status, &err), -BL_EIO);
 }
 
 static void what_a_killed_coordinator_left_is_no_hindrance(void **state)
@@ -185,7 +188,7 @@ static void what_a_killed_coordinator_left_is_no_hindrance(void **state)
     assert_int_equal(bind(left, (struct sockaddr *)&address, sizeof address), 0);
     close(left);
     json_t *status = NULL;
-    assert_int_equal(control_ask(folder, CONTROL_STATUS, 5000, &status, &err), -BL_EPEER);
+    assert_int_equal(control_ask(folder, CONTROL_STATUS, 0, 5000, &status, &err), -BL_EPEER);
     start_in(folder);
     assert_int_equal(step_of_status(), 7);
     stop_it();
@@ -203,12 +206,20 @@ static void a_run_folder_may_have_a_longer_path_than_sockets_have(void **state)
     stop_it();
 }
 
+static void a_command_takes_its_number_along(void **state)
+{
+    struct bl_error err = {0};
+    json_t *status = NULL;
+    assert_int_equal(control_ask(coordinator.run, CONTROL_SCALE, 12, 5000, &status, &err), -BL_EIO);
+    assert_int_equal(atomic_load(&coordinator.number), 12);
+}
+
 #define WITH(name) cmocka_unit_test_setup_teardown(name, start, end)
 #define ALONE(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
 
-UNIT_MAIN(WITH(a_command_gets_its_answer), WITH(an_answer_that_is_an_error_becomes_the_clients),
-          WITH(only_its_owner_may_use_it), WITH(an_unknown_command_is_told_so),
-          WITH(a_line_without_an_end_is_cut_off),
+UNIT_MAIN(WITH(a_command_gets_its_answer), WITH(a_command_takes_its_number_along),
+          WITH(an_answer_that_is_an_error_becomes_the_clients), WITH(only_its_owner_may_use_it),
+          WITH(an_unknown_command_is_told_so), WITH(a_line_without_an_end_is_cut_off),
           WITH(who_connects_and_says_nothing_keeps_nobody_else_out_for_ever),
           ALONE(without_a_coordinator_the_client_says_where_it_looked),
           ALONE(what_a_killed_coordinator_left_is_no_hindrance),

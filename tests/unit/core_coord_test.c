@@ -1515,6 +1515,36 @@ static uint32_t reduce_waits_for_ms(bool a_looks)
     return ms;
 }
 
+/* M13. */
+static void a_released_worker_leaves_at_a_step_boundary(void **state)
+{
+    begin_pair();
+    feed((struct coord_event){.type = COORD_EVENT_RELEASE, .peer = WORKER_B});
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, first_half);
+    report(WORKER_B, 0, second_half);
+    assert_int_equal(count(COORD_ACTION_STOP, 0), 0);
+    disk();
+    assert_state(COORD_ENDING);
+    ended(WORKER_A, 1, 1);
+    ended(WORKER_B, 1, 1);
+    assert_int_equal(last(COORD_ACTION_STOP, WORKER_B)->stop.code, 0);
+    disk();
+    assert_state(COORD_FORMING);
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.world, 1);
+}
+
+static void the_last_one_with_the_runs_state_is_not_let_go(void **state)
+{
+    begin_alone();
+    feed((struct coord_event){.type = COORD_EVENT_RELEASE, .peer = WORKER_A});
+    serve_step(BL_KIND_TRAIN, 0);
+    report(WORKER_A, 0, all_places);
+    disk();
+    assert_state(COORD_TRAINING);
+    assert_int_equal(count(COORD_ACTION_STOP, 0), 0);
+}
+
 static void who_hangs_inside_the_all_reduce_is_named_and_lost(void **state)
 {
     assert_in_range(reduce_waits_for_ms(false), 3 * 600, 3 * 600 + 8 * 10 * 2 + 300);
@@ -2016,7 +2046,8 @@ static void a_kill_does_not_excuse_another_workers_failure(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(
-    CASE(a_run_goes_from_hello_to_goodbye), CASE(nothing_is_said_before_it_is_on_disk),
+    CASE(a_run_goes_from_hello_to_goodbye), CASE(the_last_one_with_the_runs_state_is_not_let_go),
+    CASE(a_released_worker_leaves_at_a_step_boundary), CASE(nothing_is_said_before_it_is_on_disk),
     CASE(the_first_generation_waits_for_those_wanted_but_not_for_ever),
     CASE(assignments_keep_to_window_room_and_steps_ahead), CASE(two_ranks_are_served_alike),
     CASE(an_assignment_names_its_samples), CASE(a_lost_loaders_assignments_go_to_another),
@@ -2029,13 +2060,15 @@ UNIT_MAIN(
     CASE(a_survivor_that_is_busy_for_long_is_waited_for_while_it_beats),
     CASE(a_step_that_no_survivor_applied_is_done_again),
     CASE(a_state_from_before_the_last_generation_is_no_survivor),
-    CASE(different_states_of_one_step_stop_the_run), CASE(rewinds_that_get_no_further_stop_the_run),
-    CASE(a_worker_that_somebody_kills_again_and_again_does_not_stop_the_run),
-    CASE(a_kill_does_not_excuse_another_workers_failure),
+    CASE(different_states_of_one_step_stop_the_run),
     CASE(a_rank_that_formed_with_another_state_stops_the_run),
     CASE(who_hangs_inside_the_all_reduce_is_named_and_lost),
+    CASE(a_released_worker_leaves_at_a_step_boundary),
+    CASE(the_last_one_with_the_runs_state_is_not_let_go),
     CASE(an_all_reduce_in_which_everybody_waits_costs_nobody_its_place),
-    CASE(a_newcomer_joins_at_a_step_boundary),
+    CASE(rewinds_that_get_no_further_stop_the_run),
+    CASE(a_worker_that_somebody_kills_again_and_again_does_not_stop_the_run),
+    CASE(a_kill_does_not_excuse_another_workers_failure), CASE(a_newcomer_joins_at_a_step_boundary),
     CASE(the_source_is_a_member_even_when_there_are_more_workers_than_micro_batches),
     CASE(with_no_survivor_the_run_goes_back_to_the_last_whole_checkpoint),
     CASE(a_worker_that_may_come_back_is_waited_for),

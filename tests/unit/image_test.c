@@ -181,22 +181,21 @@ static void other_files_are_refused_with_their_first_bytes(void **state)
 {
     assert_refused((const uint8_t *)"", 0, MAX_PIXELS, BL_EFORMAT,
                    "expected an image file, found an empty one");
-    assert_refused(
-        (const uint8_t *)"PSD89a\x01\0\x01\0", 10, MAX_PIXELS, BL_EFORMAT,
-        "expected an image file of a kind that is read, found one that starts with the bytes "
-        "50 53 44 38 39 61 01 00");
+    assert_refused((const uint8_t *)"PSD89a\x01\0\x01\0", 10, MAX_PIXELS, BL_EFORMAT,
+                   "expected a supported image format, found a file that starts with the bytes "
+                   "50 53 44 38 39 61 01 00");
     assert_refused((const uint8_t *)"\xff\xd8", 2, MAX_PIXELS, BL_EFORMAT,
-                   "expected an image file of a kind that is read, found one that starts with the "
+                   "expected a supported image format, found a file that starts with the "
                    "bytes ff d8");
 }
 
 static void truncated_files_are_refused(void **state)
 {
-    static const char jpeg[] = "expected a whole JPEG picture, found: Premature end of JPEG file";
+    static const char jpeg[] = "expected a complete JPEG image, found: Premature end of JPEG file";
     static const char png[] =
-        "expected a whole PNG picture, found: the file ends inside the picture";
+        "expected a complete PNG image, found: the file ends inside the image";
     static const char webp[] =
-        "expected a whole WebP picture, found a damaged or truncated container";
+        "expected a complete WebP image, found a damaged or truncated container";
     assert_cut_is_refused("rgb.jpg", 3, jpeg);
     assert_cut_is_refused("rgb.jpg", 300, jpeg);
     assert_cut_is_refused("rgb.jpg", -2, jpeg);
@@ -246,16 +245,16 @@ static void corrupt_data_is_refused_by_name(void **state)
 {
     autobytes struct bytes twelve_bits = damaged("rgb.jpg", find("rgb.jpg", "\xff\xc0", 2) + 4, 4);
     assert_refused(twelve_bits.data, twelve_bits.size, MAX_PIXELS, BL_EFORMAT,
-                   "expected a whole JPEG picture, found: Unsupported JPEG data precision 12");
+                   "expected a complete JPEG image, found: Unsupported JPEG data precision 12");
     autobytes struct bytes idat = damaged("rgb.png", find("rgb.png", "IDAT", 4) + 40, 1);
     assert_refused(idat.data, idat.size, MAX_PIXELS, BL_EFORMAT,
-                   "expected a whole PNG picture, found: IDAT: incorrect data check");
+                   "expected a complete PNG image, found: IDAT: incorrect data check");
     autobytes struct bytes webp = damaged("lossless.webp", 20, 0xff);
     assert_refused(webp.data, webp.size, MAX_PIXELS, BL_EFORMAT,
-                   "expected a whole WebP picture, found a damaged or truncated container");
+                   "expected a complete WebP image, found a damaged or truncated container");
     autobytes struct bytes lossless = damaged("lossless.webp", 40, 0xff);
     assert_refused(lossless.data, lossless.size, MAX_PIXELS, BL_EFORMAT,
-                   "expected a whole WebP picture, found: damaged data");
+                   "expected a complete WebP image, found: damaged data");
 }
 
 static void a_picture_of_two_components_is_refused(void **state)
@@ -279,7 +278,7 @@ static void a_giant_is_refused_before_any_pixel_is_allocated(void **state)
                    "expected at most 390 pixels, found 23 x 17 = 391");
     memset(jpeg.data + find("rgb.jpg", "\xff\xc0", 2) + 5, 0xff, 4);
     assert_refused(jpeg.data, jpeg.size, MAX_PIXELS, BL_EFORMAT,
-                   "expected a whole JPEG picture, found: Maximum supported image dimension is "
+                   "expected a complete JPEG image, found: Maximum supported image dimension is "
                    "65500 pixels");
     /* A PNG head of 2^31 - 1 by 1 pixels, with its checksum. */
     static const uint8_t head[] = {0x7f, 0xff, 0xff, 0xff, 0,    0,    0,    1,   8,
@@ -307,7 +306,7 @@ static void a_file_of_endless_scans_is_refused(void **state)
         end = mempcpy(end, scan, sizeof scan);
     end = mempcpy(end, "\xff\xd9", 2);
     assert_refused(file, (size_t)(end - file), MAX_PIXELS, BL_EFORMAT,
-                   "expected a whole JPEG picture, found: more than 100 scans");
+                   "expected a complete JPEG image, found: more than 100 scans");
 
     struct bl_error err;
     bl_autoimage struct image image = {0};

@@ -24,7 +24,7 @@ static char *page(const char *folder, const char *yaml)
     snprintf(path, sizeof path, "%s/run.yaml", folder);
     FILE *out = open_memstream(&text, &size);
     assert_non_null(out);
-    assert_ok(inspect_run(path, out, &err), err);
+    assert_ok(inspect_run(path, NULL, out, &err), err);
     fclose(out);
     for (char *at; (at = strstr(text, folder));) {
         memcpy(at, "DIR", 3);
@@ -90,4 +90,77 @@ static void the_page_names_counts_lengths_and_tokens(void **state)
     assert_int_equal(bl_folder_remove(folder, NULL), 0);
 }
 
-UNIT_MAIN(cmocka_unit_test(the_page_names_counts_lengths_and_tokens))
+/* How often a text is in another. */
+static int count(const char *text, const char *part)
+{
+    int found = 0;
+    for (; (text = strstr(text, part)); text += strlen(part))
+        found++;
+    return found;
+}
+
+static void copy_picture(const char *to_folder, const char *name)
+{
+    char path[256], *data = NULL;
+    size_t size;
+    struct bl_error err = {0};
+    snprintf(path, sizeof path, "%s/tests/golden/image/grey.jpg", getenv("BLIPREN_SOURCE"));
+    assert_ok(bl_file_read(path, 1 << 20, &data, &size, &err), err);
+    snprintf(path, sizeof path, "%s/%s", to_folder, name);
+    assert_ok(bl_file_write(path, data, size, &err), err);
+    free(data);
+}
+
+/* The page of a data set whose captions are hostile. */
+static char *html_page(const char *folder)
+{
+    char path[256], html[256], *printed = NULL, *text = NULL;
+    size_t size;
+    struct bl_error err = {0};
+    put(folder, "tokenizer.json", letters_tokenizer);
+    put(folder, "config.json", letters_config);
+    copy_picture(folder, "1.jpg");
+    put(folder, "2.jpg", "no picture");
+    put(folder, "metadata.jsonl",
+        "{\"file_name\": \"1.jpg\", \"text\": \"<script>alert('b')</script> & \\\"\\u202e\\n\"}\n"
+        "{\"file_name\": \"2.jpg\", \"text\": \"a photo\"}\n"
+        "{\"file_name\": \"1.jpg\", \"text\": \"<img src=x onerror=alert(1)>\"}\n");
+    put(folder, "run.yaml",
+        "run_dir: run\ndata: {source: ., validation: 0, drop: ['<img', none], strip: ['a ']}\n"
+        "vision: {path: v}\nqformer: {queries: 4}\nllm: {path: .}\ntrain: {steps: 1}\n");
+    snprintf(path, sizeof path, "%s/run.yaml", folder);
+    snprintf(html, sizeof html, "%s/page.html", folder);
+    FILE *out = open_memstream(&printed, &size);
+    assert_ok(inspect_run(path, html, out, &err), err);
+    fclose(out);
+    free(printed);
+    assert_ok(bl_file_read(html, 1 << 20, &text, &size, &err), err);
+    return text;
+}
+
+static void the_html_page_shows_hostile_captions_as_text(void **state)
+{
+    char folder[] = "/tmp/blipren-inspect-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    char *text = html_page(folder);
+    assert_null(strstr(text, "<script"));
+    assert_null(strstr(text, "<img src=x"));
+    assert_null(strstr(text, "\xe2\x80\xae")); /* would turn the text around */
+    assert_non_null(strstr(text, "&lt;"));
+    assert_non_null(strstr(text, "&lt;img src=x onerror=alert(1)&gt;</p>"));
+    assert_non_null(strstr(text, "default-src 'none'"));
+    assert_null(strstr(text, "http://"));
+    assert_int_equal(count(text, "data:image/png;base64,"), 2); /* a sample, and an example */
+    assert_int_equal(count(text, ">no picture</div>"), 2);
+    assert_non_null(
+        strstr(text, "1 <small>(33.3 %)</small> dropped by <code>data.drop[0] &lt;img"));
+    assert_non_null(strstr(text, "0 <small>(0.0 %)</small> dropped by <code>data.drop[1] none"));
+    assert_non_null(strstr(text, "2.jpg: a photo → Photo"));
+    assert_non_null(strstr(text, "<span class=label title=\"label, id "));
+    assert_non_null(strstr(text, "</svg>"));
+    free(text);
+    assert_int_equal(bl_folder_remove(folder, NULL), 0);
+}
+
+UNIT_MAIN(cmocka_unit_test(the_html_page_shows_hostile_captions_as_text),
+          cmocka_unit_test(the_page_names_counts_lengths_and_tokens))

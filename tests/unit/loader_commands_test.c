@@ -127,8 +127,9 @@ static void squares_are_those_of_training(void **state)
     crypto_hash_sha256(hash, pixels, sizeof pixels);
     bl_hex(hash, sizeof hash, hex);
     snprintf(png, sizeof png, "%s/rgb.jpg.png", folder);
-    snprintf(expected, sizeof expected, "%s\t23\t17\t64\t%s\t%s\n%s\terror\texpected an image file",
-             images[0], hex, png, images[1]);
+    snprintf(expected, sizeof expected,
+             "%s\t23\t17\t64\t%s\t%s\n%s\terror\texpected a supported image", images[0], hex, png,
+             images[1]);
     assert_memory_equal(printed, expected, strlen(expected));
     bl_autofree char *file = NULL;
     assert_ok(bl_file_read(png, 1 << 20, &file, &size, &err), err);

@@ -2,6 +2,8 @@
  * here, byte by byte. */
 #include "tests/unit/unit.h"
 
+#include <unistd.h>
+
 #include "common/array.h"
 #include "common/cleanup.h"
 #include "common/file.h"
@@ -160,19 +162,55 @@ static void an_uncompressed_plain_value_is_located_in_the_file(void **state)
     struct parquet_reader *reader = open_reader(plain, "image.bytes", 0),
                           *packed = open_reader(gzip, "image.bytes", 0);
     struct parquet_rows rows;
-    uint64_t offset = 0;
+    struct parquet_place place;
+    uint8_t found[16];
     for (int64_t row = 1; row < ROWS; row += 7) {
         assert_ok(parquet_reader_rows(reader, row, &rows, &err), err);
-        assert_true(parquet_value_offset(plain, &rows.values[0], &offset));
-        assert_true(offset + rows.values[0].size < size);
-        assert_memory_equal(bytes + offset, rows.values[0].bytes, rows.values[0].size);
-        assert_ok(parquet_reader_rows(packed, row, &rows, &err), err);
-        assert_false(parquet_value_offset(gzip, &rows.values[0], &offset));
+        assert_ok(parquet_reader_place(reader, row, &place, &err), err);
+        assert_true(place.known && place.null == rows.values[0].null);
+        assert_int_equal(place.size, rows.values[0].size);
+        assert_true(place.offset + place.size < size);
+        assert_memory_equal(bytes + place.offset, rows.values[0].bytes, place.size);
+        assert_ok(parquet_read_at(plain, &place, found, &err), err);
+        assert_memory_equal(found, rows.values[0].bytes, place.size);
+        assert_ok(parquet_reader_place(packed, row, &place, &err), err);
+        assert_false(place.known);
     }
     parquet_reader_free(&reader);
     parquet_reader_free(&packed);
     parquet_free(&plain);
     parquet_free(&gzip);
+}
+
+/* The signal that a mapping would get ends the process. */
+static void a_file_that_is_shortened_while_it_is_open_is_an_error_with_its_name(void **state)
+{
+    struct bl_error err = {0};
+    struct parquet_rows rows;
+    struct parquet_place place;
+    static const char *const files[] = {"plain.parquet", "index.parquet", "gzip.parquet"};
+    for (size_t i = 0; i < 3; i++) {
+        bl_autofree char *bytes = NULL;
+        struct parquet *file = NULL;
+        size_t size = 0;
+        char path[256], line[1600], expected[400];
+        snprintf(path, sizeof path, "/tmp/blipren-shortened-%d.parquet", (int)getpid());
+        assert_ok(bl_file_read(golden(files[i]), 1 << 20, &bytes, &size, &err), err);
+        assert_ok(bl_file_write(path, bytes, size, &err), err);
+        assert_ok(parquet_open(path, &file, &err), err);
+        struct parquet_reader *reader = open_reader(file, "image.bytes", 0);
+        assert_int_equal(truncate(path, 3), 0);
+        assert_int_equal(parquet_reader_rows(reader, ROWS - 1, &rows, &err), -BL_EDATA);
+        err.key[0] = 0;
+        bl_error_format(&err, line, sizeof line);
+        snprintf(expected, sizeof expected, "%s: expected %zu bytes, as when it was opened, found ",
+                 path, size);
+        assert_memory_equal(line, expected, strlen(expected));
+        assert_int_equal(parquet_reader_place(reader, 0, &place, &err), -BL_EDATA);
+        parquet_reader_free(&reader);
+        parquet_free(&file);
+        assert_int_equal(unlink(path), 0);
+    }
 }
 
 /* --- Several files. --- */
@@ -810,6 +848,7 @@ static void differences_wrap_round_at_64_bits(void **state)
 UNIT_MAIN(cmocka_unit_test(what_pyarrow_polars_and_duckdb_wrote_is_read),
           cmocka_unit_test(an_empty_file_has_columns_and_no_rows),
           cmocka_unit_test(an_uncompressed_plain_value_is_located_in_the_file),
+          cmocka_unit_test(a_file_that_is_shortened_while_it_is_open_is_an_error_with_its_name),
           IN_FOLDER(files_of_a_folder_or_a_pattern_are_one_table),
           IN_FOLDER(a_table_names_the_file_that_lacks_the_column),
           IN_FOLDER(a_table_names_the_file_whose_column_is_of_another_kind),

@@ -2,6 +2,7 @@
 #include "tests/unit/unit.h"
 
 #include "coordinator/peers.h"
+#include "proto/wire.h"
 
 #define MANY 3000 /* more than there are buckets: chains are walked */
 
@@ -59,7 +60,7 @@ static void of_two_connections_of_a_process_the_newer_counts(void **state)
     struct bl_error err;
     assert_ok(peers_new(&peers, &err), err);
     for (uint64_t i = 0; i < 40; i++) { /* whichever bucket each is in */
-        struct wire_id first = id_of(2 * i), second = id_of(2 * i + 1);
+        struct wire_id first = wire_id_make(100 + i, 1), second = wire_id_make(100 + i, 2);
         struct peer *old = peers_add(peers, &first), *new = peers_add(peers, &second);
         old->incarnation = new->incarnation = 100 + i;
         old->secret = new->secret = 1000 + i;

@@ -72,8 +72,7 @@ static void a_picture_without_pixels_is_refused(void **state)
     struct bl_error err;
     struct picture p;
     assert_int_equal(picture_init(&p, 0, 5, COLOUR_WHITE, &err), -BL_ELIMIT);
-    assert_string_equal(err.text,
-                        "expected a picture with sides of 1 to 65535 pixels, found 0 x 5");
+    assert_string_equal(err.text, "expected an image with sides of 1 to 65535 pixels, found 0 x 5");
     assert_int_equal(picture_init(&p, 5, 65536, COLOUR_WHITE, &err), -BL_ELIMIT);
 }
 

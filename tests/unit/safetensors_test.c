@@ -68,8 +68,8 @@ static void a_wrong_header_is_named_with_what_was_expected_and_found(void **stat
         {"{\"a\":{\"dtype\":\"F16\",\"shape\":[3],\"data_offsets\":[0,3]}}", 3,
          "x: tensor \"a\": expected 6 bytes for its shape, found 3"},
         {"{\"a\":{\"dtype\":\"F16\",\"shape\":[3],\"data_offsets\":[0,6]}}", 5,
-         "x: tensor \"a\": expected data up to offset 6, found the file's end at 5; the file was "
-         "cut off: fetch it again"},
+         "x: tensor \"a\": expected data up to offset 6, found the file's end at 5; the file is "
+         "truncated: download it again"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
          "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[3,7]}}",
          7, "x: tensor \"b\": its data overlaps that of tensor \"a\""},
@@ -343,9 +343,9 @@ static void a_wrong_index_is_named(void **state)
         {"{\"a\":\"../1\"}",
          "tensor \"a\": expected the name of a file beside the index, found \"../1\""},
         {"{\"a\":\"1.safetensors\",\"b\":\"1.safetensors\"}",
-         "tensor \"b\": expected in 1.safetensors, which does not hold it"},
+         "tensor \"b\": expected in 1.safetensors, which does not have it"},
         {"{\"a\":\"2.safetensors\",\"b\":\"1.safetensors\"}",
-         "tensor \"a\": expected in 2.safetensors, which does not hold it"},
+         "tensor \"a\": expected in 2.safetensors, which does not have it"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         put_index(cases[i].weight_map);

@@ -275,7 +275,7 @@ static void wrong_columns_are_named(void **state)
     refuses(folder, NULL, "caption", "/a.parquet: expected a Parquet file, which begins with PAR1");
     assert_ok(bl_file_write(inside("a.txt"), "x", 1, &err), err);
     refuses(inside("a.txt"), NULL, "caption",
-            "/a.txt: expected a folder or Parquet files, found another file");
+            "/a.txt: expected a folder, Parquet files or tar shards, found another file");
     refuses(inside("b-*.parquet"), NULL, "caption",
             "/b-*.parquet: expected Parquet files of that pattern, found none");
 }

@@ -271,10 +271,16 @@ static void text_that_is_not_utf_8_is_refused_by_file_and_line(void **state)
     source_free(&source);
     remove_folder(NULL);
     put("a.jpg", "");
-    put("a.txt", "\xff\xfe"
+    put("a.txt", "\xff"
                  "a");
     refuses(CONFIG_FORMAT_AUTO, text_column, 1,
             "/a.txt: expected UTF-8, found the byte 0xff after \"\"");
+    put("a.txt", "\xff\xfe"
+                 "a");
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1, "/a.txt: expected UTF-8, found UTF-16");
+    put("metadata.csv", "\xfe\xff"
+                        "f");
+    refuses(CONFIG_FORMAT_AUTO, text_column, 1, "/metadata.csv: expected UTF-8, found UTF-16");
 }
 
 static void wrong_records_are_named(void **state)
@@ -282,7 +288,7 @@ static void wrong_records_are_named(void **state)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"text\na\n", "/metadata.csv:1: expected a column file_name, found none"},
+        {"text\na\n", "/metadata.csv:1: expected a column file_name, found \"text\""},
         {"file_name,text,text\n", "/metadata.csv:1: column \"text\" is given twice"},
         {"file_name,text\na,b\nc\n",
          "/metadata.csv:3: expected 2 fields as in the first line, found 1"},
@@ -307,8 +313,8 @@ static void wrong_folders_are_named(void **state)
     refuses(
         CONFIG_FORMAT_AUTO, text_column, 1,
         ": expected metadata.jsonl or metadata.csv, images beside .txt files, captions of COCO or "
-        "Flickr8k, or Parquet "
-        "files, found none "
+        "Flickr8k, Parquet files, or tar shards, "
+        "found none "
         "among 0 files");
     put("a.jpg", "");
     refuses(CONFIG_IMAGEFOLDER, text_column, 1,

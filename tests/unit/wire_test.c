@@ -41,6 +41,8 @@ static struct {
     Blipren__Assignment assignment;
     Blipren__Save save;
     Blipren__Stop stop;
+    Blipren__Store store;
+    Blipren__Rendezvous *entries[1];
     uint64_t many[17];
     uint64_t samples[3];
     uint32_t epochs[3];
@@ -68,6 +70,10 @@ static void make_peers(void)
     m.rendezvous = (Blipren__Rendezvous)BLIPREN__RENDEZVOUS__INIT;
     m.rendezvous.key = (char *)"3/rank_0";
     m.rendezvous.value = (ProtobufCBinaryData){sizeof digest, digest};
+    m.store = (Blipren__Store)BLIPREN__STORE__INIT;
+    m.entries[0] = &m.rendezvous;
+    m.store.entry = m.entries;
+    m.store.n_entry = 1;
     m.formed = (Blipren__Formed)BLIPREN__FORMED__INIT;
     m.received = (Blipren__Received)BLIPREN__RECEIVED__INIT;
     m.received.kind = BLIPREN__KIND__KIND_TRAIN;
@@ -202,6 +208,7 @@ static const struct {
     {BLIPREN__ENVELOPE__BODY_ASSIGNMENT, &m.assignment, "assignment"},
     {BLIPREN__ENVELOPE__BODY_SAVE, &m.save, "save"},
     {BLIPREN__ENVELOPE__BODY_STOP, &m.stop, "stop"},
+    {BLIPREN__ENVELOPE__BODY_STORE, &m.store, "store"},
 };
 #define BODIES (sizeof bodies / sizeof *bodies)
 

@@ -7,7 +7,7 @@
  * Threads  one thread (the engine's) calls open … free; deliver and abort may come from any thread
  *          meanwhile.
  * Order    every rank begins the same collectives in the same order. They run in that order on a
- *          thread of their own, while the caller goes on computing; wait() returns when all of them
+ *          thread of their own, while the caller continues computing; wait() returns when all of them
  *          are done.
  * Bits     each element is summed once, in ring order, and then copied: all ranks hold the same
  *          bits. Integer sums have the same bits for any number of ranks too.

@@ -73,7 +73,7 @@ static int lost(const struct ring *ring, bool right, int error, struct bl_error 
 {
     const struct comm_options *o = &ring->options;
     int rank = (o->rank + (right ? 1 : o->world - 1)) % o->world;
-    return bl_fail(err, BL_EPEER, "the connection with rank %d is lost: %s", rank,
+    return bl_fail(err, BL_EPEER, "lost the connection to rank %d: %s", rank,
                    error ? strerror(error) : "it was closed");
 }
 
@@ -145,7 +145,7 @@ static int compare_serials(struct ring *ring, const struct ring_task *task, stru
                       .in_size = sizeof other};
     BL_TRY(go_round(ring, &r, err));
     if (memcmp(own, other, sizeof own) != 0)
-        return bl_fail(err, BL_EPEER, "the ranks have begun different collectives");
+        return bl_fail(err, BL_EPEER, "the ranks started different collectives");
     return 0;
 }
 
@@ -348,7 +348,7 @@ static int ring_connect(void *self, struct bl_error *err)
     struct bl_error why;
     if (ring_join(ring, &why) == 0)
         return 0;
-    return bl_fail(err, BL_EPEER, "rank %d of %d cannot connect with its peers: %s", o->rank,
+    return bl_fail(err, BL_EPEER, "rank %d of %d cannot connect to its peers: %s", o->rank,
                    o->world, why.text);
 }
 

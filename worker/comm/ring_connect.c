@@ -276,7 +276,7 @@ static int hear_answer(struct joining *j, struct bl_error *err)
     if (j->answered < RING_TOKEN_BYTES)
         return 0;
     if (CRYPTO_memcmp(j->answer, j->ring->token, RING_TOKEN_BYTES) != 0)
-        return bl_fail(err, BL_EPEER, "at the address of rank %d somebody else listens",
+        return bl_fail(err, BL_EPEER, "another process listens at the address of rank %d",
                        right_of(&j->ring->options));
     set_no_delay(j->call);
     j->ring->right = j->call;

@@ -173,7 +173,7 @@ static void make_communicator(struct nccl *n)
         return;
     }
     ncclResult_t made = ncclCommInitRankConfig(&n->comm, n->world, n->id, n->rank, &config);
-    bool good = settle(n, made, "NCCL cannot connect with its peers");
+    bool good = settle(n, made, "NCCL cannot connect to its peers");
     pthread_mutex_lock(&n->lock);
     n->connected = good;
     pthread_cond_broadcast(&n->changed);
@@ -282,7 +282,7 @@ static bool is_connected(struct nccl *n)
     bool connected = n->connected;
     pthread_mutex_unlock(&n->lock);
     if (!connected)
-        fail(n, "NCCL cannot connect with its peers", "a peer did not appear in time");
+        fail(n, "NCCL cannot connect to its peers", "a peer did not appear in time");
     return connected;
 }
 
