@@ -87,7 +87,8 @@ struct loop {
     struct children *children;
     struct control *control; /* NULL: the run folder's file system has no sockets */
     struct bad_samples *bad_samples, *damaged;
-    uint64_t left_out; /* of bad_samples, those that a rule leaves out (data.min_side), since the start */
+    uint64_t
+        left_out; /* of bad_samples, those that a rule leaves out (data.min_side), since the start */
 
     pthread_mutex_t lock;
     uint64_t journaled_seq;        /* under the lock, from the journal's thread */
