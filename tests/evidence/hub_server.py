@@ -44,6 +44,13 @@ def etag(data):
     return hashlib.sha256(data).hexdigest() if is_lfs(data) else git_blob(data)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *unused):
+        """A client that was killed is no error."""
+
+
 class Hub:
     """Two servers on free ports of loopback: the Hub at 127.0.0.1, the CDN at localhost."""
 
@@ -63,8 +70,7 @@ class Hub:
         Handler.hub = hub
         self.servers = []
         for host in ("127.0.0.1", "localhost"):
-            server = http.server.ThreadingHTTPServer((socket.gethostbyname(host), 0), Handler)
-            server.daemon_threads = True
+            server = Server((socket.gethostbyname(host), 0), Handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             self.servers.append(server)
         self.endpoint = "http://127.0.0.1:%d" % self.servers[0].server_port
