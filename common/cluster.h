@@ -42,8 +42,7 @@ struct bl_timing {
     uint32_t forming_ms; /* 2P: a generation that makes no progress ends; also: absent survivors */
     uint32_t note_ms;    /* 3P: no progress: the log says who is waited for */
     uint32_t drain_ms;   /* 4P: from Stop to giving up on the rest */
-    uint32_t
-        stalled_ms; /* 20P: a peer that beats but makes no progress on its work is lost */
+    uint32_t stalled_ms; /* 20P: a peer that beats but makes no progress on its work is lost */
 };
 struct bl_timing bl_timing_of(uint32_t patience_ms);
 

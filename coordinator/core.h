@@ -26,7 +26,7 @@
     X(FORMING, "everyone's Formed")                                                                \
     X(TRAINING, "reports of the lowest uncommitted step, and their commit on disk")                \
     X(VALIDATING, "the results of the validation micro-batches")                                   \
-    X(SAVING, "a checkpoint without which it must not continue")                                      \
+    X(SAVING, "a checkpoint without which it must not continue")                                   \
     X(ENDING, "Ended of the old generation's workers")                                             \
     X(LEAVING, "everyone's Goodbye")                                                               \
     X(FINISHED, "nothing")
@@ -188,7 +188,7 @@ enum coord_action_type {
 /* name, what the log says of action.peer (0: of nobody) */
 #define COORD_NOTES(X)                                                                             \
     X(LOST, "it was silent for ms; FORGET follows")                                                \
-    X(STALLED, "it beats but made no progress for ms; what it was waited for")                  \
+    X(STALLED, "it beats but made no progress for ms; what it was waited for")                     \
     X(REVOKED, "an assignment goes to another loader: why")                                        \
     X(RESTING, "a loader gets no assignments for ms while others are there")                       \
     X(LEFT_OUT, "a worker is left out of generations for ms: why")                                 \

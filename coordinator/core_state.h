@@ -173,8 +173,8 @@ struct coord {
     uint32_t worker_hints[PEER_HINTS], loader_hints[PEER_HINTS];
     uint64_t guessed_link; /* of the last worker that was guessed at */
     uint64_t moved_ms,
-        noted_ms;     /* when the run last made progress; when the log last said that it makes none */
-    uint64_t step_ms; /* the last step took so long */
+        noted_ms; /* when the run last made progress; when the log last said that it makes none */
+    uint64_t step_ms;                  /* the last step took so long */
     uint64_t rewind_step, rewind_from; /* of the rewinds of this process … */
     uint32_t rewinds;                  /* … to that step, none from further than the first */
     uint32_t losses,

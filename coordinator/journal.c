@@ -240,7 +240,8 @@ static int check_place(const struct journal *j, struct bl_error *err)
         mine.st_dev == there.st_dev)
         return 0;
     bl_fail(err, BL_EIO, "the journal was removed during the run");
-    bl_error_remedy(err, "start the run from scratch; what was trained since the last checkpoint is lost");
+    bl_error_remedy(
+        err, "start the run from scratch; what was trained since the last checkpoint is lost");
     return bl_error_file(err, j->path);
 }
 

@@ -25,7 +25,7 @@ void coord_checkpoint_name(struct coord_checkpoint checkpoint, char ret[COORD_CH
     X(REWIND, "no state survived: back to a checkpoint, later commits are annulled")               \
     X(COMMIT, "a step is part of the living lineage")                                              \
     X(VALIDATED, "the validation after that many steps is complete")                               \
-    X(CHECKPOINT, "a checkpoint is complete on disk")                                                 \
+    X(CHECKPOINT, "a checkpoint is complete on disk")                                              \
     X(DAMAGED, "a registered checkpoint failed its checksums")                                     \
     X(REMOVED, "a registered checkpoint is older than what is kept")                               \
     X(FINISH, "every process was told to leave")                                                   \

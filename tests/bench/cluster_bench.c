@@ -347,8 +347,9 @@ static void take_assignment(struct peer *loader, uint64_t generation, const Blip
         return complete(loader, generation, m->worker, m->step, m->micro_batch);
     if (rested_count == rested_room) {
         rested_room = 2 * rested_room + 1024;
-        rested = realloc(rested, rested_room * sizeof *rested);
-        BL_ASSERT(rested != NULL);
+        void *grown = realloc(rested, rested_room * sizeof *rested);
+        BL_ASSERT(grown != NULL);
+        rested = grown;
     }
     rested[rested_count].loader = loader;
     rested[rested_count].generation = generation;

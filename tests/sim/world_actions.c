@@ -467,7 +467,8 @@ static void coord_note(const struct coord_action *a)
     if (a->note.kind == COORD_NOTE_STALLED && !was_hung(a))
         sim_fail(SIM_UNSAFE, "a peer that makes progress is given up: %s", a->note.text);
     if (mended && a->note.kind == COORD_NOTE_REVOKED && strstr(a->note.text, "makes no progress"))
-        sim_fail(SIM_UNSAFE, "an assignment is taken from a loader that makes progress: %s", a->note.text);
+        sim_fail(SIM_UNSAFE, "an assignment is taken from a loader that makes progress: %s",
+                 a->note.text);
     if (mended && w->odd == NOT_ODD && a->note.kind == COORD_NOTE_UNFORMED)
         sim_fail(SIM_UNSAFE, "a generation is not formed at the first try: %s", a->note.text);
 }

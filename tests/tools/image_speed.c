@@ -51,8 +51,12 @@ static double decode_alone(const char *data, size_t size)
     jpeg.out_color_space = JCS_RGB;
     jpeg_start_decompress(&jpeg);
     size_t row_bytes = (size_t)jpeg.output_width * 3, wanted = row_bytes * jpeg.output_height;
-    if (wanted > capacity)
-        pixels = realloc(pixels, capacity = wanted);
+    if (wanted > capacity) {
+        free(pixels);
+        pixels = malloc(capacity = wanted);
+        if (!pixels)
+            abort();
+    }
     while (jpeg.output_scanline < jpeg.output_height) {
         JSAMPROW row = pixels + jpeg.output_scanline * row_bytes;
         jpeg_read_scanlines(&jpeg, &row, 1);
