@@ -471,10 +471,12 @@ static int replay(void *context, const struct coord_record *record, struct bl_er
     return coord_replay(((struct loop *)context)->core, record, err);
 }
 
-/* A run resumes with the data it began with. */
-static int compare_data(void *context, struct bl_error *err)
+/* A run resumes with the data it began with, where its metrics can be written. */
+static int may_start(void *context, struct bl_error *err)
 {
     const struct loop *l = context;
+    if (!loop_embeds(l))
+        BL_TRY(metrics_check(l->config->run_dir, err));
     char hex[65];
     const struct coord_ledger *ledger = coord_ledger(l->core);
     if (loop_embeds(l) || !ledger->checkpoint_count)
@@ -506,7 +508,7 @@ static int open_core(struct loop *l, struct bl_error *err)
     if (l->options->local && (uint32_t)l->options->workers > config.workers_wanted)
         config.workers_wanted = (uint32_t)l->options->workers;
     BL_TRY(coord_new(&config, &l->core, err));
-    BL_TRY(journal_open(c->run_dir, replay, compare_data, written, l, &l->journal, err));
+    BL_TRY(journal_open(c->run_dir, replay, may_start, written, l, &l->journal, err));
     if (loop_embeds(l))
         return 0;
     const struct coord_ledger *ledger = coord_ledger(l->core);

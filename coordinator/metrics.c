@@ -29,6 +29,21 @@ static int cut_torn_line(FILE *file, struct bl_error *err)
     return bl_fail_errno(err, "half a line at its end cannot be cut off");
 }
 
+static const char *const names[] = {"metrics.jsonl", "val_predictions.jsonl"};
+
+int metrics_check(const char *run_folder, struct bl_error *err)
+{
+    char path[4096];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        BL_TRY(bl_path_join(path, sizeof path, run_folder, names[i], err));
+        if (access(path, F_OK) == 0 && access(path, W_OK) < 0) {
+            bl_fail_errno(err, "cannot be written");
+            return bl_error_file(err, path);
+        }
+    }
+    return 0;
+}
+
 static int open_append(const char *folder, const char *name, FILE **ret, struct bl_error *err)
 {
     char path[4096];
@@ -46,9 +61,9 @@ int metrics_open(const char *run_folder, struct metrics **ret, struct bl_error *
     struct metrics *made = calloc(1, sizeof *made);
     if (!made)
         return bl_fail(err, BL_ENOMEM, "no memory for the metrics");
-    int rc = open_append(run_folder, "metrics.jsonl", &made->lines, err);
+    int rc = open_append(run_folder, names[0], &made->lines, err);
     if (rc == 0)
-        rc = open_append(run_folder, "val_predictions.jsonl", &made->captions, err);
+        rc = open_append(run_folder, names[1], &made->captions, err);
     if (rc < 0)
         metrics_close(&made);
     *ret = made;

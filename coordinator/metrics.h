@@ -43,6 +43,10 @@ struct metrics_validation {
     struct metrics_source source[BL_SOURCES_MAX];
 };
 
+/* Whether the run folder's metrics, if there are any, can be added to: asked before a start takes the run from anybody. The
+ * failure names the file. */
+int metrics_check(const char *run_folder, struct bl_error *err);
+
 struct metrics;
 
 int metrics_open(const char *run_folder, struct metrics **ret, struct bl_error *err);
