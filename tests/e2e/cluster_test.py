@@ -469,7 +469,7 @@ def bad_images_void_their_slots_and_are_listed(place):
 
 
 def images_with_damaged_data_are_used_counted_and_listed(place):
-    data = place.path("damaged")
+    data = place.path("damaged-data")
     shutil.copytree(place.path("data"), data)
     with open(os.path.join(ROOT, "tests/golden/image/restart.jpg"), "rb") as f:
         sound = f.read()
@@ -515,7 +515,7 @@ def weights_that_are_not_finite_end_the_run_and_check_names_them(place):
     case = Case(place, "notfinite", llm__path=llm, train__validate_every=4)
     code, output = case.train("1,1")
     expect(code == DATA and "all of the last 16 steps were skipped: nothing is trained; run `blipren-coord check " in output and
-           "complete" not in output, (code, output))
+           "complete:" not in output, (code, output))
     done = subprocess.run([program("blipren-coord"), "check", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     expect(done.returncode == FORMAT and b'tensor "model.norm.weight": expected finite values, found nan at element 10' in
            done.stdout and b"found nan" in done.stderr, done)
@@ -526,8 +526,8 @@ def weights_that_are_not_finite_end_the_run_and_check_names_them(place):
 def the_readmes_run_works_shortened_and_a_length_in_epochs_too(place):
     text = open(os.path.join(ROOT, "README.md")).read()
     yaml = text.split("```yaml\n")[1].split("```")[0]
-    for found, mine in (("siglip-so400m-patch14-384", os.path.join(ROOT, "deploy/demo/models/vision")), ("run_dir: run", "run_dir: readme"),
-                        ("Llama-3.2-1B", os.path.join(ROOT, "deploy/demo/models/llm")), ("source: photos", "source: data"),
+    for found, mine in (("google/siglip-so400m-patch14-384", os.path.join(ROOT, "deploy/demo/models/vision")), ("run_dir: run", "run_dir: readme"),
+                        ("meta-llama/Llama-3.2-1B", os.path.join(ROOT, "deploy/demo/models/llm")), ("source: photos", "source: data"),
                         ("global_batch: 256", "global_batch: 16"), ("steps: 6000", "steps: 30")):
         expect(found in yaml, found)
         yaml = yaml.replace(found, mine)
@@ -560,7 +560,10 @@ def losses_in_bf16_are_those_in_f32(place):
             runs[precision] = case
         wide, narrow = ([m["loss_nats"] for m in metrics(runs[p].run)] for p in ("f32", "bf16"))
         worst = max(abs(b / a - 1) for a, b in zip(wide, narrow))
-        expect(len(wide) == len(narrow) == 24 and 0 < worst < 0.01, (kind, worst, wide, narrow))
+        expect(len(wide) == len(narrow) == 24 and worst < 0.01, (kind, worst, wide, narrow))
+        with open(os.path.join(runs["bf16"].run, "logs/worker-0.log")) as f:
+            rounds = "bf16 products" in f.read()  # else f32 products of weights that are bf16 in the files
+        expect((worst > 0) == rounds, (kind, worst, rounds))
         checkpoint = os.path.join(runs["bf16"].run, "checkpoints/latest")
         with open(place.path("data", "pairs.jsonl"), "w") as f:
             for i in range(8):
@@ -570,7 +573,7 @@ def losses_in_bf16_are_those_in_f32(place):
              place.path("data", "pairs.jsonl")], stdout=subprocess.PIPE, check=True).stdout.splitlines()] for p in ("f32", "bf16")}
         os.unlink(place.path("data", "pairs.jsonl"))
         worst = max(abs(b / a - 1) for a, b in zip(score["f32"], score["bf16"]))
-        expect(len(score["f32"]) == 8 and 0 < worst < 0.01, (kind, worst, score))
+        expect(len(score["f32"]) == 8 and worst < 0.01 and (worst > 0) == rounds, (kind, worst, score))
 
 
 def start_cluster(place, case):
