@@ -12,7 +12,8 @@ static char folder[64], path[80];
 static struct coord_record seen[64];
 static int seen_count;
 static uint64_t epoch;
-static _Atomic uint64_t acknowledged, epoch_found; /* of the writing threads: two journals are open at a time */
+static _Atomic uint64_t acknowledged,
+    epoch_found; /* of the writing threads: two journals are open at a time */
 
 static int make_folder(void **state)
 {
