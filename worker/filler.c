@@ -16,8 +16,7 @@ struct filler {
     struct tower *tower;
     struct spool *spool;      /* NULL: nothing was computed yet, or the cache is whole */
     struct rows rows;         /* of the whole cache */
-    float *features, *pooled; /* of `capacity` images */
-    int64_t capacity;
+    struct row_buffer buffer; /* of what the tower gave */
 };
 
 int filler_open(struct ops *ops, const struct config *config, const struct dataset *dataset,
@@ -42,8 +41,7 @@ void filler_free(struct filler **filler)
     tower_free(&f->tower);
     spool_free(&f->spool);
     rows_close(&f->rows);
-    free(f->features);
-    free(f->pooled);
+    row_buffer_release(&f->buffer);
     free(f);
     *filler = NULL;
 }
@@ -70,33 +68,20 @@ static bool has_all(const struct filler *f, const struct batch *b)
     return true;
 }
 
-static int make_room(struct filler *f, int64_t images, struct bl_error *err)
-{
-    if (images <= f->capacity)
-        return 0;
-    free(f->features);
-    free(f->pooled);
-    size_t width = (size_t)(images * f->form.width);
-    f->features = calloc(width * (size_t)f->form.tokens, sizeof *f->features);
-    f->pooled = calloc(width, sizeof *f->pooled);
-    f->capacity = f->features && f->pooled ? images : 0;
-    return f->capacity ? 0
-                       : bl_fail(err, BL_ENOMEM, "no memory for the features of %lld images",
-                                 (long long)images);
-}
-
 static int compute(struct filler *f, const struct batch *b, struct bl_error *err)
 {
-    BL_TRY(make_room(f, b->good + 1, err));
+    BL_TRY(row_buffer_reserve(&f->buffer, &f->form, b->good + 1, err));
     if (!f->spool)
         BL_TRY(spool_open(f->config->cache.path, &f->form, &f->spool, err));
     if (b->good)
-        BL_TRY(tower_encode(f->tower, b->good, b->pixels, f->features, f->pooled, err));
+        BL_TRY(
+            tower_encode(f->tower, b->good, b->pixels, f->buffer.features, f->buffer.pooled, err));
     for (int64_t i = 0; i < b->good; i++) {
         struct dataset_sample sample;
         dataset_sample(f->dataset, b->slots[i].sample, &sample);
-        BL_TRY(spool_add(f->spool, sample.hash, f->features + i * f->form.tokens * f->form.width,
-                         f->pooled + i * f->form.width, err));
+        BL_TRY(spool_add(f->spool, sample.hash,
+                         f->buffer.features + i * f->form.tokens * f->form.width,
+                         f->buffer.pooled + i * f->form.width, err));
         bl_progress_add(1);
     }
     return 0;
@@ -109,8 +94,6 @@ int filler_take(struct filler *f, const struct batch *b, struct micro_batch *ret
     if (b->cached || (f->rows.cache && has_all(f, b)))
         return rows_take(&f->rows, b, ret, err);
     BL_TRY(compute(f, b, err));
-    ret->pixels = NULL;
-    ret->features = f->features;
-    ret->pooled = f->form.pooled ? f->pooled : NULL;
+    row_buffer_lend(&f->buffer, &f->form, ret);
     return 0;
 }

@@ -6,13 +6,25 @@
 #include "worker/batch.h"
 #include "worker/model/captioner.h"
 
+/* Features and pooled vectors of up to `capacity` images, f32. Zero-initialise. */
+struct row_buffer {
+    float *features, *pooled; /* (capacity, tokens, width) and (capacity, width) */
+    int64_t capacity;
+};
+/* Room for so many images; what it held is lost when it grows. */
+int row_buffer_reserve(struct row_buffer *buffer, const struct cache_form *form, int64_t images,
+                       struct bl_error *err);
+void row_buffer_release(struct row_buffer *buffer);
+/* Sets ret's features and pooled to the buffer's, which stays their owner. */
+void row_buffer_lend(const struct row_buffer *buffer, const struct cache_form *form,
+                     struct micro_batch *ret);
+
 /* Zero-initialise. */
 struct rows {
     struct features *cache; /* NULL: none */
     const struct dataset *dataset;
     struct cache_form form;
-    float *features, *pooled; /* of `capacity` images */
-    int64_t capacity;
+    struct row_buffer buffer;
 };
 
 /* Opens cache.path; dataset is borrowed. rows_close in any case. */

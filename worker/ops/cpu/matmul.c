@@ -273,10 +273,10 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
         return;
     }
     const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
-    const bool few = w->dtype == BL_BF16 && R <= FEW_ROWS;
+    const bool few = w->dtype == BL_BF16 && R <= FEW_ROWS, widened = w->dtype != BL_F32 && !few;
     size_t stride = 0;
     char *scratch = NULL;
-    if (w->dtype != BL_F32 && !few) {
+    if (widened) {
         size_t bytes = (size_t)(t.columns * K) * sizeof(float);
         scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, bytes, &stride);
         if (!scratch)
@@ -289,7 +289,7 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
         int64_t r0 = i % t.row_count * t.rows, n0 = i / t.row_count * t.columns;
         int64_t rows = bl_min(t.rows, R - r0), columns = bl_min(t.columns, N - n0);
         const float *b = (const float *)matrix_at(w, n0 * K);
-        if (w->dtype != BL_F32 && !few) {
+        if (widened) {
             float *wide = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
             widen(wide, matrix_at(w, n0 * K), w->dtype, columns * K);
             b = wide;

@@ -83,22 +83,6 @@ static bool describe(struct width *w, int64_t K, int i, bool any)
     return good;
 }
 
-static bool library_uses(dnnl_cpu_isa_t isa)
-{
-    return (dnnl_get_effective_cpu_isa() & isa) == isa;
-}
-
-bool packed_pays(void)
-{
-#ifdef CPU_X86
-    __builtin_cpu_init();
-    return library_uses(dnnl_cpu_isa_avx512_core_amx) ||
-           (library_uses(dnnl_cpu_isa_avx512_core_bf16) && !__builtin_cpu_is("intel"));
-#else
-    return false;
-#endif
-}
-
 bool packed_is_possible(void)
 {
     struct packed *packed = NULL;

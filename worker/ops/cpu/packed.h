@@ -20,12 +20,7 @@
 
 #include "common/error.h"
 
-/* Whether bf16 products are faster here than f32 products of widened values: with AMX, and with AVX-512's
- * bf16 instructions but for Intel's, which take twice as long as f32's (74 GFLOP/s beside 150 on one
- * Xeon without AMX; twice as fast as f32 on a Zen 4). A function of the processor alone, so that equal
- * processors give equal results. */
-bool packed_pays(void);
-/* Whether the library can at all (slowly, for tests). */
+/* Whether the library can multiply bf16 at all (slowly where the processor cannot, for tests). */
 bool packed_is_possible(void);
 
 enum { PACKED_ROWS_MAX = 128 };
