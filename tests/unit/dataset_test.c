@@ -11,7 +11,7 @@
 #include "common/cleanup.h"
 #include "common/data/dataset.h"
 #include "common/data/indexing.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/data_folder.h"
 
 static int make_folders(void **state)
 {
@@ -21,24 +21,12 @@ static int make_folders(void **state)
                : -1;
 }
 
-static void put(const char *name, const char *text)
-{
-    struct bl_error err = {0};
-    assert_ok(bl_file_write(inside(name), text, strlen(text), &err), err);
-}
-
 /* A configuration over the demo's language model, with extra keys of data. */
 static struct config *configure(const char *data)
 {
-    char yaml[2048];
-    struct bl_error err = {0};
-    struct config *config = NULL;
-    snprintf(yaml, sizeof yaml,
-             "run_dir: run\nvision: {path: v}\nllm: {path: %s/deploy/demo/models/llm}\n"
-             "train: {steps: 1}\ndata:\n  source: data\n%s",
-             getenv("BLIPREN_SOURCE"), data);
-    assert_ok(config_parse(yaml, strlen(yaml), "run.yaml", folder, &config, &err), err);
-    return config;
+    char lines[2048];
+    snprintf(lines, sizeof lines, "  source: data\n%s", data);
+    return configure_data(lines);
 }
 
 static struct dataset *prepared(const char *data, bool *reused)

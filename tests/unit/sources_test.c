@@ -8,7 +8,7 @@
 #include "common/config/config.h"
 #include "common/data/dataset.h"
 #include "common/data/run.h"
-#include "tests/unit/folder.h"
+#include "tests/unit/data_folder.h"
 
 /* -- the configuration ------------------------------------------------------------------------ */
 
@@ -161,12 +161,6 @@ static void on_resume_folders_may_move_and_weights_may_not_change(void **state)
 
 /* -- the index -------------------------------------------------------------------------------- */
 
-static void put(const char *name, const char *text)
-{
-    struct bl_error err = {0};
-    assert_ok(bl_file_write(inside(name), text, strlen(text), &err), err);
-}
-
 /* Images [first, end) by their contents, each beside its caption. */
 static void put_pairs(const char *name, int first, int end)
 {
@@ -182,24 +176,11 @@ static void put_pairs(const char *name, int first, int end)
     }
 }
 
-static struct config *configure(const char *data)
-{
-    char yaml[2048];
-    struct bl_error err = {0};
-    struct config *config = NULL;
-    snprintf(yaml, sizeof yaml,
-             "run_dir: run\nvision: {path: v}\nllm: {path: %s/deploy/demo/models/llm}\n"
-             "train: {steps: 1}\ndata:\n%s",
-             getenv("BLIPREN_SOURCE"), data);
-    assert_ok(config_parse(yaml, strlen(yaml), "run.yaml", folder, &config, &err), err);
-    return config;
-}
-
 static struct dataset *prepared(const char *data, struct bl_plan *plan)
 {
     struct bl_error err = {0};
     struct dataset *dataset = NULL;
-    struct config *config = configure(data);
+    struct config *config = configure_data(data);
     assert_ok(dataset_prepare(config, NULL, NULL, &dataset, NULL, &err), err);
     run_plan(config, dataset, plan);
     config_free(&config);
@@ -295,7 +276,7 @@ static void judged(const char *data, const char *message)
 {
     struct bl_error err = {0};
     struct dataset *dataset = NULL;
-    struct config *config = configure(data);
+    struct config *config = configure_data(data);
     char line[1600], *home;
     assert_true(dataset_prepare(config, NULL, NULL, &dataset, NULL, &err) < 0);
     bl_error_format(&err, line, sizeof line);
@@ -336,8 +317,8 @@ static void another_weight_makes_the_index_anew_and_the_same_is_used_again(void 
     for (int i = 0; i < 3; i++) {
         struct dataset *d = NULL;
         struct config *config =
-            configure(i < 2 ? "  sources: [{source: a}, {source: b}]\n"
-                            : "  sources: [{source: a}, {source: b, weight: 3}]\n");
+            configure_data(i < 2 ? "  sources: [{source: a}, {source: b}]\n"
+                                 : "  sources: [{source: a}, {source: b, weight: 3}]\n");
         assert_ok(dataset_prepare(config, NULL, NULL, &d, &reused, &err), err);
         assert_int_equal(reused, i == 1);
         dataset_free(&d);

@@ -6,25 +6,13 @@
 #include "common/cleanup.h"
 #include "common/data/captions.h"
 #include "common/data/token_rows.h"
-#include "tests/unit/folder.h"
-
-static void put(const char *name, const char *text)
-{
-    struct bl_error err = {0};
-    assert_ok(bl_file_write(inside(name), text, strlen(text), &err), err);
-}
+#include "tests/unit/data_folder.h"
 
 static struct config *configure(const char *data)
 {
-    char yaml[2048];
-    struct bl_error err = {0};
-    struct config *config = NULL;
-    snprintf(yaml, sizeof yaml,
-             "run_dir: run\nvision: {path: v}\nllm: {path: %s/deploy/demo/models/llm}\n"
-             "train: {steps: 1}\ndata:\n  source: data\n  caption_choice: any\n%s",
-             getenv("BLIPREN_SOURCE"), data);
-    assert_ok(config_parse(yaml, strlen(yaml), "run.yaml", folder, &config, &err), err);
-    return config;
+    char lines[2048];
+    snprintf(lines, sizeof lines, "  source: data\n  caption_choice: any\n%s", data);
+    return configure_data(lines);
 }
 
 #define CAPTIONS "  captions: [{column: short, prefix: \"Short caption:\"}, {column: long}]\n"
