@@ -1,4 +1,4 @@
-/* common/config/config.c - RUN.yaml into struct config: defaults, open and free. */
+/* common/config/open.c - RUN.yaml into struct config: its keys, defaults for the others, checks. */
 #include "common/config/parts.h"
 
 #include <stdlib.h>
@@ -7,6 +7,8 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/limits.h"
+
+_Static_assert(sizeof(enum config_schedule) == sizeof(int), "choices are stored through int");
 
 static int set_default(struct reader *r, const struct config_key *key)
 {
@@ -87,100 +89,4 @@ int config_open(const char *path, struct config **ret, struct bl_error *err)
     }
     *strrchr(absolute, '/') = 0;
     return config_parse(yaml, size, path, absolute, ret, err);
-}
-
-void config_release_captions(struct config_captions *list)
-{
-    for (size_t i = 0; i < list->count; i++) {
-        free(list->at[i].column);
-        free(list->at[i].prefix);
-        free(list->at[i].join);
-        free(list->at[i].trace);
-        free(list->at[i].open);
-        free(list->at[i].close);
-    }
-    free(list->at);
-}
-
-void config_free(struct config **config)
-{
-    struct config *c = *config;
-    if (!c)
-        return;
-    const struct config_key *key;
-    for (size_t i = 0; (key = config_key_at(i)); i++) {
-        void *at = (char *)c + key->offset;
-        switch (key->type) {
-        case CONFIG_TEXT:
-        case CONFIG_PATH:
-            free(*(char **)at);
-            break;
-        case CONFIG_PATTERNS: {
-            struct config_strings *list = at;
-            for (size_t j = 0; j < list->count; j++)
-                free(list->at[j]);
-            free(list->at);
-            break;
-        }
-        case CONFIG_CAPTIONS:
-            config_release_captions(at);
-            break;
-        case CONFIG_SOURCES:
-            config_release_sources(at);
-            break;
-        case CONFIG_FILTERS: {
-            struct config_filters *list = at;
-            for (size_t j = 0; j < list->count; j++)
-                free(list->at[j].column);
-            free(list->at);
-            break;
-        }
-        default:
-            break;
-        }
-    }
-    free(c->vision.plan_path);
-    free(c->llm.plan_path);
-    free(c->hub.at);
-    free(c->text);
-    free(c);
-    *config = NULL;
-}
-
-/* A snapshot of the Hub was found by its name, and is not where the plan says. */
-static int map_path(struct path_map *map, char **path, enum hub_kind hub, struct bl_error *err)
-{
-    char name[HUB_NAME_MAX + HUB_REVISION_MAX];
-    if (!*path || (hub != HUB_NONE && hub_name(*path, name, sizeof name)))
-        return 0;
-    return path_map_replace(map, path, err);
-}
-
-static int map_model(struct path_map *map, char **path, char **plan_path, struct bl_error *err)
-{
-    bl_autofree char *before = strdup(*path);
-    if (!before)
-        return bl_fail(err, BL_ENOMEM, "no memory for a path");
-    BL_TRY(map_path(map, path, HUB_MODEL, err));
-    if (strcmp(before, *path) != 0)
-        *plan_path = bl_take(&before);
-    return 0;
-}
-
-int config_map_paths(struct config *c, struct path_map *map, struct bl_error *err)
-{
-    struct config_sources *sources = &c->data.sources;
-    BL_TRY(map_model(map, &c->vision.path, &c->vision.plan_path, err));
-    BL_TRY(map_model(map, &c->llm.path, &c->llm.plan_path, err));
-    BL_TRY(map_path(map, &c->run_dir, HUB_NONE, err));
-    BL_TRY(map_path(map, &c->data.cache, HUB_NONE, err));
-    BL_TRY(map_path(map, &c->cache.path, HUB_NONE, err));
-    BL_TRY(map_path(map, &c->train.init_from, HUB_NONE, err));
-    BL_TRY(map_path(map, &c->data.source, HUB_DATASET, err));
-    BL_TRY(map_path(map, &c->data.validation_source, HUB_DATASET, err));
-    for (size_t i = 0; i < sources->count; i++) {
-        BL_TRY(map_path(map, &sources->at[i].source, HUB_DATASET, err));
-        BL_TRY(map_path(map, &sources->at[i].validation_source, HUB_DATASET, err));
-    }
-    return 0;
 }
