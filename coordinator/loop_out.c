@@ -202,7 +202,10 @@ void loop_send(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_REFUSE:
         snprintf(text, sizeof text, "%s (expected %" PRIu64 ", found %" PRIu64 ")%s%s",
                  a->refuse.text, a->refuse.expected, a->refuse.found, why[0] ? ": " : "", why);
-        loop_refuse(l, peer, text, "");
+        loop_refuse(l, peer, text,
+                    why[0] ? "put them at the same path there, or say with --map FROM=TO where "
+                             "they are"
+                           : "");
         loop_forget(l, peer);
         break;
     case COORD_ACTION_FORGET:

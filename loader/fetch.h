@@ -69,10 +69,10 @@ struct fetch_options {
 
 /* Starts the threads. *ret is the caller's. */
 int fetch_start(const struct fetch_options *options, struct fetch **ret, struct bl_error *err);
-/* Opens configuration, index, tokenizer and preprocessing (cache_tower as in sample_source_open), on a thread; FETCH_OPENED
+/* Opens configuration, index, tokenizer and preprocessing (map, cache_tower as in sample_source_open), on a thread; FETCH_OPENED
  * follows. Once. */
 void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                const char *cache_tower);
+                struct path_map *map, const char *cache_tower);
 /* Reads the images of these samples and hashes their bytes (sample_probe); FETCH_PROBED follows, once the data is open. One
  * at a time. -BL_ENOMEM. */
 int fetch_probe(struct fetch *fetch, const uint64_t *samples, uint32_t count, struct bl_error *err);
@@ -81,6 +81,8 @@ const uint64_t *fetch_probe_hashes(const struct fetch *fetch, uint32_t *ret_coun
 /* After FETCH_OPENED: samples of the index, and pixels of an image's side. */
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
+/* And its models (sample_models). */
+void fetch_models(const struct fetch *fetch, const char **ret_vision, const char **ret_llm);
 
 /* Makes a micro-batch of `count` samples below fetch_samples, of which the missing ones are known to be void; what is at a URL is
  * fetched from now on. FETCH_MADE follows. -BL_ENOMEM. */

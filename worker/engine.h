@@ -116,6 +116,9 @@ void engine_abort(struct engine *engine, uint64_t generation);
  * token ids. */
 void engine_fits(const struct engine *engine, int64_t *ret_side, int64_t *ret_vocabulary);
 
+/* SHA-256 of the models' folders (HF_IDENTITY_ALL), 64 digits each, once ENGINE_OPENED came; "": a model that it does not use. */
+void engine_models(const struct engine *engine, const char **ret_vision, const char **ret_llm);
+
 /* The next event; false when there is none. The caller releases it. */
 bool engine_next(struct engine *engine, struct engine_event *ret);
 /* What the thread is doing, for heartbeats: "load", "train", "validate", "idle"; waiting: "data",

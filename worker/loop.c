@@ -404,6 +404,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
                                     .name = options->name,
                                     .kind = kind,
                                     .parent = options->parent,
+                                    .map = options->map,
                                     .calls = &calls,
                                     .context = &l};
     BL_TRY(ops_device_choose(options->device, &l.device, err));

@@ -602,6 +602,45 @@ def workers_and_loaders_started_by_hand_join(place):
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
 
 
+def folders_that_are_elsewhere_on_another_host_are_mapped_and_judged_by_their_hashes(place):
+    models = os.path.join(ROOT, "deploy/demo/models")
+    shutil.copytree(models, place.path("elsewhere", "models"))
+    shutil.copytree(place.path("data"), place.path("elsewhere", "photos"))
+    shutil.copytree(place.path("elsewhere", "models"), place.path("wrong", "models"))
+    with open(place.path("wrong", "models", "llm", "config.json"), "a") as f:
+        f.write("\n")
+    shutil.copytree(place.path("data"), place.path("wrong", "photos"))
+    for name in glob.glob(place.path("wrong", "photos", "*.png")):
+        with open(name, "ab") as f:
+            f.write(b"other bytes")
+    case = Case(place, "mapped", train__reproducible=True)
+    coordinator, log, path, endpoint = start_cluster(place, case)
+
+    def command(kind, *mappings):
+        return [program("blipren-" + kind), "--coord", endpoint, "--threads", "1", *sum((["--map", "%s=%s" % m] for m in mappings), [])]
+
+    def refused(words, kind, *mappings):
+        done = subprocess.run(command(kind, *mappings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60)
+        expect(done.returncode == PEER and words in done.stdout, "%d: %s" % (done.returncode, done.stdout))
+
+    data = place.path("data")
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "worker", (models, place.path("wrong/models")))
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "loader", (models, place.path("wrong/models")))
+    refused("say with --map FROM=TO where it is", "loader", (models, place.path("wrong/models")))
+    refused("does not see this run's images (expected 8, found 0)", "loader", (data, place.path("wrong/photos")))
+    refused("say with --map FROM=TO where they are", "loader", (data, place.path("nowhere")))
+    peers = [subprocess.Popen(command(kind, (models, place.path("elsewhere/models")), (data, place.path("elsewhere/photos"))),
+                              stdout=log, stderr=log) for kind in ("loader", "worker")]
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0], open(path).read())
+    expect("--map %s=%s: no path of this run is" % (models, place.path("elsewhere/models")) not in open(path).read(), open(path).read())
+    state = read_state(case.run)
+    expect(state["llm"]["path"] == os.path.join(models, "llm"), state["llm"])
+    plain = Case(place, "unmapped", train__reproducible=True)
+    plain.must_train("1,1")
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+
+
 def own_address():
     """An address of this machine that is not loopback, or None."""
     for line in subprocess.run(["hostname", "-I"], stdout=subprocess.PIPE, encoding="utf-8").stdout.split():
