@@ -282,16 +282,38 @@ AVX512 static void load_transposed(struct panel_block *block, const void *w, enu
     }
 }
 
-void bfp_load_panel(void *panel, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                    int64_t columns, int64_t K)
+/* Into the L2 cache: hardware follows no such many rows by itself. */
+AVX512 static void prefetch(const char *at, size_t step, int64_t rows, size_t bytes)
 {
-    struct panel_block *block = panel;
+    for (int64_t r = 0; r < rows; r++, at += step)
+        for (size_t i = 0; i < bytes; i += 64)
+            _mm_prefetch(at + i, _MM_HINT_T1);
+}
+
+void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
+                     int64_t columns, int64_t K)
+{
+    const int64_t blocks = block_count(K);
+    const size_t size = dtype == BL_F32 ? 4 : 2;
+    struct panel_block *block = panels;
+    /* All panels' part of a block at a time: one row of W is one page, or more. */
     for (int64_t k = 0; k < K; k += BFP_BLOCK, block++)
-        if (transposed)
-            load_transposed(block, element(w, dtype, k * ld), dtype, ld, columns,
-                            bl_min(BFP_BLOCK, K - k));
-        else
-            load_rows(block, element(w, dtype, k), dtype, ld, columns, bl_min(BFP_BLOCK, K - k));
+        for (int64_t c = 0; c < columns; c += BFP_PANEL) {
+            struct panel_block *to = block + c / BFP_PANEL * blocks;
+            const int64_t width = bl_min(BFP_PANEL, columns - c), inner = bl_min(BFP_BLOCK, K - k);
+            const int64_t next = bl_min(BFP_BLOCK, K - k - BFP_BLOCK);
+            if (transposed) {
+                if (next > 0)
+                    prefetch(element(w, dtype, (k + BFP_BLOCK) * ld + c), (size_t)ld * size, next,
+                             (size_t)width * size);
+                load_transposed(to, element(w, dtype, k * ld + c), dtype, ld, width, inner);
+            } else {
+                if (next > 0)
+                    prefetch(element(w, dtype, c * ld + k + BFP_BLOCK), (size_t)ld * size, width,
+                             (size_t)next * size);
+                load_rows(to, element(w, dtype, c * ld + k), dtype, ld, width, inner);
+            }
+        }
 }
 
 /* -- products -- */
@@ -354,8 +376,8 @@ void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
 {
 }
 
-void bfp_load_panel(void *panel, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                    int64_t columns, int64_t K)
+void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
+                     int64_t columns, int64_t K)
 {
 }
 
