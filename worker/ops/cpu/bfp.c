@@ -319,9 +319,10 @@ void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t l
 /* -- products -- */
 
 /* y (BFP_STRIP, BFP_PANEL) += x b over `pairs` pairs: their 24 sums are registers for all of them. The
- * instruction by hand, since compilers copy what the intrinsic adds to. */
+ * instruction by hand, since compilers copy what the intrinsic adds to. `next` is what will be x later: strips
+ * come from beyond the L2 cache, and not in an order that hardware foresees. */
 INLINE void multiply_block(float *y, const struct strip_block *x, const struct panel_block *b,
-                           int64_t pairs)
+                           int64_t pairs, const struct strip_block *next)
 {
     __m512i sum[BFP_STRIP][VECTORS];
 #pragma GCC unroll 8
@@ -330,6 +331,7 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
             sum[r][v] = _mm512_setzero_si512();
     for (int64_t k = 0; k < pairs; k++) {
         __m512i columns[VECTORS];
+        _mm_prefetch((const char *)next + k * (int64_t)(sizeof *next / PAIRS), _MM_HINT_T0);
         for (int v = 0; v < VECTORS; v++)
             columns[v] = _mm512_loadu_si512(&b->pairs[k][v * LANES]);
 #pragma GCC unroll 8
@@ -362,7 +364,8 @@ AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, const void
     for (int64_t k = 0; k < blocks; k++)
         for (int64_t s = 0; s < count; s++)
             multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k,
-                           bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)));
+                           bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)),
+                           k + 1 < blocks ? x + s * blocks + k + 1 : x + (s + count) * blocks);
 }
 
 #else
