@@ -32,9 +32,9 @@ size_t bfp_panel_bytes(int64_t K);
 
 /* x (rows,K), at most BFP_STRIP rows. */
 void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K);
-/* Columns of B, at most BFP_PANEL, where W's rows are `ld` elements apart: B = W^T, `columns` rows
+/* `columns` columns of B, panel after panel, where W's rows are `ld` elements apart: B = W^T, `columns` rows
  * of K elements from w on, or, transposed, B = W, K rows of `columns` elements. */
-void bfp_load_panel(void *panel, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                    int64_t columns, int64_t K);
+void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
+                     int64_t columns, int64_t K);
 /* y (strips * BFP_STRIP, BFP_PANEL) = strips, one after the other, times the panel. */
 void bfp_multiply(float *y, const void *strips, int64_t count, const void *panel, int64_t K);

@@ -69,7 +69,7 @@ void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t by
 void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes);
 void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
 
-/* The same when dry (dry.c); borrow: pages of a file that will be read. */
+/* The same when dry (dry.c); borrow: pages of a file that will be read, or, negative, no longer. */
 void *cpu_dry_alloc(struct cpu_dry *dry, enum ops_use use, size_t bytes);
 void cpu_dry_free(struct cpu_dry *dry, void *memory);
 void cpu_dry_borrow(struct cpu_dry *dry, int64_t bytes);

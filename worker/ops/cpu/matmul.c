@@ -272,11 +272,8 @@ static void multiply_tile(const struct block_product *p, const struct block_tile
     const int64_t n_first = tile / t->strip_count * t->panels * BFP_PANEL,
                   n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
     const size_t strip_bytes = bfp_strip_bytes(p->K), panel_bytes = bfp_panel_bytes(p->K);
-    for (int64_t n = n_first; n < n_end; n += BFP_PANEL)
-        bfp_load_panel(panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes,
-                       matrix_at(p->w, p->transposed ? n : n * p->K), p->w->dtype,
-                       p->transposed ? p->N : p->K, p->transposed, bl_min(BFP_PANEL, p->N - n),
-                       p->K);
+    bfp_load_panels(panels, matrix_at(p->w, p->transposed ? n_first : n_first * p->K), p->w->dtype,
+                    p->transposed ? p->N : p->K, p->transposed, n_end - n_first, p->K);
     for (int64_t s = first; s < end; s += STRIPS)
         for (int64_t n = n_first; n < n_end; n += BFP_PANEL) {
             const int64_t count = bl_min(STRIPS, end - s), r0 = s * BFP_STRIP;

@@ -23,6 +23,7 @@ struct ops_matrix {
     enum bl_dtype dtype; /* of rows: BL_F32, BL_F16 or BL_BF16 */
     const void *rows;    /* borrowed from the caller, or == owned; NULL once packed for good */
     void *owned;
+    int64_t borrowed;               /* bytes of a file that a dry device counts for it */
     bool blocks;                    /* products in block floating point (bfp.h) */
     struct matrix_packing *packing; /* NULL: products are not bf16 */
 };
