@@ -576,11 +576,12 @@ def losses_in_bf16_are_those_in_f32(place):
         expect(len(score["f32"]) == 8 and worst < 0.01 and (worst > 0) == rounds, (kind, worst, score))
 
 
-def start_cluster(place, case):
+def start_cluster(place, case, **options):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
     log = open(path, "wb")
-    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
+    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log,
+                                   **options)
     endpoint = []
 
     def listening():
@@ -639,6 +640,35 @@ def folders_that_are_elsewhere_on_another_host_are_mapped_and_judged_by_their_ha
     plain = Case(place, "unmapped", train__reproducible=True)
     plain.must_train("1,1")
     expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+
+
+def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
+    """Each process sees another folder under /proc/self/cwd, as hosts do under one path."""
+    with_cache, without = place.path("with-cache"), place.path("without-cache")
+    os.mkdir(with_cache)
+    os.mkdir(without)
+    changes = {"train__reproducible": True, "train__validate_every": 8, "cache__dtype": "int8"}
+    mapped = Case(place, "mapped", cache__path=os.path.join(with_cache, "features"), **changes)
+    subprocess.run([program("blipren-coord"), "embed", mapped.yaml, "--local", "1,1"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, timeout=120)
+    mapped.must_train("1,1")
+    shipped = Case(place, "shipped", cache__path="/proc/self/cwd/features", cluster__workers_min=2, **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    start = lambda name, folder: subprocess.Popen([program("blipren-" + name), "--coord", endpoint, "--threads", "1"], cwd=folder,
+                                                  stdout=log, stderr=log)
+    peers = [start("loader", with_cache), start("worker", with_cache), start("worker", without)]
+    expect([p.wait(timeout=120) for p in [coordinator, *peers]] == [0, 0, 0, 0], open(said).read())
+    expect(len(re.findall(r"no feature cache in /proc/self/cwd/features on this host: loaders ship its rows, [0-9.]+ MB an image",
+                          open(said).read())) == 1, open(said).read())
+    expect(weights_sha(shipped.run) == weights_sha(mapped.run), "other weights")
+    expect(metrics(shipped.run, "validation")[-1]["loss_nats"] == metrics(mapped.run, "validation")[-1]["loss_nats"], "other losses")
+    # a loader must see it
+    shipped = Case(place, "blind", cache__path="/proc/self/cwd/features", **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    expect(start("loader", without).wait(timeout=60) == DATA, open(said).read())
+    expect("mount cache.path at the same path on every host that has a loader" in open(said).read(), open(said).read())
+    coordinator.send_signal(signal.SIGINT)
+    coordinator.wait(timeout=60)
 
 
 def own_address():
