@@ -18,7 +18,7 @@ from random_models import MISSION_LLM, MISSION_VISION, llm_shapes, vision_shapes
 
 TFLOPS, TBYTES = 798, 3.0  # an H100's bf16 product of 8192^3, and a copy counted in both directions
 IMAGES, TOKENS = 32, 45
-BUCKET = 64e6  # bytes, worker/trainer.h
+BUCKET = 8 << 20  # elements, worker/trainer.c
 LATENCY = 8e-6  # seconds from one GPU to another, a message of nothing
 # bytes/s that a ring over all GPUs moves: within a host of 8, and out of a host of 8
 NETWORKS = [("NVLink, one host", 370e9), ("8 x 400 Gb/s a host", 370e9), ("400 Gb/s a host", 48e9), ("100 Gb/s a host", 12e9)]
@@ -71,17 +71,16 @@ def trained_backward(rows):
     return sum(row["seconds"] for row in rows if row["part"] in ("Q-Former", "projector")) * 2 / 3
 
 
-def all_reduce(gpus, size, rate):
+def all_reduce(gpus, parameters, element, rate):
     """Seconds: a ring moves 2 (n-1)/n of the bytes; a bucket's first byte takes a tree's way there and back."""
-    buckets = math.ceil(size / BUCKET)
+    buckets, size = math.ceil(parameters / BUCKET), parameters * element
     return 2 * (gpus - 1) / gpus * size / rate + 2 * math.log2(gpus) * LATENCY * buckets if gpus > 1 else 0
 
 
-def step(seconds, backward, gpus, size, rate, micro_batches):
-    """What of the all-reduce is not hidden behind the last micro-batch's backward pass comes on top."""
-    reduce = all_reduce(gpus, size, rate)
-    last = min(1, BUCKET / size) * reduce
-    return micro_batches * seconds + max(reduce - backward, last if gpus > 1 else 0)
+def step(seconds, backward, reduce, parameters, micro_batches):
+    """What of the all-reduce is not hidden behind the last micro-batch's backward pass comes on top: its last bucket at least."""
+    last = min(1, BUCKET / parameters) * reduce
+    return micro_batches * seconds + max(reduce - backward, last)
 
 
 def print_scaling(times, parameters):
@@ -91,14 +90,14 @@ def print_scaling(times, parameters):
             print("\n**%s, %s**: %.2f GB a step; one GPU %.0f ms, %.0f images/s.\n" % (name, what, size / 1e9, 1e3 * seconds,
                                                                                       IMAGES / seconds))
             print("| GPUs | " + " | ".join(network for network, _ in NETWORKS) + " |\n| --- |" + " --- |" * len(NETWORKS))
-            for gpus in (2, 8, 16, 64, 256, 512):
+            for gpus in (2, 8, 16, 64, 512):
                 cells = []
                 for network, rate in NETWORKS:
                     if (gpus > 8) == (network == NETWORKS[0][0]):
                         cells.append("-")
                         continue
                     found = ["%.0f ms, %.0f %%" % (1e3 * t, 100 * k * seconds / t)
-                             for k in (1, 8) for t in [step(seconds, backward, gpus, size, rate, k)]]
+                             for k in (1, 8) for t in [step(seconds, backward, all_reduce(gpus, trained, element, rate), trained, k)]]
                     cells.append("; ".join(found))
                 print("| %d | %s |" % (gpus, " | ".join(cells)))
 

@@ -23,7 +23,8 @@
 enum part { TOWER, QFORMER, PROJECTOR, LLM, OPTIMIZER, PARTS };
 static const char *const names[PARTS] = {"vision tower", "Q-Former", "projector", "language model",
                                          "optimizer"};
-enum { ACT = 2, F32 = 4 }; /* bytes */
+enum { ACT = 2, F32 = 4 };          /* bytes */
+enum { CUDA_ROWS_AT_ONCE = 16384 }; /* worker/ops/cuda/cuda.c */
 
 struct matrix {
     const struct ops_matrix *matrix;
@@ -365,6 +366,7 @@ static void mix_backward(struct ops *self, act *d_x, float *d_w, const act *d_y,
 static void put_in_front(struct ops *ops)
 {
     count.real = *ops;
+    ops->rows_at_once = CUDA_ROWS_AT_ONCE;
     ops->matrix_frozen = matrix_frozen;
     ops->matrix_trainable = matrix_trainable;
     ops->linear_forward = linear_forward;

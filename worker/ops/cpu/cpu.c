@@ -245,6 +245,7 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
                             .precision = options->precision,
                             .act_bytes = sizeof(float),
                             .score_multiple = 1,
+                            .rows_at_once = 4096,
                             .close = cpu_close,
                             .alloc = cpu_ops_alloc,
                             .alloc_zero = cpu_ops_alloc_zero,
