@@ -11,6 +11,7 @@
 #include "common/cleanup.h"
 #include "common/data/dataset.h"
 #include "common/data/indexing.h"
+#include "common/file_hash.h"
 #include "tests/unit/data_folder.h"
 
 static int make_folders(void **state)

@@ -1,4 +1,4 @@
-/* common/data/source.c - the table of source kinds: which one a path is of, and reading it. */
+/* common/data/source_open.c - the table of source kinds: which one a path is of, and reading it. */
 #include "common/data/source.h"
 
 #include <stdlib.h>
