@@ -7,7 +7,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/hash.h"
+#include "common/file_hash.h"
 #include "common/hub/hub.h"
 #include "common/models/hf.h"
 #include "common/models/identity_cache.h"

@@ -237,7 +237,7 @@ static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
 {
     static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256}};
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
-    if (!bfp_is_possible())
+    if (!ops_backend().blocks)
         skip();
     for (int64_t i = 0; i < 3 * (COUNT(shapes) + COUNT(more)); i++) {
         const int64_t at = i / 3;
@@ -287,7 +287,7 @@ static void run_extremes(struct ops_run *run, const void *input)
 
 static void blocks_that_are_not_finite_give_nan(void **state)
 {
-    if (!bfp_is_possible())
+    if (!ops_backend().blocks)
         skip();
     ops_each((struct cpu_options){.precision = OPS_BF16, .blocks = true}, run_extremes, NULL);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/file_hash.h"
 #include "loader/fetch.h"
 #include "loader/sample.h"
 #include "tests/unit/folder.h"
