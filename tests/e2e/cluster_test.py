@@ -171,6 +171,41 @@ def tar_shards_train_to_the_weights_of_the_same_images_in_a_folder(place):
         expect(weights_sha(shards.run) == weights_sha(images.run), "other weights from " + source)
 
 
+def numbers_in_the_json_of_a_shard_filter_its_captions(place):
+    """A text, null and NaN are no numbers; true is 1."""
+    scores = ["0.9", "1", "true", "0.1", "null", '"0.9"', "NaN", None]
+    kept = 3
+    os.makedirs(place.path("scored"))
+    images = sorted(glob.glob(place.path("data", "*.png")) + glob.glob(place.path("data", "*", "*.png")))
+    with tarfile.open(place.path("scored", "0.tar"), "w") as shard:
+        for i, score in enumerate(scores):
+            shard.add(images[i], "%d.png" % i)
+            fields = ('{"caption": "number %d"%s}' % (i, "" if score is None else ', "score": ' + score)).encode()
+            member = tarfile.TarInfo("%d.json" % i)
+            member.size = len(fields)
+            shard.addfile(member, io.BytesIO(fields))
+    case = Case(place, "filtered", data=place.path("scored"), data__validation=0, data__captions="[{column: caption}]",
+                data__filters="[{column: score, min: 0.5}]")
+    done = subprocess.run([program("blipren-loader"), "inspect", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    expect(done.returncode == 0 and "%8d  train\n" % kept in done.stdout and "data.filters[0] score from 0.5" in done.stdout, done.stdout)
+
+
+def a_source_that_goes_away_stops_a_resume_and_loses_nothing(place):
+    for name in ("one", "other"):
+        shutil.copytree(place.path("data"), place.path("two", name))
+    entries = "[{source: %s}, {source: %s, weight: 0.5}]" % (place.path("two", "one"), place.path("two", "other"))
+    case = Case(place, "two-sources", data__sources=entries, data__deduplicate="false", train__steps=4)
+    case.must_train("1,1")
+    os.rename(place.path("two", "other"), place.path("two", "gone"))
+    case.write(train__steps=8)
+    code, output = case.train("1,1")
+    expect(code == IO and "%s: data.sources[1].source: cannot be opened as a folder" % place.path("two", "other") in output, output)
+    expect(case.committed() == 4, "steps were lost")
+    os.rename(place.path("two", "gone"), place.path("two", "other"))
+    case.must_train("1,1")
+    lineage(case.run, 8)
+
+
 def read_state(run):
     with open(os.path.join(run, "checkpoints/latest/state.json")) as f:
         return json.load(f)
