@@ -6,6 +6,7 @@
 
 #include "common/data/dataset_format.h"
 #include "common/limits.h"
+#include "common/size.h"
 
 static const char *const verdict_words[] = {
 #define X(name, words) words,
@@ -173,6 +174,16 @@ uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens)
 uint32_t dataset_longest(const struct dataset *dataset)
 {
     return dataset->header->length_count ? (uint32_t)dataset->header->length_count - 1 : 0;
+}
+
+uint32_t dataset_mean_length(const struct dataset *d)
+{
+    uint64_t captions = 0, tokens = 0;
+    for (uint32_t length = 0; length <= dataset_longest(d); length++) {
+        captions += dataset_length(d, length);
+        tokens += length * dataset_length(d, length);
+    }
+    return captions ? (uint32_t)bl_max((tokens + captions - 1) / captions, 1) : 1;
 }
 
 uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
