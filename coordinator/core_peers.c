@@ -46,9 +46,13 @@ void core_loader_lost(struct coord *c, struct loader *l)
     c->loader_gone_ms = c->now_ms;
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
-        for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++)
-            if (w->leases[k].state == LEASE_OUT && w->leases[k].loader == index)
-                core_lease_revoke(c, &w->leases[k]);
+        for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++) {
+            struct lease *lease = &w->leases[k];
+            if (lease->hedge.serial && lease->hedge.loader == index)
+                lease->hedge.serial = 0;
+            if (lease->state == LEASE_OUT && lease->loader == index)
+                core_lease_revoke(c, lease);
+        }
     }
 }
 
