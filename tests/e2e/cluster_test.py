@@ -706,6 +706,56 @@ def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
     coordinator.wait(timeout=60)
 
 
+def elsewhere(place, *command):
+    """COMMAND on a host that sees neither run folder nor data nor the demo's models where they are, but copies under host/."""
+    if not os.path.isdir(place.path("host")):
+        shutil.copytree(os.path.join(ROOT, "deploy/demo/models"), place.path("host", "models"))
+        shutil.copytree(place.path("data"), place.path("host", "photos"))
+        os.mkdir(place.path("empty"))
+    hide = "".join("mkdir -p %s && mount --bind %s %s && " % (folder, place.path("empty"), folder)
+                   for folder in (place.path("unseen"), place.path("data"), os.path.join(ROOT, "deploy/demo/models")))
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide + 'exec "$@"', "sh", program(command[0]), *command[1:],
+            "--map", "%s=%s" % (os.path.join(ROOT, "deploy/demo/models"), place.path("host/models")),
+            "--map", "%s=%s" % (place.path("data"), place.path("host/photos"))]
+
+
+def hosts_that_do_not_see_the_run_folder_train_to_the_same_weights(place):
+    if subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode:
+        print("      no mount namespaces here: nothing is hidden from anybody")
+        return
+    plain = Case(place, "seen", train__reproducible=True)
+    plain.must_train("1,1")
+    case = Case(place, "unseen/run", train__reproducible=True)
+    environment = dict(os.environ, TMPDIR=place.path("host"))
+
+    def join(log, endpoint, kinds):
+        return [subprocess.Popen(elsewhere(place, "blipren-" + kind, "--coord", endpoint, "--threads", "1"), stdout=log, stderr=log,
+                                 env=environment) for kind in kinds]
+
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    wait_until(lambda: case.committed() >= 6 or coordinator.poll() is not None)
+    peers[1].kill()
+    peers += join(log, endpoint, ("worker",))
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2 or coordinator.poll() is not None)
+    coordinator.kill()
+    coordinator.wait()
+    for peer in peers:
+        peer.kill()
+        peer.wait()
+    expect("this host does not see the run folder" in open(path).read(), open(path).read())
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0, 0], open(path).read())
+    lineage(case.run, 16)
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+    left = [n for n in os.listdir(os.path.join(case.run, "checkpoints")) if n.endswith(".sent")]
+    expect(not left, left)
+    expect(sorted(os.listdir(place.path("host"))) == ["models", "photos"], os.listdir(place.path("host")))
+
+
 def own_address():
     """An address of this machine that is not loopback, or None."""
     for line in subprocess.run(["hostname", "-I"], stdout=subprocess.PIPE, encoding="utf-8").stdout.split():
