@@ -683,7 +683,7 @@ def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
     os.mkdir(with_cache)
     os.mkdir(without)
     changes = {"train__reproducible": True, "train__validate_every": 8, "cache__dtype": "int8"}
-    mapped = Case(place, "mapped", cache__path=os.path.join(with_cache, "features"), **changes)
+    mapped = Case(place, "cache-seen", cache__path=os.path.join(with_cache, "features"), **changes)
     subprocess.run([program("blipren-coord"), "embed", mapped.yaml, "--local", "1,1"], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL, timeout=120)
     mapped.must_train("1,1")
