@@ -220,23 +220,27 @@ struct block_product {
 /* Strips of rows multiplied with a panel at a time: these, a block of the panel and y fit the L1 cache. */
 enum { STRIPS = 6 };
 
-/* A tile is `strips` strips and `panels` panels, which one thread loads. */
+/* A tile is `strips` strips and `panels` panels, which one thread loads: whole, or, with few rows, a block of
+ * them at a time, which is multiplied with all rows while the cache holds it. */
 struct block_tiles {
+    bool few;
     int64_t strips, panels, strip_count, panel_count, count;
 };
+enum { FEW_STRIPS = 32 };
 
 /* Panels are loaded again for each tile of rows, so rows are divided only where there would be too few tiles
  * for the threads. No tile changes a result. */
 static struct block_tiles block_tiles_of(const struct cpu *cpu, int64_t R, int64_t N)
 {
-    enum { PANELS = 4 };
     const int64_t strips = bl_ceil_div(R, BFP_STRIP), panels = bl_ceil_div(N, BFP_PANEL);
     const int64_t wanted = cpu->threads > 1 ? 4 * cpu->threads : 1;
-    struct block_tiles t = {.panels = PANELS};
+    struct block_tiles t = {.few = strips <= FEW_STRIPS};
+    t.panels = t.few ? 8 : 4;
     while (t.panels > 1 && bl_ceil_div(panels, t.panels) < wanted)
         t.panels /= 2;
     t.panel_count = bl_ceil_div(panels, t.panels);
-    const int64_t parts = bl_min(bl_ceil_div(wanted, t.panel_count), bl_ceil_div(strips, STRIPS));
+    const int64_t most = t.few ? 1 : bl_ceil_div(strips, STRIPS);
+    const int64_t parts = bl_min(bl_ceil_div(wanted, t.panel_count), most);
     t.strips = bl_ceil_div(strips, parts);
     t.strip_count = bl_ceil_div(strips, t.strips);
     t.count = t.panel_count * t.strip_count;
@@ -273,14 +277,47 @@ static void multiply_tile(const struct block_product *p, const struct block_tile
                   n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
     const size_t strip_bytes = bfp_strip_bytes(p->K), panel_bytes = bfp_panel_bytes(p->K);
     bfp_load_panels(panels, matrix_at(p->w, p->transposed ? n_first : n_first * p->K), p->w->dtype,
-                    p->transposed ? p->N : p->K, p->transposed, n_end - n_first, p->K);
+                    p->transposed ? p->N : p->K, p->transposed, n_end - n_first, p->K, 0);
     for (int64_t s = first; s < end; s += STRIPS)
         for (int64_t n = n_first; n < n_end; n += BFP_PANEL) {
             const int64_t count = bl_min(STRIPS, end - s), r0 = s * BFP_STRIP;
-            bfp_multiply(product, strips + (size_t)s * strip_bytes, count,
-                         panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes, p->K);
+            bfp_multiply(product, strips + (size_t)s * strip_bytes, count, p->K,
+                         panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes, 0,
+                         bfp_block_count(p->K));
             finish_block(p, product, r0, bl_min(count * BFP_STRIP, p->R - r0), n);
         }
+}
+
+/* A tile of all rows; `mine`: y, panel after panel, then the panels' block. */
+static void multiply_few(const struct block_product *p, const struct block_tiles *t, int64_t tile,
+                         char *mine, const char *strips)
+{
+    const int64_t n_first = tile * t->panels * BFP_PANEL,
+                  n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
+    const int64_t panel_floats = t->strips * BFP_STRIP * BFP_PANEL;
+    const size_t strip_bytes = bfp_strip_bytes(p->K), block_bytes = bfp_panel_bytes(BFP_BLOCK);
+    float *products = (float *)mine;
+    char *panels = mine + (size_t)(t->panels * panel_floats) * sizeof *products;
+    for (int64_t b = 0; b < bfp_block_count(p->K); b++) {
+        const int64_t k = b * BFP_BLOCK, inner = bl_min(BFP_BLOCK, p->K - k);
+        bfp_load_panels(panels,
+                        matrix_at(p->w, p->transposed ? k * p->N + n_first : n_first * p->K + k),
+                        p->w->dtype, p->transposed ? p->N : p->K, p->transposed, n_end - n_first,
+                        inner, p->K - k - inner);
+        for (int64_t i = 0; n_first + i * BFP_PANEL < n_end; i++)
+            for (int64_t s = 0; s < t->strips; s += STRIPS)
+                bfp_multiply(products + i * panel_floats + s * BFP_STRIP * BFP_PANEL,
+                             strips + (size_t)s * strip_bytes, bl_min(STRIPS, t->strips - s), p->K,
+                             panels + (size_t)i * block_bytes, b, b + 1);
+    }
+    for (int64_t i = 0; n_first + i * BFP_PANEL < n_end; i++)
+        finish_block(p, products + i * panel_floats, 0, p->R, n_first + i * BFP_PANEL);
+}
+
+static size_t block_thread_bytes(const struct block_product *p, const struct block_tiles *t)
+{
+    const size_t y = (size_t)(t->strips * BFP_STRIP * BFP_PANEL) * sizeof(float);
+    return (size_t)t->panels * (t->few ? y + bfp_panel_bytes(BFP_BLOCK) : bfp_panel_bytes(p->K));
 }
 
 static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
@@ -288,12 +325,12 @@ static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
     const struct block_tiles t = block_tiles_of(cpu, p->R, p->N);
     const int64_t strips = bl_ceil_div(p->R, BFP_STRIP);
     const size_t strip_bytes = bfp_strip_bytes(p->K);
-    const size_t thread_bytes = bfp_panel_bytes(p->K) * (size_t)t.panels;
+    const size_t thread_bytes = block_thread_bytes(p, &t);
     char *scratch = cpu_scratch(cpu, CPU_SCRATCH_INNER,
                                 strip_bytes * (size_t)strips + thread_bytes * (size_t)cpu->threads);
     if (!scratch || cpu->dry)
         return;
-    char *panels = scratch + strip_bytes * (size_t)strips;
+    char *mine = scratch + strip_bytes * (size_t)strips;
     const int threads = cpu_threads(cpu, work_of(p->R, p->N, p->K));
 #pragma omp parallel for num_threads(threads)
     for (int64_t s = 0; s < strips; s++)
@@ -301,7 +338,8 @@ static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
                        bl_min(BFP_STRIP, p->R - s * BFP_STRIP), p->K);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < t.count; i++)
-        multiply_tile(p, &t, i, panels + (size_t)omp_get_thread_num() * thread_bytes, scratch);
+        (t.few ? multiply_few : multiply_tile)(
+            p, &t, i, mine + (size_t)omp_get_thread_num() * thread_bytes, scratch);
 }
 
 /* -- few rows: a decoder's step -- */
