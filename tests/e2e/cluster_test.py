@@ -171,6 +171,41 @@ def tar_shards_train_to_the_weights_of_the_same_images_in_a_folder(place):
         expect(weights_sha(shards.run) == weights_sha(images.run), "other weights from " + source)
 
 
+def numbers_in_the_json_of_a_shard_filter_its_captions(place):
+    """A text, null and NaN are no numbers; true is 1."""
+    scores = ["0.9", "1", "true", "0.1", "null", '"0.9"', "NaN", None]
+    kept = 3
+    os.makedirs(place.path("scored"))
+    images = sorted(glob.glob(place.path("data", "*.png")) + glob.glob(place.path("data", "*", "*.png")))
+    with tarfile.open(place.path("scored", "0.tar"), "w") as shard:
+        for i, score in enumerate(scores):
+            shard.add(images[i], "%d.png" % i)
+            fields = ('{"caption": "number %d"%s}' % (i, "" if score is None else ', "score": ' + score)).encode()
+            member = tarfile.TarInfo("%d.json" % i)
+            member.size = len(fields)
+            shard.addfile(member, io.BytesIO(fields))
+    case = Case(place, "filtered", data=place.path("scored"), data__validation=0, data__captions="[{column: caption}]",
+                data__filters="[{column: score, min: 0.5}]")
+    done = subprocess.run([program("blipren-loader"), "inspect", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    expect(done.returncode == 0 and "%8d  train\n" % kept in done.stdout and "data.filters[0] score from 0.5" in done.stdout, done.stdout)
+
+
+def a_source_that_goes_away_stops_a_resume_and_loses_nothing(place):
+    for name in ("one", "other"):
+        shutil.copytree(place.path("data"), place.path("two", name))
+    entries = "[{source: %s}, {source: %s, weight: 0.5}]" % (place.path("two", "one"), place.path("two", "other"))
+    case = Case(place, "two-sources", data__sources=entries, data__deduplicate="false", train__steps=4)
+    case.must_train("1,1")
+    os.rename(place.path("two", "other"), place.path("two", "gone"))
+    case.write(train__steps=8)
+    code, output = case.train("1,1")
+    expect(code == IO and "%s: data.sources[1].source: cannot be opened as a folder" % place.path("two", "other") in output, output)
+    expect(case.committed() == 4, "steps were lost")
+    os.rename(place.path("two", "gone"), place.path("two", "other"))
+    case.must_train("1,1")
+    lineage(case.run, 8)
+
+
 def read_state(run):
     with open(os.path.join(run, "checkpoints/latest/state.json")) as f:
         return json.load(f)
@@ -576,11 +611,12 @@ def losses_in_bf16_are_those_in_f32(place):
         expect(len(score["f32"]) == 8 and worst < 0.01 and (worst > 0) == rounds, (kind, worst, score))
 
 
-def start_cluster(place, case):
+def start_cluster(place, case, **options):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
     log = open(path, "wb")
-    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
+    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log,
+                                   **options)
     endpoint = []
 
     def listening():
@@ -600,6 +636,124 @@ def workers_and_loaders_started_by_hand_join(place):
              for p in ("blipren-loader", "blipren-worker")]
     expect(coordinator.wait(timeout=120) == 0, open(place.path("byhand.log")).read())
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
+
+
+def folders_that_are_elsewhere_on_another_host_are_mapped_and_judged_by_their_hashes(place):
+    models = os.path.join(ROOT, "deploy/demo/models")
+    shutil.copytree(models, place.path("elsewhere", "models"))
+    shutil.copytree(place.path("data"), place.path("elsewhere", "photos"))
+    shutil.copytree(place.path("elsewhere", "models"), place.path("wrong", "models"))
+    with open(place.path("wrong", "models", "llm", "config.json"), "a") as f:
+        f.write("\n")
+    shutil.copytree(place.path("data"), place.path("wrong", "photos"))
+    for name in glob.glob(place.path("wrong", "photos", "*.png")):
+        with open(name, "ab") as f:
+            f.write(b"other bytes")
+    case = Case(place, "mapped", train__reproducible=True)
+    coordinator, log, path, endpoint = start_cluster(place, case)
+
+    def command(kind, *mappings):
+        return [program("blipren-" + kind), "--coord", endpoint, "--threads", "1", *sum((["--map", "%s=%s" % m] for m in mappings), [])]
+
+    def refused(words, kind, *mappings):
+        done = subprocess.run(command(kind, *mappings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60)
+        expect(done.returncode == PEER and words in done.stdout, "%d: %s" % (done.returncode, done.stdout))
+
+    data = place.path("data")
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "worker", (models, place.path("wrong/models")))
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "loader", (models, place.path("wrong/models")))
+    refused("say with --map FROM=TO where it is", "loader", (models, place.path("wrong/models")))
+    refused("does not see this run's images (expected 8, found 0)", "loader", (data, place.path("wrong/photos")))
+    refused("say with --map FROM=TO where they are", "loader", (data, place.path("nowhere")))
+    peers = [subprocess.Popen(command(kind, (models, place.path("elsewhere/models")), (data, place.path("elsewhere/photos"))),
+                              stdout=log, stderr=log) for kind in ("loader", "worker")]
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0], open(path).read())
+    expect("--map %s=%s: no path of this run is" % (models, place.path("elsewhere/models")) not in open(path).read(), open(path).read())
+    state = read_state(case.run)
+    expect(state["llm"]["path"] == os.path.join(models, "llm"), state["llm"])
+    plain = Case(place, "unmapped", train__reproducible=True)
+    plain.must_train("1,1")
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+
+
+def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
+    """Each process sees another folder under /proc/self/cwd, as hosts do under one path."""
+    with_cache, without = place.path("with-cache"), place.path("without-cache")
+    os.mkdir(with_cache)
+    os.mkdir(without)
+    changes = {"train__reproducible": True, "train__validate_every": 8, "cache__dtype": "int8"}
+    mapped = Case(place, "cache-seen", cache__path=os.path.join(with_cache, "features"), **changes)
+    subprocess.run([program("blipren-coord"), "embed", mapped.yaml, "--local", "1,1"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, timeout=120)
+    mapped.must_train("1,1")
+    shipped = Case(place, "shipped", cache__path="/proc/self/cwd/features", cluster__workers_min=2, **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    start = lambda name, folder: subprocess.Popen([program("blipren-" + name), "--coord", endpoint, "--threads", "1"], cwd=folder,
+                                                  stdout=log, stderr=log)
+    peers = [start("loader", with_cache), start("worker", with_cache), start("worker", without)]
+    expect([p.wait(timeout=120) for p in [coordinator, *peers]] == [0, 0, 0, 0], open(said).read())
+    expect(len(re.findall(r"no feature cache in /proc/self/cwd/features on this host: loaders ship its rows, [0-9.]+ MB an image",
+                          open(said).read())) == 1, open(said).read())
+    expect(weights_sha(shipped.run) == weights_sha(mapped.run), "other weights")
+    expect(metrics(shipped.run, "validation")[-1]["loss_nats"] == metrics(mapped.run, "validation")[-1]["loss_nats"], "other losses")
+    # a loader must see it
+    shipped = Case(place, "blind", cache__path="/proc/self/cwd/features", **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    expect(start("loader", without).wait(timeout=60) == DATA, open(said).read())
+    expect("mount cache.path at the same path on every host that has a loader" in open(said).read(), open(said).read())
+    coordinator.send_signal(signal.SIGINT)
+    coordinator.wait(timeout=60)
+
+
+def elsewhere(place, *command):
+    """COMMAND on a host that sees neither run folder nor data nor the demo's models where they are, but copies under host/."""
+    if not os.path.isdir(place.path("host")):
+        shutil.copytree(os.path.join(ROOT, "deploy/demo/models"), place.path("host", "models"))
+        shutil.copytree(place.path("data"), place.path("host", "photos"))
+        os.mkdir(place.path("empty"))
+    hide = "".join("mkdir -p %s && mount --bind %s %s && " % (folder, place.path("empty"), folder)
+                   for folder in (place.path("unseen"), place.path("data"), os.path.join(ROOT, "deploy/demo/models")))
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide + 'exec "$@"', "sh", program(command[0]), *command[1:],
+            "--map", "%s=%s" % (os.path.join(ROOT, "deploy/demo/models"), place.path("host/models")),
+            "--map", "%s=%s" % (place.path("data"), place.path("host/photos"))]
+
+
+def hosts_that_do_not_see_the_run_folder_train_to_the_same_weights(place):
+    if subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode:
+        print("      no mount namespaces here: nothing is hidden from anybody")
+        return
+    plain = Case(place, "seen", train__reproducible=True)
+    plain.must_train("1,1")
+    case = Case(place, "unseen/run", train__reproducible=True)
+    environment = dict(os.environ, TMPDIR=place.path("host"))
+
+    def join(log, endpoint, kinds):
+        return [subprocess.Popen(elsewhere(place, "blipren-" + kind, "--coord", endpoint, "--threads", "1"), stdout=log, stderr=log,
+                                 env=environment) for kind in kinds]
+
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    wait_until(lambda: case.committed() >= 6 or coordinator.poll() is not None)
+    peers[1].kill()
+    peers += join(log, endpoint, ("worker",))
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2 or coordinator.poll() is not None)
+    coordinator.kill()
+    coordinator.wait()
+    for peer in peers:
+        peer.kill()
+        peer.wait()
+    expect("this host does not see the run folder" in open(path).read(), open(path).read())
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0, 0], open(path).read())
+    lineage(case.run, 16)
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+    left = [n for n in os.listdir(os.path.join(case.run, "checkpoints")) if n.endswith(".sent")]
+    expect(not left, left)
+    expect(sorted(os.listdir(place.path("host"))) == ["models", "photos"], os.listdir(place.path("host")))
 
 
 def own_address():
