@@ -2,6 +2,7 @@
 #include "coordinator/check_parts.h"
 
 #include <stdio.h>
+#include <time.h>
 
 static void check_all(struct check *c)
 {
@@ -22,14 +23,29 @@ static void check_all(struct check *c)
     }
     check_memory(c);
     check_disk(c);
+    check_loaders(c);
 }
 
-int check_run(const char *yaml, bool deep, const char *worker, FILE *out, struct bl_error *err)
+static double monotonic_s(void *none)
 {
-    struct check c = {.out = out, .yaml = yaml, .worker = worker, .eos = -1, .deep = deep};
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int check_run(const struct check_options *o, FILE *out, struct bl_error *err)
+{
+    struct check c = {.out = out,
+                      .yaml = o->yaml,
+                      .worker = o->worker,
+                      .eos = -1,
+                      .deep = o->deep,
+                      .measure = o->measure,
+                      .now_s = o->now_s ? o->now_s : monotonic_s,
+                      .clock = o->context};
     struct config *config = NULL;
     struct bl_error wrong_config;
-    if (check_passes(&c, "config", config_open(yaml, &config, &wrong_config), &wrong_config)) {
+    if (check_passes(&c, "config", config_open(o->yaml, &config, &wrong_config), &wrong_config)) {
         c.config = c.unfinished = config;
         check_all(&c);
     }

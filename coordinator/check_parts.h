@@ -3,7 +3,8 @@
  *   check_report.c  the lines it prints        check_batches.c  batches, schedule
  *   check_models.c  models and tokenizer       check_memory.c   what a worker needs
  *   check_data.c    captions, labels, lengths  check_disk.c     what checkpoints need
- *   check_images.c  files and what is in them  check_start.c    address, resume, initial weights */
+ *   check_images.c  files and what is in them  check_start.c    address, resume, initial weights
+ *   check_loaders.c what a loader makes, and how many a worker needs */
 #pragma once
 
 #include "common/data/dataset.h"
@@ -27,6 +28,9 @@ struct check {
     struct estimate estimate;
     bool vision_there, llm_there, planned; /* planned: estimate is filled in */
     bool deep;                             /* look at all images */
+    bool measure;                          /* time a worker */
+    double (*now_s)(void *clock);
+    void *clock;
     int32_t eos;
 };
 
@@ -81,6 +85,11 @@ void check_memory(struct check *c);
 /* ---- check_disk.c: prints what it looked at */
 
 void check_disk(struct check *c);
+
+/* ---- check_loaders.c: prints what it looked at */
+
+/* Makes samples for a second as a loader's thread does; under --measure also asks how fast a worker trains here. */
+void check_loaders(struct check *c);
 
 /* ---- check_start.c: each prints what it looked at */
 

@@ -81,17 +81,6 @@ static bool is_remote(const char *folder)
     return false;
 }
 
-/* Mean tokens of a caption, prefix and EOS included. */
-static int64_t mean_tokens(const struct dataset *dataset)
-{
-    uint64_t captions = 0, tokens = 0;
-    for (uint32_t length = 0; length <= dataset_longest(dataset); length++) {
-        captions += dataset_length(dataset, length);
-        tokens += length * dataset_length(dataset, length);
-    }
-    return captions ? (int64_t)((tokens + captions - 1) / captions) : 1;
-}
-
 static void show_rates(const struct loop *l, uint64_t missing, uint64_t image_bytes,
                        const struct estimate_rates *rates)
 {
@@ -135,8 +124,8 @@ int loop_embed_show_plan(const struct loop *l, uint64_t image_bytes, uint64_t fr
     fflush(stdout);
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    BL_TRY(estimate_measure(worker, l->options->yaml, mean_tokens(l->dataset), l->config->threads,
-                            &rates, err));
+    BL_TRY(estimate_measure(worker, l->options->yaml, dataset_mean_length(l->dataset),
+                            l->config->threads, &rates, err));
     show_rates(l, missing, image_bytes, &rates);
     return 0;
 }

@@ -91,6 +91,7 @@ static void send_assignment(struct loop *l, struct peer *peer, const struct coor
     assignment.missing = missing;
     assignment.worker = a->assignment.worker;
     assignment.endpoint = worker ? worker->endpoint : (char *)"";
+    assignment.rows = worker && worker->rows;
     WIRE_ENVELOPE(e, ASSIGNMENT, assignment) = &assignment;
     send_to(l, peer, a->generation, &e);
 }
@@ -202,7 +203,10 @@ void loop_send(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_REFUSE:
         snprintf(text, sizeof text, "%s (expected %" PRIu64 ", found %" PRIu64 ")%s%s",
                  a->refuse.text, a->refuse.expected, a->refuse.found, why[0] ? ": " : "", why);
-        loop_refuse(l, peer, text, "");
+        loop_refuse(l, peer, text,
+                    why[0] ? "put them at the same path there, or say with --map FROM=TO where "
+                             "they are"
+                           : "");
         loop_forget(l, peer);
         break;
     case COORD_ACTION_FORGET:

@@ -5,6 +5,7 @@
  *   loop.c          start and end, the clock, signals, the journal's and the children's word, actions
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
+ *   loop_models.c   are a peer's models the run's?
  *   loop_embed.c    what is different when the run embeds
  *   loop_embed_plan.c  what `embed --plan` shows
  *   loop_fill.c     a cache that training fills
@@ -62,6 +63,9 @@ struct loop {
     uint8_t run[RUN_ID_BYTES];
     uint64_t incarnation;
     int lock_fd;
+    struct {
+        char vision[65], llm[65]; /* SHA-256, "": not known */
+    } models[BL_ROLE_LOADER + 1]; /* as each role says them of itself (Ended) */
 
     uv_loop_t uv;
     bool uv_open;
@@ -138,6 +142,14 @@ struct loop {
  * the next call overwrites. false: there is nothing for the core in it; the peer may be forgotten then. */
 bool loop_take_message(struct loop *l, struct peer *peer, const Blipren__Envelope *message,
                        struct coord_event *ret);
+
+/* ---- loop_models.c */
+
+/* Hashes the models: for loaders their settings alone, for workers all of them, unless all workers will be this coordinator's
+ * children, which see the same folders. */
+int loop_hash_models(struct loop *l, struct bl_error *err);
+/* Does the peer that says Ended have the run's models? Else it is refused. */
+bool loop_has_models(struct loop *l, struct peer *peer, const Blipren__Ended *ended);
 
 /* ---- loop_out.c */
 

@@ -19,7 +19,7 @@ static const char usage[] =
     "       blipren-coord embed RUN.yaml [--local W,L] [options]   writes the vision tower's "
     "features "
     "of all images to cache.path\n"
-    "       blipren-coord check RUN.yaml [--deep]                  everything that training would "
+    "       blipren-coord check RUN.yaml [--deep] [--measure]      everything that training would "
     "fail on later\n"
     "       blipren-coord pull RUN.yaml                            downloads what it names on the "
     "Hub\n"
@@ -48,6 +48,7 @@ static const char usage[] =
     "will bound\n"
     "                training from it, and end\n"
     "  --deep        decode all images, not some of them\n"
+    "  --measure     time a worker on this machine, to say how many loader threads it needs\n"
     "  --help, --version\n"
     "\n"
     "Ctrl-C saves a checkpoint and stops; the same command resumes from there. docs/config.md "
@@ -147,8 +148,12 @@ static bool is_one_stream(FILE *a, FILE *b)
 static int command_check(int argc, char **argv, struct bl_error *err)
 {
     int rest;
-    bool deep = false;
-    const struct argument table[] = {{"--deep", ARGUMENT_FLAG, &deep, 0, 0}, {0}};
+    struct check_options options = {0};
+    const struct argument table[] = {
+        {"--deep", ARGUMENT_FLAG, &options.deep, 0, 0},
+        {"--measure", ARGUMENT_FLAG, &options.measure, 0, 0},
+        {0},
+    };
     BL_TRY(arguments_read(argc, argv, table, &rest, err));
     if (rest != 1) {
         bl_fail(err, BL_EUSAGE, "expected one RUN.yaml, found %d arguments", rest);
@@ -157,7 +162,9 @@ static int command_check(int argc, char **argv, struct bl_error *err)
     char programs[4096], worker[4096];
     BL_TRY(program_folder(programs, sizeof programs, err));
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
-    int rc = check_run(argv[1], deep, worker, stdout, err);
+    options.yaml = argv[1];
+    options.worker = worker;
+    int rc = check_run(&options, stdout, err);
     if (rc < 0 && is_one_stream(stdout, stderr))
         err->text[0] = 0; /* whoever reads has it from the page */
     return rc < 0 ? rc : bl_output_finish(err);

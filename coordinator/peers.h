@@ -26,6 +26,7 @@ struct peer {
     char build[512];                              /* of its Hello */
     uint64_t secret;                              /* of its Hello: whose child it is; 0: nobody's */
     char phase[32], waiting[BL_BEAT_WAITING_MAX]; /* of its last Beat */
+    bool rows; /* of its Ended: a worker to which loaders ship the cache's rows */
     struct peer_times times;
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */

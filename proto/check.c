@@ -156,6 +156,15 @@ static int check_hello(const Blipren__Hello *m, struct bl_error *err)
     return 0;
 }
 
+/* Of 32 bytes, or empty. */
+static int check_hex(const char *hex, const char *field, struct bl_error *err)
+{
+    size_t digits = strspn(hex, "0123456789abcdef");
+    CHECK(!hex[digits] && (digits == 0 || digits == 64), field,
+          "expected 0 or 64 hexadecimal digits, found %zu of %zu", digits, strlen(hex));
+    return 0;
+}
+
 static int check_entry(const Blipren__Rendezvous *m, struct bl_error *err)
 {
     CHECK_TEXT(m->key, 64, "Rendezvous.key");
@@ -199,6 +208,8 @@ static int check_ended(const Blipren__Ended *m, struct bl_error *err)
 {
     CHECK_RANGE(m->applied_step, -1, INT64_MAX, "Ended.applied_step");
     CHECK_RANGE(m->n_probe_hash, 0, BL_PROBE_SAMPLES_MAX, "Ended.probe_hash");
+    BL_TRY(check_hex(m->vision_sha256, "Ended.vision_sha256", err));
+    BL_TRY(check_hex(m->llm_sha256, "Ended.llm_sha256", err));
     return check_digest(&m->state_digest, "Ended.state_digest", err);
 }
 
@@ -218,8 +229,7 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK_TEXT(m->run_folder, 4096, "Welcome.run_folder");
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
-    CHECK(strlen(m->cache_tower) == 0 || strlen(m->cache_tower) == 64, "Welcome.cache_tower",
-          "expected 0 or 64 digits, found %zu", strlen(m->cache_tower));
+    BL_TRY(check_hex(m->cache_tower, "Welcome.cache_tower", err));
     CHECK(m->kind == BLIPREN__KIND__KIND_TRAIN || m->kind == BLIPREN__KIND__KIND_EMBED,
           "Welcome.kind", "expected TRAIN or EMBED");
     CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");

@@ -118,7 +118,25 @@ void member_exit(struct member *m, int code, const char *text)
     member_leave(m);
 }
 
+void member_warn_unused(const struct member *m)
+{
+    const struct path_map *map = m->options.map;
+    for (size_t i = 0; map && i < map->count; i++)
+        if (!map->at[i].used)
+            bl_log(BL_LOG_WARNING, "--map %s=%s: no path of this run is %s or below it; ignoring",
+                   map->at[i].from, map->at[i].to, map->at[i].from);
+}
+
 /* -- messages in -- */
+
+static int take_folder(struct member *m, const char *plan, struct bl_error *err)
+{
+    char buffer[sizeof m->run_folder];
+    const char *folder;
+    BL_TRY(path_map_apply(m->options.map, plan, buffer, sizeof buffer, &folder, err));
+    snprintf(m->run_folder, sizeof m->run_folder, "%s", folder);
+    return 0;
+}
 
 /* The coordinator's word on the run: taken once, and the same for ever. */
 static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_error *err)
@@ -139,7 +157,7 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     m->probe_count = (uint32_t)e->welcome->n_probe;
     if (m->probe_count)
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
-    snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
+    BL_TRY(take_folder(m, e->welcome->run_folder, err));
     m->run_kind = (enum bl_kind)e->welcome->kind;
     snprintf(m->cache_tower, sizeof m->cache_tower, "%s", e->welcome->cache_tower);
     bl_notify_ready("%s of the run %s", m->name, m->run_folder);

@@ -15,6 +15,17 @@ void engine_fits(const struct engine *e, int64_t *ret_side, int64_t *ret_vocabul
     *ret_vocabulary = captioner_llm(e->captioner)->vocabulary;
 }
 
+void engine_models(const struct engine *e, const char **ret_vision, const char **ret_llm)
+{
+    *ret_vision = e->metadata.vision_sha256;
+    *ret_llm = e->metadata.llm_sha256;
+}
+
+size_t engine_row_bytes(const struct engine *e)
+{
+    return rows_wanted(&e->rows);
+}
+
 static void abort_generation(struct engine *e, struct engine_event *event)
 {
     engine_drop_comm(e);

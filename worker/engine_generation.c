@@ -100,17 +100,18 @@ static int check_models(struct engine *e, const char *folder, const struct check
                         struct bl_error *err)
 {
     const struct checkpoint_state *own = &e->metadata;
+    const struct config *config = e->options.config;
     bool vision, llm;
-    BL_TRY(is_model(own->vision_path, own->vision_sha256, state->model_identity,
+    BL_TRY(is_model(config->vision.path, own->vision_sha256, state->model_identity,
                     state->vision_sha256, &vision, err));
-    BL_TRY(is_model(own->llm_path, own->llm_sha256, state->model_identity, state->llm_sha256, &llm,
-                    err));
+    BL_TRY(is_model(config->llm.path, own->llm_sha256, state->model_identity, state->llm_sha256,
+                    &llm, err));
     if (vision && llm)
         return 0;
     bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model than this one",
             folder);
     bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
-    return bl_error_file(err, vision ? e->metadata.llm_path : e->metadata.vision_path);
+    return bl_error_file(err, vision ? config->llm.path : config->vision.path);
 }
 
 static int load_state(struct engine *e, const struct command *c, struct bl_error *err)

@@ -15,6 +15,7 @@ struct opening {
     uint8_t run[RUN_ID_BYTES];
     struct config *config;
     struct dataset *dataset;
+    struct path_map *map;
     enum bl_kind kind;
     uint64_t *images, image_count;
     struct bl_error error; /* code 0: none */
@@ -75,7 +76,7 @@ static int open_engine(struct loop *l, struct bl_error *err)
 static void read_run(uv_work_t *work)
 {
     struct opening *o = work->data;
-    if (run_open(o->run_folder, o->run, &o->config, &o->dataset, &o->error) < 0)
+    if (run_open(o->run_folder, o->run, o->map, &o->config, &o->dataset, &o->error) < 0)
         return;
     if (o->kind == BL_KIND_EMBED)
         run_images(o->dataset, &o->images, &o->image_count, &o->error);
@@ -94,6 +95,8 @@ static void take_run(uv_work_t *work, int status)
     free(o);
     if (l->member.leaving)
         return;
+    if (!err.code)
+        member_warn_unused(&l->member);
     if (err.code || open_engine(l, &err) < 0)
         member_fail(&l->member, &err);
 }
@@ -104,6 +107,7 @@ void loop_open(struct loop *l)
     BL_ASSERT(o != NULL);
     o->work.data = o;
     o->loop = l;
+    o->map = l->options->map;
     o->kind = l->member.run_kind;
     snprintf(o->run_folder, sizeof o->run_folder, "%s", l->member.run_folder);
     memcpy(o->run, l->member.run, sizeof o->run);

@@ -1,9 +1,11 @@
 /* common/config/parts.h - what the parts of the configuration share. Private to common/config; config.h is what others see.
  *
- *   schema_*.c  a room's keys, and what holds between them   schema.c  the rooms
- *   reader.c    YAML's events, errors with line and column   keys.c    the file's keys, sections and lists
- *   value.c     one key's value from text                    text.c    back to text; comparison, digests, reference
- *   sources.c   data.sources                                 config.c  defaults, open and free */
+ *   schema_*.c  a room's keys, and what holds between them   schema.c   the rooms
+ *   reader.c    YAML's events, errors with line and column   keys.c     the file's keys and sections
+ *   lists.c     patterns, caption columns, filters           sources.c  data.sources
+ *   value.c     one key's value from text                    print.c    a value as text
+ *   open.c      defaults, checks                             release.c  giving back
+ *   text.c      all as text; comparison, digests, reference   map.c   paths of another host */
 #pragma once
 
 #include <stdio.h>
@@ -78,12 +80,18 @@ int config_set_scalar(struct config *config, void *base, const struct config_key
  * BL_CONFIG_LIST_MAX elements. */
 void *config_list_add(void *items, size_t *count, size_t element);
 
-/* ---- keys.c */
+/* ---- lists.c */
 
 /* The current event as a text inside a list; `path` like "data.keep[2]". *ret is the caller's (free). */
 int config_read_text(struct reader *r, const char *path, char **ret);
-/* Fails: the list is too long. */
-int config_fail_list(struct reader *r, const char *path);
+/* A list; the current event is its start. Each element is zeroed, and read from its first event on. */
+struct config_list {
+    const char *path;
+    void *items; /* the address of the pointer to the first */
+    size_t *count, element, most;
+    int (*read)(struct reader *r, const char *path, void *items, size_t i);
+};
+int config_read_list(struct reader *r, const struct config_list *list);
 /* One mapping of a list: each of its keys is given to `set`, whose current event is then the value. Its end is read. Keys that
  * are not among the `count` known ones, and repeated ones, are errors. */
 struct config_item {
@@ -94,32 +102,36 @@ struct config_item {
     void *item;
 };
 int config_read_item(struct reader *r, const struct config_item *item);
-
-/* The whole document into r->config, with the place of each key. */
-int config_read_keys(struct reader *r);
-
-/* A list of caption columns; the current event is its start. */
-int config_read_captions(struct reader *r, const char *path, struct config_captions *list);
-void config_release_captions(struct config_captions *list);
+/* The lists that a key may be; the current event is their start. */
+int config_read_patterns(struct reader *r, const char *path, struct config_strings *ret);
+int config_read_captions(struct reader *r, const char *path, struct config_captions *ret);
+int config_read_filters(struct reader *r, const char *path, struct config_filters *ret);
 
 /* ---- sources.c */
 
 #define CONFIG_INHERITED (-1) /* an entry's choice that was not made */
-int config_read_sources(struct reader *r, const struct config_key *key);
+int config_read_sources(struct reader *r, const char *path, struct config_sources *ret);
 /* Once all keys are read: the list has what its entries inherit, and data.source is a list of one. */
 int config_resolve_sources(struct reader *r);
 /* The list as it was written; without places: what may not change on resume. */
 void config_print_sources(FILE *out, const struct config *config, bool places);
-void config_release_sources(struct config_sources *list);
 
-/* ---- text.c */
+/* ---- keys.c */
 
-/* The shortest digits that read back as the same number; a text in double quotes; a list of caption columns. */
+/* The whole document into r->config, with the place of each key. */
+int config_read_keys(struct reader *r);
+
+/* ---- print.c */
+
+/* The shortest digits that read back as the same number; a text in double quotes; */
 void config_print_real(FILE *out, double value);
 void config_print_text(FILE *out, const char *text);
-/* A text, a repository by its name, or auto. */
+/* a text, a repository by its name, or auto; a list of caption columns; a filter. */
 void config_print_path(FILE *out, const char *text, enum hub_kind hub);
 void config_print_captions(FILE *out, const struct config_caption *at, size_t count);
+void config_print_filter(FILE *out, const struct config_filter *filter);
+
+/* ---- text.c */
 
 /* Sets config->text: every key, written out. */
 int config_print(struct config *config, struct bl_error *err);

@@ -43,14 +43,6 @@ static struct config_key key_of(int which)
     return key;
 }
 
-static int find_key(const char *name)
-{
-    int which = 0;
-    while (which < KEY_COUNT && strcmp(keys[which].name, name))
-        which++;
-    return which;
-}
-
 /* The value of one key; the current event is its start. */
 static int read_value(struct reader *r, int which, const char *path, struct config_source *source)
 {
@@ -67,37 +59,38 @@ static int read_value(struct reader *r, int which, const char *path, struct conf
     return rc < 0 ? config_fail_named(r, place, path, rc) : 0;
 }
 
-/* One entry; the current event is its start. */
-static int read_source(struct reader *r, const char *path, struct config_source *source)
+/* An entry none of whose keys is given: what stays so is inherited. */
+static const struct config_source unread = {
+    .weight = 1, .format = (enum config_format)CONFIG_INHERITED, .validation = -1};
+
+/* An entry that is being read, and which of its keys were given. */
+struct entry {
+    struct config_source *source;
+    bool given[KEY_COUNT];
+};
+
+static int set_entry(struct reader *r, const char *inner, size_t known, void *item)
 {
-    bool given[KEY_COUNT] = {false};
-    if (r->event.type != YAML_MAPPING_START_EVENT)
-        return FAIL_HERE(r, path, "expected {source, weight, ...}, found %s",
-                         config_event_words(&r->event));
+    struct entry *entry = item;
+    entry->given[known] = true;
+    return read_value(r, (int)known, inner, entry->source);
+}
+
+/* One entry; the current event is its start. */
+static int read_source(struct reader *r, const char *path, void *items, size_t i)
+{
+    struct config_source *source = (struct config_source *)items + i;
     struct place start = config_place_of(r->event.start_mark);
-    for (;;) {
-        char inner[192];
-        const char *known[KEY_COUNT];
-        BL_TRY(config_next_event(r));
-        if (r->event.type == YAML_MAPPING_END_EVENT)
-            break;
-        if (r->event.type != YAML_SCALAR_EVENT)
-            return FAIL_HERE(r, path, "expected a key, found %s", config_event_words(&r->event));
-        snprintf(inner, sizeof inner, "%s.%.60s", path, config_scalar(r));
-        int which = find_key(config_scalar(r));
-        for (int i = 0; i < KEY_COUNT; i++)
-            known[i] = keys[i].name;
-        if (which == KEY_COUNT)
-            return config_fail_unknown(r, inner, known, KEY_COUNT);
-        if (given[which])
-            return FAIL_HERE(r, inner, "is given twice");
-        given[which] = true;
-        BL_TRY(config_next_event(r));
-        BL_TRY(read_value(r, which, inner, source));
-    }
-    if (!given[SOURCE])
+    struct entry entry = {.source = source};
+    const char *known[KEY_COUNT];
+    for (int k = 0; k < KEY_COUNT; k++)
+        known[k] = keys[k].name;
+    *source = unread;
+    const struct config_item item = {path, known, KEY_COUNT, set_entry, &entry};
+    BL_TRY(config_read_item(r, &item));
+    if (!entry.given[SOURCE])
         return config_fail_named(r, start, path, bl_fail(r->err, BL_ECONFIG, "source is missing"));
-    if (given[VALIDATION] && given[VALIDATION_SOURCE] && source->validation != 0) {
+    if (entry.given[VALIDATION] && entry.given[VALIDATION_SOURCE] && source->validation != 0) {
         bl_fail(r->err, BL_ECONFIG, "both validation and validation_source are given");
         bl_error_remedy(r->err, "remove one of them");
         return config_fail_named(r, start, path, -BL_ECONFIG);
@@ -105,34 +98,13 @@ static int read_source(struct reader *r, const char *path, struct config_source 
     return 0;
 }
 
-/* An entry as it is before its keys are read: what stays so is inherited. */
-static struct config_source *add_source(struct config_sources *list)
+int config_read_sources(struct reader *r, const char *path, struct config_sources *ret)
 {
-    if (list->count >= BL_SOURCES_MAX)
-        return NULL;
-    struct config_source *source = config_list_add(&list->at, &list->count, sizeof *source);
-    if (source)
-        *source = (struct config_source){
-            .weight = 1, .format = (enum config_format)CONFIG_INHERITED, .validation = -1};
-    return source;
-}
-
-int config_read_sources(struct reader *r, const struct config_key *key)
-{
-    struct config_sources *list = &r->config->data.sources;
-    for (;;) {
-        char path[128];
-        BL_TRY(config_next_event(r));
-        if (r->event.type == YAML_SEQUENCE_END_EVENT)
-            break;
-        snprintf(path, sizeof path, "%s[%zu]", key->path, list->count);
-        struct config_source *source = add_source(list);
-        if (!source)
-            return FAIL_HERE(r, path, "expected a list of at most %d", BL_SOURCES_MAX);
-        BL_TRY(read_source(r, path, source));
-    }
-    list->written = list->count;
-    return list->count ? 0 : FAIL_HERE(r, key->path, "expected at least one source");
+    const struct config_list list = {path,           &ret->at,   &ret->count, sizeof *ret->at,
+                                     BL_SOURCES_MAX, read_source};
+    BL_TRY(config_read_list(r, &list));
+    ret->written = ret->count;
+    return ret->count ? 0 : FAIL_HERE(r, path, "expected at least one source");
 }
 
 static char *copy_of(const char *text)
@@ -187,7 +159,10 @@ static int inherit(struct reader *r, struct config_source *source)
 static int list_the_one(struct reader *r)
 {
     struct config_data *data = &r->config->data;
-    struct config_source *source = add_source(&data->sources);
+    struct config_source *source =
+        config_list_add(&data->sources.at, &data->sources.count, sizeof *source);
+    if (source)
+        *source = unread;
     if (!source || !(source->source = copy_of(data->source)) ||
         (data->validation_source &&
          !(source->validation_source = copy_of(data->validation_source))))
@@ -257,15 +232,4 @@ void config_print_sources(FILE *out, const struct config *config, bool places)
         print_source(out, config, &list->at[i], places);
     }
     putc(']', out);
-}
-
-void config_release_sources(struct config_sources *list)
-{
-    for (size_t i = 0; i < list->count; i++) {
-        free(list->at[i].source);
-        free(list->at[i].image_column);
-        free(list->at[i].validation_source);
-        config_release_captions(&list->at[i].captions);
-    }
-    free(list->at);
 }

@@ -179,6 +179,8 @@ uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
 /* Number of kept captions with this many tokens (prefix, caption, EOS), at most dataset_longest. */
 uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens);
 uint32_t dataset_longest(const struct dataset *dataset);
+/* Their mean, rounded up; at least 1. */
+uint32_t dataset_mean_length(const struct dataset *dataset);
 
 /* Samples and captions left out, the first few of each verdict and rule: "metadata.jsonl:3: a.jpg: …"; and captions that lost an
  * opening: "…: The image shows a dog → A dog". */

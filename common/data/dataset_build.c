@@ -22,17 +22,6 @@ static int fail_nomem(struct bl_error *err)
 
 /* -- sets ------------------------------------------------------------------------------------- */
 
-/* Hashes of the images that are for validation, sorted; those of a split by content are not among them. */
-struct hashes {
-    uint8_t (*at)[32];
-    size_t count, capacity;
-};
-
-static int compare_hashes(const void *a, const void *b)
-{
-    return memcmp(a, b, 32);
-}
-
 /* 16-byte digests of captions seen; open addressing, at most three quarters full. */
 struct seen {
     uint8_t (*at)[16]; /* all zero: free */
@@ -82,7 +71,7 @@ struct build {
     const struct config *config;
     const struct dataset_inputs *inputs;
     struct caption_rules *rules;
-    struct hashes held_out;
+    struct dataset_hashes held_out; /* by their folders or sources; sorted */
     struct seen seen;
     struct dataset_judging *judging; /* of the rows at hand */
 
@@ -298,8 +287,7 @@ static int add_sample(struct build *b, uint64_t at, struct bl_error *err)
         return leave_out(b, part, &sample, folder, err);
     if (image->verdict != DATASET_KEPT)
         return leave_out(b, part, &sample, image->verdict, err);
-    if (!validation && b->held_out.count &&
-        bsearch(image->hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
+    if (!validation && dataset_hashes_has(&b->held_out, image->hash))
         return leave_out(b, part, &sample, DATASET_HELD_OUT, err);
     enum dataset_verdict verdict;
     struct dataset_row record = {.first_caption = b->header.caption_count,
@@ -330,14 +318,6 @@ static void is_for_validation(const struct build *b, uint64_t row, bool *ret)
     *ret = judge_folder(b, part, &sample, ret) == DATASET_KEPT && *ret;
 }
 
-static int hold_out(struct build *b, const uint8_t hash[32], struct bl_error *err)
-{
-    if (!bl_grow(&b->held_out.at, &b->held_out.capacity, b->held_out.count + 1, 32))
-        return fail_nomem(err);
-    memcpy(b->held_out.at[b->held_out.count++], hash, 32);
-    return 0;
-}
-
 static int collect_held_out(struct build *b, struct bl_error *err)
 {
     for (uint64_t row = 0; row < b->inputs->count; row++) {
@@ -346,107 +326,16 @@ static int collect_held_out(struct build *b, struct bl_error *err)
             continue;
         is_for_validation(b, row, &validation);
         if (validation)
-            BL_TRY(hold_out(b, b->inputs->images[row].hash, err));
+            BL_TRY(dataset_hashes_add(&b->held_out, b->inputs->images[row].hash, err));
     }
-    if (b->held_out.count)
-        qsort(b->held_out.at, b->held_out.count, 32, compare_hashes);
-    return 0;
-}
-
-/* -- split ------------------------------------------------------------------------------------ */
-
-/* An image's rank in the order that decides the split: the first are held out. */
-struct rank {
-    uint64_t draw;
-    uint8_t hash[32];
-};
-
-static struct rank rank_of(const struct config *config, const uint8_t hash[32])
-{
-    struct rank rank;
-    uint64_t words[2];
-    uint32_t drawn[4];
-    memcpy(words, hash, sizeof words);
-    bl_draw((uint64_t)config->seed, BL_RANDOM_SPLIT, words[0], words[1], drawn);
-    rank.draw = (uint64_t)drawn[1] << 32 | drawn[0];
-    memcpy(rank.hash, hash, sizeof rank.hash);
-    return rank;
-}
-
-static int compare_ranks(const void *a, const void *b)
-{
-    const struct rank *x = a, *y = b;
-    if (x->draw != y->draw)
-        return x->draw < y->draw ? -1 : 1;
-    return memcmp(x->hash, y->hash, sizeof x->hash);
-}
-
-/* The last of the first `wanted` different images, or of all where there are fewer. */
-static int nth_rank(const struct config *config, const struct dataset_row *rows, uint64_t count,
-                    uint64_t wanted, struct rank *ret, struct bl_error *err)
-{
-    struct rank *ranks = calloc(count + 1, sizeof *ranks);
-    if (!ranks)
-        return fail_nomem(err);
-    for (uint64_t i = 0; i < count; i++)
-        ranks[i] = rank_of(config, rows[i].hash);
-    qsort(ranks, count, sizeof *ranks, compare_ranks);
-    uint64_t different = 0;
-    for (uint64_t i = 0; i < count && different < wanted; i++)
-        if (!i || compare_ranks(&ranks[i], &ranks[i - 1])) {
-            different++;
-            *ret = ranks[i];
-        }
-    free(ranks);
-    return 0;
-}
-
-/* The samples of one source that its data.validation holds out. */
-static int split_source(struct build *b, uint32_t of, struct dataset_row *rows,
-                        struct bl_error *err)
-{
-    const struct dataset_of *source = &b->header.sources[of];
-    double share =
-        source->splits.at[SPLIT_VALIDATION] ? 0 : b->config->data.sources.at[of].validation;
-    struct rank last = {0};
-    if (share >= 1)
-        BL_TRY(nth_rank(b->config, rows, source->sample_count, (uint64_t)share, &last, err));
-    for (uint64_t i = 0; i < source->sample_count; i++) {
-        struct rank rank = rank_of(b->config, rows[i].hash);
-        if (share >= 1 ? compare_ranks(&rank, &last) <= 0 : (double)rank.draw * 0x1p-64 < share)
-            rows[i].split = DATASET_VALIDATION;
-    }
-    return 0;
-}
-
-/* Sources may hold out different shares, or by folders: an image that one of them validates is trained by none. */
-static int split_alike(struct build *b, struct bl_error *err)
-{
-    struct dataset_row *rows = (void *)b->rows.data;
-    b->held_out.count = 0;
-    for (uint64_t i = 0; i < b->header.sample_count; i++)
-        if (rows[i].split == DATASET_VALIDATION)
-            BL_TRY(hold_out(b, rows[i].hash, err));
-    if (!b->held_out.count)
-        return 0;
-    qsort(b->held_out.at, b->held_out.count, 32, compare_hashes);
-    for (uint64_t i = 0; i < b->header.sample_count; i++)
-        if (rows[i].split == DATASET_TRAIN &&
-            bsearch(rows[i].hash, b->held_out.at, b->held_out.count, 32, compare_hashes))
-            rows[i].split = DATASET_VALIDATION;
+    dataset_hashes_sort(&b->held_out);
     return 0;
 }
 
 static int split(struct build *b, struct bl_error *err)
 {
     struct dataset_row *rows = (void *)b->rows.data;
-    uint64_t first = 0;
-    for (uint32_t of = 0; of < b->header.source_count; of++) {
-        BL_TRY(split_source(b, of, rows + first, err));
-        first += b->header.sources[of].sample_count;
-    }
-    if (b->header.source_count > 1)
-        BL_TRY(split_alike(b, err));
+    BL_TRY(dataset_hold_out(b->config, &b->header, rows, err));
     uint32_t of = 0;
     uint64_t end = b->header.sources[0].sample_count;
     for (uint64_t i = 0; i < b->header.sample_count; i++) {

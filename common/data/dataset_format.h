@@ -62,6 +62,24 @@ _Static_assert(sizeof(struct dataset_header) % 8 == 0 && sizeof(struct dataset_r
                "the format has no padding");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the index is read in place");
 
+/* An index in memory. */
+struct dataset {
+    struct bl_bytes bytes; /* read or made; empty: borrowed */
+    const struct dataset_header *header;
+    const struct dataset_row *rows;
+    const struct dataset_text *captions;
+    const uint64_t *ids[DATASET_SPLIT_COUNT];
+    const uint64_t *lengths;
+    const struct dataset_note *notes;
+    const char *text;
+};
+
+/* Checks the bytes, which the dataset then points into (dataset_check.c). */
+int dataset_check(struct dataset *d, const void *data, size_t size, struct bl_error *err);
+/* The first sample or caption with a verdict, of source `source`, or of any for -1; borrowed. */
+const char *dataset_first(const struct dataset *d, int64_t source, bool is_caption,
+                          uint32_t verdict);
+
 /* -- what an index is made from (dataset_inputs.c) */
 
 struct dataset_image {
@@ -125,6 +143,20 @@ int dataset_judged_caption(const struct dataset_judging *judging,
 /* The same as it was found, for people. */
 void dataset_found_caption(const struct dataset_judging *judging,
                            const struct dataset_judgement *judgement, struct caption_text *ret);
+
+/* -- images that are held out for validation (dataset_hold_out.c) */
+
+/* Their hashes. Zero-initialise; free(at). */
+struct dataset_hashes {
+    uint8_t (*at)[32];
+    size_t count, capacity;
+};
+int dataset_hashes_add(struct dataset_hashes *hashes, const uint8_t hash[32], struct bl_error *err);
+void dataset_hashes_sort(struct dataset_hashes *hashes);
+bool dataset_hashes_has(const struct dataset_hashes *sorted, const uint8_t hash[32]);
+/* Sets the split of the samples that each source's data.validation holds out; the same image has one split in all sources. */
+int dataset_hold_out(const struct config *config, const struct dataset_header *header,
+                     struct dataset_row *rows, struct bl_error *err);
 
 /* -- the index (dataset_build.c) */
 

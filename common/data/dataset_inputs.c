@@ -6,7 +6,7 @@
 #include "common/cleanup.h"
 #include "common/data/dataset_format.h"
 #include "common/file.h"
-#include "common/hash.h"
+#include "common/file_hash.h"
 #include "common/data/parallel.h"
 #include "common/models/hf.h"
 

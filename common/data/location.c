@@ -10,7 +10,7 @@
 
 #include "common/cleanup.h"
 #include "common/data/cell.h"
-#include "common/hash.h"
+#include "common/file_hash.h"
 #include "common/size.h"
 
 /* -- text ------------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* common/data/source.h - where samples come from: a count, a fingerprint, and from a sample's id its image's location and
- * its caption candidates. The kinds are one table in source.c; each is one file, source_KIND.c. Samples of folders are in memory,
+ * its caption candidates. The kinds are one table in source_open.c; each is one file, source_KIND.c. Samples of folders are in memory,
  * those of Parquet files are read when asked for. */
 #pragma once
 

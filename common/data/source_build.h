@@ -30,6 +30,10 @@ struct source_listing {
     struct source *source; /* counts what is passed over */
 };
 
+/* Fills a listing of which folder and source are set. source_listing_release in any case. */
+int source_list(struct source_listing *listing, struct bl_error *err);
+void source_listing_release(struct source_listing *listing);
+
 /* How samples are read that stay where they are; all NULL: they are in memory. */
 struct source_access {
     int (*get)(const struct source *source, uint64_t id, struct source_sample *ret,
@@ -81,6 +85,8 @@ struct source_kind {
 extern const struct source_kind source_imagefolder, source_annotations, source_pairs,
     source_parquet, source_webdataset;
 
+/* What every kind ends with: that there are samples and that each column asked for was found; the fingerprint of what is in memory. */
+int source_finish(struct source *source, const char *kind, struct bl_error *err);
 /* A sample; its candidates follow. The image's path is checked to stay below the folder. */
 int source_add(struct source *source, const char *image, const char *file, uint64_t line,
                struct bl_error *err);
@@ -92,6 +98,9 @@ int source_add_caption(struct source *source, size_t column, const char *text, s
                        struct bl_error *err);
 /* JSON as Python writes it, with NaN and numbers of any size. *ret is the caller's. */
 int source_parse_json(const char *text, size_t size, json_t **ret, struct bl_error *err);
+/* BL_EFORMAT: what was found under a key is of another JSON type than expected ("a text"). */
+int source_fail_type(struct bl_error *err, const char *key, const char *expected,
+                     const json_t *found);
 /* The candidates under a column: a text, a list of texts, or null. */
 int source_add_json_captions(struct source *source, size_t column, const json_t *value,
                              struct bl_error *err);

@@ -10,6 +10,7 @@
 #include "common/data/captions.h"
 #include "common/data/parallel.h"
 #include "common/file.h"
+#include "common/file_hash.h"
 #include "common/models/hf.h"
 
 enum { COLUMN_IMAGE, COLUMN_IDS, COLUMN_LABEL_FIRST, COLUMN_LABEL_END, COLUMNS };

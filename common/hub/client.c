@@ -131,7 +131,7 @@ static int exchange(struct body *b, const char *url, CURLcode *ret, struct bl_er
     char range[32];
     bool secure = !strncmp(b->client->endpoint, "https:", 6);
     const char *schemes = secure ? "https" : "http,https";
-    BL_TRY(http_prepare(easy, url, schemes, TIMEOUT_S, err));
+    BL_TRY(http_prepare(easy, url, schemes, TIMEOUT_S, b->client->error, err));
     snprintf(range, sizeof range, "%llu-", (unsigned long long)*b->at);
     b->asked = *b->at;
     b->began = b->wanted = b->refused = false;
@@ -183,8 +183,22 @@ static int fail_answer(const struct hub_client *client, const struct hub_id *id,
         return bl_error_remedy(err, "check the name; a private one needs HF_TOKEN; if a folder is "
                                     "meant, check the path");
     }
+    char *to = NULL; /* where a redirect would have led */
+    curl_easy_getinfo(client->easy, CURLINFO_EFFECTIVE_URL, &to);
+    if (status / 100 == 3 && to && !strncmp(client->endpoint, "https:", 6) &&
+        strncmp(to, "https:", 6) != 0) {
+        bl_fail(err, BL_EIO, "%.200s redirects to %.200s, which is not https", client->endpoint,
+                to);
+        return bl_error_remedy(err, "set HF_ENDPOINT to a Hub or mirror that has all by https");
+    }
     bl_fail(err, BL_EIO, "%.200s answered %s", client->endpoint, reason);
     return bl_error_remedy(err, "see what the server says about this repository");
+}
+
+static int fail_untrusted(const struct hub_client *client, const char *reason, struct bl_error *err)
+{
+    bl_fail(err, BL_EIO, "%.200s is not trusted: %s", client->endpoint, reason);
+    return bl_error_remedy(err, HTTP_TRUST_REMEDY);
 }
 
 static void pause_s(const struct hub_client *client, long s, const char *reason)
@@ -207,8 +221,8 @@ static int read_all(struct body *b, const struct hub_id *id, const char *url, st
         BL_TRY(exchange(b, url, &code, err));
         if (b->refused)
             return bl_fail_errno(err, "what was downloaded cannot be written");
-        enum http_end end =
-            http_judge(b->client->easy, code, b->began, b->wanted, reason, sizeof reason, &wait_s);
+        enum http_end end = http_judge(b->client->easy, code, b->client->error, b->began, b->wanted,
+                                       reason, sizeof reason, &wait_s);
         if (end == HTTP_DONE)
             return 0;
         if (end == HTTP_OTHER_RANGE && before) {
@@ -217,6 +231,8 @@ static int read_all(struct body *b, const struct hub_id *id, const char *url, st
                 return bl_fail_errno(err, "what was downloaded cannot be written");
             end = HTTP_CUT_OFF;
         }
+        if (end == HTTP_UNTRUSTED)
+            return fail_untrusted(b->client, reason, err);
         if (end < HTTP_BUSY)
             return fail_answer(b->client, id, reason, err);
         tries = *b->at > before ? 1 : tries + 1;

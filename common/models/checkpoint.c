@@ -8,7 +8,7 @@
 
 #include "common/cleanup.h"
 #include "common/file.h"
-#include "common/hash.h"
+#include "common/file_hash.h"
 #include "common/limits.h"
 
 #define DUMP_FLAGS (JSON_SORT_KEYS | JSON_COMPACT | JSON_REAL_PRECISION(17))

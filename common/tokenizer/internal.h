@@ -26,8 +26,6 @@ int text_append_replaced(struct text *ret, const char *data, size_t size, const 
                          const char *to, struct bl_error *err);
 void text_release(struct text *text);
 
-int token_ids_add(struct token_ids *ids, int32_t id, struct bl_error *err);
-
 /* --- Vocabulary: content of each id and id of each content. --- */
 enum token_flag {
     TOKEN_MODEL = 1,  /* BPE may produce it */

@@ -11,15 +11,9 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/tokenizer/token_ids.h"
 
 struct tokenizer;
-
-/* A growing array of ids. Zero-initialise; release when done. */
-struct token_ids {
-    int32_t *ids;
-    size_t count, capacity;
-};
-void token_ids_release(struct token_ids *ids);
 
 /* Reads FOLDER/tokenizer.json. *ret is the caller's (tokenizer_free). */
 int tokenizer_open(const char *folder, struct tokenizer **ret, struct bl_error *err);

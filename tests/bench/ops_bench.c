@@ -390,6 +390,12 @@ int main(int argc, char **argv)
     bench_linear(1568, 768, 768, true);
     bench_linear(1568, 3072, 768, true);
     bench_linear(1568, 768, 3072, true);
+    /* SigLIP-so400m/384, 2 images; Llama-3.2-1B, 104 rows; the Q-Former of its width */
+    bench_linear(1458, 4304, 1152, true);
+    bench_linear(1458, 1152, 4304, true);
+    bench_linear(104, 16384, 2048, true);
+    bench_linear(104, 2048, 8192, true);
+    bench_linear(64, 8192, 2048, false);
     /* SmolLM2-135M and the Q-Former beside it */
     bench_linear(1, 1536, 576, true);
     bench_linear(1, 8192, 2048, true);

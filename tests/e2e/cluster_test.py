@@ -576,11 +576,12 @@ def losses_in_bf16_are_those_in_f32(place):
         expect(len(score["f32"]) == 8 and worst < 0.01 and (worst > 0) == rounds, (kind, worst, score))
 
 
-def start_cluster(place, case):
+def start_cluster(place, case, **options):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
     log = open(path, "wb")
-    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
+    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log,
+                                   **options)
     endpoint = []
 
     def listening():
@@ -600,6 +601,74 @@ def workers_and_loaders_started_by_hand_join(place):
              for p in ("blipren-loader", "blipren-worker")]
     expect(coordinator.wait(timeout=120) == 0, open(place.path("byhand.log")).read())
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
+
+
+def folders_that_are_elsewhere_on_another_host_are_mapped_and_judged_by_their_hashes(place):
+    models = os.path.join(ROOT, "deploy/demo/models")
+    shutil.copytree(models, place.path("elsewhere", "models"))
+    shutil.copytree(place.path("data"), place.path("elsewhere", "photos"))
+    shutil.copytree(place.path("elsewhere", "models"), place.path("wrong", "models"))
+    with open(place.path("wrong", "models", "llm", "config.json"), "a") as f:
+        f.write("\n")
+    shutil.copytree(place.path("data"), place.path("wrong", "photos"))
+    for name in glob.glob(place.path("wrong", "photos", "*.png")):
+        with open(name, "ab") as f:
+            f.write(b"other bytes")
+    case = Case(place, "mapped", train__reproducible=True)
+    coordinator, log, path, endpoint = start_cluster(place, case)
+
+    def command(kind, *mappings):
+        return [program("blipren-" + kind), "--coord", endpoint, "--threads", "1", *sum((["--map", "%s=%s" % m] for m in mappings), [])]
+
+    def refused(words, kind, *mappings):
+        done = subprocess.run(command(kind, *mappings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60)
+        expect(done.returncode == PEER and words in done.stdout, "%d: %s" % (done.returncode, done.stdout))
+
+    data = place.path("data")
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "worker", (models, place.path("wrong/models")))
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "loader", (models, place.path("wrong/models")))
+    refused("say with --map FROM=TO where it is", "loader", (models, place.path("wrong/models")))
+    refused("does not see this run's images (expected 8, found 0)", "loader", (data, place.path("wrong/photos")))
+    refused("say with --map FROM=TO where they are", "loader", (data, place.path("nowhere")))
+    peers = [subprocess.Popen(command(kind, (models, place.path("elsewhere/models")), (data, place.path("elsewhere/photos"))),
+                              stdout=log, stderr=log) for kind in ("loader", "worker")]
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0], open(path).read())
+    expect("--map %s=%s: no path of this run is" % (models, place.path("elsewhere/models")) not in open(path).read(), open(path).read())
+    state = read_state(case.run)
+    expect(state["llm"]["path"] == os.path.join(models, "llm"), state["llm"])
+    plain = Case(place, "unmapped", train__reproducible=True)
+    plain.must_train("1,1")
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+
+
+def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
+    """Each process sees another folder under /proc/self/cwd, as hosts do under one path."""
+    with_cache, without = place.path("with-cache"), place.path("without-cache")
+    os.mkdir(with_cache)
+    os.mkdir(without)
+    changes = {"train__reproducible": True, "train__validate_every": 8, "cache__dtype": "int8"}
+    mapped = Case(place, "mapped", cache__path=os.path.join(with_cache, "features"), **changes)
+    subprocess.run([program("blipren-coord"), "embed", mapped.yaml, "--local", "1,1"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, timeout=120)
+    mapped.must_train("1,1")
+    shipped = Case(place, "shipped", cache__path="/proc/self/cwd/features", cluster__workers_min=2, **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    start = lambda name, folder: subprocess.Popen([program("blipren-" + name), "--coord", endpoint, "--threads", "1"], cwd=folder,
+                                                  stdout=log, stderr=log)
+    peers = [start("loader", with_cache), start("worker", with_cache), start("worker", without)]
+    expect([p.wait(timeout=120) for p in [coordinator, *peers]] == [0, 0, 0, 0], open(said).read())
+    expect(len(re.findall(r"no feature cache in /proc/self/cwd/features on this host: loaders ship its rows, [0-9.]+ MB an image",
+                          open(said).read())) == 1, open(said).read())
+    expect(weights_sha(shipped.run) == weights_sha(mapped.run), "other weights")
+    expect(metrics(shipped.run, "validation")[-1]["loss_nats"] == metrics(mapped.run, "validation")[-1]["loss_nats"], "other losses")
+    # a loader must see it
+    shipped = Case(place, "blind", cache__path="/proc/self/cwd/features", **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    expect(start("loader", without).wait(timeout=60) == DATA, open(said).read())
+    expect("mount cache.path at the same path on every host that has a loader" in open(said).read(), open(said).read())
+    coordinator.send_signal(signal.SIGINT)
+    coordinator.wait(timeout=60)
 
 
 def own_address():

@@ -1,4 +1,5 @@
 /* tests/sim/queue.c - chance and time: a generator and a heap of events, both a function of the seed alone. */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +23,7 @@ bool sim_chance(uint64_t *state, double p)
     return (double)(sim_random(state) >> 11) * 0x1p-53 < p;
 }
 
-static bool earlier(const struct sim_event *a, const struct sim_event *b)
+static bool earlier(const struct sim_place *a, const struct sim_place *b)
 {
     return a->at_ms < b->at_ms || (a->at_ms == b->at_ms && a->turn < b->turn);
 }
@@ -32,7 +33,7 @@ struct sim_event *sim_event_new(struct sim_queue *queue)
     struct sim_event *event =
         queue->free_count > 0 ? queue->free_list[--queue->free_count] : malloc(sizeof *event);
     BL_ASSERT(event != NULL);
-    memset(event, 0, sizeof *event);
+    memset(event, 0, offsetof(struct sim_event, voids));
     return event;
 }
 
@@ -51,10 +52,11 @@ static void insert(struct sim_queue *queue, struct sim_event *event)
         queue->heap = realloc(queue->heap, queue->capacity * sizeof *queue->heap);
         BL_ASSERT(queue->heap != NULL);
     }
+    struct sim_place place = {event->at_ms, event->turn, event};
     size_t i = queue->count++;
-    for (; i > 0 && earlier(event, queue->heap[(i - 1) / 2]); i = (i - 1) / 2)
+    for (; i > 0 && earlier(&place, &queue->heap[(i - 1) / 2]); i = (i - 1) / 2)
         queue->heap[i] = queue->heap[(i - 1) / 2];
-    queue->heap[i] = event;
+    queue->heap[i] = place;
 }
 
 void sim_push(struct sim_queue *queue, struct sim_event *event, uint64_t at_ms)
@@ -76,12 +78,13 @@ struct sim_event *sim_pop(struct sim_queue *queue)
 {
     if (queue->count == 0)
         return NULL;
-    struct sim_event *first = queue->heap[0], *last = queue->heap[--queue->count];
+    struct sim_event *first = queue->heap[0].event;
+    struct sim_place last = queue->heap[--queue->count];
     size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < queue->count; i = child) {
-        if (child + 1 < queue->count && earlier(queue->heap[child + 1], queue->heap[child]))
+        if (child + 1 < queue->count && earlier(&queue->heap[child + 1], &queue->heap[child]))
             child++;
-        if (!earlier(queue->heap[child], last))
+        if (!earlier(&queue->heap[child], &last))
             break;
         queue->heap[i] = queue->heap[child];
     }
@@ -92,7 +95,7 @@ struct sim_event *sim_pop(struct sim_queue *queue)
 void sim_queue_release(struct sim_queue *queue)
 {
     for (size_t i = 0; i < queue->count; i++)
-        free(queue->heap[i]);
+        free(queue->heap[i].event);
     for (size_t i = 0; i < queue->free_count; i++)
         free(queue->free_list[i]);
     free(queue->heap);

@@ -55,28 +55,31 @@ struct sim_event {
     bool ok;
     uint64_t content; /* DATA: sum of the terms of its samples */
     char name[COORD_CHECKPOINT_NAME_MAX];
-    uint32_t void_count;
-    struct coord_void voids[SIM_BATCH_MAX];
-    uint32_t sample_count; /* ASSIGNMENT */
-    uint64_t samples[SIM_BATCH_MAX];
-    bool missing[SIM_BATCH_MAX];
-    struct bl_range trained[SIM_BATCH_MAX];
-    uint32_t unreached[SIM_WORKERS_MAX];
+    uint32_t void_count, sample_count;
     union {
         struct coord_event coord;
         struct worker_event worker;
         struct loader_event loader;
     };
+    /* Not zeroed by sim_event_new, as most events have none: so many of each as a count says. */
+    struct coord_void voids[SIM_BATCH_MAX];
+    uint64_t samples[SIM_BATCH_MAX]; /* ASSIGNMENT */
+    bool missing[SIM_BATCH_MAX];
+    struct bl_range trained[SIM_BATCH_MAX];
+    uint32_t unreached[SIM_WORKERS_MAX];
 };
 
 struct sim_queue {
-    struct sim_event **heap;
+    struct sim_place { /* an event, and what orders it, which is asked far more often */
+        uint64_t at_ms, turn;
+        struct sim_event *event;
+    } * heap;
     size_t count, capacity;
     struct sim_event *free_list[4096];
     size_t free_count;
     uint64_t turn;
 };
-/* A zeroed event, owned by the caller until sim_push. */
+/* A zeroed event, but for its arrays; owned by the caller until sim_push. */
 struct sim_event *sim_event_new(struct sim_queue *queue);
 void sim_push(struct sim_queue *queue, struct sim_event *event, uint64_t at_ms);
 /* A copy of an event that could not happen yet; it keeps its place among those made after it. */

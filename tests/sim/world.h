@@ -34,9 +34,9 @@ struct coordinator {
     uint64_t stalled_until_ms, last_fsync_ms;
     uint64_t up_cut_until_ms, down_cut_until_ms; /* its host is cut off: nothing arrives, leaves */
     uint64_t stepped_ms, probed_ms;
-    uint64_t synced_seq, counted_seq;         /* its records on disk; those that count */
-    struct coord_record records[RECORDS_MAX]; /* on disk, then on their way */
-    uint64_t seqs[RECORDS_MAX];
+    uint64_t synced_seq, counted_seq; /* its records on disk; those that count */
+    struct coord_record *records;     /* on disk, then on their way; w->records[] */
+    uint64_t *seqs;
     int on_disk, record_count;
     uint32_t entries; /* of the rendezvous store, kept */
 };
@@ -220,13 +220,16 @@ struct world {
     bool over;
     uint64_t disk_slow_until_ms;
     struct process workers[SIM_WORKERS_MAX], loaders[SIM_LOADERS_MAX];
-    struct link links[LINKS_MAX];
     int link_count;
-    struct comm comms[COMMS_MAX];
     uint64_t data_last_ms[SIM_LOADERS_MAX][SIM_WORKERS_MAX];
-
-    struct saved saved[SAVED_MAX];
     int saved_count;
+    struct comm comms[COMMS_MAX];
+
+    /* From here on a schedule begins with what the one before left: what is used is written first. */
+    struct saved saved[SAVED_MAX];
+    struct link links[LINKS_MAX];
+    struct coord_record records[COORDS][RECORDS_MAX];
+    uint64_t seqs[COORDS][RECORDS_MAX];
 };
 
 extern struct world *w; /* one at a time: what works on it reads as rules, not as plumbing */

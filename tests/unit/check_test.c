@@ -42,6 +42,14 @@ static void put_picture(const char *name, char mark)
     assert_ok(bl_file_write(path, data, size + 1, &err), err);
 }
 
+/* A clock that each look at it moves on by a 64th of a second. */
+static double read_clock(void *none)
+{
+    static int looks;
+    return looks++ / 64.0;
+}
+
+static bool measure;
 static int bad_pictures; /* of the eight */
 static const char *min_side = "";
 
@@ -70,7 +78,9 @@ static int checked(const char *keys, char **ret_page, struct bl_error *err)
     size_t size;
     FILE *out = open_memstream(ret_page, &size);
     assert_non_null(out);
-    int rc = check_run(path, false, getenv("BLIPREN_WORKER"), out, err);
+    const struct check_options options = {
+        .yaml = path, .worker = getenv("BLIPREN_WORKER"), .measure = measure, .now_s = read_clock};
+    int rc = check_run(&options, out, err);
     fclose(out);
     return rc;
 }
@@ -102,6 +112,29 @@ static void a_sound_run_has_no_error_and_its_schedule_is_drawn(void **state)
                  "              step 0                                                             "
                  "100\n");
     expect(page, "\n0 errors, 0 warnings\n");
+    free(page);
+}
+
+static void what_a_loader_makes_in_a_second_and_a_worker_needs_is_said(void **state)
+{
+    struct bl_error err = {0};
+    char *page = NULL;
+    const char *keys = "train: {steps: 9, global_batch: 6}\ncluster: {loader_threads: 3}\n"
+                       "cache: {path: none-yet}\n";
+    assert_ok(checked(keys, &page, &err), err);
+    expect(page, "\nok       loaders   one thread of a loader makes 32 images/s: 15.6 ms an image, "
+                 "15.6 ms a caption; measured with 32\n"
+                 "note     loaders   a worker needs a loader thread for every 32 images/s that it "
+                 "trains: ");
+    free(page);
+    measure = true;
+    int rc = checked(keys, &page, &err);
+    measure = false;
+    assert_ok(rc, err);
+    expect(page, "\nok       loaders   a worker on this machine trains ");
+    expect(page, " images/s from images, which takes ");
+    expect(page, " images/s from the feature cache, which takes ");
+    expect(page, "; a loader of 3 feeds ");
     free(page);
 }
 
@@ -220,6 +253,7 @@ UNIT_MAIN(IN_FOLDER(pictures_that_are_none_are_found_before_training),
           IN_FOLDER(a_sound_run_has_no_error_and_its_schedule_is_drawn),
           IN_FOLDER(it_goes_on_after_an_error_and_returns_the_first),
           IN_FOLDER(images_that_are_too_small_are_counted),
+          IN_FOLDER(what_a_loader_makes_in_a_second_and_a_worker_needs_is_said),
           IN_FOLDER(a_begun_run_is_compared_with_its_configuration),
           IN_FOLDER(the_plan_grows_with_what_is_kept),
           cmocka_unit_test(a_worker_program_that_is_missing_is_named))

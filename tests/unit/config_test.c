@@ -226,8 +226,9 @@ static void bools_choices_and_texts_are_strict(void **state)
                                          "closing parenthesis at its byte 2");
     REFUSES("data: {captions: text}\n", "run.yaml:1:18: data.captions: expected a list of {column, "
                                         "prefix}, found a single value");
-    REFUSES("data: {captions: [text]}\n",
-            "run.yaml:1:19: data.captions[0]: expected {column, prefix}, found a single value");
+    REFUSES(
+        "data: {captions: [text]}\n",
+        "run.yaml:1:19: data.captions[0]: expected {column, prefix, ...}, found a single value");
     REFUSES("data: {captions: [{column: a, join: '-'}]}\n",
             "run.yaml:1:37: data.captions[0].join: expected \" \" or \"\", found \"-\"");
     REFUSES("data: {captions: [{column: [a]}]}\n",

@@ -11,6 +11,7 @@
 #include "common/cleanup.h"
 #include "common/data/dataset.h"
 #include "common/data/indexing.h"
+#include "common/file_hash.h"
 #include "tests/unit/data_folder.h"
 
 static int make_folders(void **state)
@@ -105,6 +106,7 @@ static void an_index_holds_images_captions_and_splits(void **state)
     for (uint32_t tokens = 0; tokens <= dataset_longest(d); tokens++)
         lengths += dataset_length(d, tokens);
     assert_int_equal(lengths, 3);
+    assert_in_range(dataset_mean_length(d), 1, dataset_longest(d));
     dataset_free(&d);
 
     d = prepared("  validation: 0\n  caption_choice: any\n  captions: [{column: short}, {column: "

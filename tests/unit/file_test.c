@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 
+#include "common/file_hash.h"
 #include "common/progress.h"
 #include "tests/unit/folder.h"
 

@@ -28,6 +28,7 @@ struct ops_run;
 struct ops_backend {
     int variants, repeats;
     bool short_values; /* random_f32 gives what bf16 holds */
+    bool blocks;       /* it can multiply in block floating point (worker/ops/cpu/bfp.h) */
     uint64_t seed;     /* added to that of every random_f32 */
     int (*open)(struct cpu_options options, int variant, int repeat, struct ops **ret,
                 struct bl_error *err);

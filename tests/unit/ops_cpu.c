@@ -2,6 +2,8 @@
  * several numbers of threads. */
 #include "tests/unit/ops.h"
 
+#include "worker/ops/cpu/bfp.h"
+
 static const int threads[] = {1, 2, 3, 2};
 
 static int open_cpu(struct cpu_options options, int variant, int repeat, struct ops **ret,
@@ -14,6 +16,8 @@ static int open_cpu(struct cpu_options options, int variant, int repeat, struct 
 
 struct ops_backend ops_backend(void)
 {
-    return (struct ops_backend){
-        .variants = (int)cpu_isa_best() + 1, .repeats = (int)COUNT(threads), .open = open_cpu};
+    return (struct ops_backend){.variants = (int)cpu_isa_best() + 1,
+                                .repeats = (int)COUNT(threads),
+                                .blocks = bfp_is_possible(),
+                                .open = open_cpu};
 }

@@ -1,6 +1,7 @@
 /* tests/unit/ops_matmul_test.c - linear layers over frozen and trainable matrices of every form. */
 #include "tests/unit/ops.h"
 
+#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/functions.h"
 #include "worker/ops/cpu/packed.h"
 
@@ -98,16 +99,43 @@ static double *make_matrix(struct input *in)
     return values;
 }
 
-/* What the processor multiplies for a value of x or d_y. */
-static double multiplied(const struct input *in, float x)
+/* Block floating point of `count` values `step` apart (bfp.h). */
+static void round_blocks(double *x, int64_t count, int64_t step)
 {
-    return in->options.packed ? bf16_to_f32(f32_to_bf16(x)) : x;
+    for (int64_t first = 0; first < count; first += BFP_BLOCK) {
+        const int64_t end = bl_min(count, first + BFP_BLOCK);
+        float most = 0;
+        for (int64_t i = first; i < end; i++)
+            most = fmaxf(most, fabsf((float)x[i * step]));
+        for (int64_t i = first; i < end; i++)
+            x[i * step] = most < 0x1p-100f ? 0
+                                           : rint((double)((float)x[i * step] * (4095 / most))) *
+                                                 (double)(most * (1.0f / 4095));
+    }
+}
+
+/* Which values are multiplied for x, an activation of `rows` rows of `count`. */
+static double *multiplied(const struct input *in, const float *x, int64_t rows, int64_t count)
+{
+    double *values = zeros(rows * count);
+    for (int64_t i = 0; i < rows * count; i++)
+        values[i] = in->options.packed ? bf16_to_f32(f32_to_bf16(x[i])) : x[i];
+    for (int64_t r = 0; in->options.blocks && r < rows; r++)
+        round_blocks(values + r * count, count, 1);
+    return values;
+}
+
+static double *copied(const double *x, int64_t count)
+{
+    double *copy = zeros(count);
+    memcpy(copy, x, (size_t)count * sizeof *copy);
+    return copy;
 }
 
 static void check(struct input in)
 {
     int64_t R = in.R, N = in.N, K = in.K;
-    const double *w = make_matrix(&in);
+    double *stored = make_matrix(&in), *w = stored, *w_backward = stored;
     in.x = random_f32(1, R * K);
     in.b = random_f32(2, N);
     in.d_y = random_f32(3, R * N);
@@ -119,14 +147,25 @@ static void check(struct input in)
     in.d_x = in.accumulate ? doubles(in.old_d_x, R * K) : zeros(R * K);
     in.d_w = doubles(in.old_d_w, N * K);
     in.d_b = doubles(in.old_d_b, N);
+    const bool few = !in.trainable && R <= 2; /* bf16 rows are read in place */
+    const double *x = few && in.options.blocks ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
+    const double *d_y = multiplied(&in, in.d_y, R, N);
+    if (in.options.blocks) {
+        w = copied(stored, N * K);
+        w_backward = copied(stored, N * K);
+        for (int64_t n = 0; n < N && !few; n++)
+            round_blocks(w + n * K, K, 1);
+        for (int64_t k = 0; k < K; k++)
+            round_blocks(w_backward + k, N, K);
+    }
     for (int64_t r = 0; r < R; r++)
         for (int64_t n = 0; n < N; n++) {
-            const float *x = in.x + r * K, d = in.d_y[r * N + n];
+            const double d = in.d_y[r * N + n];
             double sum = in.bias ? in.b[n] : 0;
             for (int64_t k = 0; k < K; k++) {
-                sum += multiplied(&in, x[k]) * w[n * K + k];
-                in.d_x[r * K + k] += multiplied(&in, d) * w[n * K + k];
-                in.d_w[n * K + k] += (double)d * x[k];
+                sum += x[r * K + k] * w[n * K + k];
+                in.d_x[r * K + k] += d_y[r * N + n] * w_backward[n * K + k];
+                in.d_w[n * K + k] += d * in.x[r * K + k];
             }
             in.pre[r * N + n] = sum;
             in.y[r * N + n] = activation(in.epilogue, sum);
@@ -193,6 +232,66 @@ static void bf16_products_multiply_rounded_values_and_sum_in_f32(void **state)
     }
 }
 
+/* Each edge of a block, a strip, a panel, and of tiles; values of every type, forward and back. */
+static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
+{
+    static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256}};
+    static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
+    if (!ops_backend().blocks)
+        skip();
+    for (int64_t i = 0; i < 3 * (COUNT(shapes) + COUNT(more)); i++) {
+        const int64_t at = i / 3;
+        const int64_t *shape = at < COUNT(shapes) ? shapes[at] : more[at - COUNT(shapes)];
+        check((struct input){.R = shape[0],
+                             .N = shape[1],
+                             .K = shape[2],
+                             .options = {.precision = OPS_BF16, .blocks = true},
+                             .dtype = at % 2 ? BL_F32 : dtypes[i % 3],
+                             .trainable = at % 2,
+                             .keep_data = i % 2,
+                             .bias = i / 2 % 2,
+                             .accumulate = i / 3 % 2,
+                             .epilogue = (enum ops_epilogue)(i % 4)});
+    }
+}
+
+/* One huge value, one that is not finite, and nothing but zeros in a block. */
+static void run_extremes(struct ops_run *run, const void *input)
+{
+    enum { R = 8, N = 48, K = 384 };
+    struct ops *ops = run_ops(run);
+    struct bl_error err;
+    struct ops_matrix *w = NULL;
+    float ones[N * K], rows[R * K] = {0}, found[R * N];
+    double expected[R * N] = {0};
+    for (int64_t i = 0; i < N * K; i++)
+        ones[i] = 1;
+    for (int64_t k = 0; k < K; k++)
+        rows[K + k] = k == 200 ? 4095e6f : 1;
+    rows[2 * K + 7] = INFINITY;
+    rows[3 * K + 300] = NAN;
+    rows[4 * K + 5] = 0x1p-120f;
+    for (int64_t n = 0; n < N; n++) { /* the huge one's block loses its ones */
+        expected[N + n] = 4095e6 + 256;
+        expected[2 * N + n] = expected[3 * N + n] = NAN;
+    }
+    assert_ok(ops->matrix_trainable(ops, &w, run_f32(run, ones, N * K), N, K, &err), err);
+    act *x = run_act(run, rows, R * K), *y = run_act(run, NULL, R * N);
+    ops->linear_forward(ops, y, NULL, x, w, NULL, R, OPS_NONE);
+    run_expect_act(run, "y", y, expected, R * N, 2);
+    run_read_act(run, found, y, R * N);
+    for (int64_t n = 0; n < N; n++)
+        assert_true(isnan(found[2 * N + n]) && isnan(found[3 * N + n]) && found[4 * N + n] == 0);
+    ops->matrix_free(ops, &w);
+}
+
+static void blocks_that_are_not_finite_give_nan(void **state)
+{
+    if (!ops_backend().blocks)
+        skip();
+    ops_each((struct cpu_options){.precision = OPS_BF16, .blocks = true}, run_extremes, NULL);
+}
+
 static void run_refresh(struct ops_run *run, const void *input)
 {
     const float one = 1, two = 2;
@@ -224,4 +323,6 @@ static void a_refreshed_matrix_follows_its_master(void **state)
 UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
           cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store),
           cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
+          cmocka_unit_test(block_products_multiply_rounded_blocks_and_sum_in_f32),
+          cmocka_unit_test(blocks_that_are_not_finite_give_nan),
           cmocka_unit_test(a_refreshed_matrix_follows_its_master))

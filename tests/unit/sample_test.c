@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/file_hash.h"
 #include "loader/fetch.h"
 #include "loader/sample.h"
 #include "tests/unit/folder.h"
@@ -84,7 +85,7 @@ static int make_run_with(void **state, const char *keys)
                                       "{\"file_name\": \"1.png\", \"text\": \"a red circle\"}\n"
                                       "{\"file_name\": \"2.jpg\", \"text\": \"a red circle\"}\n");
     make_index(keys);
-    assert_ok(sample_source_open(inside("run"), run, "", &waiting, &source, &err), err);
+    assert_ok(sample_source_open(inside("run"), run, NULL, "", &waiting, &source, &err), err);
     memset(&patience, 0, sizeof patience);
     return 0;
 }
@@ -249,7 +250,7 @@ static void threads_probe_and_say_which_voids_may_be_this_hosts(void **state)
     assert_int_equal(unlink(inside("data/1.png")), 0);
     assert_int_equal(sem_init(&woken, 0, 0), 0);
     assert_ok(fetch_start(&(struct fetch_options){2, post, &woken}, &fetch, &err), err);
-    fetch_open(fetch, inside("run"), run, "");
+    fetch_open(fetch, inside("run"), run, NULL, "");
     assert_ok(fetch_probe(fetch, ids, 3, &err), err);
     assert_int_equal(next_event(fetch, &woken).kind, FETCH_OPENED);
     struct fetch_event event = next_event(fetch, &woken);
@@ -260,7 +261,8 @@ static void threads_probe_and_say_which_voids_may_be_this_hosts(void **state)
     assert_true(hashes[0] && !hashes[1] && hashes[2]);
     assert_ok(fetch_probe(fetch, ids, 1, &err), err);
     assert_int_equal(next_event(fetch, &woken).error.code, 0);
-    assert_ok(fetch_make(fetch, 0, ids, epochs, 3, NULL, 0, &err), err);
+    const struct fetch_order order = {.samples = ids, .epochs = epochs, .count = 3};
+    assert_ok(fetch_make(fetch, &order, &err), err);
     event = next_event(fetch, &woken);
     assert_int_equal(event.kind, FETCH_MADE);
     const struct fetch_slot *slots = event.micro_batch->slots;

@@ -9,6 +9,7 @@
 
 #include "common/cache/spool.h"
 #include "common/cleanup.h"
+#include "common/file_hash.h"
 #include "tests/unit/folder.h"
 
 enum { TOKENS = 3, WIDTH = 5, IMAGES = 4, SIZE = TOKENS * WIDTH };

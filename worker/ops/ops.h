@@ -97,6 +97,7 @@ struct ops {
     bool dry;               /* counts memory and computes nothing: worker/ops/dry.h */
     int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
     int64_t head_dim_max;   /* widest head that attention takes; 0: any */
+    int64_t rows_at_once;   /* rows with which products reach full speed; more only take memory */
 
     /* For a communicator: how host memory and this device's exchange bytes (NULL: they are one), and
      * the device's own collectives (NULL: it has none). */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/limits.h"
+#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/packed.h"
 
 enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20, HUGE_FROM = 32 << 20 };
@@ -191,6 +192,12 @@ static bool bf16_pays(void)
 #endif
 }
 
+/* Likewise products in block floating point: everywhere else where they are possible. */
+static bool blocks_pay(void)
+{
+    return bfp_is_possible() && !bf16_pays();
+}
+
 void ops_cpu_kind(char *ret, size_t size)
 {
     static const struct {
@@ -210,8 +217,10 @@ void ops_cpu_kind(char *ret, size_t size)
         i++;
     snprintf(ret, size, "%s, oneDNN %d.%d.%d %s%s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
              version->major, version->minor, version->patch, names[i].name,
-             bf16_pays() ? ", bf16 products" : "", sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024,
-             sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
+             bf16_pays()    ? ", bf16 products"
+             : blocks_pay() ? ", block products"
+                            : "",
+             sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
 }
 
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err)
@@ -224,15 +233,19 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
     cpu->serial_work = options->serial_work;
     cpu->wide_max = options->wide_max;
     cpu->packed = options->packed && options->precision == OPS_BF16;
+    cpu->blocks = options->blocks && options->precision == OPS_BF16;
+    cpu->blocks_min = options->blocks_min;
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
     snprintf(cpu->name, sizeof cpu->name, "cpu: %s, %s", isas[options->isa].name,
              options->precision == OPS_F32 ? "f32"
              : cpu->packed                 ? "bf16 products"
+             : cpu->blocks                 ? "bf16 weights, block products"
                                            : "bf16 weights");
     cpu->ops = (struct ops){.name = cpu->name,
                             .precision = options->precision,
                             .act_bytes = sizeof(float),
                             .score_multiple = 1,
+                            .rows_at_once = 4096,
                             .close = cpu_close,
                             .alloc = cpu_ops_alloc,
                             .alloc_zero = cpu_ops_alloc_zero,
@@ -257,6 +270,8 @@ int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, st
                                         .isa = cpu_isa_best(),
                                         .serial_work = CPU_SERIAL_WORK,
                                         .wide_max = BL_OPS_WIDE_MAX,
-                                        .packed = bf16_pays()};
+                                        .packed = bf16_pays(),
+                                        .blocks = blocks_pay(),
+                                        .blocks_min = CPU_BLOCKS_MIN};
     return cpu_open(&options, ret, err);
 }

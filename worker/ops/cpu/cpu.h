@@ -28,8 +28,8 @@ struct cpu {
     struct ops ops; /* first: every operation's self is the struct cpu */
     enum cpu_isa isa;
     int threads;
-    int64_t serial_work, wide_max; /* see struct cpu_options */
-    bool packed;                   /* likewise; never with OPS_F32 */
+    int64_t serial_work, wide_max, blocks_min; /* see struct cpu_options */
+    bool packed, blocks;                       /* likewise; never with OPS_F32 */
     char name[64];
     struct cpu_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
     struct bl_error failure; /* the first one; sticks */
@@ -69,7 +69,7 @@ void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t by
 void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes);
 void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
 
-/* The same when dry (dry.c); borrow: pages of a file that will be read. */
+/* The same when dry (dry.c); borrow: pages of a file that will be read, or, negative, no longer. */
 void *cpu_dry_alloc(struct cpu_dry *dry, enum ops_use use, size_t bytes);
 void cpu_dry_free(struct cpu_dry *dry, void *memory);
 void cpu_dry_borrow(struct cpu_dry *dry, int64_t bytes);
@@ -78,6 +78,8 @@ void cpu_dry_close(struct cpu_dry *dry);
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */
 enum { CPU_SERIAL_WORK = 1 << 17 };
+/* Smaller matrices gain little, and their models keep f32's results. */
+enum { CPU_BLOCKS_MIN = 1 << 18 };
 static inline int cpu_threads(const struct cpu *cpu, int64_t work)
 {
     return work < cpu->serial_work ? 1 : cpu->threads;
@@ -123,7 +125,10 @@ struct cpu_options {
     enum cpu_isa isa;    /* at most what the processor has: cpu_isa_best() */
     int64_t serial_work; /* operations of less stay on the caller; CPU_SERIAL_WORK */
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
-    bool packed;         /* bf16 products (packed.h), where the precision is OPS_BF16 */
+    /* How products are made where the precision is OPS_BF16; neither: in f32. */
+    bool packed; /* in bf16 (packed.h) */
+    bool blocks; /* in block floating point (bfp.h), with matrices of that many elements at least */
+    int64_t blocks_min; /* CPU_BLOCKS_MIN */
 };
 enum cpu_isa cpu_isa_best(void);
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err);

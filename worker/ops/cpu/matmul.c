@@ -5,8 +5,9 @@
  *            dimension (a fixed number of them, one after the other, where W has to be widened and
  *            its scratch is bounded). OpenMP spreads the tiles. So an element's order of summation
  *            is the library's for a shape that R, N and K decide alone.
- * W          as matrix.h keeps it: f32, or widened tile by tile into a thread's scratch, or packed
- * for bf16 products, then x is rounded row by row. d_W is a product of f32 values always.
+ * W          as matrix.h keeps it: f32, or widened tile by tile into a thread's scratch, or loaded likewise as
+ *            blocks of integers (bfp.h), or packed for bf16 products, where x is rounded row by row. d_W is a
+ *            product of f32 values always.
  * Rate       f32 140 to 190 GFLOP/s, d_W 155 to 180; bf16 400 to 970, least where few inner elements
  *            meet many rows, so that y's way to memory counts. Larger f32 tiles, and f32 matrices
  *            packed as for bf16, were measured too and are no faster.
@@ -17,6 +18,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <string.h>
 
+#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/packed.h"
 #include "worker/ops/cpu/vector.h"
 
@@ -202,6 +204,106 @@ static void multiply_packed(struct cpu *cpu, const struct packed_product *p)
     }
 }
 
+/* -- products in block floating point -- */
+
+/* y (R,N) = or += x (R,K) B, and its end; B is W^T, or, transposed, W. */
+struct block_product {
+    const struct ops_matrix *w;
+    bool transposed;
+    float *y, *saved_pre;
+    const float *x, *bias;
+    int64_t R, N, K;
+    enum ops_epilogue epilogue;
+    bool accumulate;
+};
+
+/* Strips of rows multiplied with a panel at a time: these, a block of the panel and y fit the L1 cache. */
+enum { STRIPS = 6 };
+
+/* A tile is `strips` strips and `panels` panels, which one thread loads. */
+struct block_tiles {
+    int64_t strips, panels, strip_count, panel_count, count;
+};
+
+/* Panels are loaded again for each tile of rows, so rows are divided only where there would be too few tiles
+ * for the threads. No tile changes a result. */
+static struct block_tiles block_tiles_of(const struct cpu *cpu, int64_t R, int64_t N)
+{
+    enum { PANELS = 4 };
+    const int64_t strips = bl_ceil_div(R, BFP_STRIP), panels = bl_ceil_div(N, BFP_PANEL);
+    const int64_t wanted = cpu->threads > 1 ? 4 * cpu->threads : 1;
+    struct block_tiles t = {.panels = PANELS};
+    while (t.panels > 1 && bl_ceil_div(panels, t.panels) < wanted)
+        t.panels /= 2;
+    t.panel_count = bl_ceil_div(panels, t.panels);
+    const int64_t parts = bl_min(bl_ceil_div(wanted, t.panel_count), bl_ceil_div(strips, STRIPS));
+    t.strips = bl_ceil_div(strips, parts);
+    t.strip_count = bl_ceil_div(strips, t.strips);
+    t.count = t.panel_count * t.strip_count;
+    return t;
+}
+
+/* `rows` rows from r0 on and the columns of a panel from n0 on are done: to y, and the end. */
+static void finish_block(const struct block_product *p, const float *product, int64_t r0,
+                         int64_t rows, int64_t n0)
+{
+    const int64_t columns = bl_min(BFP_PANEL, p->N - n0);
+    for (int64_t r = 0; r < rows; r++, product += BFP_PANEL) {
+        const int64_t at = (r0 + r) * p->N + n0;
+        float *restrict y = p->y + at;
+        if (!p->accumulate)
+            memcpy(y, product, (size_t)columns * sizeof *y);
+        else
+#pragma omp simd
+            for (int64_t n = 0; n < columns; n++)
+                y[n] += product[n];
+        finish_row(y, p->saved_pre ? p->saved_pre + at : NULL, p->bias ? p->bias + n0 : NULL,
+                   columns, p->epilogue);
+    }
+}
+
+/* A tile, with its thread's panels and x's strips. */
+static void multiply_tile(const struct block_product *p, const struct block_tiles *t, int64_t tile,
+                          char *panels, const char *strips)
+{
+    float product[STRIPS * BFP_STRIP * BFP_PANEL] __attribute__((aligned(64)));
+    const int64_t first = tile % t->strip_count * t->strips,
+                  end = bl_min(first + t->strips, bl_ceil_div(p->R, BFP_STRIP));
+    const int64_t n_first = tile / t->strip_count * t->panels * BFP_PANEL,
+                  n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
+    const size_t strip_bytes = bfp_strip_bytes(p->K), panel_bytes = bfp_panel_bytes(p->K);
+    bfp_load_panels(panels, matrix_at(p->w, p->transposed ? n_first : n_first * p->K), p->w->dtype,
+                    p->transposed ? p->N : p->K, p->transposed, n_end - n_first, p->K);
+    for (int64_t s = first; s < end; s += STRIPS)
+        for (int64_t n = n_first; n < n_end; n += BFP_PANEL) {
+            const int64_t count = bl_min(STRIPS, end - s), r0 = s * BFP_STRIP;
+            bfp_multiply(product, strips + (size_t)s * strip_bytes, count,
+                         panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes, p->K);
+            finish_block(p, product, r0, bl_min(count * BFP_STRIP, p->R - r0), n);
+        }
+}
+
+static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
+{
+    const struct block_tiles t = block_tiles_of(cpu, p->R, p->N);
+    const int64_t strips = bl_ceil_div(p->R, BFP_STRIP);
+    const size_t strip_bytes = bfp_strip_bytes(p->K);
+    const size_t thread_bytes = bfp_panel_bytes(p->K) * (size_t)t.panels;
+    char *scratch = cpu_scratch(cpu, CPU_SCRATCH_INNER,
+                                strip_bytes * (size_t)strips + thread_bytes * (size_t)cpu->threads);
+    if (!scratch || cpu->dry)
+        return;
+    char *panels = scratch + strip_bytes * (size_t)strips;
+    const int threads = cpu_threads(cpu, work_of(p->R, p->N, p->K));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t s = 0; s < strips; s++)
+        bfp_load_strip(scratch + (size_t)s * strip_bytes, p->x + s * BFP_STRIP * p->K,
+                       bl_min(BFP_STRIP, p->R - s * BFP_STRIP), p->K);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < t.count; i++)
+        multiply_tile(p, &t, i, panels + (size_t)omp_get_thread_num() * thread_bytes, scratch);
+}
+
 /* -- few rows: a decoder's step -- */
 
 /* Products of so few rows wait for W: read in its own width it is half as much, and the library would
@@ -272,8 +374,21 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
                                                           .epilogue = epilogue});
         return;
     }
+    const bool few = w->dtype == BL_BF16 && R <= FEW_ROWS;
+    if (w->blocks && !few) {
+        multiply_blocks(cpu, &(struct block_product){.w = w,
+                                                     .y = y,
+                                                     .saved_pre = saved_pre,
+                                                     .x = x,
+                                                     .bias = bias,
+                                                     .R = R,
+                                                     .N = N,
+                                                     .K = K,
+                                                     .epilogue = epilogue});
+        return;
+    }
     const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
-    const bool few = w->dtype == BL_BF16 && R <= FEW_ROWS, widened = w->dtype != BL_F32 && !few;
+    const bool widened = w->dtype != BL_F32 && !few;
     size_t stride = 0;
     char *scratch = NULL;
     if (widened) {
@@ -328,6 +443,17 @@ static void linear_backward_input(struct ops *self, act *d_x_, const act *d_y_,
                                                           .N = K,
                                                           .K = N,
                                                           .accumulate = accumulate});
+        return;
+    }
+    if (w->blocks) {
+        multiply_blocks(cpu, &(struct block_product){.w = w,
+                                                     .transposed = true,
+                                                     .y = d_x,
+                                                     .x = d_y,
+                                                     .R = R,
+                                                     .N = K,
+                                                     .K = N,
+                                                     .accumulate = accumulate});
         return;
     }
     const struct tiles t = tiles_of(R, K, w->dtype != BL_F32);

@@ -223,6 +223,8 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
     cuda->ops = (struct ops){.name = cuda->name,
                              .precision = precision,
                              .act_bytes = precision == OPS_F32 ? sizeof(float) : 2,
+                             /* 128 tiles of 128 rows: an H100 has 132 multiprocessors */
+                             .rows_at_once = 16384,
                              .score_multiple = precision == OPS_F32 ? 4 : 8,
                              .head_dim_max = CUDA_HEAD_DIM_MAX,
                              .memory = &cuda_memory,

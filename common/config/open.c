@@ -1,4 +1,4 @@
-/* common/config/config.c - RUN.yaml into struct config: defaults, open and free. */
+/* common/config/open.c - RUN.yaml into struct config: its keys, defaults for the others, checks. */
 #include "common/config/parts.h"
 
 #include <stdlib.h>
@@ -7,6 +7,8 @@
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/limits.h"
+
+_Static_assert(sizeof(enum config_schedule) == sizeof(int), "choices are stored through int");
 
 static int set_default(struct reader *r, const struct config_key *key)
 {
@@ -87,60 +89,4 @@ int config_open(const char *path, struct config **ret, struct bl_error *err)
     }
     *strrchr(absolute, '/') = 0;
     return config_parse(yaml, size, path, absolute, ret, err);
-}
-
-void config_release_captions(struct config_captions *list)
-{
-    for (size_t i = 0; i < list->count; i++) {
-        free(list->at[i].column);
-        free(list->at[i].prefix);
-        free(list->at[i].join);
-        free(list->at[i].trace);
-        free(list->at[i].open);
-        free(list->at[i].close);
-    }
-    free(list->at);
-}
-
-void config_free(struct config **config)
-{
-    struct config *c = *config;
-    if (!c)
-        return;
-    const struct config_key *key;
-    for (size_t i = 0; (key = config_key_at(i)); i++) {
-        void *at = (char *)c + key->offset;
-        switch (key->type) {
-        case CONFIG_TEXT:
-        case CONFIG_PATH:
-            free(*(char **)at);
-            break;
-        case CONFIG_PATTERNS: {
-            struct config_strings *list = at;
-            for (size_t j = 0; j < list->count; j++)
-                free(list->at[j]);
-            free(list->at);
-            break;
-        }
-        case CONFIG_CAPTIONS:
-            config_release_captions(at);
-            break;
-        case CONFIG_SOURCES:
-            config_release_sources(at);
-            break;
-        case CONFIG_FILTERS: {
-            struct config_filters *list = at;
-            for (size_t j = 0; j < list->count; j++)
-                free(list->at[j].column);
-            free(list->at);
-            break;
-        }
-        default:
-            break;
-        }
-    }
-    free(c->hub.at);
-    free(c->text);
-    free(c);
-    *config = NULL;
 }

@@ -1,32 +1,21 @@
-/* common/data/source.c - the table of source kinds and what they share. */
-#include "common/data/source.h"
+/* common/data/source_build.c - a source's samples: adding them, and giving them out. */
+#include "common/data/source_build.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "common/cleanup.h"
-#include "common/file.h"
-#include "common/hash.h"
-#include "common/hub/hub.h"
-#include "common/limits.h"
-#include "common/data/captions.h"
-#include "common/data/source_build.h"
 #include "common/tar/tar.h"
 #include "common/utf8.h"
-
-/* In the order in which auto tries them. */
-static const struct source_kind *const kinds[] = {
-    &source_imagefolder, &source_pairs, &source_annotations, &source_parquet, &source_webdataset};
 
 static int fail_nomem(struct bl_error *err)
 {
     return bl_fail(err, BL_ENOMEM, "out of memory");
 }
+
+/* -- names ------------------------------------------------------------------------------------ */
 
 const char *source_basename(const char *path)
 {
@@ -115,117 +104,6 @@ uint64_t source_passed(const struct source *source, enum source_passed kind, con
 {
     *ret_first = source->passed[kind].first ? source->passed[kind].first : "";
     return source->passed[kind].count;
-}
-
-/* -- listing ---------------------------------------------------------------------------------- */
-
-static void listing_release(struct source_listing *listing)
-{
-    for (size_t i = 0; i < listing->count; i++)
-        free(listing->paths[i]);
-    free(listing->paths);
-}
-
-/* A folder that is being listed, and those around it. */
-struct level {
-    const struct level *outer;
-    int depth;
-    dev_t device;
-    ino_t inode;
-};
-
-static int list_folder(struct source_listing *listing, const char *below, const struct level *outer,
-                       struct bl_error *err);
-
-static int fail_listing(const char *path, const char *what, struct bl_error *err)
-{
-    bl_fail_errno(err, "%s", what);
-    return bl_error_file(err, path);
-}
-
-static int add_path(struct source_listing *listing, const char *path, struct bl_error *err)
-{
-    if (listing->count >= BL_SAMPLES_MAX)
-        return bl_fail(err, BL_ELIMIT, "expected at most %d files", BL_SAMPLES_MAX);
-    if (!bl_grow(&listing->paths, &listing->capacity, listing->count + 1, sizeof *listing->paths))
-        return fail_nomem(err);
-    char *copy = strdup(path);
-    if (!copy)
-        return fail_nomem(err);
-    listing->paths[listing->count++] = copy;
-    return 0;
-}
-
-/* Adds a file, or what is in a folder; links are followed. */
-static int list_entry(struct source_listing *listing, const char *path, const struct level *level,
-                      struct bl_error *err)
-{
-    bl_autofree char *full = NULL;
-    struct stat st;
-    if (asprintf(&full, "%s/%s", listing->folder, path) < 0) {
-        full = NULL;
-        return fail_nomem(err);
-    }
-    if (stat(full, &st) < 0) {
-        if (errno != ENOENT && errno != ELOOP)
-            return fail_listing(full, "cannot be examined", err);
-        if (lstat(full, &st) < 0)
-            return errno == ENOENT ? 0 /* gone since the folder was read */
-                                   : fail_listing(full, "cannot be examined", err);
-        return source_pass_over(listing->source, SOURCE_DEAD_LINKS, path, err);
-    }
-    if (S_ISDIR(st.st_mode)) {
-        for (const struct level *l = level; l; l = l->outer)
-            if (l->device == st.st_dev && l->inode == st.st_ino)
-                return source_pass_over(listing->source, SOURCE_DEAD_LINKS, path, err);
-        return list_folder(listing, path, level, err);
-    }
-    return S_ISREG(st.st_mode) ? add_path(listing, path, err) : 0;
-}
-
-static void closedir_at(DIR **dir)
-{
-    if (*dir)
-        closedir(*dir);
-}
-
-static int list_folder(struct source_listing *listing, const char *below, const struct level *outer,
-                       struct bl_error *err)
-{
-    struct level level = {.outer = outer, .depth = outer ? outer->depth + 1 : 1};
-    struct stat st;
-    if (level.depth > BL_FOLDER_DEPTH_MAX)
-        return bl_fail(err, BL_ELIMIT, "folders are nested more than %d deep", BL_FOLDER_DEPTH_MAX);
-    bl_autofree char *full = NULL;
-    if (asprintf(&full, "%s/%s", listing->folder, below) < 0) {
-        full = NULL;
-        return fail_nomem(err);
-    }
-    const char *name = *below ? full : listing->folder;
-    __attribute__((cleanup(closedir_at))) DIR *dir = opendir(full);
-    if (!dir)
-        return fail_listing(name, "cannot be opened as a folder", err);
-    if (fstat(dirfd(dir), &st) < 0)
-        return fail_listing(name, "cannot be examined", err);
-    level.device = st.st_dev;
-    level.inode = st.st_ino;
-    errno = 0;
-    for (struct dirent *entry; (entry = readdir(dir)); errno = 0) {
-        bl_autofree char *path = NULL;
-        if (entry->d_name[0] == '.')
-            continue;
-        if (asprintf(&path, "%s%s%s", below, *below ? "/" : "", entry->d_name) < 0) {
-            path = NULL;
-            return fail_nomem(err);
-        }
-        BL_TRY(list_entry(listing, path, &level, err));
-    }
-    return errno ? fail_listing(name, "cannot be listed", err) : 0;
-}
-
-static int compare_paths(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
 /* -- building --------------------------------------------------------------------------------- */
@@ -404,20 +282,7 @@ static void fingerprint(struct source *source, const char *kind)
     bl_sha256_end(&hash, source->fingerprint);
 }
 
-/* -- public ----------------------------------------------------------------------------------- */
-
-static const struct source_kind *choose(enum config_format format,
-                                        const struct source_listing *listing)
-{
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (format == CONFIG_FORMAT_AUTO ? kinds[i]->recognise(listing)
-                                         : format == kinds[i]->format)
-            return kinds[i];
-    return NULL;
-}
-
-/* What every kind ends with. */
-static int finish(struct source *source, const char *kind, struct bl_error *err)
+int source_finish(struct source *source, const char *kind, struct bl_error *err)
 {
     if (!source->row_count) {
         bl_fail(err, BL_EFORMAT, "expected samples, found none");
@@ -432,190 +297,7 @@ static int finish(struct source *source, const char *kind, struct bl_error *err)
     return 0;
 }
 
-static int fail_kind(const struct source_kind *kind, size_t files, struct bl_error *err)
-{
-    bl_fail(err, BL_EFORMAT, "expected %s, found none among %zu files",
-            kind ? kind->files
-                 : "metadata.jsonl or metadata.csv, images beside .txt files, captions of COCO or "
-                   "Flickr8k, Parquet files, or tar shards",
-            files);
-    return bl_error_remedy(err, "put them there, or check the path; docs/config.md, data.format");
-}
-
-static int read_folder(struct source *source, struct source_listing *listing, struct bl_error *err)
-{
-    BL_TRY(list_folder(listing, "", NULL, err));
-    if (listing->count)
-        qsort(listing->paths, listing->count, sizeof *listing->paths, compare_paths);
-    const struct source_kind *kind = choose(source->options->format, listing);
-    if (!kind || !kind->recognise(listing))
-        return fail_kind(kind, listing->count, err);
-    BL_TRY(kind->read(source, listing, err));
-    return finish(source, kind->name, err);
-}
-
-/* The kinds whose source may be a file, or a pattern. NULL: it is of none. */
-static const struct source_kind *kind_of_files(const struct source_options *options)
-{
-    bool automatic = options->format == CONFIG_FORMAT_AUTO;
-    if (options->format == CONFIG_PARQUET || (automatic && source_is_parquet(options->path)))
-        return &source_parquet;
-    if (options->format == CONFIG_WEBDATASET || (automatic && source_is_tar(options->path)))
-        return &source_webdataset;
-    return NULL;
-}
-
-static int read_files(struct source *source, struct bl_error *err)
-{
-    const char *path = source->options->path;
-    const struct source_kind *kind = kind_of_files(source->options);
-    if (!kind) {
-        bl_fail(err, BL_EFORMAT, "expected a folder, Parquet files or tar shards, found %s",
-                bl_path_is_file(path) ? "another file" : "nothing");
-        return bl_error_remedy(err, "name the folder that images and captions are in");
-    }
-    BL_TRY(kind->read(source, NULL, err));
-    return finish(source, kind->name, err);
-}
-
-/* Whether the path is of files and no folder. */
-static bool names_files(const char *path)
-{
-    return !bl_path_is_folder(path) && (bl_path_is_file(path) || strpbrk(path, "*?["));
-}
-
-/* The folder that a file, or a pattern's part without wildcards, is in; the caller's. NULL: out of memory. */
-static char *folder_of(const char *path)
-{
-    if (!names_files(path))
-        return strdup(path);
-    size_t length = bl_path_is_file(path) ? strlen(path) : strcspn(path, "*?[");
-    while (length && path[length - 1] != '/')
-        length--;
-    return length > 1 ? strndup(path, length - 1) : strdup(length ? "/" : ".");
-}
-
-static int new_source(const struct source_options *options, struct source **ret,
-                      struct bl_error *err)
-{
-    bl_auto(source) struct source *source = calloc(1, sizeof *source);
-    if (!source)
-        return fail_nomem(err);
-    source->options = options;
-    source->columns = options->columns;
-    source->column_count = options->column_count;
-    BL_TRY(source_numbers_open(source, err));
-    source->folder = folder_of(options->path);
-    source->is_folder = !names_files(options->path);
-    source->cache = options->cache ? strdup(options->cache) : NULL;
-    source->column_seen = calloc(options->column_count + 1, sizeof *source->column_seen);
-    if (!source->folder || !source->column_seen || (options->cache && !source->cache))
-        return fail_nomem(err);
-    *ret = bl_take(&source);
-    return 0;
-}
-
-int source_open(const struct source_options *options, struct source **ret, struct bl_error *err)
-{
-    bl_auto(source) struct source *source = NULL;
-    BL_TRY(hub_refuse_missing(options->path, err));
-    BL_TRY(new_source(options, &source, err));
-    struct source_listing listing = {.folder = source->folder, .source = source};
-    int rc =
-        names_files(options->path) ? read_files(source, err) : read_folder(source, &listing, err);
-    listing_release(&listing);
-    if (rc < 0)
-        return bl_error_file(err, options->path);
-    *ret = bl_take(&source);
-    return 0;
-}
-
-/* Opens one part of a source as its entry describes it. */
-static int open_part(const struct config_data *data, uint32_t of, bool validation,
-                     struct source **ret, struct bl_error *err)
-{
-    const struct config_source *entry = &data->sources.at[of];
-    const struct config_caption *captions = data->captions.at + entry->caption_first;
-    bl_autofree const char **columns = calloc(2 * entry->caption_count, sizeof *columns);
-    bl_autofree const char **numbers = calloc(data->filters.count + 1, sizeof *numbers);
-    if (!columns || !numbers)
-        return fail_nomem(err);
-    for (size_t i = 0; i < data->filters.count; i++)
-        numbers[i] = data->filters.at[i].column;
-    const struct source_options options = {
-        .path = validation ? entry->validation_source : entry->source,
-        .format = entry->format,
-        .columns = columns,
-        .column_count = caption_columns(captions, entry->caption_count, columns),
-        .numbers = numbers,
-        .number_count = data->filters.count,
-        .image_column = entry->image_column,
-        .cache = data->cache};
-    int rc = source_open(&options, ret, err);
-    if (rc < 0 && err && !strcmp(err->file, options.path)) { /* the source, not a line in it */
-        const char *key = validation ? "validation_source" : "source";
-        if (data->sources.written)
-            bl_error_key(err, "data.sources[%u].%s", of, key);
-        else
-            bl_error_key(err, "data.%s", key);
-    }
-    return rc;
-}
-
-int source_set_open(const struct config_data *data, struct source_set *ret, struct bl_error *err)
-{
-    for (uint32_t of = 0; of < data->sources.count; of++)
-        for (int validation = 0; validation < 2; validation++) {
-            struct source_part *part = &ret->parts[ret->count];
-            if (validation && !data->sources.at[of].validation_source)
-                continue;
-            BL_TRY(open_part(data, of, validation, &part->source, err));
-            part->of = of;
-            part->validation = validation;
-            ret->count++;
-        }
-    return 0;
-}
-
-void source_set_release(struct source_set *set)
-{
-    for (uint32_t i = 0; i < set->count; i++)
-        source_free(&set->parts[i].source);
-    set->count = 0;
-}
-
-uint64_t source_set_rows(const struct source_set *set)
-{
-    uint64_t rows = 0;
-    for (uint32_t i = 0; i < set->count; i++)
-        rows += source_count(set->parts[i].source);
-    return rows;
-}
-
-const struct source_part *source_set_find(const struct source_set *set, uint64_t *row)
-{
-    const struct source_part *part = set->parts;
-    for (; *row >= source_count(part->source); part++) {
-        BL_ASSERT(part + 1 < set->parts + set->count);
-        *row -= source_count(part->source);
-    }
-    return part;
-}
-
-int source_parse(const char *name, const void *data, size_t size, const char *const *columns,
-                 size_t column_count, struct source **ret, struct bl_error *err)
-{
-    bl_auto(source) struct source *source = NULL;
-    const struct source_options options = {
-        .path = ".", .columns = columns, .column_count = column_count};
-    BL_TRY(new_source(&options, &source, err));
-    bool shard = source_is_tar(name);
-    BL_TRY(shard ? source_read_shard(source, name, data, size, err)
-                 : source_read_metadata(source, name, data, size, err));
-    BL_TRY(finish(source, shard ? source_webdataset.name : source_imagefolder.name, err));
-    *ret = bl_take(&source);
-    return 0;
-}
+/* -- giving out ------------------------------------------------------------------------------- */
 
 void source_free(struct source **source)
 {
