@@ -46,9 +46,13 @@ void core_loader_lost(struct coord *c, struct loader *l)
     c->loader_gone_ms = c->now_ms;
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
-        for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++)
-            if (w->leases[k].state == LEASE_OUT && w->leases[k].loader == index)
-                core_lease_revoke(c, &w->leases[k]);
+        for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++) {
+            struct lease *lease = &w->leases[k];
+            if (lease->hedge.serial && lease->hedge.loader == index)
+                lease->hedge.serial = 0;
+            if (lease->state == LEASE_OUT && lease->loader == index)
+                core_lease_revoke(c, lease);
+        }
     }
 }
 
@@ -140,7 +144,7 @@ static void hello_worker(struct coord *c, const struct coord_event *e)
     w->free_ms = c->now_ms;
     memset(w->longest_ms, 0, sizeof w->longest_ms);
     w->applied_step = -1;
-    w->released = w->told = false;
+    w->released = w->told = w->needs_files = false;
     welcome(c, e);
 }
 
@@ -248,6 +252,7 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
                               e->ended.state_generation);
     w->phase = READY;
     w->since_ms = c->now_ms;
+    w->needs_files = e->ended.needs_files;
     w->applied_step = e->ended.applied_step;
     w->state_generation = e->ended.state_generation;
     w->digest = e->ended.digest;

@@ -102,7 +102,7 @@ def what_is_not_read_is_counted_with_the_first_name(place):
     write(place.path("data/z.psd.svg"), "<svg/>")
     os.symlink("/nowhere", place.path("data/dead.png"))
     done = run("blipren-loader", "inspect", run_yaml(place, place.path("data"), "validation: 0"))
-    lines = re.findall(r"(\d+)  passed over: ([a-z ]+).*?the first is (\S+)", done.stdout)
+    lines = re.findall(r"(\d+)  passed over: ([a-z ]+).*\n +(\S+)", done.stdout)
     return sorted((count, words.split()[0], name) for count, words, name in lines), \
         [("1", "image", "z.psd.svg"), ("1", "links", "dead.png"), ("1", "text", "lone.txt")]
 

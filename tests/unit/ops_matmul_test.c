@@ -194,6 +194,16 @@ static void trainable_layers_follow_the_formula(void **state)
                              .epilogue = (enum ops_epilogue)(i % 4)});
 }
 
+static void gradients_of_large_matrices_by_few_rows_follow_the_formula(void **state)
+{
+    check((struct input){.R = 3,
+                         .N = 1061,
+                         .K = 1009,
+                         .options = {.precision = OPS_F32},
+                         .trainable = true,
+                         .bias = true});
+}
+
 static void frozen_matrices_of_every_type_give_what_they_store(void **state)
 {
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
@@ -239,16 +249,15 @@ static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
     if (!ops_backend().blocks)
         skip();
-    for (int64_t i = 0; i < 3 * (COUNT(shapes) + COUNT(more)); i++) {
-        const int64_t at = i / 3;
-        const int64_t *shape = at < COUNT(shapes) ? shapes[at] : more[at - COUNT(shapes)];
+    for (int64_t i = 0; i < COUNT(shapes) + COUNT(more); i++) {
+        const int64_t *shape = i < COUNT(shapes) ? shapes[i] : more[i - COUNT(shapes)];
         check((struct input){.R = shape[0],
                              .N = shape[1],
                              .K = shape[2],
                              .options = {.precision = OPS_BF16, .blocks = true},
-                             .dtype = at % 2 ? BL_F32 : dtypes[i % 3],
-                             .trainable = at % 2,
-                             .keep_data = i % 2,
+                             .dtype = i % 2 ? BL_F32 : dtypes[i / 2 % 3],
+                             .trainable = i % 4 == 1,
+                             .keep_data = i / 3 % 2,
                              .bias = i / 2 % 2,
                              .accumulate = i / 3 % 2,
                              .epilogue = (enum ops_epilogue)(i % 4)});
@@ -321,6 +330,7 @@ static void a_refreshed_matrix_follows_its_master(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
+          cmocka_unit_test(gradients_of_large_matrices_by_few_rows_follow_the_formula),
           cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store),
           cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
           cmocka_unit_test(block_products_multiply_rounded_blocks_and_sum_in_f32),

@@ -20,7 +20,7 @@
 
 #include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/packed.h"
-#include "worker/ops/cpu/vector.h"
+#include "worker/ops/cpu/product.h"
 
 /* -- tiles -- */
 
@@ -511,6 +511,61 @@ static void add_column_sums(struct cpu *cpu, float *d_bias, const float *d_y, in
             d_bias[n] += partial[b * N + n];
 }
 
+/* -- the gradient of a large matrix by few rows -- */
+
+/* It waits for d_W's way from memory and back, so d_W is passed once, along its rows: ROWS of them at a time
+ * for all columns. x is laid out in strips of columns for all threads, d_y by each. */
+enum { FEW_ROWS_WEIGHT = 128, FEW_ROWS_ELEMENTS = 1 << 20, ROWS = 16, COLUMNS = WIDE * VECTOR };
+
+static void gradient_rows(float *d_w, const float *d_y, const float *strips, float *mine, int64_t R,
+                          int64_t N, int64_t K, int64_t n0)
+{
+    const int64_t rows = bl_min(ROWS, N - n0);
+    for (int64_t r = 0; r < R; r++)
+        memcpy(mine + r * ROWS, d_y + r * N + n0, (size_t)rows * sizeof *mine);
+    for (int64_t k = 0; k < K; k += COLUMNS) {
+        for (int64_t r = 0; r < rows; r++) /* what comes next */
+            for (int64_t i = 0; i < COLUMNS; i += 16)
+                __builtin_prefetch(d_w + (n0 + r) * K + bl_min(K - 1, k + COLUMNS + i), 1);
+        product(&(struct product){.M = rows,
+                                  .N = bl_min(COLUMNS, K - k),
+                                  .K = R,
+                                  .alpha = 1,
+                                  .a = mine,
+                                  .a_row = 1,
+                                  .a_column = ROWS,
+                                  .b = strips + k * R,
+                                  .ld_b = COLUMNS,
+                                  .y = d_w + n0 * K + k,
+                                  .ld_y = K,
+                                  .add = true});
+    }
+}
+
+static void gradient_by_few_rows(struct cpu *cpu, float *d_w, const float *d_y, const float *x,
+                                 int64_t R, int64_t N, int64_t K)
+{
+    const int64_t count = bl_ceil_div(K, COLUMNS);
+    float *strips =
+        cpu_scratch(cpu, CPU_SCRATCH_INNER,
+                    (size_t)(R * (count * COLUMNS + cpu->threads * ROWS)) * sizeof *strips);
+    if (!strips || cpu->dry)
+        return;
+    float *threads_rows = strips + count * COLUMNS * R;
+    const int threads = cpu_threads(cpu, work_of(R, N, K));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t r = 0; r < R; r++) {
+            float *to = strips + (i * R + r) * COLUMNS;
+            const int64_t columns = bl_min(COLUMNS, K - i * COLUMNS);
+            memcpy(to, x + r * K + i * COLUMNS, (size_t)columns * sizeof *to);
+            memset(to + columns, 0, (size_t)(COLUMNS - columns) * sizeof *to);
+        }
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t n = 0; n < N; n += ROWS)
+        gradient_rows(d_w, d_y, strips, threads_rows + omp_get_thread_num() * ROWS * R, R, N, K, n);
+}
+
 static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, const act *d_y_,
                                    const act *x_, int64_t R, int64_t N, int64_t K)
 {
@@ -520,6 +575,10 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     const float *d_y = cpu_const_f32(d_y_), *x = cpu_const_f32(x_);
     if (d_bias)
         add_column_sums(cpu, d_bias, d_y, R, N);
+    if (R <= FEW_ROWS_WEIGHT && N * K >= FEW_ROWS_ELEMENTS) {
+        gradient_by_few_rows(cpu, d_w, d_y, x, R, N, K);
+        return;
+    }
     if (cpu->dry)
         return;
     const struct tiles t = tiles_of(N, K, false);
