@@ -1820,6 +1820,56 @@ static void a_run_that_always_goes_back_to_the_same_step_stops(void **state)
     assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.code, BL_EPEER);
 }
 
+/* Everything that WORKER_A did is lost again and again; how it went is the caller's. Ends when the checkpoint is to be verified. */
+static void go_back(void (*lose)(void), int times)
+{
+    begin_alone();
+    for (int i = 1; i <= times; i++) {
+        train_alone(0);
+        lose();
+        hello(WORKER_A);
+        ended(WORKER_A, -1, 0);
+        for (int k = 0; k < 14 && count(COORD_ACTION_VERIFY, 0) == 0;
+             k++) { /* for its state, 2 P */
+            beat(WORKER_A, 0);
+            beat(LOADER_A, 0);
+            tick(150);
+        }
+        struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+        e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+        e.verified.ok = true;
+        feed(e);
+        if (coord_state_now(c) == COORD_LEAVING)
+            return;
+        log_count = 0;
+        disk();
+        formed(WORKER_A, 0);
+    }
+}
+
+static void lose_a_by_silence(void)
+{
+    for (int i = 0; i < 5; i++) {
+        beat(LOADER_A, 0);
+        tick(150);
+    }
+}
+
+static void lose_a_and_see_it_again(void)
+{
+    lost(WORKER_A, false);
+}
+
+static void a_run_whose_workers_fall_silent_or_come_again_goes_on(void **state)
+{
+    go_back(lose_a_by_silence, 8);
+    assert_state(COORD_TRAINING);
+    coord_free(&c);
+    begin(state);
+    go_back(lose_a_and_see_it_again, 8);
+    assert_state(COORD_TRAINING);
+}
+
 static void any_number_of_damaged_checkpoints_can_be_passed_over(void **state)
 {
     enum { DAMAGED = 300 };
@@ -2191,6 +2241,7 @@ UNIT_MAIN(
     CASE(a_rank_that_lies_about_its_state_is_dropped),
     CASE(a_validation_that_is_never_sent_drops_the_worker),
     CASE(a_run_that_always_goes_back_to_the_same_step_stops),
+    CASE(a_run_whose_workers_fall_silent_or_come_again_goes_on),
     CASE(any_number_of_damaged_checkpoints_can_be_passed_over),
     CASE(old_checkpoints_leave_the_journal_before_their_folders_go),
     CASE(a_pulse_carries_no_number_that_is_not_on_disk),
