@@ -92,6 +92,7 @@ struct coord_event {
             uint64_t state_generation; /* the last generation it was Formed in with that state */
             struct bl_digest digest;
             uint32_t probes, probes_good; /* loader: images it was to read, and did read rightly */
+            bool needs_files; /* worker: it does not see the run folder, or cannot write there */
         } ended;
         struct {
             uint64_t progress; /* grows with every piece of work the peer does … */
@@ -227,6 +228,7 @@ struct coord_action {
             uint64_t step;             /* steps in the state everyone must hold */
             uint64_t state_generation; /* of the source's state: who has (it, step) has the state */
             struct coord_checkpoint checkpoint; /* source -1; generation 0 = fresh */
+            bool one_reads; /* source -1: rank 0 does, and the others take the state from it */
         } form;
         struct {
             enum bl_kind kind;

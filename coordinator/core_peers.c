@@ -171,7 +171,7 @@ static void hello_worker(struct coord *c, const struct coord_event *e)
     w->free_ms = c->now_ms;
     memset(w->longest_ms, 0, sizeof w->longest_ms);
     w->applied_step = -1;
-    w->released = w->told = false;
+    w->released = w->told = w->needs_files = false;
     welcome(c, e);
 }
 
@@ -280,6 +280,7 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
                               e->ended.state_generation);
     w->phase = READY;
     w->since_ms = c->now_ms;
+    w->needs_files = e->ended.needs_files;
     w->applied_step = e->ended.applied_step;
     w->state_generation = e->ended.state_generation;
     w->digest = e->ended.digest;

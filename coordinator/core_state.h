@@ -89,6 +89,7 @@ struct worker {
     uint64_t free_ms;     /* the last Consumed or Report: it could begin with what it had next */
     uint64_t longest_ms[BL_KIND_EMBED + 1]; /* that a micro-batch took it; 0: none is done yet */
     bool released, told;  /* it is to leave the run at a step boundary; it has its Stop (M13) */
+    bool needs_files;     /* it does not see the run folder (M14) */
     bool left_out;        /* not to be a member while others are there (M10) */
     int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;

@@ -14,6 +14,7 @@
 #include "common/path_map.h"
 #include "proto/coordinators.h"
 #include "proto/core_member.h"
+#include "proto/files.h"
 #include "proto/socket.h"
 #include "proto/wire.h"
 
@@ -60,6 +61,7 @@ struct member {
     int signal_count;
     struct wire_context *zmq; /* for the program's other sockets too */
     struct wire_socket *control;
+    struct files *files; /* of the run folder, where this host does not see it */
     struct coordinators coordinators;
     char endpoint
         [SOCKET_ENDPOINT_MAX]; /* of the coordinator that it is, or was last, connected to */
@@ -111,6 +113,8 @@ void member_send(struct member *m, uint64_t generation, Blipren__Envelope *envel
 void member_hello(struct member *m, Blipren__Hello *hello);
 void member_goodbye(struct member *m, const char *reason);
 
+/* Says that this host does not see the run folder. */
+void member_say_unseen(const struct member *m);
 /* Warns of mappings that no path of the run needs; once the run is open. */
 void member_warn_unused(const struct member *m);
 

@@ -154,15 +154,11 @@ void engine_close(struct engine **engine)
     *engine = NULL;
 }
 
-void engine_form(struct engine *e, uint64_t generation, int rank, int world, int source,
-                 bool have_state, const char *checkpoint)
+void engine_form(struct engine *e, uint64_t generation, const struct engine_forming *forming)
 {
     struct command *c = engine_command(COMMAND_FORM, generation, 0);
-    c->rank = rank;
-    c->world = world;
-    c->source = source;
-    c->have_state = have_state;
-    c->checkpoint = strdup(checkpoint);
+    c->form = *forming;
+    c->form.checkpoint = c->checkpoint = strdup(forming->checkpoint);
     BL_ASSERT(c->checkpoint != NULL);
     engine_give(e, c);
 }

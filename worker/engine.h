@@ -13,6 +13,7 @@
 
 #include "common/models/checkpoint.h"
 #include "common/config/config.h"
+#include "proto/files.h"
 #include "worker/batch.h"
 #include "worker/trainer.h"
 
@@ -32,6 +33,8 @@ struct engine_options {
     int threads;                     /* 0: all cores */
     const char *comm_host;           /* borrowed: address of this worker's network interface */
     int patience_ms;
+    struct files
+        *files; /* through which checkpoints go; NULL: this host sees the run folder. Borrowed */
     /* Called inside FORM, from the engine's thread: an entry for every rank's rendezvous store. */
     void (*publish)(void *context, uint64_t generation, const char *key, const void *value,
                     size_t size);
@@ -90,10 +93,17 @@ int engine_open(const struct engine_options *options, struct engine **ret, struc
 void engine_close(struct engine **engine);
 
 /* A new generation's communicator; then the state: from rank `source`, or (-1) from `checkpoint`,
- * or ("") fresh. have_state: this worker's state is the source's already, so a broadcast that
- * breaks off cannot spoil it. */
-void engine_form(struct engine *engine, uint64_t generation, int rank, int world, int source,
-                 bool have_state, const char *checkpoint);
+ * or ("") fresh. */
+struct engine_forming {
+    int rank, world, source;
+    bool
+        have_state; /* this worker's is the source's already: a broadcast that breaks off cannot spoil it */
+    bool
+        one_reads; /* source -1: rank 0 loads or starts fresh, and the others take the state from it */
+    const char *
+        checkpoint; /* RUN/checkpoints/NAME; fetched by its name where this host does not see the run */
+};
+void engine_form(struct engine *engine, uint64_t generation, const struct engine_forming *forming);
 /* An entry of the rendezvous store, for the generation being formed. */
 void engine_deliver(struct engine *engine, uint64_t generation, const char *key, const void *value,
                     size_t size);

@@ -25,6 +25,7 @@ void loop_send_ended(struct loop *l, const struct worker_action *a)
     ended.applied_step = a->ended.applied_step;
     ended.state_generation = a->ended.state_generation;
     ended.state_digest = digest_bytes(&a->ended.digest);
+    ended.needs_files = !l->sees_run;
     const char *vision, *llm;
     engine_models(l->engine, &vision, &llm);
     ended.vision_sha256 = (char *)(uintptr_t)vision;

@@ -166,9 +166,10 @@ struct config_train {
 struct config_cluster {
     int64_t workers_min;
     double patience_s;
-    char *bind;   /* address or interface of the coordinator's socket */
-    int64_t port; /* 0 = any free one */
-    char *keys;   /* folder of the cluster's keys; "" = none */
+    char *bind;         /* address or interface of the coordinator's socket */
+    int64_t port;       /* 0 = any free one */
+    int64_t files_port; /* of the file service; the same */
+    char *keys;         /* folder of the cluster's keys; "" = none */
     bool insecure;
     int64_t window;          /* groups on their way to one worker */
     int64_t steps_ahead;     /* steps ordered before the current one is done */

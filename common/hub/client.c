@@ -178,10 +178,12 @@ static int fail_answer(const struct hub_client *client, const struct hub_id *id,
         return bl_error_remedy(err, "give a branch, a tag or a commit of it behind the @");
     }
     if (!strcmp(code, "RepoNotFound") || status == 401 || status == 404) {
-        bl_fail(err, BL_EIO, "the Hub has no %s of this name that %s may see", kind_words(id->kind),
-                *client->token ? "this token" : "everybody");
-        return bl_error_remedy(err, "check the name; a private one needs HF_TOKEN; if a folder is "
-                                    "meant, check the path");
+        bl_fail(
+            err, BL_EIO,
+            "no file or folder of this name is here, and the Hub has no %s of it that %s may see",
+            kind_words(id->kind), *client->token ? "this token" : "everybody");
+        return bl_error_remedy(err, "if a folder is meant, check the path; else the name: a "
+                                    "private one needs HF_TOKEN");
     }
     char *to = NULL; /* where a redirect would have led */
     curl_easy_getinfo(client->easy, CURLINFO_EFFECTIVE_URL, &to);
@@ -239,9 +241,10 @@ static int read_all(struct body *b, const struct hub_id *id, const char *url, st
         if (tries == TRIES) {
             bl_fail(err, BL_EIO, "%.200s: %s, %d times in a row", b->client->endpoint, reason,
                     TRIES);
-            return bl_error_remedy(err,
-                                   "the same command continues; HF_HUB_OFFLINE=1 takes what is "
-                                   "in the cache");
+            return bl_error_remedy(
+                err, "if a folder is meant, check the path: there is none of this name here; else "
+                     "the same command continues, and HF_HUB_OFFLINE=1 takes what is "
+                     "in the cache");
         }
         pause_s(b->client, wait_s ? (wait_s < WAIT_S_MAX ? wait_s : WAIT_S_MAX) : 1L << (tries - 1),
                 reason);

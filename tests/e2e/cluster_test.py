@@ -171,6 +171,41 @@ def tar_shards_train_to_the_weights_of_the_same_images_in_a_folder(place):
         expect(weights_sha(shards.run) == weights_sha(images.run), "other weights from " + source)
 
 
+def numbers_in_the_json_of_a_shard_filter_its_captions(place):
+    """A text, null and NaN are no numbers; true is 1."""
+    scores = ["0.9", "1", "true", "0.1", "null", '"0.9"', "NaN", None]
+    kept = 3
+    os.makedirs(place.path("scored"))
+    images = sorted(glob.glob(place.path("data", "*.png")) + glob.glob(place.path("data", "*", "*.png")))
+    with tarfile.open(place.path("scored", "0.tar"), "w") as shard:
+        for i, score in enumerate(scores):
+            shard.add(images[i], "%d.png" % i)
+            fields = ('{"caption": "number %d"%s}' % (i, "" if score is None else ', "score": ' + score)).encode()
+            member = tarfile.TarInfo("%d.json" % i)
+            member.size = len(fields)
+            shard.addfile(member, io.BytesIO(fields))
+    case = Case(place, "filtered", data=place.path("scored"), data__validation=0, data__captions="[{column: caption}]",
+                data__filters="[{column: score, min: 0.5}]")
+    done = subprocess.run([program("blipren-loader"), "inspect", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    expect(done.returncode == 0 and "%8d  train\n" % kept in done.stdout and "data.filters[0] score from 0.5" in done.stdout, done.stdout)
+
+
+def a_source_that_goes_away_stops_a_resume_and_loses_nothing(place):
+    for name in ("one", "other"):
+        shutil.copytree(place.path("data"), place.path("two", name))
+    entries = "[{source: %s}, {source: %s, weight: 0.5}]" % (place.path("two", "one"), place.path("two", "other"))
+    case = Case(place, "two-sources", data__sources=entries, data__deduplicate="false", train__steps=4)
+    case.must_train("1,1")
+    os.rename(place.path("two", "other"), place.path("two", "gone"))
+    case.write(train__steps=8)
+    code, output = case.train("1,1")
+    expect(code == IO and "%s: data.sources[1].source: cannot be opened as a folder" % place.path("two", "other") in output, output)
+    expect(case.committed() == 4, "steps were lost")
+    os.rename(place.path("two", "gone"), place.path("two", "other"))
+    case.must_train("1,1")
+    lineage(case.run, 8)
+
+
 def read_state(run):
     with open(os.path.join(run, "checkpoints/latest/state.json")) as f:
         return json.load(f)
@@ -648,7 +683,7 @@ def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
     os.mkdir(with_cache)
     os.mkdir(without)
     changes = {"train__reproducible": True, "train__validate_every": 8, "cache__dtype": "int8"}
-    mapped = Case(place, "mapped", cache__path=os.path.join(with_cache, "features"), **changes)
+    mapped = Case(place, "cache-seen", cache__path=os.path.join(with_cache, "features"), **changes)
     subprocess.run([program("blipren-coord"), "embed", mapped.yaml, "--local", "1,1"], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL, timeout=120)
     mapped.must_train("1,1")
@@ -669,6 +704,56 @@ def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
     expect("mount cache.path at the same path on every host that has a loader" in open(said).read(), open(said).read())
     coordinator.send_signal(signal.SIGINT)
     coordinator.wait(timeout=60)
+
+
+def elsewhere(place, *command):
+    """COMMAND on a host that sees neither run folder nor data nor the demo's models where they are, but copies under host/."""
+    if not os.path.isdir(place.path("host")):
+        shutil.copytree(os.path.join(ROOT, "deploy/demo/models"), place.path("host", "models"))
+        shutil.copytree(place.path("data"), place.path("host", "photos"))
+        os.mkdir(place.path("empty"))
+    hide = "".join("mkdir -p %s && mount --bind %s %s && " % (folder, place.path("empty"), folder)
+                   for folder in (place.path("unseen"), place.path("data"), os.path.join(ROOT, "deploy/demo/models")))
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide + 'exec "$@"', "sh", program(command[0]), *command[1:],
+            "--map", "%s=%s" % (os.path.join(ROOT, "deploy/demo/models"), place.path("host/models")),
+            "--map", "%s=%s" % (place.path("data"), place.path("host/photos"))]
+
+
+def hosts_that_do_not_see_the_run_folder_train_to_the_same_weights(place):
+    if subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode:
+        print("      no mount namespaces here: nothing is hidden from anybody")
+        return
+    plain = Case(place, "seen", train__reproducible=True)
+    plain.must_train("1,1")
+    case = Case(place, "unseen/run", train__reproducible=True)
+    environment = dict(os.environ, TMPDIR=place.path("host"))
+
+    def join(log, endpoint, kinds):
+        return [subprocess.Popen(elsewhere(place, "blipren-" + kind, "--coord", endpoint, "--threads", "1"), stdout=log, stderr=log,
+                                 env=environment) for kind in kinds]
+
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    wait_until(lambda: case.committed() >= 6 or coordinator.poll() is not None)
+    peers[1].kill()
+    peers += join(log, endpoint, ("worker",))
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2 or coordinator.poll() is not None)
+    coordinator.kill()
+    coordinator.wait()
+    for peer in peers:
+        peer.kill()
+        peer.wait()
+    expect("this host does not see the run folder" in open(path).read(), open(path).read())
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0, 0], open(path).read())
+    lineage(case.run, 16)
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+    left = [n for n in os.listdir(os.path.join(case.run, "checkpoints")) if n.endswith(".sent")]
+    expect(not left, left)
+    expect(sorted(os.listdir(place.path("host"))) == ["models", "photos"], os.listdir(place.path("host")))
 
 
 def own_address():

@@ -185,6 +185,14 @@ def the_hub_is_asked_through_a_proxy(place):
     hub.close()
 
 
+def a_mistyped_path_is_told_as_a_path_and_as_a_name_on_the_hub(place):
+    hub = hub_server.Hub([])
+    code, text = pull(place, hub, "mistyped")
+    expect(code == IO and "vision.path: no file or folder blip/vision here: taken as a name on the Hub" in text and
+           "no file or folder of this name is here, and the Hub has no model of it that everybody may see; if a folder is meant, check the path" in text, text)
+    hub.close()
+
+
 def main():
     if not shutil.which("openssl"):
         print("https: skipped=no_openssl")

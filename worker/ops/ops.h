@@ -30,6 +30,7 @@
 
 typedef struct bl_act act; /* never defined: see Elements */
 struct ops;
+struct ops_dry;
 struct comm_memory; /* worker/comm/backend.h */
 struct comm_backend;
 
@@ -94,7 +95,7 @@ struct ops {
     const char *name; /* "cpu: avx512, f32" for logs and fingerprints */
     enum ops_precision precision;
     size_t act_bytes;
-    bool dry;               /* counts memory and computes nothing: worker/ops/dry.h */
+    struct ops_dry *dry;    /* NULL, or it counts memory and computes nothing: worker/ops/dry.h */
     int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
     int64_t head_dim_max;   /* widest head that attention takes; 0: any */
     int64_t rows_at_once;   /* rows with which products reach full speed; more only take memory */

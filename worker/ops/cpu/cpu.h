@@ -31,7 +31,7 @@ struct cpu {
     int64_t serial_work, wide_max, blocks_min; /* see struct cpu_options */
     bool packed, blocks;                       /* likewise; never with OPS_F32 */
     char name[64];
-    struct cpu_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
+    struct ops_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
     struct bl_error failure; /* the first one; sticks */
     struct {
         void *memory;
@@ -68,12 +68,6 @@ void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t by
 /* 64-byte aligned memory, to be freed with cpu_free; NULL when there is none. */
 void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes);
 void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
-
-/* The same when dry (dry.c); borrow: pages of a file that will be read, or, negative, no longer. */
-void *cpu_dry_alloc(struct cpu_dry *dry, enum ops_use use, size_t bytes);
-void cpu_dry_free(struct cpu_dry *dry, void *memory);
-void cpu_dry_borrow(struct cpu_dry *dry, int64_t bytes);
-void cpu_dry_close(struct cpu_dry *dry);
 
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */

@@ -45,7 +45,7 @@ static void matrix_free(struct ops *self, struct ops_matrix **matrix)
         free(m->packing);
         cpu_free(cpu_of(self), m->owned);
         if (m->borrowed)
-            cpu_dry_borrow(cpu_of(self)->dry, -m->borrowed);
+            ops_dry_borrow(cpu_of(self)->dry, -m->borrowed);
         free(m);
     }
     *matrix = NULL;
@@ -187,7 +187,7 @@ static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedd
     struct cpu *cpu = cpu_of(self);
     if (!matrix->packing && !matrix->owned && cpu->dry) {
         matrix->borrowed = matrix->N * matrix->K * (matrix->dtype == BL_F32 ? 4 : 2);
-        cpu_dry_borrow(cpu->dry, matrix->borrowed);
+        ops_dry_borrow(cpu->dry, matrix->borrowed);
     }
     if (!matrix->packing || !CPU_VARIANT(matrix_packed)(cpu, matrix, false) || embedded)
         return;
