@@ -86,11 +86,11 @@ static void check_dropped(struct check *c)
 static void check_passed(struct check *c)
 {
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
-        const char *first;
-        uint64_t count = dataset_passed(c->dataset, (enum source_passed)kind, &first);
+        uint64_t count = dataset_passed(c->dataset, (enum source_passed)kind);
         if (count)
             check_warning(c, "data", "%llu %s; the first is %.300s", (unsigned long long)count,
-                          source_passed_words((enum source_passed)kind), first);
+                          source_passed_words((enum source_passed)kind),
+                          dataset_passed_name(c->dataset, (enum source_passed)kind, 0));
     }
 }
 

@@ -191,6 +191,7 @@ enum coord_action_type {
     X(LOST, "it was silent for ms; FORGET follows")                                                \
     X(STALLED, "it beats but made no progress for ms; what it was waited for")                     \
     X(REVOKED, "an assignment goes to another loader: why")                                        \
+    X(HEDGED, "a second loader makes an assignment, too, as this one is late with it")             \
     X(RESTING, "a loader gets no assignments for ms while others are there")                       \
     X(LEFT_OUT, "a worker is left out of generations for ms: why")                                 \
     X(UNFORMED, "a generation was not formed: what it waited for")                                 \
@@ -314,8 +315,9 @@ struct coord_status {
     bool stopping;
     uint64_t generation, step; /* the highest on disk; the lowest uncommitted one */
     uint32_t world, workers, loaders;
-    uint32_t workers_needed;                   /* GATHERING */
-    uint32_t leases_out;                       /* assigned, not Received */
+    uint32_t workers_needed;      /* GATHERING */
+    uint32_t leases_out;          /* assigned, not Received */
+    uint64_t assignments, hedges; /* of this process; hedges: of them those to a second loader */
     uint32_t validation_done, validation_size; /* micro-batches; VALIDATING */
     uint64_t late, violations;                 /* messages dropped, peers dropped */
     uint64_t seen, bad;                        /* distinct samples */

@@ -340,11 +340,11 @@ static int prepare_data(struct loop *l, struct bl_error *err)
             bl_log(share > l->config->data.max_bad_fraction ? BL_LOG_WARNING : BL_LOG_INFO, "%s",
                    text);
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
-        const char *first;
-        uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind, &first);
+        uint64_t count = dataset_passed(l->dataset, (enum source_passed)kind);
         if (count)
             bl_log(BL_LOG_WARNING, "%" PRIu64 " %s; the first is %s", count,
-                   source_passed_words((enum source_passed)kind), first);
+                   source_passed_words((enum source_passed)kind),
+                   dataset_passed_name(l->dataset, (enum source_passed)kind, 0));
     }
     return 0;
 }

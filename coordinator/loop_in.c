@@ -153,6 +153,7 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
         e->ended.needs_files = m->ended->needs_files;
         e->ended.state_generation = m->ended->state_generation;
         take_digest(&e->ended.digest, &m->ended->state_digest);
+        peer->rows = m->ended->rows;
         if (peer->role == BL_ROLE_LOADER)
             take_probe(l, m->ended, e);
         return true;

@@ -94,6 +94,7 @@ static void send_assignment(struct loop *l, struct peer *peer, const struct coor
     assignment.missing = missing;
     assignment.worker = a->assignment.worker;
     assignment.endpoint = worker ? worker->endpoint : (char *)"";
+    assignment.rows = worker && worker->rows;
     WIRE_ENVELOPE(e, ASSIGNMENT, assignment) = &assignment;
     send_to(l, peer, a->generation, &e);
 }

@@ -118,6 +118,7 @@ struct loop {
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
     uint64_t last_commit_ms;
+    uint64_t hedges;           /* up to the latest step */
     const char *waiting;       /* for whom or what; a literal */
     uint64_t waiting_since_ms; /* UINT64_MAX: it was said */
     uint64_t committed;

@@ -53,9 +53,13 @@ static void say(void *context, const char *line)
 
 static int pull_one(const struct config_repository *r, struct bl_error *err)
 {
+    char folder[4096];
     struct shown shown = {.began_ms = bl_now_ms(), .shown_ms = bl_now_ms()};
     struct hub_pull_options options = {.progress = show, .say = say, .context = &shown};
     struct hub_pulled pulled;
+    if (!hub_find(&r->id, folder, sizeof folder))
+        bl_log(BL_LOG_INFO, "pull: %s: no file or folder %s here: taken as a name on the Hub",
+               r->key, r->id.name);
     int rc = hub_pull(&r->id, &options, &pulled, err);
     end_line(&shown);
     if (rc < 0)

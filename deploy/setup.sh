@@ -5,7 +5,7 @@
 set -eu
 packages="gcc g++ meson ninja-build pkg-config libzmq3-dev libprotobuf-c-dev protobuf-c-compiler libuv1-dev libpng-dev
 libjpeg62-turbo-dev libwebp-dev libtiff-dev libheif-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libdnnl-dev
-libsodium-dev libssl-dev libcmocka-dev libsnappy-dev zlib1g-dev libzstd-dev liblz4-dev libarchive-dev libcurl4-openssl-dev"
+libsodium-dev libssl-dev libcmocka-dev libsnappy-dev zlib1g-dev libzstd-dev liblz4-dev libarchive-dev libcurl4-openssl-dev ca-certificates"
 case ${1-} in
 "" | --missing) ;;
 tests) packages="$packages clang clang-format cppcheck libclang-rt-14-dev shellcheck" ;;

@@ -105,18 +105,17 @@ static void make_void(struct fetch_slot *slot, const struct bl_error *err)
 static int make_slot(struct fetch *f, struct fetch_micro_batch *g, struct fetch_slot *slot,
                      struct sample_info *ret, struct bl_error *err)
 {
-    size_t side = sample_side(f->source);
-    uint8_t *pixels = g->filled ? NULL : g->pixels + g->good * side * side * 3;
+    uint8_t *image = g->image_bytes ? g->images + g->good * g->image_bytes : NULL;
     if (slot->missing)
         BL_TRY(sample_missing(f->source, slot->sample, err));
-    return sample_make(f->source, slot->sample, slot->epoch, pixels, &g->ids, ret, err);
+    return sample_make(f->source, slot->sample, slot->epoch, image, &g->ids, ret, err);
 }
 
 /* Makes the slots in order; a stop leaves the rest undone, since nobody will look. */
 static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct bl_error *err)
 {
     g->filled = sample_is_filled(f->source);
-    size_t image_bytes = g->filled ? 0 : sample_image_bytes(f->source);
+    g->image_bytes = g->filled ? 0 : sample_image_bytes(f->source, g->rows);
     for (uint32_t i = 0; i < g->count && !is_stopping(f); i++) {
         struct fetch_slot *slot = &g->slots[i];
         struct sample_info info;
@@ -143,7 +142,6 @@ static int make_micro_batch(struct fetch *f, struct fetch_micro_batch *g, struct
         slot->damaged = info.damaged;
         g->good++;
     }
-    g->pixels_size = g->good * image_bytes;
     return 0;
 }
 
@@ -308,6 +306,11 @@ uint64_t fetch_samples(const struct fetch *f)
     return sample_count(f->source);
 }
 
+bool fetch_is_cached(const struct fetch *f)
+{
+    return sample_is_cached(f->source);
+}
+
 uint32_t fetch_side(const struct fetch *f)
 {
     return sample_side(f->source);
@@ -356,37 +359,39 @@ static void *make_room(void *data, size_t *capacity, size_t size)
     return data;
 }
 
-int fetch_make(struct fetch *f, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
-               uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err)
+int fetch_make(struct fetch *f, const struct fetch_order *o, struct bl_error *err)
 {
-    size_t pixels = (size_t)count * sample_image_bytes(f->source);
-    if (pixels > BL_FRAME_BYTES_MAX) {
-        bl_fail(err, BL_ELIMIT, "a micro-batch of %u images has %zu bytes, more than %d", count,
-                pixels, BL_FRAME_BYTES_MAX);
+    size_t images = o->count * sample_image_bytes(f->source, o->rows);
+    if (images > BL_FRAME_BYTES_MAX) {
+        bl_fail(err, BL_ELIMIT, "a micro-batch of %u images has %zu bytes, more than %d", o->count,
+                images, BL_FRAME_BYTES_MAX);
         return bl_error_remedy(err, "make train.micro_batch (train.grain) smaller");
     }
     struct fetch_micro_batch *g = find_micro_batch(f);
     if (g) {
-        g->slots = make_room(g->slots, &g->slots_capacity, count * sizeof *g->slots);
-        g->pixels =
-            make_room(g->pixels, &g->pixels_capacity, pixels + 1); /* of a cached run none */
+        g->slots = make_room(g->slots, &g->slots_capacity, o->count * sizeof *g->slots);
+        g->images =
+            make_room(g->images, &g->images_capacity, images + 1); /* of a cached run often none */
     }
-    if (!g || !g->slots || !g->pixels)
-        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch of %u images, %zu bytes", count,
-                       pixels);
+    if (!g || !g->slots || !g->images)
+        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch of %u images, %zu bytes",
+                       o->count, images);
     atomic_store_explicit(&g->holders, 1, memory_order_relaxed);
-    g->slot = slot;
-    g->count = count;
+    g->slot = o->slot;
+    g->rows = o->rows;
+    g->count = o->count;
     g->good = 0;
-    g->pixels_size = 0;
+    g->image_bytes = 0;
     g->ids.count = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        BL_ASSERT_CMP(samples[i], <, fetch_samples(f));
-        g->slots[i] = (struct fetch_slot){.sample = samples[i],
-                                          .epoch = epochs[i],
-                                          .missing = is_among(samples[i], missing, missing_count)};
+    for (uint32_t i = 0; i < o->count; i++) {
+        uint64_t sample = o->samples[i];
+        BL_ASSERT_CMP(sample, <, fetch_samples(f));
+        g->slots[i] =
+            (struct fetch_slot){.sample = sample,
+                                .epoch = o->epochs[i],
+                                .missing = is_among(sample, o->missing, o->missing_count)};
         if (!g->slots[i].missing)
-            BL_TRY(sample_want(f->source, samples[i], err));
+            BL_TRY(sample_want(f->source, sample, err));
     }
     pthread_mutex_lock(&f->lock);
     queue_add(&f->jobs, g);
@@ -463,7 +468,7 @@ void fetch_free(struct fetch **fetch)
     for (struct fetch_micro_batch *g = f->micro_batches, *next; g; g = next) {
         next = g->next;
         free(g->slots);
-        free(g->pixels);
+        free(g->images);
         token_ids_release(&g->ids);
         free(g);
     }

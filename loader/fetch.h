@@ -39,13 +39,14 @@ struct fetch_micro_batch {
     uint32_t count, good;
     struct fetch_slot *slots; /* (count) */
     bool filled;              /* the cache is whole by now: no pixels */
-    uint8_t *pixels;          /* (good, side, side, 3) u8 RGB */
-    size_t pixels_size;       /* bytes of that */
+    bool rows;                /* asked for: the cache's rows */
+    uint8_t *images;          /* (good, image_bytes): pixels u8 RGB, or rows of the feature cache */
+    size_t image_bytes;       /* 0: the worker has the features */
     struct token_ids ids;     /* of the good slots, one after the other */
 
     atomic_int holders;
     atomic_uint_fast64_t at, since_ms; /* being made: the sample in hand + 1, since when; 0: none */
-    size_t slots_capacity, pixels_capacity;
+    size_t slots_capacity, images_capacity;
     struct fetch_micro_batch *next_job, *next;
 };
 
@@ -79,18 +80,27 @@ void fetch_open(struct fetch *fetch, struct files *files, const char *run_folder
 int fetch_probe(struct fetch *fetch, const uint64_t *samples, uint32_t count, struct bl_error *err);
 /* After FETCH_PROBED, until the next probe: *ret_count hashes, in order; 0: could not be read. Borrowed. */
 const uint64_t *fetch_probe_hashes(const struct fetch *fetch, uint32_t *ret_count);
-/* After FETCH_OPENED: samples of the index, and pixels of an image's side. */
+/* After FETCH_OPENED: samples of the index, pixels of an image's side, and whether features come from the run's cache. */
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
 /* And whether the run folder is seen. */
 bool fetch_sees_run(const struct fetch *fetch);
 /* And its models (sample_models). */
 void fetch_models(const struct fetch *fetch, const char **ret_vision, const char **ret_llm);
+bool fetch_is_cached(const struct fetch *fetch);
 
+struct fetch_order {
+    uint32_t slot, count;
+    const uint64_t *samples; /* (count) */
+    const uint32_t *epochs;  /* (count) */
+    const uint64_t *missing; /* (missing_count) */
+    size_t missing_count;
+    bool
+        rows; /* of a cached run: with the images' rows, for a worker that does not see the cache */
+};
 /* Makes a micro-batch of `count` samples below fetch_samples, of which the missing ones are known to be void; what is at a URL is
  * fetched from now on. FETCH_MADE follows. -BL_ENOMEM. */
-int fetch_make(struct fetch *fetch, uint32_t slot, const uint64_t *samples, const uint32_t *epochs,
-               uint32_t count, const uint64_t *missing, size_t missing_count, struct bl_error *err);
+int fetch_make(struct fetch *fetch, const struct fetch_order *order, struct bl_error *err);
 /* The image with which a thread is busy for longest, as location_describe has it, and for how long; false: no thread is. */
 bool fetch_slowest(const struct fetch *fetch, char *ret_name, size_t size, uint64_t *ret_ms);
 /* The next event; false when there is none. */

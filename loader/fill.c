@@ -15,6 +15,7 @@
 #include "common/data/run.h"
 #include "common/data/source.h"
 #include "common/deadline.h"
+#include "common/http/http.h"
 #include "common/log.h"
 #include "loader/download/download.h"
 
@@ -223,6 +224,7 @@ static void report(const struct fill *f, FILE *out)
         fprintf(out, "%10" PRIu64 "  %s%s", f->counts[i], download_outcome_words(outcome),
                 i <= DOWNLOAD_FETCHED                ? "\n"
                 : download_outcome_is_final(outcome) ? " (its samples are void)"
+                : outcome == DOWNLOAD_UNTRUSTED      ? ""
                                                      : " (try again)");
         if (i > DOWNLOAD_FETCHED)
             fprintf(out, ", the first %s\n", f->first[i] ? f->first[i] : "");
@@ -238,6 +240,11 @@ static int judge(const struct fill *f, struct bl_error *err)
         *(download_outcome_is_final((enum download_outcome)i) ? &final : &passing) += f->counts[i];
     if (stopped)
         return bl_fail(err, BL_ESTOPPED, "stopped on request");
+    if (f->counts[DOWNLOAD_UNTRUSTED]) {
+        bl_fail(err, BL_EIO, "%" PRIu64 " of %zu URLs are of servers that are not trusted",
+                f->counts[DOWNLOAD_UNTRUSTED], f->urls.count);
+        return bl_error_remedy(err, HTTP_TRUST_REMEDY);
+    }
     if (passing) {
         bl_fail(err, BL_EIO, "%" PRIu64 " of %zu URLs could not be fetched now", passing,
                 f->urls.count);

@@ -85,14 +85,20 @@ static void print_samples(const struct inspection *in)
 static void print_passed(const struct inspection *in)
 {
     for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
-        const char *first;
-        char name[512];
-        uint64_t count = dataset_passed(in->dataset, (enum source_passed)kind, &first);
-        snprintf(name, sizeof name, "%s", first);
-        utf8_clean(name);
-        if (count)
-            fprintf(in->out, "  %8llu  %s; the first is %s\n", u(count),
-                    source_passed_words((enum source_passed)kind), name);
+        uint64_t count = dataset_passed(in->dataset, (enum source_passed)kind);
+        const char *name;
+        uint32_t i = 0;
+        if (!count)
+            continue;
+        fprintf(in->out, "  %8llu  %s\n", u(count), source_passed_words((enum source_passed)kind));
+        for (; (name = dataset_passed_name(in->dataset, (enum source_passed)kind, i)); i++) {
+            char line[512];
+            snprintf(line, sizeof line, "%s", name);
+            utf8_clean(line);
+            fprintf(in->out, "             %s\n", line);
+        }
+        if (i < count)
+            fprintf(in->out, "             and %llu more\n", u(count - i));
     }
 }
 

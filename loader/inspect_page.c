@@ -185,6 +185,26 @@ static int put_samples(struct page *p, struct bl_error *err)
     return 0;
 }
 
+static void put_passed(struct page *p)
+{
+    const struct dataset *d = p->in->dataset;
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *name;
+        uint64_t count = dataset_passed(d, (enum source_passed)kind);
+        if (!count)
+            continue;
+        fprintf(p->out, "<h3>%llu ", u(count));
+        put_string(p->out, source_passed_words((enum source_passed)kind));
+        fputs("</h3>\n<ul>\n", p->out);
+        for (uint32_t i = 0; (name = dataset_passed_name(d, (enum source_passed)kind, i)); i++) {
+            fputs("<li>", p->out);
+            put_string(p->out, name);
+            fputs("</li>\n", p->out);
+        }
+        fputs("</ul>\n", p->out);
+    }
+}
+
 /* Each rule of a verdict's list, those without effect too. */
 static int put_rules(struct page *p, enum caption_verdict verdict, uint64_t all,
                      struct bl_error *err)
@@ -326,6 +346,7 @@ static void put_head(struct page *p)
           ".example{display:flex;align-items:flex-start;margin:.4em 0}\n"
           ".example p{margin:0 0 .3em;overflow-wrap:anywhere}\n"
           ".example img{width:112px;height:auto;flex:none;margin-right:.8em}\n"
+          "td,th{text-align:left;padding-right:1em;overflow-wrap:anywhere}"
           ".none{width:112px;flex:none;margin-right:.8em;color:#7a7e86;background:#eef0f3;text-"
           "align:center}\n"
           ".tokens span{white-space:pre-wrap;border-left:1px solid #fff}\n"
@@ -334,13 +355,37 @@ static void put_head(struct page *p)
           "text{font-size:11px;fill:#7a7e86}\n</style></head><body>\n<h1>",
           p->out);
     put_string(p->out, p->in->config->data.sources.at[0].source);
+    if (p->in->config->data.sources.count > 1)
+        fprintf(p->out, " and %zu more", p->in->config->data.sources.count - 1);
     fputs("</h1>\n", p->out);
+}
+
+/* What each source of a list gives. */
+static void put_sources(struct page *p)
+{
+    const struct config_sources *sources = &p->in->config->data.sources;
+    const struct dataset *d = p->in->dataset;
+    if (!sources->written)
+        return;
+    fputs("<table>\n<tr><th>source<th>to train<th>to validate<th>weight<th>draws of an epoch\n",
+          p->out);
+    for (uint32_t of = 0; of < sources->count; of++) {
+        fputs("<tr><td>", p->out);
+        put_string(p->out, sources->at[of].source);
+        fprintf(p->out, "<td>%llu<td>%llu<td>%g<td>%llu\n",
+                u(dataset_source_samples(d, of, DATASET_TRAIN)),
+                u(dataset_source_samples(d, of, DATASET_VALIDATION)), sources->at[of].weight,
+                u(dataset_draws(p->in->config, d, of)));
+    }
+    fputs("</table>\n", p->out);
 }
 
 static int put_page(struct page *p, struct bl_error *err)
 {
     put_head(p);
+    put_sources(p);
     BL_TRY(put_samples(p, err));
+    put_passed(p);
     BL_TRY(put_captions(p, err));
     put_lengths(p);
     BL_TRY(put_kept(p, err));

@@ -23,6 +23,7 @@ struct assignment {
     uint32_t *epochs;
     uint64_t *missing; /* of the samples: known to be void on every host */
     size_t missing_count;
+    bool rows;     /* wanted: those of the feature cache */
     bool withheld; /* made, and not to be shipped */
     uint32_t count, first;
     char endpoint[SOCKET_ENDPOINT_MAX];
@@ -214,7 +215,8 @@ static void pack_header(struct loop *l, const struct loader_action *a, const str
     header.micro_batch = a->assignment.micro_batch;
     header.first = o->first;
     header.image_side = fetch_side(l->fetch);
-    header.cached = l->member.cache_tower[0] != 0 || g->filled;
+    header.cached = fetch_is_cached(l->fetch) || g->filled;
+    header.rows = g->rows;
     header.n_slots = g->count;
     header.slots = list;
     uint8_t *data;
@@ -265,7 +267,7 @@ static void ship(struct loop *l, const struct loader_action *a)
         return;
     }
     pack_header(l, a, o, &o->message.frames.at[0]);
-    wrap(&o->message.frames.at[1], g->pixels, g->pixels_size, g);
+    wrap(&o->message.frames.at[1], g->images, g->good * g->image_bytes, g);
     wrap(&o->message.frames.at[2], g->ids.ids, g->ids.count * sizeof *g->ids.ids, g);
     o->message.frames.count = 3;
     if (outboxes_add(l->outboxes, o->endpoint, &o->message, uv_now(&l->member.uv), &err) < 0)
@@ -290,6 +292,7 @@ static void keep_assignment(struct loop *l, uint32_t slot)
     BL_ASSERT(o->missing);
     if (o->missing_count) /* an empty list is NULL */
         memcpy(o->missing, m->missing, o->missing_count * sizeof *o->missing);
+    o->rows = m->rows;
     snprintf(o->endpoint, sizeof o->endpoint, "%s", m->endpoint);
 }
 
@@ -309,8 +312,14 @@ static void make(struct loop *l, uint32_t slot)
 {
     const struct assignment *o = &l->assignments[slot];
     struct bl_error err;
-    if (fetch_make(l->fetch, slot, o->samples, o->epochs, o->count, o->missing, o->missing_count,
-                   &err) < 0)
+    const struct fetch_order order = {.slot = slot,
+                                      .count = o->count,
+                                      .samples = o->samples,
+                                      .epochs = o->epochs,
+                                      .missing = o->missing,
+                                      .missing_count = o->missing_count,
+                                      .rows = o->rows};
+    if (fetch_make(l->fetch, &order, &err) < 0)
         member_fail(&l->member, &err);
 }
 
@@ -418,6 +427,10 @@ static int check_assignment(const struct loop *l, const Blipren__Assignment *m,
                     fetch_samples(l->fetch), m->sample[i]);
             return bl_error_key(err, "Assignment.sample");
         }
+    if (m->rows && l->data_open && !fetch_is_cached(l->fetch)) {
+        bl_fail(err, BL_EPROTO, "expected no wish for the feature cache's rows in a run without");
+        return bl_error_key(err, "Assignment.rows");
+    }
     return 0;
 }
 

@@ -30,6 +30,7 @@ struct sample_source {
     struct caption_rules *rules;
     struct image_processor processor;
     struct features *cache; /* NULL: pixels are made */
+    size_t row_bytes;       /* of an image in it */
     struct token_rows
         *tokens; /* the captions' ids, beside that cache; NULL: captions are tokenized */
     struct {     /* cache.fill: the cache that has become whole */
@@ -89,10 +90,11 @@ static int open_cache(struct sample_source *s, const char *tower, struct bl_erro
         return 0;
     BL_TRY(cache_form_of(s->config, tower, &form, err));
     BL_TRY(features_open(s->config->cache.path, &form, &s->cache, err));
+    s->row_bytes = cache_row_bytes(&form);
     if (s->cache)
         return open_tokens(s, err);
     bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
-    bl_error_remedy(err, "mount cache.path at the same path on every host");
+    bl_error_remedy(err, "mount cache.path at the same path on every host that has a loader");
     return bl_error_file(err, s->config->cache.path);
 }
 
@@ -202,10 +204,17 @@ void sample_models(const struct sample_source *s, const char **ret_vision, const
     *ret_llm = s->llm_sha256;
 }
 
-size_t sample_image_bytes(const struct sample_source *s)
+bool sample_is_cached(const struct sample_source *s)
+{
+    return s->cache != NULL;
+}
+
+size_t sample_image_bytes(const struct sample_source *s, bool rows)
 {
     size_t side = s->processor.side;
-    return s->cache ? 0 : side * side * 3;
+    if (s->cache)
+        return rows ? s->row_bytes : 0;
+    return side * side * 3;
 }
 
 /* A sample as this host is to read it; its path may be in buffer. */
@@ -315,6 +324,21 @@ bool sample_is_left_out(const struct bl_error *err)
     return !strcmp(err->key, "data.min_side");
 }
 
+/* Its row in the cache; NULL: it only must be there. */
+static int take_row(const struct features *cache, const struct dataset_sample *sample, uint8_t *row,
+                    struct bl_error *err)
+{
+    uint64_t at;
+    enum features_found found = features_find(cache, sample->hash, &at);
+    if (found == FEATURES_VOID)
+        return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
+    if (found == FEATURES_ABSENT)
+        return bl_fail(err, BL_EDATA, "the feature cache does not have it");
+    if (row)
+        features_pack(cache, at, row);
+    return 0;
+}
+
 static int make_pixels(const struct sample_source *s, uint64_t id,
                        const struct dataset_sample *sample, uint8_t *pixels, bool *ret_damaged,
                        struct bl_error *err)
@@ -322,16 +346,6 @@ static int make_pixels(const struct sample_source *s, uint64_t id,
     bl_autofree char *data = NULL;
     struct image_facts facts;
     size_t size = 0;
-    uint64_t row;
-    *ret_damaged = false;
-    const struct features *cache = s->cache || pixels ? s->cache : s->fill.cache;
-    enum features_found found = cache ? features_find(cache, sample->hash, &row) : FEATURES_ROW;
-    if (found == FEATURES_VOID)
-        return bl_fail(err, BL_EFORMAT, "the feature cache has it as no picture");
-    if (found == FEATURES_ABSENT)
-        return bl_fail(err, BL_EDATA, "the feature cache does not have it");
-    if (cache)
-        return 0;
     BL_TRY(read_image(s, id, sample, &data, &size, err));
     BL_TRY(image_processor_run(&s->processor, (const uint8_t *)data, size, pixels, &facts, err));
     *ret_damaged = facts.damaged;
@@ -378,7 +392,17 @@ static int make_ids(const struct sample_source *s, uint64_t id, uint32_t epoch,
     return 0;
 }
 
-int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint8_t *pixels,
+static int make_image(const struct sample_source *s, uint64_t id,
+                      const struct dataset_sample *sample, uint8_t *image, bool *ret_damaged,
+                      struct bl_error *err)
+{
+    const struct features *cache = s->cache || image ? s->cache : s->fill.cache;
+    *ret_damaged = false;
+    return cache ? take_row(cache, sample, image, err)
+                 : make_pixels(s, id, sample, image, ret_damaged, err);
+}
+
+int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint8_t *image,
                 struct token_ids *ids, struct sample_info *ret, struct bl_error *err)
 {
     struct dataset_sample sample;
@@ -387,7 +411,7 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
     size_t before = ids->count;
     BL_TRY(find_sample(s, id, path, &sample, err));
     for (unsigned failures = 0;;) {
-        int rc = make_pixels(s, id, &sample, pixels, &info.damaged, err);
+        int rc = make_image(s, id, &sample, image, &info.damaged, err);
         if (rc == 0)
             rc = make_ids(s, id, epoch, ids, &info, err);
         if (rc == 0)

@@ -41,8 +41,10 @@ uint32_t sample_side(const struct sample_source *source);
 /* Of the settings and tokenizers of this host's models (HF_IDENTITY_SETTINGS): 64 digits each. */
 void sample_models(const struct sample_source *source, const char **ret_vision,
                    const char **ret_llm);
-/* Bytes of an image's pixels; 0: the worker has its features. */
-size_t sample_image_bytes(const struct sample_source *source);
+/* Whether features come from the run's cache. */
+bool sample_is_cached(const struct sample_source *source);
+/* Bytes of an image as it is shipped: its pixels; of a cached run its row in the cache (rows), or nothing: the worker has it. */
+size_t sample_image_bytes(const struct sample_source *source, bool rows);
 
 /* Under cache.fill: whether the cache is whole by now, so that the worker has the features. Opens it, the first time it is. Any
  * thread. */
@@ -57,12 +59,11 @@ struct sample_info {
     bool damaged; /* some of its pixels are made up (struct image) */
 };
 
-/* Writes the pixels of sample `id` < sample_count to pixels (side, side, 3; of a cached run none; NULL: the cache is
- * filled, and is to have it), appends the ids of the
- * caption that it has in `epoch`. The image's bytes are compared with the index by their SHA-256; once
+/* Writes the image of sample `id` < sample_count (sample_image_bytes): its pixels (side, side, 3) or its row in the cache;
+ * NULL: the cache is to have it. Appends the ids of the caption that it has in `epoch`. The image's bytes are compared with the index by their SHA-256; once
  * they were equal, a file of the indexed size and time is taken to be the same. A failure leaves ids as
  * before; *err, which must not be NULL, says whose it is (above). -BL_ESTOPPED: wait returned false. */
-int sample_make(const struct sample_source *source, uint64_t id, uint32_t epoch, uint8_t *pixels,
+int sample_make(const struct sample_source *source, uint64_t id, uint32_t epoch, uint8_t *image,
                 struct token_ids *ids, struct sample_info *ret, struct bl_error *err);
 
 /* Whether a failure of sample_make is a rule's that leaves the sample out (data.min_side). */

@@ -40,6 +40,9 @@ static int read_header(const struct batch_rules *rules, const Blipren__BatchHead
                        (long long)rules->image_side, h->image_side);
     if (h->cached != rules->cached && !(h->cached && rules->fill))
         return bl_fail(err, BL_EPROTO, "a batch %s pixels", h->cached ? "without" : "with");
+    if (h->rows != (rules->row_bytes > 0))
+        return bl_fail(err, BL_EPROTO, "a batch %s rows of the feature cache",
+                       h->rows ? "with" : "without");
     snprintf(b->loader, sizeof b->loader, "%s", h->loader);
     b->cached = h->cached;
     b->kind = (enum batch_kind)h->kind;
@@ -79,12 +82,14 @@ static int check_sizes(const struct batch_rules *rules, struct wire_frames *fram
                        const struct batch *b, size_t tokens, struct bl_error *err)
 {
     int64_t good = b->good;
-    size_t pixels = b->cached ? 0 : (size_t)(good * rules->image_side * rules->image_side * 3);
-    size_t found_pixels = zmq_msg_size(&frames->at[1]), found_ids = zmq_msg_size(&frames->at[2]);
-    if (found_pixels == pixels && found_ids == tokens * sizeof(int32_t))
+    size_t image =
+        b->cached ? rules->row_bytes : (size_t)(rules->image_side * rules->image_side * 3);
+    size_t images = (size_t)good * image;
+    size_t found_images = zmq_msg_size(&frames->at[1]), found_ids = zmq_msg_size(&frames->at[2]);
+    if (found_images == images && found_ids == tokens * sizeof(int32_t))
         return 0;
-    return bl_fail(err, BL_EPROTO, "expected %zu bytes of pixels and %zu of ids, found %zu and %zu",
-                   pixels, tokens * sizeof(int32_t), found_pixels, found_ids);
+    return bl_fail(err, BL_EPROTO, "expected %zu bytes of images and %zu of ids, found %zu and %zu",
+                   images, tokens * sizeof(int32_t), found_images, found_ids);
 }
 
 /* A copy: a frame may lie anywhere in ZeroMQ's buffer, an int32_t may not. */
@@ -130,7 +135,7 @@ int batch_read(const struct batch_rules *rules, struct wire_frames *frames, stru
     wire_header_free(&h);
     BL_TRY(rc);
     wire_frames_move(&b->frames, frames);
-    b->pixels = zmq_msg_data(&b->frames.at[1]);
+    b->pixels = b->rows = zmq_msg_data(&b->frames.at[1]);
     *ret = bl_take(&b);
     return 0;
 }

@@ -29,11 +29,13 @@ struct batch {
         count;                /* batch indices [first, first + count), void slots included */
     int64_t good;             /* slots that are not void: */
     struct batch_slot *slots; /* (good) */
-    bool cached;              /* no pixels: the features are here */
+    bool cached;              /* no pixels: features come from the cache */
     const uint8_t *pixels;    /* (good, side, side, 3) in `frames`; none if cached */
-    int32_t *ids;             /* the slots' ids, one after the other */
-    uint64_t digest;          /* sum of bl_sample_term(batch index, sample) over all count slots */
-    char loader[128];         /* its name; "": it does not say */
+    const uint8_t
+        *rows;    /* (good, batch_rules.row_bytes) there instead, where the worker has no cache */
+    int32_t *ids; /* the slots' ids, one after the other */
+    uint64_t digest;  /* sum of bl_sample_term(batch index, sample) over all count slots */
+    char loader[128]; /* its name; "": it does not say */
     struct wire_frames frames;
 };
 
@@ -42,8 +44,9 @@ struct batch_rules {
     const uint8_t *run; /* (RUN_ID_BYTES) */
     const struct bl_plan *plan;
     int64_t image_side, vocabulary;
-    bool cached; /* it has no pixels: the features are here … */
-    bool fill;   /* … or may be, from some micro-batch on */
+    bool cached;      /* it has no pixels: the features are here … */
+    bool fill;        /* … or may be, from some micro-batch on */
+    size_t row_bytes; /* bytes of an image's row, which come with it; 0: none do */
 };
 
 /* Reads a data message. On success its frames have moved into *ret, which is the caller's. -BL_EPROTO says what is

@@ -21,6 +21,11 @@ void engine_models(const struct engine *e, const char **ret_vision, const char *
     *ret_llm = e->metadata.llm_sha256;
 }
 
+size_t engine_row_bytes(const struct engine *e)
+{
+    return rows_wanted(&e->rows);
+}
+
 static void abort_generation(struct engine *e, struct engine_event *event)
 {
     engine_drop_comm(e);

@@ -125,6 +125,8 @@ void engine_abort(struct engine *engine, uint64_t generation);
 /* What a batch's parts must fit, once ENGINE_OPENED came: the side of its images, and the number of
  * token ids. */
 void engine_fits(const struct engine *engine, int64_t *ret_side, int64_t *ret_vocabulary);
+/* Bytes of the feature cache's row that must come with each image, since the cache is not on this host; 0: none. */
+size_t engine_row_bytes(const struct engine *engine);
 
 /* SHA-256 of the models' folders (HF_IDENTITY_ALL), 64 digits each, once ENGINE_OPENED came; "": a model that it does not use. */
 void engine_models(const struct engine *engine, const char **ret_vision, const char **ret_llm);

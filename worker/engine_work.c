@@ -31,7 +31,7 @@ static int take_features(struct engine *e, const struct batch *b, struct micro_b
 {
     if (e->filler)
         return filler_take(e->filler, b, mb, err);
-    return e->rows.cache ? rows_take(&e->rows, b, mb, err) : 0;
+    return b->cached ? rows_take(&e->rows, b, mb, err) : 0;
 }
 
 static int prepare(struct engine *e, const struct batch *b, struct prepared *ret,

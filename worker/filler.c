@@ -52,7 +52,12 @@ static int look_for_cache(struct filler *f, const struct batch *b, struct bl_err
     if (f->rows.cache || !(b->cached || run_cache_is_whole(f->config->run_dir)))
         return 0;
     spool_free(&f->spool);
-    return rows_open(&f->rows, f->config, f->form.tower, f->dataset, err);
+    BL_TRY(rows_open(&f->rows, f->config, f->form.tower, f->dataset, err));
+    if (f->rows.cache)
+        return 0;
+    bl_fail(err, BL_EDATA, "expected the run's feature cache, found none");
+    bl_error_remedy(err, "mount cache.path at the same path on every host");
+    return bl_error_file(err, f->config->cache.path);
 }
 
 /* An image that was void when the cache was made may have come back. */

@@ -250,9 +250,13 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
     struct bl_error err;
     if (!l->image_side || l->member.leaving)
         return;
-    struct batch_rules rules = {
-        l->member.run,        &l->plan, l->image_side, l->vocabulary, l->member.cache_tower[0] != 0,
-        l->config->cache.fill};
+    const struct batch_rules rules = {.run = l->member.run,
+                                      .plan = &l->plan,
+                                      .image_side = l->image_side,
+                                      .vocabulary = l->vocabulary,
+                                      .cached = l->member.cache_tower[0] != 0,
+                                      .fill = l->config->cache.fill,
+                                      .row_bytes = l->row_bytes};
     int connection = frames->connection;
     if (batch_read(&rules, frames, &l->incoming, &err) < 0) {
         ignore_batch(frames, &err);
@@ -278,7 +282,8 @@ static void on_data(void *context, const struct wire_id *from, struct wire_frame
 static void allow_batches(struct loop *l)
 {
     enum { SLOT_HEADER = BL_HEADER_BYTES_MAX / BL_MICRO_BATCH_SLOTS_MAX };
-    uint64_t slot = (uint64_t)l->image_side * (uint64_t)l->image_side * 3 +
+    uint64_t pixels = (uint64_t)l->image_side * (uint64_t)l->image_side * 3;
+    uint64_t slot = (l->row_bytes ? l->row_bytes : pixels) +
                     (uint64_t)caption_tokens_max(&l->config->data) * sizeof(int32_t) + SLOT_HEADER;
     uint64_t message = l->plan.micro_batch * slot;
     struct guard_limits limits = wire_data_limits(l->plan.window * message);
@@ -294,6 +299,11 @@ static void handle_engine_event(struct loop *l)
     switch (from->kind) {
     case ENGINE_OPENED:
         engine_fits(l->engine, &l->image_side, &l->vocabulary);
+        l->row_bytes = engine_row_bytes(l->engine);
+        if (l->row_bytes)
+            bl_log(BL_LOG_INFO,
+                   "no feature cache in %s on this host: loaders ship its rows, %.3g MB an image",
+                   l->config->cache.path, (double)l->row_bytes / 1e6);
         allow_batches(l);
         event.type = WORKER_EVENT_OPENED;
         break;

@@ -30,6 +30,7 @@ void loop_send_ended(struct loop *l, const struct worker_action *a)
     engine_models(l->engine, &vision, &llm);
     ended.vision_sha256 = (char *)(uintptr_t)vision;
     ended.llm_sha256 = (char *)(uintptr_t)llm;
+    ended.rows = l->row_bytes > 0;
     WIRE_ENVELOPE(e, ENDED, ended) = &ended;
     member_send(&l->member, a->generation, &e);
 }

@@ -37,7 +37,8 @@ struct loop {
     struct bl_plan plan;
     char fingerprint[65];
 
-    int64_t image_side, vocabulary;   /* of the models; 0 until they are open */
+    int64_t image_side, vocabulary; /* of the models; 0 until they are open */
+    size_t row_bytes; /* of the feature cache's row that loaders ship for each image; 0: none */
     struct batch **buffers;           /* (window), the core's slots */
     struct batch *incoming;           /* the data being handled */
     const Blipren__Envelope *handled; /* the message being handled */

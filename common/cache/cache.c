@@ -184,23 +184,75 @@ enum features_found features_find(const struct features *c, const uint8_t identi
     return found->is_void ? FEATURES_VOID : FEATURES_ROW;
 }
 
-void features_read(const struct features *c, uint64_t row, float *features, float *pooled)
+/* Where the parts of a row are; scale and pooled NULL: the form has none. */
+struct row {
+    const float *pooled, *scale;
+    const void *features;
+};
+
+static struct row row_at(const struct features *c, uint64_t row)
 {
     const struct entry *entry = &c->entries[row];
     const struct shard *shard = &c->shards[entry->shard];
-    size_t tokens = (size_t)c->form.tokens, width = (size_t)c->form.width, count = tokens * width,
-           bytes = count * arrow_type_bytes(arrow_column_at(shard->file, shard->features)->type);
+    size_t tokens = (size_t)c->form.tokens, width = (size_t)c->form.width;
     int batch = (int)entry->batch;
-    struct arrow_values values = arrow_batch_values(shard->file, batch, shard->features);
-    const float *scale = NULL;
+    const void *features = arrow_batch_values(shard->file, batch, shard->features).data;
+    struct row ret = {.features = (const char *)features +
+                                  entry->row * tokens * width * cache_element_bytes(c->form.dtype)};
     if (shard->scale >= 0)
-        scale = (const float *)arrow_batch_values(shard->file, batch, shard->scale).data +
-                entry->row * tokens;
-    numbers_load(c->form.dtype, features, (const char *)values.data + entry->row * bytes, scale,
-                 count, width);
+        ret.scale = (const float *)arrow_batch_values(shard->file, batch, shard->scale).data +
+                    entry->row * tokens;
+    if (shard->pooled >= 0)
+        ret.pooled = (const float *)arrow_batch_values(shard->file, batch, shard->pooled).data +
+                     entry->row * width;
+    return ret;
+}
+
+static void read_row(const struct cache_form *form, const struct row *row, float *features,
+                     float *pooled)
+{
+    size_t width = (size_t)form->width;
+    numbers_load(form->dtype, features, row->features, row->scale, (size_t)form->tokens * width,
+                 width);
     if (pooled)
-        memcpy(pooled,
-               (const float *)arrow_batch_values(shard->file, batch, shard->pooled).data +
-                   entry->row * width,
-               width * sizeof *pooled);
+        memcpy(pooled, row->pooled, width * sizeof *pooled);
+}
+
+void features_read(const struct features *c, uint64_t row, float *features, float *pooled)
+{
+    const struct row at = row_at(c, row);
+    read_row(&c->form, &at, features, pooled);
+}
+
+/* Floats of a packed row before its features. */
+static size_t pooled_floats(const struct cache_form *form)
+{
+    return form->pooled ? (size_t)form->width : 0;
+}
+
+static size_t scale_floats(const struct cache_form *form)
+{
+    return form->dtype == CONFIG_CACHE_INT8 ? (size_t)form->tokens : 0;
+}
+
+void features_pack(const struct features *c, uint64_t row, void *ret)
+{
+    const struct row at = row_at(c, row);
+    size_t pooled = pooled_floats(&c->form) * sizeof(float),
+           scale = scale_floats(&c->form) * sizeof(float);
+    if (pooled)
+        memcpy(ret, at.pooled, pooled);
+    if (scale)
+        memcpy((char *)ret + pooled, at.scale, scale);
+    memcpy((char *)ret + pooled + scale, at.features, cache_row_bytes(&c->form) - pooled - scale);
+}
+
+void features_unpack(const struct cache_form *form, const void *packed, float *features,
+                     float *pooled)
+{
+    const float *floats = packed;
+    const struct row at = {.pooled = floats,
+                           .scale = floats + pooled_floats(form),
+                           .features = floats + pooled_floats(form) + scale_floats(form)};
+    read_row(form, &at, features, pooled);
 }

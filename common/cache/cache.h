@@ -30,8 +30,9 @@ struct cache_form {
 /* tower: its hash where that is known; NULL: the vision folder is hashed, which takes seconds for a large one. */
 int cache_form_of(const struct config *config, const char *tower, struct cache_form *ret,
                   struct bl_error *err);
-/* Bytes of an image in the cache. */
+/* Bytes of an image in the cache, its name included; and of its row alone, as it travels (features_pack). */
 uint64_t cache_image_bytes(const struct cache_form *form);
+size_t cache_row_bytes(const struct cache_form *form);
 
 typedef uint8_t cache_identity[32];
 
@@ -84,3 +85,10 @@ enum features_found features_find(const struct features *cache, const uint8_t id
                                   uint64_t *ret_row);
 /* features (N, d_v); pooled (d_v), or NULL for not wanted. Any thread. */
 void features_read(const struct features *cache, uint64_t row, float *features, float *pooled);
+
+/* A row for a host that does not see the cache: the pooled vector, int8's scales, the features as the cache stores them.
+ * ret (cache_row_bytes). Any thread. */
+void features_pack(const struct features *cache, uint64_t row, void *ret);
+/* packed is aligned to 4 bytes; the rest as in features_read. */
+void features_unpack(const struct cache_form *form, const void *packed, float *features,
+                     float *pooled);

@@ -82,14 +82,19 @@ int cache_columns(const struct cache_form *form, struct arrow_column ret[4])
     return count;
 }
 
-uint64_t cache_image_bytes(const struct cache_form *form)
+size_t cache_row_bytes(const struct cache_form *form)
 {
     struct arrow_column columns[4];
-    uint64_t bytes = IDENTITY_DIGITS + sizeof(int32_t);
+    size_t bytes = 0;
     int count = cache_columns(form, columns);
     for (int i = 1; i < count; i++)
-        bytes += (uint64_t)arrow_row_elements(&columns[i]) * arrow_type_bytes(columns[i].type);
+        bytes += (size_t)arrow_row_elements(&columns[i]) * arrow_type_bytes(columns[i].type);
     return bytes;
+}
+
+uint64_t cache_image_bytes(const struct cache_form *form)
+{
+    return IDENTITY_DIGITS + sizeof(int32_t) + cache_row_bytes(form);
 }
 
 void cache_shard_path(char ret[4096], const char *folder, uint32_t index, uint32_t count)

@@ -1,6 +1,7 @@
 /* common/config/map.c - this host's folders in place of the plan's. */
 #include "common/config/config.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"

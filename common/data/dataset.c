@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/data/dataset_format.h"
 #include "common/limits.h"
@@ -186,11 +187,19 @@ uint32_t dataset_mean_length(const struct dataset *d)
     return captions ? (uint32_t)bl_max((tokens + captions - 1) / captions, 1) : 1;
 }
 
-uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
-                        const char **ret_first)
+uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind)
 {
-    *ret_first = dataset->text + dataset->header->passed_first[kind];
     return dataset->header->passed[kind];
+}
+
+const char *dataset_passed_name(const struct dataset *dataset, enum source_passed kind, uint32_t i)
+{
+    const char *name = dataset->text + dataset->header->passed_names[kind];
+    if (i >= dataset->header->passed_named[kind])
+        return NULL;
+    for (; i; i--)
+        name += strlen(name) + 1;
+    return name;
 }
 
 uint32_t dataset_example_count(const struct dataset *dataset)

@@ -173,9 +173,10 @@ bool dataset_dropped_text(const struct dataset *dataset, enum caption_verdict ve
                           size_t size, double *ret_share);
 /* Which folders of a source decide its split, for people; false where none does. */
 bool dataset_split_text(const struct dataset *dataset, uint32_t source, char *ret, size_t size);
-/* What lay in the sources and was passed over: how many, and the first one's path below its source. */
-uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind,
-                        const char **ret_first);
+/* What lay in the sources and was passed over: how many, and the i-th of those that are named (SOURCE_PASSED_NAMED of each source
+ * at most), its path below its source. Borrowed; NULL: there are no more. */
+uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind);
+const char *dataset_passed_name(const struct dataset *dataset, enum source_passed kind, uint32_t i);
 /* Number of kept captions with this many tokens (prefix, caption, EOS), at most dataset_longest. */
 uint64_t dataset_length(const struct dataset *dataset, uint32_t tokens);
 uint32_t dataset_longest(const struct dataset *dataset);

@@ -401,20 +401,27 @@ static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
     return 0;
 }
 
-/* The first of each kind is named as the source that has one names it. */
+/* They are named as the source that has them names them. */
+static int note_passed_in(struct build *b, const struct source *source, enum source_passed kind,
+                          struct bl_error *err)
+{
+    const char *name;
+    uint64_t at;
+    b->header.passed[kind] += source_passed(source, kind);
+    for (uint32_t i = 0; (name = source_passed_name(source, kind, i)); i++) {
+        BL_TRY(append_text(b, name, strlen(name), &at, err));
+        if (!b->header.passed_named[kind]++)
+            b->header.passed_names[kind] = at;
+    }
+    return 0;
+}
+
 static int note_passed(struct build *b, struct bl_error *err)
 {
-    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
-        const char *shown = "";
-        for (uint32_t i = 0; i < b->inputs->set.count; i++) {
-            const char *first;
-            uint64_t count =
-                source_passed(b->inputs->set.parts[i].source, (enum source_passed)kind, &first);
-            b->header.passed[kind] += count;
-            shown = *shown ? shown : first;
-        }
-        BL_TRY(append_text(b, shown, strlen(shown), &b->header.passed_first[kind], err));
-    }
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++)
+        for (uint32_t i = 0; i < b->inputs->set.count; i++)
+            BL_TRY(
+                note_passed_in(b, b->inputs->set.parts[i].source, (enum source_passed)kind, err));
     return 0;
 }
 

@@ -143,9 +143,12 @@ static int check_notes(const struct dataset *d, struct bl_error *err)
             (note->rule >= BL_CONFIG_LIST_MAX && note->rule != FILTERS_NONE))
             return fail(err, "an example is wrong");
     }
-    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++)
-        if (!string_fits(d, d->header->passed_first[kind]))
-            return fail(err, "what was passed over is wrong");
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        uint64_t at = d->header->passed_names[kind];
+        for (uint64_t i = 0; i < d->header->passed_named[kind]; i++, at += strlen(d->text + at) + 1)
+            if (i >= SOURCE_PASSED_NAMED * BL_SOURCES_MAX || !string_fits(d, at))
+                return fail(err, "what was passed over is wrong");
+    }
     return d->header->example_count > UINT32_MAX ? fail(err, "too many examples") : 0;
 }
 

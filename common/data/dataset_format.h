@@ -16,7 +16,7 @@
 #include "common/tokenizer/tokenizer.h"
 
 #define DATASET_MAGIC "BLINDEX"
-#define DATASET_VERSION 4
+#define DATASET_VERSION 5
 
 /* Of one source: its samples follow those of the source before it. */
 struct dataset_of {
@@ -37,7 +37,9 @@ struct dataset_header {
                   [BL_CONFIG_LIST_MAX]; /* captions that each rule had an effect on */
     uint64_t source_count;
     struct dataset_of sources[BL_SOURCES_MAX];
-    uint64_t passed[SOURCE_PASSED_COUNT], passed_first[SOURCE_PASSED_COUNT]; /* counts, and texts */
+    /* what was passed over: how many; the names of some, one text after the other */
+    uint64_t passed[SOURCE_PASSED_COUNT], passed_named[SOURCE_PASSED_COUNT],
+        passed_names[SOURCE_PASSED_COUNT];
 };
 struct dataset_row {
     uint64_t location, first_caption;

@@ -264,10 +264,12 @@ static void digest_inputs(const struct config *config, struct dataset_inputs *in
         bl_sha256_add(&hash, folder, strlen(folder) + 1);
         bl_sha256_add(&hash, source_fingerprint(source), 32);
         for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
-            const char *first;
-            uint64_t count = source_passed(source, (enum source_passed)kind, &first);
+            const char *name;
+            uint64_t count = source_passed(source, (enum source_passed)kind);
             bl_sha256_add(&hash, &count, sizeof count);
-            bl_sha256_add(&hash, first, strlen(first) + 1);
+            for (uint32_t k = 0; (name = source_passed_name(source, (enum source_passed)kind, k));
+                 k++)
+                bl_sha256_add(&hash, name, strlen(name) + 1);
         }
     }
     bool urls = false;

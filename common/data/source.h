@@ -41,6 +41,7 @@ enum source_passed {
 #undef X
         SOURCE_PASSED_COUNT
 };
+enum { SOURCE_PASSED_NAMED = 20 };
 const char *source_passed_words(enum source_passed kind);
 
 struct source_sample {
@@ -111,9 +112,10 @@ void source_candidate(const struct source *source, uint64_t id, uint64_t i,
 /* Names where the sample was found, "FOLDER/metadata.jsonl:3", as the error's file. Returns its code. */
 int source_where(const struct source *source, const struct source_sample *sample,
                  struct bl_error *err);
-/* How many were passed over, and the first one's path below the folder (borrowed; "" where there is none). */
-uint64_t source_passed(const struct source *source, enum source_passed kind,
-                       const char **ret_first);
+/* How many were passed over, and the i-th of the first SOURCE_PASSED_NAMED: its path below the folder. Borrowed; NULL: there are
+ * no more. */
+uint64_t source_passed(const struct source *source, enum source_passed kind);
+const char *source_passed_name(const struct source *source, enum source_passed kind, uint32_t i);
 /* SHA-256 over kind, image names, columns and captions, of Parquet over the files' names, sizes and times; not over the images'
  * content. 32 bytes. */
 const uint8_t *source_fingerprint(const struct source *source);

@@ -91,19 +91,32 @@ const char *source_passed_words(enum source_passed kind)
 int source_pass_over(struct source *source, enum source_passed kind, const char *path,
                      struct bl_error *err)
 {
-    char **first = &source->passed[kind].first;
+    uint32_t *named = &source->passed[kind].named, at;
+    char **names = source->passed[kind].names;
     source->passed[kind].count++;
-    if (*first && strcmp(*first, path) <= 0)
-        return 0; /* folders are listed in no order */
-    free(*first);
-    *first = strdup(path);
-    return *first ? 0 : fail_nomem(err);
+    for (at = *named; at && strcmp(names[at - 1], path) > 0; at--)
+        ;
+    if (at == SOURCE_PASSED_NAMED)
+        return 0;
+    char *copy = strdup(path);
+    if (!copy)
+        return fail_nomem(err);
+    if (*named == SOURCE_PASSED_NAMED)
+        free(names[--*named]);
+    memmove(names + at + 1, names + at, (*named - at) * sizeof *names);
+    names[at] = copy;
+    ++*named;
+    return 0;
 }
 
-uint64_t source_passed(const struct source *source, enum source_passed kind, const char **ret_first)
+uint64_t source_passed(const struct source *source, enum source_passed kind)
 {
-    *ret_first = source->passed[kind].first ? source->passed[kind].first : "";
     return source->passed[kind].count;
+}
+
+const char *source_passed_name(const struct source *source, enum source_passed kind, uint32_t i)
+{
+    return i < source->passed[kind].named ? source->passed[kind].names[i] : NULL;
 }
 
 /* -- building --------------------------------------------------------------------------------- */
@@ -311,7 +324,8 @@ void source_free(struct source **source)
     free(s->column_seen);
     source_numbers_release(s);
     for (int i = 0; i < SOURCE_PASSED_COUNT; i++)
-        free(s->passed[i].first);
+        for (uint32_t k = 0; k < s->passed[i].named; k++)
+            free(s->passed[i].names[k]);
     free(s->text.data);
     free(s->rows);
     free(s->candidates);

@@ -61,7 +61,8 @@ struct source {
     uint8_t fingerprint[32];
     struct {
         uint64_t count;
-        char *first;
+        uint32_t named;
+        char *names[SOURCE_PASSED_NAMED]; /* the least, in order: folders are listed in none */
     } passed[SOURCE_PASSED_COUNT];
 
     /* While it is built. */

@@ -446,12 +446,12 @@ int source_read_shard(struct source *source, const char *path, const void *data,
 static int read_webdataset(struct source *source, const struct source_listing *listing,
                            struct bl_error *err)
 {
-    const char *first;
     BL_TRY(open_store(source, err));
     BL_TRY(listing ? read_listed(source, listing, err)
                    : read_pattern(source, source->options->path, err));
-    if (!source->row_count && source_passed(source, SOURCE_TORN_SHARDS, &first))
-        return bl_fail(err, BL_EFORMAT, "expected samples, found none whole: %.300s", first);
+    if (!source->row_count && source_passed(source, SOURCE_TORN_SHARDS))
+        return bl_fail(err, BL_EFORMAT, "expected samples, found none whole: %.300s",
+                       source_passed_name(source, SOURCE_TORN_SHARDS, 0));
     return 0;
 }
 

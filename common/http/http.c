@@ -2,10 +2,29 @@
 #include "common/http/http.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { SLOW_BYTES_S = 1000 };
 
-int http_prepare(CURL *e, const char *url, const char *schemes, long timeout_s,
+static const char *setting(const char *name)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : NULL;
+}
+
+/* libcurl reads no variable for these. */
+static void set_authorities(CURL *e)
+{
+    const char *file = setting("CURL_CA_BUNDLE"), *folder = file ? NULL : setting("SSL_CERT_DIR");
+    if (!file)
+        file = setting("SSL_CERT_FILE");
+    if (file)
+        curl_easy_setopt(e, CURLOPT_CAINFO, file);
+    if (folder)
+        curl_easy_setopt(e, CURLOPT_CAPATH, folder);
+}
+
+int http_prepare(CURL *e, const char *url, const char *schemes, long timeout_s, char *error,
                  struct bl_error *err)
 {
     char *private = NULL;
@@ -14,6 +33,9 @@ int http_prepare(CURL *e, const char *url, const char *schemes, long timeout_s,
     if (curl_easy_setopt(e, CURLOPT_URL, url) != CURLE_OK)
         return bl_fail(err, BL_ENOMEM, "no memory for a download");
     curl_easy_setopt(e, CURLOPT_PRIVATE, private);
+    *error = 0;
+    curl_easy_setopt(e, CURLOPT_ERRORBUFFER, error);
+    set_authorities(e);
     curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, schemes);
     curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(e, CURLOPT_USERAGENT, "blipren/" BLIPREN_VERSION);
@@ -59,6 +81,10 @@ static enum http_end judge_code(CURLcode code, bool began)
         return HTTP_REFUSED;
     case CURLE_FILE_COULDNT_READ_FILE:
         return HTTP_GONE;
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR:
+        return HTTP_UNTRUSTED;
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
     case CURLE_COULDNT_CONNECT:
@@ -68,8 +94,8 @@ static enum http_end judge_code(CURLcode code, bool began)
     }
 }
 
-enum http_end http_judge(CURL *easy, CURLcode code, bool began, bool wanted_part, char *ret_reason,
-                         size_t size, long *ret_wait_s)
+enum http_end http_judge(CURL *easy, CURLcode code, const char *error, bool began, bool wanted_part,
+                         char *ret_reason, size_t size, long *ret_wait_s)
 {
     long status = http_status(easy);
     curl_off_t wait_s = 0;
@@ -80,6 +106,6 @@ enum http_end http_judge(CURL *easy, CURLcode code, bool began, bool wanted_part
         snprintf(ret_reason, size, "HTTP %ld", status);
         return judge_status(status);
     }
-    snprintf(ret_reason, size, "%s", curl_easy_strerror(code));
+    snprintf(ret_reason, size, "%s", *error ? error : curl_easy_strerror(code));
     return judge_code(code, began);
 }

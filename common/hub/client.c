@@ -131,7 +131,7 @@ static int exchange(struct body *b, const char *url, CURLcode *ret, struct bl_er
     char range[32];
     bool secure = !strncmp(b->client->endpoint, "https:", 6);
     const char *schemes = secure ? "https" : "http,https";
-    BL_TRY(http_prepare(easy, url, schemes, TIMEOUT_S, err));
+    BL_TRY(http_prepare(easy, url, schemes, TIMEOUT_S, b->client->error, err));
     snprintf(range, sizeof range, "%llu-", (unsigned long long)*b->at);
     b->asked = *b->at;
     b->began = b->wanted = b->refused = false;
@@ -178,13 +178,29 @@ static int fail_answer(const struct hub_client *client, const struct hub_id *id,
         return bl_error_remedy(err, "give a branch, a tag or a commit of it behind the @");
     }
     if (!strcmp(code, "RepoNotFound") || status == 401 || status == 404) {
-        bl_fail(err, BL_EIO, "the Hub has no %s of this name that %s may see", kind_words(id->kind),
-                *client->token ? "this token" : "everybody");
-        return bl_error_remedy(err, "check the name; a private one needs HF_TOKEN; if a folder is "
-                                    "meant, check the path");
+        bl_fail(
+            err, BL_EIO,
+            "no file or folder of this name is here, and the Hub has no %s of it that %s may see",
+            kind_words(id->kind), *client->token ? "this token" : "everybody");
+        return bl_error_remedy(err, "if a folder is meant, check the path; else the name: a "
+                                    "private one needs HF_TOKEN");
+    }
+    char *to = NULL; /* where a redirect would have led */
+    curl_easy_getinfo(client->easy, CURLINFO_EFFECTIVE_URL, &to);
+    if (status / 100 == 3 && to && !strncmp(client->endpoint, "https:", 6) &&
+        strncmp(to, "https:", 6) != 0) {
+        bl_fail(err, BL_EIO, "%.200s redirects to %.200s, which is not https", client->endpoint,
+                to);
+        return bl_error_remedy(err, "set HF_ENDPOINT to a Hub or mirror that has all by https");
     }
     bl_fail(err, BL_EIO, "%.200s answered %s", client->endpoint, reason);
     return bl_error_remedy(err, "see what the server says about this repository");
+}
+
+static int fail_untrusted(const struct hub_client *client, const char *reason, struct bl_error *err)
+{
+    bl_fail(err, BL_EIO, "%.200s is not trusted: %s", client->endpoint, reason);
+    return bl_error_remedy(err, HTTP_TRUST_REMEDY);
 }
 
 static void pause_s(const struct hub_client *client, long s, const char *reason)
@@ -207,8 +223,8 @@ static int read_all(struct body *b, const struct hub_id *id, const char *url, st
         BL_TRY(exchange(b, url, &code, err));
         if (b->refused)
             return bl_fail_errno(err, "what was downloaded cannot be written");
-        enum http_end end =
-            http_judge(b->client->easy, code, b->began, b->wanted, reason, sizeof reason, &wait_s);
+        enum http_end end = http_judge(b->client->easy, code, b->client->error, b->began, b->wanted,
+                                       reason, sizeof reason, &wait_s);
         if (end == HTTP_DONE)
             return 0;
         if (end == HTTP_OTHER_RANGE && before) {
@@ -217,15 +233,18 @@ static int read_all(struct body *b, const struct hub_id *id, const char *url, st
                 return bl_fail_errno(err, "what was downloaded cannot be written");
             end = HTTP_CUT_OFF;
         }
+        if (end == HTTP_UNTRUSTED)
+            return fail_untrusted(b->client, reason, err);
         if (end < HTTP_BUSY)
             return fail_answer(b->client, id, reason, err);
         tries = *b->at > before ? 1 : tries + 1;
         if (tries == TRIES) {
             bl_fail(err, BL_EIO, "%.200s: %s, %d times in a row", b->client->endpoint, reason,
                     TRIES);
-            return bl_error_remedy(err,
-                                   "the same command continues; HF_HUB_OFFLINE=1 takes what is "
-                                   "in the cache");
+            return bl_error_remedy(
+                err, "if a folder is meant, check the path: there is none of this name here; else "
+                     "the same command continues, and HF_HUB_OFFLINE=1 takes what is "
+                     "in the cache");
         }
         pause_s(b->client, wait_s ? (wait_s < WAIT_S_MAX ? wait_s : WAIT_S_MAX) : 1L << (tries - 1),
                 reason);

@@ -9,7 +9,8 @@
 struct hub_client {
     const struct hub_pull_options *options;
     CURL *easy;
-    struct curl_slist *headers; /* the token's */
+    char error[CURL_ERROR_SIZE]; /* libcurl's words */
+    struct curl_slist *headers;  /* the token's */
     char endpoint[512], token[512];
 };
 

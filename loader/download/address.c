@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 struct range {
@@ -68,6 +69,17 @@ bool address_is_private(const struct sockaddr *address)
     if (address->sa_family == AF_INET6)
         return v6_is_private(((const struct sockaddr_in6 *)address)->sin6_addr.s6_addr);
     return true;
+}
+
+bool address_literal_is_private(const char *host)
+{
+    uint8_t bytes[16];
+    char text[64];
+    size_t length = strlen(host);
+    bool bracketed = length > 2 && host[0] == '[' && host[length - 1] == ']';
+    snprintf(text, sizeof text, "%.*s", (int)(bracketed ? length - 2 : length), host + bracketed);
+    bool literal = inet_pton(AF_INET, text, bytes) == 1 || inet_pton(AF_INET6, text, bytes) == 1;
+    return literal && address_text_is_private(text);
 }
 
 bool address_text_is_private(const char *text)

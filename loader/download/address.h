@@ -10,3 +10,5 @@
 bool address_is_private(const struct sockaddr *address);
 /* The same of a text such as "127.0.0.1" or "::1"; true of what is no address. */
 bool address_text_is_private(const char *text);
+/* Of a URL's host, "[::1]" too; false of a name, for which somebody must be asked. */
+bool address_literal_is_private(const char *host);

@@ -15,6 +15,7 @@
 
 #include "common/cleanup.h"
 #include "common/deadline.h"
+#include "common/http/http.h"
 #include "common/progress.h"
 #include "loader/download/image_cache.h"
 #include "loader/download/transfer.h"
@@ -302,7 +303,10 @@ static void fail_item(struct download *d, struct item *item, enum download_outco
     bl_fail(&err, final ? BL_EDATA : BL_EIO, "%s", kept);
     if (!final) {
         err.os_error = ETIMEDOUT; /* a passing fault: location_failure_of */
-        bl_error_remedy(&err, "check the network and the server; `blipren-loader fetch RUN.yaml` "
+        bl_error_remedy(&err, "%s",
+                        outcome == DOWNLOAD_UNTRUSTED
+                            ? HTTP_TRUST_REMEDY
+                            : "check the network and the server; `blipren-loader fetch RUN.yaml` "
                               "reports what cannot be fetched");
     }
     bl_error_file(&err, item->url);
@@ -326,6 +330,14 @@ static void sleep_until(struct download *d, struct item *item, uint64_t ms)
 {
     item->not_before_ms = ms;
     queue_add(&d->asleep, item);
+}
+
+/* A failure that may be another one the next time. */
+static bool may_change(const struct item *item, enum download_outcome outcome)
+{
+    if (outcome == DOWNLOAD_REFUSED)
+        return item->failures + 1 < REFUSALS;
+    return !outcomes[outcome].final && outcome != DOWNLOAD_UNTRUSTED;
 }
 
 static bool is_the_hosts(enum download_outcome outcome, const struct transfer_result *result)
@@ -366,7 +378,7 @@ static void settle(struct download *d, struct item *item, const struct transfer_
         item->host->failures = 0;
     if (result->outcome == DOWNLOAD_FETCHED)
         keep(d, item);
-    else if (!final || (result->outcome == DOWNLOAD_REFUSED && item->failures + 1 < REFUSALS))
+    else if (may_change(item, result->outcome))
         try_later(d, item, result);
     else
         fail_item(d, item, result->outcome, result->reason);
@@ -557,6 +569,7 @@ int download_open(const struct download_options *options, struct download **ret,
         .image_bytes_max = options->image_bytes_max,
         .timeout_s = options->timeout_s < 1 ? 1 : (long)options->timeout_s,
         .private_redirects = options->private_redirects};
+    proxies_find(&d->transfer.proxies);
     queue_init(&d->inbox);
     queue_init(&d->asleep);
     pthread_mutex_init(&d->lock, NULL);

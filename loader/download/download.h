@@ -2,8 +2,8 @@
  *
  * A host gets a few connections at a time, which are kept open. One that fails or says so (429, 503, Retry-After) is left alone
  * for a time that grows, and then gets one. A final failure is recorded in the cache and never tried again by get; a passing one
- * is tried again until patience_s after the first. http, https and file; a redirect to another scheme is refused, and one to a
- * private address (address.h) unless it is allowed. Two processes never fetch a URL at the same time. */
+ * is tried again until patience_s after the first, but for a certificate that is not trusted, which no wait would change. http, https and file; a redirect to another scheme is refused, and one to a
+ * private address (address.h) unless it is allowed, as is one from https to http. Two processes never fetch a URL at the same time. */
 #pragma once
 
 #include <stdbool.h>
@@ -25,6 +25,7 @@
     X(NOT_IMAGE, "not an image", true)                                                             \
     X(TOO_LARGE, "larger than data.max_image_bytes", true)                                         \
     X(TIMED_OUT, "timed out", false)                                                               \
+    X(UNTRUSTED, "the server's certificate is not trusted", false)                                 \
     X(UNREACHABLE, "no connection", false)                                                         \
     X(BUSY, "server error or too many requests", false)                                            \
     X(CUT_OFF, "cut off", false)                                                                   \

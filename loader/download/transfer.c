@@ -114,7 +114,7 @@ static size_t take_bytes(char *data, size_t one, size_t size, void *transfer)
 
 /* -- addresses -------------------------------------------------------------------------------- */
 
-/* The first URL is the user's; where it redirects to is the server's. */
+/* The first URL is the user's, and so are the proxies; where it redirects to is the server's. */
 static bool may_connect(struct transfer *t, bool is_private)
 {
     t->was_private = t->hops && is_private && !t->options->private_redirects;
@@ -123,7 +123,9 @@ static bool may_connect(struct transfer *t, bool is_private)
 
 static curl_socket_t open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a)
 {
-    return may_connect(transfer, address_is_private(&a->addr))
+    const struct transfer *t = transfer;
+    bool is_private = !proxies_have(&t->options->proxies, &a->addr) && address_is_private(&a->addr);
+    return may_connect(transfer, is_private)
                ? socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol)
                : CURL_SOCKET_BAD;
 }
@@ -131,8 +133,10 @@ static curl_socket_t open_socket(void *transfer, curlsocktype purpose, struct cu
 /* Of a connection that is kept open no socket is opened. */
 static int before_request(void *transfer, char *to, char *from, int to_port, int from_port)
 {
-    return may_connect(transfer, address_text_is_private(to)) ? CURL_PREREQFUNC_OK
-                                                              : CURL_PREREQFUNC_ABORT;
+    const struct transfer *t = transfer;
+    bool is_private =
+        !proxies_have_text(&t->options->proxies, to, to_port) && address_text_is_private(to);
+    return may_connect(transfer, is_private) ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
 }
 
 /* -- the exchange ----------------------------------------------------------------------------- */
@@ -177,7 +181,7 @@ int transfer_start(struct transfer *t, struct bl_error *err)
 {
     CURL *e = t->easy;
     BL_TRY(http_prepare(e, t->url, t->hops ? "http,https" : "http,https,file",
-                        t->options->timeout_s, err));
+                        t->options->timeout_s, t->error, err));
     curl_slist_free_all(t->headers);
     t->headers = NULL;
     t->dropped = 0;
@@ -219,13 +223,34 @@ static void set(struct transfer_result *ret, enum download_outcome outcome, cons
     va_end(arguments);
 }
 
-/* Follows a redirect: true. */
+#define PRIVATE_WORDS "redirected to a private address (data.private_redirects)"
+
+/* Whether a URL names a private address by its number: through a proxy nobody here sees where it leads. */
+static bool names_private_address(const char *url)
+{
+    char *host = NULL;
+    CURLU *parts = curl_url();
+    bool found = parts && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
+                 curl_url_get(parts, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
+                 address_literal_is_private(host);
+    curl_free(host);
+    curl_url_cleanup(parts);
+    return found;
+}
+
+/* Follows a redirect: true. What was asked for by https is not taken by http. */
 static bool redirect(struct transfer *t, struct transfer_result *ret)
 {
     char *to = NULL;
     curl_easy_getinfo(t->easy, CURLINFO_REDIRECT_URL, &to);
-    if (!to || (strncasecmp(to, "http://", 7) && strncasecmp(to, "https://", 8))) {
-        set(ret, DOWNLOAD_REDIRECTED, "redirected to %.80s", to ? to : "nothing");
+    bool secure = !strncasecmp(t->url, "https://", 8);
+    if (!to || ((secure || strncasecmp(to, "http://", 7)) && strncasecmp(to, "https://", 8))) {
+        set(ret, DOWNLOAD_REDIRECTED, "redirected%s to %.80s", secure ? " from https" : "",
+            to ? to : "nothing");
+        return false;
+    }
+    if (!t->options->private_redirects && names_private_address(to)) {
+        set(ret, DOWNLOAD_REDIRECTED, PRIVATE_WORDS);
         return false;
     }
     if (t->hops == HOPS_MAX) {
@@ -304,9 +329,9 @@ static void judge_answer(struct transfer *t, CURLcode code, struct transfer_resu
         [HTTP_GONE] = DOWNLOAD_GONE,           [HTTP_REFUSED] = DOWNLOAD_REFUSED,
         [HTTP_OTHER_RANGE] = DOWNLOAD_CUT_OFF, [HTTP_BUSY] = DOWNLOAD_BUSY,
         [HTTP_TIMED_OUT] = DOWNLOAD_TIMED_OUT, [HTTP_UNREACHABLE] = DOWNLOAD_UNREACHABLE,
-        [HTTP_CUT_OFF] = DOWNLOAD_CUT_OFF,
+        [HTTP_CUT_OFF] = DOWNLOAD_CUT_OFF,     [HTTP_UNTRUSTED] = DOWNLOAD_UNTRUSTED,
     };
-    enum http_end end = http_judge(t->easy, code, t->began, t->wanted, ret->reason,
+    enum http_end end = http_judge(t->easy, code, t->error, t->began, t->wanted, ret->reason,
                                    sizeof ret->reason, &ret->retry_after_s);
     if (end == HTTP_DONE)
         return judge_body(t, ret);
@@ -320,7 +345,7 @@ enum transfer_next transfer_end(struct transfer *t, CURLcode code, struct transf
     long status = http_status(t->easy);
     *ret = (struct transfer_result){0};
     if (t->was_private)
-        set(ret, DOWNLOAD_REDIRECTED, "redirected to a private address (data.private_redirects)");
+        set(ret, DOWNLOAD_REDIRECTED, PRIVATE_WORDS);
     else if (status >= 300 && status < 400 && status != 304)
         return redirect(t, ret) ? TRANSFER_AGAIN : TRANSFER_ENDED;
     else if (t->too_large || (code == CURLE_FILESIZE_EXCEEDED && status < 300))

@@ -9,17 +9,20 @@
 #include "common/error.h"
 #include "common/hash.h"
 #include "loader/download/download.h"
+#include "loader/download/proxies.h"
 
 /* What is the same for all. */
 struct transfer_options {
     uint64_t image_bytes_max;
     long timeout_s;
     bool private_redirects;
+    struct proxies proxies; /* through which the exchanges may go */
 };
 
 struct transfer {
     const struct transfer_options *options;
     CURL *easy;
+    char error[CURL_ERROR_SIZE]; /* libcurl's words */
     struct curl_slist *headers;
     char *url; /* of this exchange */
     int hops;  /* redirects that led to it */

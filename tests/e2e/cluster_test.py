@@ -171,6 +171,41 @@ def tar_shards_train_to_the_weights_of_the_same_images_in_a_folder(place):
         expect(weights_sha(shards.run) == weights_sha(images.run), "other weights from " + source)
 
 
+def numbers_in_the_json_of_a_shard_filter_its_captions(place):
+    """A text, null and NaN are no numbers; true is 1."""
+    scores = ["0.9", "1", "true", "0.1", "null", '"0.9"', "NaN", None]
+    kept = 3
+    os.makedirs(place.path("scored"))
+    images = sorted(glob.glob(place.path("data", "*.png")) + glob.glob(place.path("data", "*", "*.png")))
+    with tarfile.open(place.path("scored", "0.tar"), "w") as shard:
+        for i, score in enumerate(scores):
+            shard.add(images[i], "%d.png" % i)
+            fields = ('{"caption": "number %d"%s}' % (i, "" if score is None else ', "score": ' + score)).encode()
+            member = tarfile.TarInfo("%d.json" % i)
+            member.size = len(fields)
+            shard.addfile(member, io.BytesIO(fields))
+    case = Case(place, "filtered", data=place.path("scored"), data__validation=0, data__captions="[{column: caption}]",
+                data__filters="[{column: score, min: 0.5}]")
+    done = subprocess.run([program("blipren-loader"), "inspect", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    expect(done.returncode == 0 and "%8d  train\n" % kept in done.stdout and "data.filters[0] score from 0.5" in done.stdout, done.stdout)
+
+
+def a_source_that_goes_away_stops_a_resume_and_loses_nothing(place):
+    for name in ("one", "other"):
+        shutil.copytree(place.path("data"), place.path("two", name))
+    entries = "[{source: %s}, {source: %s, weight: 0.5}]" % (place.path("two", "one"), place.path("two", "other"))
+    case = Case(place, "two-sources", data__sources=entries, data__deduplicate="false", train__steps=4)
+    case.must_train("1,1")
+    os.rename(place.path("two", "other"), place.path("two", "gone"))
+    case.write(train__steps=8)
+    code, output = case.train("1,1")
+    expect(code == IO and "%s: data.sources[1].source: cannot be opened as a folder" % place.path("two", "other") in output, output)
+    expect(case.committed() == 4, "steps were lost")
+    os.rename(place.path("two", "gone"), place.path("two", "other"))
+    case.must_train("1,1")
+    lineage(case.run, 8)
+
+
 def read_state(run):
     with open(os.path.join(run, "checkpoints/latest/state.json")) as f:
         return json.load(f)
@@ -576,11 +611,12 @@ def losses_in_bf16_are_those_in_f32(place):
         expect(len(score["f32"]) == 8 and worst < 0.01 and (worst > 0) == rounds, (kind, worst, score))
 
 
-def start_cluster(place, case):
+def start_cluster(place, case, **options):
     """A coordinator without children, its log (open, and its path), and where it listens."""
     path = place.path(case.name + ".log")
     log = open(path, "wb")
-    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log)
+    coordinator = subprocess.Popen([program("blipren-coord"), "train", case.yaml, "--cluster"], stdout=log, stderr=log,
+                                   **options)
     endpoint = []
 
     def listening():
@@ -639,6 +675,35 @@ def folders_that_are_elsewhere_on_another_host_are_mapped_and_judged_by_their_ha
     plain = Case(place, "unmapped", train__reproducible=True)
     plain.must_train("1,1")
     expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+
+
+def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
+    """Each process sees another folder under /proc/self/cwd, as hosts do under one path."""
+    with_cache, without = place.path("with-cache"), place.path("without-cache")
+    os.mkdir(with_cache)
+    os.mkdir(without)
+    changes = {"train__reproducible": True, "train__validate_every": 8, "cache__dtype": "int8"}
+    mapped = Case(place, "cache-seen", cache__path=os.path.join(with_cache, "features"), **changes)
+    subprocess.run([program("blipren-coord"), "embed", mapped.yaml, "--local", "1,1"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, timeout=120)
+    mapped.must_train("1,1")
+    shipped = Case(place, "shipped", cache__path="/proc/self/cwd/features", cluster__workers_min=2, **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    start = lambda name, folder: subprocess.Popen([program("blipren-" + name), "--coord", endpoint, "--threads", "1"], cwd=folder,
+                                                  stdout=log, stderr=log)
+    peers = [start("loader", with_cache), start("worker", with_cache), start("worker", without)]
+    expect([p.wait(timeout=120) for p in [coordinator, *peers]] == [0, 0, 0, 0], open(said).read())
+    expect(len(re.findall(r"no feature cache in /proc/self/cwd/features on this host: loaders ship its rows, [0-9.]+ MB an image",
+                          open(said).read())) == 1, open(said).read())
+    expect(weights_sha(shipped.run) == weights_sha(mapped.run), "other weights")
+    expect(metrics(shipped.run, "validation")[-1]["loss_nats"] == metrics(mapped.run, "validation")[-1]["loss_nats"], "other losses")
+    # a loader must see it
+    shipped = Case(place, "blind", cache__path="/proc/self/cwd/features", **changes)
+    coordinator, log, said, endpoint = start_cluster(place, shipped, cwd=with_cache)
+    expect(start("loader", without).wait(timeout=60) == DATA, open(said).read())
+    expect("mount cache.path at the same path on every host that has a loader" in open(said).read(), open(said).read())
+    coordinator.send_signal(signal.SIGINT)
+    coordinator.wait(timeout=60)
 
 
 def elsewhere(place, *command):

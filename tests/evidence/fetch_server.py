@@ -137,6 +137,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def kind_redirect(self, image, times):
         self.send(302, b"there", "text/plain", Location="/ok/r%s" % self.path.rsplit("/", 1)[1])
 
+    def kind_to(self, image, times):
+        """A redirect to where the server was told."""
+        self.send(302, b"there", "text/plain", Location=self.server.to[self.path.rsplit("/", 1)[1]])
+
     def kind_loop(self, image, times):
         self.send(302, b"", "text/plain", Location=self.path)
 
@@ -191,6 +195,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self, delay_s=0.0):
         super().__init__(("127.0.0.1", 0), Handler)
+        self.to = {}  # number -> URL, of kind "to"
         self.lock, self.ended, self.delay_s = threading.Lock(), threading.Event(), delay_s
         self.forget()
         threading.Thread(target=self.serve_forever, daemon=True).start()

@@ -77,6 +77,12 @@ static void features_are_read_to_within_their_rounding(void **state)
             assert_int_equal(features_find(c, images[2 * i], &row), FEATURES_ROW);
             features_read(c, row, features, pooled);
             assert_true(pooled[1] == (i ? 0.1f : 0));
+            float packed[TOKENS * WIDTH + TOKENS + WIDTH], unpacked[TOKENS * WIDTH], far[WIDTH];
+            assert_in_range(cache_row_bytes(&form), 1, sizeof packed);
+            features_pack(c, row, packed);
+            features_unpack(&form, packed, unpacked, far);
+            assert_memory_equal(unpacked, features, sizeof features);
+            assert_memory_equal(far, pooled, sizeof pooled);
             for (int k = 0; k < TOKENS * WIDTH; k++) {
                 double x = (double)expected[i * TOKENS * WIDTH + k], most = fabs(x);
                 for (int j = 0; dtype == CONFIG_CACHE_INT8 && j < WIDTH; j++)

@@ -135,7 +135,7 @@ static void wait_for_bytes(const struct transfer *t)
 
 static void a_transfer_survives_the_coordinator(void **state)
 {
-    struct transfer t;
+    struct transfer t = {0};
     write_bytes(inside("run/dataset.index"), LARGE, 1);
     serve(NULL, 1);
     files_point(net.files, &net.place);
@@ -152,7 +152,7 @@ static void a_transfer_survives_the_coordinator(void **state)
 
 static void a_file_that_was_made_anew_meanwhile_begins_again(void **state)
 {
-    struct transfer t;
+    struct transfer t = {0};
     write_bytes(inside("run/dataset.index"), LARGE, 1);
     serve(NULL, 1);
     files_point(net.files, &net.place);
@@ -170,7 +170,7 @@ static void a_file_that_was_made_anew_meanwhile_begins_again(void **state)
 
 static void a_stop_ends_a_transfer_that_waits(void **state)
 {
-    struct transfer t;
+    struct transfer t = {0};
     begin_transfer(&t); /* nobody has said where the service is */
     files_stop(net.files);
     pthread_join(t.thread, NULL);

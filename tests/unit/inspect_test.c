@@ -112,6 +112,45 @@ static void copy_picture(const char *to_folder, const char *name)
 }
 
 /* The page of a data set whose captions are hostile. */
+static void the_html_page_shows_every_source_and_what_was_passed_over(void **state)
+{
+    char folder[] = "/tmp/blipren-inspect-XXXXXX", path[256], html[256], *printed = NULL,
+         *text = NULL;
+    size_t size;
+    struct bl_error err = {0};
+    assert_non_null(mkdtemp(folder));
+    put(folder, "tokenizer.json", letters_tokenizer);
+    put(folder, "config.json", letters_config);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/source%d", folder, i);
+        assert_ok(bl_folder_make(path, &err), err);
+        copy_picture(path, "1.jpg");
+        put(path, "1.txt", i ? "b" : "a");
+        put(path, i ? "z.txt" : "y.txt", "of no image");
+        put(path, "x.txt", "of no image");
+    }
+    put(folder, "run.yaml",
+        "run_dir: run\ndata: {validation: 0, sources: [{source: source0}, {source: source1, "
+        "weight: 3}]}\nvision: {path: v}\nqformer: {queries: 4}\nllm: {path: .}\ntrain: {steps: "
+        "1}\n");
+    snprintf(path, sizeof path, "%s/run.yaml", folder);
+    snprintf(html, sizeof html, "%s/page.html", folder);
+    FILE *out = open_memstream(&printed, &size);
+    assert_ok(inspect_run(path, html, out, &err), err);
+    fclose(out);
+    assert_non_null(strstr(printed, "         4  passed over: text files without an image of the "
+                                    "same name\n             x.txt\n             y.txt\n"
+                                    "             x.txt\n             z.txt\n"));
+    assert_ok(bl_file_read(html, 1 << 20, &text, &size, &err), err);
+    assert_non_null(strstr(text, "/source0 and 1 more</h1>"));
+    assert_non_null(strstr(text, "/source0<td>1<td>0<td>1<td>1\n"));
+    assert_non_null(strstr(text, "/source1<td>1<td>0<td>3<td>3\n"));
+    assert_non_null(strstr(text, "<li>x.txt</li>\n<li>y.txt</li>\n<li>x.txt</li>\n<li>z.txt</li>"));
+    free(printed);
+    free(text);
+    assert_int_equal(bl_folder_remove(folder, NULL), 0);
+}
+
 static char *html_page(const char *folder)
 {
     char path[256], html[256], *printed = NULL, *text = NULL;
@@ -163,4 +202,5 @@ static void the_html_page_shows_hostile_captions_as_text(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(the_html_page_shows_hostile_captions_as_text),
+          cmocka_unit_test(the_html_page_shows_every_source_and_what_was_passed_over),
           cmocka_unit_test(the_page_names_counts_lengths_and_tokens))

@@ -263,7 +263,8 @@ static void threads_probe_and_say_which_voids_may_be_this_hosts(void **state)
     assert_true(hashes[0] && !hashes[1] && hashes[2]);
     assert_ok(fetch_probe(fetch, ids, 1, &err), err);
     assert_int_equal(next_event(fetch, &woken).error.code, 0);
-    assert_ok(fetch_make(fetch, 0, ids, epochs, 3, NULL, 0, &err), err);
+    const struct fetch_order order = {.samples = ids, .epochs = epochs, .count = 3};
+    assert_ok(fetch_make(fetch, &order, &err), err);
     event = next_event(fetch, &woken);
     assert_int_equal(event.kind, FETCH_MADE);
     const struct fetch_slot *slots = event.micro_batch->slots;
