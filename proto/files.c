@@ -17,8 +17,8 @@
 #include "proto/wire.h"
 
 #define LOOK_MS 50 /* between two looks at whether a transfer is still wanted */
-/* Connections on which nothing comes for the patience, one after the other, until the service counts as out of reach. */
-#define SILENCES_MAX 4
+/* Connections on which nothing comes, one after the other, until the service counts as out of reach: four patiences. */
+#define SILENCES_MAX 6
 
 int files_new(struct wire_context *context, struct files **ret, struct bl_error *err)
 {
@@ -94,7 +94,8 @@ struct line {
     struct files_place place;      /* where it leads */
     uint64_t turn, heard_ms;
     struct wire_socket *socket; /* NULL: not connected */
-    int silences;
+    int silences;               /* since the last answer */
+    int slow;                   /* of all; how slow the service may be is learned from them */
 };
 
 static int fail_stopped(struct bl_error *err)
@@ -187,9 +188,17 @@ static bool has_moved(const struct line *l)
     return moved;
 }
 
+/* A connection that was cut as it began is noticed soon, and an answer that takes long is waited for. */
+static uint32_t silence_ms(const struct line *l)
+{
+    uint32_t ms = (l->place.patience_ms / 6) << (l->slow < 3 ? l->slow : 3);
+    return ms < l->place.patience_ms ? ms : l->place.patience_ms;
+}
+
 /* Nothing came for long: a new connection, or the service cannot be reached. */
 static int after_silence(struct line *l, struct bl_error *err)
 {
+    l->slow++;
     if (!has_moved(l) && ++l->silences >= SILENCES_MAX) {
         bl_fail(err, BL_EPEER, "the coordinator's file service does not answer");
         bl_error_remedy(err, "open that port of the coordinator's host to this one "
@@ -233,7 +242,7 @@ static int line_hear(struct line *l, Blipren__Envelope **ret, struct bl_error *e
             l->silences = 0;
             return LINE_ANSWER;
         }
-        if (has_moved(l) || bl_now_ms() - l->heard_ms > l->place.patience_ms) {
+        if (has_moved(l) || bl_now_ms() - l->heard_ms > silence_ms(l)) {
             BL_TRY(after_silence(l, err));
             return LINE_AGAIN;
         }
