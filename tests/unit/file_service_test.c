@@ -2,6 +2,7 @@
 #include "tests/unit/unit.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,7 +16,7 @@
 #define PATIENCE_MS 20000 /* only a failing test waits so long */
 #define SILENCE_MS 50     /* after which a new connection is tried */
 #define NAME "step-000004-g2"
-#define LARGE (24u << 20) /* bytes that take longer than it takes to interrupt them */
+#define LARGE (5u << 20)
 
 static struct {
     struct wire_context *context;
@@ -102,35 +103,54 @@ static void files_of_any_size_come_equal(void **state)
     }
 }
 
+/* A transfer that stops in the middle, until it may go on. */
 struct transfer {
     pthread_t thread;
     char path[256];
+    sem_t half, go_on;
+    bool stopped;
     int rc;
     struct bl_error err;
 };
 
+/* Asked before each piece is taken. */
+static bool stop_half_way(void *argument)
+{
+    struct transfer *t = argument;
+    char temporary[300];
+    struct stat st;
+    snprintf(temporary, sizeof temporary, "%s.tmp.%d", t->path, (int)getpid());
+    if (t->stopped || stat(temporary, &st) < 0 || st.st_size < LARGE / 2)
+        return false;
+    t->stopped = true;
+    sem_post(&t->half);
+    sem_wait(&t->go_on);
+    return false;
+}
+
 static void *get_index(void *argument)
 {
     struct transfer *t = argument;
-    t->rc = files_get(net.files, "", "dataset.index", t->path, NULL, &t->err);
+    struct files_need need = {stop_half_way, t};
+    t->rc = files_get(net.files, "", "dataset.index", t->path, &need, &t->err);
     return NULL;
 }
 
 static void begin_transfer(struct transfer *t)
 {
+    memset(t, 0, sizeof *t);
     snprintf(t->path, sizeof t->path, "%s", inside("got"));
+    assert_int_equal(sem_init(&t->half, 0, 0), 0);
+    assert_int_equal(sem_init(&t->go_on, 0, 0), 0);
     assert_int_equal(pthread_create(&t->thread, NULL, get_index, t), 0);
 }
 
-/* Some of the file is here. */
-static void wait_for_bytes(const struct transfer *t)
+static void end_transfer(struct transfer *t)
 {
-    char temporary[300];
-    struct stat st = {0};
-    snprintf(temporary, sizeof temporary, "%s.tmp.%d", t->path, (int)getpid());
-    while (stat(temporary, &st) < 0 || st.st_size < 2 * BL_PIECE_BYTES_MAX)
-        usleep(200);
-    assert_true(st.st_size < LARGE); /* or nothing is interrupted */
+    sem_post(&t->go_on);
+    pthread_join(t->thread, NULL);
+    sem_destroy(&t->half);
+    sem_destroy(&t->go_on);
 }
 
 static void a_transfer_survives_the_coordinator(void **state)
@@ -140,12 +160,12 @@ static void a_transfer_survives_the_coordinator(void **state)
     serve(NULL, 1);
     files_point(net.files, &net.place);
     begin_transfer(&t);
-    wait_for_bytes(&t);
+    sem_wait(&t.half);
     file_service_close(&net.service);
     files_wait(net.files);
     serve(NULL, 2); /* at another port, with another token */
     files_point(net.files, &net.place);
-    pthread_join(t.thread, NULL);
+    end_transfer(&t);
     assert_ok(t.rc, t.err);
     assert_equal_files(inside("run/dataset.index"), inside("got"));
 }
@@ -157,13 +177,13 @@ static void a_file_that_was_made_anew_meanwhile_begins_again(void **state)
     serve(NULL, 1);
     files_point(net.files, &net.place);
     begin_transfer(&t);
-    wait_for_bytes(&t);
+    sem_wait(&t.half);
     file_service_close(&net.service);
     files_wait(net.files);
     write_bytes(inside("run/dataset.index"), LARGE, 2);
     serve(NULL, 2);
     files_point(net.files, &net.place);
-    pthread_join(t.thread, NULL);
+    end_transfer(&t);
     assert_ok(t.rc, t.err);
     assert_equal_files(inside("run/dataset.index"), inside("got"));
 }
@@ -173,7 +193,7 @@ static void a_stop_ends_a_transfer_that_waits(void **state)
     struct transfer t = {0};
     begin_transfer(&t); /* nobody has said where the service is */
     files_stop(net.files);
-    pthread_join(t.thread, NULL);
+    end_transfer(&t);
     assert_int_equal(t.rc, -BL_ESTOPPED);
 }
 
