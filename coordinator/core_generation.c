@@ -95,9 +95,9 @@ static uint64_t got_to(const struct coord *c)
 static bool rewinds_in_vain(struct coord *c, uint64_t step)
 {
     bool further = c->rewinds == 0 || step != c->rewind_step || got_to(c) > c->rewind_from;
-    bool killed = c->kills > 0 && c->kills == c->losses;
-    c->losses = c->kills = 0;
-    if (c->first || killed)
+    bool excused = core_losses_are_excused(c);
+    core_losses_clear(c);
+    if (c->first || excused)
         return false;
     if (further) {
         c->rewinds = 0;
@@ -365,7 +365,7 @@ void core_settle_forming(struct coord *c)
     c->unformed_since_ms = 0;
     c->save_failures = 0;
     c->regrouping = false;
-    c->losses = c->kills = 0;
+    core_losses_clear(c);
     if (c->stopping)
         c->last = c->plan.step;
     while (c->issued < c->plan.step)

@@ -20,6 +20,32 @@ void core_say_stop_to_all(struct coord *c)
             say_stop(c, c->loaders[i].peer, c->loaders[i].link);
 }
 
+void core_losses_clear(struct coord *c)
+{
+    c->losses = c->faults = c->fallen_count = 0;
+}
+
+bool core_losses_are_excused(const struct coord *c)
+{
+    return c->losses > 0 && c->faults == 0 && c->fallen_count == 0;
+}
+
+/* Its connection closed: its process has ended, or it heard nothing of us for P, and comes again. */
+static void fell(struct coord *c, const struct worker *w)
+{
+    if (c->fallen_count == FALLEN_MAX)
+        c->faults++;
+    else
+        c->fallen[c->fallen_count++] = w->peer;
+}
+
+static void got_up(struct coord *c, uint64_t peer)
+{
+    for (uint32_t i = c->fallen_count; i-- > 0;)
+        if (c->fallen[i] == peer)
+            c->fallen[i] = c->fallen[--c->fallen_count];
+}
+
 void core_worker_lost(struct coord *c, struct worker *w, bool dead)
 {
     bool was_member = w->phase == MEMBER;
@@ -84,6 +110,7 @@ static void drop(struct coord *c, uint64_t peer, uint64_t link, const char *text
     action->refuse.found = found;
     refuse(c, peer, link, text, expected, found);
     c->violations++;
+    c->faults++;
     peer_lost(c, peer, true);
 }
 
@@ -185,6 +212,7 @@ void core_on_hello(struct coord *c, const struct coord_event *e)
         core_act_to(c, COORD_ACTION_FORGET, e->peer, link);
         peer_lost(c, e->peer, false);
     }
+    got_up(c, e->peer);
     if (e->hello.role == BL_ROLE_WORKER)
         hello_worker(c, e);
     else if (e->hello.role == BL_ROLE_LOADER)
@@ -295,7 +323,10 @@ void core_on_lost(struct coord *c, const struct coord_event *e)
         return;
     }
     core_act_to(c, COORD_ACTION_FORGET, e->peer, w ? w->link : l->link);
-    c->kills += w && e->lost.killed;
+    if (w && e->lost.dead)
+        c->faults += !e->lost.killed;
+    else if (w)
+        fell(c, w);
     peer_lost(c, e->peer, e->lost.dead);
 }
 

@@ -35,6 +35,7 @@
 #define HEDGES_AT_ONCE 8         /* … and so many may be saved up */
 #define TURNAROUNDS 32           /* the latest ones, whose median is what is usual */
 #define TURNAROUNDS_JUDGED 8     /* how often, and from how many on */
+#define FALLEN_MAX 64            /* workers whose connection closed, remembered at a time */
 #define REWINDS_MAX 3            /* to one step, without getting further than before */
 
 enum lease_state { LEASE_FREE, LEASE_OUT, LEASE_REVOKED, LEASE_RECEIVED };
@@ -197,8 +198,12 @@ struct coord {
     uint64_t step_ms;                  /* the last step took so long */
     uint64_t rewind_step, rewind_from; /* of the rewinds of this process … */
     uint32_t rewinds;                  /* … to that step, none from further than the first */
-    uint32_t losses,
-        kills; /* workers lost since a generation was formed; those of them that somebody killed */
+    uint32_t losses;                   /* workers lost since a generation was formed … */
+    uint32_t
+        faults; /* … of them those by which the run may be at fault: ended by themselves, hung … */
+    uint64_t
+        fallen[FALLEN_MAX]; /* … and those whose connection closed, and that have not come back */
+    uint32_t fallen_count;
     bool checkpoint_asked;            /* run to `pause` steps, save, resume (C8) … */
     uint64_t pause, pause_generation; /* … which this generation has been told; 0: none */
     bool regrouping; /* a worker waits to join: run to `hold` steps, then a new generation */
@@ -352,6 +357,10 @@ void core_pairs_formed(struct coord *c);
 /* The peer is lost; dead: it will not come back with its state. The caller has said FORGET or REFUSE. */
 void core_worker_lost(struct coord *c, struct worker *w, bool dead);
 void core_loader_lost(struct coord *c, struct loader *l);
+/* No worker was lost since a generation was formed: forgets those before. */
+void core_losses_clear(struct coord *c);
+/* Were workers lost, and none of them in a way that may come again because of what the run does (M12)? */
+bool core_losses_are_excused(const struct coord *c);
 /* A worker broke the protocol: it is dropped, the run continues. */
 void core_drop_worker(struct coord *c, struct worker *w, const char *text, uint64_t expected,
                       uint64_t found);

@@ -28,6 +28,7 @@ static void note_stalled(struct coord *c, uint64_t peer, uint64_t link, const st
 static void worker_stalled(struct coord *c, struct worker *w, uint64_t since_ms, const char *text)
 {
     note_stalled(c, w->peer, w->link, &w->signs, since_ms, text);
+    c->faults++;
     core_worker_lost(c, w, false);
 }
 

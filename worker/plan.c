@@ -21,6 +21,7 @@
 #include "worker/ops/dry.h"
 #include "worker/options.h"
 #include "worker/options_training.h"
+#include "worker/rehearse.h"
 #include "worker/trainer.h"
 
 const char command_plan_usage[] =
@@ -120,33 +121,6 @@ static int plan_frozen(struct plan *plan, struct ops *ops, const struct captione
     return 0;
 }
 
-/* The longest micro-batch, forward and backward, twice: the arena is then of one piece. */
-static int compute_longest(struct captioner *c, const uint8_t *pixels, int64_t B, int64_t longest,
-                           struct bl_error *err)
-{
-    size_t texts = (size_t)(B * longest);
-    bl_autofree int32_t *ids = calloc(texts, sizeof *ids);
-    bl_autofree uint8_t *labels = malloc(texts);
-    bl_autofree int32_t *starts = malloc((size_t)(B + 1) * sizeof *starts);
-    bl_autofree int32_t *positions = calloc((size_t)B, sizeof *positions);
-    if (!ids || !labels || !starts || !positions)
-        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch");
-    memset(labels, 1, texts);
-    for (int64_t b = 0; b <= B; b++)
-        starts[b] = (int32_t)(b * longest);
-    const struct micro_batch mb = {.B = B,
-                                   .pixels = pixels,
-                                   .ids = ids,
-                                   .ids_start = starts,
-                                   .labels = labels,
-                                   .positions = positions};
-    const struct captioner_pass pass = {.dropout = true};
-    captioner_step_begin(c);
-    for (int i = 0; i < 2; i++)
-        BL_TRY(captioner_forward_backward(c, &mb, &pass, err));
-    return 0;
-}
-
 /* What is allocated besides the frozen models, which take `frozen` bytes. */
 static int plan_trained(struct plan *plan, struct ops *ops, const struct config *config,
                         const struct captioner_options *options, int64_t frozen, int64_t longest,
@@ -168,12 +142,9 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     longest =
         bl_min(longest, captioner_llm(captioner)->positions_max - config->qformer.queries - 1);
     const int64_t B = options_micro_batch(config), side = captioner_vision(captioner)->image_size;
-    void *pixels; /* on the host, but nobody reads them */
-    BL_TRY(ops->alloc(ops, (size_t)(B * side * side * 3), &pixels, err));
     ops_dry_usage(ops, &before);
-    BL_TRY(compute_longest(captioner, pixels, B, longest, err));
+    BL_TRY(rehearse(captioner, B, longest, false, err));
     ops_dry_usage(ops, &after);
-    ops->release(ops, pixels);
     add(plan, "trainable parameters packed for products",
         after.bytes[OPS_MATRICES] - before.bytes[OPS_MATRICES]);
     add(plan, "activations of the longest micro-batch",

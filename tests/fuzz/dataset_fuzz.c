@@ -37,6 +37,11 @@ static void touch(const struct dataset *d)
         dataset_example(d, i, &example);
         sum += strlen(example.text);
     }
+    for (int kind = 0; kind < SOURCE_PASSED_COUNT; kind++) {
+        const char *name;
+        for (uint32_t i = 0; (name = dataset_passed_name(d, (enum source_passed)kind, i)); i++)
+            sum += strlen(name);
+    }
     BL_ASSERT_CMP(sum, <, INT64_MAX);
 }
 

@@ -102,22 +102,30 @@ put("metadata", "csv", b'0\xef\xbb\xbffile_name,text,caption\r\na.jpg,"b, ""c""\
 
 
 def dataset(samples):
-    """A dataset.index as common/data/dataset_format.h has it: samples of (location, split, captions)."""
-    text, rows, captions, ids = b"", b"", b"", [[], []]
+    """A dataset.index as common/data/dataset_format.h has it: samples of (location, split, captions), of one source, and an example.
+    tests/unit/dataset_test.c reads it: after a change of the format write it anew."""
+    verdicts, caption_verdicts, rules, sources, split_names, passed = 9, 13, 4 * 256, 16, 4, 9
+    text, rows, captions, ids = b"\0", b"", b"", [[], []]
     for i, (location, split, lines) in enumerate(samples):
-        rows += struct.pack("<QQQq32sII", len(text), len(captions) // 24, 9, 7, bytes(range(i, i + 32)), len(lines), split)
+        rows += struct.pack("<QQQq32sII", len(text), len(captions) // 32, 9, 7, bytes(range(i, i + 32)), len(lines), split)
         text += location + b"\0"
         ids[split].append(i)
         for line in lines:
-            captions += struct.pack("<QIIII", len(text), len(line), 0, 2, 0)
+            captions += struct.pack("<QQIIII", len(text), 0, len(line), 0, 0, 2)
             text += line + b"\0"
-    note = struct.pack("<QII", 0, 0, 1)
+    note = struct.pack("<QQHHIII", 1, 0, 0, 0, 1, 0xffffffff, 0)
+    names = len(text)
+    text += b"a.tar\0b.tar\0"
     text += b"\0" * (-len(text) % 8)
-    lengths = struct.pack("<3Q", 0, 0, len(captions) // 24)
+    lengths = struct.pack("<3Q", 0, 0, len(captions) // 32)
     body = rows + captions + b"".join(struct.pack("<%dQ" % len(part), *part) for part in ids) + lengths + note + text
-    counts = struct.pack("<7Q", len(samples), len(captions) // 24, len(ids[0]), len(ids[1]), 3, 1, len(text))
-    covered = bytes(64) + counts + bytes(8 * (7 + 8 + 4 + 4)) + body
-    return struct.pack("<8sII", b"BLINDEX", 2, len(covered) - len(body) + 48) + hashlib.sha256(covered).digest() + covered
+    words = lambda *values: struct.pack("<%dQ" % len(values), *values)
+    counts = words(len(samples), len(captions) // 32, len(ids[0]), len(ids[1]), 3, 1, len(text))
+    of = words(len(samples), len(ids[0]), len(ids[1]), len(samples), *[0] * (verdicts - 1 + split_names))
+    header = (bytes(64) + counts + words(*[0] * (caption_verdicts + rules), 1) + of + bytes((sources - 1) * len(of)) +
+              words(2, *[0] * (passed - 1)) * 2 + words(names, *[0] * (passed - 1)))
+    covered = header + body
+    return struct.pack("<8sII", b"BLINDEX", 5, len(header) + 48) + hashlib.sha256(covered).digest() + covered
 
 
 put("dataset", "two", dataset([(b"/a.jpg", 0, [b"one", b"two"]), (b"range:512+9:/b.tar", 0, [b"two"]),
@@ -183,16 +191,18 @@ put("proto", "header", b"\1" + message({
         {1: 6, 2: 1}]}))
 
 
-def batch(name, kind, samples, pixels, ids):
-    """tests/fuzz/batch_fuzz.c's plan: groups of 5 places, images of side 2."""
+def batch(name, kind, samples, images, ids, rows=False):
+    """tests/fuzz/batch_fuzz.c's plan: groups of 5 places, images of side 2, rows of 20 bytes."""
     first = 5 if kind == 2 else 0
     slots = [{1: 9 + i, 2: 1} if bad else {1: 9 + i, 3: 2, 4: 1, 6: 1} for i, bad in enumerate(samples)]
-    header = message({1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: kind, 6: 7, 7: first // 5, 8: first, 9: 2, 10: slots})
-    put("batch", name, bytes([len(header), pixels]) + header + bytes(pixels) + struct.pack("<%di" % len(ids), *ids))
+    header = message({1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: kind, 6: 7, 7: first // 5, 8: first, 9: 2, 10: slots,
+                      **({12: 1, 13: 1} if rows else {})})
+    put("batch", name, bytes([len(header), images]) + header + bytes(images) + struct.pack("<%di" % len(ids), *ids))
 
 
 batch("train", 1, [0, 1, 0, 0, 0], 48, [1, 2] * 4)
 batch("validate", 2, [0, 0], 24, [99, 0, 3, 4])
+batch("rows", 1, [0, 1, 0, 0, 0], 80, [1, 2] * 4, rows=True)
 batch("foreign-id", 2, [0, 0], 24, [100, 0, -1, 4])
 
 

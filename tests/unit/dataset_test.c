@@ -755,6 +755,22 @@ static void a_damaged_index_is_refused_by_name(void **state)
     free(data);
 }
 
+/* Else the fuzzer would start from bytes that are refused at their first word. */
+static void the_fuzzers_seed_is_an_index_of_this_version(void **state)
+{
+    char path[512];
+    struct bl_error err = {0};
+    struct dataset *d = NULL;
+    snprintf(path, sizeof path, "%s/tests/fuzz/corpus/dataset/seed-two", getenv("BLIPREN_SOURCE"));
+    assert_ok(dataset_open(path, &d, &err), err);
+    assert_int_equal(dataset_samples(d), 3);
+    assert_int_equal(dataset_example_count(d), 1);
+    assert_int_equal(dataset_passed(d, SOURCE_OTHER_TYPES), 2);
+    assert_string_equal(dataset_passed_name(d, SOURCE_OTHER_TYPES, 1), "b.tar");
+    assert_null(dataset_passed_name(d, SOURCE_OTHER_TYPES, 2));
+    dataset_free(&d);
+}
+
 static void an_index_may_be_cut_while_it_is_open(void **state)
 {
     struct bl_error err;
@@ -772,7 +788,8 @@ static void an_index_may_be_cut_while_it_is_open(void **state)
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folders, remove_folder)
 
-UNIT_MAIN(IN_FOLDER(an_index_holds_images_captions_and_splits),
+UNIT_MAIN(cmocka_unit_test(the_fuzzers_seed_is_an_index_of_this_version),
+          IN_FOLDER(an_index_holds_images_captions_and_splits),
           IN_FOLDER(what_is_left_out_is_counted_with_examples),
           IN_FOLDER(each_rule_is_counted_by_itself), IN_FOLDER(examples_know_their_image),
           IN_FOLDER(traces_are_kept_with_their_captions),

@@ -147,7 +147,7 @@ static void check(struct input in)
     in.d_x = in.accumulate ? doubles(in.old_d_x, R * K) : zeros(R * K);
     in.d_w = doubles(in.old_d_w, N * K);
     in.d_b = doubles(in.old_d_b, N);
-    const bool few = !in.trainable && R <= 2; /* bf16 rows are read in place */
+    const bool few = R <= (in.trainable ? 8 : 2); /* f32 and bf16 rows are read in place */
     const double *x = few && in.options.blocks ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
     const double *d_y = multiplied(&in, in.d_y, R, N);
     if (in.options.blocks) {
@@ -267,7 +267,7 @@ static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
 /* One huge value, one that is not finite, and nothing but zeros in a block. */
 static void run_extremes(struct ops_run *run, const void *input)
 {
-    enum { R = 8, N = 48, K = 384 };
+    enum { R = 16, N = 48, K = 384 };
     struct ops *ops = run_ops(run);
     struct bl_error err;
     struct ops_matrix *w = NULL;

@@ -26,19 +26,19 @@ struct panel_block {
     int32_t pairs[PAIRS][BFP_PANEL];
 };
 
-static int64_t block_count(int64_t K)
+int64_t bfp_block_count(int64_t K)
 {
     return bl_ceil_div(K, BFP_BLOCK);
 }
 
 size_t bfp_strip_bytes(int64_t K)
 {
-    return sizeof(struct strip_block) * (size_t)block_count(K);
+    return sizeof(struct strip_block) * (size_t)bfp_block_count(K);
 }
 
 size_t bfp_panel_bytes(int64_t K)
 {
-    return sizeof(struct panel_block) * (size_t)block_count(K);
+    return sizeof(struct panel_block) * (size_t)bfp_block_count(K);
 }
 
 #ifdef CPU_X86
@@ -291,9 +291,9 @@ AVX512 static void prefetch(const char *at, size_t step, int64_t rows, size_t by
 }
 
 void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                     int64_t columns, int64_t K)
+                     int64_t columns, int64_t K, int64_t more)
 {
-    const int64_t blocks = block_count(K);
+    const int64_t blocks = bfp_block_count(K);
     const size_t size = dtype == BL_F32 ? 4 : 2;
     struct panel_block *block = panels;
     /* All panels' part of a block at a time: one row of W is one page, or more. */
@@ -301,7 +301,7 @@ void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t l
         for (int64_t c = 0; c < columns; c += BFP_PANEL) {
             struct panel_block *to = block + c / BFP_PANEL * blocks;
             const int64_t width = bl_min(BFP_PANEL, columns - c), inner = bl_min(BFP_BLOCK, K - k);
-            const int64_t next = bl_min(BFP_BLOCK, K - k - BFP_BLOCK);
+            const int64_t next = bl_min(BFP_BLOCK, K + more - k - BFP_BLOCK);
             if (transposed) {
                 if (next > 0)
                     prefetch(element(w, dtype, (k + BFP_BLOCK) * ld + c), (size_t)ld * size, next,
@@ -355,15 +355,17 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
     }
 }
 
-AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, const void *panel, int64_t K)
+AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
+                         int64_t first, int64_t end)
 {
-    const int64_t blocks = block_count(K);
+    const int64_t blocks = bfp_block_count(K);
     const struct strip_block *x = strips;
     const struct panel_block *b = panel;
-    memset(y, 0, (size_t)(count * BFP_STRIP * BFP_PANEL) * sizeof *y);
-    for (int64_t k = 0; k < blocks; k++)
+    if (first == 0)
+        memset(y, 0, (size_t)(count * BFP_STRIP * BFP_PANEL) * sizeof *y);
+    for (int64_t k = first; k < end; k++)
         for (int64_t s = 0; s < count; s++)
-            multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k,
+            multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k - first,
                            bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)),
                            k + 1 < blocks ? x + s * blocks + k + 1 : x + (s + count) * blocks);
 }
@@ -380,11 +382,12 @@ void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
 }
 
 void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                     int64_t columns, int64_t K)
+                     int64_t columns, int64_t K, int64_t more)
 {
 }
 
-void bfp_multiply(float *y, const void *strips, int64_t count, const void *panel, int64_t K)
+void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
+                  int64_t first, int64_t end)
 {
 }
 
