@@ -182,8 +182,8 @@ static bool is_taken(struct loop *l)
     bool was_away = l->stepped_ms && (double)away_ms > l->config->cluster.patience_s * 1000;
     struct bl_error err;
     l->stepped_ms = now_ms;
-    if (!was_away || epoch_read(l->config->run_dir, &epoch, &err) < 0 ||
-        epoch == coord_ledger(l->core)->epoch)
+    uint64_t own = coord_ledger(l->core)->epoch;
+    if (!was_away || epoch_look(l->config->run_dir, own, &epoch, &err) < 0 || epoch == own)
         return false;
     bl_fail(&err, BL_ETAKEN,
             "another coordinator has taken the run over while this process stood still for %.1f s",
