@@ -35,9 +35,9 @@ struct comm_memory; /* worker/comm/backend.h */
 struct comm_backend;
 
 enum ops_precision {
-    OPS_BF16, /* frozen weights rounded to bf16; matmuls bf16 x bf16 -> f32 where the processor has
-                 it, else f32 */
-    OPS_F32,  /* frozen weights as the file has them, every matmul f32: the reference */
+    OPS_BF16, /* frozen weights rounded to bf16; matmuls as exact as bf16 x bf16 -> f32 or more so, in what
+                 the device is fastest at */
+    OPS_F32, /* frozen weights as the file has them, every matmul f32: the reference */
 };
 
 enum ops_epilogue { OPS_NONE, OPS_GELU_ERF, OPS_GELU_TANH, OPS_SILU };

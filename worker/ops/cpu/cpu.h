@@ -72,8 +72,10 @@ void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */
 enum { CPU_SERIAL_WORK = 1 << 17 };
-/* Smaller matrices gain little, and their models keep f32's results. */
-enum { CPU_BLOCKS_MIN = 1 << 18 };
+/* Smaller matrices gain little, and their models keep f32's results. A head's part of the folded
+ * cross-attention at width 2048 is of this size: two of its products follow each other, so that their errors would
+ * add up (tests/evidence/algebra). */
+enum { CPU_BLOCKS_MIN = 1 << 19 };
 static inline int cpu_threads(const struct cpu *cpu, int64_t work)
 {
     return work < cpu->serial_work ? 1 : cpu->threads;
@@ -121,7 +123,7 @@ struct cpu_options {
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
     /* How products are made where the precision is OPS_BF16; neither: in f32. */
     bool packed; /* in bf16 (packed.h) */
-    bool blocks; /* in block floating point (bfp.h), with matrices of that many elements at least */
+    bool blocks; /* in block floating point (bfp.h), with matrices of more elements than that */
     int64_t blocks_min; /* CPU_BLOCKS_MIN */
 };
 enum cpu_isa cpu_isa_best(void);

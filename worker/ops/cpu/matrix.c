@@ -64,7 +64,7 @@ static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl
     *matrix = (struct ops_matrix){.N = N,
                                   .K = K,
                                   .dtype = dtype,
-                                  .blocks = cpu->blocks && N * K >= cpu->blocks_min,
+                                  .blocks = cpu->blocks && N * K > cpu->blocks_min,
                                   .packing = packing};
     *ret = matrix;
     return 0;
