@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/path_map.h"
+
 static int wrong(struct bl_error *err, const char *name, const char *expected, const char *found)
 {
     bl_fail(err, BL_EUSAGE, "expected %s, found \"%.100s\"", expected, found);
@@ -48,6 +50,8 @@ static int take(const struct argument *a, const char *text, struct bl_error *err
         return take_whole(a, text, err);
     case ARGUMENT_NUMBER:
         return take_number(a, text, err);
+    case ARGUMENT_MAP:
+        return path_map_add(a->value, text, err) < 0 ? bl_error_key(err, "%s", a->name) : 0;
     default:
         *(const char **)a->value = text;
         return 0;

@@ -11,6 +11,7 @@ enum argument_type {
     ARGUMENT_TEXT,   /* const char **: borrowed from argv */
     ARGUMENT_WHOLE,  /* int64_t *, within [low, high] */
     ARGUMENT_NUMBER, /* double *, within [low, high] */
+    ARGUMENT_MAP,    /* struct path_map *: FROM=TO, any number of times */
 };
 
 struct argument {

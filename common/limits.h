@@ -9,6 +9,13 @@
 #define BL_FRAME_BYTES_MAX (1 << 30) /* one raw frame: a micro-batch of pixels or a state shard */
 #define BL_FRAMES_MAX 8              /* frames of one message */
 
+/* Files that travel to and from hosts that do not see the run folder. */
+#define BL_TOKEN_BYTES 16
+#define BL_PIECE_BYTES_MAX                                                                         \
+    (128 << 10)           /* half of a message: the coordinator holds no more of a file */
+#define BL_PIECES_AHEAD 4 /* asked for before the first came: half a megabyte a peer */
+#define BL_SENT_FILE_BYTES_MAX (UINT64_C(1) << 40)
+
 /* Strangers: connections to a socket that listens before it is known whose they are. Together they cost 32 MB at most. */
 #define BL_STRANGERS_MAX 512 /* connections: 50 KB of ZeroMQ's buffers each */
 #define BL_HELLO_BYTES_MAX                                                                         \

@@ -17,16 +17,28 @@ bool check_planned(struct check *c)
     return c->planned;
 }
 
-void check_memory(struct check *c)
+/* A GPU's memory is the worker's alone, or should be. */
+static void check_gpu(struct check *c)
+{
+    const struct estimate *e = &c->estimate;
+    if (e->gpu > e->gpu_total && e->gpu_total)
+        check_wrong(c, "memory", "train.micro_batch",
+                    "lower it, or max_tokens or the Q-Former's size, or use a GPU with more memory",
+                    "a worker needs up to %s of its GPU, which has %s", check_size_text(e->gpu),
+                    check_size_text(e->gpu_total));
+    else
+        check_ok(c, "memory", "a worker needs up to %s of its GPU, which has %s",
+                 check_size_text(e->gpu), check_size_text(e->gpu_total));
+}
+
+static void check_host(struct check *c)
 {
     int64_t total, available;
-    if (!c->dataset || !check_planned(c))
-        return;
     const struct estimate *e = &c->estimate;
     estimate_memory(&total, &available);
     char text[200];
-    snprintf(text, sizeof text, "a worker needs up to %s to train %.1f million numbers",
-             check_size_text(e->worker), (double)e->trainable / 1e6);
+    snprintf(text, sizeof text, "a worker needs up to %s%s to train %.1f million numbers",
+             check_size_text(e->worker), e->gpu ? " of its host" : "", (double)e->trainable / 1e6);
     if (total && e->worker > total)
         check_wrong(c, "memory", "train.micro_batch",
                     "lower it, or max_tokens or the Q-Former's size, or use a larger machine",
@@ -35,7 +47,18 @@ void check_memory(struct check *c)
         check_warning(c, "memory", "%s; %s are free here now", text, check_size_text(available));
     else
         check_ok(c, "memory", "%s; %s are free here now", text, check_size_text(available));
+}
+
+void check_memory(struct check *c)
+{
+    if (!c->dataset || !check_planned(c))
+        return;
+    const struct estimate *e = &c->estimate;
+    if (e->gpu)
+        check_gpu(c);
+    check_host(c);
     for (int i = 0; c->out && i < e->count; i++)
-        fprintf(c->out, "         %9s   %s\n", check_size_text(e->lines[i].bytes),
-                e->lines[i].what);
+        if (e->lines[i].bytes)
+            fprintf(c->out, "         %9s   %s\n", check_size_text(e->lines[i].bytes),
+                    e->lines[i].what);
 }

@@ -79,7 +79,7 @@ const char *check_size_text(int64_t bytes)
     for (; value >= 1000 && unit < 4; unit++)
         value /= 1000;
     at = (at + 1) % 4;
-    snprintf(texts[at], sizeof texts[at], "%.*f %s", unit && value < 10 ? 1 : 0, value,
+    snprintf(texts[at], sizeof texts[at], "%.*f %s", unit && value < 100 ? 1 : 0, value,
              units[unit]);
     return texts[at];
 }

@@ -92,6 +92,7 @@ struct coord_event {
             uint64_t state_generation; /* the last generation it was Formed in with that state */
             struct bl_digest digest;
             uint32_t probes, probes_good; /* loader: images it was to read, and did read rightly */
+            bool needs_files; /* worker: it does not see the run folder, or cannot write there */
         } ended;
         struct {
             uint64_t progress; /* grows with every piece of work the peer does … */
@@ -190,6 +191,7 @@ enum coord_action_type {
     X(LOST, "it was silent for ms; FORGET follows")                                                \
     X(STALLED, "it beats but made no progress for ms; what it was waited for")                     \
     X(REVOKED, "an assignment goes to another loader: why")                                        \
+    X(HEDGED, "a second loader makes an assignment, too, as this one is late with it")             \
     X(RESTING, "a loader gets no assignments for ms while others are there")                       \
     X(LEFT_OUT, "a worker is left out of generations for ms: why")                                 \
     X(UNFORMED, "a generation was not formed: what it waited for")                                 \
@@ -226,6 +228,7 @@ struct coord_action {
             uint64_t step;             /* steps in the state everyone must hold */
             uint64_t state_generation; /* of the source's state: who has (it, step) has the state */
             struct coord_checkpoint checkpoint; /* source -1; generation 0 = fresh */
+            bool one_reads; /* source -1: rank 0 does, and the others take the state from it */
         } form;
         struct {
             enum bl_kind kind;
@@ -312,8 +315,9 @@ struct coord_status {
     bool stopping;
     uint64_t generation, step; /* the highest on disk; the lowest uncommitted one */
     uint32_t world, workers, loaders;
-    uint32_t workers_needed;                   /* GATHERING */
-    uint32_t leases_out;                       /* assigned, not Received */
+    uint32_t workers_needed;      /* GATHERING */
+    uint32_t leases_out;          /* assigned, not Received */
+    uint64_t assignments, hedges; /* of this process; hedges: of them those to a second loader */
     uint32_t validation_done, validation_size; /* micro-batches; VALIDATING */
     uint64_t late, violations;                 /* messages dropped, peers dropped */
     uint64_t seen, bad;                        /* distinct samples */

@@ -5,11 +5,14 @@ void core_lease_free(struct coord *c, struct worker *w, struct lease *lease)
 {
     c->revoked_count -= lease->state == LEASE_REVOKED;
     lease->state = LEASE_FREE;
+    lease->hedge.serial = 0;
     w->lease_count--;
 }
 
 void core_lease_revoke(struct coord *c, struct lease *lease)
 {
+    if (core_hedge_takes_over(lease))
+        return;
     lease->state = LEASE_REVOKED;
     c->revoked_count++;
 }
@@ -172,7 +175,7 @@ static bool all_rest(const struct coord *c)
 
 /* The loader with most room; the one that had the lease before only if no other has any, and one that has to rest only
  * if all have to. */
-static struct loader *loader_with_room(struct coord *c, uint32_t not_this)
+struct loader *core_loader_with_room(struct coord *c, uint32_t not_this)
 {
     struct loader *best = NULL, *fallback = NULL;
     bool any = all_rest(c);
@@ -200,6 +203,19 @@ static bool has_room(const struct coord *c)
     return false;
 }
 
+uint64_t core_order(struct coord *c, struct loader *l, const struct worker *w,
+                    const struct lease *lease)
+{
+    l->held++;
+    struct coord_action *action = core_act_to(c, COORD_ACTION_ASSIGNMENT, l->peer, l->link);
+    action->assignment.kind = lease->kind;
+    action->assignment.step = lease->step;
+    action->assignment.micro_batch = lease->micro_batch;
+    action->assignment.indices = bl_plan_indices(&c->config.plan, lease->kind, lease->micro_batch);
+    action->assignment.worker = w->peer;
+    return ++c->serial;
+}
+
 void core_assign(struct coord *c)
 {
     uint64_t end = assign_end(c);
@@ -212,21 +228,14 @@ void core_assign(struct coord *c)
         struct lease *lease = next_lease(c, end, &w);
         if (!lease)
             return;
-        struct loader *l = loader_with_room(c, lease->loader);
+        struct loader *l = core_loader_with_room(c, lease->loader);
         lease->state = LEASE_OUT;
         c->revoked_count--;
         lease->loader = (uint32_t)(l - c->loaders);
-        lease->serial = ++c->serial;
+        lease->serial = core_order(c, l, w, lease);
+        c->hedge_credit += c->hedge_credit < HEDGE_SHARE * HEDGES_AT_ONCE;
         lease->since_ms = c->now_ms;
         lease->shipped_ms = lease->overtaken_ms = 0;
-        l->held++;
-        struct coord_action *action = core_act_to(c, COORD_ACTION_ASSIGNMENT, l->peer, l->link);
-        action->assignment.kind = lease->kind;
-        action->assignment.step = lease->step;
-        action->assignment.micro_batch = lease->micro_batch;
-        action->assignment.indices =
-            bl_plan_indices(&c->config.plan, lease->kind, lease->micro_batch);
-        action->assignment.worker = w->peer;
     }
 }
 
@@ -260,9 +269,13 @@ void core_on_received(struct coord *c, const struct coord_event *e)
         return core_violation(c, e, "Received without an assignment", e->micro_batch.step,
                               e->micro_batch.micro_batch);
     c->revoked_count -= lease->state == LEASE_REVOKED;
-    if (lease->state == LEASE_OUT && c->loaders[lease->loader].strike_worker == w->peer)
+    if (lease->state == LEASE_OUT)
+        core_learn_turnaround(c, lease);
+    if (lease->state == LEASE_OUT && !lease->hedge.serial &&
+        c->loaders[lease->loader].strike_worker == w->peer)
         c->loaders[lease->loader].strikes = 0;
     lease->state = LEASE_RECEIVED;
+    lease->hedge.serial = 0;
     lease->since_ms = w->received_ms = c->now_ms;
     w->taken = 0;
 }
@@ -387,13 +400,14 @@ static void strike(struct coord *c, struct loader *l, const struct worker *w)
 static void take_away(struct coord *c, struct worker *w, struct lease *lease, const char *why)
 {
     struct loader *l = &c->loaders[lease->loader];
+    uint64_t since_ms = lease->since_ms;
     lease->tries++;
     core_lease_revoke(c, lease);
     if (l->strikes > 0 && !is_past(c->now_ms, l->strike_ms, c->timing.lease_ms))
         return;
     struct coord_action *action = core_note(c, COORD_NOTE_REVOKED, l->peer, l->link, why);
     action->note.other_link = w->link;
-    action->note.ms = c->now_ms - lease->since_ms;
+    action->note.ms = c->now_ms - since_ms;
     action->note.has_micro_batch = true;
     action->note.micro_batch_kind = lease->kind;
     action->note.step = lease->step;
@@ -402,7 +416,12 @@ static void take_away(struct coord *c, struct worker *w, struct lease *lease, co
     w->taken++;
 }
 
-/* The lease that the loader has and the message is about; NULL: it is no longer the loader's. */
+static bool is_hedge_of(const struct coord *c, const struct lease *lease, const struct loader *l)
+{
+    return lease->hedge.serial && &c->loaders[lease->hedge.loader] == l;
+}
+
+/* The lease that the loader has, alone or as the second one, and the message is about; NULL: it is no longer the loader's. */
 static struct lease *lease_of_loader(struct coord *c, const struct loader *l,
                                      const struct coord_event *e, struct worker **ret_worker)
 {
@@ -410,22 +429,32 @@ static struct lease *lease_of_loader(struct coord *c, const struct loader *l,
         struct worker *w = rank_worker(c, rank);
         struct lease *lease = w->lease_count > 0 ? core_lease_of(c, w, e) : NULL;
         *ret_worker = w;
-        if (lease && lease->state == LEASE_OUT && &c->loaders[lease->loader] == l)
+        if (lease && lease->state == LEASE_OUT &&
+            (&c->loaders[lease->loader] == l || is_hedge_of(c, lease, l)))
             return lease;
     }
     return NULL;
 }
 
 /* Assignments are made in the order of arrival (D1): those it had before are late. */
-static void note_overtaken(struct coord *c, const struct lease *done)
+static void note_overtaken(struct coord *c, uint32_t loader, uint64_t serial)
 {
     for (uint32_t rank = 0; rank < c->plan.world; rank++)
         for (uint32_t k = 0; k < c->config.plan.window; k++) {
             struct lease *lease = &rank_worker(c, rank)->leases[k];
-            if (lease->state == LEASE_OUT && lease->loader == done->loader &&
-                lease->serial < done->serial && !lease->overtaken_ms)
+            if (lease->state == LEASE_OUT && lease->loader == loader && lease->serial < serial &&
+                !lease->overtaken_ms)
                 lease->overtaken_ms = c->now_ms;
         }
+}
+
+/* The first loader still has it: so it is no matter if the second one could not. */
+static void hedge_completed(struct coord *c, struct lease *lease, const struct coord_event *e)
+{
+    if (e->micro_batch.withheld || e->micro_batch.unshipped)
+        lease->hedge.serial = 0;
+    else
+        lease->hedge.shipped_ms = c->now_ms;
 }
 
 static void completed_lease(struct coord *c, struct loader *l, const struct coord_event *e)
@@ -434,11 +463,14 @@ static void completed_lease(struct coord *c, struct loader *l, const struct coor
     struct lease *lease = lease_of_loader(c, l, e, &w);
     if (!lease)
         return;
-    note_overtaken(c, lease);
+    bool second = is_hedge_of(c, lease, l);
+    note_overtaken(c, (uint32_t)(l - c->loaders), second ? lease->hedge.serial : lease->serial);
+    for (uint32_t i = 0; e->micro_batch.withheld && i < e->micro_batch.void_count; i++)
+        if (e->micro_batch.voids[i].unreadable)
+            suspect(c, l, e->micro_batch.voids[i].sample);
+    if (second)
+        return hedge_completed(c, lease, e);
     if (e->micro_batch.withheld) {
-        for (uint32_t i = 0; i < e->micro_batch.void_count; i++)
-            if (e->micro_batch.voids[i].unreadable)
-                suspect(c, l, e->micro_batch.voids[i].sample);
         lease->after_ms =
             c->now_ms + (has_other(c, l, true) ? c->timing.heartbeat_ms : c->timing.lease_ms);
         take_away(c, w, lease, "cannot read an image for");
@@ -524,4 +556,6 @@ void core_tick_leases(struct coord *c)
             rank_worker(c, rank)->taken = 0;
             core_blame_unserved(c, rank_worker(c, rank));
         }
+    if (is_live(c))
+        core_tick_hedges(c);
 }

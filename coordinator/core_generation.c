@@ -95,9 +95,9 @@ static uint64_t got_to(const struct coord *c)
 static bool rewinds_in_vain(struct coord *c, uint64_t step)
 {
     bool further = c->rewinds == 0 || step != c->rewind_step || got_to(c) > c->rewind_from;
-    bool killed = c->kills > 0 && c->kills == c->losses;
-    c->losses = c->kills = 0;
-    if (c->first || killed)
+    bool excused = core_losses_are_excused(c);
+    core_losses_clear(c);
+    if (c->first || excused)
         return false;
     if (further) {
         c->rewinds = 0;
@@ -235,13 +235,32 @@ void core_settle_checking(struct coord *c)
         plan_generation(c, NULL, c->checking);
 }
 
+/* Who writes checkpoints, and reads them for all if somebody cannot: the first that sees the run folder (M14). */
+static uint32_t first_rank(const struct coord *c, bool *ret_all_see)
+{
+    uint32_t first = c->worker_top, seeing = c->worker_top;
+    *ret_all_see = true;
+    for (uint32_t i = c->worker_top; i-- > 0;) {
+        if (c->workers[i].phase != PLANNED)
+            continue;
+        first = i;
+        if (c->workers[i].needs_files)
+            *ret_all_see = false;
+        else
+            seeing = i;
+    }
+    return seeing < c->worker_top ? seeing : first;
+}
+
 static void send_forms(struct coord *c)
 {
     core_act(c, COORD_ACTION_RELAYED); /* what is left of an earlier generation */
     c->entry_count = 0;
-    uint32_t rank = 0;
+    bool all_see;
+    uint32_t rank = 0, first = first_rank(c, &all_see);
     int32_t source = -1;
-    for (uint32_t i = 0; i < c->worker_top; i++) {
+    for (uint32_t n = 0; n <= c->worker_top; n++) {
+        uint32_t i = n ? n - 1 : first; /* then the others */
         struct worker *w = &c->workers[i];
         if (w->phase != PLANNED)
             continue;
@@ -269,6 +288,7 @@ static void send_forms(struct coord *c)
         action->form.step = c->plan.step;
         action->form.state_generation = c->plan.state_generation;
         action->form.checkpoint = c->plan.checkpoint;
+        action->form.one_reads = source < 0 && !all_see;
     }
     c->forming_since_ms = c->now_ms;
     c->state = COORD_FORMING;
@@ -345,7 +365,7 @@ void core_settle_forming(struct coord *c)
     c->unformed_since_ms = 0;
     c->save_failures = 0;
     c->regrouping = false;
-    c->losses = c->kills = 0;
+    core_losses_clear(c);
     if (c->stopping)
         c->last = c->plan.step;
     while (c->issued < c->plan.step)

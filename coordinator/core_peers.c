@@ -20,6 +20,32 @@ void core_say_stop_to_all(struct coord *c)
             say_stop(c, c->loaders[i].peer, c->loaders[i].link);
 }
 
+void core_losses_clear(struct coord *c)
+{
+    c->losses = c->faults = c->fallen_count = 0;
+}
+
+bool core_losses_are_excused(const struct coord *c)
+{
+    return c->losses > 0 && c->faults == 0 && c->fallen_count == 0;
+}
+
+/* Its connection closed: its process has ended, or it heard nothing of us for P, and comes again. */
+static void fell(struct coord *c, const struct worker *w)
+{
+    if (c->fallen_count == FALLEN_MAX)
+        c->faults++;
+    else
+        c->fallen[c->fallen_count++] = w->peer;
+}
+
+static void got_up(struct coord *c, uint64_t peer)
+{
+    for (uint32_t i = c->fallen_count; i-- > 0;)
+        if (c->fallen[i] == peer)
+            c->fallen[i] = c->fallen[--c->fallen_count];
+}
+
 void core_worker_lost(struct coord *c, struct worker *w, bool dead)
 {
     bool was_member = w->phase == MEMBER;
@@ -46,9 +72,13 @@ void core_loader_lost(struct coord *c, struct loader *l)
     c->loader_gone_ms = c->now_ms;
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
-        for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++)
-            if (w->leases[k].state == LEASE_OUT && w->leases[k].loader == index)
-                core_lease_revoke(c, &w->leases[k]);
+        for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++) {
+            struct lease *lease = &w->leases[k];
+            if (lease->hedge.serial && lease->hedge.loader == index)
+                lease->hedge.serial = 0;
+            if (lease->state == LEASE_OUT && lease->loader == index)
+                core_lease_revoke(c, lease);
+        }
     }
 }
 
@@ -80,6 +110,7 @@ static void drop(struct coord *c, uint64_t peer, uint64_t link, const char *text
     action->refuse.found = found;
     refuse(c, peer, link, text, expected, found);
     c->violations++;
+    c->faults++;
     peer_lost(c, peer, true);
 }
 
@@ -140,7 +171,7 @@ static void hello_worker(struct coord *c, const struct coord_event *e)
     w->free_ms = c->now_ms;
     memset(w->longest_ms, 0, sizeof w->longest_ms);
     w->applied_step = -1;
-    w->released = w->told = false;
+    w->released = w->told = w->needs_files = false;
     welcome(c, e);
 }
 
@@ -181,6 +212,7 @@ void core_on_hello(struct coord *c, const struct coord_event *e)
         core_act_to(c, COORD_ACTION_FORGET, e->peer, link);
         peer_lost(c, e->peer, false);
     }
+    got_up(c, e->peer);
     if (e->hello.role == BL_ROLE_WORKER)
         hello_worker(c, e);
     else if (e->hello.role == BL_ROLE_LOADER)
@@ -248,6 +280,7 @@ void core_on_ended(struct coord *c, const struct coord_event *e)
                               e->ended.state_generation);
     w->phase = READY;
     w->since_ms = c->now_ms;
+    w->needs_files = e->ended.needs_files;
     w->applied_step = e->ended.applied_step;
     w->state_generation = e->ended.state_generation;
     w->digest = e->ended.digest;
@@ -290,7 +323,10 @@ void core_on_lost(struct coord *c, const struct coord_event *e)
         return;
     }
     core_act_to(c, COORD_ACTION_FORGET, e->peer, w ? w->link : l->link);
-    c->kills += w && e->lost.killed;
+    if (w && e->lost.dead)
+        c->faults += !e->lost.killed;
+    else if (w)
+        fell(c, w);
     peer_lost(c, e->peer, e->lost.dead);
 }
 

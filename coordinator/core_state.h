@@ -6,6 +6,7 @@
  *   core_peers.c       who is here: Hello, Beat, Goodbye, lost peers, peers that break the protocol
  *   core_generation.c  gathering, planning, forming and ending a generation
  *   core_assign.c      leases: what is ordered from which loader for which worker
+ *   core_hedge.c       what is late is ordered from a second loader, too
  *   core_live.c        commits, validation, checkpoints
  *   core_wait.c        progress: who is waited for, and who is waited for in vain
  *   core_reach.c       workers that cannot form a communicator with one another
@@ -29,9 +30,22 @@
 #define PAIRS_MAX 64             /* of workers that failed to connect, remembered at a time */
 #define SUSPECTS_MAX 256         /* samples that one loader could not read */
 #define STRIKES_MAX 3            /* assignments taken from a loader before it has to rest */
+#define HEDGE_FACTOR 4           /* times what is usual: an assignment that takes longer is late */
+#define HEDGE_SHARE 8            /* so many other assignments pay for one hedge … */
+#define HEDGES_AT_ONCE 8         /* … and so many may be saved up */
+#define TURNAROUNDS 32           /* the latest ones, whose median is what is usual */
+#define TURNAROUNDS_JUDGED 8     /* how often, and from how many on */
+#define FALLEN_MAX 64            /* workers whose connection closed, remembered at a time */
 #define REWINDS_MAX 3            /* to one step, without getting further than before */
 
 enum lease_state { LEASE_FREE, LEASE_OUT, LEASE_REVOKED, LEASE_RECEIVED };
+
+/* The same micro-batch asked of a second loader, while the first still has it. */
+struct hedge {
+    uint64_t serial; /* order of assigning; 0: there is none */
+    uint32_t loader; /* index */
+    uint64_t since_ms, shipped_ms;
+};
 
 /* A micro-batch that is ordered for a rank and not Consumed by it: one place in its window. */
 struct lease {
@@ -45,7 +59,8 @@ struct lease {
     uint64_t since_ms; /* in this state */
     /* OUT: 0, or since when its loader says that it is shipped; since when later ones are */
     uint64_t shipped_ms, overtaken_ms;
-    uint64_t after_ms; /* REVOKED: not to be given out before */
+    uint64_t after_ms;  /* REVOKED: not to be given out before */
+    struct hedge hedge; /* OUT */
 };
 
 /* What a peer shows of itself. Every message is a sign of life; every one but Beat is progress too. */
@@ -74,6 +89,7 @@ struct worker {
     uint64_t free_ms;     /* the last Consumed or Report: it could begin with what it had next */
     uint64_t longest_ms[BL_KIND_EMBED + 1]; /* that a micro-batch took it; 0: none is done yet */
     bool released, told;  /* it is to leave the run at a step boundary; it has its Stop (M13) */
+    bool needs_files;     /* it does not see the run folder (M14) */
     bool left_out;        /* not to be a member while others are there (M10) */
     int64_t applied_step; /* of its last Ended or Formed; -1 = no state */
     uint64_t state_generation;
@@ -102,6 +118,7 @@ struct loader {
     uint32_t strikes;        /* times that assignments were taken from it … */
     uint64_t strike_worker; /* … the last for this worker, from which nothing was Received since */
     uint64_t strike_ms, rest_until_ms;
+    uint64_t hedge_noted_ms; /* when the log last said that it is late */
 };
 
 enum save_state { SAVE_FREE, SAVE_WANTED, SAVE_REQUESTED, SAVE_VERIFYING, SAVE_JOURNALING };
@@ -148,6 +165,10 @@ struct coord {
     uint32_t *ranks;        /* rank -> index of its worker, while the generation lives */
     uint32_t revoked_count; /* leases in LEASE_REVOKED */
     uint64_t serial;        /* of the last assignment */
+    uint64_t hedges;        /* assignments to a second loader */
+    uint32_t hedge_credit;  /* other assignments that no hedge was paid with, up to a limit */
+    uint32_t turnarounds[TURNAROUNDS];  /* ms from Assignment to Received; a ring */
+    uint64_t turnaround_count, late_ms; /* ever; what is longer is late; 0: not known yet */
 
     bool first;          /* this process has formed no generation yet */
     uint64_t generation; /* highest number given */
@@ -177,8 +198,12 @@ struct coord {
     uint64_t step_ms;                  /* the last step took so long */
     uint64_t rewind_step, rewind_from; /* of the rewinds of this process … */
     uint32_t rewinds;                  /* … to that step, none from further than the first */
-    uint32_t losses,
-        kills; /* workers lost since a generation was formed; those of them that somebody killed */
+    uint32_t losses;                   /* workers lost since a generation was formed … */
+    uint32_t
+        faults; /* … of them those by which the run may be at fault: ended by themselves, hung … */
+    uint64_t
+        fallen[FALLEN_MAX]; /* … and those whose connection closed, and that have not come back */
+    uint32_t fallen_count;
     bool checkpoint_asked;            /* run to `pause` steps, save, resume (C8) … */
     uint64_t pause, pause_generation; /* … which this generation has been told; 0: none */
     bool regrouping; /* a worker waits to join: run to `hold` steps, then a new generation */
@@ -307,6 +332,8 @@ bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t si
 /* A log line about a peer; the caller may fill in more. */
 struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
                                const char *text);
+/* The micro-batch that w waits for, and has nothing else to compute; NULL: there is none. */
+struct lease *core_awaited_lease(const struct coord *c, const struct worker *w);
 /* Drops whoever makes no progress on what is waited for; says for whom the run waits. */
 void core_tick_waits(struct coord *c);
 
@@ -330,6 +357,10 @@ void core_pairs_formed(struct coord *c);
 /* The peer is lost; dead: it will not come back with its state. The caller has said FORGET or REFUSE. */
 void core_worker_lost(struct coord *c, struct worker *w, bool dead);
 void core_loader_lost(struct coord *c, struct loader *l);
+/* No worker was lost since a generation was formed: forgets those before. */
+void core_losses_clear(struct coord *c);
+/* Were workers lost, and none of them in a way that may come again because of what the run does (M12)? */
+bool core_losses_are_excused(const struct coord *c);
 /* A worker broke the protocol: it is dropped, the run continues. */
 void core_drop_worker(struct coord *c, struct worker *w, const char *text, uint64_t expected,
                       uint64_t found);
@@ -391,6 +422,11 @@ void core_leases_clear(struct coord *c);
 
 /* Assignments whatever loaders and windows have room for. */
 void core_assign(struct coord *c);
+/* Says Assignment to the loader, which has room for it; returns its order. */
+uint64_t core_order(struct coord *c, struct loader *l, const struct worker *w,
+                    const struct lease *lease);
+/* The loader that shall have it: not `not_this`, unless alone. NULL: none has room. */
+struct loader *core_loader_with_room(struct coord *c, uint32_t not_this);
 /* The lease that a micro-batch's message is about; NULL: there is none. */
 struct lease *core_lease_of(const struct coord *c, const struct worker *w,
                             const struct coord_event *e);
@@ -399,6 +435,15 @@ void core_on_received(struct coord *c, const struct coord_event *e);
 void core_on_consumed(struct coord *c, const struct coord_event *e);
 void core_on_completed(struct coord *c, const struct coord_event *e);
 void core_tick_leases(struct coord *c);
+
+/* ---- core_hedge.c */
+
+/* The micro-batch took so long from Assignment to Received. */
+void core_learn_turnaround(struct coord *c, const struct lease *lease);
+/* Asks another loader, too, for what workers wait for and is late (O10). */
+void core_tick_hedges(struct coord *c);
+/* The first loader is out of it: the second one's is the assignment now. false: there is none. */
+bool core_hedge_takes_over(struct lease *lease);
 
 /* ---- core_live.c */
 

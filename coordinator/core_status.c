@@ -13,6 +13,8 @@ struct coord_status coord_status(const struct coord *c)
         .workers_needed = core_workers_needed(c, core_workers_in(c, READY)),
         .validation_done = c->validated_count,
         .validation_size = bl_plan_micro_batches(&c->config.plan, bl_plan_pass(&c->config.plan)),
+        .assignments = c->serial,
+        .hedges = c->hedges,
         .late = c->late,
         .violations = c->violations,
         .seen = c->seen,
@@ -121,6 +123,9 @@ static void check_worker(const struct coord *c, const struct worker *w)
         count += lease->state != LEASE_FREE;
         if (lease->state == LEASE_OUT)
             BL_ASSERT(c->loaders[lease->loader].present);
+        BL_ASSERT(!lease->hedge.serial ||
+                  (lease->state == LEASE_OUT && c->loaders[lease->hedge.loader].present &&
+                   lease->hedge.loader != lease->loader));
     }
     BL_ASSERT_CMP(count, ==, w->lease_count);
     BL_ASSERT(w->lease_count == 0 || w->phase == MEMBER);

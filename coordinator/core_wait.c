@@ -28,6 +28,7 @@ static void note_stalled(struct coord *c, uint64_t peer, uint64_t link, const st
 static void worker_stalled(struct coord *c, struct worker *w, uint64_t since_ms, const char *text)
 {
     note_stalled(c, w->peer, w->link, &w->signs, since_ms, text);
+    c->faults++;
     core_worker_lost(c, w, false);
 }
 
@@ -58,20 +59,36 @@ static uint32_t reduce_hung_after_ms(const struct coord *c)
 
 /* ---- What a member has to do -------------------------------------------------------------------- */
 
-/* The micro-batch that w computes: the first that it has not consumed, as it goes in order (O1). NULL: it waits for data, or for
- * other ranks. */
-static const struct lease *lease_at_hand(const struct coord *c, const struct worker *w)
+/* What w is to compute next: of a step the first that it has not consumed, as it goes in order (O1); of a pass what it has
+ * received. NULL: nothing of the kind is assigned. */
+static struct lease *next_of(const struct coord *c, const struct worker *w)
 {
-    const struct lease *next = NULL;
+    struct lease *next = NULL;
     for (uint32_t k = 0; k < c->config.plan.window; k++) {
-        const struct lease *lease = &w->leases[k];
+        struct lease *lease = &w->leases[k];
         bool needed = lease->state == LEASE_RECEIVED && bl_kind_is_pass(lease->kind);
         if (lease->state != LEASE_FREE && !bl_kind_is_pass(lease->kind))
             needed = lease->step == w->done;
         if (needed && (!next || lease->micro_batch < next->micro_batch))
             next = lease;
     }
+    return next;
+}
+
+/* The micro-batch that w computes. NULL: it waits for data, or for other ranks. */
+static const struct lease *lease_at_hand(const struct coord *c, const struct worker *w)
+{
+    const struct lease *next = next_of(c, w);
     return next && next->state == LEASE_RECEIVED ? next : NULL;
+}
+
+struct lease *core_awaited_lease(const struct coord *c, const struct worker *w)
+{
+    struct lease *next = next_of(c, w);
+    for (uint32_t k = 0; !next && k < c->config.plan.window; k++)
+        if (w->leases[k].state == LEASE_OUT && bl_kind_is_pass(w->leases[k].kind))
+            next = &w->leases[k];
+    return next && next->state == LEASE_OUT ? next : NULL;
 }
 
 /* Has w all it needs for step s, so that nothing but the all-reduce is left? */

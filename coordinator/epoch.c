@@ -97,6 +97,12 @@ static int find_highest(const char *run_folder, uint64_t *ret, struct bl_error *
     return each(run_folder, take_highest, ret, err);
 }
 
+int epoch_look(const char *run_folder, uint64_t own, uint64_t *ret, struct bl_error *err)
+{
+    BL_TRY(epoch_read(run_folder, ret, err));
+    return *ret != 0 && *ret < own ? find_highest(run_folder, ret, err) : 0;
+}
+
 static int fail_taken(const char *run_folder, struct bl_error *err)
 {
     bl_fail(err, BL_ETAKEN, "another coordinator started in this run folder at the same time");

@@ -16,6 +16,9 @@
 
 /* The number claimed last; 0: none ever was. Reads RUN/epoch. */
 int epoch_read(const char *run_folder, uint64_t *ret, struct bl_error *err);
+/* The number claimed last, as the owner of `own` sees it. A start that claimed a lower number at the same time may write RUN/epoch after it;
+ * such a start owns nothing and ends, so then the claims tell. 0: the run folder is gone. */
+int epoch_look(const char *run_folder, uint64_t own, uint64_t *ret, struct bl_error *err);
 /* Claims the next number and writes it to RUN/epoch. -BL_ETAKEN: another coordinator claimed one meanwhile. */
 int epoch_claim(const char *run_folder, uint64_t *ret, struct bl_error *err);
 /* RUN/epochs/N/journal. ret: EPOCH_PATH_MAX bytes. */

@@ -14,7 +14,9 @@ struct estimate {
         int64_t bytes;
     } lines[ESTIMATE_LINES_MAX]; /* where a worker's memory goes */
     int count;
-    int64_t worker;     /* bytes of one worker at most */
+    int64_t worker;     /* bytes of one worker on its host at most */
+    int64_t gpu;        /* and on its GPU; 0: it computes on the CPU */
+    int64_t gpu_total;  /* what the GPU has */
     int64_t checkpoint; /* bytes of one on disk */
     int64_t trainable;  /* numbers trained: Q-Former and projector */
 };

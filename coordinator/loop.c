@@ -182,8 +182,8 @@ static bool is_taken(struct loop *l)
     bool was_away = l->stepped_ms && (double)away_ms > l->config->cluster.patience_s * 1000;
     struct bl_error err;
     l->stepped_ms = now_ms;
-    if (!was_away || epoch_read(l->config->run_dir, &epoch, &err) < 0 ||
-        epoch == coord_ledger(l->core)->epoch)
+    uint64_t own = coord_ledger(l->core)->epoch;
+    if (!was_away || epoch_look(l->config->run_dir, own, &epoch, &err) < 0 || epoch == own)
         return false;
     bl_fail(&err, BL_ETAKEN,
             "another coordinator has taken the run over while this process stood still for %.1f s",
@@ -607,11 +607,12 @@ static int start(struct loop *l, struct bl_error *err)
     if (wire_context_open(keys, &l->zmq, err) < 0)
         return bl_error_key(err, l->options->keys ? "--keys" : "cluster.keys");
     BL_TRY(peers_new(&l->peers, err));
-    struct wire_guard guard = {wire_control_limits(), on_connection_lost};
+    struct wire_guard guard = {.limits = wire_control_limits(), .lost = on_connection_lost};
     if (wire_router(&l->uv, l->zmq, endpoint, &guard, on_message, l, &l->router, l->endpoint, err) <
         0)
         return fail_bind(l, err);
     BL_TRY(loop_write_config(l, err));
+    BL_TRY(loop_serve_files(l, keys, err));
     BL_TRY(loop_write_endpoint(l, err));
     open_control(l);
     note_security(l);
@@ -629,6 +630,7 @@ static void close_all(struct loop *l)
         control_close(&l->control);
         children_close(&l->children);
         wire_socket_close(&l->router, LINGER_MS);
+        file_service_close(&l->files);
         journal_close(&l->journal);
         while (l->disk_jobs)
             uv_run(&l->uv, UV_RUN_ONCE);

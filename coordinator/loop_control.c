@@ -137,7 +137,7 @@ static json_t *describe_run(struct loop *l)
     gethostname(host, sizeof host - 1);
     return json_pack(
         "{s:o, s:o, s:i, s:s, s:o, s:s, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, "
-        "s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "run_folder", bl_json_text(l->config->run_dir), "host", bl_json_text(host), "pid",
         (int)getpid(), "version", BLIPREN_VERSION, "endpoint", bl_json_text(l->endpoint),
         "security", loop_security_names[l->security], "state", coord_state_name(s.state),
@@ -151,6 +151,7 @@ static json_t *describe_run(struct loop *l)
         progress_bound_by(l->wait_data, l->wait_compute, l->wait_reduce), "checkpoint",
         whole_or_null(checkpoints, checkpoints ? ledger->checkpoints[checkpoints - 1].step : 0),
         "samples_seen", whole_or_null(true, s.seen), "samples_bad", whole_or_null(true, s.bad),
+        "assignments", whole_or_null(true, s.assignments), "hedged", whole_or_null(true, s.hedges),
         "workers_needed",
         whole_or_null(true, s.state == COORD_GATHERING && s.workers_needed > s.workers
                                 ? s.workers_needed - s.workers

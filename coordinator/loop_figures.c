@@ -133,6 +133,9 @@ int loop_committed(struct loop *l, uint64_t step, struct bl_error *err)
     m.step = (int64_t)step + 1;
     m.epoch = (double)m.step * l->plan.batch / (double)bl_plan_epoch(&l->plan);
     m.step_s = step_s;
+    uint64_t hedges = coord_status(l->core).hedges;
+    m.hedged = (int64_t)(hedges - l->hedges);
+    l->hedges = hedges;
     l->latest_train_loss = m.loss;
     l->latest_source_count = m.sources;
     memcpy(l->latest_sources, m.source, sizeof l->latest_sources);

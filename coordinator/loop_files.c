@@ -364,6 +364,7 @@ int loop_open_files(struct loop *l, struct bl_error *err)
     BL_TRY(bl_path_join(worker, sizeof worker, programs, "blipren-worker", err));
     BL_TRY(check_models(l->options->yaml, worker, l->config, warn, err));
     BL_TRY(lock_run(l, err));
+    BL_TRY(loop_hash_models(l, err));
     if (!loop_embeds(l)) {
         if (!l->config->train.steps)
             BL_TRY(

@@ -143,8 +143,14 @@ static bool translate(struct loop *l, struct peer *peer, const Blipren__Envelope
     case BLIPREN__ENVELOPE__BODY_HELLO:
         return take_hello(l, peer, m, e);
     case BLIPREN__ENVELOPE__BODY_ENDED:
+        if (!loop_has_models(l, peer, m->ended) || !loop_can_use(l, peer, m->ended)) {
+            e->type = COORD_EVENT_LOST;
+            e->lost.dead = true;
+            return true;
+        }
         e->type = COORD_EVENT_ENDED;
         e->ended.applied_step = m->ended->applied_step;
+        e->ended.needs_files = m->ended->needs_files;
         e->ended.state_generation = m->ended->state_generation;
         take_digest(&e->ended.digest, &m->ended->state_digest);
         peer->rows = m->ended->rows;

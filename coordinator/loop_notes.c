@@ -70,6 +70,10 @@ void loop_note(struct loop *l, const struct coord_action *a)
         snprintf(line, sizeof line, "peer=%s %s%s%s%s; after %.1f s it goes to another loader",
                  name, a->note.text, space, to, micro_batch, s);
         break;
+    case COORD_NOTE_HEDGED:
+        snprintf(line, sizeof line, "peer=%s %s%s%s%s for %.1f s; another loader makes it, too",
+                 name, a->note.text, space, to, micro_batch, s);
+        break;
     case COORD_NOTE_RESTING:
     case COORD_NOTE_LEFT_OUT:
     case COORD_NOTE_UNFORMED:

@@ -30,6 +30,8 @@ static void send_welcome(struct loop *l, struct peer *peer, uint64_t generation)
     welcome.kind = (Blipren__Kind)l->plan.kind;
     welcome.cache_tower = l->cache_tower;
     welcome.patience_ms = patience_ms;
+    welcome.token = (ProtobufCBinaryData){sizeof l->token, l->token};
+    welcome.files_port = l->files_port;
     if (peer->role == BL_ROLE_LOADER) {
         welcome.probe = l->probe;
         welcome.n_probe = l->probe_count;
@@ -64,6 +66,7 @@ static void send_form(struct loop *l, struct peer *peer, const struct coord_acti
     form.step = a->form.step;
     form.state_generation = a->form.state_generation;
     form.checkpoint = name;
+    form.one_reads = a->form.one_reads;
     WIRE_ENVELOPE(e, FORM, form) = &form;
     send_to(l, peer, a->generation, &e);
 }
@@ -100,6 +103,8 @@ static void send_save(struct loop *l, struct peer *peer, const struct coord_acti
 {
     char name[COORD_CHECKPOINT_NAME_MAX];
     coord_checkpoint_name(a->checkpoint, name);
+    if (peer->needs_files)
+        file_service_permit(l->files, peer->incarnation, name);
     Blipren__Save save = BLIPREN__SAVE__INIT;
     save.step = a->checkpoint.step;
     save.folder = name;
@@ -178,6 +183,8 @@ void loop_forget(struct loop *l, struct peer *peer)
     if (peer == l->sender)
         l->sender = NULL;
     wire_know(l->router, peer->connection, false);
+    if (peer->needs_files)
+        file_service_withdraw(l->files, peer->incarnation);
     peers_remove(l->peers, peer);
 }
 
@@ -203,7 +210,10 @@ void loop_send(struct loop *l, const struct coord_action *a)
     case COORD_ACTION_REFUSE:
         snprintf(text, sizeof text, "%s (expected %" PRIu64 ", found %" PRIu64 ")%s%s",
                  a->refuse.text, a->refuse.expected, a->refuse.found, why[0] ? ": " : "", why);
-        loop_refuse(l, peer, text, "");
+        loop_refuse(l, peer, text,
+                    why[0] ? "put them at the same path there, or say with --map FROM=TO where "
+                             "they are"
+                           : "");
         loop_forget(l, peer);
         break;
     case COORD_ACTION_FORGET:

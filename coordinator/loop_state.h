@@ -5,6 +5,8 @@
  *   loop.c          start and end, the clock, signals, the journal's and the children's word, actions
  *   loop_in.c       messages to events
  *   loop_out.c      actions to messages
+ *   loop_models.c   are a peer's models the run's?
+ *   loop_unseen.c   peers that do not see the run folder
  *   loop_embed.c    what is different when the run embeds
  *   loop_embed_plan.c  what `embed --plan` shows
  *   loop_fill.c     a cache that training fills
@@ -31,6 +33,7 @@
 #include "coordinator/children.h"
 #include "coordinator/control.h"
 #include "coordinator/core.h"
+#include "coordinator/file_service.h"
 #include "coordinator/journal.h"
 #include "coordinator/loop.h"
 #include "coordinator/metrics.h"
@@ -62,6 +65,9 @@ struct loop {
     uint8_t run[RUN_ID_BYTES];
     uint64_t incarnation;
     int lock_fd;
+    struct {
+        char vision[65], llm[65]; /* SHA-256, "": not known */
+    } models[BL_ROLE_LOADER + 1]; /* as each role says them of itself (Ended) */
 
     uv_loop_t uv;
     bool uv_open;
@@ -76,6 +82,9 @@ struct loop {
     } security;
     struct wire_socket *router;
     char endpoint[SOCKET_ENDPOINT_MAX];
+    struct file_service *files; /* NULL: all peers are children, which see the run folder */
+    uint16_t files_port;
+    uint8_t token[BL_TOKEN_BYTES]; /* drawn anew at each start */
 
     uint64_t
         probe[BL_PROBE_SAMPLES_MAX]; /* samples that a loader has to read before it gets work */
@@ -109,6 +118,7 @@ struct loop {
     double step_s, images, tokens; /* running means per step */
     double wait_data, wait_compute, wait_reduce;
     uint64_t last_commit_ms;
+    uint64_t hedges;           /* up to the latest step */
     const char *waiting;       /* for whom or what; a literal */
     uint64_t waiting_since_ms; /* UINT64_MAX: it was said */
     uint64_t committed;
@@ -138,6 +148,22 @@ struct loop {
  * the next call overwrites. false: there is nothing for the core in it; the peer may be forgotten then. */
 bool loop_take_message(struct loop *l, struct peer *peer, const Blipren__Envelope *message,
                        struct coord_event *ret);
+
+/* ---- loop_models.c */
+
+/* Hashes the models: for loaders their settings alone, for workers all of them, unless all workers will be this coordinator's
+ * children, which see the same folders. */
+int loop_hash_models(struct loop *l, struct bl_error *err);
+/* Does the peer that says Ended have the run's models? Else it is refused. */
+bool loop_has_models(struct loop *l, struct peer *peer, const Blipren__Ended *ended);
+
+/* ---- loop_unseen.c */
+
+/* RUN/token, by which peers find out whether they see the run folder; and the file service for those that do not, unless all will be
+ * this coordinator's children. The router listens. */
+int loop_serve_files(struct loop *l, const char *keys, struct bl_error *err);
+/* Can the run use the peer that says Ended, though it may not see the run folder? Else it is refused. */
+bool loop_can_use(struct loop *l, struct peer *peer, const Blipren__Ended *ended);
 
 /* ---- loop_out.c */
 

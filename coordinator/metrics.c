@@ -127,13 +127,14 @@ static int append(FILE *file, json_t *object, struct bl_error *err)
 int metrics_step(struct metrics *metrics, const struct metrics_step *m, struct bl_error *err)
 {
     json_t *o = json_pack(
-        "{s:s, s:f, s:I, s:o, s:o, s:I, s:I, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "type", "step",
-        "time", wall_clock(), "step", (json_int_t)m->step, "epoch", bl_json_number(m->epoch),
-        "loss_nats", bl_json_number(m->loss), "tokens", (json_int_t)m->tokens, "images",
-        (json_int_t)m->images, "learning_rate", bl_json_number(m->rate), "grad_norm",
-        bl_json_number(m->norm), "skipped", m->skipped, "step_s", bl_json_number(m->step_s),
-        "data_wait_s", bl_json_number(m->data_wait_s), "compute_s", bl_json_number(m->compute_s),
-        "reduce_wait_s", bl_json_number(m->reduce_wait_s));
+        "{s:s, s:f, s:I, s:o, s:o, s:I, s:I, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:I}", "type",
+        "step", "time", wall_clock(), "step", (json_int_t)m->step, "epoch",
+        bl_json_number(m->epoch), "loss_nats", bl_json_number(m->loss), "tokens",
+        (json_int_t)m->tokens, "images", (json_int_t)m->images, "learning_rate",
+        bl_json_number(m->rate), "grad_norm", bl_json_number(m->norm), "skipped", m->skipped,
+        "step_s", bl_json_number(m->step_s), "data_wait_s", bl_json_number(m->data_wait_s),
+        "compute_s", bl_json_number(m->compute_s), "reduce_wait_s",
+        bl_json_number(m->reduce_wait_s), "hedged", (json_int_t)m->hedged);
     if (m->experts) {
         json_object_set_new(o, "expert_share", numbers(m->share, m->experts));
         json_object_set_new(o, "router_entropy_nats", bl_json_number(m->entropy));

@@ -22,7 +22,8 @@ struct metrics_step {
     double rate, norm;  /* learning rate; of the gradient before clipping */
     int64_t tokens, images;
     int skipped;
-    double step_s; /* since the step before; NAN: nothing to measure from */
+    int64_t hedged; /* micro-batches asked of a second loader since the step before */
+    double step_s;  /* since the step before; NAN: nothing to measure from */
     double data_wait_s, compute_s, reduce_wait_s; /* of the slowest rank */
     int experts;                                  /* 0: the normal projector */
     const double *share;                          /* (experts) mean routing weight */

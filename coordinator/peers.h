@@ -26,7 +26,8 @@ struct peer {
     char build[512];                              /* of its Hello */
     uint64_t secret;                              /* of its Hello: whose child it is; 0: nobody's */
     char phase[32], waiting[BL_BEAT_WAITING_MAX]; /* of its last Beat */
-    bool rows; /* of its Ended: a worker to which loaders ship the cache's rows */
+    bool rows;        /* of its Ended: a worker to which loaders ship the cache's rows */
+    bool needs_files; /* of its Ended: it does not see the run folder */
     struct peer_times times;
     bool unreachable;                 /* a message could not be sent to it */
     struct peer *next_id, *next_link; /* chains of the two tables */

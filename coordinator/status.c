@@ -79,6 +79,9 @@ static void print_run(FILE *out, const json_t *s)
     if (whole_of(s, "samples_bad"))
         fprintf(out, "bad samples: %lld of %lld\n", whole_of(s, "samples_bad"),
                 whole_of(s, "samples_seen"));
+    if (whole_of(s, "hedged"))
+        fprintf(out, "micro-batches asked of a second loader: %lld of %lld\n",
+                whole_of(s, "hedged"), whole_of(s, "assignments"));
 }
 
 static void print_waiting(FILE *out, const json_t *s)

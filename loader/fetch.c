@@ -40,6 +40,9 @@ struct fetch {
 
     char run_folder[4096];
     uint8_t run[RUN_ID_BYTES];
+    struct files *files;
+    bool sees_run;
+    struct path_map *map;
     char cache_tower[65];
     struct sample_source *source; /* immutable once open_done */
 
@@ -147,7 +150,11 @@ static void do_open(struct fetch *f, struct fetch_micro_batch *none)
     struct bl_error err = {0};
     struct sample_source *source = NULL;
     const struct location_patience patience = {wait_a_while, f};
-    int rc = sample_source_open(f->run_folder, f->run, f->cache_tower, &patience, &source, &err);
+    char folder[sizeof f->run_folder];
+    int rc = files_find_run(f->files, f->run_folder, false, folder, &f->sees_run, &err);
+    if (rc == 0)
+        rc = sample_source_open(folder, f->run, f->map, f->cache_tower, &patience, &source, &err);
+    files_let_go_of_run(f->files);
     pthread_mutex_lock(&f->lock);
     f->source = source;
     if (rc < 0)
@@ -252,13 +259,15 @@ int fetch_start(const struct fetch_options *options, struct fetch **ret, struct 
     return rc;
 }
 
-void fetch_open(struct fetch *f, const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                const char *cache_tower)
+void fetch_open(struct fetch *f, struct files *files, const char *run_folder,
+                const uint8_t run[RUN_ID_BYTES], struct path_map *map, const char *cache_tower)
 {
     pthread_mutex_lock(&f->lock);
     BL_ASSERT(!f->open_done && !f->open_wanted);
     snprintf(f->run_folder, sizeof f->run_folder, "%s", run_folder);
     memcpy(f->run, run, sizeof f->run);
+    f->files = files;
+    f->map = map;
     snprintf(f->cache_tower, sizeof f->cache_tower, "%s", cache_tower);
     f->open_wanted = true;
     pthread_cond_signal(&f->work);
@@ -305,6 +314,16 @@ bool fetch_is_cached(const struct fetch *f)
 uint32_t fetch_side(const struct fetch *f)
 {
     return sample_side(f->source);
+}
+
+bool fetch_sees_run(const struct fetch *f)
+{
+    return f->sees_run;
+}
+
+void fetch_models(const struct fetch *f, const char **ret_vision, const char **ret_llm)
+{
+    sample_models(f->source, ret_vision, ret_llm);
 }
 
 static bool is_among(uint64_t sample, const uint64_t *list, size_t count)

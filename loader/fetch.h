@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/data/run.h"
 #include "common/tokenizer/tokenizer.h"
+#include "proto/files.h"
 
 #define FETCH_REASON_MAX 200
 
@@ -70,10 +71,10 @@ struct fetch_options {
 
 /* Starts the threads. *ret is the caller's. */
 int fetch_start(const struct fetch_options *options, struct fetch **ret, struct bl_error *err);
-/* Opens configuration, index, tokenizer and preprocessing (cache_tower as in sample_source_open), on a thread; FETCH_OPENED
+/* Opens, from the run folder or where this host does not see it from what `files` (borrowed) fetches, configuration, index, tokenizer and preprocessing (map, cache_tower as in sample_source_open), on a thread; FETCH_OPENED
  * follows. Once. */
-void fetch_open(struct fetch *fetch, const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                const char *cache_tower);
+void fetch_open(struct fetch *fetch, struct files *files, const char *run_folder,
+                const uint8_t run[RUN_ID_BYTES], struct path_map *map, const char *cache_tower);
 /* Reads the images of these samples and hashes their bytes (sample_probe); FETCH_PROBED follows, once the data is open. One
  * at a time. -BL_ENOMEM. */
 int fetch_probe(struct fetch *fetch, const uint64_t *samples, uint32_t count, struct bl_error *err);
@@ -82,6 +83,10 @@ const uint64_t *fetch_probe_hashes(const struct fetch *fetch, uint32_t *ret_coun
 /* After FETCH_OPENED: samples of the index, pixels of an image's side, and whether features come from the run's cache. */
 uint64_t fetch_samples(const struct fetch *fetch);
 uint32_t fetch_side(const struct fetch *fetch);
+/* And whether the run folder is seen. */
+bool fetch_sees_run(const struct fetch *fetch);
+/* And its models (sample_models). */
+void fetch_models(const struct fetch *fetch, const char **ret_vision, const char **ret_llm);
 bool fetch_is_cached(const struct fetch *fetch);
 
 struct fetch_order {

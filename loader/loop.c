@@ -68,6 +68,11 @@ static void send_ended(struct loop *l, const struct loader_action *a)
     ended.n_probe_hash = count;
     ended.probe_hash = (uint64_t *)(uintptr_t)hashes;
     ended.probe_error = l->probe_error;
+    ended.needs_files = !fetch_sees_run(l->fetch);
+    const char *vision, *llm;
+    fetch_models(l->fetch, &vision, &llm);
+    ended.vision_sha256 = (char *)(uintptr_t)vision;
+    ended.llm_sha256 = (char *)(uintptr_t)llm;
     WIRE_ENVELOPE(e, ENDED, ended) = &ended;
     member_send(&l->member, a->generation, &e);
 }
@@ -333,7 +338,8 @@ static void carry_out(struct loop *l, const struct loader_action *a)
         send_hello(l);
         break;
     case LOADER_ACTION_OPEN:
-        fetch_open(l->fetch, l->member.run_folder, l->member.run, l->member.cache_tower);
+        fetch_open(l->fetch, l->member.files, l->member.run_folder, l->member.run, l->options->map,
+                   l->member.cache_tower);
         break;
     case LOADER_ACTION_PROBE:
         probe(l);
@@ -486,6 +492,9 @@ static void on_opened(struct loop *l, const struct bl_error *error)
         return;
     }
     l->data_open = true;
+    member_warn_unused(&l->member);
+    if (!fetch_sees_run(l->fetch))
+        member_say_unseen(&l->member);
     bl_log(BL_LOG_INFO, "run=%s samples=%" PRIu64 " side=%u threads=%u capacity=%u",
            l->member.run_folder, fetch_samples(l->fetch), fetch_side(l->fetch), l->threads,
            l->capacity);
@@ -608,6 +617,7 @@ int loader_run(const struct loader_options *options, struct bl_error *err)
                                     .grace_s = options->grace_s,
                                     .name = options->name,
                                     .parent = options->parent,
+                                    .map = options->map,
                                     .calls = &calls,
                                     .context = &l};
     int rc = member_open(&l.member, &member, err);

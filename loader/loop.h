@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/path_map.h"
 
 struct loader_options {
     const char *coordinator; /* its addresses, or a file of them (proto/coordinators.h) */
@@ -14,6 +15,7 @@ struct loader_options {
     int threads;             /* that make micro-batches, one each; 0: all cores */
     int capacity;            /* micro-batches it may hold; 0: two for each thread */
     int parent;              /* process to die with; 0: none */
+    struct path_map *map;    /* where the plan's folders are on this host; borrowed */
     unsigned patience_s;     /* without a coordinator for so long: leave */
     unsigned grace_s;        /* keeps working for at most this long after a signal */
 };

@@ -26,6 +26,7 @@ static const char usage[] =
     "  --keys DIR      the cluster's keys (a copy of what `blipren-coord keygen` makes): needed "
     "beyond this machine\n"
     "  --insecure      run without keys: nothing is encrypted or authenticated\n"
+    "  --map FROM=TO   folder FROM of run.yaml is TO on this host; may be given several times\n"
     "  --threads N     images decoded at the same time (all cores)\n"
     "  --capacity N    micro-batches it holds at most (two for each thread)\n"
     "  --name TEXT     what it is called in the coordinator's log (host:pid)\n"
@@ -88,7 +89,8 @@ static int wrong_usage(struct bl_error *err, const char *expected)
 
 static int command_load(int argc, char **argv, struct bl_error *err)
 {
-    struct loader_options options = {0};
+    struct path_map map = {0};
+    struct loader_options options = {.map = &map};
     int64_t threads = 0, capacity = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
@@ -97,6 +99,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 1024},
+        {"--map", ARGUMENT_MAP, &map, 0, 0},
         {"--capacity", ARGUMENT_WHOLE, &capacity, 0, BL_LOADER_CAPACITY_MAX},
         {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
         {"--grace", ARGUMENT_WHOLE, &grace_s, 0, 1000000},
@@ -116,7 +119,9 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     options.patience_s = (unsigned)patience_s;
     options.grace_s = (unsigned)grace_s;
     options.insecure |= parent != 0; /* a coordinator that starts us was told already */
-    return loader_run(&options, err);
+    int rc = loader_run(&options, err);
+    path_map_release(&map);
+    return rc;
 }
 
 static int command_inspect(int argc, char **argv, struct bl_error *err)

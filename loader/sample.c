@@ -19,8 +19,12 @@
 #include "loader/download/image_cache.h"
 #include "loader/download/download.h"
 
+#define PATH_BYTES 4096
+
 struct sample_source {
+    const struct path_map *map; /* borrowed; NULL: images are where the index has them */
     struct config *config;
+    char vision_sha256[65], llm_sha256[65];
     struct dataset *dataset;
     struct tokenizer *tokenizer;
     struct caption_rules *rules;
@@ -136,15 +140,17 @@ static int open_download(struct sample_source *s, struct bl_error *err)
 }
 
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const char *cache_tower, const struct location_patience *patience,
-                       struct sample_source **ret, struct bl_error *err)
+                       struct path_map *map, const char *cache_tower,
+                       const struct location_patience *patience, struct sample_source **ret,
+                       struct bl_error *err)
 {
     bl_auto(sample_source) struct sample_source *s = calloc(1, sizeof *s);
     if (!s)
         return bl_fail(err, BL_ENOMEM, "no memory for the run's data");
     s->patience = *patience;
     pthread_mutex_init(&s->fill.lock, NULL);
-    BL_TRY(run_open(run_folder, run, &s->config, &s->dataset, err));
+    s->map = map;
+    BL_TRY(run_open(run_folder, run, map, &s->config, &s->dataset, err));
     s->verified = calloc(sample_count(s) / 8 + 1, sizeof *s->verified);
     if (!s->verified)
         return bl_fail(err, BL_ENOMEM, "no memory for %llu samples",
@@ -154,6 +160,8 @@ int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
         BL_TRY(open_download(s, err));
     BL_TRY(image_processor_open(s->config->vision.path, s->config->data.max_pixels, &s->processor,
                                 err));
+    BL_TRY(hf_folder_sha256(s->config->vision.path, HF_IDENTITY_SETTINGS, s->vision_sha256, err));
+    BL_TRY(hf_folder_sha256(s->config->llm.path, HF_IDENTITY_SETTINGS, s->llm_sha256, err));
     BL_TRY(open_cache(s, cache_tower, err));
     *ret = bl_take(&s);
     return 0;
@@ -190,6 +198,12 @@ uint32_t sample_side(const struct sample_source *s)
     return s->processor.side;
 }
 
+void sample_models(const struct sample_source *s, const char **ret_vision, const char **ret_llm)
+{
+    *ret_vision = s->vision_sha256;
+    *ret_llm = s->llm_sha256;
+}
+
 bool sample_is_cached(const struct sample_source *s)
 {
     return s->cache != NULL;
@@ -201,6 +215,14 @@ size_t sample_image_bytes(const struct sample_source *s, bool rows)
     if (s->cache)
         return rows ? s->row_bytes : 0;
     return side * side * 3;
+}
+
+/* A sample as this host is to read it; its path may be in buffer. */
+static int find_sample(const struct sample_source *s, uint64_t id, char buffer[PATH_BYTES],
+                       struct dataset_sample *ret, struct bl_error *err)
+{
+    dataset_sample(s->dataset, id, ret);
+    return path_map_apply(s->map, ret->location.path, buffer, PATH_BYTES, &ret->location.path, err);
 }
 
 /* -- image bytes ------------------------------------------------------------------------------ */
@@ -218,7 +240,8 @@ static void set_verified(const struct sample_source *s, uint64_t id)
 int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err)
 {
     struct dataset_sample sample;
-    dataset_sample(s->dataset, id, &sample);
+    char path[PATH_BYTES];
+    BL_TRY(find_sample(s, id, path, &sample, err));
     return sample.location.kind == LOCATION_URL && !s->cache
                ? download_want(s->download, &sample.location, err)
                : 0;
@@ -227,15 +250,16 @@ int sample_want(const struct sample_source *s, uint64_t id, struct bl_error *err
 void sample_describe(const struct sample_source *s, uint64_t id, char *ret, size_t size)
 {
     struct dataset_sample sample;
-    dataset_sample(s->dataset, id, &sample);
+    char path[PATH_BYTES];
+    find_sample(s, id, path, &sample, NULL); /* one that is too long is cut here too */
     location_describe(&sample.location, ret, size);
 }
 
 int sample_missing(const struct sample_source *s, uint64_t id, struct bl_error *err)
 {
     struct dataset_sample sample;
-    char reason[IMAGE_CACHE_REASON_MAX];
-    dataset_sample(s->dataset, id, &sample);
+    char reason[IMAGE_CACHE_REASON_MAX], path[PATH_BYTES];
+    BL_TRY(find_sample(s, id, path, &sample, err));
     if (sample.location.kind != LOCATION_URL)
         return 0;
     bool known = image_cache_find(sample.location.path, reason) == IMAGE_CACHE_FAILED;
@@ -383,8 +407,9 @@ int sample_make(const struct sample_source *s, uint64_t id, uint32_t epoch, uint
 {
     struct dataset_sample sample;
     struct sample_info info;
+    char path[PATH_BYTES];
     size_t before = ids->count;
-    dataset_sample(s->dataset, id, &sample);
+    BL_TRY(find_sample(s, id, path, &sample, err));
     for (unsigned failures = 0;;) {
         int rc = make_image(s, id, &sample, image, &info.damaged, err);
         if (rc == 0)
@@ -409,10 +434,11 @@ static int probe_one(const struct sample_source *s, uint64_t id, uint64_t *ret,
     uint8_t hash[32];
     struct dataset_sample sample;
     struct bl_stamp stamp;
+    char path[PATH_BYTES];
     if (id >= sample_count(s))
         return bl_fail(err, BL_EDATA, "expected samples below %llu, found %llu",
                        (unsigned long long)sample_count(s), (unsigned long long)id);
-    dataset_sample(s->dataset, id, &sample);
+    BL_TRY(find_sample(s, id, path, &sample, err));
     if (sample.location.kind == LOCATION_URL) {
         memcpy(ret, sample.hash, sizeof *ret);
         return 0;

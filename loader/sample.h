@@ -25,17 +25,22 @@ struct sample_source;
 
 /* Reads the run folder's configuration and index, the language model's tokenizer and the vision
  * model's preprocessing, or (cache_tower not "") the identities of the run's feature cache, of the tower with that hash. Takes up
- * to a second. patience waits on the threads that call the functions below. *ret is the
+ * to a second. map says where the plan's folders are on this host; it is borrowed, and not changed afterwards; NULL: where the
+ * plan has them. patience waits on the threads that call the functions below. *ret is the
  * caller's. */
 int sample_source_open(const char *run_folder, const uint8_t run[RUN_ID_BYTES],
-                       const char *cache_tower, const struct location_patience *patience,
-                       struct sample_source **ret, struct bl_error *err);
+                       struct path_map *map, const char *cache_tower,
+                       const struct location_patience *patience, struct sample_source **ret,
+                       struct bl_error *err);
 /* NULL is fine; sets *source to NULL. */
 void sample_source_free(struct sample_source **source);
 
 uint64_t sample_count(const struct sample_source *source);
 /* Images are (side, side, 3) u8 RGB. */
 uint32_t sample_side(const struct sample_source *source);
+/* Of the settings and tokenizers of this host's models (HF_IDENTITY_SETTINGS): 64 digits each. */
+void sample_models(const struct sample_source *source, const char **ret_vision,
+                   const char **ret_llm);
 /* Whether features come from the run's cache. */
 bool sample_is_cached(const struct sample_source *source);
 /* Bytes of an image as it is shipped: its pixels; of a cached run its row in the cache (rows), or nothing: the worker has it. */

@@ -156,6 +156,15 @@ static int check_hello(const Blipren__Hello *m, struct bl_error *err)
     return 0;
 }
 
+/* Of 32 bytes, or empty. */
+static int check_hex(const char *hex, const char *field, struct bl_error *err)
+{
+    size_t digits = strspn(hex, "0123456789abcdef");
+    CHECK(!hex[digits] && (digits == 0 || digits == 64), field,
+          "expected 0 or 64 hexadecimal digits, found %zu of %zu", digits, strlen(hex));
+    return 0;
+}
+
 static int check_entry(const Blipren__Rendezvous *m, struct bl_error *err)
 {
     CHECK_TEXT(m->key, 64, "Rendezvous.key");
@@ -199,6 +208,8 @@ static int check_ended(const Blipren__Ended *m, struct bl_error *err)
 {
     CHECK_RANGE(m->applied_step, -1, INT64_MAX, "Ended.applied_step");
     CHECK_RANGE(m->n_probe_hash, 0, BL_PROBE_SAMPLES_MAX, "Ended.probe_hash");
+    BL_TRY(check_hex(m->vision_sha256, "Ended.vision_sha256", err));
+    BL_TRY(check_hex(m->llm_sha256, "Ended.llm_sha256", err));
     return check_digest(&m->state_digest, "Ended.state_digest", err);
 }
 
@@ -218,11 +229,13 @@ static int check_welcome(const Blipren__Welcome *m, struct bl_error *err)
     CHECK_TEXT(m->run_folder, 4096, "Welcome.run_folder");
     CHECK(m->run_folder[0] == '/', "Welcome.run_folder",
           "expected an absolute path, found \"%.60s\"", m->run_folder);
-    CHECK(strlen(m->cache_tower) == 0 || strlen(m->cache_tower) == 64, "Welcome.cache_tower",
-          "expected 0 or 64 digits, found %zu", strlen(m->cache_tower));
+    BL_TRY(check_hex(m->cache_tower, "Welcome.cache_tower", err));
     CHECK(m->kind == BLIPREN__KIND__KIND_TRAIN || m->kind == BLIPREN__KIND__KIND_EMBED,
           "Welcome.kind", "expected TRAIN or EMBED");
     CHECK_RANGE(m->n_probe, 0, BL_PROBE_SAMPLES_MAX, "Welcome.probe");
+    CHECK(m->token.len == 0 || m->token.len == BL_TOKEN_BYTES, "Welcome.token",
+          "expected 0 or %d bytes, found %zu", BL_TOKEN_BYTES, m->token.len);
+    CHECK_RANGE(m->files_port, 0, 65535, "Welcome.files_port");
     CHECK_RANGE(m->patience_ms, BL_PATIENCE_MS_MIN, BL_PATIENCE_S_MAX * 1000,
                 "Welcome.patience_ms");
     return 0;
@@ -245,6 +258,65 @@ static int check_assignment(const Blipren__Assignment *m, struct bl_error *err)
     CHECK_RANGE(m->first, 0, INT32_MAX - BL_MICRO_BATCH_SLOTS_MAX, "Assignment.first");
     CHECK(m->worker != 0, "Assignment.worker", "expected an incarnation, found 0");
     return check_endpoint(m->endpoint, "Assignment.endpoint", err);
+}
+
+/* Names of files that stay inside their folder; a checkpoint's may be empty where `none` is true. */
+static int check_file(const char *checkpoint, bool none, const char *file, bool no_file,
+                      const char *message, struct bl_error *err)
+{
+    char field[64];
+    snprintf(field, sizeof field, "%s.checkpoint", message);
+    if (!none || checkpoint[0])
+        BL_TRY(check_name(checkpoint, field, err));
+    snprintf(field, sizeof field, "%s.file", message);
+    return no_file && !file[0] ? 0 : check_name(file, field, err);
+}
+
+static int check_token(const ProtobufCBinaryData *token, const char *field, struct bl_error *err)
+{
+    CHECK(token->len == BL_TOKEN_BYTES, field, "expected %d bytes, found %zu", BL_TOKEN_BYTES,
+          token->len);
+    return 0;
+}
+
+static int check_fetch(const Blipren__Fetch *m, struct bl_error *err)
+{
+    BL_TRY(check_token(&m->token, "Fetch.token", err));
+    CHECK(m->offset <= BL_SENT_FILE_BYTES_MAX, "Fetch.offset", "expected a file's offset");
+    return check_file(m->checkpoint, true, m->file, false, "Fetch", err);
+}
+
+/* A piece lies inside its file. */
+static int check_piece_of(uint64_t offset, size_t bytes, uint64_t size, const char *field,
+                          struct bl_error *err)
+{
+    CHECK(size <= BL_SENT_FILE_BYTES_MAX && bytes <= BL_PIECE_BYTES_MAX && offset <= size &&
+              bytes <= size - offset,
+          field,
+          "expected at most %d bytes inside of the file, found %zu at %" PRIu64 " of %" PRIu64,
+          BL_PIECE_BYTES_MAX, bytes, offset, size);
+    return 0;
+}
+
+static int check_piece(const Blipren__Piece *m, struct bl_error *err)
+{
+    BL_TRY(check_digest(&m->sha256, "Piece.sha256", err));
+    CHECK_TEXT(m->error, 1024, "Piece.error");
+    BL_TRY(check_piece_of(m->offset, m->data.len, m->size, "Piece.data", err));
+    return check_file(m->checkpoint, true, m->file, false, "Piece", err);
+}
+
+static int check_put(const Blipren__Put *m, struct bl_error *err)
+{
+    BL_TRY(check_token(&m->token, "Put.token", err));
+    BL_TRY(check_piece_of(m->offset, m->data.len, m->size, "Put.data", err));
+    return check_file(m->checkpoint, false, m->file, true, "Put", err);
+}
+
+static int check_kept(const Blipren__Kept *m, struct bl_error *err)
+{
+    CHECK_TEXT(m->error, 1024, "Kept.error");
+    return check_file(m->checkpoint, false, m->file, true, "Kept", err);
 }
 
 static int check_body(const Blipren__Envelope *e, struct bl_error *err)
@@ -284,6 +356,14 @@ static int check_body(const Blipren__Envelope *e, struct bl_error *err)
         return check_name(e->save->folder, "Save.folder", err);
     case BLIPREN__ENVELOPE__BODY_BROKEN:
         return check_broken(e->broken, err);
+    case BLIPREN__ENVELOPE__BODY_FETCH:
+        return check_fetch(e->fetch, err);
+    case BLIPREN__ENVELOPE__BODY_PIECE:
+        return check_piece(e->piece, err);
+    case BLIPREN__ENVELOPE__BODY_PUT:
+        return check_put(e->put, err);
+    case BLIPREN__ENVELOPE__BODY_KEPT:
+        return check_kept(e->kept, err);
     case BLIPREN__ENVELOPE__BODY_BEAT:
     case BLIPREN__ENVELOPE__BODY_GOODBYE:
     case BLIPREN__ENVELOPE__BODY_REFUSE:

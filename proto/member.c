@@ -63,6 +63,7 @@ void member_leave(struct member *m)
 {
     bl_notify_stopping();
     m->leaving = true;
+    files_stop(m->files);
     uv_stop(&m->uv);
 }
 
@@ -118,7 +119,48 @@ void member_exit(struct member *m, int code, const char *text)
     member_leave(m);
 }
 
+void member_say_unseen(const struct member *m)
+{
+    bl_log(BL_LOG_INFO,
+           "this host does not see the run folder %s: its files come from the coordinator",
+           m->run_folder);
+}
+
+void member_warn_unused(const struct member *m)
+{
+    const struct path_map *map = m->options.map;
+    for (size_t i = 0; map && i < map->count; i++)
+        if (!map->at[i].used)
+            bl_log(BL_LOG_WARNING, "--map %s=%s: no path of this run is %s or below it; ignoring",
+                   map->at[i].from, map->at[i].to, map->at[i].from);
+}
+
 /* -- messages in -- */
+
+/* The file service is where the coordinator is. */
+static void point_to_files(struct member *m, const Blipren__Envelope *e)
+{
+    const Blipren__Welcome *welcome = e->welcome;
+    struct files_place place = {
+        .peer = m->incarnation, .epoch = e->epoch, .patience_ms = welcome->patience_ms};
+    const char *colon = strrchr(m->endpoint, ':');
+    memcpy(place.run, m->run, sizeof place.run);
+    if (welcome->files_port && welcome->token.len == sizeof place.token && colon) {
+        memcpy(place.token, welcome->token.data, sizeof place.token);
+        snprintf(place.endpoint, sizeof place.endpoint, "%.*s:%u", (int)(colon - m->endpoint),
+                 m->endpoint, welcome->files_port);
+    }
+    files_point(m->files, &place);
+}
+
+static int take_folder(struct member *m, const char *plan, struct bl_error *err)
+{
+    char buffer[sizeof m->run_folder];
+    const char *folder;
+    BL_TRY(path_map_apply(m->options.map, plan, buffer, sizeof buffer, &folder, err));
+    snprintf(m->run_folder, sizeof m->run_folder, "%s", folder);
+    return 0;
+}
 
 /* The coordinator's word on the run: taken once, and the same for ever. */
 static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_error *err)
@@ -139,8 +181,9 @@ static int take_welcome(struct member *m, const Blipren__Envelope *e, struct bl_
     m->probe_count = (uint32_t)e->welcome->n_probe;
     if (m->probe_count)
         memcpy(m->probe, e->welcome->probe, m->probe_count * sizeof *m->probe);
-    snprintf(m->run_folder, sizeof m->run_folder, "%s", e->welcome->run_folder);
+    BL_TRY(take_folder(m, e->welcome->run_folder, err));
     m->run_kind = (enum bl_kind)e->welcome->kind;
+    point_to_files(m, e);
     snprintf(m->cache_tower, sizeof m->cache_tower, "%s", e->welcome->cache_tower);
     bl_notify_ready("%s of the run %s", m->name, m->run_folder);
     return 0;
@@ -246,6 +289,7 @@ void member_connect(struct member *m, uint64_t link)
     struct bl_error err;
     m->met = whom_it_met(m);
     m->welcomed = false;
+    files_wait(m->files);
     wire_socket_close(&m->control, 0);
     m->link = link;
     if (coordinators_next(&m->coordinators, m->endpoint, &err) < 0) {
@@ -364,7 +408,7 @@ int member_open(struct member *m, const struct member_options *options, struct b
                "security=none: connections are neither encrypted nor authenticated");
     if (wire_context_open(options->keys, &m->zmq, err) < 0)
         return bl_error_key(err, "--keys");
-    return 0;
+    return files_new(m->zmq, &m->files, err);
 }
 
 struct core_member_config member_config(const struct member *m)
@@ -386,5 +430,6 @@ void member_close(struct member *m)
 {
     wire_socket_close(&m->control, LINGER_MS);
     wire_loop_close(&m->uv);
+    files_free(&m->files);
     wire_context_close(&m->zmq);
 }

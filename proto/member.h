@@ -11,8 +11,10 @@
 
 #include "common/error.h"
 #include "common/data/run.h"
+#include "common/path_map.h"
 #include "proto/coordinators.h"
 #include "proto/core_member.h"
+#include "proto/files.h"
 #include "proto/socket.h"
 #include "proto/wire.h"
 
@@ -43,6 +45,8 @@ struct member_options {
     const char *name; /* for people; NULL: host:pid */
     const char *kind; /* of machine, as far as results depend on it; NULL: they do not */
     int parent;       /* process to die with; 0: none */
+    struct path_map
+        *map; /* where the plan's folders are on this host; NULL: where the plan has them */
     const struct member_calls *calls;
     void *context;
 };
@@ -57,6 +61,7 @@ struct member {
     int signal_count;
     struct wire_context *zmq; /* for the program's other sockets too */
     struct wire_socket *control;
+    struct files *files; /* of the run folder, where this host does not see it */
     struct coordinators coordinators;
     char endpoint
         [SOCKET_ENDPOINT_MAX]; /* of the coordinator that it is, or was last, connected to */
@@ -65,8 +70,8 @@ struct member {
     uint64_t incarnation, link; /* of this process, of its newest connection */
     bool run_known;             /* then these are the run's, for ever */
     uint8_t run[RUN_ID_BYTES];
-    uint64_t epoch; /* of the coordinator that welcomed it last; 0: none did */
-    char run_folder[4096];
+    uint64_t epoch;        /* of the coordinator that welcomed it last; 0: none did */
+    char run_folder[4096]; /* as this host has it */
     enum bl_kind run_kind;
     char cache_tower[65];                 /* "": the run takes no features from a cache */
     uint32_t patience_ms;                 /* the run's; a guess until Welcome tells it */
@@ -107,6 +112,11 @@ void member_send(struct member *m, uint64_t generation, Blipren__Envelope *envel
 /* Fills in role, name and build, and sends. */
 void member_hello(struct member *m, Blipren__Hello *hello);
 void member_goodbye(struct member *m, const char *reason);
+
+/* Says that this host does not see the run folder. */
+void member_say_unseen(const struct member *m);
+/* Warns of mappings that no path of the run needs; once the run is open. */
+void member_warn_unused(const struct member *m);
 
 /* Ends the loop. */
 void member_leave(struct member *m);

@@ -344,7 +344,8 @@ int wire_router(uv_loop_t *loop, struct wire_context *context, const char *endpo
                 struct bl_error *err)
 {
     struct wire_socket *s;
-    BL_TRY(socket_make(context, ZMQ_ROUTER, CONTROL_HWM, receive, user, &s, err));
+    int waiting = guard->waiting ? guard->waiting : CONTROL_HWM;
+    BL_TRY(socket_make(context, ZMQ_ROUTER, waiting, receive, user, &s, err));
     set_int(s->zmq, ZMQ_ROUTER_MANDATORY, 1);
     return listen_socket(loop, context, s, endpoint, guard, ret, ret_endpoint, err);
 }

@@ -64,6 +64,7 @@ int wire_check_endpoint(const char *endpoint, bool permitted, struct bl_error *e
 struct wire_guard {
     struct guard_limits limits;
     void (*lost)(void *user); /* NULL: nobody */
+    int waiting;              /* ROUTER: messages that may wait for one peer; 0: thousands */
 };
 /* Of control connections. */
 struct guard_limits wire_control_limits(void);

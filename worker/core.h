@@ -73,7 +73,8 @@ struct worker_event {
             uint32_t rank, world;
             int32_t source;
             uint64_t step, state_generation;
-            const char *checkpoint; /* borrowed; handed on in the FORM action */
+            const char *checkpoint; /* borrowed; handed on in the FORM action, as one_reads is */
+            bool one_reads;
         } form;
         struct {
             uint64_t step;
@@ -173,6 +174,7 @@ struct worker_action {
             uint64_t step;
             bool have_state; /* the state is here already: the same bytes may be written over it */
             const char *checkpoint; /* of the FORM event; "" = fresh */
+            bool one_reads;         /* source -1: rank 0 loads, the others take it from there */
         } form;
         struct {
             uint64_t step;

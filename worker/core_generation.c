@@ -51,6 +51,7 @@ void worker_on_form(struct worker *w, const struct worker_event *e)
     action->form.step = e->form.step;
     action->form.have_state = have_state;
     action->form.checkpoint = e->form.checkpoint;
+    action->form.one_reads = e->form.one_reads;
 }
 
 void worker_on_rendezvous(struct worker *w, const struct worker_event *e)

@@ -15,6 +15,12 @@ void engine_fits(const struct engine *e, int64_t *ret_side, int64_t *ret_vocabul
     *ret_vocabulary = captioner_llm(e->captioner)->vocabulary;
 }
 
+void engine_models(const struct engine *e, const char **ret_vision, const char **ret_llm)
+{
+    *ret_vision = e->metadata.vision_sha256;
+    *ret_llm = e->metadata.llm_sha256;
+}
+
 size_t engine_row_bytes(const struct engine *e)
 {
     return rows_wanted(&e->rows);
@@ -148,15 +154,11 @@ void engine_close(struct engine **engine)
     *engine = NULL;
 }
 
-void engine_form(struct engine *e, uint64_t generation, int rank, int world, int source,
-                 bool have_state, const char *checkpoint)
+void engine_form(struct engine *e, uint64_t generation, const struct engine_forming *forming)
 {
     struct command *c = engine_command(COMMAND_FORM, generation, 0);
-    c->rank = rank;
-    c->world = world;
-    c->source = source;
-    c->have_state = have_state;
-    c->checkpoint = strdup(checkpoint);
+    c->form = *forming;
+    c->form.checkpoint = c->checkpoint = strdup(forming->checkpoint);
     BL_ASSERT(c->checkpoint != NULL);
     engine_give(e, c);
 }

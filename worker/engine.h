@@ -13,6 +13,7 @@
 
 #include "common/models/checkpoint.h"
 #include "common/config/config.h"
+#include "proto/files.h"
 #include "worker/batch.h"
 #include "worker/trainer.h"
 
@@ -32,6 +33,8 @@ struct engine_options {
     int threads;                     /* 0: all cores */
     const char *comm_host;           /* borrowed: address of this worker's network interface */
     int patience_ms;
+    struct files
+        *files; /* through which checkpoints go; NULL: this host sees the run folder. Borrowed */
     /* Called inside FORM, from the engine's thread: an entry for every rank's rendezvous store. */
     void (*publish)(void *context, uint64_t generation, const char *key, const void *value,
                     size_t size);
@@ -90,10 +93,17 @@ int engine_open(const struct engine_options *options, struct engine **ret, struc
 void engine_close(struct engine **engine);
 
 /* A new generation's communicator; then the state: from rank `source`, or (-1) from `checkpoint`,
- * or ("") fresh. have_state: this worker's state is the source's already, so a broadcast that
- * breaks off cannot spoil it. */
-void engine_form(struct engine *engine, uint64_t generation, int rank, int world, int source,
-                 bool have_state, const char *checkpoint);
+ * or ("") fresh. */
+struct engine_forming {
+    int rank, world, source;
+    bool
+        have_state; /* this worker's is the source's already: a broadcast that breaks off cannot spoil it */
+    bool
+        one_reads; /* source -1: rank 0 loads or starts fresh, and the others take the state from it */
+    const char *
+        checkpoint; /* RUN/checkpoints/NAME; fetched by its name where this host does not see the run */
+};
+void engine_form(struct engine *engine, uint64_t generation, const struct engine_forming *forming);
 /* An entry of the rendezvous store, for the generation being formed. */
 void engine_deliver(struct engine *engine, uint64_t generation, const char *key, const void *value,
                     size_t size);
@@ -117,6 +127,9 @@ void engine_abort(struct engine *engine, uint64_t generation);
 void engine_fits(const struct engine *engine, int64_t *ret_side, int64_t *ret_vocabulary);
 /* Bytes of the feature cache's row that must come with each image, since the cache is not on this host; 0: none. */
 size_t engine_row_bytes(const struct engine *engine);
+
+/* SHA-256 of the models' folders (HF_IDENTITY_ALL), 64 digits each, once ENGINE_OPENED came; "": a model that it does not use. */
+void engine_models(const struct engine *engine, const char **ret_vision, const char **ret_llm);
 
 /* The next event; false when there is none. The caller releases it. */
 bool engine_next(struct engine *engine, struct engine_event *ret);

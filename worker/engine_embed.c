@@ -8,6 +8,8 @@
 int engine_embed_load(struct engine *e, struct bl_error *err)
 {
     const struct engine_options *o = &e->options;
+    BL_TRY(
+        hf_folder_sha256(o->config->vision.path, HF_IDENTITY_ALL, e->metadata.vision_sha256, err));
     BL_TRY(ops_open(o->device, options_precision(o->config), o->threads, &e->ops, err));
     return embedder_open(e->ops, o->config, o->dataset, o->images, o->image_count, &e->embedder,
                          err);

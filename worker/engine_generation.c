@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/file.h"
 #include "common/log.h"
 
 void engine_drop_comm(struct engine *e)
@@ -100,30 +101,68 @@ static int check_models(struct engine *e, const char *folder, const struct check
                         struct bl_error *err)
 {
     const struct checkpoint_state *own = &e->metadata;
+    const struct config *config = e->options.config;
     bool vision, llm;
-    BL_TRY(is_model(own->vision_path, own->vision_sha256, state->model_identity,
+    BL_TRY(is_model(config->vision.path, own->vision_sha256, state->model_identity,
                     state->vision_sha256, &vision, err));
-    BL_TRY(is_model(own->llm_path, own->llm_sha256, state->model_identity, state->llm_sha256, &llm,
-                    err));
+    BL_TRY(is_model(config->llm.path, own->llm_sha256, state->model_identity, state->llm_sha256,
+                    &llm, err));
     if (vision && llm)
         return 0;
     bl_fail(err, BL_ECONFIG, "the checkpoint %s was trained with another model than this one",
             folder);
     bl_error_remedy(err, "put the model back, or start a new run with train.init_from");
-    return bl_error_file(err, vision ? e->metadata.llm_path : e->metadata.vision_path);
+    return bl_error_file(err, vision ? config->llm.path : config->vision.path);
+}
+
+struct forming {
+    struct engine *engine;
+    uint64_t generation;
+};
+
+static bool is_over(void *context)
+{
+    const struct forming *f = context;
+    return engine_is_over(f->engine, f->generation);
+}
+
+/* Where the checkpoint can be read: its folder, or a private one with what was fetched. */
+static int find_checkpoint(struct engine *e, const struct command *c, char ret_folder[4096],
+                           struct bl_error *err)
+{
+    struct forming forming = {e, c->generation};
+    struct files_need need = {is_over, &forming};
+    snprintf(ret_folder, 4096, "%s", c->checkpoint);
+    if (!e->options.files)
+        return 0;
+    int rc = files_get_checkpoint(e->options.files, strrchr(c->checkpoint, '/') + 1, ret_folder,
+                                  &need, err);
+    return rc == -BL_ESTOPPED ? bl_fail(err, BL_EPEER, "the generation ended") : rc;
+}
+
+static int read_checkpoint(struct engine *e, const struct command *c, const char *folder,
+                           struct bl_error *err)
+{
+    struct checkpoint_state state = {0};
+    BL_TRY(
+        checkpoint_read(captioner_params(e->captioner), e->ops, e->trainer, folder, &state, err));
+    int rc = check_models(e, c->checkpoint, &state, err);
+    checkpoint_state_release(&state);
+    return rc;
 }
 
 static int load_state(struct engine *e, const struct command *c, struct bl_error *err)
 {
+    char folder[4096];
     if (!c->checkpoint[0]) {
         BL_TRY(trainer_fresh(e->trainer, err));
         return e->options.config->train.init_from ? take_initial_weights(e, err) : 0;
     }
-    struct checkpoint_state state = {0};
-    BL_TRY(checkpoint_read(captioner_params(e->captioner), e->ops, e->trainer, c->checkpoint,
-                           &state, err));
-    int rc = check_models(e, c->checkpoint, &state, err);
-    checkpoint_state_release(&state);
+    int rc = find_checkpoint(e, c, folder, err);
+    if (rc == 0)
+        rc = read_checkpoint(e, c, folder, err);
+    if (e->options.files)
+        bl_folder_remove(folder, NULL); /* what is left goes with the process */
     return rc;
 }
 
@@ -154,7 +193,8 @@ static int load_own_state(struct engine *e, const struct command *c, struct engi
     e->has_state = false;
     engine_state_changes(e);
     if (load_state(e, c, &event->error) < 0) {
-        event->kind = ENGINE_BROKEN;
+        if (!engine_is_over(e, c->generation))
+            event->kind = ENGINE_BROKEN;
         return -event->error.code;
     }
     e->loaded = strdup(c->checkpoint); /* NULL: then it may be loaded again */
@@ -166,8 +206,8 @@ static int connect_comm(struct engine *e, const struct command *c, struct engine
 {
     struct bl_error *err = &event->error;
     struct publisher publisher = {e, c->generation};
-    struct comm_options options = {.rank = c->rank,
-                                   .world = c->world,
+    struct comm_options options = {.rank = c->form.rank,
+                                   .world = c->form.world,
                                    .host = e->options.comm_host,
                                    .connect_ms = 2 * e->options.patience_ms,
                                    .publish = publish,
@@ -186,26 +226,40 @@ static int connect_comm(struct engine *e, const struct command *c, struct engine
     return rc;
 }
 
+/* From another rank, or as that rank for the others. */
+static int share_state(struct engine *e, int source, bool have_state, struct bl_error *err)
+{
+    /* A broadcast that breaks off leaves a newcomer with a mixture. */
+    e->has_state = e->has_state && have_state;
+    if (!have_state)
+        engine_state_changes(e);
+    BL_TRY(trainer_share(e->trainer, e->comm, source, err));
+    e->has_state = true;
+    return 0;
+}
+
+/* Each rank loads by itself before it connects; one that reads for all does so afterwards, and the others wait for it in the
+ * broadcast, for as long as it makes progress. */
 int engine_do_form(struct engine *e, const struct command *c, struct engine_event *event)
 {
+    const struct engine_forming *f = &c->form;
+    bool one_reads = f->source < 0 && f->one_reads;
+    int source = one_reads ? 0 : f->source;
+    bool have_state = one_reads ? f->rank == 0 : f->have_state;
     struct bl_error *err = &event->error;
     engine_drop_comm(e);
     e->broken = false;
     e->step_open = false;
     engine_set_phase(e, "form", "");
-    if (c->source != c->rank)
+    if (f->source != f->rank)
         BL_TRY(engine_wait_snapshot(e, c->generation, err));
-    if (c->source < 0)
+    if (f->source < 0 && !one_reads)
         BL_TRY(load_own_state(e, c, event));
     BL_TRY(connect_comm(e, c, event));
-    if (c->source >= 0) {
-        /* A broadcast that breaks off leaves a newcomer with a mixture. */
-        e->has_state = e->has_state && c->have_state;
-        if (!c->have_state)
-            engine_state_changes(e);
-        BL_TRY(trainer_share(e->trainer, e->comm, c->source, err));
-        e->has_state = true;
-    }
+    if (one_reads && f->rank == 0)
+        BL_TRY(load_own_state(e, c, event));
+    if (source >= 0)
+        BL_TRY(share_state(e, source, have_state, err));
     event->kind = ENGINE_FORMED;
     event->step = (uint64_t)trainer_state(e->trainer)->step;
     return engine_digest(e, event->digest, err);

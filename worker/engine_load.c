@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "worker/engine_state.h"
+#include "worker/rehearse.h"
 
 static void *hash_models(void *argument)
 {
@@ -13,6 +14,17 @@ static void *hash_models(void *argument)
         return error;
     free(error);
     return NULL;
+}
+
+/* A device with memory of its own has enough of it now, or never: a long caption does not end the run after a day. */
+static int rehearse_longest(struct engine *e, struct bl_error *err)
+{
+    const struct config *config = e->options.config;
+    if (!e->ops->peak_bytes)
+        return 0;
+    BL_TRY(rehearse(e->captioner, options_micro_batch(config),
+                    (int64_t)dataset_longest(e->options.dataset), e->model.features_only, err));
+    return e->ops->sync(e->ops, err);
 }
 
 static int open_models(struct engine *e, struct bl_error *err)
@@ -38,7 +50,8 @@ static int open_models(struct engine *e, struct bl_error *err)
     e->decoding.beams = 1;
     struct trainer_options training = options_trainer(config);
     training.threads = e->options.threads;
-    return trainer_open(e->ops, e->captioner, &training, &e->trainer, err);
+    BL_TRY(trainer_open(e->ops, e->captioner, &training, &e->trainer, err));
+    return rehearse_longest(e, err);
 }
 
 int engine_load(struct engine *e, struct bl_error *err)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/file.h"
 #include "worker/engine_state.h"
 
 int engine_do_snapshot(struct engine *e, const struct command *c, struct engine_event *event)
@@ -47,12 +48,36 @@ void engine_discard(struct engine *e)
     set_free(e);
 }
 
+static int write_folder(struct engine *e, const char *folder, struct bl_error *err)
+{
+    return checkpoint_write(captioner_params(e->captioner), &e->snapshot, &e->metadata, folder,
+                            set_free, e, err);
+}
+
+/* To this host's disk first: the snapshot is let go of at its speed, not at the network's. */
+static int send_folder(struct engine *e, struct bl_error *err)
+{
+    char folder[4096];
+    const char *name = strrchr(e->folder, '/') + 1;
+    if (files_checkpoint_folder(e->options.files, name, folder, err) < 0) {
+        set_free(e);
+        return -err->code;
+    }
+    int rc = write_folder(e, folder, err);
+    if (rc == 0)
+        rc = files_put(e->options.files, name, folder, err);
+    bl_folder_remove(folder, NULL); /* what is left goes with the process */
+    return rc;
+}
+
 static void *write_snapshot(void *argument)
 {
     struct engine *e = argument;
     struct engine_event event = {.kind = ENGINE_WRITTEN, .step = (uint64_t)e->snapshot.state.step};
-    checkpoint_write(captioner_params(e->captioner), &e->snapshot, &e->metadata, e->folder,
-                     set_free, e, &event.error);
+    if (e->options.files)
+        send_folder(e, &event.error);
+    else
+        write_folder(e, e->folder, &event.error);
     engine_post(e, &event);
     return NULL;
 }

@@ -35,9 +35,9 @@ struct command {
     struct command *next;
     enum command_kind kind;
     uint64_t generation, step;
-    int rank, world, source;
-    bool have_state, last;
-    char *checkpoint; /* owned; NULL but in FORM */
+    struct engine_forming form;
+    bool last;
+    char *checkpoint; /* owned; NULL but in FORM, whose form.checkpoint it is */
     uint32_t slot;
     const struct batch *batch; /* borrowed from the loop */
 };

@@ -74,8 +74,13 @@ static void form(struct loop *l, const struct worker_action *a)
     l->data_wait_s = 0;
     l->idle_since = now_s();
     bl_log_identity("worker", "%s rank=%u", l->member.name, a->form.rank);
-    engine_form(l->engine, a->generation, (int)a->form.rank, (int)a->form.world, a->form.source,
-                a->form.have_state, folder);
+    struct engine_forming forming = {.rank = (int)a->form.rank,
+                                     .world = (int)a->form.world,
+                                     .source = a->form.source,
+                                     .have_state = a->form.have_state,
+                                     .one_reads = a->form.one_reads,
+                                     .checkpoint = folder};
+    engine_form(l->engine, a->generation, &forming);
 }
 
 static void hand_on(struct loop *l, const struct worker_action *a)
@@ -192,6 +197,7 @@ static int translate(const struct loop *l, const Blipren__Envelope *m, struct wo
         e->form.step = m->form->step;
         e->form.state_generation = m->form->state_generation;
         e->form.checkpoint = m->form->checkpoint;
+        e->form.one_reads = m->form->one_reads;
         return 0;
     case BLIPREN__ENVELOPE__BODY_STORE:
         e->type = WORKER_EVENT_RENDEZVOUS;
@@ -414,6 +420,7 @@ int worker_run(const struct worker_options *options, struct bl_error *err)
                                     .name = options->name,
                                     .kind = kind,
                                     .parent = options->parent,
+                                    .map = options->map,
                                     .calls = &calls,
                                     .context = &l};
     BL_TRY(ops_device_choose(options->device, &l.device, err));

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 
 #include "common/error.h"
+#include "common/path_map.h"
 
 struct worker_options {
     const char *coordinator; /* its addresses, or a file of them (proto/coordinators.h) */
@@ -14,6 +15,7 @@ struct worker_options {
     const char *device;      /* ops_device_choose */
     int threads;             /* 0: all cores */
     int parent;              /* exits when this process does; 0: none */
+    struct path_map *map;    /* where the plan's folders are on this host; borrowed */
     unsigned patience_s;     /* exits after this long without a coordinator */
     unsigned grace_s;        /* keeps working for at most this long after a signal */
 };

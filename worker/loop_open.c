@@ -12,9 +12,12 @@ struct opening {
     uv_work_t work;
     struct loop *loop;
     char run_folder[4096];
+    struct files *files;
+    bool sees_run;
     uint8_t run[RUN_ID_BYTES];
     struct config *config;
     struct dataset *dataset;
+    struct path_map *map;
     enum bl_kind kind;
     uint64_t *images, image_count;
     struct bl_error error; /* code 0: none */
@@ -65,6 +68,7 @@ static int open_engine(struct loop *l, struct bl_error *err)
                                      .device = &l->device,
                                      .threads = l->options->threads,
                                      .comm_host = l->options->host,
+                                     .files = l->sees_run ? NULL : l->member.files,
                                      .patience_ms = (int)(l->config->cluster.patience_s * 1000),
                                      .publish = publish,
                                      .wake = wake,
@@ -72,10 +76,19 @@ static int open_engine(struct loop *l, struct bl_error *err)
     return engine_open(&options, &l->engine, err);
 }
 
+static int open_files(struct opening *o)
+{
+    char folder[sizeof o->run_folder];
+    BL_TRY(files_find_run(o->files, o->run_folder, true, folder, &o->sees_run, &o->error));
+    int rc = run_open(folder, o->run, o->map, &o->config, &o->dataset, &o->error);
+    files_let_go_of_run(o->files);
+    return rc;
+}
+
 static void read_run(uv_work_t *work)
 {
     struct opening *o = work->data;
-    if (run_open(o->run_folder, o->run, &o->config, &o->dataset, &o->error) < 0)
+    if (open_files(o) < 0)
         return;
     if (o->kind == BL_KIND_EMBED)
         run_images(o->dataset, &o->images, &o->image_count, &o->error);
@@ -91,9 +104,14 @@ static void take_run(uv_work_t *work, int status)
     l->dataset = o->dataset;
     l->images = o->images;
     l->image_count = o->image_count;
+    l->sees_run = o->sees_run;
     free(o);
     if (l->member.leaving)
         return;
+    if (!err.code)
+        member_warn_unused(&l->member);
+    if (!err.code && !l->sees_run)
+        member_say_unseen(&l->member);
     if (err.code || open_engine(l, &err) < 0)
         member_fail(&l->member, &err);
 }
@@ -104,6 +122,8 @@ void loop_open(struct loop *l)
     BL_ASSERT(o != NULL);
     o->work.data = o;
     o->loop = l;
+    o->map = l->options->map;
+    o->files = l->member.files;
     o->kind = l->member.run_kind;
     snprintf(o->run_folder, sizeof o->run_folder, "%s", l->member.run_folder);
     memcpy(o->run, l->member.run, sizeof o->run);

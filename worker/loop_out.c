@@ -25,6 +25,11 @@ void loop_send_ended(struct loop *l, const struct worker_action *a)
     ended.applied_step = a->ended.applied_step;
     ended.state_generation = a->ended.state_generation;
     ended.state_digest = digest_bytes(&a->ended.digest);
+    ended.needs_files = !l->sees_run;
+    const char *vision, *llm;
+    engine_models(l->engine, &vision, &llm);
+    ended.vision_sha256 = (char *)(uintptr_t)vision;
+    ended.llm_sha256 = (char *)(uintptr_t)llm;
     ended.rows = l->row_bytes > 0;
     WIRE_ENVELOPE(e, ENDED, ended) = &ended;
     member_send(&l->member, a->generation, &e);

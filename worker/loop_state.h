@@ -29,6 +29,7 @@ struct loop {
 
     struct worker *core;
     struct engine *engine;
+    bool sees_run; /* else checkpoints go through the coordinator */
     struct config *config;
     struct dataset *dataset;
     uint64_t *images; /* of an embedding run, as run_images gives them; else NULL */

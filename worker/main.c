@@ -25,6 +25,7 @@ static const char usage[] =
     "  --keys DIR       the cluster's keys (a copy of what `blipren-coord keygen` makes): required "
     "between hosts\n"
     "  --insecure       run without keys: nothing is encrypted or authenticated\n"
+    "  --map FROM=TO    folder FROM of run.yaml is TO on this host; may be given several times\n"
     "  --device NAME    auto, cpu or cuda:N (auto: the GPU numbered LOCAL_RANK, else "
     "the "
     "CPU)\n"
@@ -39,7 +40,8 @@ static const char usage[] =
 
 static int command_train(int argc, char **argv, struct bl_error *err)
 {
-    struct worker_options options = {.host = "127.0.0.1"};
+    struct path_map map = {0};
+    struct worker_options options = {.host = "127.0.0.1", .map = &map};
     int64_t threads = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
     const struct argument table[] = {
@@ -48,6 +50,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
         {"--keys", ARGUMENT_TEXT, &options.keys, 0, 0},
         {"--insecure", ARGUMENT_FLAG, &options.insecure, 0, 0},
         {"--device", ARGUMENT_TEXT, &options.device, 0, 0},
+        {"--map", ARGUMENT_MAP, &map, 0, 0},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
         {"--name", ARGUMENT_TEXT, &options.name, 0, 0},
         {"--patience", ARGUMENT_WHOLE, &patience_s, 1, 1000000},
@@ -65,7 +68,9 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     options.parent = (int)parent;
     options.patience_s = (unsigned)patience_s;
     options.grace_s = (unsigned)grace_s;
-    return worker_run(&options, err);
+    int rc = worker_run(&options, err);
+    path_map_release(&map);
+    return rc;
 }
 
 /* libgomp reads its wait policy when it is loaded, and its default, spinning, starves whatever shares the cores. */

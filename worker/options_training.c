@@ -52,8 +52,10 @@ int options_checkpoint_metadata(const struct config *c, const char *data_fingerp
 {
     struct checkpoint_state metadata = {.model_identity = HF_IDENTITY_ALL};
     snprintf(metadata.data_fingerprint, sizeof metadata.data_fingerprint, "%s", data_fingerprint);
-    BL_TRY(copy_path(metadata.vision_path, c->vision.path, err));
-    BL_TRY(copy_path(metadata.llm_path, c->llm.path, err));
+    const char *vision = c->vision.plan_path ? c->vision.plan_path : c->vision.path;
+    const char *llm = c->llm.plan_path ? c->llm.plan_path : c->llm.path;
+    BL_TRY(copy_path(metadata.vision_path, vision, err));
+    BL_TRY(copy_path(metadata.llm_path, llm, err));
     BL_TRY(hf_folder_sha256(c->vision.path, HF_IDENTITY_ALL, metadata.vision_sha256, err));
     BL_TRY(hf_folder_sha256(c->llm.path, HF_IDENTITY_ALL, metadata.llm_sha256, err));
     metadata.config = strdup(c->text);

@@ -21,11 +21,13 @@
 #include "worker/ops/dry.h"
 #include "worker/options.h"
 #include "worker/options_training.h"
+#include "worker/rehearse.h"
 #include "worker/trainer.h"
 
 const char command_plan_usage[] =
     "usage: blipren-worker plan RUN.yaml [options]\n"
     "\n"
+    "  --device D    cpu, cuda:N, cuda (any GPU, also where there is none), or auto\n"
     "  --longest N   tokens of the longest text: prefix, caption and EOS (data.max_tokens and "
     "max_trace_tokens)\n"
     "  --threads N   compute threads (all cores)\n"
@@ -39,22 +41,37 @@ enum { LINES_MAX = 16 };
 
 /* Measured: two pieces of 1 MiB of the all-reduce, the rest is buffers and stacks of threads. */
 #define WIRE_BYTES INT64_C(13000000)
+/* A guess until it has been measured on a device: CUDA's context, the code of cuBLASLt and NCCL and its buffers. */
+#define CONTEXT_BYTES INT64_C(1000000000)
+#define PINNED_BYTES INT64_C(32 << 20) /* the ring of copies, CUDA_RING_PARTS of them */
+
+/* Where a line's memory is. On a CPU all of it is the host's. */
+enum place { HOST, GPU };
 
 struct plan {
     struct {
         const char *what;
+        enum place place;
         int64_t bytes;
     } lines[LINES_MAX];
     int count;
     int64_t trainable, checkpoint;
+    int64_t gpu_total; /* what the GPU has; 0: unknown, or there is none */
+    enum place place;  /* of what the device allocates */
     const char *device;
 };
 
-static void add(struct plan *plan, const char *what, int64_t bytes)
+static void add_to(struct plan *plan, enum place place, const char *what, int64_t bytes)
 {
     BL_ASSERT(plan->count < LINES_MAX);
     plan->lines[plan->count].what = what;
+    plan->lines[plan->count].place = place;
     plan->lines[plan->count++].bytes = bytes;
+}
+
+static void add(struct plan *plan, const char *what, int64_t bytes)
+{
+    add_to(plan, plan->place, what, bytes);
 }
 
 static int64_t in_use(const struct ops *ops)
@@ -85,6 +102,7 @@ static int64_t resident(void)
 static int plan_frozen(struct plan *plan, struct ops *ops, const struct captioner_options *options,
                        struct bl_error *err)
 {
+    const int64_t before = in_use(ops);
     struct hf_vision vision_config;
     struct hf_llm llm_config;
     struct hf_preprocess preprocess;
@@ -96,37 +114,10 @@ static int plan_frozen(struct plan *plan, struct ops *ops, const struct captione
     BL_TRY(vision_open(ops, options->vision, &vision_config, &preprocess,
                        options->projector == CAPTIONER_MOE && options->routing == CAPTIONER_POOLED,
                        options->images_alone, &vision, err));
-    int64_t tower = in_use(ops);
+    int64_t both = in_use(ops);
     BL_TRY(llm_open(ops, options->llm, &llm_config, &llm, err));
-    add(plan, "frozen vision tower", tower);
-    add(plan, "frozen language model", in_use(ops) - tower);
-    return 0;
-}
-
-/* The longest micro-batch, forward and backward, twice: the arena is then of one piece. */
-static int compute_longest(struct captioner *c, const uint8_t *pixels, int64_t B, int64_t longest,
-                           struct bl_error *err)
-{
-    size_t texts = (size_t)(B * longest);
-    bl_autofree int32_t *ids = calloc(texts, sizeof *ids);
-    bl_autofree uint8_t *labels = malloc(texts);
-    bl_autofree int32_t *starts = malloc((size_t)(B + 1) * sizeof *starts);
-    bl_autofree int32_t *positions = calloc((size_t)B, sizeof *positions);
-    if (!ids || !labels || !starts || !positions)
-        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch");
-    memset(labels, 1, texts);
-    for (int64_t b = 0; b <= B; b++)
-        starts[b] = (int32_t)(b * longest);
-    const struct micro_batch mb = {.B = B,
-                                   .pixels = pixels,
-                                   .ids = ids,
-                                   .ids_start = starts,
-                                   .labels = labels,
-                                   .positions = positions};
-    const struct captioner_pass pass = {.dropout = true};
-    captioner_step_begin(c);
-    for (int i = 0; i < 2; i++)
-        BL_TRY(captioner_forward_backward(c, &mb, &pass, err));
+    add(plan, "frozen vision tower", both - before);
+    add(plan, "frozen language model", in_use(ops) - both);
     return 0;
 }
 
@@ -151,12 +142,9 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     longest =
         bl_min(longest, captioner_llm(captioner)->positions_max - config->qformer.queries - 1);
     const int64_t B = options_micro_batch(config), side = captioner_vision(captioner)->image_size;
-    void *pixels; /* on the host, but nobody reads them */
-    BL_TRY(ops->alloc(ops, (size_t)(B * side * side * 3), &pixels, err));
     ops_dry_usage(ops, &before);
-    BL_TRY(compute_longest(captioner, pixels, B, longest, err));
+    BL_TRY(rehearse(captioner, B, longest, false, err));
     ops_dry_usage(ops, &after);
-    ops->release(ops, pixels);
     add(plan, "trainable parameters packed for products",
         after.bytes[OPS_MATRICES] - before.bytes[OPS_MATRICES]);
     add(plan, "activations of the longest micro-batch",
@@ -168,8 +156,8 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
         plan->trainable += captioner_params(captioner)->at[i].count;
 
     int64_t sample = side * side * 3 + longest * (int64_t)(sizeof(int32_t) + 1);
-    add(plan, "micro-batches received", (config->cluster.window + 1) * B * sample);
-    add(plan, "sockets, communicator, checkpoint writer", WIRE_BYTES);
+    add_to(plan, HOST, "micro-batches received", (config->cluster.window + 1) * B * sample);
+    add_to(plan, HOST, "sockets, communicator, checkpoint writer", WIRE_BYTES);
     return 0;
 }
 
@@ -190,61 +178,91 @@ static int longest_allowed(const struct config *config, const struct tokenizer *
     return 0;
 }
 
-static int make_plan(struct plan *plan, const struct config *config, int threads, int64_t longest,
-                     struct ops **ops, struct bl_error *err)
+static int make_plan(struct plan *plan, const struct config *config, const char *device,
+                     int threads, int64_t longest, struct ops **ops, struct bl_error *err)
 {
     bl_auto(tokenizer) struct tokenizer *tokenizer = NULL;
     BL_TRY(tokenizer_open(config->llm.path, &tokenizer, err));
     if (!longest)
         BL_TRY(longest_allowed(config, tokenizer, &longest, err));
-    BL_TRY(ops_cpu_dry_open(options_precision(config), threads, ops, err));
+    BL_TRY(ops_dry_open(device, options_precision(config), threads, ops, &plan->gpu_total, err));
     struct captioner_options options = options_captioner(config, options_bos(tokenizer));
     plan->device = (*ops)->name;
+    plan->place = strncmp(plan->device, "cuda", 4) == 0 ? GPU : HOST;
+    const int64_t opened = in_use(*ops); /* a GPU's workspace */
     BL_TRY(plan_frozen(plan, *ops, &options, err));
-    int64_t frozen = plan->lines[0].bytes + plan->lines[1].bytes;
+    int64_t frozen = opened + plan->lines[0].bytes + plan->lines[1].bytes;
     BL_TRY(plan_trained(plan, *ops, config, &options, frozen, longest, err));
-    add(plan, "the process itself", resident());
+    if (plan->place == GPU) {
+        add(plan, "CUDA and its libraries, a guess", opened + CONTEXT_BYTES);
+        add_to(plan, HOST, "copies on their way to the GPU", PINNED_BYTES);
+    }
+    add_to(plan, HOST, "the process itself", resident());
     return 0;
 }
 
 /* -- printing -- */
 
-static int64_t total(const struct plan *plan)
+static int64_t total(const struct plan *plan, enum place place)
 {
     int64_t sum = 0;
     for (int i = 0; i < plan->count; i++)
-        sum += plan->lines[i].bytes;
+        sum += plan->lines[i].place == place ? plan->lines[i].bytes : 0;
     return sum;
 }
 
 static void print_json(const struct plan *plan)
 {
+    static const char *const places[] = {[HOST] = "host", [GPU] = "gpu"};
     json_t *lines = json_array();
     for (int i = 0; i < plan->count; i++)
-        json_array_append_new(lines, json_pack("{s:s, s:I}", "what", plan->lines[i].what, "bytes",
+        json_array_append_new(lines, json_pack("{s:s, s:s, s:I}", "what", plan->lines[i].what,
+                                               "place", places[plan->lines[i].place], "bytes",
                                                (json_int_t)plan->lines[i].bytes));
-    bl_autojson json_t *page =
-        json_pack("{s:s, s:I, s:I, s:I, s:o}", "device", plan->device, "peak",
-                  (json_int_t)total(plan), "trainable", (json_int_t)plan->trainable, "checkpoint",
-                  (json_int_t)plan->checkpoint, "lines", lines);
+    bl_autojson json_t *page = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "device", plan->device, "peak",
+        (json_int_t)total(plan, HOST), "gpu_peak", (json_int_t)total(plan, GPU), "gpu_total",
+        (json_int_t)plan->gpu_total, "trainable", (json_int_t)plan->trainable, "checkpoint",
+        (json_int_t)plan->checkpoint, "lines", lines);
     bl_autofree char *text = json_dumps(page, JSON_COMPACT);
     puts(text ? text : "{}");
+}
+
+static void print_place(const struct plan *plan, enum place place, const char *where)
+{
+    for (int i = 0; i < plan->count; i++)
+        if (plan->lines[i].place == place && plan->lines[i].bytes)
+            printf("%10.3f GB  %s\n", (double)plan->lines[i].bytes / 1e9, plan->lines[i].what);
+    printf("%10.3f GB  in total%s, at most\n", (double)total(plan, place) / 1e9, where);
 }
 
 static void print_table(const struct plan *plan)
 {
     printf("%s\n", plan->device);
-    for (int i = 0; i < plan->count; i++)
-        printf("%10.3f GB  %s\n", (double)plan->lines[i].bytes / 1e9, plan->lines[i].what);
-    printf("%10.3f GB  in total, at most\n", (double)total(plan) / 1e9);
+    if (plan->place == GPU)
+        print_place(plan, GPU, " on the GPU");
+    print_place(plan, HOST, plan->place == GPU ? " of the host" : "");
+}
+
+/* A plan that does not fit the GPU at hand fails; what the host has is `check`'s to say. */
+static int judge(const struct plan *plan, struct bl_error *err)
+{
+    const int64_t wanted = total(plan, GPU);
+    if (!plan->gpu_total || wanted <= plan->gpu_total)
+        return 0;
+    bl_fail(err, BL_ENOMEM, "a worker needs up to %.1f GB of a GPU that has %.1f GB",
+            (double)wanted / 1e9, (double)plan->gpu_total / 1e9);
+    return bl_error_remedy(err, "lower train.micro_batch, data.max_tokens or the Q-Former's size");
 }
 
 int command_plan(int argc, char **argv, struct bl_error *err)
 {
     int64_t threads = 0, longest = 0;
+    const char *device = NULL;
     bool json = false;
     int rest;
     const struct argument table[] = {
+        {"--device", ARGUMENT_TEXT, &device, 0, 0},
         {"--longest", ARGUMENT_WHOLE, &longest, 0, 1 << 20},
         {"--threads", ARGUMENT_WHOLE, &threads, 0, 4096},
         {"--json", ARGUMENT_FLAG, &json, 0, 0},
@@ -259,10 +277,11 @@ int command_plan(int argc, char **argv, struct bl_error *err)
     BL_TRY(config_open(argv[1], &config, err));
     struct plan plan = {0};
     bl_auto(ops) struct ops *ops = NULL;
-    BL_TRY(make_plan(&plan, config, (int)threads, longest, &ops, err));
-    if (json)
+    BL_TRY(make_plan(&plan, config, device, (int)threads, longest, &ops, err));
+    if (json) {
         print_json(&plan);
-    else
-        print_table(&plan);
-    return 0;
+        return 0;
+    }
+    print_table(&plan);
+    return judge(&plan, err);
 }

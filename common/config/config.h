@@ -10,6 +10,7 @@
 
 #include "common/error.h"
 #include "common/hub/hub.h"
+#include "common/path_map.h"
 
 enum config_precision { CONFIG_BF16, CONFIG_F32 };
 enum config_format {
@@ -165,9 +166,10 @@ struct config_train {
 struct config_cluster {
     int64_t workers_min;
     double patience_s;
-    char *bind;   /* address or interface of the coordinator's socket */
-    int64_t port; /* 0 = any free one */
-    char *keys;   /* folder of the cluster's keys; "" = none */
+    char *bind;         /* address or interface of the coordinator's socket */
+    int64_t port;       /* 0 = any free one */
+    int64_t files_port; /* of the file service; the same */
+    char *keys;         /* folder of the cluster's keys; "" = none */
     bool insecure;
     int64_t window;          /* groups on their way to one worker */
     int64_t steps_ahead;     /* steps ordered before the current one is done */
@@ -192,11 +194,12 @@ struct config {
     enum config_precision precision;
     int64_t threads; /* of one worker; 0 = its cores */
     struct config_data data;
+    /* plan_path: the folder as run.yaml has it, where config_map_paths gave this host's as path; else NULL. */
     struct {
-        char *path;
+        char *path, *plan_path;
     } vision;
     struct {
-        char *path;
+        char *path, *plan_path;
         enum config_bos bos;
     } llm;
     struct config_qformer qformer;
@@ -230,6 +233,10 @@ int config_parse(const char *yaml, size_t size, const char *name, const char *fo
                  struct config **ret, struct bl_error *err);
 /* NULL is fine; sets *config to NULL. */
 void config_free(struct config **config);
+
+/* Puts this host's folders in place of the plan's: run_dir, models, data, caches, train.init_from. Folders of the Hub are this
+ * host's already; `text` stays the plan's. -BL_ELIMIT, -BL_ENOMEM. */
+int config_map_paths(struct config *config, struct path_map *map, struct bl_error *err);
 
 /* Turns train.epochs into train.steps, now that the number of training samples is known, and the rest that follows from it;
  * nothing where train.steps was given. name: the file's, for errors. -BL_ECONFIG: too many, or other keys do not fit. */

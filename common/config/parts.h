@@ -5,6 +5,7 @@
  *   lists.c     patterns, caption columns, filters           sources.c  data.sources
  *   value.c     one key's value from text                    print.c    a value as text
  *   open.c      defaults, checks                             release.c  giving back
+ *   map.c       this host's folders
  *   text.c      all as text; comparison, digests, reference */
 #pragma once
 

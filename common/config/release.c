@@ -64,6 +64,8 @@ void config_free(struct config **config)
             break;
         }
     }
+    free(c->vision.plan_path);
+    free(c->llm.plan_path);
     free(c->hub.at);
     free(c->text);
     free(c);

@@ -13,6 +13,8 @@ static const struct config_key keys[] = {
     KEY("cluster.bind", CONFIG_TEXT, cluster.bind, "127.0.0.1",
         "Address at which the coordinator listens.", FREE),
     INT("cluster.port", cluster.port, 0, 65535, NULL, "0", "Port there; 0 takes a free one.", FREE),
+    INT("cluster.files_port", cluster.files_port, 0, 65535, NULL, "0",
+        "Port there of the file service, for hosts that do not see the run folder; 0 takes a free one.", FREE),
     KEY("cluster.keys", CONFIG_PATH, cluster.keys, "",
         "Folder with the cluster's keys, which `blipren-coord keygen` makes; an address other than loopback needs it.", FREE),
     BOOL("cluster.insecure", cluster.insecure, "false",

@@ -125,7 +125,27 @@ int run_cache_say_whole(const char *run_folder, bool whole, struct bl_error *err
     return 0;
 }
 
-int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
+/* Images may lie outside of the folders that the configuration names. */
+static int note_images(struct path_map *map, const struct dataset *dataset, struct bl_error *err)
+{
+    bool all = true;
+    for (size_t i = 0; i < map->count; i++)
+        all = all && map->at[i].used;
+    for (uint64_t id = 0; !all && id < dataset_samples(dataset); id++) {
+        struct dataset_sample sample;
+        char buffer[4096];
+        const char *path;
+        size_t mapping;
+        dataset_sample(dataset, id, &sample);
+        BL_TRY(
+            path_map_find(map, sample.location.path, buffer, sizeof buffer, &path, &mapping, err));
+        if (mapping < map->count)
+            map->at[mapping].used = true;
+    }
+    return 0;
+}
+
+int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES], struct path_map *map,
              struct config **ret_config, struct dataset **ret_dataset, struct bl_error *err)
 {
     uint8_t found[RUN_ID_BYTES];
@@ -140,8 +160,12 @@ int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
     }
     BL_TRY(bl_path_join(path, sizeof path, run_folder, "config.yaml", err));
     BL_TRY(config_open(path, ret_config, err));
+    if (map)
+        BL_TRY(config_map_paths(*ret_config, map, err));
     BL_TRY(bl_path_join(path, sizeof path, run_folder, "dataset.index", err));
     BL_TRY(dataset_open(path, ret_dataset, err));
+    if (map)
+        BL_TRY(note_images(map, *ret_dataset, err));
     if (dataset_source_count(*ret_dataset) == (*ret_config)->data.sources.count)
         return 0;
     bl_fail(err, BL_EFORMAT, "expected the %zu sources of config.yaml, found %u",

@@ -32,9 +32,10 @@ void run_embed_plan(const struct config *config, uint64_t images, struct bl_plan
 bool run_cache_is_whole(const char *run_folder);
 int run_cache_say_whole(const char *run_folder, bool whole, struct bl_error *err);
 
-/* Opens RUN/config.yaml and RUN/dataset.index, after comparing the folder's id with `expected`. *ret_config and
- * *ret_dataset are the caller's. */
-int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES],
+/* Opens RUN/config.yaml and RUN/dataset.index, after comparing the folder's id with `expected`. The configuration has this
+ * host's paths; those of the data set's images stay the plan's. map notes what of it was used; NULL: nothing is mapped.
+ * *ret_config and *ret_dataset are the caller's. */
+int run_open(const char *run_folder, const uint8_t expected[RUN_ID_BYTES], struct path_map *map,
              struct config **ret_config, struct dataset **ret_dataset, struct bl_error *err);
 
 /* Signals that ask a daemon to end: SIGINT, SIGTERM, and SIGHUP, unless whoever started it has it ignored (nohup). From

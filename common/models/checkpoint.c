@@ -29,6 +29,18 @@ int checkpoint_file_name(char *ret, size_t size, int part, const char *tensor, s
     return bl_fail(err, BL_ELIMIT, "the name %.100s is too long", tensor);
 }
 
+bool checkpoint_is_file_name(const char *name)
+{
+    static const char end[] = ".safetensors";
+    size_t length = strlen(name);
+    if (!strcmp(name, "state.json"))
+        return true;
+    if (strchr(name, '/') || length >= sizeof((struct checkpoint_file *)NULL)->name ||
+        length < sizeof end || strcmp(name + length - (sizeof end - 1), end) != 0)
+        return false;
+    return !strncmp(name, "qformer.", 8) || !strncmp(name, "projector.", 10);
+}
+
 void checkpoint_state_release(struct checkpoint_state *state)
 {
     free(state->config);

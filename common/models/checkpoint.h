@@ -52,6 +52,8 @@ enum checkpoint_part { CHECKPOINT_QFORMER, CHECKPOINT_PROJECTOR, CHECKPOINT_PART
 /* The name of one: "qformer.safetensors", "projector.moment1.safetensors". tensor "": the weights. */
 int checkpoint_file_name(char *ret, size_t size, int part, const char *tensor,
                          struct bl_error *err);
+/* Is it the name of a file that a checkpoint may have: of a tensor, or state.json? */
+bool checkpoint_is_file_name(const char *name);
 
 void checkpoint_state_release(struct checkpoint_state *state);
 /* Writes FOLDER/state.json, whole or not at all. */

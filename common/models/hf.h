@@ -65,6 +65,8 @@ enum hf_identity {
     /* All that decide what is computed: also generation_config.json, the image processor's settings, tokenizer.json and the
      * weights' index. */
     HF_IDENTITY_ALL = 2,
+    /* Of these all but the weights and their index: what a loader reads. */
+    HF_IDENTITY_SETTINGS = 3,
 };
 /* SHA-256 (64 hex digits) over these files in name order. */
 int hf_folder_sha256(const char *folder, enum hf_identity identity, char ret_hex[65],

@@ -24,19 +24,23 @@ static int is_config_or_weights(const struct dirent *entry)
     return !strcmp(entry->d_name, "config.json") || is_weights(entry->d_name);
 }
 
-/* What the readers of hf_*.c, safetensors.c and the tokenizer open. */
-static int is_model_file(const struct dirent *entry)
+/* What the readers of hf_*.c and the tokenizer open. */
+static int is_settings(const struct dirent *entry)
 {
-    static const char *const names[] = {"config.json",
-                                        "generation_config.json",
-                                        "model.safetensors.index.json",
-                                        "preprocessor_config.json",
-                                        "processor_config.json",
+    static const char *const names[] = {"config.json", "generation_config.json",
+                                        "preprocessor_config.json", "processor_config.json",
                                         "tokenizer.json"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(entry->d_name, names[i]))
             return 1;
-    return is_weights(entry->d_name);
+    return 0;
+}
+
+/* And safetensors.c. */
+static int is_model_file(const struct dirent *entry)
+{
+    return is_settings(entry) || !strcmp(entry->d_name, "model.safetensors.index.json") ||
+           is_weights(entry->d_name);
 }
 
 static int compare_entries(const struct dirent **a, const struct dirent **b)
@@ -120,9 +124,12 @@ int hf_folder_sha256(const char *folder, enum hf_identity identity, char ret_hex
     struct timespec now;
     BL_TRY(hub_refuse_missing(folder, err));
     bl_autofree char *absolute = realpath(folder, NULL);
-    int count = scandir(folder, &files.at,
-                        identity == HF_IDENTITY_ALL ? is_model_file : is_config_or_weights,
-                        compare_entries);
+    int (*const covers[])(const struct dirent *) = {
+        [HF_IDENTITY_WEIGHTS] = is_config_or_weights,
+        [HF_IDENTITY_ALL] = is_model_file,
+        [HF_IDENTITY_SETTINGS] = is_settings,
+    };
+    int count = scandir(folder, &files.at, covers[identity], compare_entries);
     if (count < 0 || !absolute) {
         bl_fail_errno(err, "the folder cannot be listed");
         bl_error_file(err, folder);

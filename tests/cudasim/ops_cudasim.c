@@ -5,6 +5,7 @@
 
 #include "common/limits.h"
 #include "worker/ops/cpu/functions.h"
+#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/packed.h"
 #include "worker/ops/cuda/kernels.h"
 
@@ -622,6 +623,11 @@ struct ops_backend ops_backend(void)
 }
 
 /* The CPU backend's, without the CPU backend. */
+bool bfp_is_possible(void)
+{
+    return false;
+}
+
 bool packed_is_possible(void)
 {
     return false;

@@ -638,13 +638,52 @@ def workers_and_loaders_started_by_hand_join(place):
     expect([p.wait(timeout=60) for p in peers] == [0, 0], open(place.path("byhand.log")).read())
 
 
+def folders_that_are_elsewhere_on_another_host_are_mapped_and_judged_by_their_hashes(place):
+    models = os.path.join(ROOT, "deploy/demo/models")
+    shutil.copytree(models, place.path("elsewhere", "models"))
+    shutil.copytree(place.path("data"), place.path("elsewhere", "photos"))
+    shutil.copytree(place.path("elsewhere", "models"), place.path("wrong", "models"))
+    with open(place.path("wrong", "models", "llm", "config.json"), "a") as f:
+        f.write("\n")
+    shutil.copytree(place.path("data"), place.path("wrong", "photos"))
+    for name in glob.glob(place.path("wrong", "photos", "*.png")):
+        with open(name, "ab") as f:
+            f.write(b"other bytes")
+    case = Case(place, "mapped", train__reproducible=True)
+    coordinator, log, path, endpoint = start_cluster(place, case)
+
+    def command(kind, *mappings):
+        return [program("blipren-" + kind), "--coord", endpoint, "--threads", "1", *sum((["--map", "%s=%s" % m] for m in mappings), [])]
+
+    def refused(words, kind, *mappings):
+        done = subprocess.run(command(kind, *mappings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60)
+        expect(done.returncode == PEER and words in done.stdout, "%d: %s" % (done.returncode, done.stdout))
+
+    data = place.path("data")
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "worker", (models, place.path("wrong/models")))
+    refused("refused: its llm.path is another model than the run's (expected SHA-256 ", "loader", (models, place.path("wrong/models")))
+    refused("say with --map FROM=TO where it is", "loader", (models, place.path("wrong/models")))
+    refused("does not see this run's images (expected 8, found 0)", "loader", (data, place.path("wrong/photos")))
+    refused("say with --map FROM=TO where they are", "loader", (data, place.path("nowhere")))
+    peers = [subprocess.Popen(command(kind, (models, place.path("elsewhere/models")), (data, place.path("elsewhere/photos"))),
+                              stdout=log, stderr=log) for kind in ("loader", "worker")]
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0], open(path).read())
+    expect("--map %s=%s: no path of this run is" % (models, place.path("elsewhere/models")) not in open(path).read(), open(path).read())
+    state = read_state(case.run)
+    expect(state["llm"]["path"] == os.path.join(models, "llm"), state["llm"])
+    plain = Case(place, "unmapped", train__reproducible=True)
+    plain.must_train("1,1")
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+
+
 def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
     """Each process sees another folder under /proc/self/cwd, as hosts do under one path."""
     with_cache, without = place.path("with-cache"), place.path("without-cache")
     os.mkdir(with_cache)
     os.mkdir(without)
     changes = {"train__reproducible": True, "train__validate_every": 8, "cache__dtype": "int8"}
-    mapped = Case(place, "mapped", cache__path=os.path.join(with_cache, "features"), **changes)
+    mapped = Case(place, "cache-seen", cache__path=os.path.join(with_cache, "features"), **changes)
     subprocess.run([program("blipren-coord"), "embed", mapped.yaml, "--local", "1,1"], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL, timeout=120)
     mapped.must_train("1,1")
@@ -665,6 +704,56 @@ def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
     expect("mount cache.path at the same path on every host that has a loader" in open(said).read(), open(said).read())
     coordinator.send_signal(signal.SIGINT)
     coordinator.wait(timeout=60)
+
+
+def elsewhere(place, *command):
+    """COMMAND on a host that sees neither run folder nor data nor the demo's models where they are, but copies under host/."""
+    if not os.path.isdir(place.path("host")):
+        shutil.copytree(os.path.join(ROOT, "deploy/demo/models"), place.path("host", "models"))
+        shutil.copytree(place.path("data"), place.path("host", "photos"))
+        os.mkdir(place.path("empty"))
+    hide = "".join("mkdir -p %s && mount --bind %s %s && " % (folder, place.path("empty"), folder)
+                   for folder in (place.path("unseen"), place.path("data"), os.path.join(ROOT, "deploy/demo/models")))
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide + 'exec "$@"', "sh", program(command[0]), *command[1:],
+            "--map", "%s=%s" % (os.path.join(ROOT, "deploy/demo/models"), place.path("host/models")),
+            "--map", "%s=%s" % (place.path("data"), place.path("host/photos"))]
+
+
+def hosts_that_do_not_see_the_run_folder_train_to_the_same_weights(place):
+    if subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode:
+        print("      no mount namespaces here: nothing is hidden from anybody")
+        return
+    plain = Case(place, "seen", train__reproducible=True)
+    plain.must_train("1,1")
+    case = Case(place, "unseen/run", train__reproducible=True)
+    environment = dict(os.environ, TMPDIR=place.path("host"))
+
+    def join(log, endpoint, kinds):
+        return [subprocess.Popen(elsewhere(place, "blipren-" + kind, "--coord", endpoint, "--threads", "1"), stdout=log, stderr=log,
+                                 env=environment) for kind in kinds]
+
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    wait_until(lambda: case.committed() >= 6 or coordinator.poll() is not None)
+    peers[1].kill()
+    peers += join(log, endpoint, ("worker",))
+    done = case.committed()
+    wait_until(lambda: case.committed() >= done + 2 or coordinator.poll() is not None)
+    coordinator.kill()
+    coordinator.wait()
+    for peer in peers:
+        peer.kill()
+        peer.wait()
+    expect("this host does not see the run folder" in open(path).read(), open(path).read())
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = join(log, endpoint, ("loader", "worker", "worker"))
+    expect(coordinator.wait(timeout=120) == 0, open(path).read())
+    expect([p.wait(timeout=60) for p in peers] == [0, 0, 0], open(path).read())
+    lineage(case.run, 16)
+    expect(weights_sha(plain.run) == weights_sha(case.run), "other weights")
+    left = [n for n in os.listdir(os.path.join(case.run, "checkpoints")) if n.endswith(".sent")]
+    expect(not left, left)
+    expect(sorted(os.listdir(place.path("host"))) == ["models", "photos"], os.listdir(place.path("host")))
 
 
 def own_address():

@@ -316,7 +316,8 @@ def the_run_of_the_readme_is_shortened_by_its_steps_alone(place):
     for i in range(30):
         put(place, "%d.png" % i, i)
     write(place.path("data/metadata.jsonl"), jsonl(*({"file_name": "%d.png" % i, "caption": "a red circle %d" % i} for i in range(30))))
-    for found, mine in (("siglip-so400m-patch14-384", DEMO + "/vision"), ("Llama-3.2-1B", DEMO + "/llm"), ("source: photos", "source: data"),
+    for found, mine in (("path: google/siglip-so400m-patch14-384", "path: %s/vision" % DEMO),
+                        ("path: meta-llama/Llama-3.2-1B", "path: %s/llm" % DEMO), ("source: photos", "source: data"),
                         ("steps: 6000", "steps: 30")):
         assert found in yaml
         yaml = yaml.replace(found, mine)

@@ -8,6 +8,7 @@ micro-batches of 2 images with TOKENS label tokens each, clipping and the update
 """
 import json
 import os
+import resource
 import sys
 import time
 
@@ -74,7 +75,8 @@ def main():
         optimizer.step()
         seconds.append(time.perf_counter() - began)
     form = "%s, SDPA, fused AdamW, torch %s" % ("bf16 and autocast" if bf16 else "f32", torch.__version__)
-    print(json.dumps({"form": form, "steps": seconds[1:]}))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"form": form, "steps": seconds[1:], "peak": peak}))
 
 
 main()

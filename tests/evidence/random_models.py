@@ -8,6 +8,17 @@ import struct
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+# SigLIP-so400m-patch14-384 and Llama-3.2-1B
+MISSION_VISION = dict(model_type="siglip_vision_model", hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
+                      num_attention_heads=16, image_size=384, patch_size=14, num_channels=3, hidden_act="gelu_pytorch_tanh",
+                      layer_norm_eps=1e-6, attention_dropout=0.0, architectures=["SiglipVisionModel"], dtype="bfloat16")
+MISSION_LLM = dict(model_type="llama", vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+                   num_attention_heads=32, num_key_value_heads=8, head_dim=64, hidden_act="silu", max_position_embeddings=131072,
+                   rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=True, attention_bias=False, mlp_bias=False,
+                   rope_scaling=dict(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, rope_type="llama3",
+                                     original_max_position_embeddings=8192),
+                   bos_token_id=None, eos_token_id=0, architectures=["LlamaForCausalLM"], dtype="bfloat16")
+
 
 def linear(name, n, k):
     return {name + ".weight": (n, k), name + ".bias": (n,)}
@@ -83,13 +94,17 @@ def write_model(folder, config, shapes, rng):
     return offset
 
 
-def write_vision(folder, config):
-    """Returns the bytes of its weights."""
-    size = write_model(folder, config, vision_shapes(config), random.Random(11))
+def write_preprocessing(folder, config):
     side = config["image_size"]
     with open(os.path.join(folder, "preprocessor_config.json"), "w") as f:
         json.dump(dict(size=dict(height=side, width=side), resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3,
                        rescale_factor=1 / 255), f)
+
+
+def write_vision(folder, config):
+    """Returns the bytes of its weights."""
+    size = write_model(folder, config, vision_shapes(config), random.Random(11))
+    write_preprocessing(folder, config)
     return size
 
 

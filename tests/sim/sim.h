@@ -133,7 +133,8 @@ struct sim_options {
 };
 struct sim_result {
     uint64_t events, ms, generations, rewinds, crashes;
-    uint64_t taken; /* coordinators that ended because another had taken over */
+    uint64_t taken;  /* coordinators that ended because another had taken over */
+    uint64_t hedges; /* assignments to a second loader */
 };
 /* Runs one schedule to its end; does not return when it fails. */
 struct sim_result sim_run(const struct sim_options *options);

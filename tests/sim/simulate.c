@@ -17,7 +17,7 @@
 #define FAILED_MAX 1024
 
 struct totals {
-    uint64_t schedules, events, generations, rewinds, crashes, taken;
+    uint64_t schedules, events, generations, rewinds, crashes, taken, hedges;
 };
 
 static uint64_t failed_seeds[FAILED_MAX];
@@ -55,6 +55,7 @@ static void run_one(uint64_t seed, bool verbose, struct totals *totals)
     totals->rewinds += result.rewinds;
     totals->crashes += result.crashes;
     totals->taken += result.taken;
+    totals->hedges += result.hedges;
 }
 
 /* One child: every jobs-th schedule; its totals go up the pipe. */
@@ -130,14 +131,15 @@ int main(int argc, char **argv)
         sum.rewinds += part.rewinds;
         sum.crashes += part.crashes;
         sum.taken += part.taken;
+        sum.hedges += part.hedges;
     }
     clock_gettime(CLOCK_MONOTONIC, &end);
     printf("simulate: schedules=%llu seed=%llu events=%llu crashes=%llu taken_over=%llu "
-           "generations=%llu rewinds=%llu s=%.1f\n",
+           "generations=%llu rewinds=%llu hedges=%llu s=%.1f\n",
            (unsigned long long)sum.schedules, (unsigned long long)seed,
            (unsigned long long)sum.events, (unsigned long long)sum.crashes,
            (unsigned long long)sum.taken, (unsigned long long)sum.generations,
-           (unsigned long long)sum.rewinds,
+           (unsigned long long)sum.rewinds, (unsigned long long)sum.hedges,
            (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) * 1e-9);
     return 0;
 }

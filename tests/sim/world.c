@@ -286,10 +286,10 @@ struct sim_result sim_run(const struct sim_options *options)
         handle(e);
         sim_event_done(&w->queue, e);
     }
+    for (int i = 0; i < COORDS; i++)
+        coord_end(&w->coords[i]);
     struct sim_result result = w->result;
     result.ms = w->now_ms;
-    for (int i = 0; i < COORDS; i++)
-        coord_free(&w->coords[i].core);
     for (int i = 0; i < SIM_WORKERS_MAX; i++)
         worker_free(&w->workers[i].worker);
     for (int i = 0; i < SIM_LOADERS_MAX; i++)

@@ -341,6 +341,8 @@ void coord_looked(struct sim_event *e);
 void coord_probe(struct coordinator *k);
 /* It stood still for longer than P: does it find that the run is another's? Then it has ended. */
 bool coord_wakes_taken(struct coordinator *k);
+/* Counts what it did, and frees its core. */
+void coord_end(struct coordinator *k);
 /* The journal keeps what is on disk, and of what was on its way a part from its beginning: a torn
  * record is one that is not there. */
 void crash_coord(struct coordinator *k);

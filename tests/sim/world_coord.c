@@ -158,11 +158,18 @@ bool coord_wakes_taken(struct coordinator *k)
     return true;
 }
 
+void coord_end(struct coordinator *k)
+{
+    if (k->core)
+        w->result.hedges += coord_status(k->core).hedges;
+    coord_free(&k->core);
+}
+
 void crash_coord(struct coordinator *k)
 {
     w->result.crashes++;
     k->up = false;
-    coord_free(&k->core);
+    coord_end(k);
     k->on_disk += (int)below((uint32_t)(k->record_count - k->on_disk + 1));
     k->record_count = k->on_disk;
     for (int i = 0; i < w->link_count; i++) {

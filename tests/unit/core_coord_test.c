@@ -696,6 +696,86 @@ static void a_rank_that_formed_with_another_state_stops_the_run(void **state)
     assert_state(COORD_LEAVING);
 }
 
+static void ended_unseeing(uint64_t peer, int64_t applied_step, uint64_t state_generation)
+{
+    struct coord_event e = from(peer, COORD_EVENT_ENDED);
+    e.ended.applied_step = applied_step;
+    e.ended.state_generation = state_generation;
+    e.ended.needs_files = true;
+    if (applied_step >= 0)
+        e.ended.digest = state_of((uint64_t)applied_step);
+    feed(e);
+}
+
+static void join_unseeing(uint64_t peer)
+{
+    hello(peer);
+    ended_unseeing(peer, -1, 0);
+}
+
+static void who_sees_the_run_folder_is_rank_0_and_reads_for_all(void **state)
+{
+    config.workers_wanted = 3;
+    start();
+    disk();
+    join_unseeing(WORKER_A);
+    join(WORKER_B);
+    join_unseeing(WORKER_C);
+    disk();
+    static const uint64_t workers[] = {WORKER_B, WORKER_A, WORKER_C};
+    for (uint32_t rank = 0; rank < 3; rank++) {
+        const struct coord_action *form = last(COORD_ACTION_FORM, workers[rank]);
+        assert_int_equal(form->form.rank, rank);
+        assert_int_equal(form->form.source, -1);
+        assert_true(form->form.one_reads);
+    }
+    for (uint32_t rank = 0; rank < 3; rank++)
+        formed(workers[rank], 0);
+    assert_int_equal(last(COORD_ACTION_SAVE, 0)->peer, WORKER_B);
+}
+
+static void where_all_see_the_run_folder_each_reads(void **state)
+{
+    config.workers_wanted = 2;
+    start();
+    disk();
+    join(WORKER_A);
+    join(WORKER_B);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.rank, 0);
+    assert_false(last(COORD_ACTION_FORM, WORKER_B)->form.one_reads);
+}
+
+static void where_nobody_sees_the_run_folder_one_reads(void **state)
+{
+    config.workers_wanted = 2;
+    start();
+    disk();
+    join_unseeing(WORKER_A);
+    join_unseeing(WORKER_B);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.rank, 0);
+    assert_true(last(COORD_ACTION_FORM, WORKER_B)->form.one_reads);
+}
+
+static void the_source_keeps_its_state_under_another_rank(void **state)
+{
+    config.workers_wanted = 1;
+    start();
+    disk();
+    join_unseeing(WORKER_A);
+    disk();
+    formed(WORKER_A, 0);
+    join(WORKER_B);
+    disk();
+    ended_unseeing(WORKER_A, 0, 1);
+    disk();
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.rank, 0);
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_A)->form.rank, 1);
+    assert_int_equal(last(COORD_ACTION_FORM, WORKER_B)->form.source, 1);
+    assert_false(last(COORD_ACTION_FORM, WORKER_B)->form.one_reads);
+}
+
 static void a_newcomer_joins_at_a_step_boundary(void **state)
 {
     begin_alone();
@@ -1609,6 +1689,85 @@ static void what_is_shipped_and_does_not_come_goes_to_another_loader(void **stat
                         "says that it shipped what has not come to");
 }
 
+/* LOADER_A has made four steps at once each, and has begun the fifth when LOADER_B comes. */
+static void begin_with_a_late_loader(void)
+{
+    begin_alone();
+    for (uint64_t step = 0; step < 4; step++)
+        train_alone(step);
+    join(LOADER_B);
+    log_count = 0;
+}
+
+/* Time passes; A says that it gets on. */
+static void wait_for_late(int ticks)
+{
+    for (int i = 0; i < ticks; i++) {
+        beat(WORKER_A, 0);
+        beat(LOADER_A, 1000 + (uint64_t)now_ms);
+        beat(LOADER_B, 0);
+        tick(10);
+    }
+}
+
+static void what_a_worker_waits_for_and_is_late_is_made_by_a_second_loader_too(void **state)
+{
+    begin_with_a_late_loader();
+    wait_for_late(9);
+    assert_int_equal(count(COORD_ACTION_ASSIGNMENT, LOADER_B),
+                     1); /* what it waits for, and no more */
+    assert_int_equal(last(COORD_ACTION_ASSIGNMENT, LOADER_B)->assignment.micro_batch, 0);
+    assert_int_equal(coord_status(c).hedges, 1);
+    const struct coord_action *note = last_note(COORD_NOTE_HEDGED, LOADER_A);
+    assert_string_equal(note->note.text, "is late with a micro-batch for");
+    assert_int_equal(note->note.other_link, 100 + WORKER_A);
+    assert_int_equal(count(COORD_ACTION_END, 0), 0);
+}
+
+static void the_first_of_two_deliveries_counts_and_both_loaders_get_their_room_back(void **state)
+{
+    begin_with_a_late_loader();
+    wait_for_late(9);
+    struct coord_member before, after;
+    coord_member(c, 100 + LOADER_B, &before);
+    micro_batch_event(LOADER_B, COORD_EVENT_COMPLETED, BL_KIND_TRAIN, 4, 0);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 4, 0);
+    micro_batch_event(WORKER_A, COORD_EVENT_CONSUMED, BL_KIND_TRAIN, 4, 0);
+    coord_member(c, 100 + LOADER_A, &before);
+    micro_batch_event(LOADER_A, COORD_EVENT_COMPLETED, BL_KIND_TRAIN, 4, 0);
+    coord_member(c, 100 + LOADER_A, &after);
+    assert_int_equal(after.leases, before.leases - 1);
+    assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
+    for (uint32_t i = 0; i < log_count; i++)
+        assert_true(log_list[i].type != COORD_ACTION_NOTE ||
+                    log_list[i].note.kind != COORD_NOTE_REVOKED);
+}
+
+static void the_second_loader_goes_on_alone_when_the_first_is_lost(void **state)
+{
+    begin_with_a_late_loader();
+    wait_for_late(9);
+    log_count = 0;
+    lost(LOADER_A, true);
+    for (uint32_t i = 0; i < log_count;
+         i++) /* the others go to B; what it has does not go there again */
+        assert_false(log_list[i].type == COORD_ACTION_ASSIGNMENT &&
+                     log_list[i].assignment.step == 4 && log_list[i].assignment.micro_batch == 0);
+    micro_batch_event(LOADER_B, COORD_EVENT_COMPLETED, BL_KIND_TRAIN, 4, 0);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 4, 0);
+    assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
+}
+
+static void a_second_loader_that_is_lost_leaves_the_first_what_it_has(void **state)
+{
+    begin_with_a_late_loader();
+    wait_for_late(9);
+    lost(LOADER_B, true);
+    assert_int_equal(coord_status(c).leases_out > 0, 1);
+    micro_batch_event(WORKER_A, COORD_EVENT_RECEIVED, BL_KIND_TRAIN, 4, 0);
+    assert_int_equal(count(COORD_ACTION_VIOLATION, 0), 0);
+}
+
 static void a_loader_that_never_ships_gets_no_more_assignments_for_a_while(void **state)
 {
     begin_alone();
@@ -1739,6 +1898,56 @@ static void a_run_that_always_goes_back_to_the_same_step_stops(void **state)
     assert_state(COORD_LEAVING);
     disk();
     assert_int_equal(last(COORD_ACTION_STOP, WORKER_A)->stop.code, BL_EPEER);
+}
+
+/* Everything that WORKER_A did is lost again and again; how it went is the caller's. Ends when the checkpoint is to be verified. */
+static void go_back(void (*lose)(void), int times)
+{
+    begin_alone();
+    for (int i = 1; i <= times; i++) {
+        train_alone(0);
+        lose();
+        hello(WORKER_A);
+        ended(WORKER_A, -1, 0);
+        for (int k = 0; k < 14 && count(COORD_ACTION_VERIFY, 0) == 0;
+             k++) { /* for its state, 2 P */
+            beat(WORKER_A, 0);
+            beat(LOADER_A, 0);
+            tick(150);
+        }
+        struct coord_event e = {.type = COORD_EVENT_VERIFIED};
+        e.verified.checkpoint = last(COORD_ACTION_VERIFY, 0)->checkpoint;
+        e.verified.ok = true;
+        feed(e);
+        if (coord_state_now(c) == COORD_LEAVING)
+            return;
+        log_count = 0;
+        disk();
+        formed(WORKER_A, 0);
+    }
+}
+
+static void lose_a_by_silence(void)
+{
+    for (int i = 0; i < 5; i++) {
+        beat(LOADER_A, 0);
+        tick(150);
+    }
+}
+
+static void lose_a_and_see_it_again(void)
+{
+    lost(WORKER_A, false);
+}
+
+static void a_run_whose_workers_fall_silent_or_come_again_goes_on(void **state)
+{
+    go_back(lose_a_by_silence, 8);
+    assert_state(COORD_TRAINING);
+    coord_free(&c);
+    begin(state);
+    go_back(lose_a_and_see_it_again, 8);
+    assert_state(COORD_TRAINING);
 }
 
 static void any_number_of_damaged_checkpoints_can_be_passed_over(void **state)
@@ -2062,6 +2271,9 @@ UNIT_MAIN(
     CASE(a_state_from_before_the_last_generation_is_no_survivor),
     CASE(different_states_of_one_step_stop_the_run),
     CASE(a_rank_that_formed_with_another_state_stops_the_run),
+    CASE(who_sees_the_run_folder_is_rank_0_and_reads_for_all),
+    CASE(where_all_see_the_run_folder_each_reads), CASE(where_nobody_sees_the_run_folder_one_reads),
+    CASE(the_source_keeps_its_state_under_another_rank),
     CASE(who_hangs_inside_the_all_reduce_is_named_and_lost),
     CASE(a_released_worker_leaves_at_a_step_boundary),
     CASE(the_last_one_with_the_runs_state_is_not_let_go),
@@ -2103,11 +2315,16 @@ UNIT_MAIN(
     CASE(an_assignment_is_left_to_a_loader_that_gets_on),
     CASE(when_no_loader_has_room_the_one_that_does_not_get_on_is_named),
     CASE(what_is_shipped_and_does_not_come_goes_to_another_loader),
+    CASE(what_a_worker_waits_for_and_is_late_is_made_by_a_second_loader_too),
+    CASE(the_first_of_two_deliveries_counts_and_both_loaders_get_their_room_back),
+    CASE(the_second_loader_goes_on_alone_when_the_first_is_lost),
+    CASE(a_second_loader_that_is_lost_leaves_the_first_what_it_has),
     CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),
     CASE(a_newcomer_that_nobody_can_reach_is_left_out_and_named),
     CASE(a_rank_that_lies_about_its_state_is_dropped),
     CASE(a_validation_that_is_never_sent_drops_the_worker),
     CASE(a_run_that_always_goes_back_to_the_same_step_stops),
+    CASE(a_run_whose_workers_fall_silent_or_come_again_goes_on),
     CASE(any_number_of_damaged_checkpoints_can_be_passed_over),
     CASE(old_checkpoints_leave_the_journal_before_their_folders_go),
     CASE(a_pulse_carries_no_number_that_is_not_on_disk),

@@ -96,7 +96,9 @@ static int end(void **state)
 
 static void a_state_without_a_digest_is_not_reported_as_a_state(void **state)
 {
-    engine_form(engine, 1, 0, 2, -1, false, ""); /* the other rank never comes */
+    engine_form(engine, 1,
+                &(struct engine_forming){
+                    .world = 2, .source = -1, .checkpoint = ""}); /* the other rank never comes */
     while (!__atomic_load_n(&published, __ATOMIC_SEQ_CST))
         usleep(1000);
     __atomic_store_n(&sync_fails, true, __ATOMIC_SEQ_CST);

@@ -175,7 +175,8 @@ static int close_rig(void **state)
 
 static struct engine_event form(struct rig *rig, uint64_t generation, const char *checkpoint)
 {
-    engine_form(rig->engine, generation, 0, 1, -1, false, checkpoint);
+    engine_form(rig->engine, generation,
+                &(struct engine_forming){.world = 1, .source = -1, .checkpoint = checkpoint});
     struct engine_event formed = expect(rig, ENGINE_FORMED);
     assert_int_equal(formed.generation, generation);
     return formed;
@@ -237,7 +238,8 @@ static void commands_of_a_generation_that_is_over_answer_nothing(void **state)
     rig->batch.step = 77;
     engine_compute(rig->engine, 5, 0, &rig->batch, true);
     engine_reduce(rig->engine, 4, 77);
-    engine_form(rig->engine, 5, 0, 1, -1, false, "");
+    engine_form(rig->engine, 5,
+                &(struct engine_forming){.world = 1, .source = -1, .checkpoint = ""});
     struct engine_event aborted = expect(rig, ENGINE_ABORTED);
     assert_int_equal(aborted.generation, 5);
     assert_int_equal(aborted.applied_step, 0);
@@ -337,7 +339,9 @@ static void a_missing_model_breaks_it_and_is_named(void **state)
 static void a_damaged_checkpoint_breaks_it_and_is_named(void **state)
 {
     struct rig *rig = *state;
-    engine_form(rig->engine, 1, 0, 1, -1, false, "/nowhere/step-9");
+    engine_form(
+        rig->engine, 1,
+        &(struct engine_forming){.world = 1, .source = -1, .checkpoint = "/nowhere/step-9"});
     struct engine_event event = expect(rig, ENGINE_BROKEN);
     assert_non_null(strstr(event.error.file, "/nowhere/step-9"));
 }

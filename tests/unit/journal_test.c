@@ -2,6 +2,8 @@
 #include "tests/unit/unit.h"
 
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/file.h"
 #include "common/random.h"
@@ -323,6 +325,97 @@ static void a_number_that_was_claimed_once_is_nobody_elses(void **state)
     assert_int_equal(now, 5);
 }
 
+static void a_start_that_lost_and_writes_its_number_last_takes_the_run_from_nobody(void **state)
+{
+    struct journal *j = NULL;
+    struct bl_error err;
+    char file[100];
+    uint64_t now;
+    write_records(1);
+    assert_ok(open_again(&j, &err), err); /* its epoch is 2 */
+    snprintf(file, sizeof file, "%s/epoch", folder);
+    assert_ok(bl_file_write(file, "1\n", 2, &err), err);
+    assert_ok(epoch_look(folder, 2, &now, &err), err);
+    assert_int_equal(now, 2);
+    snprintf(file, sizeof file, "%s/epochs/3", folder);
+    assert_ok(bl_folder_make(file, &err), err);
+    assert_ok(epoch_look(folder, 2, &now, &err), err);
+    assert_int_equal(now, 3);
+    journal_close(&j);
+}
+
+static struct journal *quicker;
+static uint64_t epoch_of_the_quicker;
+
+/* Another start claims and begins after this one has read the records, and before it claims. */
+static int begin_another(void *context, struct bl_error *err)
+{
+    int rc = journal_open(folder, note, accept, written, NULL, &quicker, err);
+    epoch_of_the_quicker = epoch;
+    return rc;
+}
+
+static void of_two_starts_at_a_time_the_later_one_goes_on(void **state)
+{
+    struct journal *j = NULL;
+    struct bl_error err;
+    uint64_t now;
+    write_records(1);
+    seen_count = 0;
+    assert_ok(journal_open(folder, note, begin_another, written, NULL, &j, &err), err);
+    assert_int_equal(epoch, epoch_of_the_quicker + 1);
+    assert_ok(epoch_look(folder, epoch, &now, &err), err);
+    assert_int_equal(now, epoch);
+    assert_ok(epoch_look(folder, epoch_of_the_quicker, &now, &err), err);
+    assert_int_equal(now, epoch);
+    journal_close(&quicker);
+    journal_close(&j);
+}
+
+/* A start in a process of its own: 1 if it owns the run once all others are through with theirs too, which `go` tells. */
+static int start_and_look(int go, int done)
+{
+    struct journal *j = NULL;
+    struct bl_error err;
+    uint64_t now = 0;
+    char byte;
+    int rc = open_again(&j, &err);
+    if (write(done, "", 1) != 1 || read(go, &byte, 1) != 1)
+        return 2;
+    if (rc == 0 && epoch_look(folder, epoch, &now, &err) < 0)
+        return 2;
+    return rc == 0 && now == epoch;
+}
+
+static void of_many_starts_at_a_time_one_owns_the_run(void **state)
+{
+    enum { STARTS = 6 };
+    int go[2], done[2], owners = 0;
+    pid_t children[STARTS];
+    char bytes[STARTS] = {0};
+    assert_return_code(pipe(go), 0);
+    assert_return_code(pipe(done), 0);
+    for (int i = 0; i < STARTS; i++) {
+        children[i] = fork();
+        if (children[i] == 0)
+            _exit(start_and_look(go[0], done[1]));
+    }
+    for (int i = 0; i < STARTS; i++)
+        assert_int_equal(read(done[0], bytes, 1), 1);
+    assert_int_equal(write(go[1], bytes, STARTS), STARTS);
+    for (int i = 0; i < STARTS; i++) {
+        int status;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) < 2);
+        owners += WEXITSTATUS(status);
+    }
+    for (int i = 0; i < 2; i++) {
+        close(go[i]);
+        close(done[i]);
+    }
+    assert_int_equal(owners, 1);
+}
+
 static void a_spoilt_epoch_is_named(void **state)
 {
     char file[100];
@@ -344,4 +437,7 @@ UNIT_MAIN(CASE(records_read_back_as_written), CASE(a_journal_torn_anywhere_keeps
           CASE(a_probe_tells_whose_the_run_is),
           CASE(a_journal_of_a_version_without_epochs_is_taken_over),
           CASE(a_start_that_the_records_refuse_takes_the_run_from_nobody),
-          CASE(a_number_that_was_claimed_once_is_nobody_elses), CASE(a_spoilt_epoch_is_named))
+          CASE(a_number_that_was_claimed_once_is_nobody_elses),
+          CASE(a_start_that_lost_and_writes_its_number_last_takes_the_run_from_nobody),
+          CASE(of_two_starts_at_a_time_the_later_one_goes_on),
+          CASE(of_many_starts_at_a_time_one_owns_the_run), CASE(a_spoilt_epoch_is_named))

@@ -92,7 +92,7 @@ static int close_net(void **state)
 static void open_server(const char *keys)
 {
     struct bl_error err;
-    struct wire_guard guard = {wire_control_limits(), NULL},
+    struct wire_guard guard = {.limits = wire_control_limits()},
                       data = {.limits = wire_data_limits(1 << 20)};
     assert_ok(wire_context_open(keys, &net.server, &err), err);
     assert_ok(wire_router(&net.uv, net.server, "tcp://127.0.0.1:*", &guard, on_message, NULL,

@@ -85,7 +85,7 @@ static void compare(const struct wire_frames *frames, const uint64_t *samples, s
     assert_ok(wire_unpack_header(zmq_msg_data((zmq_msg_t *)&frames->at[0]),
                                  zmq_msg_size(&frames->at[0]), &h, &err),
               err);
-    assert_ok(sample_source_open(play_path("run"), play.run, "",
+    assert_ok(sample_source_open(play_path("run"), play.run, NULL, "",
                                  &(struct location_patience){no_wait, NULL}, &source, &err),
               err);
     assert_int_equal(sample_side(source), PLAY_SIDE);

@@ -93,7 +93,8 @@ static const struct metrics_step measured = {.step = 7,
                                              .step_s = 1.5,
                                              .data_wait_s = 0.125,
                                              .compute_s = 1.25,
-                                             .reduce_wait_s = 0.0625};
+                                             .reduce_wait_s = 0.0625,
+                                             .hedged = 3};
 
 static void a_steps_line_has_every_measure_under_its_name(void **state)
 {
@@ -114,6 +115,7 @@ static void a_steps_line_has_every_measure_under_its_name(void **state)
     assert_number(line, "data_wait_s", 0.125);
     assert_number(line, "compute_s", 1.25);
     assert_number(line, "reduce_wait_s", 0.0625);
+    assert_number(line, "hedged", 3);
     assert_null(json_object_get(line, "expert_share")); /* no mixture, no key of it */
     assert_null(json_object_get(line, "balance_loss"));
     json_decref(line);

@@ -1053,6 +1053,28 @@ static void a_dry_run_asks_for_what_a_real_one_takes(void **state)
     }
 }
 
+static void a_dry_run_counts_pages_of_a_file_while_a_matrix_reads_them(void **state)
+{
+    struct bl_error err = {0};
+    struct ops *dry = NULL;
+    struct ops_matrix *kept = NULL, *copied = NULL;
+    struct ops_usage usage;
+    assert_ok(ops_cpu_dry_open(OPS_F32, 1, &dry, &err), err);
+    for (int i = 0; i < 2; i++) {
+        assert_ok(dry->matrix_frozen(dry, &kept, NULL, BL_F32, 64, 32, true, &err), err);
+        dry->matrix_pack(dry, kept, false);
+        assert_ok(dry->matrix_frozen(dry, &copied, NULL, BL_F32, 64, 32, false, &err), err);
+        dry->matrix_pack(dry, copied, false);
+        ops_dry_usage(dry, &usage);
+        assert_int_equal(usage.bytes[OPS_MATRICES], 2 * 64 * 32 * 4);
+        dry->matrix_free(dry, &kept);
+        dry->matrix_free(dry, &copied);
+        ops_dry_usage(dry, &usage);
+        assert_int_equal(usage.bytes[OPS_MATRICES], 0);
+    }
+    ops_free(&dry);
+}
+
 /* Opens, loads, trains and captions once; 0 or the first failure. */
 static int live(struct ops *ops, const struct captioner_options *options, const struct world *w,
                 struct bl_error *err)
@@ -1191,6 +1213,7 @@ UNIT_MAIN(cmocka_unit_test(heads_wider_than_the_device_takes_are_refused_by_key)
           cmocka_unit_test(
               a_missing_tensor_is_named_and_the_pooling_head_is_needed_by_pooled_routing_alone),
           cmocka_unit_test(a_dry_run_asks_for_what_a_real_one_takes),
+          cmocka_unit_test(a_dry_run_counts_pages_of_a_file_while_a_matrix_reads_them),
           cmocka_unit_test(ids_and_lengths_that_the_language_model_does_not_know_are_refused),
           IN_BOTH_FORMS(a_warm_step_asks_the_device_for_no_memory),
           IN_BOTH_FORMS(the_nth_allocation_may_fail_and_nothing_is_lost))

@@ -147,7 +147,7 @@ static void check(struct input in)
     in.d_x = in.accumulate ? doubles(in.old_d_x, R * K) : zeros(R * K);
     in.d_w = doubles(in.old_d_w, N * K);
     in.d_b = doubles(in.old_d_b, N);
-    const bool few = !in.trainable && R <= 2; /* bf16 rows are read in place */
+    const bool few = R <= (in.trainable ? 8 : 2); /* f32 and bf16 rows are read in place */
     const double *x = few && in.options.blocks ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
     const double *d_y = multiplied(&in, in.d_y, R, N);
     if (in.options.blocks) {
@@ -192,6 +192,16 @@ static void trainable_layers_follow_the_formula(void **state)
                              .bias = i % 2,
                              .accumulate = i / 2 % 2,
                              .epilogue = (enum ops_epilogue)(i % 4)});
+}
+
+static void gradients_of_large_matrices_by_few_rows_follow_the_formula(void **state)
+{
+    check((struct input){.R = 3,
+                         .N = 1061,
+                         .K = 1009,
+                         .options = {.precision = OPS_F32},
+                         .trainable = true,
+                         .bias = true});
 }
 
 static void frozen_matrices_of_every_type_give_what_they_store(void **state)
@@ -239,16 +249,15 @@ static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
     if (!ops_backend().blocks)
         skip();
-    for (int64_t i = 0; i < 3 * (COUNT(shapes) + COUNT(more)); i++) {
-        const int64_t at = i / 3;
-        const int64_t *shape = at < COUNT(shapes) ? shapes[at] : more[at - COUNT(shapes)];
+    for (int64_t i = 0; i < COUNT(shapes) + COUNT(more); i++) {
+        const int64_t *shape = i < COUNT(shapes) ? shapes[i] : more[i - COUNT(shapes)];
         check((struct input){.R = shape[0],
                              .N = shape[1],
                              .K = shape[2],
                              .options = {.precision = OPS_BF16, .blocks = true},
-                             .dtype = at % 2 ? BL_F32 : dtypes[i % 3],
-                             .trainable = at % 2,
-                             .keep_data = i % 2,
+                             .dtype = i % 2 ? BL_F32 : dtypes[i / 2 % 3],
+                             .trainable = i % 4 == 1,
+                             .keep_data = i / 3 % 2,
                              .bias = i / 2 % 2,
                              .accumulate = i / 3 % 2,
                              .epilogue = (enum ops_epilogue)(i % 4)});
@@ -258,7 +267,7 @@ static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
 /* One huge value, one that is not finite, and nothing but zeros in a block. */
 static void run_extremes(struct ops_run *run, const void *input)
 {
-    enum { R = 8, N = 48, K = 384 };
+    enum { R = 16, N = 48, K = 384 };
     struct ops *ops = run_ops(run);
     struct bl_error err;
     struct ops_matrix *w = NULL;
@@ -321,6 +330,7 @@ static void a_refreshed_matrix_follows_its_master(void **state)
 }
 
 UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
+          cmocka_unit_test(gradients_of_large_matrices_by_few_rows_follow_the_formula),
           cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store),
           cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
           cmocka_unit_test(block_products_multiply_rounded_blocks_and_sum_in_f32),

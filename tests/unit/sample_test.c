@@ -85,7 +85,7 @@ static int make_run_with(void **state, const char *keys)
                                       "{\"file_name\": \"1.png\", \"text\": \"a red circle\"}\n"
                                       "{\"file_name\": \"2.jpg\", \"text\": \"a red circle\"}\n");
     make_index(keys);
-    assert_ok(sample_source_open(inside("run"), run, "", &waiting, &source, &err), err);
+    assert_ok(sample_source_open(inside("run"), run, NULL, "", &waiting, &source, &err), err);
     memset(&patience, 0, sizeof patience);
     return 0;
 }
@@ -250,7 +250,9 @@ static void threads_probe_and_say_which_voids_may_be_this_hosts(void **state)
     assert_int_equal(unlink(inside("data/1.png")), 0);
     assert_int_equal(sem_init(&woken, 0, 0), 0);
     assert_ok(fetch_start(&(struct fetch_options){2, post, &woken}, &fetch, &err), err);
-    fetch_open(fetch, inside("run"), run, "");
+    struct files *sent;
+    assert_ok(files_new(NULL, &sent, &err), err);
+    fetch_open(fetch, sent, inside("run"), run, NULL, "");
     assert_ok(fetch_probe(fetch, ids, 3, &err), err);
     assert_int_equal(next_event(fetch, &woken).kind, FETCH_OPENED);
     struct fetch_event event = next_event(fetch, &woken);
@@ -271,6 +273,7 @@ static void threads_probe_and_say_which_voids_may_be_this_hosts(void **state)
     assert_true(slots[2].bad && !slots[2].unreadable);
     fetch_micro_batch_release(event.micro_batch);
     fetch_free(&fetch);
+    files_free(&sent);
     sem_destroy(&woken);
 }
 

@@ -107,7 +107,7 @@ static int open_net(void **state)
 static void open_control(void)
 {
     struct bl_error err;
-    struct wire_guard guard = {wire_control_limits(), on_lost};
+    struct wire_guard guard = {.limits = wire_control_limits(), .lost = on_lost};
     assert_ok(wire_router(&net.uv, net.zmq, "tcp://127.0.0.1:*", &guard, on_router, NULL,
                           &net.router, net.control, &err),
               err);

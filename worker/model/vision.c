@@ -13,10 +13,6 @@
 #include "worker/model/frozen.h"
 #include "worker/model/sequences.h"
 
-/* Rows encoded at a time: bounds the scratch, and is enough for the matmuls to run at full speed.
- */
-#define ROWS_AT_ONCE 4096
-
 struct vision_layer {
     struct frozen_norm norm1, norm2;
     struct frozen_linear qkv, out, fc1, fc2;
@@ -163,7 +159,7 @@ int vision_open(struct ops *ops, const char *folder, const struct hf_vision *con
     vision->ops = ops;
     vision->config = *config;
     vision->constants.ops = ops;
-    vision->at_once = alone ? 1 : bl_max(1, ROWS_AT_ONCE / config->tokens);
+    vision->at_once = alone ? 1 : bl_max(1, ops->rows_at_once / config->tokens);
     vision->has_head = pooling_head && hf_tensor_of(&config->family->names, HF_POOL_PROBE);
     for (int c = 0; c < 3; c++) {
         vision->scale[c] = preprocess->rescale_factor / preprocess->std[c];

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "worker/ops/dry.h"
 #include "worker/ops/plugin.h"
 
 /* The module that BLIPREN_CUDA names, where tests put one without a GPU; else the one beside this
@@ -132,6 +133,23 @@ int ops_open(const struct ops_device *device, enum ops_precision precision, int 
     if (device->plugin)
         return device->plugin->open(device->index, precision, ret, err);
     return ops_cpu_open(precision, threads, ret, err);
+}
+
+int ops_dry_open(const char *text, enum ops_precision precision, int threads, struct ops **ret,
+                 int64_t *ret_total, struct bl_error *err)
+{
+    struct ops_device device = {0};
+    bool any_gpu = text && strcmp(text, "cuda") == 0;
+    *ret_total = 0;
+    if (any_gpu)
+        BL_TRY(load(&device.plugin, err));
+    else
+        BL_TRY(ops_device_choose(text, &device, err));
+    if (!device.plugin)
+        return ops_cpu_dry_open(precision, threads, ret, err);
+    if (!any_gpu)
+        *ret_total = device.plugin->memory(device.index);
+    return device.plugin->open_dry(precision, ret, err);
 }
 
 void ops_free(struct ops **ops)

@@ -30,13 +30,14 @@
 
 typedef struct bl_act act; /* never defined: see Elements */
 struct ops;
+struct ops_dry;
 struct comm_memory; /* worker/comm/backend.h */
 struct comm_backend;
 
 enum ops_precision {
-    OPS_BF16, /* frozen weights rounded to bf16; matmuls bf16 x bf16 -> f32 where the processor has
-                 it, else f32 */
-    OPS_F32,  /* frozen weights as the file has them, every matmul f32: the reference */
+    OPS_BF16, /* frozen weights rounded to bf16; matmuls as exact as bf16 x bf16 -> f32 or more so, in what
+                 the device is fastest at */
+    OPS_F32, /* frozen weights as the file has them, every matmul f32: the reference */
 };
 
 enum ops_epilogue { OPS_NONE, OPS_GELU_ERF, OPS_GELU_TANH, OPS_SILU };
@@ -94,9 +95,10 @@ struct ops {
     const char *name; /* "cpu: avx512, f32" for logs and fingerprints */
     enum ops_precision precision;
     size_t act_bytes;
-    bool dry;               /* counts memory and computes nothing: worker/ops/dry.h */
+    struct ops_dry *dry;    /* NULL, or it counts memory and computes nothing: worker/ops/dry.h */
     int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
     int64_t head_dim_max;   /* widest head that attention takes; 0: any */
+    int64_t rows_at_once;   /* rows with which products reach full speed; more only take memory */
 
     /* For a communicator: how host memory and this device's exchange bytes (NULL: they are one), and
      * the device's own collectives (NULL: it has none). */

@@ -15,7 +15,10 @@ struct ops_plugin {
     /* Devices at hand. -BL_EDEVICE says why there is none. */
     int (*count)(int *ret, struct bl_error *err);
     void (*kind)(int index, char *ret, size_t size);
+    int64_t (*memory)(int index); /* bytes that the device has; 0: unknown */
     int (*open)(int index, enum ops_precision precision, struct ops **ret, struct bl_error *err);
+    /* A device that counts memory (dry.h); there need be none. */
+    int (*open_dry)(enum ops_precision precision, struct ops **ret, struct bl_error *err);
 };
 
 const struct ops_plugin *ops_plugin(void);

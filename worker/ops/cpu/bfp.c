@@ -26,19 +26,19 @@ struct panel_block {
     int32_t pairs[PAIRS][BFP_PANEL];
 };
 
-static int64_t block_count(int64_t K)
+int64_t bfp_block_count(int64_t K)
 {
     return bl_ceil_div(K, BFP_BLOCK);
 }
 
 size_t bfp_strip_bytes(int64_t K)
 {
-    return sizeof(struct strip_block) * (size_t)block_count(K);
+    return sizeof(struct strip_block) * (size_t)bfp_block_count(K);
 }
 
 size_t bfp_panel_bytes(int64_t K)
 {
-    return sizeof(struct panel_block) * (size_t)block_count(K);
+    return sizeof(struct panel_block) * (size_t)bfp_block_count(K);
 }
 
 #ifdef CPU_X86
@@ -282,24 +282,47 @@ AVX512 static void load_transposed(struct panel_block *block, const void *w, enu
     }
 }
 
-void bfp_load_panel(void *panel, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                    int64_t columns, int64_t K)
+/* Into the L2 cache: hardware follows no such many rows by itself. */
+AVX512 static void prefetch(const char *at, size_t step, int64_t rows, size_t bytes)
 {
-    struct panel_block *block = panel;
+    for (int64_t r = 0; r < rows; r++, at += step)
+        for (size_t i = 0; i < bytes; i += 64)
+            _mm_prefetch(at + i, _MM_HINT_T1);
+}
+
+void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
+                     int64_t columns, int64_t K, int64_t more)
+{
+    const int64_t blocks = bfp_block_count(K);
+    const size_t size = dtype == BL_F32 ? 4 : 2;
+    struct panel_block *block = panels;
+    /* All panels' part of a block at a time: one row of W is one page, or more. */
     for (int64_t k = 0; k < K; k += BFP_BLOCK, block++)
-        if (transposed)
-            load_transposed(block, element(w, dtype, k * ld), dtype, ld, columns,
-                            bl_min(BFP_BLOCK, K - k));
-        else
-            load_rows(block, element(w, dtype, k), dtype, ld, columns, bl_min(BFP_BLOCK, K - k));
+        for (int64_t c = 0; c < columns; c += BFP_PANEL) {
+            struct panel_block *to = block + c / BFP_PANEL * blocks;
+            const int64_t width = bl_min(BFP_PANEL, columns - c), inner = bl_min(BFP_BLOCK, K - k);
+            const int64_t next = bl_min(BFP_BLOCK, K + more - k - BFP_BLOCK);
+            if (transposed) {
+                if (next > 0)
+                    prefetch(element(w, dtype, (k + BFP_BLOCK) * ld + c), (size_t)ld * size, next,
+                             (size_t)width * size);
+                load_transposed(to, element(w, dtype, k * ld + c), dtype, ld, width, inner);
+            } else {
+                if (next > 0)
+                    prefetch(element(w, dtype, c * ld + k + BFP_BLOCK), (size_t)ld * size, width,
+                             (size_t)next * size);
+                load_rows(to, element(w, dtype, c * ld + k), dtype, ld, width, inner);
+            }
+        }
 }
 
 /* -- products -- */
 
 /* y (BFP_STRIP, BFP_PANEL) += x b over `pairs` pairs: their 24 sums are registers for all of them. The
- * instruction by hand, since compilers copy what the intrinsic adds to. */
+ * instruction by hand, since compilers copy what the intrinsic adds to. `next` is what will be x later: strips
+ * come from beyond the L2 cache, and not in an order that hardware foresees. */
 INLINE void multiply_block(float *y, const struct strip_block *x, const struct panel_block *b,
-                           int64_t pairs)
+                           int64_t pairs, const struct strip_block *next)
 {
     __m512i sum[BFP_STRIP][VECTORS];
 #pragma GCC unroll 8
@@ -308,6 +331,7 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
             sum[r][v] = _mm512_setzero_si512();
     for (int64_t k = 0; k < pairs; k++) {
         __m512i columns[VECTORS];
+        _mm_prefetch((const char *)next + k * (int64_t)(sizeof *next / PAIRS), _MM_HINT_T0);
         for (int v = 0; v < VECTORS; v++)
             columns[v] = _mm512_loadu_si512(&b->pairs[k][v * LANES]);
 #pragma GCC unroll 8
@@ -331,16 +355,19 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
     }
 }
 
-AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, const void *panel, int64_t K)
+AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
+                         int64_t first, int64_t end)
 {
-    const int64_t blocks = block_count(K);
+    const int64_t blocks = bfp_block_count(K);
     const struct strip_block *x = strips;
     const struct panel_block *b = panel;
-    memset(y, 0, (size_t)(count * BFP_STRIP * BFP_PANEL) * sizeof *y);
-    for (int64_t k = 0; k < blocks; k++)
+    if (first == 0)
+        memset(y, 0, (size_t)(count * BFP_STRIP * BFP_PANEL) * sizeof *y);
+    for (int64_t k = first; k < end; k++)
         for (int64_t s = 0; s < count; s++)
-            multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k,
-                           bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)));
+            multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k - first,
+                           bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)),
+                           k + 1 < blocks ? x + s * blocks + k + 1 : x + (s + count) * blocks);
 }
 
 #else
@@ -354,12 +381,13 @@ void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
 {
 }
 
-void bfp_load_panel(void *panel, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                    int64_t columns, int64_t K)
+void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
+                     int64_t columns, int64_t K, int64_t more)
 {
 }
 
-void bfp_multiply(float *y, const void *strips, int64_t count, const void *panel, int64_t K)
+void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
+                  int64_t first, int64_t end)
 {
 }
 

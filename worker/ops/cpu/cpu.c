@@ -20,7 +20,7 @@ enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20, HUGE_FROM = 32 << 20 };
 void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes)
 {
     if (cpu->dry)
-        return cpu_dry_alloc(cpu->dry, use, bytes);
+        return ops_dry_alloc(cpu->dry, use, bytes);
     size_t rounded, unit = bytes >= HUGE_FROM ? HUGE_PAGE : CACHE_LINE;
     if (!bl_add(bytes, unit, &rounded))
         return NULL;
@@ -34,7 +34,7 @@ void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes)
 void cpu_free(struct cpu *cpu, void *memory)
 {
     if (cpu->dry)
-        cpu_dry_free(cpu->dry, memory);
+        ops_dry_free(cpu->dry, memory);
     else
         free(memory);
 }
@@ -137,7 +137,7 @@ static void cpu_close(struct ops *self)
     for (int i = 0; i < CPU_SCRATCH_COUNT; i++)
         cpu_free(cpu, cpu->scratch[i].memory);
     if (cpu->dry)
-        cpu_dry_close(cpu->dry);
+        ops_dry_destroy(cpu->dry);
     free(cpu);
 }
 
@@ -245,6 +245,7 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
                             .precision = options->precision,
                             .act_bytes = sizeof(float),
                             .score_multiple = 1,
+                            .rows_at_once = 4096,
                             .close = cpu_close,
                             .alloc = cpu_ops_alloc,
                             .alloc_zero = cpu_ops_alloc_zero,

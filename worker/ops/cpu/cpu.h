@@ -31,7 +31,7 @@ struct cpu {
     int64_t serial_work, wide_max, blocks_min; /* see struct cpu_options */
     bool packed, blocks;                       /* likewise; never with OPS_F32 */
     char name[64];
-    struct cpu_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
+    struct ops_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
     struct bl_error failure; /* the first one; sticks */
     struct {
         void *memory;
@@ -69,17 +69,13 @@ void *cpu_scratch_threads(struct cpu *cpu, enum cpu_scratch_slot slot, size_t by
 void *cpu_alloc(struct cpu *cpu, enum ops_use use, size_t bytes);
 void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
 
-/* The same when dry (dry.c); borrow: pages of a file that will be read. */
-void *cpu_dry_alloc(struct cpu_dry *dry, enum ops_use use, size_t bytes);
-void cpu_dry_free(struct cpu_dry *dry, void *memory);
-void cpu_dry_borrow(struct cpu_dry *dry, int64_t bytes);
-void cpu_dry_close(struct cpu_dry *dry);
-
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */
 enum { CPU_SERIAL_WORK = 1 << 17 };
-/* Smaller matrices gain little, and their models keep f32's results. */
-enum { CPU_BLOCKS_MIN = 1 << 18 };
+/* Smaller matrices gain little, and their models keep f32's results. A head's part of the folded
+ * cross-attention at width 2048 is of this size: two of its products follow each other, so that their errors would
+ * add up (tests/evidence/algebra). */
+enum { CPU_BLOCKS_MIN = 1 << 19 };
 static inline int cpu_threads(const struct cpu *cpu, int64_t work)
 {
     return work < cpu->serial_work ? 1 : cpu->threads;
@@ -127,7 +123,7 @@ struct cpu_options {
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
     /* How products are made where the precision is OPS_BF16; neither: in f32. */
     bool packed; /* in bf16 (packed.h) */
-    bool blocks; /* in block floating point (bfp.h), with matrices of that many elements at least */
+    bool blocks; /* in block floating point (bfp.h), with matrices of more elements than that */
     int64_t blocks_min; /* CPU_BLOCKS_MIN */
 };
 enum cpu_isa cpu_isa_best(void);

@@ -20,7 +20,7 @@
 
 #include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/packed.h"
-#include "worker/ops/cpu/vector.h"
+#include "worker/ops/cpu/product.h"
 
 /* -- tiles -- */
 
@@ -220,23 +220,27 @@ struct block_product {
 /* Strips of rows multiplied with a panel at a time: these, a block of the panel and y fit the L1 cache. */
 enum { STRIPS = 6 };
 
-/* A tile is `strips` strips and `panels` panels, which one thread loads. */
+/* A tile is `strips` strips and `panels` panels, which one thread loads: whole, or, with few rows, a block of
+ * them at a time, which is multiplied with all rows while the cache holds it. */
 struct block_tiles {
+    bool few;
     int64_t strips, panels, strip_count, panel_count, count;
 };
+enum { FEW_STRIPS = 32 };
 
 /* Panels are loaded again for each tile of rows, so rows are divided only where there would be too few tiles
  * for the threads. No tile changes a result. */
 static struct block_tiles block_tiles_of(const struct cpu *cpu, int64_t R, int64_t N)
 {
-    enum { PANELS = 4 };
     const int64_t strips = bl_ceil_div(R, BFP_STRIP), panels = bl_ceil_div(N, BFP_PANEL);
     const int64_t wanted = cpu->threads > 1 ? 4 * cpu->threads : 1;
-    struct block_tiles t = {.panels = PANELS};
+    struct block_tiles t = {.few = strips <= FEW_STRIPS};
+    t.panels = t.few ? 8 : 4;
     while (t.panels > 1 && bl_ceil_div(panels, t.panels) < wanted)
         t.panels /= 2;
     t.panel_count = bl_ceil_div(panels, t.panels);
-    const int64_t parts = bl_min(bl_ceil_div(wanted, t.panel_count), bl_ceil_div(strips, STRIPS));
+    const int64_t most = t.few ? 1 : bl_ceil_div(strips, STRIPS);
+    const int64_t parts = bl_min(bl_ceil_div(wanted, t.panel_count), most);
     t.strips = bl_ceil_div(strips, parts);
     t.strip_count = bl_ceil_div(strips, t.strips);
     t.count = t.panel_count * t.strip_count;
@@ -272,18 +276,48 @@ static void multiply_tile(const struct block_product *p, const struct block_tile
     const int64_t n_first = tile / t->strip_count * t->panels * BFP_PANEL,
                   n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
     const size_t strip_bytes = bfp_strip_bytes(p->K), panel_bytes = bfp_panel_bytes(p->K);
-    for (int64_t n = n_first; n < n_end; n += BFP_PANEL)
-        bfp_load_panel(panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes,
-                       matrix_at(p->w, p->transposed ? n : n * p->K), p->w->dtype,
-                       p->transposed ? p->N : p->K, p->transposed, bl_min(BFP_PANEL, p->N - n),
-                       p->K);
+    bfp_load_panels(panels, matrix_at(p->w, p->transposed ? n_first : n_first * p->K), p->w->dtype,
+                    p->transposed ? p->N : p->K, p->transposed, n_end - n_first, p->K, 0);
     for (int64_t s = first; s < end; s += STRIPS)
         for (int64_t n = n_first; n < n_end; n += BFP_PANEL) {
             const int64_t count = bl_min(STRIPS, end - s), r0 = s * BFP_STRIP;
-            bfp_multiply(product, strips + (size_t)s * strip_bytes, count,
-                         panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes, p->K);
+            bfp_multiply(product, strips + (size_t)s * strip_bytes, count, p->K,
+                         panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes, 0,
+                         bfp_block_count(p->K));
             finish_block(p, product, r0, bl_min(count * BFP_STRIP, p->R - r0), n);
         }
+}
+
+/* A tile of all rows; `mine`: y, panel after panel, then the panels' block. */
+static void multiply_few(const struct block_product *p, const struct block_tiles *t, int64_t tile,
+                         char *mine, const char *strips)
+{
+    const int64_t n_first = tile * t->panels * BFP_PANEL,
+                  n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
+    const int64_t panel_floats = t->strips * BFP_STRIP * BFP_PANEL;
+    const size_t strip_bytes = bfp_strip_bytes(p->K), block_bytes = bfp_panel_bytes(BFP_BLOCK);
+    float *products = (float *)mine;
+    char *panels = mine + (size_t)(t->panels * panel_floats) * sizeof *products;
+    for (int64_t b = 0; b < bfp_block_count(p->K); b++) {
+        const int64_t k = b * BFP_BLOCK, inner = bl_min(BFP_BLOCK, p->K - k);
+        bfp_load_panels(panels,
+                        matrix_at(p->w, p->transposed ? k * p->N + n_first : n_first * p->K + k),
+                        p->w->dtype, p->transposed ? p->N : p->K, p->transposed, n_end - n_first,
+                        inner, p->K - k - inner);
+        for (int64_t i = 0; n_first + i * BFP_PANEL < n_end; i++)
+            for (int64_t s = 0; s < t->strips; s += STRIPS)
+                bfp_multiply(products + i * panel_floats + s * BFP_STRIP * BFP_PANEL,
+                             strips + (size_t)s * strip_bytes, bl_min(STRIPS, t->strips - s), p->K,
+                             panels + (size_t)i * block_bytes, b, b + 1);
+    }
+    for (int64_t i = 0; n_first + i * BFP_PANEL < n_end; i++)
+        finish_block(p, products + i * panel_floats, 0, p->R, n_first + i * BFP_PANEL);
+}
+
+static size_t block_thread_bytes(const struct block_product *p, const struct block_tiles *t)
+{
+    const size_t y = (size_t)(t->strips * BFP_STRIP * BFP_PANEL) * sizeof(float);
+    return (size_t)t->panels * (t->few ? y + bfp_panel_bytes(BFP_BLOCK) : bfp_panel_bytes(p->K));
 }
 
 static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
@@ -291,12 +325,12 @@ static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
     const struct block_tiles t = block_tiles_of(cpu, p->R, p->N);
     const int64_t strips = bl_ceil_div(p->R, BFP_STRIP);
     const size_t strip_bytes = bfp_strip_bytes(p->K);
-    const size_t thread_bytes = bfp_panel_bytes(p->K) * (size_t)t.panels;
+    const size_t thread_bytes = block_thread_bytes(p, &t);
     char *scratch = cpu_scratch(cpu, CPU_SCRATCH_INNER,
                                 strip_bytes * (size_t)strips + thread_bytes * (size_t)cpu->threads);
     if (!scratch || cpu->dry)
         return;
-    char *panels = scratch + strip_bytes * (size_t)strips;
+    char *mine = scratch + strip_bytes * (size_t)strips;
     const int threads = cpu_threads(cpu, work_of(p->R, p->N, p->K));
 #pragma omp parallel for num_threads(threads)
     for (int64_t s = 0; s < strips; s++)
@@ -304,49 +338,91 @@ static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
                        bl_min(BFP_STRIP, p->R - s * BFP_STRIP), p->K);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < t.count; i++)
-        multiply_tile(p, &t, i, panels + (size_t)omp_get_thread_num() * thread_bytes, scratch);
+        (t.few ? multiply_few : multiply_tile)(
+            p, &t, i, mine + (size_t)omp_get_thread_num() * thread_bytes, scratch);
 }
 
 /* -- few rows: a decoder's step -- */
 
-/* Products of so few rows wait for W: read in its own width it is half as much, and the library would
- * first lay it out for many rows. */
-enum { FEW_ROWS = 2 };
+/* Products of so few rows wait for W, which the library, or blocks, would first lay out for many rows. bf16
+ * is widened again for every four rows. */
+enum { FEW_ROWS = 8, FEW_ROWS_BF16 = 2 };
 
-/* y[i] = x (K) times row i of W, rows bf16: four sums at a time keep the processor busy. */
-static void four_rows(float y[4], const float *x, const uint16_t *const w[4], int64_t K)
+static bool is_few(const struct ops_matrix *w, int64_t R)
 {
-    vector sum[4] = {{0}, {0}, {0}, {0}};
-    int64_t k = 0;
-    for (; k + VECTOR <= K; k += VECTOR)
-        for (int i = 0; i < 4; i++) {
-            const half_vector half = *(const half_vector *)(w[i] + k);
-            const word_vector wide = __builtin_convertvector(half, word_vector) << 16;
-            sum[i] += *(const vector *)(x + k) * (vector)wide;
-        }
-    for (int i = 0; i < 4; i++) {
-        y[i] = 0;
-        for (int lane = 0; lane < VECTOR; lane++)
-            y[i] += sum[i][lane];
-        for (int64_t rest = k; rest < K; rest++)
-            y[i] += x[rest] * bf16_to_f32(w[i][rest]);
-    }
+    return (w->dtype == BL_F32 && R <= FEW_ROWS) || (w->dtype == BL_BF16 && R <= FEW_ROWS_BF16);
 }
 
-/* y (R,N), columns [n0, n0 + columns) of x (R,K) W^T: sums in an order that K alone decides. */
+/* VECTOR values of a row from k on. */
+static inline __attribute__((always_inline)) vector read_vector(const void *row, bool half,
+                                                                int64_t k)
+{
+    if (!half)
+        return *(const vector *)((const float *)row + k);
+    const half_vector narrow = *(const half_vector *)((const uint16_t *)row + k);
+    return (vector)(__builtin_convertvector(narrow, word_vector) << 16);
+}
+
+/* y[r][i] = row r of x (rows,K) times w[i]: up to 16 sums at a time. `rows` and `half` are constants at each
+ * call; an element's order of summation is K's alone. */
+static inline __attribute__((always_inline)) void
+dot_tile(float y[4][4], const float *x, const void *const w[4], bool half, int rows, int64_t K)
+{
+    vector sum[4][4];
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < 4; i++)
+            sum[r][i] = (vector){0};
+    int64_t k = 0;
+    for (; k + VECTOR <= K; k += VECTOR) {
+        vector wide[4];
+        for (int i = 0; i < 4; i++)
+            wide[i] = read_vector(w[i], half, k);
+        for (int r = 0; r < rows; r++) {
+            const vector x_r = *(const vector *)(x + r * K + k);
+            for (int i = 0; i < 4; i++)
+                sum[r][i] += x_r * wide[i];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < 4; i++) {
+            float total = 0;
+#pragma omp simd reduction(+ : total)
+            for (int lane = 0; lane < VECTOR; lane++)
+                total += sum[r][i][lane];
+            for (int64_t rest = k; rest < K; rest++)
+                total += x[r * K + rest] * (half ? bf16_to_f32(((const uint16_t *)w[i])[rest])
+                                                 : ((const float *)w[i])[rest]);
+            y[r][i] = total;
+        }
+}
+
+static void dot_rows(float y[4][4], const float *x, const void *const w[4], bool half, int64_t rows,
+                     int64_t K)
+{
+    if (rows == 4)
+        half ? dot_tile(y, x, w, true, 4, K) : dot_tile(y, x, w, false, 4, K);
+    else if (rows == 2)
+        half ? dot_tile(y, x, w, true, 2, K) : dot_tile(y, x, w, false, 2, K);
+    else
+        half ? dot_tile(y, x, w, true, 1, K) : dot_tile(y, x, w, false, 1, K);
+}
+
+/* y (R,N), columns [n0, n0 + columns) of x (R,K) W^T. */
 static void few_rows(float *y, const float *x, const struct ops_matrix *matrix, int64_t R,
                      int64_t n0, int64_t columns)
 {
     const int64_t N = matrix->N, K = matrix->K;
     for (int64_t n = n0; n < n0 + columns; n += 4) {
         const int64_t count = bl_min(4, n0 + columns - n);
-        const uint16_t *w[4];
+        const void *w[4];
         for (int64_t i = 0; i < 4; i++)
-            w[i] = (const uint16_t *)matrix_at(matrix, (n + bl_min(i, count - 1)) * K);
-        for (int64_t r = 0; r < R; r++) {
-            float sums[4];
-            four_rows(sums, x + r * K, w, K);
-            memcpy(y + r * N + n, sums, (size_t)count * sizeof *y);
+            w[i] = matrix_at(matrix, (n + bl_min(i, count - 1)) * K);
+        for (int64_t r = 0, rows; r < R; r += rows) {
+            float sums[4][4];
+            rows = R - r >= 4 ? 4 : R - r >= 2 ? 2 : 1;
+            dot_rows(sums, x + r * K, w, matrix->dtype == BL_BF16, rows, K);
+            for (int64_t i = 0; i < rows; i++)
+                memcpy(y + (r + i) * N + n, sums[i], (size_t)count * sizeof *y);
         }
     }
 }
@@ -377,7 +453,7 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
                                                           .epilogue = epilogue});
         return;
     }
-    const bool few = w->dtype == BL_BF16 && R <= FEW_ROWS;
+    const bool few = is_few(w, R);
     if (w->blocks && !few) {
         multiply_blocks(cpu, &(struct block_product){.w = w,
                                                      .y = y,
@@ -514,6 +590,61 @@ static void add_column_sums(struct cpu *cpu, float *d_bias, const float *d_y, in
             d_bias[n] += partial[b * N + n];
 }
 
+/* -- the gradient of a large matrix by few rows -- */
+
+/* It waits for d_W's way from memory and back, so d_W is passed once, along its rows: ROWS of them at a time
+ * for all columns. x is laid out in strips of columns for all threads, d_y by each. */
+enum { FEW_ROWS_WEIGHT = 128, FEW_ROWS_ELEMENTS = 1 << 20, ROWS = 16, COLUMNS = WIDE * VECTOR };
+
+static void gradient_rows(float *d_w, const float *d_y, const float *strips, float *mine, int64_t R,
+                          int64_t N, int64_t K, int64_t n0)
+{
+    const int64_t rows = bl_min(ROWS, N - n0);
+    for (int64_t r = 0; r < R; r++)
+        memcpy(mine + r * ROWS, d_y + r * N + n0, (size_t)rows * sizeof *mine);
+    for (int64_t k = 0; k < K; k += COLUMNS) {
+        for (int64_t r = 0; r < rows; r++) /* what comes next */
+            for (int64_t i = 0; i < COLUMNS; i += 16)
+                __builtin_prefetch(d_w + (n0 + r) * K + bl_min(K - 1, k + COLUMNS + i), 1);
+        product(&(struct product){.M = rows,
+                                  .N = bl_min(COLUMNS, K - k),
+                                  .K = R,
+                                  .alpha = 1,
+                                  .a = mine,
+                                  .a_row = 1,
+                                  .a_column = ROWS,
+                                  .b = strips + k * R,
+                                  .ld_b = COLUMNS,
+                                  .y = d_w + n0 * K + k,
+                                  .ld_y = K,
+                                  .add = true});
+    }
+}
+
+static void gradient_by_few_rows(struct cpu *cpu, float *d_w, const float *d_y, const float *x,
+                                 int64_t R, int64_t N, int64_t K)
+{
+    const int64_t count = bl_ceil_div(K, COLUMNS);
+    float *strips =
+        cpu_scratch(cpu, CPU_SCRATCH_INNER,
+                    (size_t)(R * (count * COLUMNS + cpu->threads * ROWS)) * sizeof *strips);
+    if (!strips || cpu->dry)
+        return;
+    float *threads_rows = strips + count * COLUMNS * R;
+    const int threads = cpu_threads(cpu, work_of(R, N, K));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t r = 0; r < R; r++) {
+            float *to = strips + (i * R + r) * COLUMNS;
+            const int64_t columns = bl_min(COLUMNS, K - i * COLUMNS);
+            memcpy(to, x + r * K + i * COLUMNS, (size_t)columns * sizeof *to);
+            memset(to + columns, 0, (size_t)(COLUMNS - columns) * sizeof *to);
+        }
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t n = 0; n < N; n += ROWS)
+        gradient_rows(d_w, d_y, strips, threads_rows + omp_get_thread_num() * ROWS * R, R, N, K, n);
+}
+
 static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, const act *d_y_,
                                    const act *x_, int64_t R, int64_t N, int64_t K)
 {
@@ -523,6 +654,10 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     const float *d_y = cpu_const_f32(d_y_), *x = cpu_const_f32(x_);
     if (d_bias)
         add_column_sums(cpu, d_bias, d_y, R, N);
+    if (R <= FEW_ROWS_WEIGHT && N * K >= FEW_ROWS_ELEMENTS) {
+        gradient_by_few_rows(cpu, d_w, d_y, x, R, N, K);
+        return;
+    }
     if (cpu->dry)
         return;
     const struct tiles t = tiles_of(N, K, false);

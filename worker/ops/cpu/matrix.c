@@ -44,6 +44,8 @@ static void matrix_free(struct ops *self, struct ops_matrix **matrix)
         }
         free(m->packing);
         cpu_free(cpu_of(self), m->owned);
+        if (m->borrowed)
+            ops_dry_borrow(cpu_of(self)->dry, -m->borrowed);
         free(m);
     }
     *matrix = NULL;
@@ -62,7 +64,7 @@ static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl
     *matrix = (struct ops_matrix){.N = N,
                                   .K = K,
                                   .dtype = dtype,
-                                  .blocks = cpu->blocks && N * K >= cpu->blocks_min,
+                                  .blocks = cpu->blocks && N * K > cpu->blocks_min,
                                   .packing = packing};
     *ret = matrix;
     return 0;
@@ -183,8 +185,10 @@ bool CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, boo
 static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
 {
     struct cpu *cpu = cpu_of(self);
-    if (!matrix->packing && !matrix->owned && cpu->dry)
-        cpu_dry_borrow(cpu->dry, matrix->N * matrix->K * (matrix->dtype == BL_F32 ? 4 : 2));
+    if (!matrix->packing && !matrix->owned && cpu->dry) {
+        matrix->borrowed = matrix->N * matrix->K * (matrix->dtype == BL_F32 ? 4 : 2);
+        ops_dry_borrow(cpu->dry, matrix->borrowed);
+    }
     if (!matrix->packing || !CPU_VARIANT(matrix_packed)(cpu, matrix, false) || embedded)
         return;
     cpu_free(cpu, matrix->owned);

@@ -4,7 +4,7 @@
  *            widened where they are multiplied; a matrix of at most cpu->wide_max elements once and
  *            for all. Data that may be kept and is right as it stands is not copied.
  * Trainable  the caller's f32 master itself.
- * Blocks     with cpu->blocks, matrices from CPU_BLOCKS_MIN elements on are multiplied in block floating point,
+ * Blocks     with cpu->blocks, matrices of more than CPU_BLOCKS_MIN elements are multiplied in block floating point,
  *            which is made from them on the way: nothing is kept.
  * bf16       where the processor multiplies bf16 (cpu->packed), W^T is packed (packed.h) by
  *            matrix_pack or when first multiplied, and again after matrix_refresh. It is the one copy
@@ -23,6 +23,7 @@ struct ops_matrix {
     enum bl_dtype dtype; /* of rows: BL_F32, BL_F16 or BL_BF16 */
     const void *rows;    /* borrowed from the caller, or == owned; NULL once packed for good */
     void *owned;
+    int64_t borrowed;               /* bytes of a file that a dry device counts for it */
     bool blocks;                    /* products in block floating point (bfp.h) */
     struct matrix_packing *packing; /* NULL: products are not bf16 */
 };

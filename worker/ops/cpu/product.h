@@ -86,21 +86,27 @@ static inline __attribute__((always_inline)) void product_strip(const struct pro
         product_tile(p, i, j0, 1, vectors);
 }
 
+/* Strips as equal as can be: a tile of few vectors waits for its own sums. */
 static void product(const struct product *p)
 {
-    int64_t j = 0;
-    for (; j + WIDE * VECTOR <= padded(p->N); j += WIDE * VECTOR)
-        product_strip(p, j, WIDE);
-    switch ((padded(p->N) - j) / VECTOR) {
-    case 3:
-        product_strip(p, j, WIDE > 3 ? 3 : WIDE);
-        break;
-    case 2:
-        product_strip(p, j, WIDE > 2 ? 2 : WIDE);
-        break;
-    case 1:
-        product_strip(p, j, 1);
-        break;
+    int64_t j = 0, left = padded(p->N) / VECTOR;
+    while (left > 0) {
+        const int64_t vectors = bl_ceil_div(left, bl_ceil_div(left, WIDE));
+        switch (vectors) {
+        case 4:
+            product_strip(p, j, WIDE);
+            break;
+        case 3:
+            product_strip(p, j, WIDE > 3 ? 3 : WIDE);
+            break;
+        case 2:
+            product_strip(p, j, 2);
+            break;
+        default:
+            product_strip(p, j, 1);
+        }
+        j += vectors * VECTOR;
+        left -= vectors;
     }
 }
 

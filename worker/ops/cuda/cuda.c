@@ -30,9 +30,18 @@ bool cuda_lt_ok(struct cuda *cuda, cublasStatus_t rc, const char *what)
 
 /* -- memory -- */
 
+static int dry_alloc(struct ops *self, enum ops_use use, size_t bytes, void **ret,
+                     struct bl_error *err)
+{
+    *ret = ops_dry_alloc(self->dry, use, bytes);
+    return *ret ? 0 : bl_fail(err, BL_ENOMEM, "no memory to count memory");
+}
+
 int cuda_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
 {
     struct cuda *cuda = cuda_of(self);
+    if (self->dry)
+        return dry_alloc(self, OPS_ARRAYS, bytes, ret, err);
     void *p = NULL;
     cudaError_t rc = cudaMalloc(&p, bytes ? bytes : 1);
     if (rc == cudaErrorMemoryAllocation) {
@@ -61,23 +70,28 @@ static size_t cuda_peak_bytes(const struct ops *self)
 
 void cuda_release(struct ops *self, void *p)
 {
-    if (p)
+    if (self->dry)
+        ops_dry_free(self->dry, p);
+    else if (p)
         cuda_ok(cuda_of(self), cudaFree(p), "memory cannot be released");
 }
 
 void *cuda_scratch(struct cuda *cuda, enum cuda_scratch_slot slot, size_t bytes)
 {
     if (bytes <= cuda->scratch[slot].bytes)
-        return cuda->scratch[slot].memory;
+        return cuda->ops.dry ? NULL : cuda->scratch[slot].memory;
     struct bl_error err;
     cuda_release(&cuda->ops, cuda->scratch[slot].memory); /* waits for whoever uses it */
     cuda->scratch[slot].memory = NULL;
     cuda->scratch[slot].bytes = 0;
-    if (cuda_alloc(&cuda->ops, bytes, &cuda->scratch[slot].memory, &err) == 0)
+    int rc = cuda->ops.dry
+                 ? dry_alloc(&cuda->ops, OPS_SCRATCH, bytes, &cuda->scratch[slot].memory, &err)
+                 : cuda_alloc(&cuda->ops, bytes, &cuda->scratch[slot].memory, &err);
+    if (rc == 0)
         cuda->scratch[slot].bytes = bytes;
     else if (!cuda->failure.code)
         cuda->failure = err;
-    return cuda->scratch[slot].memory;
+    return cuda->ops.dry ? NULL : cuda->scratch[slot].memory;
 }
 
 /* -- copies -- */
@@ -175,15 +189,17 @@ static void cuda_close(struct ops *self)
         cudaStreamSynchronize(cuda->launch.stream);
     cuda_matmul_close(cuda);
     for (int i = 0; i < CUDA_SCRATCH_COUNT; i++)
-        cudaFree(cuda->scratch[i].memory);
+        cuda_release(self, cuda->scratch[i].memory);
     for (int i = 0; i < CUDA_RING_PARTS; i++)
         if (cuda->ring_read[i])
             cudaEventDestroy(cuda->ring_read[i]);
-    cudaFreeHost(cuda->ring);
+    if (cuda->ring)
+        cudaFreeHost(cuda->ring);
     if (cuda->launch.stream)
         cudaStreamDestroy(cuda->launch.stream);
     if (cuda->comm_stream)
         cudaStreamDestroy(cuda->comm_stream);
+    ops_dry_destroy(self->dry);
     free(cuda);
 }
 
@@ -207,22 +223,19 @@ static int open_parts(struct cuda *cuda, struct bl_error *err)
     return cuda_matmul_open(cuda, err);
 }
 
-int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct bl_error *err)
+static struct cuda *new_cuda(enum ops_precision precision, struct bl_error *err)
 {
-    struct cudaDeviceProp properties;
-    cudaError_t found = cudaGetDeviceProperties(&properties, index);
-    if (found != cudaSuccess)
-        return bl_fail(err, BL_EDEVICE, "cuda:%d: %s", index, cudaGetErrorString(found));
     struct cuda *cuda = calloc(1, sizeof *cuda);
-    if (!cuda)
-        return bl_fail(err, BL_ENOMEM, "no memory for the CUDA backend");
-    cuda->device = index;
+    if (!cuda) {
+        bl_fail(err, BL_ENOMEM, "no memory for the CUDA backend");
+        return NULL;
+    }
     cuda->launch.act = precision == OPS_F32 ? CUDA_ACT_F32 : CUDA_ACT_BF16;
-    snprintf(cuda->name, sizeof cuda->name, "cuda:%d: %.128s, %s", index, properties.name,
-             precision == OPS_F32 ? "f32" : "bf16 products");
     cuda->ops = (struct ops){.name = cuda->name,
                              .precision = precision,
                              .act_bytes = precision == OPS_F32 ? sizeof(float) : 2,
+                             /* 128 tiles of 128 rows: an H100 has 132 multiprocessors */
+                             .rows_at_once = 16384,
                              .score_multiple = precision == OPS_F32 ? 4 : 8,
                              .head_dim_max = CUDA_HEAD_DIM_MAX,
                              .memory = &cuda_memory,
@@ -241,7 +254,55 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
     cuda_fill_table(&cuda->ops);
     cuda_fill_matmul(&cuda->ops);
     cuda_fill_operand(&cuda->ops);
+    return cuda;
+}
+
+static const char *precision_words(enum ops_precision precision)
+{
+    return precision == OPS_F32 ? "f32" : "bf16 products";
+}
+
+int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct bl_error *err)
+{
+    struct cudaDeviceProp properties;
+    cudaError_t found = cudaGetDeviceProperties(&properties, index);
+    if (found != cudaSuccess)
+        return bl_fail(err, BL_EDEVICE, "cuda:%d: %s", index, cudaGetErrorString(found));
+    struct cuda *cuda = new_cuda(precision, err);
+    if (!cuda)
+        return -BL_ENOMEM;
+    cuda->device = index;
+    snprintf(cuda->name, sizeof cuda->name, "cuda:%d: %.128s, %s", index, properties.name,
+             precision_words(precision));
     int rc = open_parts(cuda, err);
+    if (rc < 0)
+        cuda_close(&cuda->ops);
+    else
+        *ret = &cuda->ops;
+    return rc;
+}
+
+static int dry_sync(struct ops *self, struct bl_error *err)
+{
+    struct cuda *cuda = cuda_of(self);
+    if (cuda->failure.code && err)
+        *err = cuda->failure;
+    return -cuda->failure.code;
+}
+
+int cuda_dry_open(enum ops_precision precision, struct ops **ret, struct bl_error *err)
+{
+    struct cuda *cuda = new_cuda(precision, err);
+    if (!cuda)
+        return -BL_ENOMEM;
+    snprintf(cuda->name, sizeof cuda->name, "cuda: %s", precision_words(precision));
+    cuda->ops.dry = ops_dry_create();
+    cuda->ops.memory = NULL; /* nothing of it is reached from the host */
+    cuda->ops.sync = dry_sync;
+    ops_dry_fill(&cuda->ops);
+    cuda_fill_scratch(&cuda->ops);
+    int rc = cuda->ops.dry ? cuda_matmul_open(cuda, err)
+                           : bl_fail(err, BL_ENOMEM, "no memory to count memory");
     if (rc < 0)
         cuda_close(&cuda->ops);
     else

@@ -24,6 +24,7 @@
 #include "common/size.h"
 #include "worker/comm/backend.h"
 #include "worker/ops/cuda/kernels.h"
+#include "worker/ops/dry.h"
 #include "worker/ops/ops.h"
 
 /* Scratch is taken anew by each operation. An operation that calls another holds CUDA_SCRATCH_OUTER. */
@@ -75,7 +76,7 @@ bool cuda_ok(struct cuda *cuda, cudaError_t rc, const char *what);
 bool cuda_lt_ok(struct cuda *cuda, cublasStatus_t rc, const char *what);
 
 /* Device memory of at least `bytes`, for work queued from now on; valid until the slot's next use.
- * NULL: memory ran out, which is recorded. */
+ * NULL: memory ran out, which is recorded; or this is a dry device, which computes nothing. */
 void *cuda_scratch(struct cuda *cuda, enum cuda_scratch_slot slot, size_t bytes);
 
 /* As ops.h says. */
@@ -84,6 +85,8 @@ void cuda_release(struct ops *self, void *p);
 void cuda_copy_in(struct ops *self, void *device, const void *host, size_t bytes);
 
 int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct bl_error *err);
+/* A device that counts the memory this backend would take (worker/ops/dry.h); no GPU is needed. */
+int cuda_dry_open(enum ops_precision precision, struct ops **ret, struct bl_error *err);
 /* cuBLASLt's state and the workspace. */
 int cuda_matmul_open(struct cuda *cuda, struct bl_error *err);
 void cuda_matmul_close(struct cuda *cuda);
@@ -92,6 +95,8 @@ void cuda_matmul_close(struct cuda *cuda);
 void cuda_fill_matmul(struct ops *table);
 void cuda_fill_operand(struct ops *table);
 void cuda_fill_table(struct ops *table);
+/* The operations of that file that take working memory, over those of ops_dry_fill. */
+void cuda_fill_scratch(struct ops *table);
 
 extern const struct comm_memory cuda_memory;
 extern const struct comm_backend cuda_nccl;

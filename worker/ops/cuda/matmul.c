@@ -78,7 +78,7 @@ static void linear_forward(struct ops *self, act *y, act *saved_pre, const act *
     const void *fused = plain && bias ? bias_as_act(cuda, bias, w->N) : NULL;
     act *product = saved_pre ? saved_pre : y;
     product_forward(cuda, product, product_act_type(cuda), x, w, fused, R);
-    if (!plain)
+    if (!plain && !self->dry)
         cuda_ok(cuda,
                 cuda_bias_activation(cuda->launch, y, saved_pre, product, bias, R, w->N, epilogue),
                 "an activation");
@@ -171,6 +171,8 @@ static void upload(struct cuda *cuda, void *y, enum bl_dtype to, const void *dat
 {
     const int64_t piece = 8 << 20;
     const size_t wide = from == BL_F32 ? 4 : 2, wanted = to == BL_F32 ? 4 : 2;
+    if (from == to && cuda->ops.dry)
+        return;
     if (from == to) {
         cuda_copy_in(&cuda->ops, y, data, (size_t)count * wide);
         return;
@@ -210,7 +212,7 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
 static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
 {
     struct cuda *cuda = cuda_of(self);
-    if (matrix->owned)
+    if (matrix->owned && !self->dry)
         cuda_ok(cuda,
                 cuda_convert(cuda->launch.stream, matrix->owned, BL_BF16, matrix->master, BL_F32,
                              matrix->N * matrix->K),

@@ -53,12 +53,22 @@ static void kind(int index, char *ret, size_t size)
              CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, cublasLtGetVersion(), nccl);
 }
 
+static int64_t memory(int index)
+{
+    size_t left = 0, total = 0;
+    if (cudaSetDevice(index) != cudaSuccess || cudaMemGetInfo(&left, &total) != cudaSuccess)
+        return 0;
+    return (int64_t)total;
+}
+
 __attribute__((visibility("default"))) const struct ops_plugin *ops_plugin(void)
 {
     static const struct ops_plugin plugin = {.version = BLIPREN_VERSION,
                                              .ops_size = sizeof(struct ops),
                                              .count = count,
                                              .kind = kind,
-                                             .open = cuda_open};
+                                             .memory = memory,
+                                             .open = cuda_open,
+                                             .open_dry = cuda_dry_open};
     return &plugin;
 }

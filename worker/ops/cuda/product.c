@@ -181,6 +181,8 @@ void product_run(struct cuda *cuda, struct product *p, void *c, const void *a, c
                  const void *bias, bool accumulate)
 {
     const float one = 1, beta = accumulate ? 1 : 0;
+    if (cuda->ops.dry)
+        return;
     p->align_a = alignment(a);
     p->align_b = alignment(b);
     p->align_c = alignment(c);
@@ -198,6 +200,8 @@ void product_run(struct cuda *cuda, struct product *p, void *c, const void *a, c
 
 int cuda_matmul_open(struct cuda *cuda, struct bl_error *err)
 {
+    if (cuda->ops.dry)
+        return cuda_alloc(&cuda->ops, WORKSPACE_BYTES, &cuda->workspace, err);
     cublasStatus_t rc = cublasLtCreate(&cuda->lt);
     if (rc != CUBLAS_STATUS_SUCCESS) {
         bl_fail(err, BL_EDEVICE, "%s: cuBLASLt cannot be opened: status %d (%s)", cuda->name,
@@ -215,7 +219,7 @@ void cuda_matmul_close(struct cuda *cuda)
     for (int i = 0; cuda->plans && i < PLANS; i++)
         plan_release(&cuda->plans[i]);
     free(cuda->plans);
-    cudaFree(cuda->workspace);
+    cuda_release(&cuda->ops, cuda->workspace);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);
 }

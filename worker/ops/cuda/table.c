@@ -151,6 +151,8 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               const act *q, int64_t ld_q, const act *k, int64_t ld_k, const act *v,
                               int64_t ld_v, const struct ops_attention *a)
 {
+    if (self->dry)
+        return;
     struct cuda *cuda = cuda_of(self);
     cuda_ok(cuda,
             cuda_attention_forward(cuda->launch, out, ld_out, saved, q, ld_q, k, ld_k, v, ld_v, a),
@@ -315,4 +317,12 @@ void cuda_fill_table(struct ops *table)
     table->ema = ema;
     table->fixed_add = fixed_add;
     table->fixed_get = fixed_get;
+}
+
+void cuda_fill_scratch(struct ops *table)
+{
+    table->layernorm_backward = layernorm_backward;
+    table->affine_backward = affine_backward;
+    table->mix_backward = mix_backward;
+    table->grad_norm = grad_norm;
 }

@@ -1,0 +1,88 @@
+/* tests/unit/gpu_plan_test.c - what the dry GPU counts, beside what the backend takes of a device (BLIPREN_CUDA, the shim's). */
+#include "tests/unit/unit.h"
+
+#include "worker/model/captioner.h"
+#include "worker/ops/dry.h"
+
+enum { IMAGES = 12, TOKENS = 20 };
+
+static struct captioner_options demo_options(char vision[512], char llm[512])
+{
+    const char *source = getenv("BLIPREN_SOURCE");
+    snprintf(vision, 512, "%s/deploy/demo/models/vision", source);
+    snprintf(llm, 512, "%s/deploy/demo/models/llm", source);
+    return (struct captioner_options){.vision = vision,
+                                      .llm = llm,
+                                      .width = 64,
+                                      .queries = 8,
+                                      .layers = 2,
+                                      .heads = 4,
+                                      .dropout = 0.1f,
+                                      .projector = CAPTIONER_MOE,
+                                      .experts = 4,
+                                      .routing = CAPTIONER_MEAN,
+                                      .bos = CAPTIONER_BOS_NONE,
+                                      .bos_id = -1};
+}
+
+/* A micro-batch, twice, so that what grows has grown. */
+static void train_twice(struct ops *ops, const struct captioner_options *options)
+{
+    struct bl_error err = {0};
+    struct captioner *c = NULL;
+    assert_ok(captioner_open(ops, options, &c, &err), err);
+    const int64_t side = captioner_vision(c)->image_size;
+    uint8_t *pixels = calloc(IMAGES, (size_t)(side * side * 3));
+    int32_t ids[IMAGES * TOKENS], starts[IMAGES + 1], positions[IMAGES];
+    uint8_t labels[IMAGES * TOKENS];
+    for (int i = 0; i < IMAGES * TOKENS; i++)
+        ids[i] = i % 50;
+    memset(labels, 1, sizeof labels);
+    for (int i = 0; i <= IMAGES; i++)
+        starts[i] = i * TOKENS;
+    for (int i = 0; i < IMAGES; i++)
+        positions[i] = i;
+    const struct micro_batch mb = {.B = IMAGES,
+                                   .pixels = pixels,
+                                   .ids = ids,
+                                   .ids_start = starts,
+                                   .labels = labels,
+                                   .positions = positions};
+    const struct captioner_pass pass = {.dropout = true};
+    captioner_step_begin(c);
+    for (int i = 0; i < 2; i++)
+        assert_ok(captioner_forward_backward(c, &mb, &pass, &err), err);
+    assert_ok(ops->sync(ops, &err), err);
+    free(pixels);
+    captioner_free(&c);
+}
+
+static void a_dry_gpu_asks_for_what_a_real_one_takes(void **state)
+{
+    for (int i = 0; i < 2; i++) {
+        enum ops_precision precision = i ? OPS_BF16 : OPS_F32;
+        char vision[512], llm[512];
+        struct captioner_options options = demo_options(vision, llm);
+        struct bl_error err = {0};
+        struct ops_device device;
+        struct ops *real = NULL, *dry = NULL;
+        int64_t total;
+        assert_ok(ops_device_choose("cuda:0", &device, &err), err);
+        assert_ok(ops_open(&device, precision, 1, &real, &err), err);
+        train_twice(real, &options);
+        int64_t taken = (int64_t)real->peak_bytes(real);
+        ops_free(&real);
+        assert_ok(ops_dry_open("cuda", precision, 1, &dry, &total, &err), err);
+        assert_int_equal(total, 0);
+        train_twice(dry, &options);
+        int64_t counted = ops_dry_peak(dry);
+        ops_free(&dry);
+        assert_true(taken > 1 << 20);
+        assert_true(counted <= taken && taken - counted < taken / 1000); /* taken is rounded up */
+        assert_ok(ops_dry_open("cuda:0", precision, 1, &dry, &total, &err), err);
+        assert_true(total > taken);
+        ops_free(&dry);
+    }
+}
+
+UNIT_MAIN(cmocka_unit_test(a_dry_gpu_asks_for_what_a_real_one_takes))
