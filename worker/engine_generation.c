@@ -140,6 +140,18 @@ static int find_checkpoint(struct engine *e, const struct command *c, char ret_f
     return rc == -BL_ESTOPPED ? bl_fail(err, BL_EPEER, "the generation ended") : rc;
 }
 
+/* Bits are equal on one kind of device alone. */
+static void note_device(const struct engine *e, const struct checkpoint_state *state)
+{
+    const char *own = e->metadata.device;
+    if (e->options.config->train.reproducible && state->device[0] &&
+        strcmp(state->device, own) != 0)
+        bl_log(BL_LOG_WARNING,
+               "the run continues on another kind of device: %s until step %lld, now "
+               "%s; its weights will not be those of a run on either alone",
+               state->device, (long long)state->step, own);
+}
+
 static int read_checkpoint(struct engine *e, const struct command *c, const char *folder,
                            struct bl_error *err)
 {
@@ -147,6 +159,8 @@ static int read_checkpoint(struct engine *e, const struct command *c, const char
     BL_TRY(
         checkpoint_read(captioner_params(e->captioner), e->ops, e->trainer, folder, &state, err));
     int rc = check_models(e, c->checkpoint, &state, err);
+    if (rc == 0)
+        note_device(e, &state);
     checkpoint_state_release(&state);
     return rc;
 }

@@ -12,6 +12,7 @@ static void *hash_models(void *argument)
     if (options_checkpoint_metadata(e->options.config, e->options.data_fingerprint, &e->metadata,
                                     error) < 0)
         return error;
+    ops_device_kind(e->options.device, e->metadata.device, sizeof e->metadata.device);
     free(error);
     return NULL;
 }

@@ -378,6 +378,31 @@ static void digest_content(struct build *b)
     bl_sha256_end(&hash, b->header.fingerprint);
 }
 
+/* Appends the sections to ret, which has nothing yet. Each goes once it is there: of 10 million samples they are gigabytes, and
+ * room that was not written to takes none. */
+static int append_sections(struct build *b, struct bl_bytes *ret, struct bl_error *err)
+{
+    struct bl_bytes lengths = {(char *)b->lengths, b->header.length_count * sizeof *b->lengths, 0};
+    struct bl_bytes *const sections[] = {&b->rows, &b->captions, &b->splits[0], &b->splits[1],
+                                         &lengths, &b->notes,    &b->text};
+    enum { COUNT = sizeof sections / sizeof *sections };
+    size_t size = sizeof b->header;
+    for (size_t i = 0; i < COUNT; i++)
+        size += sections[i]->size;
+    BL_ASSERT(!ret->data);
+    ret->data = malloc(size);
+    if (!ret->data)
+        return fail_nomem(err);
+    ret->capacity = size;
+    b->lengths = NULL; /* from here on it is a section */
+    BL_TRY(append(ret, &b->header, sizeof b->header, err));
+    for (size_t i = 0; i < COUNT; i++) {
+        BL_TRY(append(ret, sections[i]->data, sections[i]->size, err));
+        bl_bytes_release(sections[i]);
+    }
+    return 0;
+}
+
 static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
 {
     struct dataset_header *h = &b->header;
@@ -389,12 +414,7 @@ static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
     while (b->text.size % 8)
         BL_TRY(append(&b->text, "", 1, err));
     h->text_bytes = b->text.size;
-    BL_TRY(append(ret, h, sizeof *h, err));
-    const struct bl_bytes lengths = {(char *)b->lengths, h->length_count * sizeof *b->lengths, 0};
-    const struct bl_bytes *const sections[] = {&b->rows, &b->captions, &b->splits[0], &b->splits[1],
-                                               &lengths, &b->notes,    &b->text};
-    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++)
-        BL_TRY(append(ret, sections[i]->data, sections[i]->size, err));
+    BL_TRY(append_sections(b, ret, err));
     struct dataset_header *written = (void *)ret->data;
     const char *covered = (const char *)written->made_from;
     bl_sha256(covered, (size_t)(ret->data + ret->size - covered), written->digest);

@@ -74,14 +74,14 @@ int checkpoint_state_write(const char *folder, const struct checkpoint_state *s,
         json_array_append_new(zero, json_string(s->zero[i]));
     autojson *root = json_pack(
         "{s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:s, s:{s:s, s:s}, s:{s:s, s:s}, s:s, s:O, s:O, "
-        "s:s}",
+        "s:s, s:s}",
         "format", (int)s->model_identity, "step", (json_int_t)s->step, "updates",
         (json_int_t)s->updates, "skipped_bad", (json_int_t)s->skipped_bad, "skipped_outliers",
         (json_int_t)s->skipped_outliers, "norm_mean", s->norm_mean, "norm_square", s->norm_square,
         "norm_count", (json_int_t)s->norm_count, "data", s->data_fingerprint, "vision", "path",
         s->vision_path, "sha256", s->vision_sha256, "llm", "path", s->llm_path, "sha256",
         s->llm_sha256, "config", s->config, "files", files, "zero", zero, "weights_sha256",
-        s->weights_sha256);
+        s->weights_sha256, "device", s->device);
     if (!root)
         return bl_fail(err, BL_ENOMEM,
                        "state.json cannot be composed (is the configuration valid UTF-8?)");
@@ -100,18 +100,20 @@ static bool take_text(char *ret, size_t size, const char *text)
     return (size_t)snprintf(ret, size, "%s", text) < size;
 }
 
-/* Keys that 45af274 did not write; absent: no tensor without a file, no hash of the weights. */
+/* Keys that the first versions did not write; absent: no tensor without a file, no hash of the weights, nobody knows what
+ * computed them. */
 static int parse_later_keys(json_t *root, struct checkpoint_state *s, struct bl_error *err)
 {
-    const char *weights = "";
+    const char *weights = "", *device = "";
     json_t *zero = NULL, *name;
     size_t i;
     json_error_t wrong;
-    if (json_unpack_ex(root, &wrong, 0, "{s?s, s?o}", "weights_sha256", &weights, "zero", &zero) <
-        0)
+    if (json_unpack_ex(root, &wrong, 0, "{s?s, s?s, s?o}", "weights_sha256", &weights, "device",
+                       &device, "zero", &zero) < 0)
         return bl_fail(err, BL_EFORMAT, "%s", wrong.text);
     if (!take_text(s->weights_sha256, sizeof s->weights_sha256, weights))
         return bl_fail(err, BL_EFORMAT, "weights_sha256: expected 64 digits");
+    take_text(s->device, sizeof s->device, device);
     json_array_foreach(zero, i, name)
     {
         if (s->zero_count == CHECKPOINT_ZERO_MAX || !json_is_string(name) ||

@@ -40,6 +40,7 @@ struct checkpoint_state {
     char vision_path[CHECKPOINT_PATH_MAX], vision_sha256[65];
     char llm_path[CHECKPOINT_PATH_MAX], llm_sha256[65];
     char weights_sha256[65]; /* "" in a checkpoint that says none */
+    char device[512];        /* what computed it, as ops_device_kind says; "" likewise */
     int zero_count;
     char zero[CHECKPOINT_ZERO_MAX][32]; /* names of tensors */
     char *config;                       /* the effective configuration, canonical text; owned */

@@ -875,6 +875,15 @@ def a_reproducible_run_refuses_a_worker_that_computes_with_other_instructions(pl
     expect(coordinator.wait(timeout=120) == STOPPED, open(path).read())
     for p in (first, loader):
         p.wait(timeout=60)
+    # alone it may continue the run, and says what that means
+    coordinator, log, path, endpoint = start_cluster(place, case)
+    peers = [subprocess.Popen([program("blipren-" + name), "--coord", endpoint, "--threads", "1"], stdout=log, stderr=log,
+                              env=dict(os.environ, DNNL_MAX_CPU_ISA="SSE41")) for name in ("loader", "worker")]
+    wait_until(lambda: "the run continues on another kind of device" in open(path, errors="replace").read())
+    coordinator.send_signal(signal.SIGINT)
+    expect(coordinator.wait(timeout=120) == STOPPED, open(path).read())
+    for p in peers:
+        p.wait(timeout=60)
 
 
 def a_trained_captioner_captions_and_scores(place):

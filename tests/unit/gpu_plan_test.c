@@ -4,7 +4,7 @@
 #include "worker/model/captioner.h"
 #include "worker/ops/dry.h"
 
-enum { IMAGES = 12, TOKENS = 20 };
+enum { IMAGES = 4, TOKENS = 8 };
 
 static struct captioner_options demo_options(char vision[512], char llm[512])
 {

@@ -123,7 +123,8 @@ struct cpu_options {
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
     /* How products are made where the precision is OPS_BF16; neither: in f32. */
     bool packed; /* in bf16 (packed.h) */
-    bool blocks; /* in block floating point (bfp.h), with matrices of more elements than that */
+    bool
+        blocks; /* in block floating point (bfp.h), with matrices of more than blocks_min elements */
     int64_t blocks_min; /* CPU_BLOCKS_MIN */
 };
 enum cpu_isa cpu_isa_best(void);
