@@ -402,6 +402,9 @@ void file_service_close(struct file_service **service)
         uv_async_send(&s->stop);
         pthread_join(s->thread, NULL);
     }
+    for (int i = 0; i < PERMITS_MAX; i++) /* nobody will finish these */
+        s->permits[i].over = true;
+    on_tidy(&s->tidy);
     wire_socket_close(&s->router, 0);
     wire_loop_close(&s->uv);
     wire_context_close(&s->context);

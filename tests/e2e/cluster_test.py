@@ -175,16 +175,16 @@ def numbers_in_the_json_of_a_shard_filter_its_captions(place):
     """A text, null and NaN are no numbers; true is 1."""
     scores = ["0.9", "1", "true", "0.1", "null", '"0.9"', "NaN", None]
     kept = 3
-    os.makedirs(place.path("scored"))
+    os.makedirs(place.path("numbered"))
     images = sorted(glob.glob(place.path("data", "*.png")) + glob.glob(place.path("data", "*", "*.png")))
-    with tarfile.open(place.path("scored", "0.tar"), "w") as shard:
+    with tarfile.open(place.path("numbered", "0.tar"), "w") as shard:
         for i, score in enumerate(scores):
             shard.add(images[i], "%d.png" % i)
             fields = ('{"caption": "number %d"%s}' % (i, "" if score is None else ', "score": ' + score)).encode()
             member = tarfile.TarInfo("%d.json" % i)
             member.size = len(fields)
             shard.addfile(member, io.BytesIO(fields))
-    case = Case(place, "filtered", data=place.path("scored"), data__validation=0, data__captions="[{column: caption}]",
+    case = Case(place, "filtered", data=place.path("numbered"), data__validation=0, data__captions="[{column: caption}]",
                 data__filters="[{column: score, min: 0.5}]")
     done = subprocess.run([program("blipren-loader"), "inspect", case.yaml], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
     expect(done.returncode == 0 and "%8d  train\n" % kept in done.stdout and "data.filters[0] score from 0.5" in done.stdout, done.stdout)
@@ -706,13 +706,13 @@ def a_worker_that_does_not_see_the_cache_gets_its_rows_from_loaders(place):
     coordinator.wait(timeout=60)
 
 
-def elsewhere(place, *command):
+def elsewhere(command, place):
     """COMMAND on a host that sees neither run folder nor data nor the demo's models where they are, but copies under host/."""
     if not os.path.isdir(place.path("host")):
         shutil.copytree(os.path.join(ROOT, "deploy/demo/models"), place.path("host", "models"))
         shutil.copytree(place.path("data"), place.path("host", "photos"))
-        os.mkdir(place.path("empty"))
-    hide = "".join("mkdir -p %s && mount --bind %s %s && " % (folder, place.path("empty"), folder)
+        os.mkdir(place.path("hidden"))
+    hide = "".join("mkdir -p %s && mount --bind %s %s && " % (folder, place.path("hidden"), folder)
                    for folder in (place.path("unseen"), place.path("data"), os.path.join(ROOT, "deploy/demo/models")))
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide + 'exec "$@"', "sh", program(command[0]), *command[1:],
             "--map", "%s=%s" % (os.path.join(ROOT, "deploy/demo/models"), place.path("host/models")),
@@ -729,7 +729,7 @@ def hosts_that_do_not_see_the_run_folder_train_to_the_same_weights(place):
     environment = dict(os.environ, TMPDIR=place.path("host"))
 
     def join(log, endpoint, kinds):
-        return [subprocess.Popen(elsewhere(place, "blipren-" + kind, "--coord", endpoint, "--threads", "1"), stdout=log, stderr=log,
+        return [subprocess.Popen(elsewhere(["blipren-" + kind, "--coord", endpoint, "--threads", "1"], place), stdout=log, stderr=log,
                                  env=environment) for kind in kinds]
 
     coordinator, log, path, endpoint = start_cluster(place, case)

@@ -297,6 +297,11 @@ static void what_is_no_checkpoint_s_file_is_not_written_and_what_is_unfinished_g
     file_service_withdraw(net.service, PEER);
     while (bl_path_is_folder(inside("run/checkpoints/" NAME ".sent")))
         usleep(1000);
+    /* likewise at the end of the run */
+    file_service_permit(net.service, PEER, NAME);
+    assert_int_equal(files_put(net.files, NAME, inside("own"), &err), -BL_EPEER);
+    file_service_close(&net.service);
+    assert_false(bl_path_is_folder(inside("run/checkpoints/" NAME ".sent")));
 }
 
 static void another_folder_of_the_same_name_is_not_the_run_folder(void **state)
