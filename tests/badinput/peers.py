@@ -294,8 +294,8 @@ def wrong_batches(order, generation, run_id, worker):
             ([header(side=32), pixels, ids], "expected images of side 64, found 32"),
             ([header(first=1000), pixels, ids], "expected micro-batch 0 with batch indices 0 [+] 2, found 1000 [+] 2"),
             ([header(slots=[{1: 1, 3: 5, 4: 9}] * 2), pixels, ids], "expected 0 to 4, found 9"),
-            ([header(), pixels[:-1], ids], "expected 24576 bytes of pixels and 40 of ids, found 24575 and 40"),
-            ([header(), pixels, ids[:-1]], "expected 24576 bytes of pixels and 40 of ids, found 24576 and 39"),
+            ([header(), pixels[:-1], ids], "expected 24576 bytes of images and 40 of ids, found 24575 and 40"),
+            ([header(), pixels, ids[:-1]], "expected 24576 bytes of images and 40 of ids, found 24576 and 39"),
             ([header(), pixels, b"\xff" * 40], "expected ids below 480, found -1"),
             ([header(loader="stranger:9"), pixels, ids], "micro-batch 0 of step 0 has other samples than assigned")):
         sent(*frames)

@@ -157,10 +157,10 @@ def spoil(folder, case):
 
 
 def state(folder):
-    """Everything that a failed command must leave as it is: not the run's lock, its logs, and the index, which is made from
+    """Everything that a failed command must leave as it is: not the run's lock and token, its logs, and the index, which is made from
     the data."""
     return {str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.read_bytes()
-            for path in folder.rglob("*") if path.name not in ("lock", "dataset.index") and path.parent.name != "logs"
+            for path in folder.rglob("*") if path.name not in ("lock", "token", "dataset.index") and path.parent.name != "logs"
             and (path.is_symlink() or not path.is_dir())}
 
 
