@@ -28,7 +28,12 @@ static int open_failing(int index, enum ops_precision precision, struct ops **re
     return 0;
 }
 
-static const struct ops_plugin failing = {.open = open_failing};
+static void name_kind(int index, char *ret, size_t size)
+{
+    snprintf(ret, size, "failing");
+}
+
+static const struct ops_plugin failing = {.kind = name_kind, .open = open_failing};
 static const struct ops_device device = {.plugin = &failing};
 
 /* -- the engine of a run ---------------------------------------------------------------------- */
