@@ -16,7 +16,9 @@ enum wire_met wire_met(const struct wire_socket *s)
 const char *wire_met_words(enum wire_met met)
 {
     static const char *const words[] = {"nothing is listening there",
-                                        "what is listening there does not speak this protocol",
+                                        /* or one that has closed before its greeting was read */
+                                        "what is listening there does not speak this protocol, or "
+                                        "wants keys (--keys)",
                                         "what is listening there does not answer as a coordinator",
                                         "what is listening there does not have the same keys as "
                                         "this program (--keys), or was just ending"};

@@ -73,7 +73,7 @@ def welcome(folder):
 
 
 LOST = "no coordinator answered within --patience: %s; start blipren-coord there, or give its address by --coord"
-UNVERSED = LOST % "what is listening there does not speak this protocol"
+UNVERSED = LOST % "what is listening there does not speak this protocol, or wants keys (--keys)"
 MUTE = LOST % "what is listening there does not answer as a coordinator"
 MALFORMED = ("no coordinator answered within --patience: malformed message: %s; "
              "install the same version of BLIPren on every host")

@@ -787,10 +787,10 @@ def beyond_loopback_whoever_has_the_keys_joins_and_nobody_else(place):
     if address != "127.0.0.1":
         for kind in ("worker", "loader"):
             refused(USAGE, "is not on this machine alone, and there are no keys; give --keys DIR", *peer(kind))
-    for options in (["--keys", others], ["--insecure"]):
+    # who has no keys may be turned away before it can tell why
+    for options, words in ((["--keys", others], "what is listening there does not have the same keys"), (["--insecure"], "(--keys)")):
         for kind in ("worker", "loader"):
-            refused(PEER, "no coordinator answered within --patience: what is listening there does not have the same keys",
-                    *peer(kind, "--patience", "2", *options))
+            refused(PEER, words, *peer(kind, "--patience", "2", *options))
     os.chmod(os.path.join(others, "cluster.key"), 0o644)
     refused(USAGE, "other-keys/cluster.key: --keys: expected mode 0600, found 0644", *peer("worker", "--keys", others))
     peers = [subprocess.Popen(peer(kind, "--threads", "1", "--keys", keys), stdout=log, stderr=log) for kind in ("loader", "worker")]
