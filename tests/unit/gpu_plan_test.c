@@ -3,6 +3,7 @@
 
 #include "worker/model/captioner.h"
 #include "worker/ops/dry.h"
+#include "worker/rehearse.h"
 
 enum { IMAGES = 4, TOKENS = 8 };
 
@@ -25,35 +26,13 @@ static struct captioner_options demo_options(char vision[512], char llm[512])
                                       .bos_id = -1};
 }
 
-/* A micro-batch, twice, so that what grows has grown. */
 static void train_twice(struct ops *ops, const struct captioner_options *options)
 {
     struct bl_error err = {0};
     struct captioner *c = NULL;
     assert_ok(captioner_open(ops, options, &c, &err), err);
-    const int64_t side = captioner_vision(c)->image_size;
-    uint8_t *pixels = calloc(IMAGES, (size_t)(side * side * 3));
-    int32_t ids[IMAGES * TOKENS], starts[IMAGES + 1], positions[IMAGES];
-    uint8_t labels[IMAGES * TOKENS];
-    for (int i = 0; i < IMAGES * TOKENS; i++)
-        ids[i] = i % 50;
-    memset(labels, 1, sizeof labels);
-    for (int i = 0; i <= IMAGES; i++)
-        starts[i] = i * TOKENS;
-    for (int i = 0; i < IMAGES; i++)
-        positions[i] = i;
-    const struct micro_batch mb = {.B = IMAGES,
-                                   .pixels = pixels,
-                                   .ids = ids,
-                                   .ids_start = starts,
-                                   .labels = labels,
-                                   .positions = positions};
-    const struct captioner_pass pass = {.dropout = true};
-    captioner_step_begin(c);
-    for (int i = 0; i < 2; i++)
-        assert_ok(captioner_forward_backward(c, &mb, &pass, &err), err);
+    assert_ok(rehearse(c, IMAGES, TOKENS, false, &err), err);
     assert_ok(ops->sync(ops, &err), err);
-    free(pixels);
     captioner_free(&c);
 }
 
