@@ -19,6 +19,7 @@
 #include "worker/ops/dry.h"
 #include "worker/options.h"
 #include "worker/options_training.h"
+#include "worker/rehearse.h"
 
 enum part { TOWER, QFORMER, PROJECTOR, LLM, OPTIMIZER, PARTS };
 static const char *const names[PARTS] = {"vision tower", "Q-Former", "projector", "language model",
@@ -424,29 +425,15 @@ static int count_tower(struct ops *ops, const struct captioner_options *options,
     return 0;
 }
 
-/* Nobody reads what is in the images. */
-static int compute(struct captioner *c, int64_t images, int64_t tokens, struct bl_error *err)
+/* A rehearsal does its micro-batch twice. */
+static void count_one_of_two(void)
 {
-    int64_t side = captioner_vision(c)->image_size;
-    bl_autofree uint8_t *pixels = malloc((size_t)(images * side * side * 3));
-    bl_autofree int32_t *ids = calloc((size_t)(images * tokens), sizeof *ids);
-    bl_autofree uint8_t *labels = malloc((size_t)(images * tokens));
-    bl_autofree int32_t *starts = malloc((size_t)(images + 1) * sizeof *starts);
-    bl_autofree int32_t *positions = calloc((size_t)images, sizeof *positions);
-    if (!pixels || !ids || !labels || !starts || !positions)
-        return bl_fail(err, BL_ENOMEM, "no memory for a micro-batch");
-    memset(labels, 1, (size_t)(images * tokens));
-    for (int64_t i = 0; i <= images; i++)
-        starts[i] = (int32_t)(i * tokens);
-    const struct micro_batch mb = {.B = images,
-                                   .pixels = pixels,
-                                   .ids = ids,
-                                   .ids_start = starts,
-                                   .labels = labels,
-                                   .positions = positions};
-    const struct captioner_pass pass = {.dropout = true};
-    captioner_step_begin(c);
-    return captioner_forward_backward(c, &mb, &pass, err);
+    for (int i = 0; i < PARTS; i++) {
+        count.parts[i].calls /= 2;
+        count.parts[i].flops /= 2;
+        count.parts[i].bytes /= 2;
+        count.parts[i].seconds /= 2;
+    }
 }
 
 /* Once a step: the norm reads gradients; AdamW reads them, values and both moments and writes the last three; matrices are
@@ -484,7 +471,8 @@ static int run(char **argv, struct bl_error *err)
     BL_TRY(count_tower(ops, &options, err));
     BL_TRY(captioner_open(ops, &options, &captioner, err));
     count.params = captioner_params(captioner);
-    BL_TRY(compute(captioner, atoll(argv[2]), atoll(argv[3]), err));
+    BL_TRY(rehearse(captioner, atoll(argv[2]), atoll(argv[3]), false, err));
+    count_one_of_two();
     count_optimizer();
     print();
     free(count.matrices);
