@@ -42,7 +42,7 @@ size_t bfp_panel_bytes(int64_t K)
 }
 
 #ifdef CPU_X86
-#include <immintrin.h>
+#include "worker/ops/cpu/transpose.h"
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define INLINE AVX512 static inline __attribute__((always_inline))
@@ -124,30 +124,6 @@ AVX512 void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
 
 /* -- panels: B = W^T -- */
 
-/* rows[i] dword j <- rows[j] dword i */
-INLINE void transpose(__m512i rows[16])
-{
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            rows[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-        }
-    for (int i = 0; i < 16; i += 8)
-        for (int j = 0; j < 4; j++) {
-            t[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0x88);
-            t[i + j + 4] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0xdd);
-        }
-    for (int j = 0; j < 8; j++) {
-        rows[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
-        rows[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xdd);
-    }
-}
-
 /* Where 16 rows of a block are: f32, or bf16. */
 struct source {
     const float *wide;
@@ -182,7 +158,7 @@ INLINE void load_columns(struct panel_block *block, int c, const struct source *
                 _mm512_max_epi32(most[n], _mm512_max_epi32(magnitude(both[0]), magnitude(both[1])));
         }
     }
-    transpose(most);
+    transpose_dwords(most);
     for (int step = LANES / 2; step > 0; step /= 2)
         for (int i = 0; i < step; i++)
             most[i] = _mm512_max_epi32(most[i], most[i + step]);
@@ -196,7 +172,7 @@ INLINE void load_columns(struct panel_block *block, int c, const struct source *
             const __m512i first = integers(both[0], factor), second = integers(both[1], factor);
             pairs[n] = half ? interleaved(first, second) : pairs_of(first, second);
         }
-        transpose(pairs);
+        transpose_dwords(pairs);
         for (int i = 0; i < LANES; i++)
             _mm512_storeu_si512(&block->pairs[k / 2 + i][c], pairs[i]);
     }

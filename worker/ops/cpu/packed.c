@@ -224,33 +224,9 @@ static void transpose_plainly(uint16_t *to, const dnnl_memory_desc_t *to_layout,
 }
 
 #ifdef CPU_X86
-#include <immintrin.h>
+#include "worker/ops/cpu/transpose.h"
 
 #define AVX512 __attribute__((target("avx512f,avx512bw")))
-
-/* rows[i] dword j <- rows[j] dword i */
-AVX512 static inline void transpose_dwords(__m512i rows[16])
-{
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            rows[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-        }
-    for (int i = 0; i < 16; i += 8)
-        for (int j = 0; j < 4; j++) {
-            t[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0x88);
-            t[i + j + 4] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0xdd);
-        }
-    for (int j = 0; j < 8; j++) {
-        rows[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
-        rows[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xdd);
-    }
-}
 
 /* to, 16 pairs of rows n by 16 columns k, from 8 pairs of rows k by 32 columns n; both PANEL pairs a
  * row. */
