@@ -59,23 +59,37 @@ void core_pairs_formed(struct coord *c)
     }
 }
 
-/* Failed pairs of w with workers that are here and not left out. */
-static uint32_t pairs_of(struct coord *c, const struct worker *w)
+/* What counts against a worker: its failed pairs with workers that are here and not left out, and how often they failed. */
+struct blame {
+    uint32_t pairs, failures;
+};
+
+static struct blame blame_of(struct coord *c, const struct worker *w)
 {
-    uint32_t count = 0;
+    struct blame blame = {0};
     for (uint32_t i = 0; i < c->pair_count; i++) {
         const struct pair *pair = &c->pairs[i];
         if (c->now_ms >= pair->until_ms || (pair->a != w->peer && pair->b != w->peer))
             continue;
         const struct worker *other = core_worker_find(c, pair->a == w->peer ? pair->b : pair->a);
-        count += other && !other->left_out;
+        if (!other || other->left_out)
+            continue;
+        blame.pairs++;
+        blame.failures += pair->failures;
     }
-    return count;
+    return blame;
 }
 
-/* Is `w` rather to be left out than `other`? Who has the run's state has been formed with. */
-static bool goes_before(const struct coord *c, const struct worker *w, const struct worker *other)
+/* Is `w` rather to be left out than `other`? Of those with as many failed pairs, who failed more often: where one alone may be left
+ * out and it was not the cause, the others fail once more and it does not, so that each is tried without in turn. Then who
+ * has not the run's state, since who has it has been formed with. */
+static bool goes_before(struct coord *c, const struct worker *w, const struct worker *other)
 {
+    struct blame of_w = blame_of(c, w), of_other = blame_of(c, other);
+    if (of_w.pairs != of_other.pairs)
+        return of_w.pairs > of_other.pairs;
+    if (of_w.failures != of_other.failures)
+        return of_w.failures > of_other.failures;
     bool survivor = core_is_survivor(c, w), other_survivor = core_is_survivor(c, other);
     return survivor != other_survivor ? other_survivor : w->link > other->link;
 }
@@ -111,18 +125,15 @@ static bool is_last_survivor(struct coord *c, const struct worker *w)
 static struct worker *next_to_leave_out(struct coord *c, bool keep_state)
 {
     struct worker *worst = NULL;
-    uint32_t most = 0, possible = 0;
+    uint32_t possible = 0;
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
         if (!is_here(w) || w->left_out)
             continue;
         possible++;
-        uint32_t count = pairs_of(c, w);
-        if (count == 0 || count < most || (keep_state && is_last_survivor(c, w)) ||
-            (count == most && !goes_before(c, w, worst)))
-            continue;
-        worst = w;
-        most = count;
+        if (blame_of(c, w).pairs > 0 && !(keep_state && is_last_survivor(c, w)) &&
+            (!worst || goes_before(c, w, worst)))
+            worst = w;
     }
     return possible > c->config.workers_min ? worst : NULL;
 }
@@ -138,7 +149,8 @@ static void leave_out(struct coord *c, bool keep_state)
 static bool pairs_are_left(struct coord *c)
 {
     for (uint32_t i = 0; i < c->worker_top; i++)
-        if (is_here(&c->workers[i]) && !c->workers[i].left_out && pairs_of(c, &c->workers[i]) > 0)
+        if (is_here(&c->workers[i]) && !c->workers[i].left_out &&
+            blame_of(c, &c->workers[i]).pairs > 0)
             return true;
     return false;
 }
@@ -177,8 +189,9 @@ static bool has_published(const struct coord *c, const struct worker *w)
     return w->published;
 }
 
-/* Blames the members that are behind; false: all or none are. */
-static bool blame(struct coord *c, bool (*is_well)(const struct coord *c, const struct worker *w))
+/* Blames those that are behind; false: all or none are. */
+static bool blame_those(struct coord *c,
+                        bool (*is_well)(const struct coord *c, const struct worker *w))
 {
     uint32_t well = 0;
     for (uint32_t rank = 0; rank < c->plan.world; rank++)
@@ -215,7 +228,8 @@ static void guess(struct coord *c)
 
 void core_blame_unformed(struct coord *c)
 {
-    if (blame(c, is_formed) || blame(c, has_published) || blame(c, core_is_survivor))
+    if (blame_those(c, is_formed) || blame_those(c, has_published) ||
+        blame_those(c, core_is_survivor))
         return;
     guess(c);
 }

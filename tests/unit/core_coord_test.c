@@ -1836,6 +1836,55 @@ static void a_newcomer_that_nobody_can_reach_is_left_out_and_named(void **state)
     assert_state(COORD_ENDING); /* … for a while */
 }
 
+/* The newest generation is not formed in time by any member; all of them end it. Of three that had a state, two have it. */
+static void never_formed(const uint64_t *peers, uint32_t peer_count)
+{
+    assert_state(COORD_FORMING);
+    for (int i = 0; i < 40 && coord_status(c).state == COORD_FORMING; i++) {
+        for (uint32_t k = 0; k < peer_count; k++)
+            beat(peers[k], 0);
+        tick(100);
+    }
+    for (uint32_t k = 0; k < peer_count; k++)
+        if (count(COORD_ACTION_FORM, peers[k]))
+            ended(peers[k], k < 2 ? 0 : -1, k < 2);
+    log_count = 0;
+    tick(100);
+    disk();
+}
+
+static void where_one_alone_may_be_left_out_each_is_tried_without(void **state)
+{
+    config.workers_min = config.workers_wanted = 3;
+    start();
+    disk();
+    join(LOADER_A);
+    join(WORKER_A);
+    join(WORKER_B);
+    join(WORKER_C);
+    disk();
+    formed(WORKER_A, 0);
+    formed(WORKER_B, 0);
+    formed(WORKER_C, 0);
+    lost(WORKER_C, true);
+    const uint64_t peers[] = {WORKER_A, WORKER_B, WORKER_C + 1, WORKER_C + 2};
+    join(peers[2]);
+    join(peers[3]);
+    ended(WORKER_A, 0, 1);
+    ended(WORKER_B, 0, 1);
+    log_count = 0;
+    tick(100);
+    disk();
+    assert_int_equal(count(COORD_ACTION_FORM, 0), 4);
+    never_formed(peers, 4);
+    assert_int_equal(count(COORD_ACTION_FORM, 0), 3);
+    assert_int_equal(count(COORD_ACTION_FORM, peers[3]),
+                     0); /* the newcomer of two that may be the cause */
+    never_formed(peers, 4);
+    assert_int_equal(count(COORD_ACTION_FORM, 0), 3);
+    assert_int_equal(count(COORD_ACTION_FORM, peers[2]), 0); /* it was the other one */
+}
+
 static void a_rank_that_lies_about_its_state_is_dropped(void **state)
 {
     begin_pair();
@@ -2321,6 +2370,7 @@ UNIT_MAIN(
     CASE(a_second_loader_that_is_lost_leaves_the_first_what_it_has),
     CASE(a_loader_that_never_ships_gets_no_more_assignments_for_a_while),
     CASE(a_newcomer_that_nobody_can_reach_is_left_out_and_named),
+    CASE(where_one_alone_may_be_left_out_each_is_tried_without),
     CASE(a_rank_that_lies_about_its_state_is_dropped),
     CASE(a_validation_that_is_never_sent_drops_the_worker),
     CASE(a_run_that_always_goes_back_to_the_same_step_stops),
