@@ -109,6 +109,7 @@ struct truth {
     uint64_t fresh; /* the state after 0 steps */
     struct truth_node nodes[TRUTH_NODES_MAX];
     uint32_t node_count;
+    uint64_t generation;                /* the newest one planned; 0 = none since the last rewind */
     uint64_t committed;                 /* steps of the living lineage, as on disk */
     uint64_t states[SIM_STEPS_MAX + 1]; /* states[s]: after s steps of it */
     bool accepted[SIM_VALIDATE_MAX];    /* validation results kept, of `validating` */

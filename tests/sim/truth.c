@@ -37,7 +37,7 @@ void truth_init(struct truth *truth, const struct bl_plan *plan)
     truth->plan = plan;
     truth->fresh = bl_mix64(plan->seed, 77);
     truth->node_count = 0;
-    truth->committed = 0;
+    truth->generation = truth->committed = 0;
     truth->states[0] = truth->fresh;
     truth->validating = UINT64_MAX;
 }
@@ -133,7 +133,11 @@ void truth_record(struct truth *truth, const struct coord_record *record, uint64
         if (record->generation != 0)
             truth_lives(truth, saved, record->step, "rewind");
         truth->committed = record->step;
+        truth->generation = 0; /* until the one that loads the checkpoint is planned */
         truth->validating = UINT64_MAX;
+        break;
+    case COORD_RECORD_GENERATION:
+        truth->generation = record->generation;
         break;
     case COORD_RECORD_CHECKPOINT:
         if (record->step > truth->committed)

@@ -111,7 +111,9 @@ static void form_complete(struct comm *comm, const struct op *op)
     if (comm->step != (int64_t)op->step)
         sim_fail(SIM_UNSAFE, "a generation is formed at step %lld, not %llu", (long long)comm->step,
                  (unsigned long long)op->step);
-    truth_lives(&w->truth, comm->state, op->step, "forming");
+    /* Members that were cut off may form a generation long ended; nothing they do in it counts. */
+    if (op->generation == w->truth.generation)
+        truth_lives(&w->truth, comm->state, op->step, "forming");
     for (uint32_t rank = 0; rank < comm->world; rank++)
         schedule_op(comm->members[rank], true);
 }
