@@ -116,6 +116,7 @@ static void every_number_that_the_code_cites_is_in_the_document(void **state)
                                           "worker/core_step.c",
                                           "loader/core.c",
                                           "loader/core_assignments.c",
+                                          "loader/core_state.c",
                                           "tests/sim/mutate"};
     char *document = read_source("docs/protocol.md");
     int cited = 0;
