@@ -113,6 +113,7 @@ static void every_number_that_the_code_cites_is_in_the_document(void **state)
                                           "worker/core_generation.c",
                                           "worker/core_membership.c",
                                           "worker/core_snapshot.c",
+                                          "worker/core_state.c",
                                           "worker/core_step.c",
                                           "loader/core.c",
                                           "loader/core_assignments.c",
