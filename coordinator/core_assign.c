@@ -1,33 +1,6 @@
 /* coordinator/core_assign.c - which loader makes which micro-batch for which worker, and what became of it (O1 - O6). */
 #include "coordinator/core_state.h"
 
-void core_lease_free(struct coord *c, struct worker *w, struct lease *lease)
-{
-    c->revoked_count -= lease->state == LEASE_REVOKED;
-    lease->state = LEASE_FREE;
-    lease->hedge.serial = 0;
-    w->lease_count--;
-}
-
-void core_lease_revoke(struct coord *c, struct lease *lease)
-{
-    if (core_hedge_takes_over(lease))
-        return;
-    lease->state = LEASE_REVOKED;
-    c->revoked_count++;
-}
-
-void core_leases_clear(struct coord *c)
-{
-    for (uint32_t i = 0; i < c->worker_top; i++) {
-        struct worker *w = &c->workers[i];
-        for (uint32_t k = 0; w->lease_count > 0 && k < c->config.plan.window; k++)
-            if (w->leases[k].state != LEASE_FREE)
-                core_lease_free(c, w, &w->leases[k]);
-    }
-    BL_ASSERT_CMP(c->revoked_count, ==, 0);
-}
-
 static uint64_t sample_at(const struct coord *c, enum bl_kind kind, uint64_t step, uint32_t index,
                           uint32_t *ret_epoch)
 {
@@ -245,18 +218,6 @@ void coord_assignment_samples(const struct coord *c, const struct coord_action *
     for (uint32_t i = 0; i < assignment->assignment.indices.count; i++)
         ret_sample[i] = sample_at(c, assignment->assignment.kind, assignment->assignment.step,
                                   assignment->assignment.indices.first + i, &ret_epoch[i]);
-}
-
-struct lease *core_lease_of(const struct coord *c, const struct worker *w,
-                            const struct coord_event *e)
-{
-    for (uint32_t k = 0; k < c->config.plan.window; k++) {
-        struct lease *lease = &w->leases[k];
-        if (lease->state != LEASE_FREE && lease->kind == e->micro_batch.kind &&
-            lease->step == e->micro_batch.step && lease->micro_batch == e->micro_batch.micro_batch)
-            return lease;
-    }
-    return NULL;
 }
 
 void core_on_received(struct coord *c, const struct coord_event *e)

@@ -275,6 +275,31 @@ static inline bool journal_is_idle(const struct coord *c)
     return c->journal_first == c->journal_next;
 }
 
+static inline uint64_t latest(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The run made progress. */
+static inline void core_moved(struct coord *c)
+{
+    c->moved_ms = c->noted_ms = c->now_ms;
+}
+
+/* ---- core_lease.c */
+
+/* Leases of a worker: used or lost; to be ordered again elsewhere (O5), unless a second loader has it; all of all. */
+void core_lease_free(struct coord *c, struct worker *w, struct lease *lease);
+void core_lease_revoke(struct coord *c, struct lease *lease);
+void core_leases_clear(struct coord *c);
+/* The lease that a micro-batch's message is about; NULL: there is none. */
+struct lease *core_lease_of(const struct coord *c, const struct worker *w,
+                            const struct coord_event *e);
+/* The micro-batch that w computes. NULL: it waits for data, or for other ranks. */
+const struct lease *core_lease_at_hand(const struct coord *c, const struct worker *w);
+/* The micro-batch that w waits for, and has nothing else to compute; NULL: there is none. */
+struct lease *core_awaited_lease(const struct coord *c, const struct worker *w);
+
 /* ---- core_state.c */
 
 /* Linear: a message costs a few passes over the entries in use, microseconds for a thousand peers. */
@@ -288,6 +313,10 @@ struct coord_action *core_act(struct coord *c, enum coord_action_type type);
 struct coord_action *core_act_to(struct coord *c, enum coord_action_type type, uint64_t peer,
                                  uint64_t link);
 
+/* A log line about a peer; the caller may fill in more. */
+struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
+                               const char *text);
+
 /* Appends to the journal. The record counts once it is on disk: then core_on_journaled applies it (J2). */
 void core_journal(struct coord *c, struct coord_record record);
 /* What the ledger says: that state is registered; a validation must come first; nothing is left to do. */
@@ -295,6 +324,12 @@ bool core_is_saved(const struct coord *c, uint64_t step);
 bool core_validation_is_due(const struct coord *c);
 bool core_is_complete(const struct coord *c);
 
+/* Is the worker's state the run's (M7)? Not annulled by a rewind, and not forked by a generation that
+ * was formed without it. Such a state has every committed step: a commit needs all ranks (S3). */
+bool core_is_survivor(const struct coord *c, const struct worker *w);
+
+/* End to all members: nothing of the generation is waited for any more (M5). */
+void core_end_generation(struct coord *c);
 /* Ends the run: FINISH into the journal, then Stop to everyone. code: 0 or BL_E…; text is static. */
 void core_leave(struct coord *c, int code, const char *text);
 /* EXIT at once: nothing more is said or written. */
@@ -317,23 +352,6 @@ void core_begin_stop(struct coord *c, int code);
 
 /* ---- core_wait.c */
 
-static inline uint64_t latest(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-/* The run made progress. */
-static inline void core_moved(struct coord *c)
-{
-    c->moved_ms = c->noted_ms = c->now_ms;
-}
-/* By the peer's own reports, has nothing that is waited for made progress for so long since then? */
-bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
-                   uint32_t wait_ms);
-/* A log line about a peer; the caller may fill in more. */
-struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
-                               const char *text);
-/* The micro-batch that w waits for, and has nothing else to compute; NULL: there is none. */
-struct lease *core_awaited_lease(const struct coord *c, const struct worker *w);
 /* Drops whoever makes no progress on what is waited for; says for whom the run waits. */
 void core_tick_waits(struct coord *c);
 
@@ -391,11 +409,6 @@ bool core_sender_is_known(struct coord *c, const struct coord_event *e);
 
 /* ---- core_generation.c */
 
-/* End to all members: nothing of the generation is waited for any more (M5). */
-void core_end_generation(struct coord *c);
-/* Is the worker's state the run's (M7)? Not annulled by a rewind, and not forked by a generation that
- * was formed without it. Such a state has every committed step: a commit needs all ranks (S3). */
-bool core_is_survivor(const struct coord *c, const struct worker *w);
 /* How many READY workers the next generation waits for (M2). */
 uint32_t core_workers_needed(const struct coord *c, uint32_t ready);
 
@@ -415,11 +428,6 @@ void core_on_broken(struct coord *c, const struct coord_event *e);
 
 /* ---- core_assign.c */
 
-/* Leases of a worker: used or lost; to be ordered again elsewhere (O5); all of all. */
-void core_lease_free(struct coord *c, struct worker *w, struct lease *lease);
-void core_lease_revoke(struct coord *c, struct lease *lease);
-void core_leases_clear(struct coord *c);
-
 /* Assignments whatever loaders and windows have room for. */
 void core_assign(struct coord *c);
 /* Says Assignment to the loader, which has room for it; returns its order. */
@@ -427,9 +435,6 @@ uint64_t core_order(struct coord *c, struct loader *l, const struct worker *w,
                     const struct lease *lease);
 /* The loader that shall have it: not `not_this`, unless alone. NULL: none has room. */
 struct loader *core_loader_with_room(struct coord *c, uint32_t not_this);
-/* The lease that a micro-batch's message is about; NULL: there is none. */
-struct lease *core_lease_of(const struct coord *c, const struct worker *w,
-                            const struct coord_event *e);
 
 void core_on_received(struct coord *c, const struct coord_event *e);
 void core_on_consumed(struct coord *c, const struct coord_event *e);
@@ -442,8 +447,6 @@ void core_tick_leases(struct coord *c);
 void core_learn_turnaround(struct coord *c, const struct lease *lease);
 /* Asks another loader, too, for what workers wait for and is late (O10). */
 void core_tick_hedges(struct coord *c);
-/* The first loader is out of it: the second one's is the assignment now. false: there is none. */
-bool core_hedge_takes_over(struct lease *lease);
 
 /* ---- core_live.c */
 

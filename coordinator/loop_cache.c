@@ -1,7 +1,6 @@
 /* coordinator/loop_cache.c - a run that trains from a cache: does it fit, and does it hold the captions' ids? */
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/cleanup.h"
 #include "common/data/token_rows.h"
