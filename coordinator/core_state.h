@@ -2,15 +2,19 @@
  * one another. Private to core*.c; core.h is what others see. Numbers like M3 refer to docs/protocol.md.
  *
  *   core.c             the table of rules, one event, the clock, the end, start and replay
- *   core_state.c       looking things up, actions, the journal, leaving
- *   core_peers.c       who is here: Hello, Beat, Goodbye, lost peers, peers that break the protocol
- *   core_generation.c  gathering, planning, forming and ending a generation
- *   core_assign.c      leases: what is ordered from which loader for which worker
- *   core_hedge.c       what is late is ordered from a second loader, too
- *   core_live.c        commits, validation, checkpoints
- *   core_wait.c        progress: who is waited for, and who is waited for in vain
- *   core_reach.c       workers that cannot form a communicator with one another
  *   core_status.c      names, what a person may see, the invariants
+ *   core_wait.c        progress: who is waited for, and who is waited for in vain
+ *   core_generation.c  gathering, planning and forming a generation
+ *   core_live.c        commits, validation, checkpoints
+ *   core_delivery.c    what becomes of an assignment
+ *   core_hedge.c       what is late is ordered from a second loader, too
+ *   core_assign.c      what is ordered from which loader for which worker
+ *   core_reach.c       workers that cannot form a communicator with one another
+ *   core_peers.c       who is here: Hello, Beat, Goodbye, lost peers, peers that break the protocol
+ *   core_state.c       looking things up, actions, the journal, ending a generation and the run
+ *   core_lease.c       a rank's window: what is ordered for it and not consumed
+ *
+ * Each calls only those below it.
  *
  * After every event settle() (core.c) asks anew what the state waits for, so a handler records what happened and never
  * decides what is next. */
@@ -350,26 +354,6 @@ uint64_t core_end_step(const struct coord *c);
 /* Finishes what was begun, saves, then leaves with this code. */
 void core_begin_stop(struct coord *c, int code);
 
-/* ---- core_wait.c */
-
-/* Drops whoever makes no progress on what is waited for; says for whom the run waits. */
-void core_tick_waits(struct coord *c);
-
-/* ---- core_reach.c */
-
-/* Marks the workers to be left out, from the pairs that failed; nobody if too few would stay. */
-void core_mark_left_out(struct coord *c);
-/* READY and not left out. */
-uint32_t core_workers_usable(const struct coord *c);
-/* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
-void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
-/* No loader can ship to the member, while others get their data: the generation continues without it, if enough stay. */
-void core_blame_unserved(struct coord *c, struct worker *w);
-/* Whoever made no progress in the generation that forms, as far as one can tell. */
-void core_blame_unformed(struct coord *c);
-/* Members that are formed together reach each other. */
-void core_pairs_formed(struct coord *c);
-
 /* ---- core_peers.c */
 
 /* The peer is lost; dead: it will not come back with its state. The caller has said FORGET or REFUSE. */
@@ -407,6 +391,63 @@ void core_tick_peers(struct coord *c);
 /* Who sent it: a peer that is welcome on this link, in a role that sends such messages. */
 bool core_sender_is_known(struct coord *c, const struct coord_event *e);
 
+/* ---- core_reach.c */
+
+/* Marks the workers to be left out, from the pairs that failed; nobody if too few would stay. */
+void core_mark_left_out(struct coord *c);
+/* READY and not left out. */
+uint32_t core_workers_usable(const struct coord *c);
+/* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
+void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
+/* No loader can ship to the member, while others get their data: the generation continues without it, if enough stay. */
+void core_blame_unserved(struct coord *c, struct worker *w);
+/* Whoever made no progress in the generation that forms, as far as one can tell. */
+void core_blame_unformed(struct coord *c);
+/* Members that are formed together reach each other. */
+void core_pairs_formed(struct coord *c);
+
+/* ---- core_assign.c */
+
+/* The sample at an index of a step's batch, or of a pass. */
+uint64_t core_sample_at(const struct coord *c, enum bl_kind kind, uint64_t step, uint32_t index,
+                        uint32_t *ret_epoch);
+/* Assignments whatever loaders and windows have room for. */
+void core_assign(struct coord *c);
+/* Says Assignment to the loader, which has room for it; returns its order. */
+uint64_t core_order(struct coord *c, struct loader *l, const struct worker *w,
+                    const struct lease *lease);
+/* The loader that shall have it: not `not_this`, unless alone. NULL: none has room. */
+struct loader *core_loader_with_room(struct coord *c, uint32_t not_this);
+
+/* ---- core_hedge.c */
+
+/* The micro-batch took so long from Assignment to Received. */
+void core_learn_turnaround(struct coord *c, const struct lease *lease);
+/* Asks another loader, too, for what workers wait for and is late (O10). */
+void core_tick_hedges(struct coord *c);
+
+/* ---- core_delivery.c */
+
+void core_on_received(struct coord *c, const struct coord_event *e);
+void core_on_consumed(struct coord *c, const struct coord_event *e);
+void core_on_completed(struct coord *c, const struct coord_event *e);
+/* Takes micro-batches from loaders that make no progress on them. */
+void core_tick_leases(struct coord *c);
+
+/* ---- core_live.c */
+
+/* Wants a checkpoint of the state after `step` steps, unless there is one. */
+void core_request_save(struct coord *c, uint64_t step);
+
+void core_settle_live(struct coord *c);
+void core_on_report(struct coord *c, const struct coord_event *e);
+void core_on_validation(struct coord *c, const struct coord_event *e);
+void core_on_saved(struct coord *c, const struct coord_event *e);
+void core_on_journaled(struct coord *c, const struct coord_event *e);
+void core_on_checkpoint(struct coord *c, const struct coord_event *e);
+void core_on_prune(struct coord *c, const struct coord_event *e);
+void core_on_verified(struct coord *c, const struct coord_event *e);
+
 /* ---- core_generation.c */
 
 /* How many READY workers the next generation waits for (M2). */
@@ -426,38 +467,7 @@ void core_on_formed(struct coord *c, const struct coord_event *e);
 void core_forming_failed(struct coord *c);
 void core_on_broken(struct coord *c, const struct coord_event *e);
 
-/* ---- core_assign.c */
+/* ---- core_wait.c */
 
-/* Assignments whatever loaders and windows have room for. */
-void core_assign(struct coord *c);
-/* Says Assignment to the loader, which has room for it; returns its order. */
-uint64_t core_order(struct coord *c, struct loader *l, const struct worker *w,
-                    const struct lease *lease);
-/* The loader that shall have it: not `not_this`, unless alone. NULL: none has room. */
-struct loader *core_loader_with_room(struct coord *c, uint32_t not_this);
-
-void core_on_received(struct coord *c, const struct coord_event *e);
-void core_on_consumed(struct coord *c, const struct coord_event *e);
-void core_on_completed(struct coord *c, const struct coord_event *e);
-void core_tick_leases(struct coord *c);
-
-/* ---- core_hedge.c */
-
-/* The micro-batch took so long from Assignment to Received. */
-void core_learn_turnaround(struct coord *c, const struct lease *lease);
-/* Asks another loader, too, for what workers wait for and is late (O10). */
-void core_tick_hedges(struct coord *c);
-
-/* ---- core_live.c */
-
-/* Wants a checkpoint of the state after `step` steps, unless there is one. */
-void core_request_save(struct coord *c, uint64_t step);
-
-void core_settle_live(struct coord *c);
-void core_on_report(struct coord *c, const struct coord_event *e);
-void core_on_validation(struct coord *c, const struct coord_event *e);
-void core_on_saved(struct coord *c, const struct coord_event *e);
-void core_on_journaled(struct coord *c, const struct coord_event *e);
-void core_on_checkpoint(struct coord *c, const struct coord_event *e);
-void core_on_prune(struct coord *c, const struct coord_event *e);
-void core_on_verified(struct coord *c, const struct coord_event *e);
+/* Drops whoever makes no progress on what is waited for; says for whom the run waits. */
+void core_tick_waits(struct coord *c);

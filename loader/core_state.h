@@ -4,7 +4,7 @@
  *   core_assignments.c  what is made and shipped next, and what answers it
  *   core_state.c        actions, counting
  *
- * Each calls what stands below it. */
+ * Each calls only those below it. */
 #pragma once
 
 #include "loader/core.h"

@@ -5,7 +5,7 @@
  *   socket.c   making, the loop, sending, closing
  *   context.c  the context, and who may connect
  *
- * Each calls what stands below it. */
+ * Each calls only those below it. */
 #pragma once
 
 #include <pthread.h>

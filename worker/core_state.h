@@ -7,7 +7,7 @@
  *   core_snapshot.c    the state's copy, checkpoints
  *   core_state.c       actions, what a state means
  *
- * Each calls what stands below it. */
+ * Each calls only those below it. */
 #pragma once
 
 #include "worker/core.h"

@@ -108,6 +108,7 @@ static void every_number_that_the_code_cites_is_in_the_document(void **state)
                                           "coordinator/core_reach.c",
                                           "coordinator/core_assign.c",
                                           "coordinator/core_hedge.c",
+                                          "coordinator/core_delivery.c",
                                           "coordinator/core_live.c",
                                           "coordinator/core_generation.c",
                                           "coordinator/core_wait.c",
