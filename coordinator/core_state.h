@@ -5,10 +5,11 @@
  *   core_status.c      names, what a person may see, the invariants
  *   core_wait.c        progress: who is waited for, and who is waited for in vain
  *   core_generation.c  gathering, planning and forming a generation
- *   core_live.c        commits, validation, checkpoints
+ *   core_live.c        commits, validation, what the journal's word sets free
  *   core_delivery.c    what becomes of an assignment
  *   core_hedge.c       what is late is ordered from a second loader, too
  *   core_assign.c      what is ordered from which loader for which worker
+ *   core_save.c        checkpoints
  *   core_reach.c       workers that cannot form a communicator with one another
  *   core_peers.c       who is here: Hello, Beat, Goodbye, lost peers, peers that break the protocol
  *   core_state.c       looking things up, actions, the journal, ending a generation and the run
@@ -406,6 +407,22 @@ void core_blame_unformed(struct coord *c);
 /* Members that are formed together reach each other. */
 void core_pairs_formed(struct coord *c);
 
+/* ---- core_save.c */
+
+/* Wants a checkpoint of the state after `step` steps, unless there is one. */
+void core_request_save(struct coord *c, uint64_t step);
+/* Asks rank 0 for those that are wanted, a few at a time. */
+void core_send_saves(struct coord *c);
+/* The run may not continue before the state after `committed` steps is registered. */
+bool core_must_be_saved(const struct coord *c);
+/* A checkpoint that was asked for (C8): this generation rests after the steps that some rank has begun, until their state
+ * is registered. */
+void core_settle_asked(struct coord *c);
+void core_on_saved(struct coord *c, const struct coord_event *e);
+void core_on_checkpoint(struct coord *c, const struct coord_event *e);
+void core_on_prune(struct coord *c, const struct coord_event *e);
+void core_on_verified(struct coord *c, const struct coord_event *e);
+
 /* ---- core_assign.c */
 
 /* The sample at an index of a step's batch, or of a pass. */
@@ -436,17 +453,10 @@ void core_tick_leases(struct coord *c);
 
 /* ---- core_live.c */
 
-/* Wants a checkpoint of the state after `step` steps, unless there is one. */
-void core_request_save(struct coord *c, uint64_t step);
-
 void core_settle_live(struct coord *c);
 void core_on_report(struct coord *c, const struct coord_event *e);
 void core_on_validation(struct coord *c, const struct coord_event *e);
-void core_on_saved(struct coord *c, const struct coord_event *e);
 void core_on_journaled(struct coord *c, const struct coord_event *e);
-void core_on_checkpoint(struct coord *c, const struct coord_event *e);
-void core_on_prune(struct coord *c, const struct coord_event *e);
-void core_on_verified(struct coord *c, const struct coord_event *e);
 
 /* ---- core_generation.c */
 

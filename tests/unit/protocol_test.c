@@ -106,6 +106,7 @@ static void every_number_that_the_code_cites_is_in_the_document(void **state)
                                           "coordinator/core_state.c",
                                           "coordinator/core_peers.c",
                                           "coordinator/core_reach.c",
+                                          "coordinator/core_save.c",
                                           "coordinator/core_assign.c",
                                           "coordinator/core_hedge.c",
                                           "coordinator/core_delivery.c",
