@@ -2,7 +2,7 @@
  * folder sends and fetches it.
  *
  *   file_transfer make FROM TO MB                       a copy of the checkpoint FROM whose Q-Former has MB megabytes of noise
- *   file_transfer put|get ENDPOINT TOKEN RUN PEER PATIENCE_MS CHECKPOINT FOLDER
+ *   file_transfer put|get ENDPOINT TOKEN RUN PEER PATIENCE_MS CHECKPOINT FOLDER [KEYS]
  *                                                       TOKEN, RUN, PEER: hexadecimal; FOLDER: to send, or (get) to compare with
  *
  * put and get print one line of JSON: seconds, megabytes and megabytes a second, processor seconds, and the process's highest memory. */
@@ -115,7 +115,7 @@ static int set_step(const char *folder, const char *checkpoint, struct bl_error 
     return rc;
 }
 
-static int transfer(char **arguments, bool put, struct bl_error *err)
+static int transfer(char **arguments, const char *keys, bool put, struct bl_error *err)
 {
     struct wire_context *context = NULL;
     struct files *files = NULL;
@@ -128,7 +128,7 @@ static int transfer(char **arguments, bool put, struct bl_error *err)
     unhex(arguments[2], place.run, sizeof place.run);
     if (put)
         BL_TRY(set_step(folder, checkpoint, err));
-    BL_TRY(wire_context_open(NULL, &context, err));
+    BL_TRY(wire_context_open(keys, &context, err));
     BL_TRY(files_new(context, &files, err));
     files_point(files, &place);
     double begun = now();
@@ -149,8 +149,8 @@ int main(int argc, char **argv)
     int rc = -BL_EUSAGE;
     if (argc == 5 && !strcmp(argv[1], "make"))
         rc = make(argv[2], argv[3], strtoull(argv[4], NULL, 10), &err);
-    else if (argc == 9 && (!strcmp(argv[1], "put") || !strcmp(argv[1], "get")))
-        rc = transfer(argv + 2, !strcmp(argv[1], "put"), &err);
+    else if ((argc == 9 || argc == 10) && (!strcmp(argv[1], "put") || !strcmp(argv[1], "get")))
+        rc = transfer(argv + 2, argc == 10 ? argv[9] : NULL, !strcmp(argv[1], "put"), &err);
     if (rc < 0)
         fprintf(stderr, "file_transfer: %s: %s\n", err.file, err.text);
     return rc < 0;
