@@ -46,9 +46,6 @@
 /* Rates are means over about this many steps. */
 #define RATE_STEPS 20
 
-/* Of loop.security. */
-extern const char *const loop_security_names[];
-
 struct loop {
     const struct coordinator_options *options;
     struct config *config;
@@ -278,6 +275,8 @@ void loop_note_pause(struct loop *l);
 
 /* ---- loop_control.c */
 
+/* Of loop.security. */
+extern const char *const loop_security_names[];
 void loop_answer_status(struct loop *l);
 /* Of the checkpoint that was asked for. */
 void loop_answer_checkpoint(struct loop *l, uint64_t step, bool ok);
