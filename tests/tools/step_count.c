@@ -25,7 +25,7 @@ enum part { TOWER, QFORMER, PROJECTOR, LLM, OPTIMIZER, PARTS };
 static const char *const names[PARTS] = {"vision tower", "Q-Former", "projector", "language model",
                                          "optimizer"};
 enum { ACT = 2, F32 = 4 };          /* bytes */
-enum { CUDA_ROWS_AT_ONCE = 16384 }; /* worker/ops/cuda/cuda.c */
+enum { CUDA_ROWS_AT_ONCE = 16384 }; /* worker/ops/cuda/open.c */
 
 struct matrix {
     const struct ops_matrix *matrix;

@@ -1,6 +1,7 @@
 /* worker/ops/cuda/cuda.h - what the files of the CUDA backend share.
  *
- *   cuda.c       opening, memory, copies, the first failure
+ *   open.c       opening
+ *   cuda.c       memory, copies, the first failure
  *   product.c    one matrix product, or a batch of them: cuBLASLt
  *   matmul.c     matrices, linear layers, head and loss
  *   operand.c    products of attention over shared keys
@@ -92,6 +93,7 @@ int cuda_matmul_open(struct cuda *cuda, struct bl_error *err);
 void cuda_matmul_close(struct cuda *cuda);
 
 /* Each enters its file's operations into the table. */
+void cuda_fill_memory(struct ops *table);
 void cuda_fill_matmul(struct ops *table);
 void cuda_fill_operand(struct ops *table);
 void cuda_fill_table(struct ops *table);
