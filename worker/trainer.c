@@ -5,9 +5,9 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/hash.h"
 #include "common/progress.h"
 #include "common/size.h"
@@ -60,13 +60,6 @@ struct trainer {
     struct comm *reducing; /* communicator of the last micro-batch's backward, NULL: not yet */
     double compute_s;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int add_tensor(struct trainer *t, struct state_tensor is, struct bl_error *err)
 {
@@ -325,7 +318,7 @@ static void grads_ready(void *context, int64_t first, int64_t count)
 int trainer_micro_batch(struct trainer *t, const struct micro_batch *mb, struct comm *comm,
                         bool last, struct bl_error *err)
 {
-    double start = now_s();
+    double start = bl_now_s();
     t->reducing = last ? comm : NULL;
     struct captioner_pass pass = {.seed = t->options.seed,
                                   .step = (uint32_t)t->state.step,
@@ -335,7 +328,7 @@ int trainer_micro_batch(struct trainer *t, const struct micro_batch *mb, struct 
     BL_TRY(captioner_forward_backward(t->captioner, mb, &pass, err));
     t->groups_done++;
     bl_progress_add(1);
-    t->compute_s += now_s() - start;
+    t->compute_s += bl_now_s() - start;
     return 0;
 }
 
@@ -370,9 +363,9 @@ static int reduce_sums(struct trainer *t, struct comm *comm, int64_t sums[SUM_CO
     t->ops->copy_in(t->ops, t->sums, sums, SUM_COUNT * sizeof *sums);
     reduce_until(t, comm, t->params->router_first);
     comm_allreduce(comm, t->sums, SUM_COUNT, COMM_I64);
-    double start = now_s();
+    double start = bl_now_s();
     BL_TRY(comm_wait(comm, err));
-    *wait_s += now_s() - start;
+    *wait_s += bl_now_s() - start;
     t->ops->copy_out(t->ops, sums, t->sums, SUM_COUNT * sizeof *sums);
     return t->ops->sync(t->ops, err);
 }
@@ -398,9 +391,9 @@ static int reduce_router(struct trainer *t, struct comm *comm, const struct trai
         BL_TRY(captioner_router_backward(t->captioner, &router, -1, err));
         comm_allreduce(comm, t->params->grads + first, count, COMM_F32);
     }
-    double start = now_s();
+    double start = bl_now_s();
     BL_TRY(comm_wait(comm, err));
-    *wait_s += now_s() - start;
+    *wait_s += bl_now_s() - start;
     return 0;
 }
 
@@ -471,7 +464,7 @@ int trainer_apply(struct trainer *t, struct comm *comm, struct trainer_report *r
     struct ops *ops = t->ops;
     int64_t sums[SUM_COUNT];
     int64_t updates_before = t->state.updates;
-    double wait_s = 0, start = now_s();
+    double wait_s = 0, start = bl_now_s();
     BL_TRY(reduce_sums(t, comm, sums, &wait_s, err));
     struct trainer_report r = {.step = t->state.step,
                                .nll = (double)sums[SUM_NLL] / SUM_SCALE,
@@ -516,7 +509,7 @@ int trainer_apply(struct trainer *t, struct comm *comm, struct trainer_report *r
     r.skipped = t->state.updates == updates_before;
     t->state.step++;
     BL_TRY(ops->sync(ops, err));
-    r.compute_s = t->compute_s + (now_s() - start - wait_s);
+    r.compute_s = t->compute_s + (bl_now_s() - start - wait_s);
     r.reduce_wait_s = wait_s;
     *ret = r;
     return 0;
