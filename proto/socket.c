@@ -314,16 +314,28 @@ void wire_allow(struct wire_socket *s, const struct guard_limits *limits)
 
 /* -- sending -- */
 
+/* ZeroMQ looks at most once a millisecond at what its thread has sent meanwhile. So where it says that there is no room, it is made to
+ * look, and asked once more. */
+static int send_frame(struct wire_socket *s, const void *data, size_t size, int flags)
+{
+    if (zmq_send(s->zmq, data, size, flags | ZMQ_DONTWAIT) >= 0)
+        return 0;
+    if (zmq_errno() != EAGAIN)
+        return -BL_EPEER;
+    events_of(s);
+    return zmq_send(s->zmq, data, size, flags | ZMQ_DONTWAIT) < 0 ? -BL_EPEER : 0;
+}
+
 int wire_router_send(struct wire_socket *s, const struct wire_id *to, const void *data, size_t size)
 {
-    if (zmq_send(s->zmq, to->bytes, sizeof to->bytes, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
+    if (send_frame(s, to->bytes, sizeof to->bytes, ZMQ_SNDMORE) < 0)
         return -BL_EPEER;
-    return zmq_send(s->zmq, data, size, ZMQ_DONTWAIT) < 0 ? -BL_EPEER : 0;
+    return send_frame(s, data, size, 0);
 }
 
 int wire_dealer_send(struct wire_socket *s, const void *data, size_t size)
 {
-    return zmq_send(s->zmq, data, size, ZMQ_DONTWAIT) < 0 ? -BL_EPEER : 0;
+    return send_frame(s, data, size, 0);
 }
 
 bool wire_push_send(struct wire_socket *s, struct wire_frames *frames)

@@ -109,7 +109,7 @@ static void round_blocks(double *x, int64_t count, int64_t step)
             most = fmaxf(most, fabsf((float)x[i * step]));
         for (int64_t i = first; i < end; i++)
             x[i * step] = most < 0x1p-100f ? 0
-                                           : rint((double)((float)x[i * step] * (4095 / most))) *
+                                           : rint(x[i * step] * (double)(4095 / most)) *
                                                  (double)(most * (1.0f / 4095));
     }
 }

@@ -72,9 +72,16 @@ INLINE __m512i magnitude(__m512 x)
     return _mm512_castps_si512(_mm512_abs_ps(x));
 }
 
+/* x inverse rounded to the nearest integer, ties to even: in the low 16 bits, which is all of a float's fraction that
+ * adding 1.5 2^23 leaves room for. */
+INLINE __m512i rounded(__m512 x, __m512 inverse)
+{
+    return _mm512_castps_si512(_mm512_fmadd_ps(x, inverse, _mm512_set1_ps(0x1.8p23f)));
+}
+
 INLINE __m512i integers(__m512 x, __m512 inverse)
 {
-    return _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+    return _mm512_sub_epi32(rounded(x, inverse), _mm512_castps_si512(_mm512_set1_ps(0x1.8p23f)));
 }
 
 /* 32 consecutive integers as 16 pairs */
@@ -84,10 +91,20 @@ INLINE __m512i pairs_of(__m512i low, __m512i high)
     return _mm512_permutexvar_epi64(order, _mm512_packs_epi32(low, high));
 }
 
-/* Pairs of the integers of two vectors */
+/* Pairs of the low halves of two vectors */
 INLINE __m512i interleaved(__m512i low, __m512i high)
 {
     return _mm512_mask_blend_epi16(0xAAAAAAAA, low, _mm512_slli_epi32(high, 16));
+}
+
+/* The even ones of 32 bf16, and the odd ones. */
+INLINE __m512 even_of(__m512i both)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+}
+INLINE __m512 odd_of(__m512i both)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xFFFF0000)));
 }
 
 INLINE __mmask16 lanes(int64_t count)
@@ -124,57 +141,51 @@ AVX512 void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
 
 /* -- panels: B = W^T -- */
 
-/* Where 16 rows of a block are: f32, or bf16. */
-struct source {
-    const float *wide;
-    const uint16_t *half;
-    int64_t ld;
-};
+enum { HALVES = 2 * LANES /* in a vector */, ROW_VECTORS = BFP_BLOCK / LANES };
 
-/* 32 values of row n from k on, in two vectors: f32 in order, bf16 the even ones and the odd ones. */
-INLINE void read_row(const struct source *from, bool half, int64_t n, int64_t k, __m512 ret[2])
+/* A row of a block, `half`: bf16, else f32, to `copy`; returns its largest magnitudes' bits as of f32. */
+INLINE __m512i copy_row(__m512i *copy, const char *row, bool half)
 {
-    if (half) {
-        const __m512i both = _mm512_loadu_si512(from->half + n * from->ld + k);
-        ret[0] = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-        ret[1] = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xFFFF0000)));
-    } else {
-        ret[0] = _mm512_loadu_ps(from->wide + n * from->ld + k);
-        ret[1] = _mm512_loadu_ps(from->wide + n * from->ld + k + LANES);
+    __m512i most = _mm512_setzero_si512();
+    for (int v = 0; v < ROW_VECTORS / (half ? 2 : 1); v++) {
+        copy[v] = _mm512_loadu_si512(row + v * (int64_t)sizeof *copy);
+        if (half)
+            most = _mm512_max_epu16(most, _mm512_and_si512(copy[v], _mm512_set1_epi16(0x7FFF)));
+        else
+            most = _mm512_max_epi32(most, magnitude(_mm512_castsi512_ps(copy[v])));
     }
+    return half ? _mm512_max_epi32(_mm512_castps_si512(even_of(most)),
+                                   _mm512_castps_si512(odd_of(most)))
+                : most;
 }
 
-/* Columns [c, c + 16) of a panel's block. */
-INLINE void load_columns(struct panel_block *block, int c, const struct source *from, bool half)
+/* Columns [c, c + 16) of a panel's block, from 16 rows of W that are `step` bytes apart. They are copied once, since rows
+ * that are whole pages apart share few lines of the L1 cache. */
+INLINE void load_columns(struct panel_block *block, int c, const char *rows, size_t step, bool half)
 {
-    __m512i most[LANES];
-    __m512 both[2], inverses;
+    __m512i copy[LANES][ROW_VECTORS], most[LANES];
+    __m512 inverses;
     float inverse[LANES];
-    for (int64_t n = 0; n < LANES; n++) {
-        most[n] = _mm512_setzero_si512();
-        for (int64_t k = 0; k < BFP_BLOCK; k += 2 * LANES) {
-            read_row(from, half, n, k, both);
-            most[n] =
-                _mm512_max_epi32(most[n], _mm512_max_epi32(magnitude(both[0]), magnitude(both[1])));
-        }
-    }
+    for (size_t n = 0; n < LANES; n++)
+        most[n] = copy_row(copy[n], rows + n * step, half);
     transpose_dwords(most);
-    for (int step = LANES / 2; step > 0; step /= 2)
-        for (int i = 0; i < step; i++)
-            most[i] = _mm512_max_epi32(most[i], most[i + step]);
+    for (int count = LANES / 2; count > 0; count /= 2)
+        for (int i = 0; i < count; i++)
+            most[i] = _mm512_max_epi32(most[i], most[i + count]);
     _mm512_storeu_ps(block->scale + c, scales_of(most[0], &inverses));
     _mm512_storeu_ps(inverse, inverses);
-    for (int64_t k = 0; k < BFP_BLOCK; k += 2 * LANES) {
+    for (int v = 0; v < BFP_BLOCK / HALVES; v++) {
         __m512i pairs[LANES];
-        for (int64_t n = 0; n < LANES; n++) {
+        for (int n = 0; n < LANES; n++) {
             const __m512 factor = _mm512_set1_ps(inverse[n]);
-            read_row(from, half, n, k, both);
-            const __m512i first = integers(both[0], factor), second = integers(both[1], factor);
-            pairs[n] = half ? interleaved(first, second) : pairs_of(first, second);
+            const __m512i *x = half ? &copy[n][v] : &copy[n][2 * v];
+            pairs[n] = half ? interleaved(rounded(even_of(*x), factor), rounded(odd_of(*x), factor))
+                            : pairs_of(integers(_mm512_castsi512_ps(x[0]), factor),
+                                       integers(_mm512_castsi512_ps(x[1]), factor));
         }
         transpose_dwords(pairs);
         for (int i = 0; i < LANES; i++)
-            _mm512_storeu_si512(&block->pairs[k / 2 + i][c], pairs[i]);
+            _mm512_storeu_si512(&block->pairs[v * LANES + i][c], pairs[i]);
     }
 }
 
@@ -200,61 +211,98 @@ AVX512 static void load_rows(struct panel_block *block, const void *w, enum bl_d
                              int64_t ld, int64_t columns, int64_t count)
 {
     for (int c = 0; c < BFP_PANEL; c += LANES) {
-        const void *at = element(w, dtype, c * ld);
-        if (columns - c >= LANES && count == BFP_BLOCK && dtype == BL_BF16) {
-            load_columns(block, c, &(struct source){.half = at, .ld = ld}, true);
-        } else if (columns - c >= LANES && count == BFP_BLOCK && dtype == BL_F32) {
-            load_columns(block, c, &(struct source){.wide = at, .ld = ld}, false);
+        const char *at = element(w, dtype, c * ld);
+        const bool whole = columns - c >= LANES && count == BFP_BLOCK;
+        if (whole && dtype == BL_BF16) {
+            load_columns(block, c, at, (size_t)ld * 2, true);
+        } else if (whole && dtype == BL_F32) {
+            load_columns(block, c, at, (size_t)ld * 4, false);
         } else {
             float wide[LANES * BFP_BLOCK] = {0};
             const int64_t rows = bl_max(0, bl_min(LANES, columns - c));
             widen_rows(wide, BFP_BLOCK, at, dtype, ld, rows, count);
-            load_columns(block, c, &(struct source){.wide = wide, .ld = BFP_BLOCK}, false);
+            load_columns(block, c, (const char *)wide, BFP_BLOCK * sizeof *wide, false);
         }
     }
 }
 
 /* -- panels: B = W -- */
 
-/* 16 values of row k from column c on. */
-INLINE __m512 read_columns(const struct source *from, bool half, int64_t k, int64_t c)
+/* So many panels are loaded at a time, along W's rows. */
+enum { TOGETHER = 8 };
+
+/* 16 values from bytes on. */
+INLINE __m512 read_columns(const char *at, bool half)
 {
     if (!half)
-        return _mm512_loadu_ps(from->wide + k * from->ld + c);
-    const __m256i values = _mm256_loadu_si256((const __m256i *)(from->half + k * from->ld + c));
+        return _mm512_loadu_ps(at);
+    const __m256i values = _mm256_loadu_si256((const __m256i *)at);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
 }
 
-INLINE void load_block(struct panel_block *block, const struct source *from, bool half)
+/* The bits of the largest magnitudes of 16 columns in 4 rows. */
+INLINE __m512i most_of_rows(const char *at, size_t step, bool half)
 {
-    __m512i most[VECTORS];
-    __m512 inverse[VECTORS];
-    for (int v = 0; v < VECTORS; v++)
-        most[v] = _mm512_setzero_si512();
-    for (int64_t k = 0; k < BFP_BLOCK; k++)
-        for (int v = 0; v < VECTORS; v++)
-            most[v] = _mm512_max_epi32(most[v], magnitude(read_columns(from, half, k, v * LANES)));
-    for (int v = 0; v < VECTORS; v++)
-        _mm512_storeu_ps(block->scale + v * LANES, scales_of(most[v], &inverse[v]));
-    for (int64_t k = 0; k < BFP_BLOCK; k += 2)
-        for (int v = 0; v < VECTORS; v++) {
-            const __m512i even = integers(read_columns(from, half, k, v * LANES), inverse[v]);
-            const __m512i odd = integers(read_columns(from, half, k + 1, v * LANES), inverse[v]);
-            _mm512_storeu_si512(&block->pairs[k / 2][v * LANES], interleaved(even, odd));
-        }
+    if (!half) {
+        __m512i most = _mm512_setzero_si512();
+        for (size_t r = 0; r < 4; r++)
+            most = _mm512_max_epi32(most, magnitude(_mm512_loadu_ps(at + r * step)));
+        return most;
+    }
+    __m256i most = _mm256_setzero_si256();
+    for (size_t r = 0; r < 4; r++)
+        most = _mm256_max_epu16(
+            most, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(at + r * step)),
+                                   _mm256_set1_epi16(0x7FFF)));
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(most), 16);
 }
 
-AVX512 static void load_transposed(struct panel_block *block, const void *w, enum bl_dtype dtype,
-                                   int64_t ld, int64_t columns, int64_t count)
+/* A block of `panels` whole panels, `blocks` blocks apart, from BFP_BLOCK rows that are `step` bytes apart. */
+INLINE void load_blocks(struct panel_block *to, int64_t blocks, int panels, const char *rows,
+                        size_t step, bool half)
 {
-    if (columns == BFP_PANEL && count == BFP_BLOCK && dtype == BL_BF16) {
-        load_block(block, &(struct source){.half = w, .ld = ld}, true);
-    } else if (columns == BFP_PANEL && count == BFP_BLOCK && dtype == BL_F32) {
-        load_block(block, &(struct source){.wide = w, .ld = ld}, false);
-    } else {
-        float wide[BFP_BLOCK * BFP_PANEL] = {0};
-        widen_rows(wide, BFP_PANEL, w, dtype, ld, count, columns);
-        load_block(block, &(struct source){.wide = wide, .ld = BFP_PANEL}, false);
+    const int vectors = panels * VECTORS, bytes = LANES * (half ? 2 : 4);
+    __m512i most[TOGETHER * VECTORS];
+    __m512 inverse[TOGETHER * VECTORS];
+    for (int v = 0; v < vectors; v++)
+        most[v] = _mm512_setzero_si512();
+    for (size_t k = 0; k < BFP_BLOCK; k += 4)
+        for (int v = 0; v < vectors; v++)
+            most[v] =
+                _mm512_max_epi32(most[v], most_of_rows(rows + k * step + v * bytes, step, half));
+    for (int v = 0; v < vectors; v++)
+        _mm512_storeu_ps(to[v / VECTORS * blocks].scale + v % VECTORS * LANES,
+                         scales_of(most[v], &inverse[v]));
+    for (size_t k = 0; k < BFP_BLOCK; k += 2)
+        for (int p = 0; p < panels; p++)
+            for (int v = 0; v < VECTORS; v++) {
+                const char *at = rows + k * step + (p * VECTORS + v) * bytes;
+                const __m512 factor = inverse[p * VECTORS + v];
+                const __m512i even = rounded(read_columns(at, half), factor),
+                              odd = rounded(read_columns(at + step, half), factor);
+                _mm512_storeu_si512(&to[p * blocks].pairs[k / 2][v * LANES],
+                                    interleaved(even, odd));
+            }
+}
+
+/* `columns` columns of a block, from `count` rows of W. */
+AVX512 static void load_transposed(struct panel_block *to, int64_t blocks, const void *w,
+                                   enum bl_dtype dtype, int64_t ld, int64_t columns, int64_t count)
+{
+    for (int64_t c = 0, width; c < columns; c += width, to += width / BFP_PANEL * blocks) {
+        const int panels = (int)bl_min(TOGETHER, (columns - c) / BFP_PANEL);
+        const void *at = element(w, dtype, c);
+        width = bl_max(1, panels) * BFP_PANEL;
+        if (panels && count == BFP_BLOCK && dtype == BL_BF16) {
+            load_blocks(to, blocks, panels, at, (size_t)ld * 2, true);
+        } else if (panels && count == BFP_BLOCK && dtype == BL_F32) {
+            load_blocks(to, blocks, panels, at, (size_t)ld * 4, false);
+        } else {
+            float wide[BFP_BLOCK * BFP_PANEL] = {0};
+            width = BFP_PANEL;
+            widen_rows(wide, BFP_PANEL, at, dtype, ld, count, bl_min(BFP_PANEL, columns - c));
+            load_blocks(to, blocks, 1, (const char *)wide, BFP_PANEL * sizeof *wide, false);
+        }
     }
 }
 
@@ -267,38 +315,60 @@ AVX512 static void prefetch(const char *at, size_t step, int64_t rows, size_t by
 }
 
 void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                     int64_t columns, int64_t K, int64_t more)
+                     int64_t columns, int64_t K)
 {
     const int64_t blocks = bfp_block_count(K);
     const size_t size = dtype == BL_F32 ? 4 : 2;
     struct panel_block *block = panels;
     /* All panels' part of a block at a time: one row of W is one page, or more. */
-    for (int64_t k = 0; k < K; k += BFP_BLOCK, block++)
-        for (int64_t c = 0; c < columns; c += BFP_PANEL) {
-            struct panel_block *to = block + c / BFP_PANEL * blocks;
-            const int64_t width = bl_min(BFP_PANEL, columns - c), inner = bl_min(BFP_BLOCK, K - k);
-            const int64_t next = bl_min(BFP_BLOCK, K + more - k - BFP_BLOCK);
-            if (transposed) {
-                if (next > 0)
-                    prefetch(element(w, dtype, (k + BFP_BLOCK) * ld + c), (size_t)ld * size, next,
-                             (size_t)width * size);
-                load_transposed(to, element(w, dtype, k * ld + c), dtype, ld, width, inner);
-            } else {
-                if (next > 0)
-                    prefetch(element(w, dtype, c * ld + k + BFP_BLOCK), (size_t)ld * size, width,
-                             (size_t)next * size);
-                load_rows(to, element(w, dtype, c * ld + k), dtype, ld, width, inner);
-            }
+    for (int64_t k = 0; k < K; k += BFP_BLOCK, block++) {
+        const int64_t inner = bl_min(BFP_BLOCK, K - k), next = bl_min(BFP_BLOCK, K - k - BFP_BLOCK);
+        if (transposed) {
+            if (next > 0)
+                prefetch(element(w, dtype, (k + BFP_BLOCK) * ld), (size_t)ld * size, next,
+                         (size_t)columns * size);
+            load_transposed(block, blocks, element(w, dtype, k * ld), dtype, ld, columns, inner);
+            continue;
         }
+        for (int64_t c = 0; c < columns; c += BFP_PANEL) {
+            const int64_t width = bl_min(BFP_PANEL, columns - c);
+            if (next > 0)
+                prefetch(element(w, dtype, c * ld + k + BFP_BLOCK), (size_t)ld * size, width,
+                         (size_t)next * size);
+            load_rows(block + c / BFP_PANEL * blocks, element(w, dtype, c * ld + k), dtype, ld,
+                      width, inner);
+        }
+    }
 }
 
 /* -- products -- */
+
+/* A line of each of PAIRS >> shift rows of what is to be fetched. */
+struct lines {
+    const char *at;
+    size_t step;
+    int shift;
+};
+
+INLINE struct lines next_lines(struct bfp_fetch *fetch)
+{
+    if (fetch->rows <= 0)
+        return (struct lines){.at = fetch->at};
+    const struct lines lines = {fetch->at + fetch->done, fetch->step, fetch->shift};
+    fetch->done += 64;
+    if (fetch->done >= fetch->bytes) {
+        fetch->at += (PAIRS >> fetch->shift) * fetch->step;
+        fetch->rows -= PAIRS >> fetch->shift;
+        fetch->done = 0;
+    }
+    return lines;
+}
 
 /* y (BFP_STRIP, BFP_PANEL) += x b over `pairs` pairs: their 24 sums are registers for all of them. The
  * instruction by hand, since compilers copy what the intrinsic adds to. `next` is what will be x later: strips
  * come from beyond the L2 cache, and not in an order that hardware foresees. */
 INLINE void multiply_block(float *y, const struct strip_block *x, const struct panel_block *b,
-                           int64_t pairs, const struct strip_block *next)
+                           int64_t pairs, const struct strip_block *next, struct lines lines)
 {
     __m512i sum[BFP_STRIP][VECTORS];
 #pragma GCC unroll 8
@@ -308,6 +378,7 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
     for (int64_t k = 0; k < pairs; k++) {
         __m512i columns[VECTORS];
         _mm_prefetch((const char *)next + k * (int64_t)(sizeof *next / PAIRS), _MM_HINT_T0);
+        _mm_prefetch(lines.at + (size_t)(k >> lines.shift) * lines.step, _MM_HINT_T1);
         for (int v = 0; v < VECTORS; v++)
             columns[v] = _mm512_loadu_si512(&b->pairs[k][v * LANES]);
 #pragma GCC unroll 8
@@ -332,7 +403,7 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
 }
 
 AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
-                         int64_t first, int64_t end)
+                         int64_t first, int64_t end, struct bfp_fetch *fetch)
 {
     const int64_t blocks = bfp_block_count(K);
     const struct strip_block *x = strips;
@@ -343,7 +414,8 @@ AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K,
         for (int64_t s = 0; s < count; s++)
             multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k - first,
                            bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)),
-                           k + 1 < blocks ? x + s * blocks + k + 1 : x + (s + count) * blocks);
+                           k + 1 < blocks ? x + s * blocks + k + 1 : x + (s + count) * blocks,
+                           next_lines(fetch));
 }
 
 #else
@@ -358,12 +430,12 @@ void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
 }
 
 void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                     int64_t columns, int64_t K, int64_t more)
+                     int64_t columns, int64_t K)
 {
 }
 
 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
-                  int64_t first, int64_t end)
+                  int64_t first, int64_t end, struct bfp_fetch *fetch)
 {
 }
 

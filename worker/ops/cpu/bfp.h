@@ -35,11 +35,19 @@ void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K);
 /* Blocks of values along K, the last one shorter. */
 int64_t bfp_block_count(int64_t K);
 /* `columns` columns of B, panel after panel, where W's rows are `ld` elements apart: B = W^T, `columns` rows
- * of K elements from w on, or, transposed, B = W, K rows of `columns` elements. The next block of `more` values
- * behind these K, which will be loaded next, is fetched ahead. */
+ * of K elements from w on, or, transposed, B = W, K rows of `columns` elements. */
 void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                     int64_t columns, int64_t K, int64_t more);
+                     int64_t columns, int64_t K);
+
+/* Memory that will be needed soon: `rows` rows of `bytes`, `step` bytes apart. Products fetch a part of it into the L2 cache
+ * with each block, since they leave the way from memory idle; `at` is where they have come to. */
+struct bfp_fetch {
+    const char *at;
+    size_t step, bytes, done;
+    int64_t rows;
+    int shift; /* a block fetches a line of BFP_BLOCK / 2 >> shift rows */
+};
 /* y (count * BFP_STRIP, BFP_PANEL) = strips, one after the other, times blocks [first, end) of K's of a
  * column panel; += where first > 0. panel begins with block `first`. */
 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
-                  int64_t first, int64_t end);
+                  int64_t first, int64_t end, struct bfp_fetch *fetch);

@@ -69,13 +69,20 @@ static void sgemm(char transpose_a, char transpose_b, int64_t M, int64_t N, int6
 
 /* -- the end of a product: bias, what is saved, activation -- */
 
-static void finish_row(float *y, float *saved_pre, const float *bias, int64_t count,
-                       enum ops_epilogue epilogue)
+/* y = product (which may be y), or, without a bias, += product; and the end of it. */
+static void finish_row(float *y, const float *product, bool accumulate, float *saved_pre,
+                       const float *bias, int64_t count, enum ops_epilogue epilogue)
 {
-    if (bias)
+    if (accumulate)
 #pragma omp simd
         for (int64_t i = 0; i < count; i++)
-            y[i] += bias[i];
+            y[i] += product[i];
+    else if (bias)
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            y[i] = product[i] + bias[i];
+    else if (y != product)
+        memcpy(y, product, (size_t)count * sizeof *y);
     if (saved_pre)
         memcpy(saved_pre, y, (size_t)count * sizeof *y);
     switch (epilogue) {
@@ -144,16 +151,10 @@ static void finish_tile(const struct packed_product *p, const float *tile, int64
                         int64_t count, int64_t n0, int64_t columns)
 {
     for (int64_t r = 0; r < count; r++) {
-        float *restrict y = p->y + (r0 + r) * p->N + n0;
-        const float *product = tile + r * columns;
-        if (!p->accumulate)
-            memcpy(y, product, (size_t)columns * sizeof *y);
-        else
-#pragma omp simd
-            for (int64_t n = 0; n < columns; n++)
-                y[n] += product[n];
-        finish_row(y, p->saved_pre ? p->saved_pre + (r0 + r) * p->N + n0 : NULL,
-                   p->bias ? p->bias + n0 : NULL, columns, p->epilogue);
+        const int64_t at = (r0 + r) * p->N + n0;
+        finish_row(p->y + at, tile + r * columns, p->accumulate,
+                   p->saved_pre ? p->saved_pre + at : NULL, p->bias ? p->bias + n0 : NULL, columns,
+                   p->epilogue);
     }
 }
 
@@ -220,22 +221,25 @@ struct block_product {
 /* Strips of rows multiplied with a panel at a time: these, a block of the panel and y fit the L1 cache. */
 enum { STRIPS = 6 };
 
-/* A tile is `strips` strips and `panels` panels, which one thread loads: whole, or, with few rows, a block of
- * them at a time, which is multiplied with all rows while the cache holds it. */
+/* A tile is `strips` strips and `panels` panels, which one thread loads: whole, or, with few rows, some blocks of
+ * them at a time, which are multiplied with all rows while the cache holds them. These are as long along W's rows as
+ * the cache allows. */
 struct block_tiles {
     bool few;
-    int64_t strips, panels, strip_count, panel_count, count;
+    int64_t strips, panels, blocks, strip_count, panel_count, count;
 };
 enum { FEW_STRIPS = 32 };
 
 /* Panels are loaded again for each tile of rows, so rows are divided only where there would be too few tiles
  * for the threads. No tile changes a result. */
-static struct block_tiles block_tiles_of(const struct cpu *cpu, int64_t R, int64_t N)
+static struct block_tiles block_tiles_of(const struct cpu *cpu, int64_t R, int64_t N,
+                                         bool transposed)
 {
     const int64_t strips = bl_ceil_div(R, BFP_STRIP), panels = bl_ceil_div(N, BFP_PANEL);
     const int64_t wanted = cpu->threads > 1 ? 4 * cpu->threads : 1;
     struct block_tiles t = {.few = strips <= FEW_STRIPS};
-    t.panels = t.few ? 8 : 4;
+    t.panels = t.few && transposed ? 8 : 4;
+    t.blocks = transposed ? 1 : 2;
     while (t.panels > 1 && bl_ceil_div(panels, t.panels) < wanted)
         t.panels /= 2;
     t.panel_count = bl_ceil_div(panels, t.panels);
@@ -254,16 +258,28 @@ static void finish_block(const struct block_product *p, const float *product, in
     const int64_t columns = bl_min(BFP_PANEL, p->N - n0);
     for (int64_t r = 0; r < rows; r++, product += BFP_PANEL) {
         const int64_t at = (r0 + r) * p->N + n0;
-        float *restrict y = p->y + at;
-        if (!p->accumulate)
-            memcpy(y, product, (size_t)columns * sizeof *y);
-        else
-#pragma omp simd
-            for (int64_t n = 0; n < columns; n++)
-                y[n] += product[n];
-        finish_row(y, p->saved_pre ? p->saved_pre + at : NULL, p->bias ? p->bias + n0 : NULL,
-                   columns, p->epilogue);
+        finish_row(p->y + at, product, p->accumulate, p->saved_pre ? p->saved_pre + at : NULL,
+                   p->bias ? p->bias + n0 : NULL, columns, p->epilogue);
     }
+}
+
+/* W from its element (n, k) of the product on: where, and the distance of its rows. */
+static const char *block_matrix_at(const struct block_product *p, int64_t n, int64_t k)
+{
+    return matrix_at(p->w, p->transposed ? k * p->N + n : n * p->K + k);
+}
+static int64_t block_matrix_ld(const struct block_product *p)
+{
+    return p->transposed ? p->N : p->K;
+}
+
+/* The rows of y that come next. */
+static struct bfp_fetch fetch_y(const struct block_product *p, int64_t r0, int64_t rows, int64_t n0)
+{
+    return (struct bfp_fetch){.at = (const char *)(p->y + r0 * p->N + n0),
+                              .step = (size_t)p->N * sizeof *p->y,
+                              .bytes = BFP_PANEL * sizeof *p->y,
+                              .rows = rows};
 }
 
 /* A tile, with its thread's panels and x's strips. */
@@ -276,39 +292,63 @@ static void multiply_tile(const struct block_product *p, const struct block_tile
     const int64_t n_first = tile / t->strip_count * t->panels * BFP_PANEL,
                   n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
     const size_t strip_bytes = bfp_strip_bytes(p->K), panel_bytes = bfp_panel_bytes(p->K);
-    bfp_load_panels(panels, matrix_at(p->w, p->transposed ? n_first : n_first * p->K), p->w->dtype,
-                    p->transposed ? p->N : p->K, p->transposed, n_end - n_first, p->K, 0);
+    bfp_load_panels(panels, block_matrix_at(p, n_first, 0), p->w->dtype, block_matrix_ld(p),
+                    p->transposed, n_end - n_first, p->K);
     for (int64_t s = first; s < end; s += STRIPS)
         for (int64_t n = n_first; n < n_end; n += BFP_PANEL) {
-            const int64_t count = bl_min(STRIPS, end - s), r0 = s * BFP_STRIP;
+            const int64_t count = bl_min(STRIPS, end - s), r0 = s * BFP_STRIP,
+                          rows = bl_min(count * BFP_STRIP, p->R - r0);
+            struct bfp_fetch fetch = fetch_y(p, r0, rows, n);
             bfp_multiply(product, strips + (size_t)s * strip_bytes, count, p->K,
                          panels + (size_t)((n - n_first) / BFP_PANEL) * panel_bytes, 0,
-                         bfp_block_count(p->K));
-            finish_block(p, product, r0, bl_min(count * BFP_STRIP, p->R - r0), n);
+                         bfp_block_count(p->K), &fetch);
+            finish_block(p, product, r0, rows, n);
         }
 }
 
-/* A tile of all rows; `mine`: y, panel after panel, then the panels' block. */
+/* W from k on for columns [n_first, n_end) and the tile's blocks, nothing where k is its end; spread over the products
+ * of as many, though never more at once than leaves a way from the L2 cache to the L1 cache free. */
+static struct bfp_fetch fetch_blocks(const struct block_product *p, const struct block_tiles *t,
+                                     int64_t n_first, int64_t n_end, int64_t k)
+{
+    const size_t size = p->w->dtype == BL_F32 ? 4 : 2;
+    const int64_t inner = bl_min(t->blocks * BFP_BLOCK, p->K - k), columns = n_end - n_first;
+    if (inner <= 0)
+        return (struct bfp_fetch){.at = (const char *)p->y};
+    struct bfp_fetch fetch = {.at = block_matrix_at(p, n_first, k),
+                              .step = (size_t)block_matrix_ld(p) * size,
+                              .bytes = (size_t)(p->transposed ? columns : inner) * size,
+                              .rows = p->transposed ? inner : columns,
+                              .shift = 1};
+    const int64_t lines = fetch.rows * bl_ceil_div((int64_t)fetch.bytes, 64);
+    const int64_t products = t->panels * t->strips * t->blocks;
+    while (fetch.shift < 6 && lines << (fetch.shift + 1) <= products * BFP_BLOCK / 2)
+        fetch.shift++;
+    return fetch;
+}
+
+/* A tile of all rows; `mine`: y, panel after panel, then some blocks of the panels. While these are multiplied, the
+ * next ones come from memory. */
 static void multiply_few(const struct block_product *p, const struct block_tiles *t, int64_t tile,
                          char *mine, const char *strips)
 {
     const int64_t n_first = tile * t->panels * BFP_PANEL,
                   n_end = bl_min(p->N, n_first + t->panels * BFP_PANEL);
     const int64_t panel_floats = t->strips * BFP_STRIP * BFP_PANEL;
-    const size_t strip_bytes = bfp_strip_bytes(p->K), block_bytes = bfp_panel_bytes(BFP_BLOCK);
+    const size_t strip_bytes = bfp_strip_bytes(p->K);
     float *products = (float *)mine;
     char *panels = mine + (size_t)(t->panels * panel_floats) * sizeof *products;
-    for (int64_t b = 0; b < bfp_block_count(p->K); b++) {
-        const int64_t k = b * BFP_BLOCK, inner = bl_min(BFP_BLOCK, p->K - k);
-        bfp_load_panels(panels,
-                        matrix_at(p->w, p->transposed ? k * p->N + n_first : n_first * p->K + k),
-                        p->w->dtype, p->transposed ? p->N : p->K, p->transposed, n_end - n_first,
-                        inner, p->K - k - inner);
+    for (int64_t b = 0; b < bfp_block_count(p->K); b += t->blocks) {
+        const int64_t k = b * BFP_BLOCK, inner = bl_min(t->blocks * BFP_BLOCK, p->K - k);
+        struct bfp_fetch fetch = fetch_blocks(p, t, n_first, n_end, k + inner);
+        bfp_load_panels(panels, block_matrix_at(p, n_first, k), p->w->dtype, block_matrix_ld(p),
+                        p->transposed, n_end - n_first, inner);
         for (int64_t i = 0; n_first + i * BFP_PANEL < n_end; i++)
             for (int64_t s = 0; s < t->strips; s += STRIPS)
                 bfp_multiply(products + i * panel_floats + s * BFP_STRIP * BFP_PANEL,
                              strips + (size_t)s * strip_bytes, bl_min(STRIPS, t->strips - s), p->K,
-                             panels + (size_t)i * block_bytes, b, b + 1);
+                             panels + (size_t)i * bfp_panel_bytes(inner), b,
+                             b + bfp_block_count(inner), &fetch);
     }
     for (int64_t i = 0; n_first + i * BFP_PANEL < n_end; i++)
         finish_block(p, products + i * panel_floats, 0, p->R, n_first + i * BFP_PANEL);
@@ -317,12 +357,13 @@ static void multiply_few(const struct block_product *p, const struct block_tiles
 static size_t block_thread_bytes(const struct block_product *p, const struct block_tiles *t)
 {
     const size_t y = (size_t)(t->strips * BFP_STRIP * BFP_PANEL) * sizeof(float);
-    return (size_t)t->panels * (t->few ? y + bfp_panel_bytes(BFP_BLOCK) : bfp_panel_bytes(p->K));
+    return (size_t)t->panels *
+           (t->few ? y + bfp_panel_bytes(t->blocks * BFP_BLOCK) : bfp_panel_bytes(p->K));
 }
 
 static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
 {
-    const struct block_tiles t = block_tiles_of(cpu, p->R, p->N);
+    const struct block_tiles t = block_tiles_of(cpu, p->R, p->N, p->transposed);
     const int64_t strips = bl_ceil_div(p->R, BFP_STRIP);
     const size_t strip_bytes = bfp_strip_bytes(p->K);
     const size_t thread_bytes = block_thread_bytes(p, &t);
@@ -493,8 +534,9 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
         else
             sgemm('N', 'T', rows, columns, K, x + r0 * K, K, b, K, 0, y + r0 * N + n0, N);
         for (int64_t r = r0; r < r0 + rows; r++)
-            finish_row(y + r * N + n0, saved_pre ? saved_pre + r * N + n0 : NULL,
-                       bias ? bias + n0 : NULL, columns, epilogue);
+            finish_row(y + r * N + n0, y + r * N + n0, false,
+                       saved_pre ? saved_pre + r * N + n0 : NULL, bias ? bias + n0 : NULL, columns,
+                       epilogue);
     }
 }
 
