@@ -8,18 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "tests/tools/model_input.h"
 #include "worker/trainer.h"
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 struct bench {
     struct model_input input;
@@ -55,6 +48,7 @@ static int encode_once(struct bench *b, struct bl_error *err)
 static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error *err)
 {
     BL_TRY(model_input_open(argv[1], argv[2], &b->input, err));
+    b->input.ops->times_products = true;
     const struct trainer_options options = {
         .seed = 1,
         .micro_batches = 1,
@@ -85,18 +79,18 @@ static int step(struct bench *b, struct trainer_report *report, struct bl_error 
 static int run(char **argv, bool cached, struct bl_error *err)
 {
     __attribute__((cleanup(bench_close))) struct bench b = {0};
-    double start = now_s();
+    double start = bl_now_s();
     BL_TRY(open_bench(&b, argv, cached, err));
     int warmup = atoi(argv[3]), steps = atoi(argv[4]);
-    double opened = now_s() - start;
+    double opened = bl_now_s() - start;
     struct trainer_report report = {0};
     bl_autofree double *seconds = calloc((size_t)(warmup + steps) + 1, sizeof *seconds);
     BL_ASSERT(seconds);
     printf("{\"losses\": [");
     for (int i = 0; i < warmup + steps; i++) {
-        double before = now_s();
+        double before = bl_now_s();
         BL_TRY(step(&b, &report, err));
-        seconds[i] = now_s() - before;
+        seconds[i] = bl_now_s() - before;
         printf("%s%.9g", i ? ", " : "", report.nll / (double)report.tokens);
     }
     printf("], \"step_s\": [");
