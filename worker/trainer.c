@@ -16,6 +16,8 @@
  * enough to start while backward still runs, and for the last one, which nothing hides. */
 #define BUCKET (8 << 20)
 
+_Static_assert((int64_t)OPS_FIXED_SCALE == (int64_t)COMM_FIXED_SCALE, "one fixed point");
+
 /* Fixed-point unit of the sums that are multiples of 2^-24 (captioner.h). */
 #define SUM_SCALE 0x1p24
 
@@ -284,10 +286,11 @@ static void reduce_until(struct trainer *t, struct comm *comm, int64_t end)
         if (bucket_end > end)
             return;
         int64_t count = bucket_end - t->reduced;
-        if (t->fixed)
-            comm_allreduce(comm, t->fixed + t->reduced, count, COMM_I64);
-        else
-            comm_allreduce(comm, t->params->grads + t->reduced, count, COMM_F32);
+        float *grads = t->params->grads + t->reduced;
+        if (!t->fixed)
+            comm_allreduce(comm, grads, count, COMM_F32);
+        else if (!comm_allreduce_fixed(comm, grads, t->fixed + t->reduced, count))
+            t->ops->fixed_get(t->ops, grads, t->fixed + t->reduced, count);
         t->reduced = bucket_end;
     }
 }
@@ -489,7 +492,9 @@ int trainer_apply(struct trainer *t, struct comm *comm, struct trainer_report *r
     }
     if (!bad && t->fixed) {
         int64_t router_bad;
-        ops->fixed_get(ops, t->params->grads, t->fixed, t->params->count);
+        const int64_t router = t->params->router_first; /* what is before it has been converted */
+        ops->fixed_get(ops, t->params->grads + router, t->fixed + router,
+                       t->params->count - router);
         ops->copy_out(ops, &router_bad, t->fixed + t->params->count, sizeof router_bad);
         bad = router_bad > 0;
     }

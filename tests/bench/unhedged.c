@@ -6,11 +6,6 @@ void core_learn_turnaround(struct coord *c, const struct lease *lease)
 {
 }
 
-bool core_hedge_takes_over(struct lease *lease)
-{
-    return false;
-}
-
 void core_tick_hedges(struct coord *c)
 {
 }

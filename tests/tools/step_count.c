@@ -129,8 +129,16 @@ static void linear_forward(struct ops *self, act *y, act *saved_pre, const act *
 {
     const struct matrix *m = use(w);
     add_product(1, R, m->N, m->K, ACT);
-    if (epilogue != OPS_NONE || saved_pre) /* a kernel of its own behind the product */
+    const bool fused = epilogue == OPS_GELU_TANH && !saved_pre;
+    if ((epilogue != OPS_NONE || saved_pre) && !fused) /* a kernel of its own behind the product */
         add_moved(R * m->N, saved_pre ? 3 : 2);
+}
+
+static void linear_add(struct ops *self, act *y, const act *base, const act *x,
+                       const struct ops_matrix *w, const float *bias, int64_t R)
+{
+    const struct matrix *m = use(w);
+    add_product(1, R, m->N, m->K, 2 * ACT);
 }
 
 static void linear_backward_input(struct ops *self, act *d_x, const act *d_y,
@@ -371,6 +379,7 @@ static void put_in_front(struct ops *ops)
     ops->matrix_frozen = matrix_frozen;
     ops->matrix_trainable = matrix_trainable;
     ops->linear_forward = linear_forward;
+    ops->linear_add = linear_add;
     ops->linear_backward_input = linear_backward_input;
     ops->linear_backward_weight = linear_backward_weight;
     ops->head_loss = head_loss;

@@ -48,6 +48,7 @@ static int encode_once(struct bench *b, struct bl_error *err)
 static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error *err)
 {
     BL_TRY(model_input_open(argv[1], argv[2], &b->input, err));
+    b->input.ops->times_products = true;
     const struct trainer_options options = {
         .seed = 1,
         .micro_batches = 1,

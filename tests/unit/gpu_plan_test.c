@@ -38,8 +38,9 @@ static void train_twice(struct ops *ops, const struct captioner_options *options
 
 static void a_dry_gpu_asks_for_what_a_real_one_takes(void **state)
 {
-    for (int i = 0; i < 2; i++) {
-        enum ops_precision precision = i ? OPS_BF16 : OPS_F32;
+    for (int i = 0; i < 4; i++) {
+        enum ops_precision precision = i % 2 ? OPS_BF16 : OPS_F32;
+        const bool times = i / 2;
         char vision[512], llm[512];
         struct captioner_options options = demo_options(vision, llm);
         struct bl_error err = {0};
@@ -48,11 +49,13 @@ static void a_dry_gpu_asks_for_what_a_real_one_takes(void **state)
         int64_t total;
         assert_ok(ops_device_choose("cuda:0", &device, &err), err);
         assert_ok(ops_open(&device, precision, 1, &real, &err), err);
+        real->times_products = times;
         train_twice(real, &options);
         int64_t taken = (int64_t)real->peak_bytes(real);
         ops_free(&real);
         assert_ok(ops_dry_open("cuda", precision, 1, &dry, &total, &err), err);
         assert_int_equal(total, 0);
+        dry->times_products = times;
         train_twice(dry, &options);
         int64_t counted = ops_dry_peak(dry);
         ops_free(&dry);

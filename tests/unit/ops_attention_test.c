@@ -122,31 +122,51 @@ static void gradient(const struct input *in, const double *x)
             }
 }
 
+/* The device's arrays of a case. */
+struct arrays {
+    struct ops_dropout dropout;
+    struct ops_attention a;
+    act *q, *k, *v;
+};
+
+static struct arrays arrays_of(struct ops_run *run, const struct input *in)
+{
+    const struct shape *shape = &in->shape;
+    const size_t ints = (size_t)shape->S * sizeof(int32_t);
+    const int64_t k_count = in->k_rows * in->ld_kv;
+    return (struct arrays){.dropout = {.p = shape->dropout,
+                                       .seed = seed,
+                                       .step = STEP,
+                                       .site = SITE,
+                                       .positions = run_bytes(run, positions, sizeof positions)},
+                           .a = {.S = shape->S,
+                                 .heads = shape->heads,
+                                 .kv_heads = shape->kv_heads,
+                                 .head_dim = shape->head_dim,
+                                 .q_start = run_bytes(run, in->q_start, ints),
+                                 .q_len = run_bytes(run, shape->q_len, ints),
+                                 .k_start = run_bytes(run, in->k_start, ints),
+                                 .k_len = run_bytes(run, shape->k_len, ints),
+                                 .q_len_max = in->q_len_max,
+                                 .k_len_max = in->k_len_max,
+                                 .scale = in->scale,
+                                 .causal = shape->causal},
+                           .q = run_act(run, in->q, in->q_rows * in->ld_q),
+                           .k = run_act(run, in->k, k_count),
+                           .v = run_act(run, in->v, k_count)};
+}
+
 static void run(struct ops_run *run, const void *input)
 {
     const struct input *in = input;
-    const struct shape *shape = &in->shape;
     struct ops *ops = run_ops(run);
-    const size_t ints = (size_t)shape->S * sizeof(int32_t);
     const int64_t q_count = in->q_rows * in->ld_q, k_count = in->k_rows * in->ld_kv;
-    const int64_t out_count = in->q_rows * in->ld_out, saved_count = in->q_rows * shape->heads;
-    struct ops_dropout dropout = {.p = shape->dropout, .seed = seed, .step = STEP, .site = SITE};
-    dropout.positions = run_bytes(run, positions, sizeof positions);
-    struct ops_attention a = {.S = shape->S,
-                              .heads = shape->heads,
-                              .kv_heads = shape->kv_heads,
-                              .head_dim = shape->head_dim,
-                              .q_start = run_bytes(run, in->q_start, ints),
-                              .q_len = run_bytes(run, shape->q_len, ints),
-                              .k_start = run_bytes(run, in->k_start, ints),
-                              .k_len = run_bytes(run, shape->k_len, ints),
-                              .q_len_max = in->q_len_max,
-                              .k_len_max = in->k_len_max,
-                              .scale = in->scale,
-                              .causal = shape->causal,
-                              .dropout = &dropout};
-    act *q = run_act(run, in->q, q_count), *k = run_act(run, in->k, k_count);
-    act *v = run_act(run, in->v, k_count), *out = run_act(run, in->d_out, out_count);
+    const int64_t out_count = in->q_rows * in->ld_out, saved_count = in->q_rows * in->shape.heads;
+    struct arrays x = arrays_of(run, in);
+    struct ops_attention a = x.a;
+    act *q = x.q, *k = x.k, *v = x.v;
+    a.dropout = &x.dropout;
+    act *out = run_act(run, in->d_out, out_count);
     float *saved = run_f32(run, NULL, saved_count);
     ops->attention_forward(ops, out, in->ld_out, saved, q, in->ld_q, k, in->ld_kv, v, in->ld_kv,
                            &a);
@@ -171,6 +191,19 @@ static void run(struct ops_run *run, const void *input)
     ops->attention_forward(ops, again, in->ld_out, NULL, q, in->ld_q, k, in->ld_kv, v, in->ld_kv,
                            &a);
     run_expect_act(run, "out alone", again, in->out, out_count, 32);
+}
+
+/* Without anything saved for gradients, where products may be in block floating point. */
+static void run_alone(struct ops_run *run, const void *input)
+{
+    const struct input *in = input;
+    struct ops *ops = run_ops(run);
+    const int64_t count = in->q_rows * in->ld_out;
+    struct arrays x = arrays_of(run, in);
+    act *out = run_act(run, in->d_out, count);
+    ops->attention_forward(ops, out, in->ld_out, NULL, x.q, in->ld_q, x.k, in->ld_kv, x.v,
+                           in->ld_kv, &x.a);
+    run_expect_act(run, "out", out, in->out, count, 0x1p-11 / 0x1p-23);
 }
 
 /* Rows belong to no sequence between and after the sequences; two columns beside the heads. */
@@ -205,7 +238,7 @@ static void keep_outside(double *expected, const float *before, int64_t rows, in
 
 /* spare: columns beside the heads in rows of q, of k and v, of out. stride 0: gradients by the formula.
  */
-static void check_rows(struct shape shape, int64_t stride, const int64_t spare[3])
+static struct input make_input(struct shape shape, int64_t stride, const int64_t spare[3])
 {
     struct input in = {.shape = shape, .scale = 1 / sqrtf((float)shape.head_dim)};
     const int64_t S = shape.S, q_width = shape.heads * shape.head_dim;
@@ -239,6 +272,12 @@ static void check_rows(struct shape shape, int64_t stride, const int64_t spare[3
     keep_outside(in.d + q_count, in.k, in.k_rows, in.ld_kv, kv_width, shape.k_len, in.k_start, S);
     keep_outside(in.d + q_count + k_count, in.v, in.k_rows, in.ld_kv, kv_width, shape.k_len,
                  in.k_start, S);
+    return in;
+}
+
+static void check_rows(struct shape shape, int64_t stride, const int64_t spare[3])
+{
+    struct input in = make_input(shape, stride, spare);
     ops_each((struct cpu_options){.precision = OPS_F32}, run, &in);
     arrays_free();
 }
@@ -291,6 +330,22 @@ static void dropout_on_the_probabilities_is_a_function_of_the_sample(void **stat
     check((struct shape){1, 2, 1, 4, {70}, {90}, true, 0.5f}, 0);
 }
 
+static void long_sequences_may_be_multiplied_in_blocks(void **state)
+{
+    static const struct shape shapes[] = {
+        {2, 2, 1, 72, {100, 33}, {301, 128}, false, 0},
+        {1, 2, 2, 40, {48}, {400}, false, 0},
+        {3, 1, 1, 130, {40, 31, 50}, {129, 200, 20}, false, 0}, /* too short but for the first */
+    };
+    if (!ops_backend().blocks)
+        skip();
+    for (int64_t i = 0; i < COUNT(shapes); i++) {
+        struct input in = make_input(shapes[i], 0, (const int64_t[]){2, 2, 1});
+        ops_each((struct cpu_options){.precision = OPS_BF16, .blocks = true}, run_alone, &in);
+        arrays_free();
+    }
+}
+
 /* -- RoPE -- */
 
 static void run_rope(struct ops_run *run, const void *input)
@@ -328,4 +383,5 @@ static void rope_turns_by_the_angle_and_back(void **state)
 UNIT_MAIN(cmocka_unit_test(attention_and_its_gradients_follow_the_formula),
           cmocka_unit_test(heads_of_every_size_follow_the_formula_where_rows_are_even),
           cmocka_unit_test(dropout_on_the_probabilities_is_a_function_of_the_sample),
+          cmocka_unit_test(long_sequences_may_be_multiplied_in_blocks),
           cmocka_unit_test(rope_turns_by_the_angle_and_back))

@@ -281,13 +281,11 @@ static int layer_forward(const struct llm *llm, struct arena *arena, int64_t ind
         x = x_kept;
         out = out_kept;
     }
-    frozen_forward(ops, &layer->o, s->x1, out, kept, OPS_NONE);
-    ops->add(ops, s->x1, s->x1, x, kept * D);
+    frozen_add(ops, &layer->o, s->x1, x, out, kept);
     frozen_norm_forward(ops, &layer->norm2, a, s->norm2, s->x1, kept);
     frozen_forward(ops, &layer->gate_up, s->gate_up, a, kept, OPS_NONE);
     ops->swiglu_forward(ops, h, s->gate_up, kept, I);
-    frozen_forward(ops, &layer->down, y, h, kept, OPS_NONE);
-    ops->add(ops, y, y, s->x1, kept * D);
+    frozen_add(ops, &layer->down, y, s->x1, h, kept);
     arena_release(arena, mark);
     return 0;
 }

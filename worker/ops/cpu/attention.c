@@ -9,8 +9,11 @@
  * for the products (product.h), then its query heads, and of each the blocks of BLOCK query rows
  * against all visible keys, follow one after the other and add to d_k and d_v in that order. So the
  * number of threads decides nothing.
+ * Blocks     with cpu->blocks and nothing to be saved for backward, long sequences are multiplied in block floating
+ *            point (bfp.h), transposed, which needs no transposes: scores are (keys, query rows), o (d, query rows).
  * Rate       12 heads of 64, 196 keys: 80 GFLOP/s forward and backward, 729 keys: 100 and 84; small
- *            ones are bound by exp and dropout: 16 to 64 keys of 24 with dropout 20 to 35.
+ *            ones are bound by exp and dropout: 16 to 64 keys of 24 with dropout 20 to 35. In blocks, 729 keys of 72:
+ *            123 beside 99 in f32, on a busy machine.
  */
 #include "worker/ops/cpu/cpu.h"
 
@@ -18,6 +21,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/functions.h"
 #include "worker/ops/cpu/product.h"
 
@@ -125,6 +129,7 @@ struct forward {
     const float *q, *k, *v;
     int64_t ld_out, ld_q, ld_k, ld_v;
     const struct ops_attention *a;
+    bool blocks; /* the device multiplies them */
 };
 
 /* A thread's scratch; kw and dw are the padded numbers of keys and of a head's columns. */
@@ -199,10 +204,125 @@ static void forward_head(const struct forward *f, const struct head *head,
     }
 }
 
+/* -- forward in blocks -- */
+
+enum { BLOCKS_KEYS = 128, BLOCKS_QUERIES = 32 }; /* from so many on */
+
+static bool takes_blocks(const struct forward *f, int64_t q_len, int64_t k_len)
+{
+    return f->blocks && !f->saved && !f->a->causal && dropout_is_off(f->a->dropout) &&
+           q_len >= BLOCKS_QUERIES && k_len >= BLOCKS_KEYS;
+}
+
+/* A thread's scratch, in bytes; wide: v transposed before it is in strips, then scores. */
+struct blocks_scratch {
+    char *k, *v;    /* strips of keys (k_len,d), of values transposed (d,k_len) */
+    char *q, *p;    /* panels of BFP_PANEL query rows: q (d), probabilities (k_len) */
+    float *wide;    /* (d or BFP_PANEL, padded k_len) */
+    float *product; /* (d in whole strips, BFP_PANEL) */
+};
+
+static int64_t strips_of(int64_t rows)
+{
+    return bl_ceil_div(rows, BFP_STRIP);
+}
+
+/* Lays it out from `at` on; returns its bytes. */
+static size_t blocks_scratch(const struct ops_attention *a, char *at, struct blocks_scratch *ret)
+{
+    const int64_t d = a->head_dim, keys = a->k_len_max, rows = strips_of(keys) * BFP_STRIP;
+    size_t used = 0;
+#define TAKE(bytes) (used += (bytes), at + used - (bytes))
+    ret->k = TAKE((size_t)strips_of(keys) * bfp_strip_bytes(d));
+    ret->v = TAKE((size_t)strips_of(d) * bfp_strip_bytes(keys));
+    ret->q = TAKE(bfp_panel_bytes(d));
+    ret->p = TAKE(bfp_panel_bytes(keys));
+    ret->wide =
+        (float *)TAKE((size_t)(bl_max(d, BFP_PANEL) * bl_max(rows, padded(keys))) * sizeof(float));
+    ret->product = (float *)TAKE((size_t)(strips_of(d) * BFP_STRIP * BFP_PANEL) * sizeof(float));
+#undef TAKE
+    return used;
+}
+
+/* The rows of x (rows,K) as strips. */
+static void load_strips(char *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
+{
+    for (int64_t r = 0; r < rows; r += BFP_STRIP, strips += bfp_strip_bytes(K))
+        bfp_load_strip(strips, x + r * ld, ld, bl_min(BFP_STRIP, rows - r), K);
+}
+
+/* scores (keys, BFP_PANEL) becomes e^(scale (x - the column's largest)), scale > 0; sums of the columns. */
+static void exp_columns(float *scores, float sums[BFP_PANEL], float scale, int64_t keys)
+{
+    float most[BFP_PANEL];
+    for (int c = 0; c < BFP_PANEL; c++) {
+        most[c] = -INFINITY;
+        sums[c] = 0;
+    }
+    for (int64_t j = 0; j < keys; j++)
+#pragma omp simd
+        for (int c = 0; c < BFP_PANEL; c++)
+            most[c] = scores[j * BFP_PANEL + c] > most[c] ? scores[j * BFP_PANEL + c] : most[c];
+    for (int64_t j = 0; j < keys; j++)
+#pragma omp simd
+        for (int c = 0; c < BFP_PANEL; c++) {
+            const float e = f32_exp(scale * (scores[j * BFP_PANEL + c] - most[c]));
+            scores[j * BFP_PANEL + c] = e;
+            sums[c] += e;
+        }
+}
+
+/* One query head; scratch holds its keys and values. */
+static void blocks_head(const struct forward *f, const struct head *head,
+                        const struct blocks_scratch *scratch)
+{
+    const int64_t d = f->a->head_dim, keys = head->k_len;
+    float sums[BFP_PANEL];
+    for (int64_t i0 = 0; i0 < head->q_len; i0 += BFP_PANEL) {
+        const int64_t rows = bl_min(BFP_PANEL, head->q_len - i0);
+        struct bfp_fetch nothing = {.at = scratch->k};
+        bfp_load_panels(scratch->q, f->q + (head->q_row + i0) * f->ld_q + head->h * d, BL_F32,
+                        f->ld_q, false, rows, d);
+        bfp_multiply(scratch->wide, scratch->k, strips_of(keys), d, scratch->q, 0,
+                     bfp_block_count(d), &nothing);
+        exp_columns(scratch->wide, sums, f->a->scale, keys);
+        bfp_load_panels(scratch->p, scratch->wide, BL_F32, BFP_PANEL, true, BFP_PANEL, keys);
+        bfp_multiply(scratch->product, scratch->v, strips_of(d), keys, scratch->p, 0,
+                     bfp_block_count(keys), &nothing);
+        for (int64_t i = 0; i < rows; i++) {
+            float *out = f->out + (head->q_row + i0 + i) * f->ld_out + head->h * d;
+            const float scale = 1 / sums[i];
+            for (int64_t c = 0; c < d; c++)
+                out[c] = scratch->product[c * BFP_PANEL + i] * scale;
+        }
+    }
+}
+
+static void blocks_group(const struct forward *f, int64_t s, int64_t kv, char *memory)
+{
+    const struct ops_attention *a = f->a;
+    const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
+    struct blocks_scratch scratch;
+    blocks_scratch(a, memory, &scratch);
+    load_strips(scratch.k, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
+    pack_transposed(scratch.wide, f->v + first * f->ld_v + kv * d, f->ld_v, a->k_len[s], d);
+    load_strips(scratch.v, scratch.wide, padded(a->k_len[s]), d, a->k_len[s]);
+    for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
+        const struct head head = head_of(a, s, h);
+        blocks_head(f, &head, &scratch);
+    }
+}
+
+/* -- forward, either way -- */
+
 static void forward_group(const void *job, int64_t s, int64_t kv, float *memory)
 {
     const struct forward *f = job;
     const struct ops_attention *a = f->a;
+    if (takes_blocks(f, a->q_len[s], a->k_len[s])) {
+        blocks_group(f, s, kv, (char *)memory);
+        return;
+    }
     const struct forward_scratch scratch = forward_scratch(a, memory);
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
     pack_transposed(scratch.k_transposed, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
@@ -218,17 +338,23 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               const act *q, int64_t ld_q, const act *k, int64_t ld_k, const act *v,
                               int64_t ld_v, const struct ops_attention *a)
 {
-    const struct forward f = {cpu_f32(out),
-                              saved,
-                              cpu_const_f32(q),
-                              cpu_const_f32(k),
-                              cpu_const_f32(v),
-                              ld_out,
-                              ld_q,
-                              ld_k,
-                              ld_v,
-                              a};
-    each_group(cpu_of(self), a, forward_group, &f, forward_floats(a), work_of(a));
+    const struct forward f = {.out = cpu_f32(out),
+                              .saved = saved,
+                              .q = cpu_const_f32(q),
+                              .k = cpu_const_f32(k),
+                              .v = cpu_const_f32(v),
+                              .ld_out = ld_out,
+                              .ld_q = ld_q,
+                              .ld_k = ld_k,
+                              .ld_v = ld_v,
+                              .a = a,
+                              .blocks = cpu_of(self)->blocks};
+    size_t floats = forward_floats(a);
+    if (takes_blocks(&f, a->q_len_max, a->k_len_max)) {
+        struct blocks_scratch scratch;
+        floats = bl_max(floats, blocks_scratch(a, NULL, &scratch) / sizeof(float));
+    }
+    each_group(cpu_of(self), a, forward_group, &f, floats, work_of(a));
 }
 
 /* -- backward -- */

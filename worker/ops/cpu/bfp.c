@@ -112,7 +112,7 @@ INLINE __mmask16 lanes(int64_t count)
     return count >= LANES ? 0xFFFF : count > 0 ? (__mmask16)((1 << count) - 1) : 0;
 }
 
-AVX512 void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
+AVX512 void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K)
 {
     struct strip_block *block = strip;
     for (int64_t k0 = 0; k0 < K; k0 += BFP_BLOCK, block++) {
@@ -121,18 +121,18 @@ AVX512 void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
             __m512i bits = _mm512_setzero_si512();
             for (int64_t k = k0; k < bl_min(K, k0 + BFP_BLOCK); k += LANES)
                 bits = _mm512_max_epi32(
-                    bits, magnitude(_mm512_maskz_loadu_ps(lanes(K - k), x + r * K + k)));
+                    bits, magnitude(_mm512_maskz_loadu_ps(lanes(K - k), x + r * ld + k)));
             most[r] = bits_to_f32((uint32_t)_mm512_reduce_max_epi32(bits));
         }
         __m512 inverse;
         _mm512_storeu_ps(block->scale, scales_of(_mm512_loadu_si512(most), &inverse));
         _mm512_storeu_ps(most, inverse);
         for (int64_t r = 0; r < BFP_STRIP; r++)
-            for (int64_t k = k0; k < k0 + BFP_BLOCK; k += 2 * LANES) {
+            for (int64_t k = k0; k < bl_min(K, k0 + BFP_BLOCK); k += 2 * LANES) {
                 __m512i both[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
                 for (int i = 0; r < rows && i < 2; i++)
                     both[i] = integers(
-                        _mm512_maskz_loadu_ps(lanes(K - k - i * LANES), x + r * K + k + i * LANES),
+                        _mm512_maskz_loadu_ps(lanes(K - k - i * LANES), x + r * ld + k + i * LANES),
                         _mm512_set1_ps(most[r]));
                 _mm512_storeu_si512(&block->pairs[r][(k - k0) / 2], pairs_of(both[0], both[1]));
             }
@@ -193,13 +193,16 @@ INLINE void load_columns(struct panel_block *block, int c, const char *rows, siz
 static void widen_rows(float *y, int64_t ld_y, const void *w, enum bl_dtype dtype, int64_t ld,
                        int64_t rows, int64_t count)
 {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < count; i++) {
-            const int64_t at = r * ld + i;
-            y[r * ld_y + i] = dtype == BL_F32    ? ((const float *)w)[at]
-                              : dtype == BL_BF16 ? bf16_to_f32(((const uint16_t *)w)[at])
-                                                 : f16_to_f32(((const uint16_t *)w)[at]);
+    for (int64_t r = 0; r < rows; r++) {
+        if (dtype == BL_F32) {
+            memcpy(y + r * ld_y, (const float *)w + r * ld, (size_t)count * sizeof *y);
+            continue;
         }
+        for (int64_t i = 0; i < count; i++) {
+            const uint16_t half = ((const uint16_t *)w)[r * ld + i];
+            y[r * ld_y + i] = dtype == BL_BF16 ? bf16_to_f32(half) : f16_to_f32(half);
+        }
+    }
 }
 
 static const char *element(const void *w, enum bl_dtype dtype, int64_t index)
@@ -364,12 +367,14 @@ INLINE struct lines next_lines(struct bfp_fetch *fetch)
     return lines;
 }
 
-/* y (BFP_STRIP, BFP_PANEL) += x b over `pairs` pairs: their 24 sums are registers for all of them. The
+/* y (BFP_STRIP, BFP_PANEL) = or += x b over `pairs` pairs: their 24 sums are registers for all of them. The
  * instruction by hand, since compilers copy what the intrinsic adds to. `next` is what will be x later: strips
  * come from beyond the L2 cache, and not in an order that hardware foresees. */
 INLINE void multiply_block(float *y, const struct strip_block *x, const struct panel_block *b,
-                           int64_t pairs, const struct strip_block *next, struct lines lines)
+                           int64_t pairs, bool add, const struct strip_block *next,
+                           struct lines lines)
 {
+    const __mmask16 added = add ? 0xFFFF : 0;
     __m512i sum[BFP_STRIP][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < BFP_STRIP; r++)
@@ -396,8 +401,8 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
         for (int r = 0; r < BFP_STRIP; r++) {
             float *at = y + r * BFP_PANEL + v * LANES;
             const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][v]), scale);
-            _mm512_storeu_ps(
-                at, _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->scale[r]), _mm512_loadu_ps(at)));
+            _mm512_storeu_ps(at, _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->scale[r]),
+                                                 _mm512_maskz_loadu_ps(added, at)));
         }
     }
 }
@@ -408,12 +413,10 @@ AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K,
     const int64_t blocks = bfp_block_count(K);
     const struct strip_block *x = strips;
     const struct panel_block *b = panel;
-    if (first == 0)
-        memset(y, 0, (size_t)(count * BFP_STRIP * BFP_PANEL) * sizeof *y);
     for (int64_t k = first; k < end; k++)
         for (int64_t s = 0; s < count; s++)
             multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k - first,
-                           bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)),
+                           bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)), k > 0,
                            k + 1 < blocks ? x + s * blocks + k + 1 : x + (s + count) * blocks,
                            next_lines(fetch));
 }
@@ -425,7 +428,7 @@ bool bfp_is_possible(void)
     return false;
 }
 
-void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K)
+void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K)
 {
 }
 

@@ -30,8 +30,8 @@ bool bfp_is_possible(void);
 size_t bfp_strip_bytes(int64_t K);
 size_t bfp_panel_bytes(int64_t K);
 
-/* x (rows,K), at most BFP_STRIP rows. */
-void bfp_load_strip(void *strip, const float *x, int64_t rows, int64_t K);
+/* x (rows,K), at most BFP_STRIP rows, `ld` elements apart. */
+void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K);
 /* Blocks of values along K, the last one shorter. */
 int64_t bfp_block_count(int64_t K);
 /* `columns` columns of B, panel after panel, where W's rows are `ld` elements apart: B = W^T, `columns` rows
@@ -48,6 +48,6 @@ struct bfp_fetch {
     int shift; /* a block fetches a line of BFP_BLOCK / 2 >> shift rows */
 };
 /* y (count * BFP_STRIP, BFP_PANEL) = strips, one after the other, times blocks [first, end) of K's of a
- * column panel; += where first > 0. panel begins with block `first`. */
+ * column panel; += where first > 0. panel begins with block `first`. fetch: its rows 0 where nothing is. */
 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
                   int64_t first, int64_t end, struct bfp_fetch *fetch);

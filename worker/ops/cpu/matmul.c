@@ -279,7 +279,8 @@ static struct bfp_fetch fetch_y(const struct block_product *p, int64_t r0, int64
     return (struct bfp_fetch){.at = (const char *)(p->y + r0 * p->N + n0),
                               .step = (size_t)p->N * sizeof *p->y,
                               .bytes = BFP_PANEL * sizeof *p->y,
-                              .rows = rows};
+                              .rows = rows,
+                              .shift = 4};
 }
 
 /* A tile, with its thread's panels and x's strips. */
@@ -375,7 +376,7 @@ static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
     const int threads = cpu_threads(cpu, work_of(p->R, p->N, p->K));
 #pragma omp parallel for num_threads(threads)
     for (int64_t s = 0; s < strips; s++)
-        bfp_load_strip(scratch + (size_t)s * strip_bytes, p->x + s * BFP_STRIP * p->K,
+        bfp_load_strip(scratch + (size_t)s * strip_bytes, p->x + s * BFP_STRIP * p->K, p->K,
                        bl_min(BFP_STRIP, p->R - s * BFP_STRIP), p->K);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < t.count; i++)
@@ -711,9 +712,17 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     }
 }
 
+static void linear_add(struct ops *self, act *y, const act *base, const act *x,
+                       const struct ops_matrix *w, const float *bias, int64_t R)
+{
+    self->linear_forward(self, y, NULL, x, w, bias, R, OPS_NONE);
+    self->add(self, y, y, base, R * w->N);
+}
+
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table)
 {
     table->linear_forward = linear_forward;
+    table->linear_add = linear_add;
     table->linear_backward_input = linear_backward_input;
     table->linear_backward_weight = linear_backward_weight;
 }

@@ -85,6 +85,7 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
     if (!cuda)
         return -BL_ENOMEM;
     cuda->device = index;
+    cuda->fuses_gelu = precision == OPS_BF16 && properties.major >= 9;
     snprintf(cuda->name, sizeof cuda->name, "cuda:%d: %.128s, %s", index, properties.name,
              precision_words(precision));
     int rc = open_parts(cuda, err);
@@ -109,6 +110,7 @@ int cuda_dry_open(enum ops_precision precision, struct ops **ret, struct bl_erro
     if (!cuda)
         return -BL_ENOMEM;
     snprintf(cuda->name, sizeof cuda->name, "cuda: %s", precision_words(precision));
+    cuda->fuses_gelu = precision == OPS_BF16;
     cuda->ops.dry = ops_dry_create();
     cuda->ops.memory = NULL; /* nothing of it is reached from the host */
     cuda->ops.sync = dry_sync;
