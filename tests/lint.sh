@@ -1,9 +1,9 @@
 #!/bin/sh
-# tests/lint.sh - what no compiler says: layout (clang-format 14), arrows between rooms and within some, purity of the rules, cppcheck,
-# shellcheck.
+# tests/lint.sh - what no compiler says: layout (clang-format 14), arrows between rooms and within some, purity of the rules,
+# cppcheck, shellcheck.
 # Ends with 1 when anything was found, else with 77 when a tool is not installed (deploy/setup.sh tests installs them).
 # clang-tidy takes minutes: `tests/lint.sh --tidy BUILD` runs it over BUILD's compile_commands.json as well.
-# shellcheck disable=SC2046,SC2086,SC2317  # lists of files are meant to be split; checks are called by name
+# shellcheck disable=SC2013,SC2046,SC2086,SC2317  # lists of files are meant to be split; checks are called by name
 set -u
 cd "$(dirname "$0")/.." || exit 1
 files=$(git ls-files 2>/dev/null) || files=$(find common proto coordinator loader worker deploy tests .ci -type f)

@@ -156,7 +156,28 @@ static void patches_lie_channel_first_and_the_remainder_is_left_out(void **state
     ops_each((struct cpu_options){.precision = OPS_F32}, run_patchify, NULL);
 }
 
+/* More than is cleared by one thread, and neither whole vectors nor whole pieces of it. */
+static void run_zero(struct ops_run *run, const void *input)
+{
+    enum { BYTES = (17 << 20) + 12345, BEHIND = 64 };
+    struct ops *ops = run_ops(run);
+    uint8_t *x = malloc(BYTES + BEHIND);
+    assert_non_null(x);
+    memset(x, 7, BYTES + BEHIND);
+    uint8_t *device = run_bytes(run, x, BYTES + BEHIND);
+    ops->zero(ops, device, BYTES);
+    memset(x, 0, BYTES);
+    run_expect_bytes(run, "zero", device, x, BYTES + BEHIND);
+    free(x);
+}
+
+static void much_memory_is_cleared_to_its_last_byte(void **state)
+{
+    ops_each((struct cpu_options){.precision = OPS_F32}, run_zero, NULL);
+}
+
 UNIT_MAIN(cmocka_unit_test(rows_go_where_the_index_says),
+          cmocka_unit_test(much_memory_is_cleared_to_its_last_byte),
           cmocka_unit_test(a_parameter_is_repeated_and_its_gradient_is_the_sum),
           cmocka_unit_test(embeddings_are_rows_of_a_matrix_of_any_form),
           cmocka_unit_test(patches_lie_channel_first_and_the_remainder_is_left_out))
