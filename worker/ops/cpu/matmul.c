@@ -7,7 +7,7 @@
  *            is the library's for a shape that R, N and K decide alone.
  * W          as matrix.h keeps it: f32, or widened tile by tile into a thread's scratch, or loaded likewise as
  *            blocks of integers (bfp.h), or packed for bf16 products, where x is rounded row by row. d_W is a
- *            product of f32 values always.
+ *            product of f32 values, or, where it is large and others are blocks, of blocks along rows.
  * Rate       f32 140 to 190 GFLOP/s, d_W 155 to 180; bf16 400 to 970, least where few inner elements
  *            meet many rows, so that y's way to memory counts. Larger f32 tiles, and f32 matrices
  *            packed as for bf16, were measured too and are no faster.
