@@ -12,6 +12,14 @@ static inline uint64_t bl_now_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+/* CLOCK_MONOTONIC in seconds. */
+static inline double bl_now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* CLOCK_MONOTONIC in `ms` milliseconds. */
 static inline struct timespec bl_deadline(uint32_t ms)
 {

@@ -14,6 +14,8 @@
 #include "common/cleanup.h"
 #include "common/progress.h"
 
+#define SYNC_BYTES ((off_t)16 << 20) /* of a piece: a fraction of a second */
+
 static struct bl_stamp stamp_of(const struct stat *st)
 {
     return (struct bl_stamp){(uint64_t)st->st_size,
@@ -221,18 +223,44 @@ int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t
     return 0;
 }
 
+/* While one piece is waited for, the disk has the next. What a file system does not do in pieces, fsync does. */
+int bl_file_sync(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -1;
+    for (off_t at = 0; at < st.st_size; at += SYNC_BYTES) {
+        sync_file_range(fd, at, 2 * SYNC_BYTES, SYNC_FILE_RANGE_WRITE);
+        sync_file_range(fd, at, SYNC_BYTES, SYNC_FILE_RANGE_WAIT_BEFORE);
+        bl_progress_add(1);
+    }
+    return fsync(fd);
+}
+
+static int fail_place(struct bl_file_writer *writer, struct bl_error *err)
+{
+    bl_fail_errno(err, "cannot be put in place");
+    return bl_error_file(err, writer->path);
+}
+
+int bl_file_writer_place(struct bl_file_writer *writer, struct bl_error *err)
+{
+    if (rename(writer->temporary, writer->path) < 0)
+        return fail_place(writer, err);
+    close(writer->fd);
+    writer->fd = -1;
+    bl_file_writer_close(writer);
+    return 0;
+}
+
 int bl_file_writer_commit(struct bl_file_writer *writer, struct bl_error *err)
 {
     bl_autofree char *folder = bl_path_parent(writer->path);
     if (!folder)
         return bl_fail(err, BL_ENOMEM, "no memory for a path");
-    if (fsync(writer->fd) < 0 || rename(writer->temporary, writer->path) < 0) {
-        bl_fail_errno(err, "cannot be put in place");
-        return bl_error_file(err, writer->path);
-    }
-    close(writer->fd);
-    writer->fd = -1;
-    bl_file_writer_close(writer);
+    if (bl_file_sync(writer->fd) < 0)
+        return fail_place(writer, err);
+    BL_TRY(bl_file_writer_place(writer, err));
     return bl_folder_sync(folder, err);
 }
 
@@ -355,8 +383,13 @@ int bl_path_join(char *ret, size_t size, const char *folder, const char *name, s
 
 void bl_hex(const uint8_t *bytes, size_t count, char *ret_hex)
 {
-    for (size_t i = 0; i < count; i++)
-        snprintf(ret_hex + 2 * i, 3, "%02x", bytes[i]);
+    static const char digits[] =
+        "0123456789abcdef"; /* of every row's URL: printf would take a fifth of indexing */
+    for (size_t i = 0; i < count; i++) {
+        ret_hex[2 * i] = digits[bytes[i] >> 4];
+        ret_hex[2 * i + 1] = digits[bytes[i] & 15];
+    }
+    ret_hex[2 * count] = 0;
 }
 
 int bl_output_finish(struct bl_error *err)

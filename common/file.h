@@ -71,8 +71,13 @@ void bl_file_writer_hash(struct bl_file_writer *writer);
 int bl_file_writer_write(struct bl_file_writer *writer, const void *data, size_t size,
                          struct bl_error *err);
 int bl_file_writer_commit(struct bl_file_writer *writer, struct bl_error *err);
+/* The same for a file that goes with its process: it is in its place, and need never reach the disk. */
+int bl_file_writer_place(struct bl_file_writer *writer, struct bl_error *err);
 void bl_file_writer_close(struct bl_file_writer *writer);
 #define bl_autowriter __attribute__((cleanup(bl_file_writer_close)))
+
+/* fsync, a piece after the other: on a slow disk gigabytes take minutes, and each piece is progress. -1: errno says why. */
+int bl_file_sync(int fd);
 
 /* Open, write, commit in one. */
 int bl_file_write(const char *path, const void *data, size_t size, struct bl_error *err);

@@ -2,7 +2,8 @@
 #include "coordinator/check_parts.h"
 
 #include <stdio.h>
-#include <time.h>
+
+#include "common/deadline.h"
 
 static void check_all(struct check *c)
 {
@@ -28,9 +29,7 @@ static void check_all(struct check *c)
 
 static double monotonic_s(void *none)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return bl_now_s();
 }
 
 int check_run(const struct check_options *o, FILE *out, struct bl_error *err)

@@ -126,12 +126,22 @@ static void check_sources(struct check *c)
                  sources->at[of].source);
 }
 
+/* Of the second one nothing may be left, which is an error further on. */
+static void check_repeated_sources(struct check *c)
+{
+    char text[600];
+    for (size_t i = 0; i < c->config->data.sources.written; i++)
+        if (config_source_repeats(c->config, i, text, sizeof text))
+            check_warning(c, "data", "%s", text);
+}
+
 void check_data(struct check *c)
 {
     struct indexing indexing = {0};
     struct bl_error err;
     if (c->eos < 0)
         return; /* the tokenizer's or the model's error was said */
+    check_repeated_sources(c);
     if (!check_passes(c, "data",
                       dataset_view(c->config, indexing_show, &indexing, &c->dataset, &err), &err))
         return;

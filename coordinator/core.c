@@ -104,6 +104,8 @@ static void on_tick(struct coord *c, const struct coord_event *e)
     core_tick_peers(c);
     if (is_live(c))
         core_tick_leases(c);
+    if (is_live(c))
+        core_tick_hedges(c);
     core_tick_waits(c);
     if (c->state == COORD_FORMING && c->entry_count > 0)
         core_relay(c); /* who is still to come may need these first */

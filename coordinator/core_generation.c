@@ -1,33 +1,7 @@
-/* coordinator/core_generation.c - from READY workers to a formed generation, and its end (M1 - M9). */
+/* coordinator/core_generation.c - from READY workers to a formed generation (M1 - M9). */
 #include "coordinator/core_state.h"
 
 #include <string.h>
-
-void core_end_generation(struct coord *c)
-{
-    core_leases_clear(c);
-    for (uint32_t i = 0; i < c->worker_top; i++) {
-        struct worker *w = &c->workers[i];
-        if (w->phase != MEMBER)
-            continue;
-        w->phase = CLOSING;
-        w->since_ms = c->now_ms;
-        core_act_to(c, COORD_ACTION_END, w->peer, w->link);
-    }
-    for (uint32_t i = 0; i < c->loader_top; i++)
-        if (c->loaders[i].present)
-            core_act_to(c, COORD_ACTION_END, c->loaders[i].peer, c->loaders[i].link);
-    for (int i = 0; i < SAVES_MAX; i++)
-        if (c->saves[i].state == SAVE_WANTED)
-            c->saves[i].state = SAVE_FREE;
-    c->state = COORD_ENDING;
-}
-
-bool core_is_survivor(const struct coord *c, const struct worker *w)
-{
-    return w->applied_step >= 0 && w->state_generation >= c->floor &&
-           w->state_generation >= c->formed;
-}
 
 /* The best state present: of the newest generation, then with the most steps. NULL = none. */
 static struct worker *best_survivor(struct coord *c)

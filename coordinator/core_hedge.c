@@ -34,20 +34,6 @@ void core_learn_turnaround(struct coord *c, const struct lease *lease)
         judge_late(c);
 }
 
-bool core_hedge_takes_over(struct lease *lease)
-{
-    if (!lease->hedge.serial)
-        return false;
-    lease->state = LEASE_OUT;
-    lease->loader = lease->hedge.loader;
-    lease->serial = lease->hedge.serial;
-    lease->since_ms = lease->hedge.since_ms;
-    lease->shipped_ms = lease->hedge.shipped_ms;
-    lease->overtaken_ms = 0;
-    lease->hedge.serial = 0;
-    return true;
-}
-
 /* The log names a loader that is late once in P. */
 static void note(struct coord *c, const struct worker *w, const struct lease *lease)
 {

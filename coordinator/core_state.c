@@ -1,4 +1,5 @@
-/* coordinator/core_state.c - the ground the rules stand on: looking things up, actions, the journal (J1, J2), leaving. */
+/* coordinator/core_state.c - the ground the rules stand on: looking things up, actions, the journal (J1, J2), ending a generation and
+ * the run. */
 #include "coordinator/core_state.h"
 
 #include "common/random.h"
@@ -80,6 +81,15 @@ struct coord_action *core_act_to(struct coord *c, enum coord_action_type type, u
     return action;
 }
 
+struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
+                               const char *text)
+{
+    struct coord_action *action = core_act_to(c, COORD_ACTION_NOTE, peer, link);
+    action->note.kind = kind;
+    action->note.text = text;
+    return action;
+}
+
 void core_journal(struct coord *c, struct coord_record record)
 {
     BL_ASSERT_CMP(c->journal_next - c->journal_first, <, PENDING_MAX);
@@ -87,6 +97,12 @@ void core_journal(struct coord *c, struct coord_record record)
     action->journal.seq = c->journal_next;
     action->journal.record = record;
     c->pending[c->journal_next++ % PENDING_MAX] = record;
+}
+
+bool core_is_survivor(const struct coord *c, const struct worker *w)
+{
+    return w->applied_step >= 0 && w->state_generation >= c->floor &&
+           w->state_generation >= c->formed;
 }
 
 bool core_is_saved(const struct coord *c, uint64_t step)
@@ -118,6 +134,26 @@ const char *core_stop_text(const struct coord *c)
     return c->stop_code == BL_EDATA
                ? "more of the samples than data.max_bad_fraction could not be read"
                : "stopped";
+}
+
+void core_end_generation(struct coord *c)
+{
+    core_leases_clear(c);
+    for (uint32_t i = 0; i < c->worker_top; i++) {
+        struct worker *w = &c->workers[i];
+        if (w->phase != MEMBER)
+            continue;
+        w->phase = CLOSING;
+        w->since_ms = c->now_ms;
+        core_act_to(c, COORD_ACTION_END, w->peer, w->link);
+    }
+    for (uint32_t i = 0; i < c->loader_top; i++)
+        if (c->loaders[i].present)
+            core_act_to(c, COORD_ACTION_END, c->loaders[i].peer, c->loaders[i].link);
+    for (int i = 0; i < SAVES_MAX; i++)
+        if (c->saves[i].state == SAVE_WANTED)
+            c->saves[i].state = SAVE_FREE;
+    c->state = COORD_ENDING;
 }
 
 void core_leave(struct coord *c, int code, const char *text)

@@ -2,15 +2,20 @@
  * one another. Private to core*.c; core.h is what others see. Numbers like M3 refer to docs/protocol.md.
  *
  *   core.c             the table of rules, one event, the clock, the end, start and replay
- *   core_state.c       looking things up, actions, the journal, leaving
- *   core_peers.c       who is here: Hello, Beat, Goodbye, lost peers, peers that break the protocol
- *   core_generation.c  gathering, planning, forming and ending a generation
- *   core_assign.c      leases: what is ordered from which loader for which worker
- *   core_hedge.c       what is late is ordered from a second loader, too
- *   core_live.c        commits, validation, checkpoints
- *   core_wait.c        progress: who is waited for, and who is waited for in vain
- *   core_reach.c       workers that cannot form a communicator with one another
  *   core_status.c      names, what a person may see, the invariants
+ *   core_wait.c        progress: who is waited for, and who is waited for in vain
+ *   core_generation.c  gathering, planning and forming a generation
+ *   core_live.c        commits, validation, what the journal's word sets free
+ *   core_delivery.c    what becomes of an assignment
+ *   core_hedge.c       what is late is ordered from a second loader, too
+ *   core_assign.c      what is ordered from which loader for which worker
+ *   core_save.c        checkpoints
+ *   core_reach.c       workers that cannot form a communicator with one another
+ *   core_peers.c       who is here: Hello, Beat, Goodbye, lost peers, peers that break the protocol
+ *   core_state.c       looking things up, actions, the journal, ending a generation and the run
+ *   core_lease.c       a rank's window: what is ordered for it and not consumed
+ *
+ * Each calls only those below it.
  *
  * After every event settle() (core.c) asks anew what the state waits for, so a handler records what happened and never
  * decides what is next. */
@@ -275,6 +280,31 @@ static inline bool journal_is_idle(const struct coord *c)
     return c->journal_first == c->journal_next;
 }
 
+static inline uint64_t latest(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The run made progress. */
+static inline void core_moved(struct coord *c)
+{
+    c->moved_ms = c->noted_ms = c->now_ms;
+}
+
+/* ---- core_lease.c */
+
+/* Leases of a worker: used or lost; to be ordered again elsewhere (O5), unless a second loader has it; all of all. */
+void core_lease_free(struct coord *c, struct worker *w, struct lease *lease);
+void core_lease_revoke(struct coord *c, struct lease *lease);
+void core_leases_clear(struct coord *c);
+/* The lease that a micro-batch's message is about; NULL: there is none. */
+struct lease *core_lease_of(const struct coord *c, const struct worker *w,
+                            const struct coord_event *e);
+/* The micro-batch that w computes. NULL: it waits for data, or for other ranks. */
+const struct lease *core_lease_at_hand(const struct coord *c, const struct worker *w);
+/* The micro-batch that w waits for, and has nothing else to compute; NULL: there is none. */
+struct lease *core_awaited_lease(const struct coord *c, const struct worker *w);
+
 /* ---- core_state.c */
 
 /* Linear: a message costs a few passes over the entries in use, microseconds for a thousand peers. */
@@ -288,6 +318,10 @@ struct coord_action *core_act(struct coord *c, enum coord_action_type type);
 struct coord_action *core_act_to(struct coord *c, enum coord_action_type type, uint64_t peer,
                                  uint64_t link);
 
+/* A log line about a peer; the caller may fill in more. */
+struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
+                               const char *text);
+
 /* Appends to the journal. The record counts once it is on disk: then core_on_journaled applies it (J2). */
 void core_journal(struct coord *c, struct coord_record record);
 /* What the ledger says: that state is registered; a validation must come first; nothing is left to do. */
@@ -295,6 +329,12 @@ bool core_is_saved(const struct coord *c, uint64_t step);
 bool core_validation_is_due(const struct coord *c);
 bool core_is_complete(const struct coord *c);
 
+/* Is the worker's state the run's (M7)? Not annulled by a rewind, and not forked by a generation that
+ * was formed without it. Such a state has every committed step: a commit needs all ranks (S3). */
+bool core_is_survivor(const struct coord *c, const struct worker *w);
+
+/* End to all members: nothing of the generation is waited for any more (M5). */
+void core_end_generation(struct coord *c);
 /* Ends the run: FINISH into the journal, then Stop to everyone. code: 0 or BL_E…; text is static. */
 void core_leave(struct coord *c, int code, const char *text);
 /* EXIT at once: nothing more is said or written. */
@@ -314,43 +354,6 @@ bool core_is_pausing(const struct coord *c);
 uint64_t core_end_step(const struct coord *c);
 /* Finishes what was begun, saves, then leaves with this code. */
 void core_begin_stop(struct coord *c, int code);
-
-/* ---- core_wait.c */
-
-static inline uint64_t latest(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-/* The run made progress. */
-static inline void core_moved(struct coord *c)
-{
-    c->moved_ms = c->noted_ms = c->now_ms;
-}
-/* By the peer's own reports, has nothing that is waited for made progress for so long since then? */
-bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
-                   uint32_t wait_ms);
-/* A log line about a peer; the caller may fill in more. */
-struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
-                               const char *text);
-/* The micro-batch that w waits for, and has nothing else to compute; NULL: there is none. */
-struct lease *core_awaited_lease(const struct coord *c, const struct worker *w);
-/* Drops whoever makes no progress on what is waited for; says for whom the run waits. */
-void core_tick_waits(struct coord *c);
-
-/* ---- core_reach.c */
-
-/* Marks the workers to be left out, from the pairs that failed; nobody if too few would stay. */
-void core_mark_left_out(struct coord *c);
-/* READY and not left out. */
-uint32_t core_workers_usable(const struct coord *c);
-/* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
-void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
-/* No loader can ship to the member, while others get their data: the generation continues without it, if enough stay. */
-void core_blame_unserved(struct coord *c, struct worker *w);
-/* Whoever made no progress in the generation that forms, as far as one can tell. */
-void core_blame_unformed(struct coord *c);
-/* Members that are formed together reach each other. */
-void core_pairs_formed(struct coord *c);
 
 /* ---- core_peers.c */
 
@@ -389,13 +392,74 @@ void core_tick_peers(struct coord *c);
 /* Who sent it: a peer that is welcome on this link, in a role that sends such messages. */
 bool core_sender_is_known(struct coord *c, const struct coord_event *e);
 
+/* ---- core_reach.c */
+
+/* Marks the workers to be left out, from the pairs that failed; nobody if too few would stay. */
+void core_mark_left_out(struct coord *c);
+/* READY and not left out. */
+uint32_t core_workers_usable(const struct coord *c);
+/* The generation that forms is not formed: two of its members cannot connect, one has failed (a == b). */
+void core_pair_failed(struct coord *c, const struct worker *a, const struct worker *b);
+/* No loader can ship to the member, while others get their data: the generation continues without it, if enough stay. */
+void core_blame_unserved(struct coord *c, struct worker *w);
+/* Whoever made no progress in the generation that forms, as far as one can tell. */
+void core_blame_unformed(struct coord *c);
+/* Members that are formed together reach each other. */
+void core_pairs_formed(struct coord *c);
+
+/* ---- core_save.c */
+
+/* Wants a checkpoint of the state after `step` steps, unless there is one. */
+void core_request_save(struct coord *c, uint64_t step);
+/* Asks rank 0 for those that are wanted, a few at a time. */
+void core_send_saves(struct coord *c);
+/* The run may not continue before the state after `committed` steps is registered. */
+bool core_must_be_saved(const struct coord *c);
+/* A checkpoint that was asked for (C8): this generation rests after the steps that some rank has begun, until their state
+ * is registered. */
+void core_settle_asked(struct coord *c);
+void core_on_saved(struct coord *c, const struct coord_event *e);
+void core_on_checkpoint(struct coord *c, const struct coord_event *e);
+void core_on_prune(struct coord *c, const struct coord_event *e);
+void core_on_verified(struct coord *c, const struct coord_event *e);
+
+/* ---- core_assign.c */
+
+/* The sample at an index of a step's batch, or of a pass. */
+uint64_t core_sample_at(const struct coord *c, enum bl_kind kind, uint64_t step, uint32_t index,
+                        uint32_t *ret_epoch);
+/* Assignments whatever loaders and windows have room for. */
+void core_assign(struct coord *c);
+/* Says Assignment to the loader, which has room for it; returns its order. */
+uint64_t core_order(struct coord *c, struct loader *l, const struct worker *w,
+                    const struct lease *lease);
+/* The loader that shall have it: not `not_this`, unless alone. NULL: none has room. */
+struct loader *core_loader_with_room(struct coord *c, uint32_t not_this);
+
+/* ---- core_hedge.c */
+
+/* The micro-batch took so long from Assignment to Received. */
+void core_learn_turnaround(struct coord *c, const struct lease *lease);
+/* Asks another loader, too, for what workers wait for and is late (O10). */
+void core_tick_hedges(struct coord *c);
+
+/* ---- core_delivery.c */
+
+void core_on_received(struct coord *c, const struct coord_event *e);
+void core_on_consumed(struct coord *c, const struct coord_event *e);
+void core_on_completed(struct coord *c, const struct coord_event *e);
+/* Takes micro-batches from loaders that make no progress on them. */
+void core_tick_leases(struct coord *c);
+
+/* ---- core_live.c */
+
+void core_settle_live(struct coord *c);
+void core_on_report(struct coord *c, const struct coord_event *e);
+void core_on_validation(struct coord *c, const struct coord_event *e);
+void core_on_journaled(struct coord *c, const struct coord_event *e);
+
 /* ---- core_generation.c */
 
-/* End to all members: nothing of the generation is waited for any more (M5). */
-void core_end_generation(struct coord *c);
-/* Is the worker's state the run's (M7)? Not annulled by a rewind, and not forked by a generation that
- * was formed without it. Such a state has every committed step: a commit needs all ranks (S3). */
-bool core_is_survivor(const struct coord *c, const struct worker *w);
 /* How many READY workers the next generation waits for (M2). */
 uint32_t core_workers_needed(const struct coord *c, uint32_t ready);
 
@@ -413,48 +477,7 @@ void core_on_formed(struct coord *c, const struct coord_event *e);
 void core_forming_failed(struct coord *c);
 void core_on_broken(struct coord *c, const struct coord_event *e);
 
-/* ---- core_assign.c */
+/* ---- core_wait.c */
 
-/* Leases of a worker: used or lost; to be ordered again elsewhere (O5); all of all. */
-void core_lease_free(struct coord *c, struct worker *w, struct lease *lease);
-void core_lease_revoke(struct coord *c, struct lease *lease);
-void core_leases_clear(struct coord *c);
-
-/* Assignments whatever loaders and windows have room for. */
-void core_assign(struct coord *c);
-/* Says Assignment to the loader, which has room for it; returns its order. */
-uint64_t core_order(struct coord *c, struct loader *l, const struct worker *w,
-                    const struct lease *lease);
-/* The loader that shall have it: not `not_this`, unless alone. NULL: none has room. */
-struct loader *core_loader_with_room(struct coord *c, uint32_t not_this);
-/* The lease that a micro-batch's message is about; NULL: there is none. */
-struct lease *core_lease_of(const struct coord *c, const struct worker *w,
-                            const struct coord_event *e);
-
-void core_on_received(struct coord *c, const struct coord_event *e);
-void core_on_consumed(struct coord *c, const struct coord_event *e);
-void core_on_completed(struct coord *c, const struct coord_event *e);
-void core_tick_leases(struct coord *c);
-
-/* ---- core_hedge.c */
-
-/* The micro-batch took so long from Assignment to Received. */
-void core_learn_turnaround(struct coord *c, const struct lease *lease);
-/* Asks another loader, too, for what workers wait for and is late (O10). */
-void core_tick_hedges(struct coord *c);
-/* The first loader is out of it: the second one's is the assignment now. false: there is none. */
-bool core_hedge_takes_over(struct lease *lease);
-
-/* ---- core_live.c */
-
-/* Wants a checkpoint of the state after `step` steps, unless there is one. */
-void core_request_save(struct coord *c, uint64_t step);
-
-void core_settle_live(struct coord *c);
-void core_on_report(struct coord *c, const struct coord_event *e);
-void core_on_validation(struct coord *c, const struct coord_event *e);
-void core_on_saved(struct coord *c, const struct coord_event *e);
-void core_on_journaled(struct coord *c, const struct coord_event *e);
-void core_on_checkpoint(struct coord *c, const struct coord_event *e);
-void core_on_prune(struct coord *c, const struct coord_event *e);
-void core_on_verified(struct coord *c, const struct coord_event *e);
+/* Drops whoever makes no progress on what is waited for; says for whom the run waits. */
+void core_tick_waits(struct coord *c);

@@ -2,19 +2,11 @@
  * has to do is lost, and a run that makes no progress says for whom it waits. */
 #include "coordinator/core_state.h"
 
-bool core_is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
-                   uint32_t wait_ms)
+/* By the peer's own reports, has nothing that is waited for made progress for so long since then? */
+static bool is_stuck(const struct coord *c, const struct signs *signs, uint64_t since_ms,
+                     uint32_t wait_ms)
 {
     return is_past(c->now_ms, latest(since_ms, signs->progress_ms), wait_ms);
-}
-
-struct coord_action *core_note(struct coord *c, enum coord_note kind, uint64_t peer, uint64_t link,
-                               const char *text)
-{
-    struct coord_action *action = core_act_to(c, COORD_ACTION_NOTE, peer, link);
-    action->note.kind = kind;
-    action->note.text = text;
-    return action;
 }
 
 static void note_stalled(struct coord *c, uint64_t peer, uint64_t link, const struct signs *signs,
@@ -58,38 +50,6 @@ static uint32_t reduce_hung_after_ms(const struct coord *c)
 }
 
 /* ---- What a member has to do -------------------------------------------------------------------- */
-
-/* What w is to compute next: of a step the first that it has not consumed, as it goes in order (O1); of a pass what it has
- * received. NULL: nothing of the kind is assigned. */
-static struct lease *next_of(const struct coord *c, const struct worker *w)
-{
-    struct lease *next = NULL;
-    for (uint32_t k = 0; k < c->config.plan.window; k++) {
-        struct lease *lease = &w->leases[k];
-        bool needed = lease->state == LEASE_RECEIVED && bl_kind_is_pass(lease->kind);
-        if (lease->state != LEASE_FREE && !bl_kind_is_pass(lease->kind))
-            needed = lease->step == w->done;
-        if (needed && (!next || lease->micro_batch < next->micro_batch))
-            next = lease;
-    }
-    return next;
-}
-
-/* The micro-batch that w computes. NULL: it waits for data, or for other ranks. */
-static const struct lease *lease_at_hand(const struct coord *c, const struct worker *w)
-{
-    const struct lease *next = next_of(c, w);
-    return next && next->state == LEASE_RECEIVED ? next : NULL;
-}
-
-struct lease *core_awaited_lease(const struct coord *c, const struct worker *w)
-{
-    struct lease *next = next_of(c, w);
-    for (uint32_t k = 0; !next && k < c->config.plan.window; k++)
-        if (w->leases[k].state == LEASE_OUT && bl_kind_is_pass(w->leases[k].kind))
-            next = &w->leases[k];
-    return next && next->state == LEASE_OUT ? next : NULL;
-}
 
 /* Has w all it needs for step s, so that nothing but the all-reduce is left? */
 static bool awaits_reduce(const struct coord *c, const struct worker *w, uint64_t step)
@@ -151,13 +111,13 @@ static void tick_reduce(struct coord *c)
 
 static void tick_member(struct coord *c, struct worker *w)
 {
-    const struct lease *lease = lease_at_hand(c, w);
-    if (lease && core_is_stuck(c, &w->signs, lease->since_ms, hung_after_ms(c, w, lease->kind)))
+    const struct lease *lease = core_lease_at_hand(c, w);
+    if (lease && is_stuck(c, &w->signs, lease->since_ms, hung_after_ms(c, w, lease->kind)))
         return worker_stalled(c, w, lease->since_ms, "to compute a micro-batch");
     for (int i = 0; i < SAVES_MAX && c->state == COORD_SAVING; i++) {
         const struct save *save = &c->saves[i];
         if (save->state == SAVE_REQUESTED && save->link == w->link &&
-            core_is_stuck(c, &w->signs, save->since_ms, c->timing.stalled_ms))
+            is_stuck(c, &w->signs, save->since_ms, c->timing.stalled_ms))
             return worker_stalled(c, w, save->since_ms, "to write a checkpoint");
     }
 }
@@ -166,7 +126,7 @@ static void tick_workers(struct coord *c)
 {
     for (uint32_t i = 0; i < c->worker_top; i++) {
         struct worker *w = &c->workers[i];
-        bool stuck = core_is_stuck(c, &w->signs, w->since_ms, c->timing.stalled_ms);
+        bool stuck = is_stuck(c, &w->signs, w->since_ms, c->timing.stalled_ms);
         if (w->phase == OPENING && stuck)
             worker_stalled(c, w, w->since_ms, "to open its models");
         else if (w->phase == CLOSING && stuck)
@@ -180,8 +140,7 @@ static void tick_loaders(struct coord *c)
 {
     for (uint32_t i = 0; i < c->loader_top; i++) {
         struct loader *l = &c->loaders[i];
-        if (!l->present || l->ready ||
-            !core_is_stuck(c, &l->signs, l->since_ms, c->timing.stalled_ms))
+        if (!l->present || l->ready || !is_stuck(c, &l->signs, l->since_ms, c->timing.stalled_ms))
             continue;
         note_stalled(c, l->peer, l->link, &l->signs, l->since_ms, "to open the data");
         core_loader_lost(c, l);
@@ -243,7 +202,7 @@ static void wait_for_rank(const struct coord *c, struct coord_wait *wait)
                                         awaits_reduce(c, slowest, slowest->done)))
             slowest = w;
     }
-    const struct lease *at_hand = lease_at_hand(c, slowest);
+    const struct lease *at_hand = core_lease_at_hand(c, slowest);
     if (at_hand) {
         wait_for(wait, slowest->peer, slowest->link, "to compute a micro-batch");
         return wait_for_lease(wait, at_hand);

@@ -18,7 +18,9 @@
 #include "common/models/checkpoint.h"
 #include "proto/wire.h"
 
-/* Bytes after which what was received goes to the disk: the last fsync of a large file must not take long, as others wait. */
+/* Bytes after which the disk begins to write what was received, and after which that is waited for: the last fsync of a large file must not
+ * take long, as others wait. */
+#define WRITE_BYTES (UINT64_C(8) << 20)
 #define SYNC_BYTES (UINT64_C(64) << 20)
 #define PERMITS_MAX 16
 #define TIDY_MS 1000
@@ -234,6 +236,17 @@ static int write_all(int fd, const uint8_t *data, size_t size, uint64_t offset)
     return 0;
 }
 
+/* Sees to it that the disk keeps up with what is received. */
+static int keep_up(int fd, uint64_t before, uint64_t now, uint64_t size)
+{
+    if (now == size || now / SYNC_BYTES != before / SYNC_BYTES)
+        return fsync(fd);
+    uint64_t begun = before / WRITE_BYTES * WRITE_BYTES;
+    if (now - begun >= WRITE_BYTES) /* where that is not supported fsync does it all */
+        sync_file_range(fd, (off_t)begun, (off_t)(now - begun), SYNC_FILE_RANGE_WRITE);
+    return 0;
+}
+
 /* Appends a piece; *ret_kept is how much of the file is there then. One that does not continue it is not written. */
 static int write_piece(const char *path, const Blipren__Put *m, uint64_t *ret_kept,
                        struct bl_error *err)
@@ -249,8 +262,7 @@ static int write_piece(const char *path, const Blipren__Put *m, uint64_t *ret_ke
     uint64_t now = there + m->data.len;
     if (write_all(fd, m->data.data, m->data.len, there) < 0)
         return fail_write(path, "cannot be written", err);
-    bool sync = now == m->size || now / SYNC_BYTES != there / SYNC_BYTES;
-    if (sync && fsync(fd) < 0)
+    if (keep_up(fd, there, now, m->size) < 0)
         return fail_write(path, "cannot be synced to disk", err);
     *ret_kept = now;
     return 0;

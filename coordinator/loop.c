@@ -581,8 +581,6 @@ static int fail_bind(const struct loop *l, struct bl_error *err)
     return bl_error_file(err, l->options->yaml);
 }
 
-const char *const loop_security_names[] = {"loopback", "keys", "none"};
-
 static void note_security(struct loop *l)
 {
     l->security = wire_has_keys(l->zmq)           ? SECURITY_KEYS

@@ -127,6 +127,8 @@ static json_t *describe_sources(const struct loop *l)
     return losses;
 }
 
+const char *const loop_security_names[] = {"loopback", "keys", "none"};
+
 static json_t *describe_run(struct loop *l)
 {
     struct coord_status s = coord_status(l->core);

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/file.h"
 #include "common/program.h"
 #include "common/log.h"
@@ -18,13 +18,6 @@
 #include "coordinator/progress.h"
 
 #define READ_BYTES (64 << 20)
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Writes a file of READ_BYTES to its disk, drops it from memory, and reads it. */
 static bool read_rate_of(int fd, char *buffer, double *ret)
@@ -40,14 +33,14 @@ static bool read_rate_of(int fd, char *buffer, double *ret)
     if (fsync(fd) < 0 || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) != 0 ||
         lseek(fd, 0, SEEK_SET) < 0)
         return false;
-    double began = now_s();
+    double began = bl_now_s();
     for (size_t at = 0; at < READ_BYTES;) {
         ssize_t n = read(fd, buffer + at, READ_BYTES - at);
         if (n <= 0)
             return false;
         at += (size_t)n;
     }
-    *ret = READ_BYTES / (now_s() - began);
+    *ret = READ_BYTES / (bl_now_s() - began);
     return true;
 }
 

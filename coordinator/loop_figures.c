@@ -1,4 +1,4 @@
-/* coordinator/loop_figures.c - what a step and a validation came to: into metrics, log and the line of progress. */
+/* coordinator/loop_figures.c - what a step, a validation and a shard came to: into metrics, log and the line of progress. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -208,6 +208,14 @@ int loop_validated(struct loop *l, uint64_t step, struct bl_error *err)
            step, m.loss, sources, m.accuracy, m.shuffled_loss - m.paired_loss, m.captions, m.ended);
     loop_fill_try(l);
     return metrics_validation(l->metrics, &m, err);
+}
+
+void loop_embedded(struct loop *l)
+{
+    const Blipren__Validation *m = l->handled->validation;
+    struct bl_range indices = bl_plan_indices(&l->plan, BL_KIND_EMBED, m->micro_batch);
+    l->embed.images += indices.count;
+    loop_progress(l, true);
 }
 
 int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err)

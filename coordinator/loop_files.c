@@ -317,12 +317,22 @@ static void note_source(const struct loop *l, uint32_t s)
         bl_log(BL_LOG_INFO, "data %s", text);
 }
 
+/* Before the index is made: of the second one nothing may be left. */
+static void warn_of_repeated_sources(const struct loop *l)
+{
+    char text[600];
+    for (size_t i = 0; i < l->config->data.sources.written; i++)
+        if (config_source_repeats(l->config, i, text, sizeof text))
+            bl_log(BL_LOG_WARNING, "%s", text);
+}
+
 static int prepare_data(struct loop *l, struct bl_error *err)
 {
     struct indexing indexing = {0};
     char text[900];
     double share;
     bool reused;
+    warn_of_repeated_sources(l);
     BL_TRY(dataset_prepare(l->config, indexing_show, &indexing, &l->dataset, &reused, err));
     BL_TRY(
         config_set_length(l->config, dataset_epoch(l->config, l->dataset), l->options->yaml, err));

@@ -9,10 +9,11 @@
  *   loop_unseen.c   peers that do not see the run folder
  *   loop_embed.c    what is different when the run embeds
  *   loop_embed_plan.c  what `embed --plan` shows
+ *   loop_cache.c    a cache that training takes
  *   loop_fill.c     a cache that training fills
  *   loop_files.c    the run folder: its lock, configuration, data; checkpoints; bad samples
  *   loop_notes.c    who is lost or waited for, into the log
- *   loop_figures.c  what a step and a validation came to: metrics, progress
+ *   loop_figures.c  what a step, a validation and a shard came to: metrics, progress
  *   loop_scale.c    how many workers there are to be; how long training paused for it
  *   loop_control.c  the answers to what is asked through RUN/control
  *
@@ -44,9 +45,6 @@
 
 /* Rates are means over about this many steps. */
 #define RATE_STEPS 20
-
-/* Of loop.security. */
-extern const char *const loop_security_names[];
 
 struct loop {
     const struct coordinator_options *options;
@@ -190,16 +188,12 @@ static inline bool loop_embeds(const struct loop *l)
 {
     return l->options->kind == BL_KIND_EMBED;
 }
-/* Training takes a whole cache of this tower and these images by itself; one that does not fit is an error. */
-int loop_find_cache(struct loop *l, struct bl_error *err);
 /* The run folder is inside cache.path. */
 int loop_embed_choose_folder(struct loop *l, struct bl_error *err);
 /* Forgets the journal of another run that was in the folder. */
 int loop_embed_begin_anew(struct loop *l, struct bl_error *err);
 /* The plan, and the shards that are there. Data is prepared. */
 int loop_embed_prepare(struct loop *l, struct bl_error *err);
-/* The Validation being handled says that a shard is on disk. */
-void loop_embedded(struct loop *l);
 void loop_embed_view(const struct loop *l, struct progress_view *view);
 /* Removes what killed workers left, opens the finished cache, and says what it holds. */
 int loop_embed_finish(const struct loop *l, struct bl_error *err);
@@ -209,6 +203,11 @@ int loop_embed_finish(const struct loop *l, struct bl_error *err);
 /* What `embed --plan` shows. Measures the tower, a training step and the folder's disk, some seconds. */
 int loop_embed_show_plan(const struct loop *l, uint64_t image_bytes, uint64_t free_bytes,
                          struct bl_error *err);
+
+/* ---- loop_cache.c */
+
+/* Training takes a whole cache of this tower and these images by itself; one that does not fit is an error. */
+int loop_find_cache(struct loop *l, struct bl_error *err);
 
 /* ---- loop_fill.c */
 
@@ -262,6 +261,8 @@ void loop_note_absence(struct loop *l);
 int loop_committed(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_validated(struct loop *l, uint64_t step, struct bl_error *err);
 int loop_rewound(struct loop *l, uint64_t step, struct bl_error *err);
+/* The Validation being handled says that a shard is on disk. */
+void loop_embedded(struct loop *l);
 
 /* ---- loop_scale.c */
 
@@ -274,6 +275,8 @@ void loop_note_pause(struct loop *l);
 
 /* ---- loop_control.c */
 
+/* Of loop.security. */
+extern const char *const loop_security_names[];
 void loop_answer_status(struct loop *l);
 /* Of the checkpoint that was asked for. */
 void loop_answer_checkpoint(struct loop *l, uint64_t step, bool ok);

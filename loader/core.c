@@ -35,15 +35,6 @@ static const enum core_rule rules[LOADER_EVENT_COUNT][LOADER_STATE_COUNT] = {
 #undef PROTO
 #undef BUG
 
-struct loader_action *loader_act(struct loader *l, enum loader_action_type type)
-{
-    BL_ASSERT_CMP(l->actions.count, <, l->actions.capacity);
-    struct loader_action *action = &l->actions.list[l->actions.count++];
-    *action =
-        (struct loader_action){.type = type, .link = l->member.link, .generation = l->generation};
-    return action;
-}
-
 /* ---- Membership: what the shared rules mean to a loader ---------------------------------------
  */
 

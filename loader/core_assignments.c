@@ -14,14 +14,6 @@ static struct loader_action *act_on(struct loader *l, enum loader_action_type ty
     return action;
 }
 
-uint32_t loader_slots_in(const struct loader *l, enum slot_state state)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < l->slot_count; i++)
-        count += l->slots[i].state == state;
-    return count;
-}
-
 /* The assignment is done with: its credit goes back on the link it came by, if that still is. */
 static void slot_done(struct loader *l, struct slot *slot, bool shipped)
 {

@@ -1,7 +1,10 @@
 /* loader/core_state.h - what the parts of the loader's rules share. Private to core*.c.
  *
  *   core.c              the table, dispatch, membership, the machine as a whole
- *   core_assignments.c  what is made and shipped next, and what answers it */
+ *   core_assignments.c  what is made and shipped next, and what answers it
+ *   core_state.c        actions, counting
+ *
+ * Each calls only those below it. */
 #pragma once
 
 #include "loader/core.h"
@@ -36,14 +39,14 @@ struct loader {
 
 typedef void loader_handler(struct loader *loader, const struct loader_event *event);
 
-/* ---- core.c */
+/* ---- core_state.c */
 
 /* Appends an action for the living connection and generation. */
 struct loader_action *loader_act(struct loader *loader, enum loader_action_type type);
+uint32_t loader_slots_in(const struct loader *loader, enum slot_state state);
 
 /* ---- core_assignments.c */
 
-uint32_t loader_slots_in(const struct loader *loader, enum slot_state state);
 /* Drops every assignment: those being made as soon as the pool is done with them. */
 void loader_drop_all(struct loader *loader);
 /* A newer generation makes the assignments of all older ones worthless. */

@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/array.h"
@@ -37,7 +36,7 @@ struct fill {
     struct source_set sources;
     uint64_t rows;
     struct urls urls;
-    struct timespec began;
+    double began_s;
     double shown_s;
 
     pthread_mutex_t lock;
@@ -121,17 +120,10 @@ static int find_urls(struct fill *f, struct bl_error *err)
 
 /* -- how far ---------------------------------------------------------------------------------- */
 
-static double elapsed_s(const struct fill *f)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)(now.tv_sec - f->began.tv_sec) + (double)(now.tv_nsec - f->began.tv_nsec) * 1e-9;
-}
-
 /* Under the lock. */
 static void show(struct fill *f)
 {
-    double s = elapsed_s(f);
+    double s = bl_now_s() - f->began_s;
     bool terminal = isatty(STDERR_FILENO);
     char text[200], left[40] = "";
     uint64_t fetched = f->counts[DOWNLOAD_FETCHED],
@@ -212,7 +204,7 @@ static int fetch(struct fill *f, struct bl_error *err)
 
 static void report(const struct fill *f, FILE *out)
 {
-    double s = elapsed_s(f);
+    double s = bl_now_s() - f->began_s;
     if (isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
     fprintf(out, "%zu URLs in %" PRIu64 " rows; fetched %.3g MB in %.3g s\n", f->urls.count,
@@ -266,7 +258,7 @@ static int fill_all(struct fill *f, FILE *out, struct bl_error *err)
         fprintf(out, "no image of the run is at a URL\n");
         return 0;
     }
-    clock_gettime(CLOCK_MONOTONIC, &f->began);
+    f->began_s = bl_now_s();
     BL_TRY(fetch(f, err));
     report(f, out);
     return judge(f, err);

@@ -50,6 +50,9 @@ static void print_sources(const struct inspection *in)
     const struct dataset *d = in->dataset;
     for (uint32_t of = 0; of < sources->count; of++) {
         const struct config_source *source = &sources->at[of];
+        char repeats[600];
+        if (config_source_repeats(in->config, of, repeats, sizeof repeats))
+            fprintf(in->out, "warning: %s\n", repeats);
         fprintf(in->out, "source %s\n", source->source);
         if (source->validation_source)
             fprintf(in->out, "validation source %s\n", source->validation_source);

@@ -271,7 +271,7 @@ struct get {
     uint64_t have, asked, size; /* bytes; asked: those whose pieces were asked for, at least one */
     bool size_known;
     uint8_t sha256[32];
-    size_t sha256_size;
+    size_t sha256_size; /* 0: a checkpoint's, which its reader verifies by state.json */
 };
 
 static void ask_for(struct line *l, const struct get *g, uint64_t offset)
@@ -302,7 +302,6 @@ static int begin_file(struct get *g, struct bl_error *err)
 {
     bl_file_writer_close(&g->writer);
     BL_TRY(bl_file_writer_open(&g->writer, g->path, err));
-    bl_file_writer_hash(&g->writer);
     g->have = g->asked = 0;
     g->size_known = false;
     return 0;
@@ -323,11 +322,13 @@ static int take_piece(struct get *g, const Blipren__Piece *p, struct bl_error *e
     }
     if (g->size_known && !is_same_file(g, p))
         return begin_file(g, err); /* another coordinator has made it anew */
+    if (!g->size_known && p->sha256.len) {
+        memcpy(g->sha256, p->sha256.data, p->sha256.len);
+        bl_file_writer_hash(&g->writer);
+    }
     g->size = p->size;
     g->size_known = true;
     g->sha256_size = p->sha256.len;
-    if (p->sha256.len)
-        memcpy(g->sha256, p->sha256.data, p->sha256.len);
     if (p->offset != g->have)
         return 0; /* asked for twice */
     BL_TRY(bl_file_writer_write(&g->writer, p->data.data, p->data.len, err));
@@ -341,12 +342,14 @@ static int take_piece(struct get *g, const Blipren__Piece *p, struct bl_error *e
 static int finish_file(struct get *g, struct bl_error *err)
 {
     uint8_t found[32];
-    bl_sha256_end(&g->writer.hash, found);
-    if (g->sha256_size && memcmp(found, g->sha256, sizeof found) != 0) {
-        bl_fail(err, BL_EPEER, "checksum mismatch: it was changed while it was sent");
-        return bl_error_file(err, g->file);
+    if (g->sha256_size) {
+        bl_sha256_end(&g->writer.hash, found);
+        if (memcmp(found, g->sha256, sizeof found) != 0) {
+            bl_fail(err, BL_EPEER, "checksum mismatch: it was changed while it was sent");
+            return bl_error_file(err, g->file);
+        }
     }
-    return bl_file_writer_commit(&g->writer, err);
+    return bl_file_writer_place(&g->writer, err);
 }
 
 static int get_file(struct line *l, struct get *g, struct bl_error *err)

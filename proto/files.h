@@ -40,7 +40,8 @@ struct files_need {
 };
 
 /* Fetches a file of a checkpoint (its folder's name), or ("") of the run folder to `path`, complete or not at all, and compares
- * its SHA-256 where the service says it. -BL_EPEER: the service refuses, or does not answer. */
+ * its SHA-256 where the service says it (not for a checkpoint's: its reader verifies them). The file is not synced: it is to go with its
+ * process. -BL_EPEER: the service refuses, or does not answer. */
 int files_get(struct files *files, const char *checkpoint, const char *file, const char *path,
               const struct files_need *need, struct bl_error *err);
 /* Sends all files of `folder` as the checkpoint of that name, which Save has asked for: when this returns 0 they are in their place

@@ -1,25 +1,16 @@
-/* proto/socket.c - see socket.h. */
+/* proto/socket.c - a ZeroMQ socket: made, in the loop, read and sent on, closed. See socket.h. */
 #include "proto/socket.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "common/log.h"
 #include "proto/socket_state.h"
 
-/* Control messages are small; a peer with so many waiting does not read any more. */
-#define CONTROL_HWM 10000
 /* What one peer's messages may take of the coordinator's memory before it reads them: the rest waits at the sender. */
 #define CONTROL_RECEIVE_HWM 8
-/* Batches are large, and credit bounds them already: two keep the wire busy. */
-#define DATA_HWM 2
 #define RECONNECT_MAX_MS 2000
-#define HANDSHAKE_MS 10000
-#define BACKLOG 512         /* a large cluster starts at once */
-#define KEEPALIVE_IDLE_S 60 /* a host that is gone without a word */
 
 void wire_frames_close(struct wire_frames *frames)
 {
@@ -121,6 +112,25 @@ static bool receive_one(struct wire_socket *s, struct wire_id *from, bool *ret_v
     return true;
 }
 
+const char *wire_address(struct wire_frames *frames)
+{
+    const char *address = frames->count ? zmq_msg_gets(&frames->at[0], "Peer-Address") : NULL;
+    return address ? address : "?";
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    /* only wakes the loop: on_check does the work once the messages that wait are read */
+}
+
+void socket_watch_strangers(struct wire_socket *s)
+{
+    if (!guard_has_strangers(s->guard))
+        uv_timer_stop(&s->guard_timer);
+    else if (!uv_is_active((uv_handle_t *)&s->guard_timer))
+        uv_timer_start(&s->guard_timer, on_timer, GUARD_CHECK_MS, GUARD_CHECK_MS);
+}
+
 static void drop_malformed(struct wire_socket *s, struct wire_frames *frames)
 {
     const char *address = wire_address(frames);
@@ -150,8 +160,10 @@ static void on_check(uv_check_t *check)
         s->wants_write = false;
         s->writable(s->user, s);
     }
-    if (!s->closing && s->guard)
-        socket_check_guard(s);
+    if (!s->closing && s->guard) {
+        guard_check(s->guard, uv_now(s->poll.loop));
+        socket_watch_strangers(s);
+    }
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -168,7 +180,9 @@ void wire_socket_close(struct wire_socket **socket, int linger_ms)
     struct wire_socket *s = *socket;
     if (!s)
         return;
-    socket_unwatch(s);
+    if (s->monitor)
+        zmq_socket_monitor(s->zmq, NULL, 0);
+    wire_socket_close(&s->monitor, 0);
     s->closing = true;
     uv_poll_stop(&s->poll);
     zmq_setsockopt(s->zmq, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
@@ -182,7 +196,7 @@ void wire_socket_close(struct wire_socket **socket, int linger_ms)
     *socket = NULL;
 }
 
-static int into_loop(uv_loop_t *loop, struct wire_socket *s, struct bl_error *err)
+int socket_into_loop(uv_loop_t *loop, struct wire_socket *s, struct bl_error *err)
 {
     int fd = -1;
     size_t size = sizeof fd;
@@ -202,9 +216,9 @@ static int into_loop(uv_loop_t *loop, struct wire_socket *s, struct bl_error *er
     return 0;
 }
 
-static void set_int(void *zmq, int option, int value)
+void socket_set(struct wire_socket *s, int option, int value)
 {
-    int rc = zmq_setsockopt(zmq, option, &value, sizeof value);
+    int rc = zmq_setsockopt(s->zmq, option, &value, sizeof value);
     BL_ASSERT_CMP(rc, ==, 0);
 }
 
@@ -212,20 +226,19 @@ static void set_int(void *zmq, int option, int value)
 #define CURVE_BYTES 64
 
 /* The same key at both ends: who has the server's is a client too. */
-static void set_keys(const struct wire_context *context, void *zmq, bool is_server)
+static void set_keys(const struct wire_context *context, struct wire_socket *s, bool is_server)
 {
     const struct keys *keys = &context->keys;
     if (is_server) {
-        set_int(zmq, ZMQ_CURVE_SERVER, 1);
-        zmq_setsockopt(zmq, ZMQ_ZAP_DOMAIN, "blipren", 7);
+        socket_set(s, ZMQ_CURVE_SERVER, 1);
+        zmq_setsockopt(s->zmq, ZMQ_ZAP_DOMAIN, "blipren", 7);
     } else {
-        zmq_setsockopt(zmq, ZMQ_CURVE_SERVERKEY, keys->public_key, KEYS_TEXT_SIZE);
-        zmq_setsockopt(zmq, ZMQ_CURVE_PUBLICKEY, keys->public_key, KEYS_TEXT_SIZE);
+        zmq_setsockopt(s->zmq, ZMQ_CURVE_SERVERKEY, keys->public_key, KEYS_TEXT_SIZE);
+        zmq_setsockopt(s->zmq, ZMQ_CURVE_PUBLICKEY, keys->public_key, KEYS_TEXT_SIZE);
     }
-    zmq_setsockopt(zmq, ZMQ_CURVE_SECRETKEY, keys->secret_key, KEYS_TEXT_SIZE);
+    zmq_setsockopt(s->zmq, ZMQ_CURVE_SECRETKEY, keys->secret_key, KEYS_TEXT_SIZE);
 }
 
-/* A socket with the options all of ours share. */
 int socket_make(struct wire_context *context, int type, int hwm, wire_receive *receive, void *user,
                 struct wire_socket **ret, struct bl_error *err)
 {
@@ -242,19 +255,19 @@ int socket_make(struct wire_context *context, int type, int hwm, wire_receive *r
     s->user = user;
     int64_t bytes = type == ZMQ_PULL ? BL_FRAME_BYTES_MAX : BL_HEADER_BYTES_MAX;
     if (context->has_keys && type != ZMQ_PAIR) {
-        set_keys(context, s->zmq, type == ZMQ_ROUTER || type == ZMQ_PULL);
+        set_keys(context, s, type == ZMQ_ROUTER || type == ZMQ_PULL);
         bytes += CURVE_BYTES;
     }
     zmq_setsockopt(s->zmq, ZMQ_MAXMSGSIZE, &bytes, sizeof bytes);
-    set_int(s->zmq, ZMQ_LINGER, 0);
-    set_int(s->zmq, ZMQ_SNDHWM, hwm);
-    set_int(s->zmq, ZMQ_RCVHWM, type == ZMQ_ROUTER ? CONTROL_RECEIVE_HWM : hwm);
-    set_int(s->zmq, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS);
+    socket_set(s, ZMQ_LINGER, 0);
+    socket_set(s, ZMQ_SNDHWM, hwm);
+    socket_set(s, ZMQ_RCVHWM, type == ZMQ_ROUTER ? CONTROL_RECEIVE_HWM : hwm);
+    socket_set(s, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS);
     *ret = s;
     return 0;
 }
 
-static int fail_endpoint(const char *what, const char *endpoint, struct bl_error *err)
+int socket_fail(const char *what, const char *endpoint, struct bl_error *err)
 {
     bl_fail(err, BL_EIO, "cannot %s: %s", what, zmq_strerror(errno));
     bl_error_remedy(err, "choose another address or port");
@@ -264,41 +277,9 @@ static int fail_endpoint(const char *what, const char *endpoint, struct bl_error
 static int abandon(struct wire_socket *s, const char *what, const char *endpoint,
                    struct bl_error *err)
 {
-    int rc = fail_endpoint(what, endpoint, err);
+    int rc = socket_fail(what, endpoint, err);
     zmq_close(s->zmq);
     free(s);
-    return rc;
-}
-
-/* Listens, guarded from the first connection on. */
-static int bind_socket(struct wire_context *context, struct wire_socket *s, const char *endpoint,
-                       const struct wire_guard *guard, char ret_endpoint[SOCKET_ENDPOINT_MAX],
-                       struct bl_error *err)
-{
-    size_t size = SOCKET_ENDPOINT_MAX;
-    set_int(s->zmq, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    set_int(s->zmq, ZMQ_BACKLOG, BACKLOG);
-    set_int(s->zmq, ZMQ_TCP_KEEPALIVE, 1);
-    set_int(s->zmq, ZMQ_TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S);
-    BL_TRY(socket_guard(s, context, guard, err));
-    if (zmq_bind(s->zmq, endpoint) != 0)
-        return fail_endpoint("listen", endpoint, err);
-    if (zmq_getsockopt(s->zmq, ZMQ_LAST_ENDPOINT, ret_endpoint, &size) != 0)
-        return fail_endpoint("learn the port", endpoint, err);
-    return 0;
-}
-
-/* A socket of that type in the loop, listening. */
-static int listen_socket(uv_loop_t *loop, struct wire_context *context, struct wire_socket *s,
-                         const char *endpoint, const struct wire_guard *guard,
-                         struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
-                         struct bl_error *err)
-{
-    BL_TRY(into_loop(loop, s, err));
-    int rc = bind_socket(context, s, endpoint, guard, ret_endpoint, err);
-    if (rc < 0)
-        wire_socket_close(&s, 0);
-    *ret = s;
     return rc;
 }
 
@@ -307,107 +288,54 @@ int socket_connect(uv_loop_t *loop, struct wire_socket *s, const char *endpoint,
 {
     if (zmq_connect(s->zmq, endpoint) != 0)
         return abandon(s, "connect", endpoint, err);
-    BL_TRY(into_loop(loop, s, err));
+    BL_TRY(socket_into_loop(loop, s, err));
     *ret = s;
     return 0;
 }
 
-/* Strangers leave most descriptors to those who belong to the run. */
-static uint32_t strangers_max(void)
+/* -- who is connected -- */
+
+void wire_know(struct wire_socket *s, int connection, bool known)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur / 4 > BL_STRANGERS_MAX)
-        return BL_STRANGERS_MAX;
-    return (uint32_t)limit.rlim_cur / 4;
+    if (s->guard)
+        guard_know(s->guard, connection, known);
 }
 
-struct guard_limits wire_control_limits(void)
+void wire_cut(struct wire_socket *s, int connection)
 {
-    return (struct guard_limits){.strangers = strangers_max(),
-                                 .each = BL_STRANGER_BYTES_MAX,
-                                 .together = BL_STRANGERS_MAX * (uint64_t)BL_STRANGER_BYTES_MAX,
-                                 .incomplete = 8 * BL_HEADER_BYTES_MAX + BL_KERNEL_BYTES_MAX};
+    if (s->guard)
+        guard_cut(s->guard, connection);
 }
 
-struct guard_limits wire_data_limits(uint64_t bytes_max)
+void wire_allow(struct wire_socket *s, const struct guard_limits *limits)
 {
-    uint64_t bytes = bytes_max + BL_STRANGER_BYTES_MAX;
-    return (struct guard_limits){.strangers = strangers_max(),
-                                 .each = bytes,
-                                 .together = bytes + BL_STRANGERS_BYTES_MAX,
-                                 .incomplete = bytes + BL_KERNEL_BYTES_MAX};
-}
-
-int wire_router(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
-                const struct wire_guard *guard, wire_receive *receive, void *user,
-                struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
-                struct bl_error *err)
-{
-    struct wire_socket *s;
-    int waiting = guard->waiting ? guard->waiting : CONTROL_HWM;
-    BL_TRY(socket_make(context, ZMQ_ROUTER, waiting, receive, user, &s, err));
-    set_int(s->zmq, ZMQ_ROUTER_MANDATORY, 1);
-    return listen_socket(loop, context, s, endpoint, guard, ret, ret_endpoint, err);
-}
-
-int wire_pull(uv_loop_t *loop, struct wire_context *context, const char *host,
-              const struct wire_guard *guard, wire_receive *receive, void *user,
-              struct wire_socket **ret, char ret_endpoint[SOCKET_ENDPOINT_MAX],
-              struct bl_error *err)
-{
-    struct wire_socket *s;
-    char endpoint[SOCKET_ENDPOINT_MAX];
-    snprintf(endpoint, sizeof endpoint, "tcp://%s:*", host);
-    BL_TRY(socket_make(context, ZMQ_PULL, DATA_HWM, receive, user, &s, err));
-    return listen_socket(loop, context, s, endpoint, guard, ret, ret_endpoint, err);
-}
-
-int wire_push(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
-              wire_writable *writable, void *user, struct wire_socket **ret, struct bl_error *err)
-{
-    struct wire_socket *s;
-    BL_TRY(socket_make(context, ZMQ_PUSH, DATA_HWM, NULL, user, &s, err));
-    set_int(s->zmq, ZMQ_IMMEDIATE, 1); /* nothing is queued for a worker that is not there */
-    s->writable = writable;
-    return socket_connect(loop, s, endpoint, ret, err);
-}
-
-const char *wire_address(struct wire_frames *frames)
-{
-    const char *address = frames->count ? zmq_msg_gets(&frames->at[0], "Peer-Address") : NULL;
-    return address ? address : "?";
-}
-
-int wire_dealer(uv_loop_t *loop, struct wire_context *context, const char *endpoint,
-                const struct wire_id *id, wire_receive *receive, void (*lost)(void *user),
-                void *user, struct wire_socket **ret, struct bl_error *err)
-{
-    struct wire_socket *s;
-    BL_TRY(socket_make(context, ZMQ_DEALER, CONTROL_HWM, receive, user, &s, err));
-    zmq_setsockopt(s->zmq, ZMQ_ROUTING_ID, id->bytes, sizeof id->bytes);
-    BL_TRY(into_loop(loop, s, err));
-    /* Watched before it connects, so that no event is missed. */
-    int rc = lost ? socket_watch(s, context, lost, err) : 0;
-    if (rc == 0 && zmq_connect(s->zmq, endpoint) != 0)
-        rc = fail_endpoint("connect", endpoint, err);
-    if (rc < 0)
-        wire_socket_close(&s, 0);
-    *ret = s;
-    return rc;
+    guard_allow(s->guard, limits);
 }
 
 /* -- sending -- */
 
+/* ZeroMQ looks at most once a millisecond at what its thread has sent meanwhile. So where it says that there is no room, it is made to
+ * look, and asked once more. */
+static int send_frame(struct wire_socket *s, const void *data, size_t size, int flags)
+{
+    if (zmq_send(s->zmq, data, size, flags | ZMQ_DONTWAIT) >= 0)
+        return 0;
+    if (zmq_errno() != EAGAIN)
+        return -BL_EPEER;
+    events_of(s);
+    return zmq_send(s->zmq, data, size, flags | ZMQ_DONTWAIT) < 0 ? -BL_EPEER : 0;
+}
+
 int wire_router_send(struct wire_socket *s, const struct wire_id *to, const void *data, size_t size)
 {
-    if (zmq_send(s->zmq, to->bytes, sizeof to->bytes, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
+    if (send_frame(s, to->bytes, sizeof to->bytes, ZMQ_SNDMORE) < 0)
         return -BL_EPEER;
-    return zmq_send(s->zmq, data, size, ZMQ_DONTWAIT) < 0 ? -BL_EPEER : 0;
+    return send_frame(s, data, size, 0);
 }
 
 int wire_dealer_send(struct wire_socket *s, const void *data, size_t size)
 {
-    return zmq_send(s->zmq, data, size, ZMQ_DONTWAIT) < 0 ? -BL_EPEER : 0;
+    return send_frame(s, data, size, 0);
 }
 
 bool wire_push_send(struct wire_socket *s, struct wire_frames *frames)

@@ -1,7 +1,11 @@
 /* proto/socket_state.h - what the parts of a socket share. Private to proto.
  *
- *   context.c  the context, and who may connect     socket.c  making, the loop, sending
- *   watch.c    ZeroMQ's events of a socket: who came, who is gone */
+ *   open.c     the four kinds of sockets
+ *   watch.c    ZeroMQ's events of a socket: who came, who is gone
+ *   socket.c   making, the loop, sending, closing
+ *   context.c  the context, and who may connect
+ *
+ * Each calls only those below it. */
 #pragma once
 
 #include <pthread.h>
@@ -40,17 +44,27 @@ struct wire_socket {
     bool handshake_failed; /* of the connection whose end is told next */
 };
 
-/* Takes the messages that wait, of the loop's turn. */
+/* ---- socket.c */
+
+/* A socket with the options all of ours share, not in the loop yet. receive takes the messages that wait, of the loop's turn. */
 int socket_make(struct wire_context *context, int type, int hwm, wire_receive *receive, void *user,
                 struct wire_socket **ret, struct bl_error *err);
+/* An option of ZeroMQ's that is an int. */
+void socket_set(struct wire_socket *s, int option, int value);
+/* A failure frees the socket. */
+int socket_into_loop(uv_loop_t *loop, struct wire_socket *s, struct bl_error *err);
+/* Connects, then enters the loop; a failure frees the socket. */
 int socket_connect(uv_loop_t *loop, struct wire_socket *s, const char *endpoint,
                    struct wire_socket **ret, struct bl_error *err);
+/* ZeroMQ's last error; what: that which could not be done, "listen". */
+int socket_fail(const char *what, const char *endpoint, struct bl_error *err);
+/* The guard is asked again and again while there are strangers. */
+void socket_watch_strangers(struct wire_socket *s);
+
+/* ---- watch.c */
+
 /* Opens the monitor; the socket is in the loop and not bound or connected yet, so that no event is missed. */
 int socket_watch(struct wire_socket *s, struct wire_context *context, void (*lost)(void *user),
                  struct bl_error *err);
 int socket_guard(struct wire_socket *s, struct wire_context *context,
                  const struct wire_guard *guard, struct bl_error *err);
-/* Closes monitor and guard. */
-void socket_unwatch(struct wire_socket *s);
-/* After a turn's messages. */
-void socket_check_guard(struct wire_socket *s);

@@ -27,19 +27,6 @@ const char *wire_met_words(enum wire_met met)
 
 /* -- a socket that listens -- */
 
-static void on_timer(uv_timer_t *timer)
-{
-    /* only wakes the loop: socket_check_guard does the work once the messages that wait are read */
-}
-
-static void watch_strangers(struct wire_socket *s)
-{
-    if (!guard_has_strangers(s->guard))
-        uv_timer_stop(&s->guard_timer);
-    else if (!uv_is_active((uv_handle_t *)&s->guard_timer))
-        uv_timer_start(&s->guard_timer, on_timer, GUARD_CHECK_MS, GUARD_CHECK_MS);
-}
-
 static void on_gone(struct wire_socket *s, int fd)
 {
     const char *address = guard_address(s->guard, fd);
@@ -58,7 +45,7 @@ static void on_listener_event(struct wire_socket *s, uint16_t event, int32_t val
     switch (event) {
     case ZMQ_EVENT_ACCEPTED:
         guard_accepted(s->guard, value);
-        watch_strangers(s);
+        socket_watch_strangers(s);
         break;
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
     case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
@@ -68,29 +55,6 @@ static void on_listener_event(struct wire_socket *s, uint16_t event, int32_t val
         on_gone(s, value);
         break;
     }
-}
-
-void socket_check_guard(struct wire_socket *s)
-{
-    guard_check(s->guard, uv_now(s->poll.loop));
-    watch_strangers(s);
-}
-
-void wire_know(struct wire_socket *s, int connection, bool known)
-{
-    if (s->guard)
-        guard_know(s->guard, connection, known);
-}
-
-void wire_cut(struct wire_socket *s, int connection)
-{
-    if (s->guard)
-        guard_cut(s->guard, connection);
-}
-
-void wire_allow(struct wire_socket *s, const struct guard_limits *limits)
-{
-    guard_allow(s->guard, limits);
 }
 
 /* -- a socket that connects -- */
@@ -166,11 +130,4 @@ int socket_guard(struct wire_socket *s, struct wire_context *context,
     s->guard_timer.data = s;
     s->open_handles++;
     return socket_watch(s, context, guard->lost, err);
-}
-
-void socket_unwatch(struct wire_socket *s)
-{
-    if (s->monitor)
-        zmq_socket_monitor(s->zmq, NULL, 0);
-    wire_socket_close(&s->monitor, 0);
 }

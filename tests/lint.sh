@@ -1,8 +1,9 @@
 #!/bin/sh
-# tests/lint.sh - what no compiler says: layout (clang-format 14), arrows between rooms, purity of the rules, cppcheck, shellcheck.
+# tests/lint.sh - what no compiler says: layout (clang-format 14), arrows between rooms and within some, purity of the rules,
+# cppcheck, shellcheck.
 # Ends with 1 when anything was found, else with 77 when a tool is not installed (deploy/setup.sh tests installs them).
 # clang-tidy takes minutes: `tests/lint.sh --tidy BUILD` runs it over BUILD's compile_commands.json as well.
-# shellcheck disable=SC2046,SC2086,SC2317  # lists of files are meant to be split; checks are called by name
+# shellcheck disable=SC2013,SC2046,SC2086,SC2317  # lists of files are meant to be split; checks are called by name
 set -u
 cd "$(dirname "$0")/.." || exit 1
 files=$(git ls-files 2>/dev/null) || files=$(find common proto coordinator loader worker deploy tests .ci -type f)
@@ -80,6 +81,36 @@ arrows() {
         END { exit bad }'
 }
 
+# Where a private header lists its files and says that each calls only those below it, they do. What a file has for the others stands
+# under its own line "---- FILE" in the header.
+order() {
+    for header in $(grep -l 'Each calls only those below it' $sources); do
+        folder=${header%/*}
+        awk -v folder="$folder/" '
+            FILENAME ~ /\.h$/ && match($0, /^ \*   [a-z_]+\.c /) { rank[folder $2] = ++files }
+            FILENAME ~ /\.h$/ && /^\/\* ---- / { section = $3 ~ /\.c$/ ? folder $3 : "" }
+            FILENAME ~ /\.h$/ && section && !/^\/\*|^ \*/ {
+                gsub(/(struct|enum) [a-z_]+/, "")
+                while (match($0, /(core|worker|loader|socket)_[a-z_]+[(,;]/)) {
+                    owner[substr($0, RSTART, RLENGTH - 1)] = section
+                    $0 = substr($0, RSTART + RLENGTH)
+                }
+            }
+            FILENAME ~ /\.c$/ && !/^\/\*|^ \*/ {
+                line = $0
+                while (match(line, /[a-z]+_[a-z_]+/)) {
+                    word = substr(line, RSTART, RLENGTH)
+                    line = substr(line, RSTART + RLENGTH)
+                    if (word in owner && rank[owner[word]] < rank[FILENAME]) {
+                        print FILENAME ": " word " stands above, in " owner[word]
+                        bad = 1
+                    }
+                }
+            }
+            END { exit bad }' "$header" $(sed -n "s|^ \*   \([a-z_]*\.c\) .*|$folder/\1|p" "$header") || return 1
+    done
+}
+
 # Rules are pure: no clock, no socket, no thread, no file.
 purity() {
     pure=$(echo "$sources" | grep -E '(^|/)core(_[a-z]+)?\.[ch]$|^coordinator/ledger\.c$')
@@ -94,6 +125,7 @@ with() {
 
 layout
 judge arrows arrows
+judge order order
 judge purity purity
 with cppcheck -q --std=c11 --language=c --enable=warning,performance,portability -I . --error-exitcode=1 --inline-suppr \
     --suppressions-list=tests/suppressions/cppcheck.txt --library=tests/suppressions/jansson.cfg $units

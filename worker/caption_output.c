@@ -2,24 +2,17 @@
 #include "worker/caption_output.h"
 
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/array.h"
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/file.h"
 #include "common/json.h"
 #include "common/limits.h"
 #include "common/log.h"
 
 enum { SHOWN_EVERY_S = 30 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static int fail_settings(struct bl_error *err)
 {
@@ -75,7 +68,7 @@ static int read_done(struct caption_output *output, struct bl_error *err)
 int caption_output_open(struct caption_output *output, const char *path, const char *settings,
                         struct bl_error *err)
 {
-    *output = (struct caption_output){.file = stdout, .settings = settings, .began_s = now_s()};
+    *output = (struct caption_output){.file = stdout, .settings = settings, .began_s = bl_now_s()};
     output->shown_s = output->began_s;
     if (!path)
         return 0;
@@ -133,7 +126,7 @@ int caption_output_put(struct caption_output *output, json_t *object, struct bl_
 
 void caption_output_progress(struct caption_output *output, size_t images)
 {
-    const double now = now_s(), elapsed = now - output->began_s;
+    const double now = bl_now_s(), elapsed = now - output->began_s;
     const bool terminal = isatty(STDERR_FILENO);
     char text[160];
     output->finished += images;

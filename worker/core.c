@@ -54,25 +54,6 @@ static worker_handler *const handlers[WORKER_EVENT_COUNT] = {
     [WORKER_EVENT_TICK] = worker_on_tick,
 };
 
-struct worker_action *worker_act(struct worker *w, enum worker_action_type type)
-{
-    BL_ASSERT_CMP(w->actions.count, <, w->actions.capacity);
-    struct worker_action *action = &w->actions.list[w->actions.count++];
-    *action =
-        (struct worker_action){.type = type, .link = w->member.link, .generation = w->generation};
-    return action;
-}
-
-bool worker_is_live(const struct worker *w)
-{
-    return w->state >= WORKER_RECEIVING && w->state <= WORKER_REDUCING;
-}
-
-struct bl_range worker_share(const struct worker *w)
-{
-    return bl_share(bl_plan_micro_batches(&w->plan, w->plan.kind), w->rank, w->world);
-}
-
 static enum core_source source_of(enum worker_event_type type)
 {
     if (type == WORKER_EVENT_LOST)

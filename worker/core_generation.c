@@ -1,12 +1,6 @@
 /* worker/core_generation.c - a generation's beginning and end: forming the communicator, letting go of it (M5, M6, W3). */
 #include "worker/core_state.h"
 
-void worker_abort(struct worker *w)
-{
-    worker_act(w, WORKER_ACTION_ABORT);
-    w->state = WORKER_ENDING;
-}
-
 void worker_on_end(struct worker *w, const struct worker_event *e)
 {
     if (e->generation != w->generation)

@@ -110,7 +110,7 @@ void worker_on_snapped(struct worker *w, const struct worker_event *e)
         try_save(w);
 }
 
-void worker_on_written(struct worker *w, const struct worker_event *e)
+void worker_written(struct worker *w, const struct worker_event *e)
 {
     BL_ASSERT(w->snapshot == SNAPSHOT_WRITING && e->written.step == w->snapshot_step);
     w->snapshot = SNAPSHOT_NONE;
@@ -119,6 +119,4 @@ void worker_on_written(struct worker *w, const struct worker_event *e)
             w->snapshot_generation;
     if (worker_is_live(w))
         try_save(w);
-    if (w->state == WORKER_HOLDING)
-        worker_continue(w);
 }

@@ -1,8 +1,13 @@
 /* worker/core_state.h - what the parts of the worker's rules share. Private to core*.c.
  *
  *   core.c             the table, dispatch, the machine as a whole
- *   core_membership.c  joining, being lost, leaving         core_step.c      micro-batches and steps
- *   core_generation.c  forming and ending a generation      core_snapshot.c  the state's copy, checkpoints */
+ *   core_generation.c  forming and ending a generation
+ *   core_membership.c  joining, being lost, leaving
+ *   core_step.c        micro-batches and steps
+ *   core_snapshot.c    the state's copy, checkpoints
+ *   core_state.c       actions, what a state means
+ *
+ * Each calls only those below it. */
 #pragma once
 
 #include "worker/core.h"
@@ -53,7 +58,7 @@ struct worker {
 /* Each handles the event of its name, in a state whose rule is RULE_DO. */
 typedef void worker_handler(struct worker *worker, const struct worker_event *event);
 
-/* ---- core.c */
+/* ---- core_state.c */
 
 /* Appends an action for the living connection and generation. */
 struct worker_action *worker_act(struct worker *worker, enum worker_action_type type);
@@ -61,31 +66,8 @@ struct worker_action *worker_act(struct worker *worker, enum worker_action_type 
 bool worker_is_live(const struct worker *worker);
 /* The micro-batches of a step that are this rank's. */
 struct bl_range worker_share(const struct worker *worker);
-
-/* ---- core_membership.c */
-
-extern const struct core_member_calls worker_member_calls;
-worker_handler worker_on_welcome, worker_on_refuse, worker_on_pulse, worker_on_stop,
-    worker_on_opened, worker_on_lost, worker_on_tick;
-/* Says Goodbye, and exits with stop_code. */
-void worker_leave(struct worker *worker);
-
-/* ---- core_generation.c */
-
 /* Lets go of the communicator; worker_on_aborted follows. */
 void worker_abort(struct worker *worker);
-worker_handler worker_on_end, worker_on_form, worker_on_rendezvous, worker_on_formed,
-    worker_on_failed, worker_on_aborted;
-
-/* ---- core_step.c */
-
-/* The state became another one: no micro-batch of the step that starts from it is done. */
-void worker_begin_step(struct worker *worker);
-/* In RECEIVING or HOLDING: gives the engine what it can do now. */
-void worker_continue(struct worker *worker);
-/* All buffers are free; the engine has let go of them. */
-void worker_release_buffers(struct worker *worker);
-worker_handler worker_on_data, worker_on_computed, worker_on_applied;
 
 /* ---- core_snapshot.c */
 
@@ -97,4 +79,27 @@ void worker_refuse_save(struct worker *worker);
 void worker_drop_copy(struct worker *worker);
 /* The copy of the next state needs the buffer of the one before: is it in use? */
 bool worker_must_hold(const struct worker *worker);
-worker_handler worker_on_save, worker_on_snapped, worker_on_written;
+/* The WRITTEN of the copy: it is free again, and its Save is answered. */
+void worker_written(struct worker *worker, const struct worker_event *event);
+worker_handler worker_on_save, worker_on_snapped;
+
+/* ---- core_step.c */
+
+/* The state became another one: no micro-batch of the step that starts from it is done. */
+void worker_begin_step(struct worker *worker);
+/* All buffers are free; the engine has let go of them. */
+void worker_release_buffers(struct worker *worker);
+worker_handler worker_on_data, worker_on_computed, worker_on_applied, worker_on_written;
+
+/* ---- core_membership.c */
+
+extern const struct core_member_calls worker_member_calls;
+worker_handler worker_on_welcome, worker_on_refuse, worker_on_pulse, worker_on_stop,
+    worker_on_opened, worker_on_lost, worker_on_tick;
+/* Says Goodbye, and exits with stop_code. */
+void worker_leave(struct worker *worker);
+
+/* ---- core_generation.c */
+
+worker_handler worker_on_end, worker_on_form, worker_on_rendezvous, worker_on_formed,
+    worker_on_failed, worker_on_aborted;

@@ -79,27 +79,6 @@ static uint32_t free_slot(const struct worker *w)
     return slot;
 }
 
-void worker_on_data(struct worker *w, const struct worker_event *e)
-{
-    uint32_t slot = free_slot(w);
-    bool mine = is_mine(w, e), duplicate = mine && is_duplicate(w, e);
-    if (!mine || duplicate || slot == w->plan.window) {
-        w->member.late += !mine;
-        w->duplicates += duplicate;
-        w->member.violations += mine && !duplicate; /* more than the window: nobody assigned this */
-        worker_act(w, WORKER_ACTION_DROP);
-        return;
-    }
-    w->buffers[slot] =
-        (struct buffer){BUFFER_KEPT, e->data.kind, e->data.step, e->data.micro_batch};
-    if (bl_kind_is_pass(e->data.kind))
-        w->validated[e->data.micro_batch] = 1;
-    act_on_buffer(w, WORKER_ACTION_KEEP, slot);
-    act_on_buffer(w, WORKER_ACTION_RECEIVED, slot);
-    if (w->state == WORKER_RECEIVING)
-        worker_continue(w);
-}
-
 /* ---- What is computed next (W5) ---------------------------------------------------------------
  */
 
@@ -137,7 +116,8 @@ static void reduce(struct worker *w)
     w->state = WORKER_REDUCING;
 }
 
-void worker_continue(struct worker *w)
+/* In RECEIVING or HOLDING: gives the engine what it can do now. */
+static void continue_step(struct worker *w)
 {
     uint32_t count = worker_share(w).count;
     if (w->next_micro_batch == count)
@@ -154,6 +134,30 @@ void worker_continue(struct worker *w)
     w->state = WORKER_COMPUTING;
 }
 
+/* ---- Events ------------------------------------------------------------------------------------
+ */
+
+void worker_on_data(struct worker *w, const struct worker_event *e)
+{
+    uint32_t slot = free_slot(w);
+    bool mine = is_mine(w, e), duplicate = mine && is_duplicate(w, e);
+    if (!mine || duplicate || slot == w->plan.window) {
+        w->member.late += !mine;
+        w->duplicates += duplicate;
+        w->member.violations += mine && !duplicate; /* more than the window: nobody assigned this */
+        worker_act(w, WORKER_ACTION_DROP);
+        return;
+    }
+    w->buffers[slot] =
+        (struct buffer){BUFFER_KEPT, e->data.kind, e->data.step, e->data.micro_batch};
+    if (bl_kind_is_pass(e->data.kind))
+        w->validated[e->data.micro_batch] = 1;
+    act_on_buffer(w, WORKER_ACTION_KEEP, slot);
+    act_on_buffer(w, WORKER_ACTION_RECEIVED, slot);
+    if (w->state == WORKER_RECEIVING)
+        continue_step(w);
+}
+
 void worker_on_computed(struct worker *w, const struct worker_event *e)
 {
     uint32_t slot = e->computed.slot;
@@ -164,7 +168,7 @@ void worker_on_computed(struct worker *w, const struct worker_event *e)
         w->next_micro_batch++;
     act_on_buffer(w, WORKER_ACTION_CONSUMED, slot);
     release(w, slot);
-    worker_continue(w);
+    continue_step(w);
 }
 
 void worker_on_applied(struct worker *w, const struct worker_event *e)
@@ -179,5 +183,13 @@ void worker_on_applied(struct worker *w, const struct worker_event *e)
     worker_begin_step(w);
     w->state = WORKER_RECEIVING;
     worker_copy_or_save(w);
-    worker_continue(w);
+    continue_step(w);
+}
+
+/* The step that held for the copy goes on. */
+void worker_on_written(struct worker *w, const struct worker_event *e)
+{
+    worker_written(w, e);
+    if (w->state == WORKER_HOLDING)
+        continue_step(w);
 }

@@ -36,6 +36,7 @@ static int open_models(struct engine *e, struct bl_error *err)
     bos = options_bos(e->tokenizer);
     BL_TRY(
         ops_open(e->options.device, options_precision(config), e->options.threads, &e->ops, err));
+    e->ops->times_products = !config->train.reproducible;
     e->model = options_captioner(config, bos);
     bool cached = e->options.cache_tower[0] != 0;
     e->model.features_only = cached || config->cache.fill;

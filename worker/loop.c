@@ -4,22 +4,15 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <uv.h>
 
 #include "common/data/captions.h"
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "common/progress.h"
 #include "worker/ops/ops.h"
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- Actions: one function for each that is not a message --------------------------------------
  */
@@ -72,7 +65,7 @@ static void form(struct loop *l, const struct worker_action *a)
         return member_fail(&l->member, &err);
     l->step_digest = 0;
     l->data_wait_s = 0;
-    l->idle_since = now_s();
+    l->idle_since = bl_now_s();
     bl_log_identity("worker", "%s rank=%u", l->member.name, a->form.rank);
     struct engine_forming forming = {.rank = (int)a->form.rank,
                                      .world = (int)a->form.world,
@@ -96,7 +89,7 @@ static void compute(struct loop *l, const struct worker_action *a)
     const struct batch *batch = l->buffers[a->micro_batch.slot];
     if (batch->kind == BATCH_TRAIN) {
         l->step_digest += batch->digest;
-        l->data_wait_s += now_s() - l->idle_since;
+        l->data_wait_s += bl_now_s() - l->idle_since;
     }
     engine_compute(l->engine, a->generation, a->micro_batch.slot, batch, a->micro_batch.last);
 }
@@ -341,7 +334,7 @@ static void handle_engine_event(struct loop *l)
         member_fail(&l->member, &from->error);
         return;
     }
-    l->idle_since = now_s();
+    l->idle_since = bl_now_s();
     bl_progress_add(1);
     handle(l, &event);
 }

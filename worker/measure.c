@@ -3,10 +3,10 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "common/arguments.h"
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/json.h"
 #include "common/size.h"
 #include "worker/commands.h"
@@ -32,13 +32,6 @@ const char command_measure_usage[] =
 #define MEASURED_S 1.0 /* of each, after a first time that is not counted */
 enum { IMAGES_AT_ONCE = 8 /* as worker/embedder.c has it */ };
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int measure_tower(struct ops *ops, const struct config *config, double *ret_rate,
                          struct bl_error *err)
 {
@@ -54,12 +47,12 @@ static int measure_tower(struct ops *ops, const struct config *config, double *r
     for (size_t i = 0; i < IMAGES_AT_ONCE * image; i++)
         pixels[i] = (uint8_t)(i * 2654435761u >> 13);
     double began = 0;
-    for (int64_t done = -IMAGES_AT_ONCE; began == 0 || now_s() - began < MEASURED_S;) {
+    for (int64_t done = -IMAGES_AT_ONCE; began == 0 || bl_now_s() - began < MEASURED_S;) {
         BL_TRY(tower_encode(tower, IMAGES_AT_ONCE, pixels, features, NULL, err));
         done += IMAGES_AT_ONCE;
         if (done == 0)
-            began = now_s();
-        *ret_rate = (double)done / (now_s() - began);
+            began = bl_now_s();
+        *ret_rate = (double)done / (bl_now_s() - began);
     }
     return 0;
 }
@@ -128,14 +121,14 @@ static int measure_step(struct ops *ops, const struct config *config, int64_t to
     int64_t B = options_micro_batch(config);
     BL_TRY(make_inputs(captioner_vision(captioner), B, tokens, &in, &mb, err));
     double began = 0;
-    for (int64_t done = -B; began == 0 || now_s() - began < MEASURED_S;) {
+    for (int64_t done = -B; began == 0 || bl_now_s() - began < MEASURED_S;) {
         captioner_step_begin(captioner);
         BL_TRY(captioner_forward_backward(captioner, &mb, &pass, err));
         BL_TRY(captioner_step_sums(captioner, &sums, err));
         done += B;
         if (done == 0)
-            began = now_s();
-        *ret_rate = (double)done / (now_s() - began);
+            began = bl_now_s();
+        *ret_rate = (double)done / (bl_now_s() - began);
     }
     return 0;
 }

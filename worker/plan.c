@@ -186,6 +186,7 @@ static int make_plan(struct plan *plan, const struct config *config, const char 
     if (!longest)
         BL_TRY(longest_allowed(config, tokenizer, &longest, err));
     BL_TRY(ops_dry_open(device, options_precision(config), threads, ops, &plan->gpu_total, err));
+    (*ops)->times_products = !config->train.reproducible;
     struct captioner_options options = options_captioner(config, options_bos(tokenizer));
     plan->device = (*ops)->name;
     plan->place = strncmp(plan->device, "cuda", 4) == 0 ? GPU : HOST;

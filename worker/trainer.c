@@ -5,9 +5,9 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/hash.h"
 #include "common/progress.h"
 #include "common/size.h"
@@ -15,6 +15,8 @@
 /* Elements of one all-reduce, 32 MB in f32 and 64 MB in int64: long enough that hundreds of ranks use the wire well, short
  * enough to start while backward still runs, and for the last one, which nothing hides. */
 #define BUCKET (8 << 20)
+
+_Static_assert((int64_t)OPS_FIXED_SCALE == (int64_t)COMM_FIXED_SCALE, "one fixed point");
 
 /* Fixed-point unit of the sums that are multiples of 2^-24 (captioner.h). */
 #define SUM_SCALE 0x1p24
@@ -58,13 +60,6 @@ struct trainer {
     struct comm *reducing; /* communicator of the last micro-batch's backward, NULL: not yet */
     double compute_s;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int add_tensor(struct trainer *t, struct state_tensor is, struct bl_error *err)
 {
@@ -291,10 +286,11 @@ static void reduce_until(struct trainer *t, struct comm *comm, int64_t end)
         if (bucket_end > end)
             return;
         int64_t count = bucket_end - t->reduced;
-        if (t->fixed)
-            comm_allreduce(comm, t->fixed + t->reduced, count, COMM_I64);
-        else
-            comm_allreduce(comm, t->params->grads + t->reduced, count, COMM_F32);
+        float *grads = t->params->grads + t->reduced;
+        if (!t->fixed)
+            comm_allreduce(comm, grads, count, COMM_F32);
+        else if (!comm_allreduce_fixed(comm, grads, t->fixed + t->reduced, count))
+            t->ops->fixed_get(t->ops, grads, t->fixed + t->reduced, count);
         t->reduced = bucket_end;
     }
 }
@@ -322,7 +318,7 @@ static void grads_ready(void *context, int64_t first, int64_t count)
 int trainer_micro_batch(struct trainer *t, const struct micro_batch *mb, struct comm *comm,
                         bool last, struct bl_error *err)
 {
-    double start = now_s();
+    double start = bl_now_s();
     t->reducing = last ? comm : NULL;
     struct captioner_pass pass = {.seed = t->options.seed,
                                   .step = (uint32_t)t->state.step,
@@ -332,7 +328,7 @@ int trainer_micro_batch(struct trainer *t, const struct micro_batch *mb, struct 
     BL_TRY(captioner_forward_backward(t->captioner, mb, &pass, err));
     t->groups_done++;
     bl_progress_add(1);
-    t->compute_s += now_s() - start;
+    t->compute_s += bl_now_s() - start;
     return 0;
 }
 
@@ -367,9 +363,9 @@ static int reduce_sums(struct trainer *t, struct comm *comm, int64_t sums[SUM_CO
     t->ops->copy_in(t->ops, t->sums, sums, SUM_COUNT * sizeof *sums);
     reduce_until(t, comm, t->params->router_first);
     comm_allreduce(comm, t->sums, SUM_COUNT, COMM_I64);
-    double start = now_s();
+    double start = bl_now_s();
     BL_TRY(comm_wait(comm, err));
-    *wait_s += now_s() - start;
+    *wait_s += bl_now_s() - start;
     t->ops->copy_out(t->ops, sums, t->sums, SUM_COUNT * sizeof *sums);
     return t->ops->sync(t->ops, err);
 }
@@ -395,9 +391,9 @@ static int reduce_router(struct trainer *t, struct comm *comm, const struct trai
         BL_TRY(captioner_router_backward(t->captioner, &router, -1, err));
         comm_allreduce(comm, t->params->grads + first, count, COMM_F32);
     }
-    double start = now_s();
+    double start = bl_now_s();
     BL_TRY(comm_wait(comm, err));
-    *wait_s += now_s() - start;
+    *wait_s += bl_now_s() - start;
     return 0;
 }
 
@@ -468,7 +464,7 @@ int trainer_apply(struct trainer *t, struct comm *comm, struct trainer_report *r
     struct ops *ops = t->ops;
     int64_t sums[SUM_COUNT];
     int64_t updates_before = t->state.updates;
-    double wait_s = 0, start = now_s();
+    double wait_s = 0, start = bl_now_s();
     BL_TRY(reduce_sums(t, comm, sums, &wait_s, err));
     struct trainer_report r = {.step = t->state.step,
                                .nll = (double)sums[SUM_NLL] / SUM_SCALE,
@@ -496,7 +492,9 @@ int trainer_apply(struct trainer *t, struct comm *comm, struct trainer_report *r
     }
     if (!bad && t->fixed) {
         int64_t router_bad;
-        ops->fixed_get(ops, t->params->grads, t->fixed, t->params->count);
+        const int64_t router = t->params->router_first; /* what is before it has been converted */
+        ops->fixed_get(ops, t->params->grads + router, t->fixed + router,
+                       t->params->count - router);
         ops->copy_out(ops, &router_bad, t->fixed + t->params->count, sizeof router_bad);
         bad = router_bad > 0;
     }
@@ -511,7 +509,7 @@ int trainer_apply(struct trainer *t, struct comm *comm, struct trainer_report *r
     r.skipped = t->state.updates == updates_before;
     t->state.step++;
     BL_TRY(ops->sync(ops, err));
-    r.compute_s = t->compute_s + (now_s() - start - wait_s);
+    r.compute_s = t->compute_s + (bl_now_s() - start - wait_s);
     r.reduce_wait_s = wait_s;
     *ret = r;
     return 0;

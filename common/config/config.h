@@ -249,6 +249,10 @@ int config_set_length(struct config *config, uint64_t samples, const char *name,
 int config_may_resume(const struct config *before, const struct config *now, char *notice,
                       size_t notice_size, struct bl_error *err);
 
+/* "data.sources[0] and data.sources[2] are the same source, …", for people, where entry i has the path of one before it and reads the
+ * same captions from it; else false. */
+bool config_source_repeats(const struct config *config, size_t i, char *ret, size_t size);
+
 /* SHA-256 over the keys that may not change on resume: 32 bytes. */
 void config_digest(const struct config *config, uint8_t ret[32]);
 /* SHA-256 over the keys that decide which captions are kept and how they are split (data.* but

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/limits.h"
 
@@ -187,6 +188,53 @@ int config_resolve_sources(struct reader *r)
     for (size_t i = 0; i < data->sources.count; i++)
         BL_TRY(inherit(r, &data->sources.at[i]));
     return 0;
+}
+
+/* -- the same one twice ----------------------------------------------------------------------- */
+
+static bool are_equal(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* Two paths of one folder or file. */
+static bool is_same_path(const char *a, const char *b)
+{
+    struct stat at_a, at_b;
+    return strcmp(a, b) == 0 || (stat(a, &at_a) == 0 && stat(b, &at_b) == 0 &&
+                                 at_a.st_dev == at_b.st_dev && at_a.st_ino == at_b.st_ino);
+}
+
+static bool has_same_captions(const struct config *config, const struct config_source *a,
+                              const struct config_source *b)
+{
+    const struct config_caption *at = config->data.captions.at;
+    for (size_t i = 0; i < a->caption_count && a->caption_count == b->caption_count; i++) {
+        const struct config_caption *x = &at[a->caption_first + i], *y = &at[b->caption_first + i];
+        if (!are_equal(x->column, y->column) || !are_equal(x->prefix, y->prefix) ||
+            !are_equal(x->join, y->join) || !are_equal(x->trace, y->trace) ||
+            !are_equal(x->open, y->open) || !are_equal(x->close, y->close) ||
+            x->labels != y->labels)
+            return false;
+    }
+    return a->caption_count == b->caption_count;
+}
+
+bool config_source_repeats(const struct config *config, size_t i, char *ret, size_t size)
+{
+    const struct config_source *at = config->data.sources.at;
+    for (size_t before = 0; before < i; before++) {
+        if (!is_same_path(at[before].source, at[i].source) || at[before].format != at[i].format ||
+            !are_equal(at[before].image_column, at[i].image_column) ||
+            !has_same_captions(config, &at[before], &at[i]))
+            continue;
+        snprintf(ret, size,
+                 "data.sources[%zu] and data.sources[%zu] are the same source, %.300s; to train it "
+                 "more often, give one entry a weight of %g in place of the two",
+                 before, i, at[i].source, at[before].weight + at[i].weight);
+        return true;
+    }
+    return false;
 }
 
 /* -- printing --------------------------------------------------------------------------------- */

@@ -378,26 +378,29 @@ static void digest_content(struct build *b)
     bl_sha256_end(&hash, b->header.fingerprint);
 }
 
-/* Appends the sections to ret, which has nothing yet. Each goes once it is there: of 10 million samples they are gigabytes, and
- * room that was not written to takes none. */
-static int append_sections(struct build *b, struct bl_bytes *ret, struct bl_error *err)
+/* The index, in the memory of its last section, the text, which is most of it: of 10 million samples that is gigabytes, and a second copy would
+ * be a third of all that is needed to make the index. The other sections go once they are in their place. */
+static int join_sections(struct build *b, struct bl_bytes *ret, struct bl_error *err)
 {
     struct bl_bytes lengths = {(char *)b->lengths, b->header.length_count * sizeof *b->lengths, 0};
-    struct bl_bytes *const sections[] = {&b->rows, &b->captions, &b->splits[0], &b->splits[1],
-                                         &lengths, &b->notes,    &b->text};
+    struct bl_bytes *const sections[] = {&b->rows,      &b->captions, &b->splits[0],
+                                         &b->splits[1], &lengths,     &b->notes};
     enum { COUNT = sizeof sections / sizeof *sections };
-    size_t size = sizeof b->header;
+    size_t at = sizeof b->header, before = at;
     for (size_t i = 0; i < COUNT; i++)
-        size += sections[i]->size;
-    BL_ASSERT(!ret->data);
-    ret->data = malloc(size);
-    if (!ret->data)
+        before += sections[i]->size;
+    char *all = realloc(b->text.data, before + b->text.size);
+    if (!all)
         return fail_nomem(err);
-    ret->capacity = size;
-    b->lengths = NULL; /* from here on it is a section */
-    BL_TRY(append(ret, &b->header, sizeof b->header, err));
+    *ret = (struct bl_bytes){all, before + b->text.size, before + b->text.size};
+    b->text.data = NULL; /* from here on it is ret's */
+    b->lengths = NULL;   /* a section as the others */
+    memmove(all + before, all, b->text.size);
+    memcpy(all, &b->header, sizeof b->header);
     for (size_t i = 0; i < COUNT; i++) {
-        BL_TRY(append(ret, sections[i]->data, sections[i]->size, err));
+        if (sections[i]->size)
+            memcpy(all + at, sections[i]->data, sections[i]->size);
+        at += sections[i]->size;
         bl_bytes_release(sections[i]);
     }
     return 0;
@@ -414,7 +417,8 @@ static int assemble(struct build *b, struct bl_bytes *ret, struct bl_error *err)
     while (b->text.size % 8)
         BL_TRY(append(&b->text, "", 1, err));
     h->text_bytes = b->text.size;
-    BL_TRY(append_sections(b, ret, err));
+    BL_ASSERT(!ret->data);
+    BL_TRY(join_sections(b, ret, err));
     struct dataset_header *written = (void *)ret->data;
     const char *covered = (const char *)written->made_from;
     bl_sha256(covered, (size_t)(ret->data + ret->size - covered), written->digest);

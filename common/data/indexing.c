@@ -3,19 +3,12 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "common/deadline.h"
 #include "common/log.h"
 
 enum { LINE_EVERY_S = 5 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 void indexing_text(enum dataset_phase phase, uint64_t done, uint64_t total, double elapsed_s,
                    char *ret, size_t size)
@@ -32,7 +25,7 @@ void indexing_text(enum dataset_phase phase, uint64_t done, uint64_t total, doub
 bool indexing_show(void *context, enum dataset_phase phase, uint64_t done, uint64_t total)
 {
     struct indexing *in = context;
-    double now = now_s();
+    double now = bl_now_s();
     char text[160];
     if (!in->began_s || phase != in->phase)
         *in = (struct indexing){phase, now, now};

@@ -4,7 +4,10 @@
  * The first checkpoint is a copy of one that a real worker wrote (--checkpoint).
  *
  *   cluster_bench --port P --coord PID --workers W --loaders L --hashes FILE --checkpoint FOLDER --run RUN
- *                 [--seconds S] [--micro-batch M] [--batch B]
+ *                 [--seconds S] [--micro-batch M] [--batch B] [--rate R] [--sent FOLDER --transfer PROGRAM]
+ *
+ * --rate: at most so many steps a second. --sent: a checkpoint, which a worker that does not see the run folder sends when it is asked for one,
+ * and fetches again (by tests/bench/file_transfer); printed instead: how long the commit of a step takes meanwhile.
  *
  * --hashes: a line for each sample, the first 16 hexadecimal digits of its image's SHA-256, by which loaders prove that they see
  * the images. Prints one line of JSON: processor time of coordinator and driver a step, the coordinator's memory and load
@@ -13,12 +16,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,8 +70,9 @@ struct peer {
 };
 
 static struct {
-    const char *hashes, *checkpoint, *run;
-    int port, coordinator, workers, loaders, seconds, batch, micro_batch;
+    const char *hashes, *checkpoint, *run, *sent, *transfer;
+    int port, coordinator, workers, loaders, seconds, batch, micro_batch, rate;
+    uint64_t ahead;
 } options = {.seconds = 10, .batch = 1000, .micro_batch = 1};
 
 static struct peer *peers, *ranks[BL_WORKERS_MAX];
@@ -77,7 +83,8 @@ static struct bl_plan plan;
 static uint32_t patience_ms = 10000, arrived;
 static uint64_t steps, messages_in, messages_out, generation_now;
 static double formed_at, ended_at;
-static bool resting; /* assignments are left unanswered */
+static bool resting;  /* assignments are left unanswered */
+static double due_at; /* the step that all ranks have come to is applied; 0: none has */
 static struct {
     struct peer *loader;
     uint64_t generation, worker, step;
@@ -219,6 +226,7 @@ static void say_ended(struct peer *p, uint64_t generation, const Blipren__Welcom
     ended.applied_step = p->is_worker ? p->applied : -1;
     ended.state_digest = state_of(ended.applied_step);
     ended.state_generation = p->state_generation;
+    ended.needs_files = p->is_worker && options.sent;
     if (welcome && !p->is_worker) {
         ended.n_probe_hash = welcome->n_probe;
         ended.probe_hash = proof;
@@ -285,11 +293,30 @@ static void begin_step(struct peer *p, uint64_t step)
 
 static void micro_batch_done(struct peer *p, uint64_t step, uint32_t micro_batch);
 
+/* How long commits take: from a step's Reports to the first assignment that waited for its commit. */
+#define COMMITS_MAX 100000
+static double applied_at[STEPS_HELD], commits[COMMITS_MAX];
+static uint32_t commit_count;
+static uint64_t assigned_to; /* the highest step that was assigned */
+
+static void note_assigned(uint64_t step)
+{
+    if (step <= assigned_to)
+        return;
+    assigned_to = step;
+    uint64_t committed = step - 1 - options.ahead;
+    if (step > options.ahead && commit_count < COMMITS_MAX &&
+        applied_at[committed % STEPS_HELD] > 0)
+        commits[commit_count++] = now() - applied_at[committed % STEPS_HELD];
+}
+
 /* The last rank has come: all apply the step, and compute what they hold of the next. */
 static void apply_step(uint32_t world, uint64_t step)
 {
     arrived = 0;
+    due_at = 0;
     steps++;
+    applied_at[step % STEPS_HELD] = now();
     for (uint32_t rank = 0; rank < world; rank++) {
         ranks[rank]->applied = (int64_t)step + 1;
         say_report(ranks[rank], step);
@@ -312,7 +339,11 @@ static void micro_batch_done(struct peer *p, uint64_t step, uint32_t micro_batch
         return;
     }
     say_micro_batch(p, false, step, micro_batch);
-    if (--p->left[step % STEPS_HELD] == 0 && ++arrived == p->world)
+    if (--p->left[step % STEPS_HELD] > 0 || ++arrived < p->world)
+        return;
+    if (options.rate)
+        due_at = applied_at[(step + STEPS_HELD - 1) % STEPS_HELD] + 1.0 / options.rate;
+    else
         apply_step(p->world, step);
 }
 
@@ -340,6 +371,7 @@ static void complete(struct peer *loader, uint64_t generation, uint64_t worker, 
 static void take_assignment(struct peer *loader, uint64_t generation, const Blipren__Assignment *m)
 {
     struct peer *p = worker_of(m->worker);
+    note_assigned(m->step);
     if (p->member && p->generation == generation)
         for (size_t i = 0; i < m->n_sample; i++)
             p->digest[m->step % STEPS_HELD] += bl_sample_term(m->first + (uint32_t)i, m->sample[i]);
@@ -379,6 +411,7 @@ static void take_form(struct peer *p, uint64_t generation, const Blipren__Form *
     ranks[p->rank] = p;
     if (generation != generation_now) {
         arrived = 0;
+        due_at = 0;
         generation_now = generation;
     }
     for (uint64_t step = m->step; step < m->step + STEPS_HELD; step++)
@@ -398,17 +431,77 @@ static void take_form(struct peer *p, uint64_t generation, const Blipren__Form *
     formed_at = now();
 }
 
+/* -- a worker that does not see the run folder -- */
+
+static struct {
+    char endpoint[64], token[2 * BL_TOKEN_BYTES + 1], run[33], name[256];
+    struct peer *
+        sender; /* of the checkpoint, from the moment that it is to send one; NULL: they are copied */
+    uint64_t generation, step;
+    pid_t process; /* that transfers; 0: none does */
+    bool wanted, failed;
+} files;
+
+static void note_files(const Blipren__Welcome *m)
+{
+    snprintf(files.endpoint, sizeof files.endpoint, "tcp://127.0.0.1:%u", m->files_port);
+    for (int i = 0; i < BL_TOKEN_BYTES; i++)
+        snprintf(files.token + 2 * i, 3, "%02x", m->token.data[i]);
+    for (int i = 0; i < 16; i++)
+        snprintf(files.run + 2 * i, 3, "%02x", run_id[i]);
+}
+
+static void transfer(const char *what)
+{
+    char peer[20], patience[20];
+    snprintf(peer, sizeof peer, "%llx", (unsigned long long)files.sender->incarnation);
+    snprintf(patience, sizeof patience, "%u", patience_ms);
+    const char *arguments[] = {options.transfer, what, files.endpoint, files.token,
+                               files.run,        peer, patience,       files.name,
+                               options.sent,     NULL};
+    fflush(stdout);
+    if (posix_spawn(&files.process, options.transfer, NULL, NULL,
+                    (char *const *)(uintptr_t)arguments, environ) != 0)
+        die(options.transfer);
+}
+
+/* Is it over? */
+static bool transferred(void)
+{
+    int status;
+    if (!files.process || waitpid(files.process, &status, WNOHANG) != files.process)
+        return false;
+    files.process = 0;
+    files.failed = status != 0;
+    return true;
+}
+
+static void say_saved(struct peer *p, uint64_t generation, uint64_t step, const char *folder,
+                      bool failed)
+{
+    Blipren__Saved saved = BLIPREN__SAVED__INIT;
+    saved.step = step;
+    saved.folder = (char *)(uintptr_t)folder;
+    saved.error = failed ? "failed" : "";
+    WIRE_ENVELOPE(e, SAVED, saved) = &saved;
+    send_envelope(p, generation, &e);
+}
+
 static void take_save(struct peer *p, uint64_t generation, const Blipren__Save *m)
 {
+    if (files.wanted) {
+        files.wanted = false;
+        files.sender = p;
+        files.generation = generation;
+        files.step = m->step;
+        snprintf(files.name, sizeof files.name, "%s", m->folder);
+        return transfer("put");
+    }
     char command[3 * PATH_BYTES];
     snprintf(command, sizeof command, "cp -r '%s' '%s/checkpoints/%s'", options.checkpoint,
              options.run, m->folder);
-    Blipren__Saved saved = BLIPREN__SAVED__INIT;
-    saved.step = m->step;
-    saved.folder = m->folder;
-    saved.error = system(command) == 0 ? "" : "cp failed";
-    WIRE_ENVELOPE(e, SAVED, saved) = &saved;
-    send_envelope(p, generation, &e);
+    bool failed = m->step > 0 || system(command) != 0; /* it is of step 0 */
+    say_saved(p, generation, m->step, m->folder, failed);
 }
 
 static void take(struct peer *p, const Blipren__Envelope *m)
@@ -422,6 +515,7 @@ static void take(struct peer *p, const Blipren__Envelope *m)
         epoch = m->epoch;
         memcpy(run_id, m->run.data, sizeof run_id);
         patience_ms = m->welcome->patience_ms;
+        note_files(m->welcome);
         return say_ended(p, 0, m->welcome);
     case BLIPREN__ENVELOPE__BODY_REFUSE:
         fprintf(stderr, "cluster_bench: refused: %s\n", m->refuse->text);
@@ -539,6 +633,8 @@ static void turn(void)
             on_readable(p);
     }
     double period = patience_ms / 6000.0, t = now();
+    if (due_at > 0 && t >= due_at)
+        apply_step(ranks[0]->world, (uint64_t)ranks[0]->applied);
     if (beaten_at == 0)
         beaten_at = t;
     int due = (int)((t - beaten_at) / period * peer_count); /* spread over the period */
@@ -635,7 +731,8 @@ static void parse_options(int argc, char **argv)
         {"port", 1, NULL, 'p'},        {"coord", 1, NULL, 'c'},   {"workers", 1, NULL, 'w'},
         {"loaders", 1, NULL, 'l'},     {"hashes", 1, NULL, 'h'},  {"checkpoint", 1, NULL, 'k'},
         {"run", 1, NULL, 'r'},         {"seconds", 1, NULL, 's'}, {"batch", 1, NULL, 'b'},
-        {"micro-batch", 1, NULL, 'm'}, {NULL, 0, NULL, 0}};
+        {"micro-batch", 1, NULL, 'm'}, {"rate", 1, NULL, 'R'},    {"sent", 1, NULL, 'S'},
+        {"transfer", 1, NULL, 'T'},    {"ahead", 1, NULL, 'a'},   {NULL, 0, NULL, 0}};
     for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         int number = optarg ? atoi(optarg) : 0;
         switch (option) {
@@ -660,6 +757,18 @@ static void parse_options(int argc, char **argv)
         case 'm':
             options.micro_batch = number;
             break;
+        case 'R':
+            options.rate = number;
+            break;
+        case 'a':
+            options.ahead = (uint64_t)number;
+            break;
+        case 'S':
+            options.sent = optarg;
+            break;
+        case 'T':
+            options.transfer = optarg;
+            break;
         case 'h':
             options.hashes = optarg;
             break;
@@ -682,6 +791,46 @@ static void parse_options(int argc, char **argv)
     }
 }
 
+static int compare_seconds(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of the commits since the last call. */
+static void print_commits(const char *what)
+{
+    qsort(commits, commit_count, sizeof *commits, compare_seconds);
+    BL_ASSERT_CMP(commit_count, >, 0);
+    printf("{\"meanwhile\": \"%s\", \"commits\": %u, \"median_ms\": %.1f, \"p99_ms\": %.1f, "
+           "\"worst_ms\": %.1f, \"coord_mb\": %.1f, \"coord_cpu_s\": %.2f}\n",
+           what, commit_count, 1000 * commits[commit_count / 2],
+           1000 * commits[commit_count - 1 - commit_count / 100], 1000 * commits[commit_count - 1],
+           memory_of(options.coordinator), cpu_of(options.coordinator));
+    commit_count = 0;
+}
+
+/* Steps go on while a checkpoint is sent, and then while it is fetched. */
+static int measure_transfers(void)
+{
+    commit_count = 0;
+    files.wanted = true;
+    while (files.wanted)
+        turn();
+    print_commits("nothing");
+    while (!transferred())
+        turn();
+    print_commits("put");
+    say_saved(files.sender, files.generation, files.step, files.name, files.failed);
+    run_for(options.seconds);
+    print_commits("verified");
+    transfer("get");
+    while (!transferred())
+        turn();
+    print_commits("get");
+    return files.failed;
+}
+
 int main(int argc, char **argv)
 {
     double noticed, trains, noticed_silent, trains_silent;
@@ -700,6 +849,8 @@ int main(int argc, char **argv)
     double joined_s = now() - begun;
     run_steps(3);
     double first_s = now() - begun;
+    if (options.sent)
+        return measure_transfers();
     uint64_t from = steps, in = messages_in, out = messages_out;
     double cpu = cpu_of(options.coordinator), own = own_cpu(), at = now();
     run_for(options.seconds);

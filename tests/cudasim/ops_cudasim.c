@@ -169,6 +169,13 @@ static void linear_forward(struct ops *self, act *y, act *saved_pre, const act *
     check(self, cuda_bias_activation(launch_of(self), y, saved_pre, y, bias, R, w->N, epilogue));
 }
 
+static void linear_add(struct ops *self, act *y, const act *base, const act *x,
+                       const struct ops_matrix *w, const float *bias, int64_t R)
+{
+    self->linear_forward(self, y, NULL, x, w, bias, R, OPS_NONE);
+    self->add(self, y, y, base, R * w->N);
+}
+
 static void linear_backward_input(struct ops *self, act *d_x, const act *d_y,
                                   const struct ops_matrix *w, int64_t R, bool accumulate)
 {
@@ -555,6 +562,7 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .matrix_pack = matrix_pack,
                                      .matrix_free = matrix_free,
                                      .linear_forward = linear_forward,
+                                     .linear_add = linear_add,
                                      .linear_backward_input = linear_backward_input,
                                      .linear_backward_weight = linear_backward_weight,
                                      .layernorm_forward = layernorm_forward,

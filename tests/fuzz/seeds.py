@@ -184,6 +184,15 @@ control("assignment", 45, {1: 1, 2: 7, 3: 2, 4: 16, 5: b"\1\2\3", 6: b"\0\0\1", 
 control("save", 46, {1: 7, 2: "step-000007-g3"})
 control("stop", 47, {1: 7, 2: "done"})
 control("store", 48, {1: [{1: "rank_0", 2: b"host"}, {1: "rank_1", 2: b"host"}]})
+TOKEN, CHECKPOINT, TENSOR = b"sixteen of token", "step-000007-g3", "qformer.moment1.safetensors"
+control("fetch", 30, {1: TOKEN, 3: "dataset.index", 4: 131072})
+control("fetch-checkpoint", 30, {1: TOKEN, 2: CHECKPOINT, 3: TENSOR})
+control("put", 31, {1: TOKEN, 2: CHECKPOINT, 3: TENSOR, 4: 5, 5: 10, 6: b"bytes"})
+control("put-all", 31, {1: TOKEN, 2: CHECKPOINT})
+control("piece", 60, {2: "config.yaml", 3: 5, 4: 10, 5: b"d" * 32, 6: b"bytes"})
+control("piece-error", 60, {1: CHECKPOINT, 2: TENSOR, 7: "cannot be opened"})
+control("kept", 61, {1: CHECKPOINT, 2: TENSOR, 3: 10})
+control("kept-error", 61, {1: CHECKPOINT, 4: "nobody has asked for that checkpoint"})
 HASH = struct.pack("<Q", 1 << 63)
 put("proto", "header", b"\1" + message({
     1: 1, 2: b"sixteen bytes...", 3: 3, 4: 9, 5: 1, 6: 7, 7: 2, 8: 16, 9: 64, 10: [

@@ -178,9 +178,9 @@ def row(name, spent, peak_mb, cached=False):
     return s
 
 
-def ours(program, models, projector, cached=False):
+def ours(program, models, projector, form):
     result = subprocess.run([program, f"{models}/{projector}.json", f"{models}/input.safetensors", str(WARMUP), str(STEPS),
-                             *(["cached"] if cached else [])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                             *([form] if form else [])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
         print(f"train_speed {projector}: rc={result.returncode}: {result.stdout[-600:]}", flush=True)
         return None
@@ -209,13 +209,14 @@ def main():
     if on == "cuda":
         torch.cuda.empty_cache()
     good, figures = True, []
-    for projector, cached in (("normal", False), ("normal", True), ("moe", False)):
-        result = ours(program, models, projector, cached)
+    words = {"": "", "cached": ", cached features", "fixed": ", algorithms as train.reproducible has them"}
+    for projector, form in (("normal", ""), ("normal", "cached"), ("moe", ""), ("normal", "fixed")):
+        result = ours(program, models, projector, form)
         if not result:
             good = False
             continue
-        lines[f"{projector}{'-cached' if cached else ''}"] = result
-        figures.append(row(f"BLIPren, {projector}{', cached features' if cached else ''}", result["step_s"], result["peak_mb"], cached))
+        lines[f"{projector}{'-' if form else ''}{form}"] = result
+        figures.append(row(f"BLIPren, {projector}{words[form]}", result["step_s"], result["peak_mb"], form == "cached"))
         print(f"{projector}: loss {result['losses'][0]:.4f} -> {result['losses'][-1]:.4f}, opened in {result['open_s']} s", flush=True)
         good = good and result["losses"][-1] < result["losses"][0]
     if figures:

@@ -72,6 +72,34 @@ static void draw_sources(struct bl_plan *plan)
     }
 }
 
+/* Workers that send checkpoints to the coordinator and fetch them there (M14). This and what follows by chances of their own, so that the
+ * other draws of a seed stay what they are. */
+static void draw_unseeing(void)
+{
+    uint64_t own = bl_mix64(w->config.plan.seed, 21);
+    bool some = !w->local && sim_below(&own, 3) == 0;
+    for (uint32_t i = 0; i < w->worker_count; i++)
+        w->unseeing[i] = some && sim_chance(&own, 0.6);
+}
+
+/* A run without steps and without a communicator, whose one pass writes shards (V4). */
+static void draw_embedding(struct bl_plan *plan)
+{
+    uint64_t own = bl_mix64(plan->seed, 20);
+    if (sim_below(&own, 8) > 0)
+        return;
+    plan->kind = BL_KIND_EMBED;
+    plan->validate_samples = 1 + sim_below(&own, SIM_VALIDATE_MAX);
+    plan->batch = plan->micro_batch = 1 + sim_below(&own, 3);
+    plan->steps = plan->checkpoint_every = plan->validate_every = 0;
+    plan->validate_at_start = true;
+    plan->steps_ahead = 1;
+    plan->window = 2;
+    if (w->odd != STICKS) /* there is nothing to form */
+        w->odd = NOT_ODD;
+    memset(w->unseeing, 0, sizeof w->unseeing); /* they would be refused */
+}
+
 /* Everything is drawn, the rates of what goes wrong included: most schedules know few faults, and
  * those often. */
 static void draw(void)
@@ -148,6 +176,8 @@ static void draw(void)
         w->odd = (enum odd)(1 + below(5));
     w->lies_left = 2;
     w->keep_last = below(4); /* 0: nothing is ever removed */
+    draw_unseeing();
+    draw_embedding(plan);
     for (uint64_t step = 0; step < plan->steps; step++)
         for (uint32_t index = 0; index < plan->batch; index++) {
             uint32_t epoch;
@@ -163,14 +193,17 @@ static void print_options(void)
     TRACE("workers=%u (min %u, wanted %u) loaders=%u capacity=%u batch=%u micro-batch=%u window=%u "
           "ahead=%u steps=%llu "
           "samples=%llu validate=%llu/%llu checkpoint=%llu patience=%u delay=%u slow=%u@%.2f "
-          "silent=%.1f local=%d stop=%d fsync=%u long=%.2f odd=%d: %d tail=%d finding=%d",
+          "silent=%.1f local=%d stop=%d fsync=%u long=%.2f odd=%d: %d tail=%d finding=%d embeds=%d",
           w->worker_count, w->config.workers_min, w->config.workers_wanted, w->loader_count,
           w->capacity, plan->batch, plan->micro_batch, plan->window, plan->steps_ahead,
           (unsigned long long)plan->steps, (unsigned long long)plan->train_samples,
           (unsigned long long)plan->validate_samples, (unsigned long long)plan->validate_every,
           (unsigned long long)plan->checkpoint_every, patience(), w->delay_ms, w->slow_ms,
           w->slow_chance, w->silent_chance, w->local, w->stop_wanted, w->fsync_ms, w->long_chance,
-          w->odd_worker, (int)w->odd, (int)w->tail, (int)w->finding);
+          w->odd_worker, (int)w->odd, (int)w->tail, (int)w->finding, embeds());
+    for (uint32_t i = 0; i < w->worker_count; i++)
+        if (w->unseeing[i])
+            TRACE("worker %u does not see the run folder", i);
     for (int i = 0; i < FAULT_COUNT; i++)
         TRACE("fault %s weight %u", fault_names[i], w->fault_weight[i]);
 }
@@ -227,6 +260,8 @@ static void handle(struct sim_event *e)
 static void ask_for_checkpoints(uint64_t seed)
 {
     uint64_t own = bl_mix64(seed, 8);
+    if (embeds())
+        return; /* there are none */
     for (uint32_t i = sim_below(&own, 4); i > 0; i--) {
         struct sim_event *e = to_coord(COORD_EVENT_CHECKPOINT, 0);
         e->what = SIM_COORD_OWN;

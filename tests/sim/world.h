@@ -39,6 +39,10 @@ struct coordinator {
     uint64_t *seqs;
     int on_disk, record_count;
     uint32_t entries; /* of the rendezvous store, kept */
+    /* a run that embeds */
+    uint8_t done[SIM_VALIDATE_MAX];  /* the shards that were there at its start */
+    uint32_t accepted, went_back_at; /* shards accepted; and when nobody was left last */
+    uint32_t unformed;               /* generations that were begun since one was formed */
 };
 
 /* One connection between a worker or loader and a coordinator, in order in both directions. */
@@ -74,6 +78,7 @@ struct op {
     uint32_t slot, rank, world;
     int32_t source;
     bool have_state;
+    bool one_reads;
     char checkpoint[COORD_CHECKPOINT_NAME_MAX];
 };
 
@@ -209,6 +214,7 @@ struct world {
     uint64_t train_ids[SIM_SAMPLES_MAX], validate_ids[SIM_SAMPLES_MAX];
     uint64_t heal_ms, end_ms;
     uint64_t expected[SIM_STEPS_MAX]; /* sums of the terms of each step */
+    bool unseeing[SIM_WORKERS_MAX];   /* workers on hosts that do not see the run folder */
 
     struct coordinator coords[COORDS];
     struct coordinator *k; /* the one that acts now */
@@ -218,6 +224,7 @@ struct world {
         endpoint; /* of the coordinators: whose the newest journal is; who wrote RUN/endpoint last */
     int counted;  /* records of the newest journal that count, or did in the one it is a copy of */
     bool over;
+    bool shards[SIM_VALIDATE_MAX]; /* a run that embeds: those on disk */
     uint64_t disk_slow_until_ms;
     struct process workers[SIM_WORKERS_MAX], loaders[SIM_LOADERS_MAX];
     int link_count;
@@ -277,6 +284,11 @@ static inline uint64_t later(uint64_t a, uint64_t b)
 static inline uint32_t patience(void)
 {
     return w->config.patience_ms;
+}
+
+static inline bool embeds(void)
+{
+    return w->config.plan.kind == BL_KIND_EMBED;
 }
 
 static inline struct process *process_of(enum program program, int index)

@@ -17,7 +17,8 @@ static void worker_form(int index, const struct worker_action *a)
                     .rank = a->form.rank,
                     .world = a->form.world,
                     .source = a->form.source,
-                    .have_state = a->form.have_state};
+                    .have_state = a->form.have_state,
+                    .one_reads = a->form.one_reads};
     name_copy(op.checkpoint, a->form.checkpoint);
     engine_queue(index, op);
 }
@@ -34,6 +35,10 @@ static void worker_write(int index, const struct worker_action *a)
     e->content = p->engine.snap_state;
     name_copy(e->name, a->save.folder);
     uint64_t disk_ms = w->now_ms < w->disk_slow_until_ms ? below(2 * patience()) : 0;
+    if (w->unseeing[index]) { /* then sent to the coordinator that asked for it (F3) */
+        e->link = p->link >= 0 ? w->links[p->link].coord_instance : 0;
+        disk_ms += work();
+    }
     sim_push(&w->queue, e, busy_until(p, w->now_ms + delay() + work() + disk_ms));
 }
 
@@ -48,6 +53,7 @@ static void worker_message(int index, const struct worker_action *a)
         m->ended.applied_step = a->ended.applied_step;
         m->ended.state_generation = a->ended.state_generation;
         m->ended.digest = a->ended.digest;
+        m->ended.needs_files = w->unseeing[index];
         break;
     case WORKER_ACTION_FORMED:
         m->type = COORD_EVENT_FORMED;
@@ -353,6 +359,10 @@ static void coord_form(const struct coord_action *a)
     e->worker.form.source = a->form.source;
     e->worker.form.step = a->form.step;
     e->worker.form.state_generation = a->form.state_generation;
+    e->worker.form.one_reads = a->form.one_reads;
+    w->k->unformed = 0;
+    if (a->form.source < 0)
+        w->k->went_back_at = w->k->accepted;
     if (a->form.source < 0 && a->form.checkpoint.generation > 0)
         coord_checkpoint_name(a->form.checkpoint, e->name);
     send_down(a->link, e);
@@ -364,6 +374,8 @@ static void coord_assignment(const struct coord_action *a)
     uint64_t samples[SIM_BATCH_MAX];
     uint32_t epochs[SIM_BATCH_MAX];
     BL_ASSERT_CMP(a->assignment.indices.count, <=, SIM_BATCH_MAX);
+    if (embeds() && w->k->done[a->assignment.micro_batch])
+        sim_fail(SIM_UNSAFE, "shard %u was there and is made again", a->assignment.micro_batch);
     coord_assignment_samples(w->k->core, a, samples, epochs);
     e->loader.type = LOADER_EVENT_ASSIGNMENT;
     e->loader.generation = a->generation;
@@ -390,10 +402,20 @@ static void coord_verify(const struct coord_action *a)
     sim_push(&w->queue, e, w->now_ms + 1 + delay());
 }
 
+/* M12, V4: nobody was left three times, and no shard was made in between. */
+static void judge_going_back(const struct coord_action *a)
+{
+    const struct coordinator *k = w->k;
+    if (embeds() && strstr(a->exit.text, "again and again") && k->unformed == 0 &&
+        k->accepted > k->went_back_at)
+        sim_fail(SIM_UNSAFE, "a run that embeds gives up though it gets on");
+}
+
 static void coord_exit(const struct coord_action *a)
 {
     const struct coord_ledger *ledger = coord_ledger(w->k->core);
     TRACE("coord exits with %d: %s", a->exit.code, a->exit.text);
+    judge_going_back(a);
     /* What the last fault does is over after 12 P, or, where a worker hung, which is found out after 20 P, after 36 P. */
     bool may_fail = (a->exit.code == BL_EIO && w->write_failure_chance > 0) ||
                     (a->exit.code == BL_EPEER && w->now_ms < w->heal_ms + 36ull * patience());
@@ -408,6 +430,14 @@ static void coord_exit(const struct coord_action *a)
             sim_fail(SIM_UNSAFE, "the run ends well with %llu steps",
                      (unsigned long long)ledger->committed);
         const struct coord_checkpoint *last = &ledger->checkpoints[ledger->checkpoint_count - 1];
+        for (uint32_t i = 0; embeds() && i < bl_plan_micro_batches(&w->config.plan, BL_KIND_EMBED);
+             i++)
+            if (!w->shards[i])
+                sim_fail(SIM_UNSAFE, "the run ends well without shard %u", i);
+        if (embeds()) {
+            w->over = true;
+            return;
+        }
         if (ledger->checkpoint_count == 0 || last->step != w->config.plan.steps)
             sim_fail(SIM_UNSAFE, "the run ends well without its last checkpoint");
         if (bl_plan_validates(&w->config.plan, ledger->committed) &&
@@ -564,6 +594,10 @@ static void do_coord_action(const struct coord_action *a, const struct sim_event
     case COORD_ACTION_ACCEPTED:
         if (w->k != &w->coords[w->journal])
             return; /* its journal was copied: what it says from here on is lost */
+        w->k->accepted++;
+        if (embeds() && !w->shards[from->coord.micro_batch.micro_batch])
+            sim_fail(SIM_UNSAFE, "shard %u is said to be on disk, and is not",
+                     from->coord.micro_batch.micro_batch);
         truth_lives(&w->truth, from->content, a->step, "validation");
         return truth_accepted(&w->truth, a->step, from->coord.micro_batch.micro_batch);
     case COORD_ACTION_BAD_SAMPLE:

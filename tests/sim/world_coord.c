@@ -75,6 +75,10 @@ void coord_claimed(const struct sim_event *e)
     w->truth.validating = UINT64_MAX; /* results were kept in the other one's memory */
     w->endpoint = e->index;
     w->k = k;
+    k->accepted = k->went_back_at = k->unformed = 0;
+    for (int i = 0; i < SIM_VALIDATE_MAX; i++)
+        k->done[i] = w->shards[i];
+    w->config.done = embeds() ? k->done : NULL;
     BL_ASSERT(coord_new(&w->config, &k->core, &err) == 0);
     for (int i = 0; i < k->on_disk; i++)
         if (coord_replay(k->core, &k->records[i], &err) < 0)
@@ -95,6 +99,7 @@ void coord_journal(const struct coord_action *a)
 {
     struct coordinator *k = w->k;
     BL_ASSERT_CMP(k->record_count, <, RECORDS_MAX);
+    k->unformed += a->journal.record.type == COORD_RECORD_GENERATION;
     k->seqs[k->record_count] = a->journal.seq;
     k->records[k->record_count++] = a->journal.record;
     struct sim_event *e = own_event(k, SIM_SYNCED);

@@ -46,7 +46,7 @@ static void schedule_op(int index, bool ok)
 void comm_fail(uint64_t generation)
 {
     struct comm *comm = &w->comms[generation];
-    if (generation == 0 || comm->failed)
+    if (generation == 0 || comm->failed || embeds())
         return;
     comm->failed = true;
     TRACE("comm %llu fails", (unsigned long long)generation);
@@ -79,6 +79,22 @@ static bool cannot_form(const struct comm *comm)
     return false;
 }
 
+static bool sees(const struct comm *comm, uint32_t rank)
+{
+    return !w->unseeing[comm->members[rank]];
+}
+
+/* M14: a rank that does not see the run folder writes checkpoints, or reads them for all, only where none does, and none reads by itself. */
+static void judge_reading(const struct comm *comm, const struct op *op)
+{
+    for (uint32_t rank = 0; rank < comm->world; rank++) {
+        if (sees(comm, rank) && !sees(comm, 0))
+            sim_fail(SIM_UNSAFE, "rank 0 does not see the run folder, and rank %u does", rank);
+        if (!sees(comm, rank) && op->source < 0 && !op->one_reads)
+            sim_fail(SIM_UNSAFE, "rank %u is to read a checkpoint that it does not see", rank);
+    }
+}
+
 /* Everybody of the generation takes the source's state. */
 static void form_complete(struct comm *comm, const struct op *op)
 {
@@ -89,6 +105,7 @@ static void form_complete(struct comm *comm, const struct op *op)
                 schedule_op(comm->members[rank], false);
         return;
     }
+    judge_reading(comm, op);
     if (op->source >= 0) {
         const struct engine *source = &w->workers[comm->members[op->source]].engine;
         comm->state = source->state;
@@ -192,6 +209,8 @@ static void op_start(int index)
         clear_trained(engine);
         if (!op->have_state)
             engine->step = -1;
+        if (embeds())
+            return schedule_op(index, true); /* by itself */
         if (op->world > 1 && is_odd(index, HANGS) && w->config.plan.seed % 2)
             return; /* not even that */
         send_up_from(p, p->link >= 0 ? w->links[p->link].core_link : 0,
@@ -227,7 +246,9 @@ static void computed(struct engine *engine, const struct held *held)
     if (engine->step != (int64_t)held->step && held->kind == BL_KIND_VALIDATE)
         sim_fail(SIM_UNSAFE, "validation after %llu steps on a state of %lld",
                  (unsigned long long)held->step, (long long)engine->step);
-    if (held->kind == BL_KIND_VALIDATE)
+    if (held->kind == BL_KIND_EMBED)
+        w->shards[held->micro_batch] = true;
+    if (bl_kind_is_pass(held->kind))
         return;
     engine->trained[engine->trained_count++] = indices;
     engine->indices += indices.count;
@@ -249,6 +270,10 @@ void op_end(int index, bool ok)
     struct sim_event *e;
     switch (op.type) {
     case OP_FORM:
+        if (embeds()) {
+            comm->state = w->truth.fresh;
+            comm->step = 0;
+        }
         if (op.have_state && engine->state != comm->state)
             sim_fail(SIM_UNSAFE, "worker %d keeps a state that is not the source's", index);
         engine->state = comm->state;

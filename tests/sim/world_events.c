@@ -115,6 +115,8 @@ void worker_now(struct sim_event *e)
         m->save.folder = e->name;
     if (m->type == WORKER_EVENT_OPENED)
         BL_ASSERT(worker_set_plan(p->worker, &w->config.plan, NULL) == 0);
+    if (m->type == WORKER_EVENT_WRITTEN && w->unseeing[e->index] && !coordinator_of(e->link))
+        m->written.ok = false; /* the coordinator that asked for it is no more (F4) */
     if (m->type == WORKER_EVENT_WRITTEN && m->written.ok) {
         struct coord_checkpoint checkpoint = checkpoint_named(e->name);
         struct saved *saved = saved_find(checkpoint);

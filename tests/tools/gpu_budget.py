@@ -47,7 +47,8 @@ def count(build, place, projector):
                 "train: {steps: 1, global_batch: 32, micro_batch: 32}\n" % projector)
     command = [os.path.join(build, "tests/tools/step_count"), path, str(IMAGES), str(TOKENS), str(TFLOPS), str(TBYTES)]
     rows = [json.loads(line) for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()]
-    return rows[:-1], rows[-1]["count"]
+    chosen = "%d classes of products, their algorithms found in %.2f s" % (rows[-1]["classes"], rows[-1]["choosing_s"])
+    return rows[:-1], rows[-1]["count"], chosen
 
 
 def print_parts(normal, moe):
@@ -71,10 +72,11 @@ def trained_backward(rows):
     return sum(row["seconds"] for row in rows if row["part"] in ("Q-Former", "projector")) * 2 / 3
 
 
-def all_reduce(gpus, parameters, element, rate):
-    """Seconds: a ring moves 2 (n-1)/n of the bytes; a bucket's first byte takes a tree's way there and back."""
-    buckets, size = math.ceil(parameters / BUCKET), parameters * element
-    return 2 * (gpus - 1) / gpus * size / rate + 2 * math.log2(gpus) * LATENCY * buckets if gpus > 1 else 0
+def all_reduce(gpus, parameters, moved, rate):
+    """Seconds: a ring moves (n-1)/n of an element to its sum and of the sum to all, `moved` bytes together; a bucket's first byte
+    takes a tree's way there and back."""
+    buckets, size = math.ceil(parameters / BUCKET), parameters * moved
+    return (gpus - 1) / gpus * size / rate + 2 * math.log2(gpus) * LATENCY * buckets if gpus > 1 else 0
 
 
 def step(seconds, backward, reduce, parameters, micro_batches):
@@ -85,9 +87,8 @@ def step(seconds, backward, reduce, parameters, micro_batches):
 
 def print_scaling(times, parameters):
     for name, (seconds, backward), trained in zip(("normal", "moe"), times, parameters):
-        for element, what in ((4, "f32 sums"), (8, "int64 sums, `train.reproducible`")):
-            size = trained * element
-            print("\n**%s, %s**: %.2f GB a step; one GPU %.0f ms, %.0f images/s.\n" % (name, what, size / 1e9, 1e3 * seconds,
+        for moved, what in ((4 + 4, "f32 sums"), (8 + 4, "int64 sums gathered as f32, `train.reproducible`")):
+            print("\n**%s, %s**: %.2f GB a step; one GPU %.0f ms, %.0f images/s.\n" % (name, what, trained * moved / 1e9, 1e3 * seconds,
                                                                                       IMAGES / seconds))
             print("| GPUs | " + " | ".join(network for network, _ in NETWORKS) + " |\n| --- |" + " --- |" * len(NETWORKS))
             for gpus in (2, 8, 16, 64, 512):
@@ -97,7 +98,7 @@ def print_scaling(times, parameters):
                         cells.append("-")
                         continue
                     found = ["%.0f ms, %.0f %%" % (1e3 * t, 100 * k * seconds / t)
-                             for k in (1, 8) for t in [step(seconds, backward, all_reduce(gpus, trained, element, rate), trained, k)]]
+                             for k in (1, 8) for t in [step(seconds, backward, all_reduce(gpus, trained, moved, rate), trained, k)]]
                     cells.append("; ".join(found))
                 print("| %d | %s |" % (gpus, " | ".join(cells)))
 
@@ -110,9 +111,10 @@ def main():
         write_folder(os.path.join(place, "llm"), MISSION_LLM, llm_shapes(MISSION_LLM))
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(os.path.join(ROOT, "deploy/demo/models/llm", name), os.path.join(place, "llm"))
-        normal, normal_count = count(build, place, "normal")
-        moe, moe_count = count(build, place, "moe")
+        normal, normal_count, chosen = count(build, place, "normal")
+        moe, moe_count, moe_chosen = count(build, place, "moe")
     times = print_parts(normal, moe)
+    print("\nnormal: %s; moe: %s" % (chosen, moe_chosen))
     print_scaling(times, (normal_count, moe_count))
 
 

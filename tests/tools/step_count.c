@@ -25,7 +25,11 @@ enum part { TOWER, QFORMER, PROJECTOR, LLM, OPTIMIZER, PARTS };
 static const char *const names[PARTS] = {"vision tower", "Q-Former", "projector", "language model",
                                          "optimizer"};
 enum { ACT = 2, F32 = 4 };          /* bytes */
-enum { CUDA_ROWS_AT_ONCE = 16384 }; /* worker/ops/cuda/cuda.c */
+enum { CUDA_ROWS_AT_ONCE = 16384 }; /* worker/ops/cuda/open.c */
+/* worker/ops/cuda/algorithm.h: products timed for each class, and what rows are rounded up to */
+enum { CUDA_TIMED = 8 * (1 + 2), CUDA_CLASS_ROWS = 128, CLASSES_MAX = 512 };
+
+enum form { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
 
 struct matrix {
     const struct ops_matrix *matrix;
@@ -48,15 +52,24 @@ static struct {
         int64_t calls;
         double flops, bytes, seconds;
     } parts[PARTS];
+    /* Classes of products, for each of which an algorithm is chosen: samples, rows, columns, depth, form, bytes of a result. */
+    int64_t classes[CLASSES_MAX][6];
+    int64_t class_count;
+    double choosing_s;
 } count;
+
+static double seconds_of(double flops, double bytes)
+{
+    double by_flops = flops / count.flops_s, by_bytes = bytes / count.bytes_s;
+    return by_flops > by_bytes ? by_flops : by_bytes;
+}
 
 static void add_work(double flops, double bytes)
 {
-    double by_flops = flops / count.flops_s, by_bytes = bytes / count.bytes_s;
     count.parts[count.now].calls++;
     count.parts[count.now].flops += flops;
     count.parts[count.now].bytes += bytes;
-    count.parts[count.now].seconds += by_flops > by_bytes ? by_flops : by_bytes;
+    count.parts[count.now].seconds += seconds_of(flops, bytes);
 }
 
 /* Activations read or written: so many, so often. */
@@ -65,11 +78,32 @@ static void add_moved(int64_t elements, double times)
     add_work(0, times * ACT * (double)elements);
 }
 
-/* S products (M,K) (K,N), whose results are read and written as `result` bytes each. */
-static void add_product(int64_t S, int64_t M, int64_t N, int64_t K, double result)
+static int64_t rounded(int64_t rows)
 {
-    double m = (double)M, n = (double)N, k = (double)K, s = (double)S;
-    add_work(2 * s * m * n * k, s * (ACT * (m * k + n * k) + result * m * n));
+    return (rows + CUDA_CLASS_ROWS - 1) / CUDA_CLASS_ROWS * CUDA_CLASS_ROWS;
+}
+
+/* The first product of a class, of so many seconds, is timed by several algorithms. */
+static void choose_algorithm(const int64_t class[6], double seconds)
+{
+    for (int64_t i = 0; i < count.class_count; i++)
+        if (memcmp(count.classes[i], class, sizeof count.classes[i]) == 0)
+            return;
+    if (count.class_count == CLASSES_MAX)
+        return;
+    memcpy(count.classes[count.class_count++], class, sizeof count.classes[0]);
+    count.choosing_s += CUDA_TIMED * seconds;
+}
+
+/* S products (M,K) (K,N), whose results are read and written as `result` bytes each. */
+static void add_product(enum form form, int64_t S, int64_t M, int64_t N, int64_t K, int64_t result)
+{
+    const double m = (double)M, n = (double)N, k = (double)K, s = (double)S;
+    const double flops = 2 * s * m * n * k;
+    const double bytes = s * (ACT * (m * k + n * k) + (double)result * m * n);
+    const int64_t class[6] = {S, rounded(M), N, rounded(K), form, result};
+    choose_algorithm(class, seconds_of(flops, bytes));
+    add_work(flops, bytes);
 }
 
 /* -- matrices -- */
@@ -128,23 +162,31 @@ static void linear_forward(struct ops *self, act *y, act *saved_pre, const act *
                            enum ops_epilogue epilogue)
 {
     const struct matrix *m = use(w);
-    add_product(1, R, m->N, m->K, ACT);
-    if (epilogue != OPS_NONE || saved_pre) /* a kernel of its own behind the product */
+    add_product(FORWARD, 1, R, m->N, m->K, ACT);
+    const bool fused = epilogue == OPS_GELU_TANH && !saved_pre;
+    if ((epilogue != OPS_NONE || saved_pre) && !fused) /* a kernel of its own behind the product */
         add_moved(R * m->N, saved_pre ? 3 : 2);
+}
+
+static void linear_add(struct ops *self, act *y, const act *base, const act *x,
+                       const struct ops_matrix *w, const float *bias, int64_t R)
+{
+    const struct matrix *m = use(w);
+    add_product(FORWARD, 1, R, m->N, m->K, 2 * ACT);
 }
 
 static void linear_backward_input(struct ops *self, act *d_x, const act *d_y,
                                   const struct ops_matrix *w, int64_t R, bool accumulate)
 {
     const struct matrix *m = use(w);
-    add_product(1, R, m->K, m->N, accumulate ? 2 * ACT : ACT);
+    add_product(BACKWARD_INPUT, 1, R, m->K, m->N, accumulate ? 2 * ACT : ACT);
 }
 
 static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, const act *d_y,
                                    const act *x, int64_t R, int64_t N, int64_t K)
 {
     count.now = part_of(count.params->grads, d_w);
-    add_product(1, N, K, R, 2 * F32);
+    add_product(BACKWARD_WEIGHT, 1, N, K, R, 2 * F32);
     if (d_bias)
         add_moved(R * N, 1);
 }
@@ -154,10 +196,10 @@ static void head_loss(struct ops *self, float *nll, uint8_t *correct, act *d_x, 
                       const struct ops_matrix *w, const int32_t *labels, int64_t R)
 {
     const struct matrix *m = use(w);
-    add_product(1, R, m->N, m->K, ACT);
+    add_product(FORWARD, 1, R, m->N, m->K, ACT);
     add_moved(R * m->N, d_x ? 2 : 1);
     if (d_x)
-        add_product(1, R, m->K, m->N, ACT);
+        add_product(BACKWARD_INPUT, 1, R, m->K, m->N, ACT);
 }
 
 /* -- attention -- */
@@ -205,18 +247,18 @@ static void operand_set(struct ops *self, struct ops_operand *operand, const act
 static void product_transposed(struct ops *self, act *y, const act *a, const struct ops_operand *x,
                                int64_t M)
 {
-    add_product(count.operand_S, M, count.operand_N, count.operand_D, ACT);
+    add_product(FORWARD, count.operand_S, M, count.operand_N, count.operand_D, ACT);
 }
 
 static void product(struct ops *self, act *y, const act *a, const struct ops_operand *x, int64_t M)
 {
-    add_product(count.operand_S, M, count.operand_D, count.operand_N, ACT);
+    add_product(BACKWARD_INPUT, count.operand_S, M, count.operand_D, count.operand_N, ACT);
 }
 
 static void product_backward(struct ops *self, float *d_x, const act *a, const act *b,
                              const struct ops_operand *x, int64_t M)
 {
-    add_product(count.operand_S, count.operand_N, count.operand_D, M, 2 * F32);
+    add_product(BACKWARD_WEIGHT, count.operand_S, count.operand_N, count.operand_D, M, 2 * F32);
 }
 
 static void softmax_forward(struct ops *self, act *p, act *dropped, float *sums, const act *x,
@@ -371,6 +413,7 @@ static void put_in_front(struct ops *ops)
     ops->matrix_frozen = matrix_frozen;
     ops->matrix_trainable = matrix_trainable;
     ops->linear_forward = linear_forward;
+    ops->linear_add = linear_add;
     ops->linear_backward_input = linear_backward_input;
     ops->linear_backward_weight = linear_backward_weight;
     ops->head_loss = head_loss;
@@ -454,7 +497,8 @@ static void print(void)
                "\"seconds\": %.6f}\n",
                names[i], (long long)count.parts[i].calls, count.parts[i].flops,
                count.parts[i].bytes, count.parts[i].seconds);
-    printf("{\"part\": \"parameters\", \"count\": %lld}\n", (long long)count.params->count);
+    printf("{\"part\": \"parameters\", \"count\": %lld, \"classes\": %lld, \"choosing_s\": %.3f}\n",
+           (long long)count.params->count, (long long)count.class_count, count.choosing_s);
 }
 
 static int run(char **argv, struct bl_error *err)

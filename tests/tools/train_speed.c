@@ -1,25 +1,19 @@
 /* tests/tools/train_speed.c - whole training steps of one micro-batch, over and over.
  *
- *     train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached]     (model_input.h)
+ *     train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached|fixed]     (model_input.h)
  *
  * A step is what a worker does: pixels through the vision tower (cached: from features computed once),
- * forward, backward, clipping, AdamW. Prints a JSON line: the loss of every step in nats per token, those
+ * forward, backward, clipping, AdamW; products by the fastest algorithm, which the first step finds (fixed: by that which the
+ * shape alone decides). Prints a JSON line: the loss of every step in nats per token, those
  * of the warm-up included; seconds of each of STEPS, the device's peak memory, the seconds until the first step. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "tests/tools/model_input.h"
 #include "worker/trainer.h"
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 struct bench {
     struct model_input input;
@@ -52,9 +46,10 @@ static int encode_once(struct bench *b, struct bl_error *err)
     return 0;
 }
 
-static int open_bench(struct bench *b, char **argv, bool cached, struct bl_error *err)
+static int open_bench(struct bench *b, char **argv, bool cached, bool fixed, struct bl_error *err)
 {
     BL_TRY(model_input_open(argv[1], argv[2], &b->input, err));
+    b->input.ops->times_products = !fixed;
     const struct trainer_options options = {
         .seed = 1,
         .micro_batches = 1,
@@ -82,21 +77,21 @@ static int step(struct bench *b, struct trainer_report *report, struct bl_error 
     return trainer_apply(b->trainer, b->comm, report, err);
 }
 
-static int run(char **argv, bool cached, struct bl_error *err)
+static int run(char **argv, bool cached, bool fixed, struct bl_error *err)
 {
     __attribute__((cleanup(bench_close))) struct bench b = {0};
-    double start = now_s();
-    BL_TRY(open_bench(&b, argv, cached, err));
+    double start = bl_now_s();
+    BL_TRY(open_bench(&b, argv, cached, fixed, err));
     int warmup = atoi(argv[3]), steps = atoi(argv[4]);
-    double opened = now_s() - start;
+    double opened = bl_now_s() - start;
     struct trainer_report report = {0};
     bl_autofree double *seconds = calloc((size_t)(warmup + steps) + 1, sizeof *seconds);
     BL_ASSERT(seconds);
     printf("{\"losses\": [");
     for (int i = 0; i < warmup + steps; i++) {
-        double before = now_s();
+        double before = bl_now_s();
         BL_TRY(step(&b, &report, err));
-        seconds[i] = now_s() - before;
+        seconds[i] = bl_now_s() - before;
         printf("%s%.9g", i ? ", " : "", report.nll / (double)report.tokens);
     }
     printf("], \"step_s\": [");
@@ -114,12 +109,13 @@ static int run(char **argv, bool cached, struct bl_error *err)
 int main(int argc, char **argv)
 {
     struct bl_error err = {0};
-    bool cached = argc == 6 && strcmp(argv[5], "cached") == 0;
-    if (argc != 5 && !cached)
+    const char *form = argc == 6 ? argv[5] : "";
+    const bool cached = strcmp(form, "cached") == 0, fixed = strcmp(form, "fixed") == 0;
+    if (argc < 5 || argc > 6 || (argc == 6 && !cached && !fixed))
         bl_fail(&err, BL_EUSAGE,
-                "usage: train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached]");
+                "usage: train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached|fixed]");
     else
-        run(argv, cached, &err);
+        run(argv, cached, fixed, &err);
     if (!err.code)
         return 0;
     char line[1600];

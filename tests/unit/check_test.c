@@ -51,7 +51,7 @@ static double read_clock(void *none)
 
 static bool measure;
 static int bad_pictures; /* of the eight */
-static const char *min_side = "";
+static const char *min_side = "", *sources = "source: .";
 
 /* Checks a run over the demo's models and eight pictures; *ret_page is the caller's. */
 static int checked(const char *keys, char **ret_page, struct bl_error *err)
@@ -71,8 +71,8 @@ static int checked(const char *keys, char **ret_page, struct bl_error *err)
     }
     snprintf(yaml, sizeof yaml,
              "run_dir: run\nvision: {path: %s/deploy/demo/models/vision}\n"
-             "llm: {path: %s/deploy/demo/models/llm}\ndata: {source: ., validation: 2%s}\n%s",
-             source, source, min_side, keys);
+             "llm: {path: %s/deploy/demo/models/llm}\ndata: {%s, validation: 2%s}\n%s",
+             source, source, sources, min_side, keys);
     put("run.yaml", yaml);
     snprintf(path, sizeof path, "%s/run.yaml", folder);
     size_t size;
@@ -152,6 +152,19 @@ static void images_that_are_too_small_are_counted(void **state)
     expect(page,
            "\nnote     images    8 of 8 decoded are smaller than data.min_side (5000), and void "
            "in training; the first is ");
+    free(page);
+}
+
+static void a_source_that_is_listed_twice_is_named(void **state)
+{
+    struct bl_error err = {0};
+    char *page = NULL;
+    sources = "sources: [{source: .}, {source: ., weight: 2}]";
+    int rc = checked("train: {steps: 9, global_batch: 6}\n", &page, &err);
+    sources = "source: .";
+    assert_int_equal(rc, -BL_EDATA); /* all that the second one has is repeated */
+    expect(page, "\nwarning  data      data.sources[0] and data.sources[1] are the same source, ");
+    expect(page, "; to train it more often, give one entry a weight of 3 in place of the two\n");
     free(page);
 }
 
@@ -253,6 +266,7 @@ UNIT_MAIN(IN_FOLDER(pictures_that_are_none_are_found_before_training),
           IN_FOLDER(a_sound_run_has_no_error_and_its_schedule_is_drawn),
           IN_FOLDER(it_goes_on_after_an_error_and_returns_the_first),
           IN_FOLDER(images_that_are_too_small_are_counted),
+          IN_FOLDER(a_source_that_is_listed_twice_is_named),
           IN_FOLDER(what_a_loader_makes_in_a_second_and_a_worker_needs_is_said),
           IN_FOLDER(a_begun_run_is_compared_with_its_configuration),
           IN_FOLDER(the_plan_grows_with_what_is_kept),

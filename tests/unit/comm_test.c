@@ -18,7 +18,9 @@ struct world {
     struct comm *comms[WORLD_MAX];
     int64_t count;
     float *floats[WORLD_MAX];
-    int64_t *longs[WORLD_MAX];
+    int64_t *longs[WORLD_MAX], *fixed[WORLD_MAX];
+    float *narrow[WORLD_MAX]; /* of fixed */
+    bool alone[WORLD_MAX];
     int root;
     void (*publish)(void *, const char *, const void *, size_t); /* NULL: to everybody, as it is */
     int rc[WORLD_MAX];
@@ -70,6 +72,8 @@ static void close_world(struct world *world)
         comm_free(&world->comms[r]);
         free(world->floats[r]);
         free(world->longs[r]);
+        free(world->fixed[r]);
+        free(world->narrow[r]);
     }
 }
 
@@ -85,6 +89,8 @@ static void *play_sums(void *argument)
     comm_allreduce(comm, w->floats[seat->rank], w->count, COMM_F32);
     comm_allreduce(comm, w->longs[seat->rank], w->count, COMM_I64);
     comm_broadcast(comm, w->floats[seat->rank], (size_t)w->count * 2, w->root);
+    w->alone[seat->rank] =
+        !comm_allreduce_fixed(comm, w->narrow[seat->rank], w->fixed[seat->rank], w->count);
     w->rc[seat->rank] = comm_wait(comm, err);
     return NULL;
 }
@@ -103,12 +109,15 @@ static void every_rank_holds_the_exact_sum(void **state)
             for (int r = 0; r < size; r++) {
                 w.floats[r] = malloc((n + 1) * sizeof(float));
                 w.longs[r] = malloc((n + 1) * sizeof(int64_t));
+                w.fixed[r] = malloc((n + 1) * sizeof(int64_t));
+                w.narrow[r] = calloc(n + 1, sizeof(float));
                 for (size_t i = 0; i < n; i++) {
                     uint32_t x[4];
                     bl_draw(7, BL_RANDOM_INIT, i, (uint64_t)r, x);
                     w.floats[r][i] = (float)(int)(x[0] % 2001 - 1000) * 0x1p-4f;
                     w.longs[r][i] = (int64_t)((uint64_t)x[1] << 32 | x[2]) >> 8;
                     sum[i] += w.floats[r][i];
+                    w.fixed[r][i] = w.longs[r][i];
                     whole[i] += w.longs[r][i];
                 }
             }
@@ -117,6 +126,9 @@ static void every_rank_holds_the_exact_sum(void **state)
                 assert_ok(w.rc[r], w.err[r]);
                 assert_memory_equal(w.floats[r], sum, n * sizeof *sum);
                 assert_memory_equal(w.longs[r], whole, n * sizeof *whole);
+                assert_int_equal(w.alone[r], size == 1);
+                for (size_t i = 0; i < n && size > 1; i++)
+                    assert_true(w.narrow[r][i] == (float)((double)whole[i] / COMM_FIXED_SCALE));
             }
             free(sum);
             free(whole);
@@ -301,6 +313,8 @@ static void strangers_at_the_port_change_nothing(void **state)
     for (int r = 0; r < 3; r++) {
         w.floats[r] = calloc((size_t)w.count, sizeof(float));
         w.longs[r] = calloc((size_t)w.count, sizeof(int64_t));
+        w.fixed[r] = calloc((size_t)w.count, sizeof(int64_t));
+        w.narrow[r] = calloc((size_t)w.count, sizeof(float));
     }
     run_ranks(&w, 3, play_sums);
     for (int r = 0; r < 3; r++)

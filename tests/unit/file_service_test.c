@@ -1,8 +1,13 @@
 /* tests/unit/file_service_test.c - the run folder's files to and from a host that does not see it, over real sockets. */
 #include "tests/unit/unit.h"
 
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +22,7 @@
 #define SILENCE_MS 50     /* after which a new connection is tried */
 #define NAME "step-000004-g2"
 #define LARGE (5u << 20)
+#define HUGE_FILE (48u << 20) /* many times what may be on its way */
 
 static struct {
     struct wire_context *context;
@@ -81,8 +87,8 @@ static void assert_equal_files(const char *a, const char *b)
     char *one, *two;
     size_t one_size, two_size;
     struct bl_error err;
-    assert_ok(bl_file_read(a, LARGE, &one, &one_size, &err), err);
-    assert_ok(bl_file_read(b, LARGE, &two, &two_size, &err), err);
+    assert_ok(bl_file_read(a, HUGE_FILE, &one, &one_size, &err), err);
+    assert_ok(bl_file_read(b, HUGE_FILE, &two, &two_size, &err), err);
     assert_int_equal(one_size, two_size);
     assert_memory_equal(one, two, one_size);
     free(one);
@@ -304,6 +310,174 @@ static void what_is_no_checkpoint_s_file_is_not_written_and_what_is_unfinished_g
     assert_false(bl_path_is_folder(inside("run/checkpoints/" NAME ".sent")));
 }
 
+/* -- a network between the two that cuts connections ---------------------------------------------- */
+
+static struct {
+    pthread_t thread;
+    int listener;
+    uint16_t to;
+    uint64_t cut_after; /* bytes of a connection; 0: never */
+    atomic_uint accepted;
+    atomic_bool stopping;
+} proxy;
+
+static struct sockaddr_in loopback(uint16_t port)
+{
+    return (struct sockaddr_in){
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+}
+
+/* Moves what there is from one to the other; how much, -1: it is closed. */
+static ssize_t forward(int from, int to)
+{
+    static char bytes[1 << 16];
+    ssize_t n = recv(from, bytes, sizeof bytes, 0);
+    for (ssize_t done = 0, more; done < n; done += more)
+        if ((more = send(to, bytes + done, (size_t)(n - done), MSG_NOSIGNAL)) < 0)
+            return -1;
+    return n > 0 ? n : -1;
+}
+
+/* One connection to its end. */
+static void carry(int client)
+{
+    struct sockaddr_in at = loopback(proxy.to);
+    int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    uint64_t carried = 0;
+    bool open = connect(server, (struct sockaddr *)&at, sizeof at) == 0;
+    while (open && !atomic_load(&proxy.stopping) &&
+           (!proxy.cut_after || carried < proxy.cut_after)) {
+        struct pollfd fds[2] = {{client, POLLIN, 0}, {server, POLLIN, 0}};
+        if (poll(fds, 2, 20) < 0)
+            break;
+        for (int i = 0; i < 2 && open; i++) {
+            ssize_t n = fds[i].revents ? forward(fds[i].fd, fds[1 - i].fd) : 0;
+            open = n >= 0;
+            carried += open ? (uint64_t)n : 0;
+        }
+    }
+    close(server);
+    close(client);
+}
+
+static void *run_proxy(void *unused)
+{
+    while (!atomic_load(&proxy.stopping)) {
+        struct pollfd fd = {proxy.listener, POLLIN, 0};
+        if (poll(&fd, 1, 20) <= 0)
+            continue;
+        int client = accept(proxy.listener, NULL, NULL);
+        if (client < 0)
+            continue;
+        atomic_fetch_add(&proxy.accepted, 1);
+        carry(client);
+    }
+    return NULL;
+}
+
+/* Between this host and the service; net.place leads through it. */
+static void open_proxy(uint64_t cut_after)
+{
+    struct sockaddr_in at = loopback(0);
+    socklen_t size = sizeof at;
+    proxy.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    proxy.to = (uint16_t)atoi(strrchr(net.place.endpoint, ':') + 1);
+    proxy.cut_after = cut_after;
+    atomic_store(&proxy.accepted, 0);
+    atomic_store(&proxy.stopping, false);
+    assert_int_equal(bind(proxy.listener, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(proxy.listener, 8), 0);
+    assert_int_equal(getsockname(proxy.listener, (struct sockaddr *)&at, &size), 0);
+    assert_int_equal(pthread_create(&proxy.thread, NULL, run_proxy, NULL), 0);
+    snprintf(net.place.endpoint, sizeof net.place.endpoint, "tcp://127.0.0.1:%u",
+             ntohs(at.sin_port));
+}
+
+static unsigned close_proxy(void)
+{
+    atomic_store(&proxy.stopping, true);
+    pthread_join(proxy.thread, NULL);
+    close(proxy.listener);
+    return atomic_load(&proxy.accepted);
+}
+
+static void make_huge_checkpoint(void)
+{
+    struct bl_error err;
+    assert_ok(bl_folder_make(inside("own"), &err), err);
+    write_bytes(inside("own/qformer.safetensors"), HUGE_FILE, 1);
+    write_bytes(inside("own/state.json"), 300, 3);
+}
+
+/* There and back again. */
+static void send_and_fetch_huge_checkpoint(void)
+{
+    struct bl_error err;
+    files_point(net.files, &net.place);
+    file_service_permit(net.service, PEER, NAME);
+    assert_ok(files_put(net.files, NAME, inside("own"), &err), err);
+    assert_ok(files_get(net.files, NAME, "qformer.safetensors", inside("got"), NULL, &err), err);
+}
+
+static void assert_huge_checkpoint_came(void)
+{
+    assert_equal_files(inside("own/qformer.safetensors"),
+                       inside("run/checkpoints/" NAME "/qformer.safetensors"));
+    assert_equal_files(inside("own/qformer.safetensors"), inside("got"));
+}
+
+static void a_large_checkpoint_comes_through_connections_that_are_cut(void **state)
+{
+    enum { CUT_AFTER = 9 << 20 };
+    make_huge_checkpoint();
+    serve(NULL, 1);
+    open_proxy(CUT_AFTER);
+    net.place.patience_ms = 6 * SILENCE_MS;
+    send_and_fetch_huge_checkpoint();
+    assert_true(close_proxy() >= 2 * (HUGE_FILE / CUT_AFTER));
+    assert_huge_checkpoint_came();
+}
+
+/* What is lost on the way costs a silence and a new connection; nothing is lost where nobody cuts. */
+static void an_undisturbed_transfer_has_one_connection(void **state)
+{
+    make_huge_checkpoint();
+    serve(NULL, 1);
+    open_proxy(0);
+    net.place.patience_ms = 100 * PATIENCE_MS;
+    send_and_fetch_huge_checkpoint();
+    assert_int_equal(close_proxy(), 2); /* one there, one back */
+    assert_huge_checkpoint_came();
+}
+
+/* Highest resident memory in KB; begins anew with what there is now. */
+static long peak_kb(bool begin)
+{
+    char line[256];
+    long kb = 0;
+    FILE *f = fopen(begin ? "/proc/self/clear_refs" : "/proc/self/status", begin ? "w" : "r");
+    assert_non_null(f);
+    if (begin)
+        fputs("5", f);
+    while (!begin && fgets(line, sizeof line, f))
+        sscanf(line, "VmHWM: %ld", &kb);
+    fclose(f);
+    return kb;
+}
+
+static void neither_side_holds_more_than_a_few_pieces_of_a_file(void **state)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip(); /* what is freed stays */
+#endif
+    make_huge_checkpoint();
+    serve(NULL, 1);
+    peak_kb(true);
+    long before = peak_kb(false);
+    send_and_fetch_huge_checkpoint();
+    assert_true((peak_kb(false) - before) * 1024 < (long)HUGE_FILE / 3);
+}
+
 static void another_folder_of_the_same_name_is_not_the_run_folder(void **state)
 {
     struct bl_error err;
@@ -355,5 +529,8 @@ UNIT_MAIN(NET(files_of_any_size_come_equal), NET(a_transfer_survives_the_coordin
           NET(who_does_not_have_the_keys_gets_nothing), NET(only_what_a_peer_needs_is_sent),
           NET(a_checkpoint_arrives_whole_from_whom_it_was_asked_of),
           NET(what_is_no_checkpoint_s_file_is_not_written_and_what_is_unfinished_goes),
+          NET(a_large_checkpoint_comes_through_connections_that_are_cut),
+          NET(an_undisturbed_transfer_has_one_connection),
+          NET(neither_side_holds_more_than_a_few_pieces_of_a_file),
           NET(another_folder_of_the_same_name_is_not_the_run_folder),
           NET(a_private_folder_goes_with_its_process_or_with_the_next))

@@ -104,7 +104,27 @@ static void bytes_are_hashed_as_they_are_written_and_files_together(void **state
     free(data);
 }
 
-UNIT_MAIN(cmocka_unit_test_setup_teardown(a_folder_too_deep_to_remove_costs_no_descriptor,
+/* Whoever watches this process must not believe that it hangs. */
+static void syncing_a_large_file_is_progress(void **state)
+{
+    enum { MEGABYTES = 40 };
+    struct bl_error err;
+    bl_autowriter struct bl_file_writer writer = {.fd = -1};
+    char *piece = calloc(1, 1 << 20);
+    assert_non_null(piece);
+    assert_ok(bl_file_writer_open(&writer, inside("large"), &err), err);
+    for (int i = 0; i < MEGABYTES; i++)
+        assert_ok(bl_file_writer_write(&writer, piece, 1 << 20, &err), err);
+    free(piece);
+    uint64_t before = bl_progress();
+    assert_ok(bl_file_writer_commit(&writer, &err), err);
+    assert_true(bl_progress() - before >= MEGABYTES / 16);
+    assert_true(bl_path_is_file(inside("large")));
+}
+
+UNIT_MAIN(cmocka_unit_test_setup_teardown(syncing_a_large_file_is_progress, make_folder,
+                                          remove_folder),
+          cmocka_unit_test_setup_teardown(a_folder_too_deep_to_remove_costs_no_descriptor,
                                           make_folder, remove_folder),
           cmocka_unit_test_setup_teardown(bytes_are_hashed_as_they_are_written_and_files_together,
                                           make_folder, remove_folder),

@@ -38,8 +38,9 @@ static void train_twice(struct ops *ops, const struct captioner_options *options
 
 static void a_dry_gpu_asks_for_what_a_real_one_takes(void **state)
 {
-    for (int i = 0; i < 2; i++) {
-        enum ops_precision precision = i ? OPS_BF16 : OPS_F32;
+    for (int i = 0; i < 4; i++) {
+        enum ops_precision precision = i % 2 ? OPS_BF16 : OPS_F32;
+        const bool times = i / 2;
         char vision[512], llm[512];
         struct captioner_options options = demo_options(vision, llm);
         struct bl_error err = {0};
@@ -48,11 +49,13 @@ static void a_dry_gpu_asks_for_what_a_real_one_takes(void **state)
         int64_t total;
         assert_ok(ops_device_choose("cuda:0", &device, &err), err);
         assert_ok(ops_open(&device, precision, 1, &real, &err), err);
+        real->times_products = times;
         train_twice(real, &options);
         int64_t taken = (int64_t)real->peak_bytes(real);
         ops_free(&real);
         assert_ok(ops_dry_open("cuda", precision, 1, &dry, &total, &err), err);
         assert_int_equal(total, 0);
+        dry->times_products = times;
         train_twice(dry, &options);
         int64_t counted = ops_dry_peak(dry);
         ops_free(&dry);
@@ -64,4 +67,52 @@ static void a_dry_gpu_asks_for_what_a_real_one_takes(void **state)
     }
 }
 
-UNIT_MAIN(cmocka_unit_test(a_dry_gpu_asks_for_what_a_real_one_takes))
+/* Shorter and smaller micro-batches, a validation and captions fit into what the longest one left. */
+static void after_the_longest_micro_batch_nothing_more_is_taken(void **state)
+{
+    enum { PROMPT = 2 };
+    char vision[512], llm[512];
+    struct captioner_options options = demo_options(vision, llm);
+    struct bl_error err = {0};
+    struct ops_device device;
+    struct ops *ops = NULL;
+    struct captioner *c = NULL;
+    assert_ok(ops_device_choose("cuda:0", &device, &err), err);
+    assert_ok(ops_open(&device, OPS_BF16, 1, &ops, &err), err);
+    ops->times_products = true;
+    assert_ok(captioner_open(ops, &options, &c, &err), err);
+    assert_ok(rehearse(c, IMAGES, TOKENS, false, &err), err);
+    assert_ok(ops->sync(ops, &err), err);
+    const size_t taken = ops->peak_bytes(ops);
+    for (int64_t B = 1; B <= IMAGES; B++)
+        assert_ok(rehearse(c, B, TOKENS - B, false, &err), err);
+    const int64_t side = captioner_vision(c)->image_size;
+    uint8_t *pixels = calloc((size_t)IMAGES, (size_t)(side * side * 3));
+    int32_t starts[IMAGES + 1], ids[IMAGES * PROMPT] = {0}, positions[IMAGES] = {0},
+                                             found[IMAGES * 4];
+    uint8_t labels[IMAGES * PROMPT];
+    struct captioner_score scores[IMAGES];
+    struct captioner_caption captions[IMAGES] = {{0}};
+    memset(labels, 1, sizeof labels);
+    for (int32_t b = 0; b <= IMAGES; b++)
+        starts[b] = b * PROMPT;
+    for (int b = 0; b < IMAGES; b++)
+        captions[b].ids = found + 4 * b;
+    const struct micro_batch mb = {.B = IMAGES,
+                                   .pixels = pixels,
+                                   .ids = ids,
+                                   .ids_start = starts,
+                                   .labels = labels,
+                                   .positions = positions};
+    const struct captioner_generation greedy = {.beams = 1, .max_new = 4};
+    assert_ok(captioner_evaluate(c, &mb, scores, NULL, NULL, &err), err);
+    assert_ok(captioner_generate(c, &mb, &greedy, captions, &err), err);
+    assert_ok(ops->sync(ops, &err), err);
+    assert_int_equal(ops->peak_bytes(ops), taken);
+    free(pixels);
+    captioner_free(&c);
+    ops_free(&ops);
+}
+
+UNIT_MAIN(cmocka_unit_test(after_the_longest_micro_batch_nothing_more_is_taken),
+          cmocka_unit_test(a_dry_gpu_asks_for_what_a_real_one_takes))

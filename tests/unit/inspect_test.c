@@ -151,6 +151,30 @@ static void the_html_page_shows_every_source_and_what_was_passed_over(void **sta
     assert_int_equal(bl_folder_remove(folder, NULL), 0);
 }
 
+static void a_source_that_is_listed_twice_is_named(void **state)
+{
+    char folder[] = "/tmp/blipren-inspect-XXXXXX", path[256], *printed = NULL;
+    size_t size;
+    struct bl_error err = {0};
+    assert_non_null(mkdtemp(folder));
+    put(folder, "tokenizer.json", letters_tokenizer);
+    put(folder, "config.json", letters_config);
+    copy_picture(folder, "1.jpg");
+    put(folder, "1.txt", "a");
+    put(folder, "run.yaml",
+        "run_dir: run\ndata: {validation: 0, sources: [{source: .}, {source: .}]}\n"
+        "vision: {path: v}\nqformer: {queries: 4}\nllm: {path: .}\ntrain: {steps: 1}\n");
+    snprintf(path, sizeof path, "%s/run.yaml", folder);
+    FILE *out = open_memstream(&printed, &size);
+    assert_ok(inspect_run(path, NULL, out, &err), err);
+    fclose(out);
+    assert_int_equal(count(printed, "warning: data.sources[0] and data.sources[1] are the same "
+                                    "source, "),
+                     1);
+    free(printed);
+    assert_int_equal(bl_folder_remove(folder, NULL), 0);
+}
+
 static char *html_page(const char *folder)
 {
     char path[256], html[256], *printed = NULL, *text = NULL;
@@ -203,4 +227,5 @@ static void the_html_page_shows_hostile_captions_as_text(void **state)
 
 UNIT_MAIN(cmocka_unit_test(the_html_page_shows_hostile_captions_as_text),
           cmocka_unit_test(the_html_page_shows_every_source_and_what_was_passed_over),
+          cmocka_unit_test(a_source_that_is_listed_twice_is_named),
           cmocka_unit_test(the_page_names_counts_lengths_and_tokens))

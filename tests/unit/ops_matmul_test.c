@@ -14,7 +14,7 @@ struct input {
     const void *stored;                       /* W in dtype */
     const float *x, *b, *d_y;                 /* what goes in */
     const float *old_d_x, *old_d_w, *old_d_b; /* what is added to */
-    double *pre, *y, *d_x, *d_w, *d_b;        /* what comes out */
+    double *pre, *y, *sum, *d_x, *d_w, *d_b;  /* what comes out */
 };
 
 static double activation(enum ops_epilogue epilogue, double x)
@@ -62,6 +62,9 @@ static void run(struct ops_run *run, const void *input)
     run_expect_act(run, "y", y, in->y, R * N, tolerance);
     ops->linear_forward(ops, y, NULL, x, w, bias, R, in->epilogue);
     run_expect_act(run, "y alone", y, in->y, R * N, tolerance);
+    act *sum = run_act(run, NULL, R * N);
+    ops->linear_add(ops, sum, d_y, x, w, bias, R);
+    run_expect_act(run, "sum", sum, in->sum, R * N, tolerance);
 
     act *d_x = run_act(run, in->accumulate ? in->old_d_x : NULL, R * K);
     ops->linear_backward_input(ops, d_x, d_y, w, R, in->accumulate);
@@ -144,6 +147,7 @@ static void check(struct input in)
     in.old_d_b = random_f32(9, N);
     in.pre = zeros(R * N);
     in.y = zeros(R * N);
+    in.sum = zeros(R * N);
     in.d_x = in.accumulate ? doubles(in.old_d_x, R * K) : zeros(R * K);
     in.d_w = doubles(in.old_d_w, N * K);
     in.d_b = doubles(in.old_d_b, N);
@@ -176,6 +180,7 @@ static void check(struct input in)
             }
             in.pre[r * N + n] = sum;
             in.y[r * N + n] = activation(in.epilogue, sum);
+            in.sum[r * N + n] = d + sum;
             in.d_b[n] += in.bias ? d : 0;
         }
     ops_each(in.options, run, &in);
@@ -308,6 +313,41 @@ static void blocks_that_are_not_finite_give_nan(void **state)
     ops_each((struct cpu_options){.precision = OPS_BF16, .blocks = true}, run_extremes, NULL);
 }
 
+/* Where the two forms differ by a tenth: at -3. */
+static void run_gelu(struct ops_run *run, const void *input)
+{
+    enum { R = 8, N = 16, K = 8 };
+    struct ops *ops = run_ops(run);
+    struct bl_error err;
+    struct ops_matrix *w = NULL;
+    float weights[N * K], ones[R * K];
+    double expected[2][R * N];
+    for (int i = 0; i < N * K; i++)
+        weights[i] = -0.25f;
+    for (int i = 0; i < R * K; i++)
+        ones[i] = 1;
+    float bias[N];
+    for (int n = 0; n < N; n++)
+        bias[n] = -1;
+    for (int i = 0; i < R * N; i++) {
+        expected[0][i] = activation(OPS_GELU_ERF, -3);
+        expected[1][i] = activation(OPS_GELU_TANH, -3);
+    }
+    assert_ok(ops->matrix_frozen(ops, &w, weights, BL_F32, N, K, false, &err), err);
+    act *x = run_act(run, ones, R * K), *y = run_act(run, NULL, R * N);
+    float *b = run_f32(run, bias, N);
+    for (int tanh_form = 0; tanh_form < 2; tanh_form++) {
+        ops->linear_forward(ops, y, NULL, x, w, b, R, tanh_form ? OPS_GELU_TANH : OPS_GELU_ERF);
+        run_expect_act(run, tanh_form ? "tanh" : "erf", y, expected[tanh_form], R * N, 4);
+    }
+    ops->matrix_free(ops, &w);
+}
+
+static void the_two_forms_of_gelu_are_told_apart(void **state)
+{
+    ops_each((struct cpu_options){.precision = OPS_BF16}, run_gelu, NULL);
+}
+
 static void run_refresh(struct ops_run *run, const void *input)
 {
     const float one = 1, two = 2;
@@ -342,4 +382,5 @@ UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
           cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
           cmocka_unit_test(block_products_multiply_rounded_blocks_and_sum_in_f32),
           cmocka_unit_test(blocks_that_are_not_finite_give_nan),
+          cmocka_unit_test(the_two_forms_of_gelu_are_told_apart),
           cmocka_unit_test(a_refreshed_matrix_follows_its_master))

@@ -282,6 +282,27 @@ static void open_raw_dealer(const struct wire_id *id)
     assert_int_equal(zmq_connect(net.raw, net.control), 0);
 }
 
+/* Also within the millisecond in which ZeroMQ would not look. */
+static void room_that_a_reader_has_made_is_seen_at_once(void **state)
+{
+    enum { WAITING = 8, ROUNDS = 500 };
+    struct bl_error err;
+    struct wire_guard guard = {.limits = wire_control_limits(), .waiting = WAITING};
+    int number = 0;
+    assert_ok(wire_router(&net.uv, net.zmq, "tcp://127.0.0.1:*", &guard, on_router, NULL,
+                          &net.router, net.control, &err),
+              err);
+    open_raw_dealer(&net.id);
+    assert_int_equal(zmq_send(net.raw, &number, sizeof number, 0), sizeof number);
+    WAIT_FOR(net.at_router == 1);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < WAITING; i++)
+            assert_int_equal(wire_router_send(net.router, &net.from, &round, sizeof round), 0);
+        for (int i = 0; i < WAITING; i++)
+            assert_int_equal(zmq_recv(net.raw, &number, sizeof number, 0), sizeof number);
+    }
+}
+
 static void a_message_of_too_many_frames_is_cut_and_counted(void **state)
 {
     open_control();
@@ -554,6 +575,7 @@ UNIT_MAIN(NET_TEST(ten_thousand_messages_both_ways_all_arrive_in_order),
           NET_TEST(a_peer_that_never_reads_cannot_fill_the_memory),
           NET_TEST(a_full_data_socket_says_when_it_takes_more),
           NET_TEST(a_worker_that_never_reads_stops_its_loader),
+          NET_TEST(room_that_a_reader_has_made_is_seen_at_once),
           NET_TEST(a_message_of_too_many_frames_is_cut_and_counted),
           NET_TEST(a_peer_with_a_strange_routing_id_is_not_heard),
           NET_TEST(a_frame_over_the_limit_ends_the_connection_and_not_the_loop),

@@ -78,6 +78,24 @@ static void one_source_is_a_list_of_one(void **state)
     config_free(&c);
 }
 
+static void the_same_source_twice_is_named_and_other_captions_of_it_are_not(void **state)
+{
+    struct config *c = parsed("data:\n  sources:\n  - {source: a, weight: 0.5}\n  - {source: b}\n"
+                              "  - {source: a, captions: [{column: x}]}\n"
+                              "  - {source: /tmp}\n  - {source: a, weight: 2}\n"
+                              "  - {source: /tmp/../tmp}\n" TAIL);
+    char text[600];
+    for (size_t i = 0; i < 4; i++)
+        assert_false(config_source_repeats(c, i, text, sizeof text));
+    assert_true(config_source_repeats(c, 4, text, sizeof text));
+    assert_string_equal(text,
+                        "data.sources[0] and data.sources[4] are the same source, /home/a; to "
+                        "train it more often, give one entry a weight of 2.5 in place of the "
+                        "two");
+    assert_true(config_source_repeats(c, 5, text, sizeof text));
+    config_free(&c);
+}
+
 static void wrong_lists_are_refused_where_they_are_wrong(void **state)
 {
     refuses("data: {sources: []}\n" TAIL,
@@ -330,6 +348,7 @@ static void another_weight_makes_the_index_anew_and_the_same_is_used_again(void 
 
 UNIT_MAIN(cmocka_unit_test(a_source_has_keys_of_its_own_and_inherits_the_others),
           cmocka_unit_test(one_source_is_a_list_of_one),
+          cmocka_unit_test(the_same_source_twice_is_named_and_other_captions_of_it_are_not),
           cmocka_unit_test(wrong_lists_are_refused_where_they_are_wrong),
           cmocka_unit_test(on_resume_folders_may_move_and_weights_may_not_change),
           IN_FOLDER(samples_of_sources_follow_each_other),

@@ -42,6 +42,10 @@ static struct {
     Blipren__Save save;
     Blipren__Stop stop;
     Blipren__Store store;
+    Blipren__Fetch fetch;
+    Blipren__Put put;
+    Blipren__Piece piece;
+    Blipren__Kept kept;
     Blipren__Rendezvous *entries[1];
     uint64_t many[17];
     uint64_t samples[3];
@@ -148,6 +152,28 @@ static void make_coordinators(void)
     m.stop = (Blipren__Stop)BLIPREN__STOP__INIT;
 }
 
+static void make_files(void)
+{
+    static uint8_t bytes[] = "bytes of a file";
+    m.fetch = (Blipren__Fetch)BLIPREN__FETCH__INIT;
+    m.fetch.token = (ProtobufCBinaryData){BL_TOKEN_BYTES, digest};
+    m.fetch.file = (char *)"dataset.index";
+    m.put = (Blipren__Put)BLIPREN__PUT__INIT;
+    m.put.token = (ProtobufCBinaryData){BL_TOKEN_BYTES, digest};
+    m.put.checkpoint = (char *)"step-000100-g3";
+    m.put.file = (char *)"qformer.safetensors";
+    m.put.size = sizeof bytes;
+    m.put.data = (ProtobufCBinaryData){sizeof bytes, bytes};
+    m.piece = (Blipren__Piece)BLIPREN__PIECE__INIT;
+    m.piece.file = (char *)"dataset.index";
+    m.piece.size = sizeof bytes;
+    m.piece.sha256 = (ProtobufCBinaryData){sizeof digest, digest};
+    m.piece.data = (ProtobufCBinaryData){sizeof bytes, bytes};
+    m.kept = (Blipren__Kept)BLIPREN__KEPT__INIT;
+    m.kept.checkpoint = (char *)"step-000100-g3";
+    m.kept.kept = 9;
+}
+
 static void make_header(void)
 {
     m.header = (Blipren__BatchHeader)BLIPREN__BATCH_HEADER__INIT;
@@ -178,6 +204,7 @@ static int make_all(void **state)
     make_peers();
     make_reports();
     make_coordinators();
+    make_files();
     make_header();
     return 0;
 }
@@ -209,6 +236,10 @@ static const struct {
     {BLIPREN__ENVELOPE__BODY_SAVE, &m.save, "save"},
     {BLIPREN__ENVELOPE__BODY_STOP, &m.stop, "stop"},
     {BLIPREN__ENVELOPE__BODY_STORE, &m.store, "store"},
+    {BLIPREN__ENVELOPE__BODY_FETCH, &m.fetch, "fetch"},
+    {BLIPREN__ENVELOPE__BODY_PUT, &m.put, "put"},
+    {BLIPREN__ENVELOPE__BODY_PIECE, &m.piece, "piece"},
+    {BLIPREN__ENVELOPE__BODY_KEPT, &m.kept, "kept"},
 };
 #define BODIES (sizeof bodies / sizeof *bodies)
 
@@ -335,10 +366,10 @@ static void a_validation_takes_as_many_captions_as_a_message_has_room_for(void *
     assert_int_equal(wire_captions_fit(list, 8), 8);
 }
 
-static void every_seed_of_the_fuzz_corpus_is_honest(void **state)
+static void every_message_has_honest_seeds_in_the_fuzz_corpus(void **state)
 {
     char folder[512], path[1024];
-    int seeds = 0;
+    bool headers = false, seeds[BODIES] = {false};
     snprintf(folder, sizeof folder, "%s/tests/fuzz/corpus/proto", getenv("BLIPREN_SOURCE"));
     DIR *d = opendir(folder);
     assert_non_null(d);
@@ -355,14 +386,21 @@ static void every_seed_of_the_fuzz_corpus_is_honest(void **state)
         if (data[0]) {
             assert_ok(wire_unpack_header(data + 1, size - 1, &h, &err), err);
             wire_header_free(&h);
+            headers = true;
         } else {
             assert_ok(wire_unpack(data + 1, size - 1, &e, &err), err);
+            for (size_t i = 0; i < BODIES; i++)
+                seeds[i] |= e->body_case == bodies[i].body;
             wire_envelope_free(&e);
         }
-        seeds++;
     }
     closedir(d);
-    assert_int_equal(seeds, BODIES + 2); /* Hello is there for either role, and a header */
+    assert_true(headers);
+    for (size_t i = 0; i < BODIES; i++)
+        if (!seeds[i])
+            fail_msg("no seed for %s; add one to tests/fuzz/seeds.py", bodies[i].name);
+    /* and `bodies` has all that there are, beside the envelope's own five fields */
+    assert_int_equal(BODIES, blipren__envelope__descriptor.n_fields - 5);
 }
 
 /* -- what is wrong is named ------------------------------------------------------------------- */
@@ -517,6 +555,30 @@ static void wrong_fields_of_a_coordinator_are_named(void **state)
     body_refused(BLIPREN__ENVELOPE__BODY_SAVE, "Save.folder: expected a folder's name, found \"\"");
 }
 
+static void wrong_fields_of_files_are_named(void **state)
+{
+    m.fetch.token.len = 15;
+    body_refused(BLIPREN__ENVELOPE__BODY_FETCH, "Fetch.token: expected 16 bytes, found 15");
+    m.fetch.file = (char *)"../config.yaml";
+    body_refused(BLIPREN__ENVELOPE__BODY_FETCH,
+                 "Fetch.file: expected a folder's name, found \"../config.yaml\"");
+    m.put.checkpoint = (char *)"";
+    body_refused(BLIPREN__ENVELOPE__BODY_PUT,
+                 "Put.checkpoint: expected a folder's name, found \"\"");
+    m.put.offset = 1;
+    body_refused(BLIPREN__ENVELOPE__BODY_PUT,
+                 "Put.data: expected at most 131072 bytes inside of the file, found 16 at 1 of 16");
+    m.piece.size = 15;
+    body_refused(
+        BLIPREN__ENVELOPE__BODY_PIECE,
+        "Piece.data: expected at most 131072 bytes inside of the file, found 16 at 0 of 15");
+    m.piece.sha256.len = 31;
+    body_refused(BLIPREN__ENVELOPE__BODY_PIECE, "Piece.sha256: expected 0 or 32 bytes, found 31");
+    m.kept.checkpoint = (char *)"/tmp";
+    body_refused(BLIPREN__ENVELOPE__BODY_KEPT,
+                 "Kept.checkpoint: expected a folder's name, found \"/tmp\"");
+}
+
 static void wrong_fields_of_a_header_are_named(void **state)
 {
     m.header.run.len = 0;
@@ -667,12 +729,12 @@ UNIT_MAIN(WIRE_TEST(every_message_comes_back_byte_for_byte),
           WIRE_TEST(an_assignments_and_a_headers_values_survive),
           WIRE_TEST(a_validation_takes_as_many_captions_as_a_message_has_room_for),
           WIRE_TEST(the_largest_micro_batch_fits_into_a_message),
-          WIRE_TEST(every_seed_of_the_fuzz_corpus_is_honest),
+          WIRE_TEST(every_message_has_honest_seeds_in_the_fuzz_corpus),
           WIRE_TEST(a_wrong_envelope_is_refused),
           WIRE_TEST(a_hello_of_another_version_is_given_out_to_be_answered),
           WIRE_TEST(wrong_fields_of_peers_are_named),
           WIRE_TEST(wrong_fields_of_a_coordinator_are_named),
-          WIRE_TEST(wrong_fields_of_a_header_are_named),
+          WIRE_TEST(wrong_fields_of_files_are_named), WIRE_TEST(wrong_fields_of_a_header_are_named),
           WIRE_TEST(bytes_that_packing_would_not_give_are_refused),
           WIRE_TEST(a_text_with_a_nul_inside_is_refused),
           WIRE_TEST(a_message_over_the_limit_is_not_looked_at),

@@ -64,6 +64,7 @@ struct comm_backend {
                 struct bl_error *err); /* makes the object, connects nobody */
     int (*connect)(void *self, struct bl_error *err);
     void (*allreduce)(void *self, void *data, int64_t count, enum comm_type type);
+    void (*allreduce_fixed)(void *self, float *sums, int64_t *fixed, int64_t count);
     void (*broadcast)(void *self, void *data, size_t bytes, int root);
     int (*wait)(void *self, struct bl_error *err);
     void (*abort)(void *self);

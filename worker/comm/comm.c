@@ -224,6 +224,13 @@ void comm_allreduce(struct comm *comm, void *data, int64_t count, enum comm_type
         comm->backend->allreduce(comm->self, data, count, type);
 }
 
+bool comm_allreduce_fixed(struct comm *comm, float *sums, int64_t *fixed, int64_t count)
+{
+    if (comm->backend && count > 0)
+        comm->backend->allreduce_fixed(comm->self, sums, fixed, count);
+    return comm->backend != NULL;
+}
+
 void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root)
 {
     if (comm->backend && bytes > 0)

@@ -2,7 +2,8 @@
  *
  * All-reduce of n elements over W ranks: n is cut into W segments; in W-1 rounds each rank passes a segment on and adds
  * the one it receives (2 (W-1)/W n elements over each wire in all, the known minimum), then W-1 rounds copy the sums
- * round. Adding a piece overlaps with the kernel's receiving the next.
+ * round. Adding a piece overlaps with the kernel's receiving the next. Fixed-point sums become f32 in between, where each rank
+ * holds one segment of them.
  *
  * Each collective begins with its serial number and size, so that ranks which began different ones find out. */
 #include "worker/comm/ring.h"
@@ -19,12 +20,15 @@
 #define LOOK_MS 100                     /* several times a heartbeat */
 #define PIECE_BYTES ((size_t)256 << 10) /* stays in a core's cache between receiving and adding */
 
+enum ring_kind { RING_REDUCE, RING_REDUCE_FIXED, RING_BROADCAST };
+
 struct ring_task {
     struct ring_task *next;
-    bool reduce;
-    void *data;    /* of the device, where there is one */
-    int64_t count; /* elements of a reduction, bytes of a broadcast */
-    enum comm_type type;
+    enum ring_kind kind;
+    void *data;          /* of the device, where there is one */
+    int64_t *from;       /* what RING_REDUCE_FIXED sums into data; else NULL */
+    int64_t count;       /* elements of a reduction, bytes of a broadcast */
+    enum comm_type type; /* of what is summed */
     int root;
     void *mark; /* the device's queue when the task was begun */
 };
@@ -138,7 +142,7 @@ static int go_round(struct ring *ring, struct round *r, struct bl_error *err)
 
 static int compare_serials(struct ring *ring, const struct ring_task *task, struct bl_error *err)
 {
-    uint64_t own[2] = {++ring->serial, (uint64_t)task->count}, other[2] = {0};
+    uint64_t own[2] = {++ring->serial, (uint64_t)task->count << 2 | task->kind}, other[2] = {0};
     struct round r = {.out = (const char *)own,
                       .out_size = sizeof own,
                       .in = (char *)other,
@@ -153,32 +157,66 @@ struct segment {
     size_t offset, size;
 };
 
-static struct segment segment_of(const struct ring_task *task, int world, int index)
+static struct segment segment_of(int64_t count, size_t element, int world, int index)
 {
     index = (index % world + world) % world;
-    int64_t from = task->count * index / world, to = task->count * (index + 1) / world;
-    size_t bytes = element_bytes(task->type);
-    return (struct segment){(size_t)from * bytes, (size_t)(to - from) * bytes};
+    int64_t from = count * index / world, to = count * (index + 1) / world;
+    return (struct segment){(size_t)from * element, (size_t)(to - from) * element};
 }
 
-static int allreduce(struct ring *ring, const struct ring_task *task, char *data,
-                     struct bl_error *err)
+/* W-1 rounds, in the first of which segment `first` of count elements goes out. */
+static int pass_segments(struct ring *ring, char *data, int64_t count, size_t element, int first,
+                         bool add, enum comm_type type, struct bl_error *err)
 {
-    int world = ring->options.world, rank = ring->options.rank;
-    for (int i = 0; i < 2 * (world - 1); i++) {
-        bool sums = i < world - 1;
-        int first = sums ? rank - i : rank - (i - world + 1) + 1;
-        struct segment out = segment_of(task, world, first);
-        struct segment in = segment_of(task, world, first - 1);
+    const int world = ring->options.world;
+    for (int i = 0; i < world - 1; i++) {
+        struct segment out = segment_of(count, element, world, first - i);
+        struct segment in = segment_of(count, element, world, first - i - 1);
         struct round r = {.out = data + out.offset,
                           .out_size = out.size,
                           .in = data + in.offset,
                           .in_size = in.size,
-                          .add = sums,
-                          .type = task->type};
+                          .add = add,
+                          .type = type};
         BL_TRY(go_round(ring, &r, err));
     }
     return 0;
+}
+
+/* The segment after a rank's own is summed there in the end. */
+static int allreduce(struct ring *ring, const struct ring_task *task, char *data,
+                     struct bl_error *err)
+{
+    const int rank = ring->options.rank;
+    const size_t element = element_bytes(task->type);
+    BL_TRY(pass_segments(ring, data, task->count, element, rank, true, task->type, err));
+    return pass_segments(ring, data, task->count, element, rank + 1, false, task->type, err);
+}
+
+/* sums may begin where fixed does: a piece is read before anything of it is written. */
+static void convert(char *sums, const char *fixed, int64_t count)
+{
+    enum { PIECE = 1024 };
+    int64_t whole[PIECE];
+    float narrow[PIECE];
+    for (int64_t at = 0; at < count; at += PIECE) {
+        const int64_t some = count - at < PIECE ? count - at : PIECE;
+        memcpy(whole, fixed + (size_t)at * sizeof *whole, (size_t)some * sizeof *whole);
+        for (int64_t i = 0; i < some; i++)
+            narrow[i] = (float)((double)whole[i] / COMM_FIXED_SCALE);
+        memcpy(sums + (size_t)at * sizeof *narrow, narrow, (size_t)some * sizeof *narrow);
+    }
+}
+
+static int allreduce_fixed(struct ring *ring, const struct ring_task *task, char *sums, char *fixed,
+                           struct bl_error *err)
+{
+    const int rank = ring->options.rank, world = ring->options.world;
+    BL_TRY(pass_segments(ring, fixed, task->count, sizeof(int64_t), rank, true, COMM_I64, err));
+    struct segment whole = segment_of(task->count, sizeof(int64_t), world, rank + 1);
+    struct segment own = segment_of(task->count, sizeof(float), world, rank + 1);
+    convert(sums + own.offset, fixed + whole.offset, (int64_t)(own.size / sizeof(float)));
+    return pass_segments(ring, sums, task->count, sizeof(float), rank + 1, false, COMM_F32, err);
 }
 
 /* Bytes walk round the ring from the root; every rank but the last passes them on as they come. */
@@ -212,20 +250,37 @@ static int staging_of(struct ring *ring, size_t bytes, struct bl_error *err)
     return 0;
 }
 
+/* Its data in host memory; fixed: where its integers are, if it has any. */
+static int exchange(struct ring *ring, const struct ring_task *task, char *data, char *fixed,
+                    struct bl_error *err)
+{
+    BL_TRY(compare_serials(ring, task, err));
+    switch (task->kind) {
+    case RING_REDUCE:
+        return allreduce(ring, task, data, err);
+    case RING_REDUCE_FIXED:
+        return allreduce_fixed(ring, task, data, fixed, err);
+    case RING_BROADCAST:
+        break;
+    }
+    return broadcast(ring, task, data, err);
+}
+
 static int carry_out(struct ring *ring, const struct ring_task *task, struct bl_error *err)
 {
     const struct comm_memory *memory = ring->options.memory;
-    size_t bytes = (size_t)task->count * (task->reduce ? element_bytes(task->type) : 1);
-    char *data = task->data;
-    if (memory) {
-        BL_TRY(staging_of(ring, bytes, err));
-        data = ring->staging;
-        if (!memory->fetch(ring->options.device, task->mark, data, task->data, bytes))
-            return bl_fail(err, BL_EDEVICE, "the compute device failed");
-    }
-    BL_TRY(compare_serials(ring, task, err));
-    BL_TRY((task->reduce ? allreduce : broadcast)(ring, task, data, err));
-    if (memory && !memory->put(ring->options.device, task->data, data, bytes))
+    const bool is_fixed = task->kind == RING_REDUCE_FIXED;
+    if (!memory)
+        return exchange(ring, task, task->data, (char *)task->from, err);
+    const size_t count = (size_t)task->count;
+    const size_t in = task->kind == RING_BROADCAST ? count : count * element_bytes(task->type);
+    const size_t out = is_fixed ? count * sizeof(float) : in;
+    BL_TRY(staging_of(ring, in, err));
+    const void *from = is_fixed ? (const void *)task->from : task->data;
+    if (!memory->fetch(ring->options.device, task->mark, ring->staging, from, in))
+        return bl_fail(err, BL_EDEVICE, "the compute device failed");
+    BL_TRY(exchange(ring, task, ring->staging, ring->staging, err));
+    if (!memory->put(ring->options.device, task->data, ring->staging, out))
         return bl_fail(err, BL_EDEVICE, "the compute device failed");
     return 0;
 }
@@ -354,12 +409,22 @@ static int ring_connect(void *self, struct bl_error *err)
 
 static void ring_allreduce(void *self, void *data, int64_t count, enum comm_type type)
 {
-    begin(self, (struct ring_task){.reduce = true, .data = data, .count = count, .type = type});
+    begin(self, (struct ring_task){.data = data, .count = count, .type = type});
+}
+
+static void ring_allreduce_fixed(void *self, float *sums, int64_t *fixed, int64_t count)
+{
+    begin(self, (struct ring_task){.kind = RING_REDUCE_FIXED,
+                                   .data = sums,
+                                   .from = fixed,
+                                   .count = count,
+                                   .type = COMM_I64});
 }
 
 static void ring_broadcast(void *self, void *data, size_t bytes, int root)
 {
-    begin(self, (struct ring_task){.data = data, .count = (int64_t)bytes, .root = root});
+    begin(self, (struct ring_task){
+                    .kind = RING_BROADCAST, .data = data, .count = (int64_t)bytes, .root = root});
 }
 
 static int ring_wait(void *self, struct bl_error *err)
@@ -390,6 +455,7 @@ const struct comm_backend comm_tcp = {.name = "tcp",
                                       .open = ring_open,
                                       .connect = ring_connect,
                                       .allreduce = ring_allreduce,
+                                      .allreduce_fixed = ring_allreduce_fixed,
                                       .broadcast = ring_broadcast,
                                       .wait = ring_wait,
                                       .abort = ring_abort,

@@ -177,6 +177,12 @@ void frozen_forward(struct ops *ops, const struct frozen_linear *linear, act *y,
     ops->linear_forward(ops, y, NULL, x, linear->matrix, linear->bias, R, epilogue);
 }
 
+void frozen_add(struct ops *ops, const struct frozen_linear *linear, act *y, const act *base,
+                const act *x, int64_t R)
+{
+    ops->linear_add(ops, y, base, x, linear->matrix, linear->bias, R);
+}
+
 int frozen_norm_open(const struct frozen_source *source, struct frozen_norm *ret, int64_t layer,
                      enum hf_role role, enum hf_norm kind, float eps, struct bl_error *err)
 {

@@ -42,6 +42,9 @@ void frozen_linear_close(struct ops *ops, struct frozen_linear *linear);
 /* y (R,N) = epilogue(x (R,K) W^T + bias) */
 void frozen_forward(struct ops *ops, const struct frozen_linear *linear, act *y, const act *x,
                     int64_t R, enum ops_epilogue epilogue);
+/* y (R,N) = base (R,N) + x (R,K) W^T + bias; y is not base */
+void frozen_add(struct ops *ops, const struct frozen_linear *linear, act *y, const act *base,
+                const act *x, int64_t R);
 
 int frozen_norm_open(const struct frozen_source *source, struct frozen_norm *ret, int64_t layer,
                      enum hf_role role, enum hf_norm kind, float eps, struct bl_error *err);

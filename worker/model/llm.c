@@ -208,6 +208,19 @@ static int take_buffers(const struct llm *llm, struct arena *arena, const struct
     return 0;
 }
 
+/* A packed row is heads + 2 kv_heads pieces of head_dim; the last 2 kv_heads of each of R rows go to the cache. */
+static int find_pieces(const struct llm *llm, struct arena *arena, int64_t R, const int32_t **ret,
+                       struct bl_error *err)
+{
+    const int64_t heads = llm->config.heads, cached = 2 * llm->config.kv_heads;
+    bl_autofree int32_t *pieces = malloc((size_t)(R * cached + 1) * sizeof *pieces);
+    if (!pieces)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld rows", (long long)R);
+    for (int64_t i = 0; i < R * cached; i++)
+        pieces[i] = (int32_t)(i / cached * (heads + cached) + heads + i % cached);
+    return arena_i32_from(arena, pieces, R * cached, ret, err);
+}
+
 /* Attention over the cache, which first takes this call's keys and values out of the packed rows.
  */
 static int attend_cached(const struct llm *llm, struct arena *arena,
@@ -216,20 +229,12 @@ static int attend_cached(const struct llm *llm, struct arena *arena,
 {
     struct ops *ops = llm->ops;
     const struct hf_llm *config = &llm->config;
-    int64_t width = llm_cache_width(llm), heads = 2 * config->kv_heads;
+    int64_t width = llm_cache_width(llm);
     struct arena_mark mark = arena_mark(arena);
     act *kv;
     BL_TRY(arena_act(arena, rows->R * width, &kv, err));
-    /* A packed row is heads + 2 kv_heads pieces of head_dim; the last 2 kv_heads of each go to the
-     * cache. */
-    bl_autofree int32_t *pieces = malloc((size_t)(rows->R * heads + 1) * sizeof *pieces);
-    if (!pieces)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld rows", (long long)rows->R);
-    for (int64_t i = 0; i < rows->R * heads; i++)
-        pieces[i] = (int32_t)(i / heads * (config->heads + heads) + config->heads + i % heads);
-    const int32_t *index;
-    BL_TRY(arena_i32_from(arena, pieces, rows->R * heads, &index, err));
-    ops->gather_rows(ops, kv, s->qkv, index, rows->R * heads, config->head_dim);
+    ops->gather_rows(ops, kv, s->qkv, cache->pieces, rows->R * 2 * config->kv_heads,
+                     config->head_dim);
     ops->scatter_rows(ops, cache->layers[layer], kv, cache->write, rows->R, width);
     arena_release(arena, mark);
     struct ops_attention attention = causal_attention(llm, &rows->sequences, &cache->keys);
@@ -281,13 +286,11 @@ static int layer_forward(const struct llm *llm, struct arena *arena, int64_t ind
         x = x_kept;
         out = out_kept;
     }
-    frozen_forward(ops, &layer->o, s->x1, out, kept, OPS_NONE);
-    ops->add(ops, s->x1, s->x1, x, kept * D);
+    frozen_add(ops, &layer->o, s->x1, x, out, kept);
     frozen_norm_forward(ops, &layer->norm2, a, s->norm2, s->x1, kept);
     frozen_forward(ops, &layer->gate_up, s->gate_up, a, kept, OPS_NONE);
     ops->swiglu_forward(ops, h, s->gate_up, kept, I);
-    frozen_forward(ops, &layer->down, y, h, kept, OPS_NONE);
-    ops->add(ops, y, y, s->x1, kept * D);
+    frozen_add(ops, &layer->down, y, s->x1, h, kept);
     arena_release(arena, mark);
     return 0;
 }
@@ -355,6 +358,12 @@ int llm_forward(struct llm *llm, struct arena *arena, act *y, act *x, const stru
     int64_t layers = llm->config.layers;
     struct arena_mark mark = arena_mark(arena);
     struct llm_layer_saved shared = {0};
+    struct llm_cache own;
+    if (cache) {
+        own = *cache;
+        BL_TRY(find_pieces(llm, arena, rows->R, &own.pieces, err));
+        cache = &own;
+    }
     if (!save)
         BL_TRY(take_buffers(llm, arena, rows, bl_max(rows->R, rows->kept), false, &shared, err));
     for (int64_t i = 0; i < layers; i++) {

@@ -32,6 +32,8 @@ struct llm_cache {
     struct sequences
         keys; /* where each of this call's sequences lies in a layer, with the rows of this call */
     const int32_t *write; /* (R) device: the layer row for each row of this call */
+    const int32_t
+        *pieces; /* llm_forward's own: which pieces of head_dim of the packed rows go there */
 };
 /* Elements of one row of one layer. */
 int64_t llm_cache_width(const struct llm *llm);

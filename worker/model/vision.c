@@ -254,12 +254,11 @@ static int encode(const struct vision *vision, struct arena *arena, act *x,
         frozen_forward(ops, &layer->qkv, qkv, a, R, OPS_NONE);
         ops->attention_forward(ops, a, D, NULL, qkv, 3 * D, ops_at(ops, qkv, D), 3 * D,
                                ops_at(ops, qkv, 2 * D), 3 * D, &attention);
-        frozen_forward(ops, &layer->out, qkv, a, R, OPS_NONE);
-        ops->add(ops, x, x, qkv, R * D);
-        frozen_norm_forward(ops, &layer->norm2, a, NULL, x, R);
+        act *between = qkv; /* x after attention: its queries are no longer needed */
+        frozen_add(ops, &layer->out, between, x, a, R);
+        frozen_norm_forward(ops, &layer->norm2, a, NULL, between, R);
         frozen_forward(ops, &layer->fc1, h, a, R, activation);
-        frozen_forward(ops, &layer->fc2, a, h, R, OPS_NONE);
-        ops->add(ops, x, x, a, R * D);
+        frozen_add(ops, &layer->fc2, x, between, h, R);
     }
     frozen_norm_forward(ops, &vision->final, x, NULL, x, R);
     return 0;

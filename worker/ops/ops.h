@@ -99,6 +99,9 @@ struct ops {
     int64_t score_multiple; /* rows of scores are a multiple of so many elements apart */
     int64_t head_dim_max;   /* widest head that attention takes; 0: any */
     int64_t rows_at_once;   /* rows with which products reach full speed; more only take memory */
+    /* Set before the first operation: a device that has several algorithms for a product may time them and take the fastest, so
+     * that last bits differ from one process to the next. false when opened: the shape alone decides. */
+    bool times_products;
 
     /* For a communicator: how host memory and this device's exchange bytes (NULL: they are one), and
      * the device's own collectives (NULL: it has none). */
@@ -148,6 +151,9 @@ struct ops {
     void (*linear_forward)(struct ops *self, act *y, act *saved_pre, const act *x,
                            const struct ops_matrix *w, const float *bias, int64_t R,
                            enum ops_epilogue epilogue);
+    /* y (R,N) = base (R,N) + x (R,K) W^T + bias; y is not base */
+    void (*linear_add)(struct ops *self, act *y, const act *base, const act *x,
+                       const struct ops_matrix *w, const float *bias, int64_t R);
     /* d_x (R,K) = or += d_y (R,N) W */
     void (*linear_backward_input)(struct ops *self, act *d_x, const act *d_y,
                                   const struct ops_matrix *w, int64_t R, bool accumulate);

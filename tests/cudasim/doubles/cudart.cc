@@ -7,6 +7,7 @@
  * Memory     is closed to the host (PROT_NONE) but for the time in which work runs: who touches it ends the
  *            process with a message. It is full of NaN when it is handed out and when it is released, which
  *            waits for all work, as on a device; what was written behind a block is seen then.
+ * Time       is told, not measured: an operation takes a microsecond, and what it says that it takes (double_spend).
  * Copies     must say their direction right. From pageable memory they have read their source when the call
  *            returns, to pageable memory they have arrived; pinned memory is read and written when the
  *            copy runs, and must still be there.
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
 /* cudasim.h: where launches of kernels go. */
@@ -41,19 +43,23 @@ constexpr size_t HUGE_PAGE = 2 << 20;
 
 struct recording {
     uint64_t recorded = 0, done = 0; /* the event's last call to record it, and the last that ran */
+    double ms = 0;                   /* when that was */
 };
 struct event {
     std::shared_ptr<recording> is = std::make_shared<recording>();
+    bool times = false;
 };
 
 struct operation {
     std::function<void()> run;
+    std::function<bool()> ready;             /* that it may run; null: it may */
     std::shared_ptr<recording> waits, tells; /* of an event, or null */
     uint64_t serial = 0;                     /* of that recording */
     const char *pinned = nullptr;            /* what a copy reads or writes */
 };
 struct stream {
     std::deque<operation> queue;
+    double ms = 0; /* when its last operation ended */
 };
 
 std::mutex lock; /* over all that follows, and while work runs */
@@ -62,6 +68,7 @@ std::map<char *, size_t> blocks, pinned; /* beginning, bytes */
 char *arena;                             /* DEVICE_BYTES of addresses */
 size_t used, reached;                    /* bytes handed out; of the arena, ever touched */
 uint64_t random_state;
+double spent_ms; /* by the operation that runs */
 struct sigaction others;
 
 /* -- memory -- */
@@ -148,23 +155,42 @@ uint64_t draw()
     return random_state >> 11;
 }
 
+bool may_run(const operation &o)
+{
+    return !(o.waits && o.waits->done < o.serial) && (!o.ready || o.ready());
+}
+
+/* Somebody outside may make an operation ready. */
+bool may_become_ready()
+{
+    for (const stream *s : streams)
+        if (!s->queue.empty() && s->queue.front().ready)
+            return true;
+    return false;
+}
+
 /* The next operation of a stream drawn from those whose next may run. False: there is none. */
 bool run_one()
 {
     std::vector<stream *> ready;
     for (stream *s : streams)
-        if (!s->queue.empty() &&
-            !(s->queue.front().waits && s->queue.front().waits->done < s->queue.front().serial))
+        if (!s->queue.empty() && may_run(s->queue.front()))
             ready.push_back(s);
     if (ready.empty())
         return false;
     stream *chosen = ready[draw() % ready.size()];
     operation next = std::move(chosen->queue.front());
     chosen->queue.pop_front();
+    spent_ms = next.run ? 1e-3 : 0;
     if (next.run)
         next.run();
-    if (next.tells && next.tells->done < next.serial)
+    if (next.waits && next.waits->ms > chosen->ms)
+        chosen->ms = next.waits->ms;
+    chosen->ms += spent_ms;
+    if (next.tells && next.tells->done < next.serial) {
         next.tells->done = next.serial;
+        next.tells->ms = chosen->ms;
+    }
     return true;
 }
 
@@ -181,12 +207,21 @@ void run_some(uint64_t most)
 
 template <typename F> void run_until(F done)
 {
-    if (done())
-        return;
-    opened memory;
-    while (!done())
-        if (!run_one())
+    while (!done()) {
+        bool ran = true;
+        {
+            opened memory;
+            while (ran && !done())
+                ran = run_one();
+        }
+        if (ran)
+            continue;
+        if (!may_become_ready())
             broken("a stream waits for an event that nothing will record");
+        lock.unlock();
+        usleep(50);
+        lock.lock();
+    }
 }
 
 bool idle()
@@ -264,12 +299,30 @@ void copy_out(cudaStream_t handle, void *y, const void *x, size_t bytes)
 }
 } // namespace
 
+extern "C" void double_spend(double ms)
+{
+    spent_ms += ms;
+}
+
 extern "C" void double_queue(cudaStream_t stream, void (*run)(void *context), void *context)
 {
     put_work(stream, [=] {
         run(context);
         free(context);
     });
+}
+
+extern "C" void double_queue_when(cudaStream_t stream, bool (*ready)(void *context),
+                                  void (*run)(void *context), void *context)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    operation o;
+    o.ready = [=] { return ready(context); };
+    o.run = [=] {
+        run(context);
+        free(context);
+    };
+    put(stream, std::move(o));
 }
 
 /* -- the runtime -- */
@@ -414,9 +467,26 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigne
     return cudaSuccess;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned)
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags)
 {
-    *ret = (cudaEvent_t) new event();
+    event *made = new event();
+    made->times = !(flags & cudaEventDisableTiming);
+    *ret = (cudaEvent_t)made;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begun, cudaEvent_t ended)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    run_some(256);
+    const event *from = (event *)begun, *to = (event *)ended;
+    for (const event *e : {from, to})
+        if (!e->times || e->is->recorded == 0)
+            return cudaErrorInvalidResourceHandle;
+    for (const event *e : {from, to})
+        if (e->is->done < e->is->recorded)
+            return cudaErrorNotReady;
+    *ms = (float)(to->is->ms - from->is->ms);
     return cudaSuccess;
 }
 
@@ -477,6 +547,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *ret, int device)
     *ret = cudaDeviceProp();
     strcpy(ret->name, "shim");
     ret->multiProcessorCount = 1;
+    ret->major = 9;
     memcpy(ret->uuid.bytes, "shim of the host", 16);
     return cudaSuccess;
 }

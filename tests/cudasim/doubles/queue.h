@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -10,6 +11,12 @@ extern "C" {
 /* run(context), which it frees, once everything put into the stream before has run; device memory may be
  * touched there and nowhere else. */
 void double_queue(cudaStream_t stream, void (*run)(void *context), void *context);
+/* The same, but no sooner than ready(context) says so, which is asked, again and again, once everything before has run. Who waits for
+ * the stream lets other threads in meanwhile. */
+void double_queue_when(cudaStream_t stream, bool (*ready)(void *context),
+                       void (*run)(void *context), void *context);
+/* What runs so takes this much longer, as events tell it (cudaEventElapsedTime). */
+void double_spend(double ms);
 
 #ifdef __cplusplus
 }

@@ -5,14 +5,15 @@
 int ops_cpu_dry_open(enum ops_precision precision, int threads, struct ops **ret,
                      struct bl_error *err)
 {
-    struct ops *ops = NULL;
-    BL_TRY(ops_cpu_open(precision, threads, &ops, err));
-    cpu_of(ops)->dry = ops->dry = ops_dry_create();
-    if (!ops->dry) {
-        ops_free(&ops);
+    struct ops_dry *dry = ops_dry_create();
+    if (!dry)
         return bl_fail(err, BL_ENOMEM, "no memory to count memory");
+    int rc = ops_cpu_open(precision, threads, ret, err);
+    if (rc < 0) {
+        ops_dry_destroy(dry);
+        return rc;
     }
-    ops_dry_fill(ops);
-    *ret = ops;
+    cpu_of(*ret)->dry = (*ret)->dry = dry;
+    ops_dry_fill(*ret);
     return 0;
 }

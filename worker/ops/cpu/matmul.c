@@ -789,9 +789,17 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     }
 }
 
+static void linear_add(struct ops *self, act *y, const act *base, const act *x,
+                       const struct ops_matrix *w, const float *bias, int64_t R)
+{
+    self->linear_forward(self, y, NULL, x, w, bias, R, OPS_NONE);
+    self->add(self, y, y, base, R * w->N);
+}
+
 void CPU_VARIANT(cpu_fill_matmul)(struct ops *table)
 {
     table->linear_forward = linear_forward;
+    table->linear_add = linear_add;
     table->linear_backward_input = linear_backward_input;
     table->linear_backward_weight = linear_backward_weight;
 }

@@ -1,8 +1,6 @@
-/* worker/ops/cuda/cuda.c - opening a GPU, its memory, and copies. */
+/* worker/ops/cuda/cuda.c - a GPU's first failure, its memory, and copies. */
 #include "worker/ops/cuda/cuda.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define MIB (1.0 / (1 << 20))
@@ -180,132 +178,16 @@ static void cuda_act_to_f32(struct ops *self, float *y, const act *x, int64_t co
             "act_to_f32");
 }
 
-/* -- opening -- */
-
-static void cuda_close(struct ops *self)
+void cuda_fill_memory(struct ops *table)
 {
-    struct cuda *cuda = cuda_of(self);
-    if (cuda->launch.stream)
-        cudaStreamSynchronize(cuda->launch.stream);
-    cuda_matmul_close(cuda);
-    for (int i = 0; i < CUDA_SCRATCH_COUNT; i++)
-        cuda_release(self, cuda->scratch[i].memory);
-    for (int i = 0; i < CUDA_RING_PARTS; i++)
-        if (cuda->ring_read[i])
-            cudaEventDestroy(cuda->ring_read[i]);
-    if (cuda->ring)
-        cudaFreeHost(cuda->ring);
-    if (cuda->launch.stream)
-        cudaStreamDestroy(cuda->launch.stream);
-    if (cuda->comm_stream)
-        cudaStreamDestroy(cuda->comm_stream);
-    ops_dry_destroy(self->dry);
-    free(cuda);
-}
-
-/* Stream, pinned ring and cuBLASLt; what is there is released by cuda_close. */
-static int open_parts(struct cuda *cuda, struct bl_error *err)
-{
-    cudaError_t rc = cudaSetDevice(cuda->device);
-    if (rc == cudaSuccess)
-        rc = cudaStreamCreateWithFlags(&cuda->launch.stream, cudaStreamNonBlocking);
-    if (rc == cudaSuccess)
-        rc = cudaStreamCreateWithFlags(&cuda->comm_stream, cudaStreamNonBlocking);
-    if (rc == cudaSuccess)
-        rc = cudaMallocHost((void **)&cuda->ring, (size_t)CUDA_RING_PARTS * CUDA_RING_PART_BYTES);
-    for (int i = 0; i < CUDA_RING_PARTS && rc == cudaSuccess; i++)
-        rc = cudaEventCreateWithFlags(&cuda->ring_read[i], cudaEventDisableTiming);
-    if (rc != cudaSuccess) {
-        bl_fail(err, BL_EDEVICE, "cuda:%d cannot be opened: %s", cuda->device,
-                cudaGetErrorString(rc));
-        return bl_error_remedy(err, "nvidia-smi shows whether it works and who uses it");
-    }
-    return cuda_matmul_open(cuda, err);
-}
-
-static struct cuda *new_cuda(enum ops_precision precision, struct bl_error *err)
-{
-    struct cuda *cuda = calloc(1, sizeof *cuda);
-    if (!cuda) {
-        bl_fail(err, BL_ENOMEM, "no memory for the CUDA backend");
-        return NULL;
-    }
-    cuda->launch.act = precision == OPS_F32 ? CUDA_ACT_F32 : CUDA_ACT_BF16;
-    cuda->ops = (struct ops){.name = cuda->name,
-                             .precision = precision,
-                             .act_bytes = precision == OPS_F32 ? sizeof(float) : 2,
-                             /* 128 tiles of 128 rows: an H100 has 132 multiprocessors */
-                             .rows_at_once = 16384,
-                             .score_multiple = precision == OPS_F32 ? 4 : 8,
-                             .head_dim_max = CUDA_HEAD_DIM_MAX,
-                             .memory = &cuda_memory,
-                             .collectives = &cuda_nccl,
-                             .peak_bytes = cuda_peak_bytes,
-                             .close = cuda_close,
-                             .alloc = cuda_alloc,
-                             .release = cuda_release,
-                             .copy_in = cuda_copy_in,
-                             .copy_out = cuda_copy_out,
-                             .copy = cuda_copy,
-                             .zero = cuda_zero,
-                             .sync = cuda_sync,
-                             .act_from_f32 = cuda_act_from_f32,
-                             .act_to_f32 = cuda_act_to_f32};
-    cuda_fill_table(&cuda->ops);
-    cuda_fill_matmul(&cuda->ops);
-    cuda_fill_operand(&cuda->ops);
-    return cuda;
-}
-
-static const char *precision_words(enum ops_precision precision)
-{
-    return precision == OPS_F32 ? "f32" : "bf16 products";
-}
-
-int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct bl_error *err)
-{
-    struct cudaDeviceProp properties;
-    cudaError_t found = cudaGetDeviceProperties(&properties, index);
-    if (found != cudaSuccess)
-        return bl_fail(err, BL_EDEVICE, "cuda:%d: %s", index, cudaGetErrorString(found));
-    struct cuda *cuda = new_cuda(precision, err);
-    if (!cuda)
-        return -BL_ENOMEM;
-    cuda->device = index;
-    snprintf(cuda->name, sizeof cuda->name, "cuda:%d: %.128s, %s", index, properties.name,
-             precision_words(precision));
-    int rc = open_parts(cuda, err);
-    if (rc < 0)
-        cuda_close(&cuda->ops);
-    else
-        *ret = &cuda->ops;
-    return rc;
-}
-
-static int dry_sync(struct ops *self, struct bl_error *err)
-{
-    struct cuda *cuda = cuda_of(self);
-    if (cuda->failure.code && err)
-        *err = cuda->failure;
-    return -cuda->failure.code;
-}
-
-int cuda_dry_open(enum ops_precision precision, struct ops **ret, struct bl_error *err)
-{
-    struct cuda *cuda = new_cuda(precision, err);
-    if (!cuda)
-        return -BL_ENOMEM;
-    snprintf(cuda->name, sizeof cuda->name, "cuda: %s", precision_words(precision));
-    cuda->ops.dry = ops_dry_create();
-    cuda->ops.memory = NULL; /* nothing of it is reached from the host */
-    cuda->ops.sync = dry_sync;
-    ops_dry_fill(&cuda->ops);
-    cuda_fill_scratch(&cuda->ops);
-    int rc = cuda->ops.dry ? cuda_matmul_open(cuda, err)
-                           : bl_fail(err, BL_ENOMEM, "no memory to count memory");
-    if (rc < 0)
-        cuda_close(&cuda->ops);
-    else
-        *ret = &cuda->ops;
-    return rc;
+    table->peak_bytes = cuda_peak_bytes;
+    table->alloc = cuda_alloc;
+    table->release = cuda_release;
+    table->copy_in = cuda_copy_in;
+    table->copy_out = cuda_copy_out;
+    table->copy = cuda_copy;
+    table->zero = cuda_zero;
+    table->sync = cuda_sync;
+    table->act_from_f32 = cuda_act_from_f32;
+    table->act_to_f32 = cuda_act_to_f32;
 }

@@ -1,7 +1,9 @@
 /* worker/ops/cuda/cuda.h - what the files of the CUDA backend share.
  *
- *   cuda.c       opening, memory, copies, the first failure
+ *   open.c       opening
+ *   cuda.c       memory, copies, the first failure
  *   product.c    one matrix product, or a batch of them: cuBLASLt
+ *   algorithm.c  by which of its algorithms
  *   matmul.c     matrices, linear layers, head and loss
  *   operand.c    products of attention over shared keys
  *   table.c      every other operation: a launcher of kernels.h
@@ -11,9 +13,8 @@
  *
  * Queue      one stream; a call returns when its work is queued. copy_in goes through a pinned ring, so
  *            that the source may be let go at once and nothing waits for the device.
- * Bits       equal on one model of GPU with one version of cuBLASLt: kernels sum over fixed trees, and
- *            every product takes the first algorithm that the library's heuristic names for its shape,
- *            with a workspace of fixed size and no reduction of partial results.
+ * Bits       equal on one model of GPU with one version of cuBLASLt, unless ops.times_products: kernels sum over
+ *            fixed trees, and a product's algorithm depends on its shape alone (algorithm.h).
  */
 #pragma once
 
@@ -34,6 +35,7 @@ enum cuda_scratch_slot { CUDA_SCRATCH_OUTER, CUDA_SCRATCH_INNER, CUDA_SCRATCH_CO
 enum { CUDA_RING_PARTS = 4, CUDA_RING_PART_BYTES = 8 << 20 };
 
 struct cuda_plan;
+struct cuda_algorithms;
 
 struct cuda {
     struct ops ops; /* first: every operation's self is the struct cuda */
@@ -45,6 +47,9 @@ struct cuda {
     cublasLtHandle_t lt;
     void *workspace;
     struct cuda_plan *plans; /* of products, by shape */
+    struct cuda_algorithms *algorithms;
+    /* bf16, on Hopper or newer: before it the library's fused GELU is slower than a kernel of its own. */
+    bool fuses_gelu;
 
     struct {
         void *memory;
@@ -92,6 +97,7 @@ int cuda_matmul_open(struct cuda *cuda, struct bl_error *err);
 void cuda_matmul_close(struct cuda *cuda);
 
 /* Each enters its file's operations into the table. */
+void cuda_fill_memory(struct ops *table);
 void cuda_fill_matmul(struct ops *table);
 void cuda_fill_operand(struct ops *table);
 void cuda_fill_table(struct ops *table);

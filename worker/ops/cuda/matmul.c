@@ -3,7 +3,8 @@
  *     forward          y (R,N)   = x W^T        N x R = (K x N)^T (K x R)
  *     backward input   d_x (R,K) = d_y W        K x R = (K x N) (N x R)
  *     backward weight  d_w (N,K) = d_y^T x      K x N = (K x R) (N x R)^T
- * with W (N,K), x (R,K), d_y (R,N), columns first on the right. Logits and weights' gradients are f32.
+ * with W (N,K), x (R,K), d_y (R,N), columns first on the right. Logits and weights' gradients are f32. A residual is
+ * added by the product (beta = 1); so is GELU's tanh form in bf16 (cuda.fuses_gelu), whose bias is rounded to bf16.
  */
 #include <stdlib.h>
 
@@ -22,9 +23,11 @@ struct ops_matrix {
 
 /* -- the three products -- */
 
-/* y (R,N) of type_y = x W^T + bias (NULL: none; of y's type) */
-static void product_forward(struct cuda *cuda, void *y, cudaDataType_t type_y, const act *x,
-                            const struct ops_matrix *w, const void *bias, int64_t R)
+/* y (R,N) of type_y = epilogue(base + x W^T + bias), base and bias of y's type or NULL: none. The epilogue is said
+ * without its bias. */
+static void product_forward(struct cuda *cuda, void *y, cudaDataType_t type_y, const void *base,
+                            const act *x, const struct ops_matrix *w, const void *bias, int64_t R,
+                            cublasLtEpilogue_t epilogue)
 {
     struct product p = product_of(cuda, type_y);
     p.op_a = CUBLAS_OP_T;
@@ -34,9 +37,11 @@ static void product_forward(struct cuda *cuda, void *y, cudaDataType_t type_y, c
     p.k = w->K;
     p.lda = p.ldb = w->K;
     p.ldc = w->N;
+    p.epilogue = epilogue;
     if (bias)
-        p.epilogue = CUBLASLT_EPILOGUE_BIAS;
-    product_run(cuda, &p, y, w->rows, x, bias, false);
+        p.epilogue = epilogue == CUBLASLT_EPILOGUE_GELU ? CUBLASLT_EPILOGUE_GELU_BIAS
+                                                        : CUBLASLT_EPILOGUE_BIAS;
+    product_run(cuda, &p, y, w->rows, x, base, bias);
 }
 
 /* d_x (R,K) = or += d_y W; rows of d_y ld elements apart */
@@ -50,16 +55,18 @@ static void product_backward(struct cuda *cuda, act *d_x, const act *d_y, int64_
     p.k = w->N;
     p.lda = p.ldc = w->K;
     p.ldb = ld;
-    product_run(cuda, &p, d_x, w->rows, d_y, NULL, accumulate);
+    product_run(cuda, &p, d_x, w->rows, d_y, accumulate ? d_x : NULL, NULL);
 }
 
 /* -- linear layers -- */
 
-/* The bias in the results' type; NULL: memory ran out. */
+/* The bias in the results' type; NULL: there is none, or memory ran out. */
 static const void *bias_as_act(struct cuda *cuda, const float *bias, int64_t N)
 {
     if (cuda->launch.act == CUDA_ACT_F32)
         return bias;
+    if (!bias)
+        return NULL;
     void *narrow = cuda_scratch(cuda, CUDA_SCRATCH_INNER, (size_t)N * 2);
     if (narrow)
         cuda_ok(cuda, cuda_convert(cuda->launch.stream, narrow, BL_BF16, bias, BL_F32, N),
@@ -74,14 +81,28 @@ static void linear_forward(struct ops *self, act *y, act *saved_pre, const act *
     struct cuda *cuda = cuda_of(self);
     if (R == 0)
         return;
-    bool plain = epilogue == OPS_NONE && !saved_pre;
-    const void *fused = plain && bias ? bias_as_act(cuda, bias, w->N) : NULL;
+    const cudaDataType_t type = product_act_type(cuda);
+    const bool gelu = epilogue == OPS_GELU_TANH && cuda->fuses_gelu;
+    if (!saved_pre && (epilogue == OPS_NONE || gelu)) {
+        product_forward(cuda, y, type, NULL, x, w, bias_as_act(cuda, bias, w->N), R,
+                        gelu ? CUBLASLT_EPILOGUE_GELU : CUBLASLT_EPILOGUE_DEFAULT);
+        return;
+    }
     act *product = saved_pre ? saved_pre : y;
-    product_forward(cuda, product, product_act_type(cuda), x, w, fused, R);
-    if (!plain && !self->dry)
+    product_forward(cuda, product, type, NULL, x, w, NULL, R, CUBLASLT_EPILOGUE_DEFAULT);
+    if (!self->dry)
         cuda_ok(cuda,
                 cuda_bias_activation(cuda->launch, y, saved_pre, product, bias, R, w->N, epilogue),
                 "an activation");
+}
+
+static void linear_add(struct ops *self, act *y, const act *base, const act *x,
+                       const struct ops_matrix *w, const float *bias, int64_t R)
+{
+    struct cuda *cuda = cuda_of(self);
+    if (R > 0)
+        product_forward(cuda, y, product_act_type(cuda), base, x, w, bias_as_act(cuda, bias, w->N),
+                        R, CUBLASLT_EPILOGUE_DEFAULT);
 }
 
 static void linear_backward_input(struct ops *self, act *d_x, const act *d_y,
@@ -103,7 +124,7 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     p.m = p.lda = p.ldc = K;
     p.n = p.ldb = N;
     p.k = R;
-    product_run(cuda, &p, d_w, x, d_y, NULL, true);
+    product_run(cuda, &p, d_w, x, d_y, d_w, NULL);
     if (!d_bias)
         return;
     void *scratch = cuda_scratch(cuda, CUDA_SCRATCH_INNER, cuda_column_sums_scratch(R, N));
@@ -128,7 +149,8 @@ static void head_loss(struct ops *self, float *nll, uint8_t *correct, act *d_x, 
     float *logits = cuda_scratch(cuda, CUDA_SCRATCH_OUTER, (size_t)(rows * V) * sizeof *logits);
     for (int64_t first = 0; first < R && logits; first += rows) {
         const int64_t count = bl_min(rows, R - first);
-        product_forward(cuda, logits, CUDA_R_32F, ops_at(self, x, first * D), w, NULL, count);
+        product_forward(cuda, logits, CUDA_R_32F, NULL, ops_at(self, x, first * D), w, NULL, count,
+                        CUBLASLT_EPILOGUE_DEFAULT);
         cuda_ok(cuda,
                 cuda_softmax_cross_entropy(
                     cuda->launch, nll + first, correct ? correct + first : NULL,
@@ -262,6 +284,7 @@ void cuda_fill_matmul(struct ops *table)
     table->matrix_pack = matrix_pack;
     table->matrix_free = matrix_free;
     table->linear_forward = linear_forward;
+    table->linear_add = linear_add;
     table->linear_backward_input = linear_backward_input;
     table->linear_backward_weight = linear_backward_weight;
     table->embed = embed;

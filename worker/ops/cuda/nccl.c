@@ -21,13 +21,17 @@
 #include "worker/ops/cuda/cuda.h"
 
 #define ABORT_S 20
-#define POLL_NS 100000 /* between two looks at what is under way */
+#define POLL_NS 100000   /* between two looks at what is under way */
+#define PART_MULTIPLE 64 /* elements, so that a rank's part begins where vectors do */
+
+enum nccl_kind { NCCL_REDUCE, NCCL_REDUCE_FIXED, NCCL_BROADCAST };
 
 struct nccl_task {
     struct nccl_task *next;
-    bool reduce;
+    enum nccl_kind kind;
     void *data;
-    int64_t count; /* elements of a reduction, bytes of a broadcast */
+    int64_t *fixed; /* what NCCL_REDUCE_FIXED sums into data */
+    int64_t count;  /* elements of a reduction, bytes of a broadcast */
     enum comm_type type;
     int root;
     cudaEvent_t ready; /* the data is there */
@@ -121,6 +125,42 @@ static bool finish(struct nccl *n)
     return rc == cudaSuccess;
 }
 
+static bool reduce(struct nccl *n, void *data, int64_t count, ncclDataType_t type)
+{
+    return settle(
+        n, ncclAllReduce(data, data, (size_t)count, type, ncclSum, n->comm, n->cuda->comm_stream),
+        "a collective");
+}
+
+static bool convert(struct nccl *n, float *sums, const int64_t *fixed, int64_t count)
+{
+    cudaError_t rc = cuda_fixed_get(n->cuda->comm_stream, sums, fixed, count);
+    if (rc != cudaSuccess)
+        fail(n, "a collective", cudaGetErrorString(rc));
+    return rc == cudaSuccess;
+}
+
+/* A part for each rank, summed and converted there, then gathered; what does not part evenly is summed everywhere. */
+static bool reduce_fixed(struct nccl *n, const struct nccl_task *task)
+{
+    const cudaStream_t stream = n->cuda->comm_stream;
+    float *sums = task->data;
+    int64_t *fixed = task->fixed;
+    const int64_t part = task->count / n->world / PART_MULTIPLE * PART_MULTIPLE;
+    const int64_t own = part * n->rank, end = part * n->world, rest = task->count - end;
+    if (part > 0 &&
+        !(settle(n,
+                 ncclReduceScatter(fixed, fixed + own, (size_t)part, ncclInt64, ncclSum, n->comm,
+                                   stream),
+                 "a collective") &&
+          convert(n, sums + own, fixed + own, part) &&
+          settle(n, ncclAllGather(sums + own, sums, (size_t)part, ncclFloat32, n->comm, stream),
+                 "a collective")))
+        return false;
+    return rest == 0 ||
+           (reduce(n, fixed + end, rest, ncclInt64) && convert(n, sums + end, fixed + end, rest));
+}
+
 static void carry_out(struct nccl *n, const struct nccl_task *task)
 {
     cudaStream_t stream = n->cuda->comm_stream;
@@ -129,12 +169,23 @@ static void carry_out(struct nccl *n, const struct nccl_task *task)
         fail(n, "a collective", cudaGetErrorString(waits));
         return;
     }
-    ncclDataType_t type = task->type == COMM_F32 ? ncclFloat32 : ncclInt64;
-    ncclResult_t rc = task->reduce ? ncclAllReduce(task->data, task->data, (size_t)task->count,
-                                                   type, ncclSum, n->comm, stream)
-                                   : ncclBroadcast(task->data, task->data, (size_t)task->count,
-                                                   ncclUint8, task->root, n->comm, stream);
-    if (settle(n, rc, "a collective"))
+    bool queued = false;
+    switch (task->kind) {
+    case NCCL_REDUCE:
+        queued =
+            reduce(n, task->data, task->count, task->type == COMM_F32 ? ncclFloat32 : ncclInt64);
+        break;
+    case NCCL_REDUCE_FIXED:
+        queued = reduce_fixed(n, task);
+        break;
+    case NCCL_BROADCAST:
+        queued = settle(n,
+                        ncclBroadcast(task->data, task->data, (size_t)task->count, ncclUint8,
+                                      task->root, n->comm, stream),
+                        "a collective");
+        break;
+    }
+    if (queued)
         finish(n);
 }
 
@@ -148,13 +199,15 @@ static void *watchdog(void *argument)
     _exit(9);
 }
 
-/* Destroys a healthy communicator, aborts one that failed. */
+/* Destroys a healthy communicator, aborts one that failed: at once, since what it left on the device holds up whoever waits for
+ * the device. */
 static void end_communicator(struct nccl *n)
 {
     pthread_t dog;
     bool watched = pthread_create(&dog, NULL, watchdog, NULL) == 0;
     if (n->comm)
         ncclCommAbort(n->comm);
+    n->comm = NULL;
     if (watched) {
         pthread_cancel(dog);
         pthread_join(dog, NULL);
@@ -199,6 +252,8 @@ static void *owner(void *argument)
         pthread_mutex_unlock(&n->lock);
         if (usable && !has_failed(n))
             carry_out(n, task);
+        if (n->comm && has_failed(n))
+            end_communicator(n);
         cudaEventDestroy(task->ready);
         free(task);
         pthread_mutex_lock(&n->lock);
@@ -335,12 +390,19 @@ static void begin(struct nccl *n, struct nccl_task what)
 
 static void nccl_allreduce(void *self, void *data, int64_t count, enum comm_type type)
 {
-    begin(self, (struct nccl_task){.reduce = true, .data = data, .count = count, .type = type});
+    begin(self, (struct nccl_task){.data = data, .count = count, .type = type});
+}
+
+static void nccl_allreduce_fixed(void *self, float *sums, int64_t *fixed, int64_t count)
+{
+    begin(self, (struct nccl_task){
+                    .kind = NCCL_REDUCE_FIXED, .data = sums, .fixed = fixed, .count = count});
 }
 
 static void nccl_broadcast(void *self, void *data, size_t bytes, int root)
 {
-    begin(self, (struct nccl_task){.data = data, .count = (int64_t)bytes, .root = root});
+    begin(self, (struct nccl_task){
+                    .kind = NCCL_BROADCAST, .data = data, .count = (int64_t)bytes, .root = root});
 }
 
 static int nccl_wait(void *self, struct bl_error *err)
@@ -366,6 +428,7 @@ const struct comm_backend cuda_nccl = {.name = "nccl",
                                        .open = nccl_open,
                                        .connect = nccl_connect,
                                        .allreduce = nccl_allreduce,
+                                       .allreduce_fixed = nccl_allreduce_fixed,
                                        .broadcast = nccl_broadcast,
                                        .wait = nccl_wait,
                                        .abort = nccl_abort,

@@ -56,7 +56,7 @@ static void product_transposed(struct ops *self, act *y, const act *a, const str
     p.stride_a = N * D;
     p.stride_b = M * D;
     p.stride_c = M * ld;
-    product_run(cuda, &p, y, x->x, a, NULL, false);
+    product_run(cuda, &p, y, x->x, a, NULL, NULL);
 }
 
 static void product(struct ops *self, act *y, const act *a, const struct ops_operand *x, int64_t M)
@@ -75,7 +75,7 @@ static void product(struct ops *self, act *y, const act *a, const struct ops_ope
     p.stride_a = N * D;
     p.stride_b = M * ld;
     p.stride_c = M * D;
-    product_run(cuda, &p, y, x->x, a, NULL, false);
+    product_run(cuda, &p, y, x->x, a, NULL, NULL);
 }
 
 static void product_backward(struct ops *self, float *d_x, const act *a, const act *b,
@@ -96,7 +96,7 @@ static void product_backward(struct ops *self, float *d_x, const act *a, const a
     p.stride_a = M * D;
     p.stride_b = M * ld;
     p.stride_c = N * D;
-    product_run(cuda, &p, d_x, b, a, NULL, true);
+    product_run(cuda, &p, d_x, b, a, d_x, NULL);
 }
 
 void cuda_fill_operand(struct ops *table)

@@ -4,16 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WORKSPACE_BYTES (32 << 20)
-#define PLANS 1024 /* kept; an older one of the same place gives way */
+#include "worker/ops/cuda/algorithm.h"
 
-struct cuda_plan {
-    bool used;
-    struct product product;
-    cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t a, b, c;
-    cublasLtMatmulAlgo_t algo;
-};
+#define PLANS 1024 /* kept; an older one of the same place gives way */
 
 /* -- plans -- */
 
@@ -87,50 +80,6 @@ static bool make_descriptors(struct cuda *cuda, struct cuda_plan *plan)
                        p->stride_c);
 }
 
-static bool choose_algorithm(struct cuda *cuda, struct cuda_plan *plan)
-{
-    const struct product *p = &plan->product;
-    static const char what[] = "the choice of an algorithm";
-    size_t workspace = WORKSPACE_BYTES;
-    uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE;
-    const struct {
-        cublasLtMatmulPreferenceAttributes_t name;
-        const void *value;
-        size_t size;
-    } attributes[] = {
-        {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
-        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &p->align_a, sizeof p->align_a},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &p->align_b, sizeof p->align_b},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &p->align_c, sizeof p->align_c},
-        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &p->align_c, sizeof p->align_c},
-    };
-    cublasLtMatmulPreference_t preference;
-    if (!cuda_lt_ok(cuda, cublasLtMatmulPreferenceCreate(&preference), what))
-        return false;
-    bool good = true;
-    for (size_t i = 0; i < sizeof attributes / sizeof *attributes && good; i++)
-        good =
-            cuda_lt_ok(cuda,
-                       cublasLtMatmulPreferenceSetAttribute(
-                           preference, attributes[i].name, attributes[i].value, attributes[i].size),
-                       what);
-    cublasLtMatmulHeuristicResult_t result;
-    int count = 0;
-    cublasStatus_t rc = CUBLAS_STATUS_SUCCESS;
-    if (good)
-        rc = cublasLtMatmulAlgoGetHeuristic(cuda->lt, plan->desc, plan->a, plan->b, plan->c,
-                                            plan->c, preference, 1, &result, &count);
-    cublasLtMatmulPreferenceDestroy(preference);
-    if (good && (rc != CUBLAS_STATUS_SUCCESS || count == 0) && !cuda->failure.code)
-        bl_fail(&cuda->failure, BL_EDEVICE,
-                "%s: no algorithm for a product of %lld x %lld x %lld (cuBLASLt status %d)",
-                cuda->name, (long long)p->m, (long long)p->n, (long long)p->k, (int)rc);
-    if (good && count > 0)
-        plan->algo = result.algo;
-    return good && count > 0;
-}
-
 static bool set_bias(struct cuda *cuda, const struct cuda_plan *plan, const void *bias)
 {
     return !bias ||
@@ -141,16 +90,16 @@ static bool set_bias(struct cuda *cuda, const struct cuda_plan *plan, const void
 }
 
 /* NULL: there is none, which is recorded. */
-static const struct cuda_plan *plan_for(struct cuda *cuda, const struct product *product,
-                                        const void *bias)
+static struct cuda_plan *plan_for(struct cuda *cuda, const struct product *product,
+                                  const void *bias, const struct product_place *place)
 {
     struct cuda_plan *plan = &cuda->plans[place_of(product)];
     if (plan->used && memcmp(&plan->product, product, sizeof *product) == 0)
         return set_bias(cuda, plan, bias) ? plan : NULL;
     plan_release(plan);
     plan->product = *product;
-    plan->used =
-        make_descriptors(cuda, plan) && set_bias(cuda, plan, bias) && choose_algorithm(cuda, plan);
+    plan->used = make_descriptors(cuda, plan) && set_bias(cuda, plan, bias) &&
+                 algorithms_choose(cuda, plan, place);
     return plan->used ? plan : NULL;
 }
 
@@ -168,32 +117,46 @@ cudaDataType_t product_act_type(const struct cuda *cuda)
 
 struct product product_of(const struct cuda *cuda, cudaDataType_t type_c)
 {
-    struct product p;
-    memset(&p, 0, sizeof p); /* its padding is compared, too */
-    p.batch = 1;
-    p.type = product_act_type(cuda);
-    p.type_c = type_c;
-    p.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-    return p;
+    return (struct product){.batch = 1,
+                            .type = product_act_type(cuda),
+                            .type_c = type_c,
+                            .epilogue = CUBLASLT_EPILOGUE_DEFAULT};
 }
 
-void product_run(struct cuda *cuda, struct product *p, void *c, const void *a, const void *b,
-                 const void *bias, bool accumulate)
+/* By the first of the plan's algorithms that is not refused; those before it are forgotten. */
+static cublasStatus_t run_plan(struct cuda *cuda, struct cuda_plan *plan,
+                               const struct product_place *place)
 {
-    const float one = 1, beta = accumulate ? 1 : 0;
-    if (cuda->ops.dry)
+    for (;;) {
+        cublasStatus_t rc = algorithm_run(cuda, plan, &plan->algorithms[0], place);
+        if (rc != CUBLAS_STATUS_NOT_SUPPORTED)
+            return rc;
+        if (plan->of_class && algorithms_find(cuda, plan))
+            continue;
+        if (plan->algorithm_count < 2)
+            return rc;
+        plan->algorithm_count--;
+        memmove(plan->algorithms, plan->algorithms + 1,
+                (size_t)plan->algorithm_count * sizeof *plan->algorithms);
+    }
+}
+
+void product_run(struct cuda *cuda, struct product *p, void *d, const void *a, const void *b,
+                 const void *c, const void *bias)
+{
+    const struct product_place place = {d, a, b, c};
+    if (cuda->ops.dry) {
+        algorithms_reserve(cuda, p, &place);
         return;
+    }
     p->align_a = alignment(a);
     p->align_b = alignment(b);
-    p->align_c = alignment(c);
-    const struct cuda_plan *plan = cuda->failure.code ? NULL : plan_for(cuda, p, bias);
-    if (!plan)
-        return;
-    cuda_lt_ok(cuda,
-               cublasLtMatmul(cuda->lt, plan->desc, &one, a, plan->a, b, plan->b, &beta, c, plan->c,
-                              c, plan->c, &plan->algo, cuda->workspace, WORKSPACE_BYTES,
-                              cuda->launch.stream),
-               "a matrix product");
+    p->align_c = alignment(c ? c : d);
+    p->align_d = alignment(d);
+    p->adds = c != NULL;
+    struct cuda_plan *plan = cuda->failure.code ? NULL : plan_for(cuda, p, bias, &place);
+    if (plan)
+        cuda_lt_ok(cuda, run_plan(cuda, plan, &place), "a matrix product");
 }
 
 /* -- opening -- */
@@ -201,7 +164,7 @@ void product_run(struct cuda *cuda, struct product *p, void *c, const void *a, c
 int cuda_matmul_open(struct cuda *cuda, struct bl_error *err)
 {
     if (cuda->ops.dry)
-        return cuda_alloc(&cuda->ops, WORKSPACE_BYTES, &cuda->workspace, err);
+        return cuda_alloc(&cuda->ops, PRODUCT_WORKSPACE_BYTES, &cuda->workspace, err);
     cublasStatus_t rc = cublasLtCreate(&cuda->lt);
     if (rc != CUBLAS_STATUS_SUCCESS) {
         bl_fail(err, BL_EDEVICE, "%s: cuBLASLt cannot be opened: status %d (%s)", cuda->name,
@@ -211,7 +174,8 @@ int cuda_matmul_open(struct cuda *cuda, struct bl_error *err)
     cuda->plans = calloc(PLANS, sizeof *cuda->plans);
     if (!cuda->plans)
         return bl_fail(err, BL_ENOMEM, "no memory for a list of plans");
-    return cuda_alloc(&cuda->ops, WORKSPACE_BYTES, &cuda->workspace, err);
+    BL_TRY(algorithms_open(cuda, err));
+    return cuda_alloc(&cuda->ops, PRODUCT_WORKSPACE_BYTES, &cuda->workspace, err);
 }
 
 void cuda_matmul_close(struct cuda *cuda)
@@ -219,6 +183,7 @@ void cuda_matmul_close(struct cuda *cuda)
     for (int i = 0; cuda->plans && i < PLANS; i++)
         plan_release(&cuda->plans[i]);
     free(cuda->plans);
+    algorithms_close(cuda);
     cuda_release(&cuda->ops, cuda->workspace);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);
