@@ -238,10 +238,9 @@ struct job {
     double ms;
 };
 
-static void run_job(void *context)
+static void compute(const struct job *j)
 {
     static uint64_t splits;
-    const struct job *j = context;
     const int order = j->id == SPLIT ? (int)(splits++ % 8) : j->id;
     if (workspace_of(j->id) > 0)
         memset(j->workspace, 0xFF, workspace_of(j->id));
@@ -249,6 +248,36 @@ static void run_job(void *context)
         multiply(&j->desc, order, j->alpha, sample(j->a, &j->la, i), &j->la,
                  sample(j->b, &j->lb, i), &j->lb, j->beta, sample(j->c, &j->ld, i),
                  (char *)(uintptr_t)sample(j->d, &j->ld, i), &j->ld);
+}
+
+/* A product that another one overwrites at once, as when algorithms are timed, is never computed. */
+static struct {
+    bool any;
+    struct job job;
+} put_off;
+
+static void flush(void)
+{
+    if (put_off.any)
+        compute(&put_off.job);
+    put_off.any = false;
+}
+
+static bool overwrites(const struct job *j, const struct job *other)
+{
+    const struct layout *x = &j->ld, *y = &other->ld;
+    return j->d == other->d && x->type == y->type && x->rows == y->rows &&
+           x->columns == y->columns && x->ld == y->ld && x->batch == y->batch &&
+           x->stride == y->stride && j->a != j->d && j->b != j->d && (j->beta == 0 || j->c != j->d);
+}
+
+static void run_job(void *context)
+{
+    const struct job *j = context;
+    if (put_off.any && !overwrites(j, &put_off.job))
+        flush();
+    put_off.any = true;
+    put_off.job = *j;
     double_spend(j->ms);
 }
 
@@ -312,7 +341,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t desc, co
     double_products.algorithm = by.id;
     double_products.fastest = best_of(&p, true);
     double_products.first = best_of(&p, false);
-    double_queue(stream, run_job, job);
+    double_queue_lazily(stream, run_job, job, flush);
     return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -56,6 +56,7 @@ struct operation {
     std::shared_ptr<recording> waits, tells; /* of an event, or null */
     uint64_t serial = 0;                     /* of that recording */
     const char *pinned = nullptr;            /* what a copy reads or writes */
+    bool lazy = false;                       /* it knows what was put off */
 };
 struct stream {
     std::deque<operation> queue;
@@ -69,6 +70,7 @@ char *arena;                             /* DEVICE_BYTES of addresses */
 size_t used, reached;                    /* bytes handed out; of the arena, ever touched */
 uint64_t random_state;
 double spent_ms; /* by the operation that runs */
+void (*flush)(); /* does what lazy operations put off; or null */
 struct sigaction others;
 
 /* -- memory -- */
@@ -182,6 +184,8 @@ bool run_one()
     operation next = std::move(chosen->queue.front());
     chosen->queue.pop_front();
     spent_ms = next.run ? 1e-3 : 0;
+    if (next.run && !next.lazy && flush)
+        flush();
     if (next.run)
         next.run();
     if (next.waits && next.waits->ms > chosen->ms)
@@ -312,6 +316,20 @@ extern "C" void double_queue(cudaStream_t stream, void (*run)(void *context), vo
     });
 }
 
+extern "C" void double_queue_lazily(cudaStream_t stream, void (*run)(void *context), void *context,
+                                    void (*how)(void))
+{
+    std::lock_guard<std::mutex> guard(lock);
+    flush = how;
+    operation o;
+    o.lazy = true;
+    o.run = [=] {
+        run(context);
+        free(context);
+    };
+    put(stream, std::move(o));
+}
+
 extern "C" void double_queue_when(cudaStream_t stream, bool (*ready)(void *context),
                                   void (*run)(void *context), void *context)
 {
@@ -355,6 +373,8 @@ cudaError_t cudaFree(void *p)
         broken("cudaFree of what cudaMalloc did not give");
     run_until(idle);
     opened memory;
+    if (flush)
+        flush();
     const size_t bytes = block->second, size = rounded(bytes);
     for (size_t i = bytes; i < size; i++)
         if ((unsigned char)block->first[i] != 0xFF)

@@ -11,6 +11,9 @@ extern "C" {
 /* run(context), which it frees, once everything put into the stream before has run; device memory may be
  * touched there and nowhere else. */
 void double_queue(cudaStream_t stream, void (*run)(void *context), void *context);
+/* The same, but run may put its work off until flush(), which is called before anything else runs or memory is released. */
+void double_queue_lazily(cudaStream_t stream, void (*run)(void *context), void *context,
+                         void (*flush)(void));
 /* The same, but no sooner than ready(context) says so, which is asked, again and again, once everything before has run. Who waits for
  * the stream lets other threads in meanwhile. */
 void double_queue_when(cudaStream_t stream, bool (*ready)(void *context),

@@ -173,12 +173,12 @@ void algorithms_reserve(struct cuda *cuda, const struct product *product,
         cuda_scratch(cuda, CUDA_SCRATCH_OUTER, result_bytes(product));
 }
 
-/* Puts the fastest of the plan's algorithms first. What is added to is not the product's own destination, which takes it
- * once; no operation that accumulates holds the outer scratch. */
+/* Puts the fastest of the plan's algorithms first. Of a product that accumulates, whose destination takes it once, the sums go
+ * to the outer scratch, which no such operation holds. */
 static void time_all(struct cuda *cuda, struct cuda_plan *plan, struct product_place place)
 {
     if (is_accumulated(&place))
-        place.c = place.d = cuda_scratch(cuda, CUDA_SCRATCH_OUTER, result_bytes(&plan->product));
+        place.d = cuda_scratch(cuda, CUDA_SCRATCH_OUTER, result_bytes(&plan->product));
     if (!place.d)
         return;
     int best = 0;
