@@ -154,6 +154,13 @@ static void check(struct input in)
     const bool few = R <= (in.trainable ? 8 : 2); /* f32 and bf16 rows are read in place */
     const double *x = few && in.options.blocks ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
     const double *d_y = multiplied(&in, in.d_y, R, N);
+    double *x_weight = doubles(in.x, R * K), *d_y_weight = doubles(in.d_y, R * N);
+    if (in.options.blocks && R >= 32) { /* blocks along rows */
+        for (int64_t k = 0; k < K; k++)
+            round_blocks(x_weight + k, R, K);
+        for (int64_t n = 0; n < N; n++)
+            round_blocks(d_y_weight + n, R, N);
+    }
     if (in.options.blocks) {
         w = copied(stored, N * K);
         w_backward = copied(stored, N * K);
@@ -169,7 +176,7 @@ static void check(struct input in)
             for (int64_t k = 0; k < K; k++) {
                 sum += x[r * K + k] * w[n * K + k];
                 in.d_x[r * K + k] += d_y[r * N + n] * w_backward[n * K + k];
-                in.d_w[n * K + k] += d * in.x[r * K + k];
+                in.d_w[n * K + k] += d_y_weight[r * N + n] * x_weight[r * K + k];
             }
             in.pre[r * N + n] = sum;
             in.y[r * N + n] = activation(in.epilogue, sum);

@@ -100,31 +100,20 @@ MACHINE(loader, LOADER, "### Loader")
 /* "(M7)", "(C2)" and the like in a core's comments. */
 static void every_number_that_the_code_cites_is_in_the_document(void **state)
 {
-    static const char *const sources[] = {"coordinator/core.c",
-                                          "coordinator/core_state.h",
-                                          "coordinator/core_lease.c",
-                                          "coordinator/core_state.c",
-                                          "coordinator/core_peers.c",
-                                          "coordinator/core_reach.c",
-                                          "coordinator/core_save.c",
-                                          "coordinator/core_assign.c",
-                                          "coordinator/core_hedge.c",
-                                          "coordinator/core_delivery.c",
-                                          "coordinator/core_live.c",
-                                          "coordinator/core_generation.c",
-                                          "coordinator/core_wait.c",
-                                          "coordinator/ledger.c",
-                                          "proto/core_member.c",
-                                          "worker/core.c",
-                                          "worker/core_generation.c",
-                                          "worker/core_membership.c",
-                                          "worker/core_snapshot.c",
-                                          "worker/core_state.c",
-                                          "worker/core_step.c",
-                                          "loader/core.c",
-                                          "loader/core_assignments.c",
-                                          "loader/core_state.c",
-                                          "tests/sim/mutate"};
+    static const char *const sources[] = {
+        "coordinator/core.c",        "coordinator/core_state.h",
+        "coordinator/core_lease.c",  "coordinator/core_state.c",
+        "coordinator/core_peers.c",  "coordinator/core_reach.c",
+        "coordinator/core_save.c",   "coordinator/core_assign.c",
+        "coordinator/core_hedge.c",  "coordinator/core_delivery.c",
+        "coordinator/core_live.c",   "coordinator/core_generation.c",
+        "coordinator/core_wait.c",   "coordinator/ledger.c",
+        "proto/core_member.c",       "worker/core.c",
+        "worker/core_generation.c",  "worker/core_membership.c",
+        "worker/core_snapshot.c",    "worker/core_state.c",
+        "worker/core_step.c",        "loader/core.c",
+        "loader/core_assignments.c", "loader/core_state.c",
+        "tests/sim/mutate"};
     char *document = read_source("docs/protocol.md");
     int cited = 0;
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {

@@ -198,7 +198,7 @@ static void convert(char *sums, const char *fixed, int64_t count)
 {
     enum { PIECE = 1024 };
     int64_t whole[PIECE];
-    float narrow[PIECE];
+    float narrow[PIECE] = {0};
     for (int64_t at = 0; at < count; at += PIECE) {
         const int64_t some = count - at < PIECE ? count - at : PIECE;
         memcpy(whole, fixed + (size_t)at * sizeof *whole, (size_t)some * sizeof *whole);

@@ -260,23 +260,23 @@ INLINE __m512i most_of_rows(const char *at, size_t step, bool half)
     return _mm512_slli_epi32(_mm512_cvtepu16_epi32(most), 16);
 }
 
-/* A block of `panels` whole panels, `blocks` blocks apart, from BFP_BLOCK rows that are `step` bytes apart. */
+/* A block of `panels` whole panels, `blocks` blocks apart, from `count` rows, a multiple of 4, `step` bytes apart. */
 INLINE void load_blocks(struct panel_block *to, int64_t blocks, int panels, const char *rows,
-                        size_t step, bool half)
+                        size_t step, size_t count, bool half)
 {
     const int vectors = panels * VECTORS, bytes = LANES * (half ? 2 : 4);
     __m512i most[TOGETHER * VECTORS];
     __m512 inverse[TOGETHER * VECTORS];
     for (int v = 0; v < vectors; v++)
         most[v] = _mm512_setzero_si512();
-    for (size_t k = 0; k < BFP_BLOCK; k += 4)
+    for (size_t k = 0; k < count; k += 4)
         for (int v = 0; v < vectors; v++)
             most[v] =
                 _mm512_max_epi32(most[v], most_of_rows(rows + k * step + v * bytes, step, half));
     for (int v = 0; v < vectors; v++)
         _mm512_storeu_ps(to[v / VECTORS * blocks].scale + v % VECTORS * LANES,
                          scales_of(most[v], &inverse[v]));
-    for (size_t k = 0; k < BFP_BLOCK; k += 2)
+    for (size_t k = 0; k < count; k += 2)
         for (int p = 0; p < panels; p++)
             for (int v = 0; v < VECTORS; v++) {
                 const char *at = rows + k * step + (p * VECTORS + v) * bytes;
@@ -296,15 +296,16 @@ AVX512 static void load_transposed(struct panel_block *to, int64_t blocks, const
         const int panels = (int)bl_min(TOGETHER, (columns - c) / BFP_PANEL);
         const void *at = element(w, dtype, c);
         width = bl_max(1, panels) * BFP_PANEL;
-        if (panels && count == BFP_BLOCK && dtype == BL_BF16) {
-            load_blocks(to, blocks, panels, at, (size_t)ld * 2, true);
-        } else if (panels && count == BFP_BLOCK && dtype == BL_F32) {
-            load_blocks(to, blocks, panels, at, (size_t)ld * 4, false);
+        if (panels && count % 4 == 0 && dtype == BL_BF16) {
+            load_blocks(to, blocks, panels, at, (size_t)ld * 2, (size_t)count, true);
+        } else if (panels && count % 4 == 0 && dtype == BL_F32) {
+            load_blocks(to, blocks, panels, at, (size_t)ld * 4, (size_t)count, false);
         } else {
             float wide[BFP_BLOCK * BFP_PANEL] = {0};
             width = BFP_PANEL;
             widen_rows(wide, BFP_PANEL, at, dtype, ld, count, bl_min(BFP_PANEL, columns - c));
-            load_blocks(to, blocks, 1, (const char *)wide, BFP_PANEL * sizeof *wide, false);
+            load_blocks(to, blocks, 1, (const char *)wide, BFP_PANEL * sizeof *wide, BFP_BLOCK,
+                        false);
         }
     }
 }

@@ -7,7 +7,7 @@
  *            is the library's for a shape that R, N and K decide alone.
  * W          as matrix.h keeps it: f32, or widened tile by tile into a thread's scratch, or loaded likewise as
  *            blocks of integers (bfp.h), or packed for bf16 products, where x is rounded row by row. d_W is a
- *            product of f32 values always.
+ *            product of f32 values, or, where it is large and others are blocks, of blocks along rows.
  * Rate       f32 140 to 190 GFLOP/s, d_W 155 to 180; bf16 400 to 970, least where few inner elements
  *            meet many rows, so that y's way to memory counts. Larger f32 tiles, and f32 matrices
  *            packed as for bf16, were measured too and are no faster.
@@ -694,6 +694,73 @@ static void gradient_by_few_rows(struct cpu *cpu, float *d_w, const float *d_y, 
         gradient_rows(d_w, d_y, strips, threads_rows + omp_get_thread_num() * ROWS * R, R, N, K, n);
 }
 
+/* -- the gradient of a large matrix in block floating point -- */
+
+/* Blocks are cut along the rows of x and d_y. x is laid out in panels for all threads; d_W is passed once, GRADIENT_ROWS
+ * of its rows at a time, for which d_y is laid out in strips. */
+enum { GRADIENT_STRIPS = 4, GRADIENT_ROWS = GRADIENT_STRIPS * BFP_STRIP, GRADIENT_R_MIN = 32 };
+
+struct block_gradient {
+    float *d_w;
+    const float *d_y;
+    const char *panels;
+    int64_t R, N, K;
+};
+
+/* A thread's scratch: d_y's rows turned, and their strips. */
+static size_t gradient_bytes(int64_t R)
+{
+    return whole_lines((size_t)(GRADIENT_ROWS * padded(R)) * sizeof(float)) +
+           GRADIENT_STRIPS * bfp_strip_bytes(R);
+}
+
+static void gradient_block_rows(const struct block_gradient *g, int64_t n0, char *mine)
+{
+    float product[GRADIENT_ROWS * BFP_PANEL] __attribute__((aligned(64)));
+    const int64_t R = g->R, K = g->K, rows = bl_min(GRADIENT_ROWS, g->N - n0), ld = padded(R);
+    float *d_y = (float *)mine;
+    char *strips = mine + whole_lines((size_t)(GRADIENT_ROWS * ld) * sizeof *d_y);
+    pack_transposed(d_y, g->d_y + n0, g->N, R, rows);
+    for (int64_t r = 0; r < rows; r += BFP_STRIP)
+        bfp_load_strip(strips + (size_t)(r / BFP_STRIP) * bfp_strip_bytes(R), d_y + r * ld, ld,
+                       bl_min(BFP_STRIP, rows - r), R);
+    for (int64_t k = 0; k < K; k += BFP_PANEL) {
+        const int64_t columns = bl_min(BFP_PANEL, K - k);
+        float *d_w = g->d_w + n0 * K + k;
+        struct bfp_fetch next = {.at = (const char *)(d_w + columns),
+                                 .step = (size_t)K * sizeof *d_w,
+                                 .bytes = BFP_PANEL * sizeof *d_w,
+                                 .rows = rows,
+                                 .shift = 1};
+        bfp_multiply(product, strips, bl_ceil_div(rows, BFP_STRIP), R,
+                     g->panels + (size_t)(k / BFP_PANEL) * bfp_panel_bytes(R), 0,
+                     bfp_block_count(R), &next);
+        for (int64_t r = 0; r < rows; r++)
+            finish_row(d_w + r * K, product + r * BFP_PANEL, true, NULL, NULL, columns, OPS_NONE);
+    }
+}
+
+static void gradient_in_blocks(struct cpu *cpu, float *d_w, const float *d_y, const float *x,
+                               int64_t R, int64_t N, int64_t K)
+{
+    enum { TOGETHER = 8 };
+    const int64_t count = bl_ceil_div(K, BFP_PANEL);
+    const size_t panels_bytes = (size_t)count * bfp_panel_bytes(R), mine = gradient_bytes(R);
+    char *panels = cpu_scratch(cpu, CPU_SCRATCH_INNER, panels_bytes + mine * (size_t)cpu->threads);
+    if (!panels || cpu->dry)
+        return;
+    const struct block_gradient gradient = {d_w, d_y, panels, R, N, K};
+    const int threads = cpu_threads(cpu, work_of(R, N, K));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < count; i += TOGETHER)
+        bfp_load_panels(panels + (size_t)i * bfp_panel_bytes(R), x + i * BFP_PANEL, BL_F32, K, true,
+                        bl_min(TOGETHER * BFP_PANEL, K - i * BFP_PANEL), R);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t n = 0; n < N; n += GRADIENT_ROWS)
+        gradient_block_rows(&gradient, n,
+                            panels + panels_bytes + (size_t)omp_get_thread_num() * mine);
+}
+
 static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, const act *d_y_,
                                    const act *x_, int64_t R, int64_t N, int64_t K)
 {
@@ -703,6 +770,10 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     const float *d_y = cpu_const_f32(d_y_), *x = cpu_const_f32(x_);
     if (d_bias)
         add_column_sums(cpu, d_bias, d_y, R, N);
+    if (cpu->blocks && N * K > cpu->blocks_min && R >= GRADIENT_R_MIN) {
+        gradient_in_blocks(cpu, d_w, d_y, x, R, N, K);
+        return;
+    }
     if (R <= FEW_ROWS_WEIGHT && N * K >= FEW_ROWS_ELEMENTS) {
         gradient_by_few_rows(cpu, d_w, d_y, x, R, N, K);
         return;
