@@ -227,21 +227,32 @@ static int64_t strips_of(int64_t rows)
     return bl_ceil_div(rows, BFP_STRIP);
 }
 
-/* Lays it out from `at` on; returns its bytes. */
-static size_t blocks_scratch(const struct ops_attention *a, char *at, struct blocks_scratch *ret)
+/* The bytes of each part, in their order, and of all. */
+static size_t blocks_bytes(const struct ops_attention *a, size_t ret[6])
 {
     const int64_t d = a->head_dim, keys = a->k_len_max, rows = strips_of(keys) * BFP_STRIP;
-    size_t used = 0;
-#define TAKE(bytes) (used += (bytes), at + used - (bytes))
-    ret->k = TAKE((size_t)strips_of(keys) * bfp_strip_bytes(d));
-    ret->v = TAKE((size_t)strips_of(d) * bfp_strip_bytes(keys));
-    ret->q = TAKE(bfp_panel_bytes(d));
-    ret->p = TAKE(bfp_panel_bytes(keys));
-    ret->wide =
-        (float *)TAKE((size_t)(bl_max(d, BFP_PANEL) * bl_max(rows, padded(keys))) * sizeof(float));
-    ret->product = (float *)TAKE((size_t)(strips_of(d) * BFP_STRIP * BFP_PANEL) * sizeof(float));
-#undef TAKE
-    return used;
+    const size_t bytes[6] = {(size_t)strips_of(keys) * bfp_strip_bytes(d),
+                             (size_t)strips_of(d) * bfp_strip_bytes(keys),
+                             bfp_panel_bytes(d),
+                             bfp_panel_bytes(keys),
+                             (size_t)(bl_max(d, BFP_PANEL) * bl_max(rows, padded(keys))) *
+                                 sizeof(float),
+                             (size_t)(strips_of(d) * BFP_STRIP * BFP_PANEL) * sizeof(float)};
+    memcpy(ret, bytes, sizeof bytes);
+    return bytes[0] + bytes[1] + bytes[2] + bytes[3] + bytes[4] + bytes[5];
+}
+
+static struct blocks_scratch blocks_scratch(const struct ops_attention *a, char *at)
+{
+    size_t bytes[6];
+    blocks_bytes(a, bytes);
+    struct blocks_scratch scratch = {.k = at};
+    scratch.v = scratch.k + bytes[0];
+    scratch.q = scratch.v + bytes[1];
+    scratch.p = scratch.q + bytes[2];
+    scratch.wide = (float *)(scratch.p + bytes[3]);
+    scratch.product = (float *)((char *)scratch.wide + bytes[4]);
+    return scratch;
 }
 
 /* The rows of x (rows,K) as strips. */
@@ -302,8 +313,7 @@ static void blocks_group(const struct forward *f, int64_t s, int64_t kv, char *m
 {
     const struct ops_attention *a = f->a;
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
-    struct blocks_scratch scratch;
-    blocks_scratch(a, memory, &scratch);
+    const struct blocks_scratch scratch = blocks_scratch(a, memory);
     load_strips(scratch.k, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
     pack_transposed(scratch.wide, f->v + first * f->ld_v + kv * d, f->ld_v, a->k_len[s], d);
     load_strips(scratch.v, scratch.wide, padded(a->k_len[s]), d, a->k_len[s]);
@@ -351,8 +361,8 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               .blocks = cpu_of(self)->blocks};
     size_t floats = forward_floats(a);
     if (takes_blocks(&f, a->q_len_max, a->k_len_max)) {
-        struct blocks_scratch scratch;
-        floats = bl_max(floats, blocks_scratch(a, NULL, &scratch) / sizeof(float));
+        size_t bytes[6];
+        floats = bl_max(floats, blocks_bytes(a, bytes) / sizeof(float));
     }
     each_group(cpu_of(self), a, forward_group, &f, floats, work_of(a));
 }
