@@ -227,39 +227,33 @@ static int64_t strips_of(int64_t rows)
     return bl_ceil_div(rows, BFP_STRIP);
 }
 
-/* The bytes of each part, in their order, and of all. */
-static size_t blocks_bytes(const struct ops_attention *a, size_t ret[6])
+/* Where the parts begin, in their order, k at 0; and the bytes of all. */
+struct blocks_layout {
+    size_t v, q, p, wide, product, bytes;
+};
+
+static struct blocks_layout blocks_layout(const struct ops_attention *a)
 {
     const int64_t d = a->head_dim, keys = a->k_len_max, rows = strips_of(keys) * BFP_STRIP;
-    const size_t bytes[6] = {(size_t)strips_of(keys) * bfp_strip_bytes(d),
-                             (size_t)strips_of(d) * bfp_strip_bytes(keys),
-                             bfp_panel_bytes(d),
-                             bfp_panel_bytes(keys),
-                             (size_t)(bl_max(d, BFP_PANEL) * bl_max(rows, padded(keys))) *
-                                 sizeof(float),
-                             (size_t)(strips_of(d) * BFP_STRIP * BFP_PANEL) * sizeof(float)};
-    memcpy(ret, bytes, sizeof bytes);
-    return bytes[0] + bytes[1] + bytes[2] + bytes[3] + bytes[4] + bytes[5];
+    struct blocks_layout at = {.v = (size_t)strips_of(keys) * bfp_strip_bytes(d)};
+    at.q = at.v + (size_t)strips_of(d) * bfp_strip_bytes(keys);
+    at.p = at.q + bfp_panel_bytes(d);
+    at.wide = at.p + bfp_panel_bytes(keys);
+    at.product =
+        at.wide + (size_t)(bl_max(d, BFP_PANEL) * bl_max(rows, padded(keys))) * sizeof(float);
+    at.bytes = at.product + (size_t)(strips_of(d) * BFP_STRIP * BFP_PANEL) * sizeof(float);
+    return at;
 }
 
-static struct blocks_scratch blocks_scratch(const struct ops_attention *a, char *at)
+static struct blocks_scratch blocks_scratch(const struct ops_attention *a, char *memory)
 {
-    size_t bytes[6];
-    blocks_bytes(a, bytes);
-    struct blocks_scratch scratch = {.k = at};
-    scratch.v = scratch.k + bytes[0];
-    scratch.q = scratch.v + bytes[1];
-    scratch.p = scratch.q + bytes[2];
-    scratch.wide = (float *)(scratch.p + bytes[3]);
-    scratch.product = (float *)((char *)scratch.wide + bytes[4]);
-    return scratch;
-}
-
-/* The rows of x (rows,K) as strips. */
-static void load_strips(char *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
-{
-    for (int64_t r = 0; r < rows; r += BFP_STRIP, strips += bfp_strip_bytes(K))
-        bfp_load_strip(strips, x + r * ld, ld, bl_min(BFP_STRIP, rows - r), K);
+    const struct blocks_layout at = blocks_layout(a);
+    return (struct blocks_scratch){.k = memory,
+                                   .v = memory + at.v,
+                                   .q = memory + at.q,
+                                   .p = memory + at.p,
+                                   .wide = (float *)(memory + at.wide),
+                                   .product = (float *)(memory + at.product)};
 }
 
 /* scores (keys, BFP_PANEL) becomes e^(scale (x - the column's largest)), scale > 0; sums of the columns. */
@@ -314,9 +308,9 @@ static void blocks_group(const struct forward *f, int64_t s, int64_t kv, char *m
     const struct ops_attention *a = f->a;
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
     const struct blocks_scratch scratch = blocks_scratch(a, memory);
-    load_strips(scratch.k, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
+    bfp_load_strips(scratch.k, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
     pack_transposed(scratch.wide, f->v + first * f->ld_v + kv * d, f->ld_v, a->k_len[s], d);
-    load_strips(scratch.v, scratch.wide, padded(a->k_len[s]), d, a->k_len[s]);
+    bfp_load_strips(scratch.v, scratch.wide, padded(a->k_len[s]), d, a->k_len[s]);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
         const struct head head = head_of(a, s, h);
         blocks_head(f, &head, &scratch);
@@ -360,10 +354,8 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               .a = a,
                               .blocks = cpu_of(self)->blocks};
     size_t floats = forward_floats(a);
-    if (takes_blocks(&f, a->q_len_max, a->k_len_max)) {
-        size_t bytes[6];
-        floats = bl_max(floats, blocks_bytes(a, bytes) / sizeof(float));
-    }
+    if (takes_blocks(&f, a->q_len_max, a->k_len_max))
+        floats = bl_max(floats, blocks_layout(a).bytes / sizeof(float));
     each_group(cpu_of(self), a, forward_group, &f, floats, work_of(a));
 }
 

@@ -444,3 +444,10 @@ void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const 
 }
 
 #endif
+
+void bfp_load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
+{
+    char *strip = strips;
+    for (int64_t r = 0; r < rows; r += BFP_STRIP, strip += bfp_strip_bytes(K))
+        bfp_load_strip(strip, x + r * ld, ld, bl_min(BFP_STRIP, rows - r), K);
+}

@@ -32,6 +32,8 @@ size_t bfp_panel_bytes(int64_t K);
 
 /* x (rows,K), at most BFP_STRIP rows, `ld` elements apart. */
 void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K);
+/* All rows of x, strip after strip. */
+void bfp_load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K);
 /* Blocks of values along K, the last one shorter. */
 int64_t bfp_block_count(int64_t K);
 /* `columns` columns of B, panel after panel, where W's rows are `ld` elements apart: B = W^T, `columns` rows

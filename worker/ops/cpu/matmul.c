@@ -721,9 +721,7 @@ static void gradient_block_rows(const struct block_gradient *g, int64_t n0, char
     float *d_y = (float *)mine;
     char *strips = mine + whole_lines((size_t)(GRADIENT_ROWS * ld) * sizeof *d_y);
     pack_transposed(d_y, g->d_y + n0, g->N, R, rows);
-    for (int64_t r = 0; r < rows; r += BFP_STRIP)
-        bfp_load_strip(strips + (size_t)(r / BFP_STRIP) * bfp_strip_bytes(R), d_y + r * ld, ld,
-                       bl_min(BFP_STRIP, rows - r), R);
+    bfp_load_strips(strips, d_y, ld, rows, R);
     for (int64_t k = 0; k < K; k += BFP_PANEL) {
         const int64_t columns = bl_min(BFP_PANEL, K - k);
         float *d_w = g->d_w + n0 * K + k;
