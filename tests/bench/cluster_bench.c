@@ -24,10 +24,10 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/cluster.h"
+#include "common/deadline.h"
 #include "common/error.h"
 #include "common/limits.h"
 #include "common/random.h"
@@ -91,13 +91,6 @@ static struct {
     uint32_t micro_batch;
 } * rested;
 static size_t rested_count, rested_room;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void die(const char *what)
 {
@@ -307,7 +300,7 @@ static void note_assigned(uint64_t step)
     uint64_t committed = step - 1 - options.ahead;
     if (step > options.ahead && commit_count < COMMITS_MAX &&
         applied_at[committed % STEPS_HELD] > 0)
-        commits[commit_count++] = now() - applied_at[committed % STEPS_HELD];
+        commits[commit_count++] = bl_now_s() - applied_at[committed % STEPS_HELD];
 }
 
 /* The last rank has come: all apply the step, and compute what they hold of the next. */
@@ -316,7 +309,7 @@ static void apply_step(uint32_t world, uint64_t step)
     arrived = 0;
     due_at = 0;
     steps++;
-    applied_at[step % STEPS_HELD] = now();
+    applied_at[step % STEPS_HELD] = bl_now_s();
     for (uint32_t rank = 0; rank < world; rank++) {
         ranks[rank]->applied = (int64_t)step + 1;
         say_report(ranks[rank], step);
@@ -428,7 +421,7 @@ static void take_form(struct peer *p, uint64_t generation, const Blipren__Form *
     formed.state_digest = state_of((int64_t)m->step);
     WIRE_ENVELOPE(f, FORMED, formed) = &formed;
     send_envelope(p, generation, &f);
-    formed_at = now();
+    formed_at = bl_now_s();
 }
 
 /* -- a worker that does not see the run folder -- */
@@ -523,7 +516,7 @@ static void take(struct peer *p, const Blipren__Envelope *m)
     case BLIPREN__ENVELOPE__BODY_END:
         if (!p->is_worker)
             return;
-        ended_at = now();
+        ended_at = bl_now_s();
         p->member = false;
         return say_ended(p, m->generation, NULL);
     case BLIPREN__ENVELOPE__BODY_FORM:
@@ -632,7 +625,7 @@ static void turn(void)
         if (events[i].events & ~(uint32_t)EPOLLOUT && p->stage != DEAD)
             on_readable(p);
     }
-    double period = patience_ms / 6000.0, t = now();
+    double period = patience_ms / 6000.0, t = bl_now_s();
     if (due_at > 0 && t >= due_at)
         apply_step(ranks[0]->world, (uint64_t)ranks[0]->applied);
     if (beaten_at == 0)
@@ -682,7 +675,7 @@ static double memory_of(int pid)
 
 static void run_for(double seconds)
 {
-    for (double end = now() + seconds; now() < end;)
+    for (double end = bl_now_s() + seconds; bl_now_s() < end;)
         turn();
 }
 
@@ -697,7 +690,7 @@ static void lose_one(bool silent, double *ret_noticed, double *ret_trains)
 {
     uint32_t world = ranks[0]->world;
     struct peer *p = ranks[world - 1];
-    double begun = now();
+    double begun = bl_now_s();
     p->stage = DEAD;
     p->member = false;
     if (silent)
@@ -709,7 +702,7 @@ static void lose_one(bool silent, double *ret_noticed, double *ret_trains)
         turn();
     *ret_noticed = ended_at - begun;
     run_steps(1);
-    *ret_trains = now() - begun;
+    *ret_trains = bl_now_s() - begun;
 }
 
 static void read_hashes(void)
@@ -843,18 +836,18 @@ int main(int argc, char **argv)
     peers = calloc((size_t)peer_count, sizeof *peers);
     poller = epoll_create1(EPOLL_CLOEXEC);
     BL_ASSERT(peers != NULL && poller >= 0);
-    double begun = now();
+    double begun = bl_now_s();
     while (joined < peer_count)
         turn();
-    double joined_s = now() - begun;
+    double joined_s = bl_now_s() - begun;
     run_steps(3);
-    double first_s = now() - begun;
+    double first_s = bl_now_s() - begun;
     if (options.sent)
         return measure_transfers();
     uint64_t from = steps, in = messages_in, out = messages_out;
-    double cpu = cpu_of(options.coordinator), own = own_cpu(), at = now();
+    double cpu = cpu_of(options.coordinator), own = own_cpu(), at = bl_now_s();
     run_for(options.seconds);
-    double elapsed = now() - at, stepped = (double)(steps - from ? steps - from : 1);
+    double elapsed = bl_now_s() - at, stepped = (double)(steps - from ? steps - from : 1);
     double step_cpu = (cpu_of(options.coordinator) - cpu) / stepped,
            own_step = (own_cpu() - own) / stepped;
     double step_messages = (double)(messages_in - in + messages_out - out) / stepped;

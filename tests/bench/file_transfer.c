@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "common/cleanup.h"
+#include "common/deadline.h"
 #include "common/file.h"
 #include "common/file_hash.h"
 #include "common/models/checkpoint.h"
@@ -20,13 +20,6 @@
 #include "proto/files.h"
 
 #define LARGE "qformer.safetensors"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static int write_noise(const char *path, uint64_t megabytes, char ret_hex[65], struct bl_error *err)
 {
@@ -131,11 +124,11 @@ static int transfer(char **arguments, const char *keys, bool put, struct bl_erro
     BL_TRY(wire_context_open(keys, &context, err));
     BL_TRY(files_new(context, &files, err));
     files_point(files, &place);
-    double begun = now();
+    double begun = bl_now_s();
     int rc = put ? files_put(files, checkpoint, folder, err)
                  : files_get_checkpoint(files, checkpoint, fetched, NULL, err);
     if (rc == 0) {
-        print(now() - begun, folder);
+        print(bl_now_s() - begun, folder);
         rc = put ? 0 : compare(fetched, folder, err);
     }
     files_free(&files);
