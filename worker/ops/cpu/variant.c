@@ -8,7 +8,8 @@ void CPU_VARIANT(cpu_fill)(struct ops *table)
     CPU_VARIANT(cpu_fill_elementwise)(table);
     CPU_VARIANT(cpu_fill_layernorm)(table);
     CPU_VARIANT(cpu_fill_loss)(table);
-    CPU_VARIANT(cpu_fill_matmul)(table);
+    CPU_VARIANT(cpu_fill_linear)(table);
+    CPU_VARIANT(cpu_fill_linear_gradient)(table);
     CPU_VARIANT(cpu_fill_matrix)(table);
     CPU_VARIANT(cpu_fill_operand)(table);
     CPU_VARIANT(cpu_fill_optimizer)(table);

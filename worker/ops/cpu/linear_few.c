@@ -1,7 +1,11 @@
-/* worker/ops/cpu/few.c - products of few rows (few.h): tiles of rows of x by rows of W, whose sums stay in registers. */
-#include "worker/ops/cpu/few.h"
+/* worker/ops/cpu/linear_few.c - y (R,N) = x (R,K) W^T for so few rows that the product waits for W: a decoder's step.
+ *
+ * The library, or blocks of integers, would first lay out W for many rows. Here its rows are read once, as they lie, and
+ * those that come next are fetched meanwhile: they follow one another too shortly for the processor's own prefetching. Tiles are
+ * rows of x by rows of W, whose sums stay in registers. An element's order of summation is K's alone.
+ */
+#include "worker/ops/cpu/linear.h"
 
-#include "common/size.h"
 #include "worker/ops/cpu/vector.h"
 
 /* A tile's sums, its rows of W and one of x take 28 of 32 registers, or 16 of 16. */
@@ -92,10 +96,10 @@ static void multiply_columns(float *y, const float *x, const struct tile *t, int
     }
 }
 
-void CPU_VARIANT(few_rows)(float *y, const float *x, const struct ops_matrix *w, int64_t R,
-                           int64_t n0, int64_t columns)
+void CPU_VARIANT(few_rows)(const struct linear_product *p, int64_t n0, int64_t columns)
 {
-    const int64_t N = w->N, K = w->K, end = n0 + columns;
+    const struct ops_matrix *w = p->w;
+    const int64_t N = p->N, K = p->K, end = n0 + columns;
     struct tile t = {.half = w->dtype == BL_BF16};
     const size_t group = (size_t)(TILE_COLUMNS * K) * (t.half ? 2 : 4);
     for (int64_t k = 0; k < K; k += INNER) {
@@ -105,7 +109,7 @@ void CPU_VARIANT(few_rows)(float *y, const float *x, const struct ops_matrix *w,
             for (int64_t i = 0; i < TILE_COLUMNS; i++)
                 t.w[i] = matrix_at(w, (n + bl_min(i, count - 1)) * K + k);
             t.next = n + 2 * TILE_COLUMNS <= N ? group : 0;
-            multiply_columns(y + n, x + k, &t, R, N, K, count, k > 0);
+            multiply_columns(p->y + n, p->x + k, &t, p->R, N, K, count, k > 0);
         }
     }
 }
