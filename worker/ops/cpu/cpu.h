@@ -72,13 +72,19 @@ void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */
 enum { CPU_SERIAL_WORK = 1 << 17 };
-/* Smaller matrices gain little, and their models keep f32's results. A head's part of the folded
- * cross-attention at width 2048 is of this size: two of its products follow each other, so that their errors would
- * add up (tests/evidence/algebra). */
-enum { CPU_BLOCKS_MIN = 1 << 19 };
+/* Matrices with a narrower side gain little, and small models keep f32's results. A head's part of the folded cross-attention at
+ * width 2048 has a side of so many: two of its products follow each other, so that their errors would add up
+ * (tests/evidence/algebra). */
+enum { CPU_BLOCKS_MIN = 256 };
 static inline int cpu_threads(const struct cpu *cpu, int64_t work)
 {
     return work < cpu->serial_work ? 1 : cpu->threads;
+}
+
+/* Is a matrix (N,K) multiplied in block floating point? */
+static inline bool cpu_in_blocks(const struct cpu *cpu, int64_t N, int64_t K)
+{
+    return cpu->blocks && bl_min(N, K) > cpu->blocks_min;
 }
 
 /* R rows in at most 64 blocks of equal size, a function of R alone. */
@@ -125,7 +131,7 @@ struct cpu_options {
     /* How products are made where the precision is OPS_BF16; neither: in f32. */
     bool packed; /* in bf16 (packed.h) */
     bool
-        blocks; /* in block floating point (bfp.h), with matrices of more than blocks_min elements */
+        blocks; /* in block floating point (bfp.h), where both sides of a matrix are more than blocks_min */
     int64_t blocks_min; /* CPU_BLOCKS_MIN */
 };
 enum cpu_isa cpu_isa_best(void);

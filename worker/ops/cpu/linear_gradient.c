@@ -165,7 +165,7 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     const float *d_y = cpu_const_f32(d_y_), *x = cpu_const_f32(x_);
     if (d_bias)
         add_column_sums(cpu, d_bias, d_y, R, N);
-    if (cpu->blocks && N * K > cpu->blocks_min && R >= GRADIENT_R_MIN) {
+    if (cpu_in_blocks(cpu, N, K) && R >= GRADIENT_R_MIN) {
         gradient_in_blocks(cpu, d_w, d_y, x, R, N, K);
         return;
     }

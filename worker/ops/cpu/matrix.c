@@ -61,11 +61,8 @@ static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl
         free(packing);
         return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
     }
-    *matrix = (struct ops_matrix){.N = N,
-                                  .K = K,
-                                  .dtype = dtype,
-                                  .blocks = cpu->blocks && N * K > cpu->blocks_min,
-                                  .packing = packing};
+    *matrix = (struct ops_matrix){
+        .N = N, .K = K, .dtype = dtype, .blocks = cpu_in_blocks(cpu, N, K), .packing = packing};
     *ret = matrix;
     return 0;
 }

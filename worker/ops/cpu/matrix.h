@@ -4,7 +4,7 @@
  *            widened where they are multiplied; a matrix of at most cpu->wide_max elements once and
  *            for all. Data that may be kept and is right as it stands is not copied.
  * Trainable  the caller's f32 master itself.
- * Blocks     with cpu->blocks, matrices of more than CPU_BLOCKS_MIN elements are multiplied in block floating point,
+ * Blocks     with cpu->blocks, matrices with both sides above CPU_BLOCKS_MIN are multiplied in block floating point,
  *            which is made from them on the way: nothing is kept.
  * bf16       where the processor multiplies bf16 (cpu->packed), W^T is packed (packed.h) by
  *            matrix_pack or when first multiplied, and again after matrix_refresh. It is the one copy
