@@ -512,6 +512,14 @@ static void head_loss(struct ops *self, float *nll, uint8_t *correct, act *d_x, 
     free(logits);
 }
 
+static void top_k(struct ops *self, double *log_sum, float *values, int32_t *ids, const act *x,
+                  int64_t R, int64_t V, int64_t k)
+{
+    void *scratch = memory(cuda_top_k_scratch(R, V, k));
+    check(self, cuda_top_k(launch_of(self), log_sum, values, ids, x, R, V, k, scratch));
+    free(scratch);
+}
+
 /* -- optimizer -- */
 
 static void grad_norm(struct ops *self, double *out, const float *g, int64_t count, double scale)
@@ -601,6 +609,7 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .mix_backward = mix_backward,
                                      .router_backward = router_backward,
                                      .head_loss = head_loss,
+                                     .top_k = top_k,
                                      .grad_norm = grad_norm,
                                      .adamw = adamw,
                                      .ema = ema,

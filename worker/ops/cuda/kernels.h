@@ -153,6 +153,11 @@ cudaError_t cuda_softmax_cross_entropy(struct cuda_launch launch, float *nll, ui
                                        act *d_logits, int64_t ld_d, const float *logits,
                                        const int32_t *labels, int64_t R, int64_t V);
 
+/* -- choice of tokens -- */
+size_t cuda_top_k_scratch(int64_t R, int64_t V, int64_t k);
+cudaError_t cuda_top_k(struct cuda_launch launch, double *log_sum, float *values, int32_t *ids,
+                       const act *x, int64_t R, int64_t V, int64_t k, void *scratch);
+
 /* -- optimizer -- */
 size_t cuda_grad_norm_scratch(int64_t count);
 cudaError_t cuda_grad_norm(cudaStream_t stream, double *out, const float *g, int64_t count,
