@@ -103,18 +103,24 @@ static int take_logits(struct decoder *decoder, const act *logits, int64_t n, st
     return 0;
 }
 
-/* Runs x (R, d), the next rows of the texts in `slot`, and leaves what the decoder wants of their logits. added (n): each
- * text's rows in this call. */
-static int run(struct decoder *decoder, act *x, const struct llm_rows *rows, const int32_t *slot,
-               const int32_t *added, struct bl_error *err)
+/* -- places of rows in the cache -- */
+
+enum { PLACES = 4 }; /* arrays of them */
+
+/* Numbers in them, for R more rows of n texts. */
+static int64_t places_count(const struct decoder *decoder, int64_t n, int64_t R)
 {
-    struct captioner *c = decoder->c;
-    struct arena *arena = &c->arena;
-    int64_t n = rows->sequences.S, V = c->llm_config.vocabulary;
-    bl_autofree int32_t *host = malloc((size_t)(2 * n + rows->R + 1) * sizeof *host);
-    if (!host)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
-    int32_t *start = host, *length = host + n, *write = host + 2 * n;
+    return 2 * n + R + R * llm_cache_pieces(decoder->c->llm);
+}
+
+/* Gives the texts in `slot` their next rows, added (n) each, R in all: fills *cache but for its addresses, and the arrays by
+ * whose upload it gets these. host: places_count() numbers, theirs until then. */
+static void take_places(struct decoder *decoder, int32_t *host, const int32_t *slot,
+                        const int32_t *added, int64_t n, int64_t R, struct llm_cache *cache,
+                        struct arena_array arrays[PLACES])
+{
+    const struct llm *llm = decoder->c->llm;
+    int32_t *start = host, *length = start + n, *write = length + n, *pieces = write + R;
     int64_t row = 0;
     for (int64_t i = 0; i < n; i++) {
         start[i] = (int32_t)(slot[i] * decoder->rows);
@@ -123,13 +129,26 @@ static int run(struct decoder *decoder, act *x, const struct llm_rows *rows, con
         length[i] = decoder->length[slot[i]];
         BL_ASSERT_CMP(length[i], <=, decoder->rows);
     }
-    struct llm_cache cache = {.layers = decoder->layers};
+    llm_find_pieces(llm, pieces, R);
+    *cache = (struct llm_cache){.layers = decoder->layers};
+    sequences_arrays(n, start, length, &cache->keys, arrays);
+    arrays[2] = (struct arena_array){write, R, &cache->write};
+    arrays[3] = (struct arena_array){pieces, R * llm_cache_pieces(llm), &cache->pieces};
+}
+
+/* -- running -- */
+
+/* Runs x (R, d), the next rows of the texts in the cache, and leaves what the decoder wants of their logits. */
+static int run(struct decoder *decoder, act *x, const struct llm_rows *rows,
+               const struct llm_cache *cache, struct bl_error *err)
+{
+    struct captioner *c = decoder->c;
+    struct arena *arena = &c->arena;
+    int64_t n = rows->sequences.S;
     act *h, *logits;
-    BL_TRY(sequences_from(arena, n, start, length, &cache.keys, err));
-    BL_TRY(arena_i32_from(arena, write, rows->R, &cache.write, err));
     BL_TRY(arena_act(arena, n * c->llm_config.hidden, &h, err));
-    BL_TRY(arena_act(arena, n * V, &logits, err));
-    BL_TRY(llm_forward(c->llm, arena, h, x, rows, &cache, false, err));
+    BL_TRY(arena_act(arena, n * c->llm_config.vocabulary, &logits, err));
+    BL_TRY(llm_forward(c->llm, arena, h, x, rows, cache, false, err));
     BL_TRY(llm_logits(c->llm, arena, logits, h, n, err));
     BL_TRY(decoder->k ? take_likeliest(decoder, logits, n, err)
                       : take_logits(decoder, logits, n, err));
@@ -142,15 +161,20 @@ static int decoder_prompt(struct decoder *decoder, const struct layout *layout, 
 {
     struct captioner *c = decoder->c;
     struct arena_mark mark = arena_mark(&c->arena);
-    bl_autofree int32_t *slot = calloc((size_t)(layout->S + 1), sizeof *slot);
+    const int64_t n = layout->S, R = layout->rows.R;
+    bl_autofree int32_t *slot = malloc((size_t)(n + places_count(decoder, n, R)) * sizeof *slot);
     if (!slot)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)layout->S);
-    for (int64_t s = 0; s < layout->S; s++)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
+    for (int64_t s = 0; s < n; s++)
         slot[s] = (int32_t)(s * stride);
+    struct llm_cache cache;
+    struct arena_array arrays[PLACES];
+    take_places(decoder, slot + n, slot, layout->lengths, n, R, &cache, arrays);
     act *x;
-    BL_TRY(arena_act(&c->arena, layout->rows.R * c->llm_config.hidden, &x, err));
+    BL_TRY(arena_i32s_from(&c->arena, arrays, PLACES, err));
+    BL_TRY(arena_act(&c->arena, R * c->llm_config.hidden, &x, err));
     BL_TRY(captioner_inputs(c, x, layout, y, err));
-    BL_TRY(run(decoder, x, &layout->rows, slot, layout->lengths, err));
+    BL_TRY(run(decoder, x, &layout->rows, &cache, err));
     arena_release(&c->arena, mark);
     return 0;
 }
@@ -159,28 +183,34 @@ static int decoder_prompt(struct decoder *decoder, const struct layout *layout, 
 static int decoder_token(struct decoder *decoder, const int32_t *slot, const int32_t *token,
                          int64_t n, struct bl_error *err)
 {
+    enum { OWN = 4 };
     struct captioner *c = decoder->c;
     struct arena *arena = &c->arena;
     struct arena_mark mark = arena_mark(arena);
-    bl_autofree int32_t *host = malloc((size_t)(3 * n + 1) * sizeof *host);
+    bl_autofree int32_t *host =
+        malloc((size_t)(3 * n + places_count(decoder, n, n)) * sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
-    int32_t *position = host, *row = host + n, *one = host + 2 * n;
+    int32_t *position = host, *row = position + n, *one = row + n;
     for (int64_t i = 0; i < n; i++) {
         position[i] = decoder->length[slot[i]];
         row[i] = (int32_t)i;
         one[i] = 1;
     }
     struct llm_rows rows = {.R = n, .kept = n};
+    struct llm_cache cache;
+    struct arena_array arrays[OWN + PLACES];
     const int32_t *ids;
     act *x;
-    BL_TRY(sequences_from(arena, n, row, one, &rows.sequences, err));
-    BL_TRY(arena_i32_from(arena, position, n, &rows.position, err));
-    BL_TRY(arena_i32_from(arena, row, n, &rows.keep, err));
-    BL_TRY(arena_i32_from(arena, token, n, &ids, err));
+    sequences_arrays(n, row, one, &rows.sequences, arrays);
+    arrays[2] = (struct arena_array){position, n, &rows.position};
+    arrays[3] = (struct arena_array){token, n, &ids};
+    take_places(decoder, one + n, slot, one, n, n, &cache, arrays + OWN);
+    BL_TRY(arena_i32s_from(arena, arrays, OWN + PLACES, err));
+    rows.keep = rows.sequences.start; /* a row each */
     BL_TRY(arena_act(arena, n * c->llm_config.hidden, &x, err));
     llm_embed(c->llm, x, ids, n);
-    BL_TRY(run(decoder, x, &rows, slot, one, err));
+    BL_TRY(run(decoder, x, &rows, &cache, err));
     arena_release(arena, mark);
     return 0;
 }
