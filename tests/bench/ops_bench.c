@@ -147,7 +147,7 @@ static void bench_linear(int64_t R, int64_t N, int64_t K, bool frozen)
                     : ops->matrix_trainable(ops, &l.matrix, l.w, N, K, &err);
     if (rc < 0)
         exit(1);
-    ops->matrix_refresh(ops, l.matrix);
+    ops->matrices_refresh(ops, &l.matrix, 1);
     char shape[80];
     snprintf(shape, sizeof shape, "R %lld N %lld K %lld %s", (long long)R, (long long)N,
              (long long)K, frozen ? "frozen" : "trainable");

@@ -129,9 +129,16 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     return 0;
 }
 
-static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
+static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrices, int64_t count)
 {
-    act_from_f32(self, matrix->rows, matrix->master, matrix->N * matrix->K);
+    struct cuda_masters list = {.count = (int32_t)count};
+    for (int64_t i = 0; i < count; i++)
+        list.at[i] = (struct cuda_master){matrices[i]->rows, matrices[i]->master,
+                                          matrices[i]->N * matrices[i]->K};
+    if (self->act_bytes == 2)
+        check(self, cuda_follow_masters(NULL, &list));
+    for (int64_t i = 0; i < count && self->act_bytes == 4; i++)
+        act_from_f32(self, matrices[i]->rows, matrices[i]->master, matrices[i]->N * matrices[i]->K);
 }
 
 static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
@@ -143,7 +150,7 @@ static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const flo
 {
     *ret = new_matrix(self, N, K);
     (*ret)->master = master;
-    matrix_refresh(self, *ret);
+    matrices_refresh(self, ret, 1);
     return 0;
 }
 
@@ -566,7 +573,7 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .act_to_f32 = act_to_f32,
                                      .matrix_frozen = matrix_frozen,
                                      .matrix_trainable = matrix_trainable,
-                                     .matrix_refresh = matrix_refresh,
+                                     .matrices_refresh = matrices_refresh,
                                      .matrix_pack = matrix_pack,
                                      .matrix_free = matrix_free,
                                      .linear_forward = linear_forward,

@@ -136,11 +136,12 @@ struct ops {
     int (*matrix_frozen)(struct ops *self, struct ops_matrix **ret, const void *data,
                          enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
                          struct bl_error *err);
-    /* Follows f32 master (N,K) on the device, borrowed for the matrix's life; call matrix_refresh
+    /* Follows f32 master (N,K) on the device, borrowed for the matrix's life; call matrices_refresh
      * after it changed. */
     int (*matrix_trainable)(struct ops *self, struct ops_matrix **ret, const float *master,
                             int64_t N, int64_t K, struct bl_error *err);
-    void (*matrix_refresh)(struct ops *self, struct ops_matrix *matrix);
+    /* Of `count` trainable ones, together. */
+    void (*matrices_refresh)(struct ops *self, struct ops_matrix *const *matrices, int64_t count);
     /* Makes what products with a frozen matrix need now rather than at the first one, after which its
      * data is not read again; embedded: except by embed(), which no other matrix is for then. */
     void (*matrix_pack)(struct ops *self, struct ops_matrix *matrix, bool embedded);

@@ -36,6 +36,20 @@ struct cuda_launch {
 cudaError_t cuda_convert(cudaStream_t stream, void *y, enum bl_dtype y_dtype, const void *x,
                          enum bl_dtype x_dtype, int64_t count);
 
+/* y (count) bf16 = x, to nearest, ties to even, for each of several matrices. */
+enum { CUDA_MASTERS_MAX = 128 }; /* what a kernel's arguments have room for, 4 KB */
+struct cuda_master {
+    void *y;
+    const float *x;
+    int64_t count;
+};
+struct cuda_masters {
+    int32_t count;
+    struct cuda_master at[CUDA_MASTERS_MAX];
+};
+/* masters: host memory, read before the call returns. */
+cudaError_t cuda_follow_masters(cudaStream_t stream, const struct cuda_masters *masters);
+
 /* -- around matmuls -- */
 /* y (R,N) = epilogue(x + bias), saved_pre (NULL: not wanted) = x + bias. bias (N) f32, or NULL. y or
  * saved_pre may be x. */
