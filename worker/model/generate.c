@@ -290,35 +290,59 @@ struct candidate {
     int32_t id;
 };
 
-/* Likelier first; equals by id, so that the order is the same everywhere. */
-static int compare_candidates(const void *a, const void *b)
+/* Of equals the one of the lower id, so that the order is the same everywhere. */
+static bool is_likelier(const struct candidate *a, const struct candidate *b)
 {
-    const struct candidate *x = a, *y = b;
-    if (x->logit != y->logit)
-        return x->logit > y->logit ? -1 : 1;
-    return (x->id > y->id) - (x->id < y->id);
+    return a->logit != b->logit ? a->logit > b->logit : a->id < b->id;
+}
+
+/* Makes a heap, whose first is the likeliest, of what is one but for its place `at`. */
+static void sift(struct candidate *heap, int64_t count, int64_t at)
+{
+    const struct candidate moved = heap[at];
+    for (int64_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
+        if (child + 1 < count && is_likelier(&heap[child + 1], &heap[child]))
+            child++;
+        if (!is_likelier(&heap[child], &moved))
+            break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = moved;
+}
+
+/* Moves the likeliest to the heap's end, which is then one shorter. */
+static struct candidate pop_likeliest(struct candidate *heap, int64_t count)
+{
+    const struct candidate best = heap[0];
+    heap[0] = heap[count - 1];
+    heap[count - 1] = best;
+    sift(heap, count - 1, 0);
+    return best;
 }
 
 /* Draws from softmax(logits / temperature), cut to the likeliest tokens whose mass before them is below top_p
- * (Holtzman et al., "The curious case of neural text degeneration", 2020). u in [0, 1). scratch (V). */
+ * (Holtzman et al., "The curious case of neural text degeneration", 2020). u in [0, 1). scratch (V): a heap, since few tokens
+ * of a vocabulary are before the cut. */
 static int32_t sample(const float *logits, int64_t V, const struct captioner_generation *options,
                       double u, struct candidate *scratch)
 {
     double temperature = (double)options->temperature, norm = log_sum(logits, V, temperature),
            mass = 0;
+    int64_t count = 0;
     for (int64_t v = 0; v < V; v++)
         scratch[v] = (struct candidate){logits[v], (int32_t)v};
-    qsort(scratch, (size_t)V, sizeof *scratch, compare_candidates);
-    int64_t count = 0;
+    for (int64_t v = V / 2 - 1; v >= 0; v--)
+        sift(scratch, V, v);
     while (count < V && (count == 0 || mass < (double)options->top_p))
-        mass += exp((double)scratch[count++].logit / temperature - norm);
+        mass += exp((double)pop_likeliest(scratch, V - count++).logit / temperature - norm);
     double left = u * mass;
-    for (int64_t i = 0; i < count - 1; i++) {
-        left -= exp((double)scratch[i].logit / temperature - norm);
+    for (int64_t i = 1; i < count; i++) { /* the i-th likeliest is the i-th from the end */
+        left -= exp((double)scratch[V - i].logit / temperature - norm);
         if (left < 0)
-            return scratch[i].id;
+            return scratch[V - i].id;
     }
-    return scratch[count - 1].id;
+    return scratch[V - count].id;
 }
 
 /* -- one text an image: greedy or sampling -- */
