@@ -21,10 +21,11 @@ static void *hash_models(void *argument)
 static int rehearse_longest(struct engine *e, struct bl_error *err)
 {
     const struct config *config = e->options.config;
+    const int64_t B = options_micro_batch(config), tokens = dataset_longest(e->options.dataset);
     if (!e->ops->peak_bytes)
-        return 0;
-    BL_TRY(rehearse(e->captioner, options_micro_batch(config),
-                    (int64_t)dataset_longest(e->options.dataset), e->model.features_only, err));
+        return rehearse_dry(e->captioner, &e->model, options_precision(config), e->options.threads,
+                            B, tokens, err);
+    BL_TRY(rehearse(e->captioner, B, tokens, e->model.features_only, err));
     return e->ops->sync(e->ops, err);
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "worker/ops/dry.h"
 
 int rehearse(struct captioner *captioner, int64_t B, int64_t tokens, bool features,
              struct bl_error *err)
@@ -37,4 +38,16 @@ int rehearse(struct captioner *captioner, int64_t B, int64_t tokens, bool featur
     for (int i = 0; i < 2; i++)
         BL_TRY(captioner_forward_backward(captioner, &mb, &pass, err));
     return 0;
+}
+
+int rehearse_dry(struct captioner *captioner, const struct captioner_options *options,
+                 enum ops_precision precision, int threads, int64_t B, int64_t tokens,
+                 struct bl_error *err)
+{
+    bl_auto(ops) struct ops *dry = NULL;
+    bl_auto(captioner) struct captioner *twin = NULL;
+    BL_TRY(ops_cpu_dry_open(precision, threads, &dry, err));
+    BL_TRY(captioner_open(dry, options, &twin, err));
+    BL_TRY(rehearse(twin, B, tokens, options->features_only, err));
+    return captioner_reserve(captioner, captioner_micro_batch_bytes(twin), err);
 }

@@ -871,6 +871,7 @@ def a_reproducible_run_refuses_a_worker_that_computes_with_other_instructions(pl
     line = other.stdout.decode()
     expect(other.returncode == PEER and "a reproducible run needs workers of one kind" in line and
            "oneDNN" in line and "train.reproducible: false" in line, line)
+    wait_until(lambda: "checkpoint step=4" in open(path, errors="replace").read())  # before that nothing was computed on any device
     coordinator.send_signal(signal.SIGINT)
     expect(coordinator.wait(timeout=120) == STOPPED, open(path).read())
     for p in (first, loader):

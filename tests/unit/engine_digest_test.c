@@ -1,8 +1,10 @@
 /* tests/unit/engine_digest_test.c - the computing thread on a device that fails when it is told to. */
 #include "tests/unit/unit.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/data/dataset.h"
 #include "tests/unit/folder.h"
 #include "worker/engine.h"
 #include "worker/ops/plugin.h"
@@ -39,6 +41,7 @@ static const struct ops_device device = {.plugin = &failing};
 /* -- the engine of a run ---------------------------------------------------------------------- */
 
 static struct config *config;
+static struct dataset *dataset;
 static struct engine *engine;
 static int published;
 
@@ -60,6 +63,15 @@ static struct engine_event next_event(void)
     return event;
 }
 
+static void make_dataset(void)
+{
+    struct bl_error err;
+    assert_int_equal(mkdir(inside("data"), 0777), 0);
+    assert_ok(bl_file_write(inside("data/0.jpg"), "no image", 8, &err), err);
+    assert_ok(bl_file_write(inside("data/0.txt"), "a ball", 6, &err), err);
+    assert_ok(dataset_prepare(config, NULL, NULL, &dataset, NULL, &err), err);
+}
+
 static int begin(void **state)
 {
     struct bl_error err = {0};
@@ -72,8 +84,10 @@ static int begin(void **state)
                         "data: {source: data}\n",
                         source, source);
     assert_ok(config_parse(yaml, (size_t)size, "run.yaml", folder, &config, &err), err);
+    make_dataset();
     struct engine_options options = {.kind = BL_KIND_TRAIN,
                                      .config = config,
+                                     .dataset = dataset,
                                      .cache_tower = "",
                                      .data_fingerprint = "",
                                      .device = &device,
@@ -93,6 +107,7 @@ static int begin(void **state)
 static int end(void **state)
 {
     engine_close(&engine);
+    dataset_free(&dataset);
     config_free(&config);
     return remove_folder(state);
 }

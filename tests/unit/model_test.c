@@ -7,12 +7,14 @@
 
 #include "common/cleanup.h"
 #include "common/random.h"
+#include "common/size.h"
 #include "common/file.h"
 #include "common/models/safetensors.h"
 #include "tests/tools/weights.h"
 #include "worker/model/captioner_private.h"
 #include "worker/model/tower.h"
 #include "worker/ops/dry.h"
+#include "worker/rehearse.h"
 
 #define IMAGES 3
 #define MAX_NEW 10
@@ -967,6 +969,14 @@ static void a_warm_step_asks_the_device_for_no_memory(void **state)
     assert_int_equal(allocations, 0);
 }
 
+static size_t summed;
+
+static int summed_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
+{
+    summed += bytes;
+    return real_alloc(self, bytes, ret, err);
+}
+
 /* Sizes of the device's arrays in use, by address. */
 static struct {
     void *memory;
@@ -1051,6 +1061,31 @@ static void a_dry_run_asks_for_what_a_real_one_takes(void **state)
         assert_true(dry_bytes > 0);
         assert_int_equal(dry_bytes, real_bytes);
     }
+}
+
+/* Lists of a step's losses still grow, which are small. */
+static void after_a_dry_rehearsal_the_first_micro_batch_takes_what_is_reserved(void **state)
+{
+    AUTO_WORLD w = world_open(CAPTIONER_MOE);
+    struct bl_error err = {0};
+    char vision[512], llm[512];
+    struct captioner_options options = golden_options(CAPTIONER_MOE, vision, llm);
+    struct captioner *c = NULL;
+    int64_t longest = 0;
+    for (int64_t b = 0; b < w.mb.B; b++)
+        longest = bl_max(longest, w.mb.ids_start[b + 1] - w.mb.ids_start[b]);
+    assert_ok(captioner_open(w.ops, &options, &c, &err), err);
+    assert_ok(rehearse_dry(c, &options, OPS_F32, 1, w.mb.B, longest, &err), err);
+    const size_t reserved = captioner_micro_batch_bytes(c);
+    real_alloc = w.ops->alloc;
+    w.ops->alloc = summed_alloc;
+    summed = 0;
+    captioner_step_begin(c);
+    assert_ok(captioner_forward_backward(c, &w.mb, &plain, &err), err);
+    assert_true(summed < reserved / 16);
+    assert_int_equal(captioner_micro_batch_bytes(c), reserved);
+    w.ops->alloc = real_alloc;
+    captioner_free(&c);
 }
 
 static void a_dry_run_counts_pages_of_a_file_while_a_matrix_reads_them(void **state)
@@ -1213,6 +1248,7 @@ UNIT_MAIN(cmocka_unit_test(heads_wider_than_the_device_takes_are_refused_by_key)
           cmocka_unit_test(
               a_missing_tensor_is_named_and_the_pooling_head_is_needed_by_pooled_routing_alone),
           cmocka_unit_test(a_dry_run_asks_for_what_a_real_one_takes),
+          cmocka_unit_test(after_a_dry_rehearsal_the_first_micro_batch_takes_what_is_reserved),
           cmocka_unit_test(a_dry_run_counts_pages_of_a_file_while_a_matrix_reads_them),
           cmocka_unit_test(ids_and_lengths_that_the_language_model_does_not_know_are_refused),
           IN_BOTH_FORMS(a_warm_step_asks_the_device_for_no_memory),

@@ -151,7 +151,7 @@ static void check(struct input in)
     in.d_x = in.accumulate ? doubles(in.old_d_x, R * K) : zeros(R * K);
     in.d_w = doubles(in.old_d_w, N * K);
     in.d_b = doubles(in.old_d_b, N);
-    const bool few = R <= (in.trainable ? 8 : 2); /* f32 and bf16 rows are read in place */
+    const bool few = R <= 8; /* f32 and bf16 rows are read in place */
     const double *x = few && in.options.blocks ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
     const double *d_y = multiplied(&in, in.d_y, R, N);
     double *x_weight = doubles(in.x, R * K), *d_y_weight = doubles(in.d_y, R * N);

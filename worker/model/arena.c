@@ -38,6 +38,14 @@ static void release_chunks(struct arena *arena)
     arena->used = arena->taken = 0;
 }
 
+int arena_reserve(struct arena *arena, size_t bytes, struct bl_error *err)
+{
+    BL_ASSERT(arena->count == 0);
+    BL_TRY(add_chunk(arena, bytes, err));
+    arena->peak = bytes;
+    return 0;
+}
+
 int arena_reset(struct arena *arena, struct bl_error *err)
 {
     arena->current = 0;

@@ -31,6 +31,8 @@ struct arena_mark {
     size_t used, taken;
 };
 
+/* Memory for `bytes` in one piece, before anything was taken; on a CPU nothing of it is touched. -BL_ENOMEM */
+int arena_reserve(struct arena *arena, size_t bytes, struct bl_error *err);
 /* Everything taken is given back; several chunks become one, of the size that was needed.
  * -BL_ENOMEM leaves an empty, usable arena. */
 int arena_reset(struct arena *arena, struct bl_error *err);

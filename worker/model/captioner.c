@@ -276,6 +276,16 @@ int captioner_images(struct captioner *c, const struct micro_batch *mb, act *rou
     return 0;
 }
 
+size_t captioner_micro_batch_bytes(const struct captioner *c)
+{
+    return c->arena.peak;
+}
+
+int captioner_reserve(struct captioner *c, size_t bytes, struct bl_error *err)
+{
+    return arena_reserve(&c->arena, bytes, err);
+}
+
 int captioner_encode(struct captioner *c, int64_t B, const uint8_t *pixels, float *features,
                      float *pooled, struct bl_error *err)
 {

@@ -137,6 +137,11 @@ struct micro_batch {
                                  NULL: all in those of source 0 */
 };
 
+/* The most bytes of the device that a micro-batch took so far, beside parameters; and as many reserved for those to come, before
+ * the first one: in one piece, none of which is touched on a CPU. -BL_ENOMEM */
+size_t captioner_micro_batch_bytes(const struct captioner *c);
+int captioner_reserve(struct captioner *c, size_t bytes, struct bl_error *err);
+
 /* What the frozen tower gives for these images, to be handed in as features and pooled (untouched unless the router looks at
  * it); host memory. The gradients are then the same to the bit as with the pixels. */
 int captioner_encode(struct captioner *c, int64_t B, const uint8_t *pixels, float *features,

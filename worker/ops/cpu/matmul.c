@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "worker/ops/cpu/bfp.h"
+#include "worker/ops/cpu/few.h"
 #include "worker/ops/cpu/packed.h"
 #include "worker/ops/cpu/product.h"
 
@@ -390,91 +391,6 @@ static void multiply_blocks(struct cpu *cpu, const struct block_product *p)
             p, &t, i, mine + (size_t)omp_get_thread_num() * thread_bytes, scratch);
 }
 
-/* -- few rows: a decoder's step -- */
-
-/* Products of so few rows wait for W, which the library, or blocks, would first lay out for many rows. bf16
- * is widened again for every four rows. */
-enum { FEW_ROWS = 8, FEW_ROWS_BF16 = 2 };
-
-static bool is_few(const struct ops_matrix *w, int64_t R)
-{
-    return (w->dtype == BL_F32 && R <= FEW_ROWS) || (w->dtype == BL_BF16 && R <= FEW_ROWS_BF16);
-}
-
-/* VECTOR values of a row from k on. */
-static inline __attribute__((always_inline)) vector read_vector(const void *row, bool half,
-                                                                int64_t k)
-{
-    if (!half)
-        return *(const vector *)((const float *)row + k);
-    const half_vector narrow = *(const half_vector *)((const uint16_t *)row + k);
-    return (vector)(__builtin_convertvector(narrow, word_vector) << 16);
-}
-
-/* y[r][i] = row r of x (rows,K) times w[i]: up to 16 sums at a time. `rows` and `half` are constants at each
- * call; an element's order of summation is K's alone. */
-static inline __attribute__((always_inline)) void
-dot_tile(float y[4][4], const float *x, const void *const w[4], bool half, int rows, int64_t K)
-{
-    vector sum[4][4];
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < 4; i++)
-            sum[r][i] = (vector){0};
-    int64_t k = 0;
-    for (; k + VECTOR <= K; k += VECTOR) {
-        vector wide[4];
-        for (int i = 0; i < 4; i++)
-            wide[i] = read_vector(w[i], half, k);
-        for (int r = 0; r < rows; r++) {
-            const vector x_r = *(const vector *)(x + r * K + k);
-            for (int i = 0; i < 4; i++)
-                sum[r][i] += x_r * wide[i];
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < 4; i++) {
-            float total = 0;
-#pragma omp simd reduction(+ : total)
-            for (int lane = 0; lane < VECTOR; lane++)
-                total += sum[r][i][lane];
-            for (int64_t rest = k; rest < K; rest++)
-                total += x[r * K + rest] * (half ? bf16_to_f32(((const uint16_t *)w[i])[rest])
-                                                 : ((const float *)w[i])[rest]);
-            y[r][i] = total;
-        }
-}
-
-static void dot_rows(float y[4][4], const float *x, const void *const w[4], bool half, int64_t rows,
-                     int64_t K)
-{
-    if (rows == 4)
-        half ? dot_tile(y, x, w, true, 4, K) : dot_tile(y, x, w, false, 4, K);
-    else if (rows == 2)
-        half ? dot_tile(y, x, w, true, 2, K) : dot_tile(y, x, w, false, 2, K);
-    else
-        half ? dot_tile(y, x, w, true, 1, K) : dot_tile(y, x, w, false, 1, K);
-}
-
-/* y (R,N), columns [n0, n0 + columns) of x (R,K) W^T. */
-static void few_rows(float *y, const float *x, const struct ops_matrix *matrix, int64_t R,
-                     int64_t n0, int64_t columns)
-{
-    const int64_t N = matrix->N, K = matrix->K;
-    for (int64_t n = n0; n < n0 + columns; n += 4) {
-        const int64_t count = bl_min(4, n0 + columns - n);
-        const void *w[4];
-        for (int64_t i = 0; i < 4; i++)
-            w[i] = matrix_at(matrix, (n + bl_min(i, count - 1)) * K);
-        for (int64_t r = 0, rows; r < R; r += rows) {
-            float sums[4][4];
-            rows = R - r >= 4 ? 4 : R - r >= 2 ? 2 : 1;
-            dot_rows(sums, x + r * K, w, matrix->dtype == BL_BF16, rows, K);
-            for (int64_t i = 0; i < rows; i++)
-                memcpy(y + (r + i) * N + n, sums[i], (size_t)count * sizeof *y);
-        }
-    }
-}
-
 /* -- forward -- */
 
 static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act *x_,
@@ -537,7 +453,7 @@ static void linear_forward(struct ops *self, act *y_, act *saved_pre_, const act
             b = wide;
         }
         if (few)
-            few_rows(y, x, w, R, n0, columns);
+            CPU_VARIANT(few_rows)(y, x, w, R, n0, columns);
         else
             sgemm('N', 'T', rows, columns, K, x + r0 * K, K, b, K, 0, y + r0 * N + n0, N);
         for (int64_t r = r0; r < r0 + rows; r++)

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <stdint.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 enum { VECTOR = 16 };
@@ -17,3 +20,28 @@ typedef float vector __attribute__((vector_size(VECTOR * sizeof(float)), aligned
 typedef uint16_t half_vector
     __attribute__((vector_size(VECTOR * sizeof(uint16_t)), aligned(2), may_alias));
 typedef uint32_t word_vector __attribute__((vector_size(VECTOR * sizeof(uint32_t)), may_alias));
+
+/* bf16 values as f32. */
+static inline vector widened(half_vector x)
+{
+#if defined(__AVX512F__) /* compilers make two halves of what follows */
+    return (vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16);
+#else
+    return (vector)(__builtin_convertvector(x, word_vector) << 16);
+#endif
+}
+
+/* The sum of a vector's values: halves upon halves. */
+static inline float total_of(vector x)
+{
+    typedef float four __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+    const __m256 half = _mm512_castps512_ps256(x) + _mm512_extractf32x8_ps(x, 1);
+    four sum = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+#elif defined(__AVX__)
+    four sum = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
+#else
+    four sum = x;
+#endif
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
