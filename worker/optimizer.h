@@ -20,7 +20,7 @@ struct state_tensor {
     enum state_initial initial;
 };
 
-/* Of one parameter tensor in one step. */
+/* Of neighbouring parameter tensors in one step. */
 struct optimizer_update {
     double scale; /* the gradient is multiplied by it */
     double rate, beta1, beta2, eps, weight_decay;
@@ -30,7 +30,8 @@ struct optimizer_update {
 struct optimizer {
     int tensor_count;
     struct state_tensor tensors[OPTIMIZER_TENSORS_MAX];
-    /* values, each of tensors and grads: device (count), values and tensors changed in place. */
+    /* values, each of tensors and grads: device (count), values and tensors changed in place. Gaps between tensors hold zeros in
+     * all of them, and must go on doing so. */
     void (*update)(struct ops *ops, float *values, float *const *tensors, const float *grads,
                    int64_t count, const struct optimizer_update *update);
 };

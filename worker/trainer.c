@@ -430,28 +430,47 @@ static bool is_outlier(struct trainer *t, double norm)
     return outlier;
 }
 
-static void update(struct trainer *t, const struct trainer_report *report)
+static struct optimizer_update update_of(const struct trainer *t,
+                                         const struct trainer_report *report,
+                                         const struct captioner_param *param)
 {
-    struct ops *ops = t->ops;
-    const struct captioner_params *p = t->params;
     double factor = t->options.clip > 0 ? fmin(1, t->options.clip / (report->norm + 1e-6)) : 1;
-    t->state.updates++;
-    for (int64_t i = 0; i < p->tensors; i++) {
-        const struct captioner_param *param = &p->at[i];
-        bool decays = param->matrix || t->options.decay_norms;
-        bool router = param->offset >= p->router_first;
-        struct optimizer_update u = {.scale = router ? factor : factor / (double)report->tokens,
+    bool decays = param->matrix || t->options.decay_norms;
+    bool router = param->offset >= t->params->router_first;
+    return (struct optimizer_update){.scale = router ? factor : factor / (double)report->tokens,
                                      .rate = report->rate,
                                      .beta1 = t->options.beta1,
                                      .beta2 = t->options.beta2,
                                      .eps = t->options.eps,
                                      .weight_decay = decays ? t->options.weight_decay : 0,
                                      .t = t->state.updates};
+}
+
+static bool is_same_update(const struct optimizer_update *a, const struct optimizer_update *b)
+{
+    return a->scale == b->scale && a->weight_decay == b->weight_decay;
+}
+
+/* Neighbours of equal settings are updated as one, with the gaps between them: all tensors, or all before the router and the
+ * router's, unless norms are spared from decay. */
+static void update(struct trainer *t, const struct trainer_report *report)
+{
+    struct ops *ops = t->ops;
+    const struct captioner_params *p = t->params;
+    t->state.updates++;
+    for (int64_t i = 0, end; i < p->tensors; i = end) {
+        const struct optimizer_update u = update_of(t, report, &p->at[i]);
+        for (end = i + 1; end < p->tensors; end++) {
+            const struct optimizer_update next = update_of(t, report, &p->at[end]);
+            if (!is_same_update(&u, &next))
+                break;
+        }
+        const int64_t first = p->at[i].offset,
+                      count = (end < p->tensors ? p->at[end].offset : p->count) - first;
         float *kept[OPTIMIZER_TENSORS_MAX];
         for (int k = 0; k < t->optimizer->tensor_count; k++)
-            kept[k] = t->tensors[1 + k].data + param->offset;
-        t->optimizer->update(ops, p->values + param->offset, kept, p->grads + param->offset,
-                             param->count, &u);
+            kept[k] = t->tensors[1 + k].data + first;
+        t->optimizer->update(ops, p->values + first, kept, p->grads + first, count, &u);
     }
     if (t->ema)
         ops->ema(ops, t->ema, p->values, p->count, t->options.ema);

@@ -147,7 +147,7 @@ static void bench_linear(int64_t R, int64_t N, int64_t K, bool frozen)
                     : ops->matrix_trainable(ops, &l.matrix, l.w, N, K, &err);
     if (rc < 0)
         exit(1);
-    ops->matrix_refresh(ops, l.matrix);
+    ops->matrices_refresh(ops, &l.matrix, 1);
     char shape[80];
     snprintf(shape, sizeof shape, "R %lld N %lld K %lld %s", (long long)R, (long long)N,
              (long long)K, frozen ? "frozen" : "trainable");
@@ -369,6 +369,32 @@ static void bench_head(int64_t R, int64_t V, int64_t D)
         ops->release(ops, memory[i]);
 }
 
+/* -- choice of tokens -- */
+
+struct choice {
+    int64_t R, V, k;
+    float *x, *values;
+    double *log_sum;
+    int32_t *ids;
+};
+
+static void top_k(const void *input)
+{
+    const struct choice *c = input;
+    ops->top_k(ops, c->log_sum, c->values, c->ids, (act *)c->x, c->R, c->V, c->k);
+}
+
+static void bench_top_k(int64_t R, int64_t V, int64_t k)
+{
+    struct choice c = {R, V, k, numbers(R * V), numbers(R * k), numbers(R * 2), numbers(R * k)};
+    char shape[80];
+    snprintf(shape, sizeof shape, "R %lld V %lld k %lld", (long long)R, (long long)V, (long long)k);
+    run("top_k", shape, (double)(R * V), top_k, &c);
+    void *memory[] = {c.x, c.values, c.log_sum, c.ids};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        ops->release(ops, memory[i]);
+}
+
 int main(int argc, char **argv)
 {
     struct bl_error err;
@@ -407,6 +433,9 @@ int main(int argc, char **argv)
     bench_linear(256, 2304, 576, false);
     bench_head(384, 49152, 576);
     bench_head(512, 485, 192);
+    bench_top_k(8, 49152, 1);
+    bench_top_k(8, 49152, 16);
+    bench_top_k(1, 128256, 1);
 
     bench_attention(32, 8, 8, 24, 16, 16, false, 0.1f);
     bench_attention(32, 8, 8, 24, 16, 64, false, 0.1f);

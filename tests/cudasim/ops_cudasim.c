@@ -129,9 +129,16 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     return 0;
 }
 
-static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
+static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrices, int64_t count)
 {
-    act_from_f32(self, matrix->rows, matrix->master, matrix->N * matrix->K);
+    struct cuda_masters list = {.count = (int32_t)count};
+    for (int64_t i = 0; i < count; i++)
+        list.at[i] = (struct cuda_master){matrices[i]->rows, matrices[i]->master,
+                                          matrices[i]->N * matrices[i]->K};
+    if (self->act_bytes == 2)
+        check(self, cuda_follow_masters(NULL, &list));
+    for (int64_t i = 0; i < count && self->act_bytes == 4; i++)
+        act_from_f32(self, matrices[i]->rows, matrices[i]->master, matrices[i]->N * matrices[i]->K);
 }
 
 static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
@@ -143,7 +150,7 @@ static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const flo
 {
     *ret = new_matrix(self, N, K);
     (*ret)->master = master;
-    matrix_refresh(self, *ret);
+    matrices_refresh(self, ret, 1);
     return 0;
 }
 
@@ -512,6 +519,14 @@ static void head_loss(struct ops *self, float *nll, uint8_t *correct, act *d_x, 
     free(logits);
 }
 
+static void top_k(struct ops *self, double *log_sum, float *values, int32_t *ids, const act *x,
+                  int64_t R, int64_t V, int64_t k)
+{
+    void *scratch = memory(cuda_top_k_scratch(R, V, k));
+    check(self, cuda_top_k(launch_of(self), log_sum, values, ids, x, R, V, k, scratch));
+    free(scratch);
+}
+
 /* -- optimizer -- */
 
 static void grad_norm(struct ops *self, double *out, const float *g, int64_t count, double scale)
@@ -558,7 +573,7 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .act_to_f32 = act_to_f32,
                                      .matrix_frozen = matrix_frozen,
                                      .matrix_trainable = matrix_trainable,
-                                     .matrix_refresh = matrix_refresh,
+                                     .matrices_refresh = matrices_refresh,
                                      .matrix_pack = matrix_pack,
                                      .matrix_free = matrix_free,
                                      .linear_forward = linear_forward,
@@ -601,6 +616,7 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .mix_backward = mix_backward,
                                      .router_backward = router_backward,
                                      .head_loss = head_loss,
+                                     .top_k = top_k,
                                      .grad_norm = grad_norm,
                                      .adamw = adamw,
                                      .ema = ema,

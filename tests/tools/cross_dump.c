@@ -151,6 +151,7 @@ static int compute(struct dump *t, struct bl_error *err)
     const int64_t d = t->shape.width, R = t->B * t->shape.queries;
     const int64_t Rv = t->B * t->shape.vision_tokens;
     struct cross_saved saved;
+    struct sequences queries;
     act *v, *x, *d_y, *y, *d_x, *d_v;
     int32_t positions[64];
     BL_ASSERT_CMP(t->B, <=, 64);
@@ -164,7 +165,8 @@ static int compute(struct dump *t, struct bl_error *err)
     BL_TRY(arena_act(&t->arena, R * d, &y, err));
     BL_TRY(arena_act(&t->arena, R * d, &d_x, err));
     BL_TRY(arena_act(&t->arena, Rv * d, &d_v, err));
-    BL_TRY(cross_begin(&t->cross, &t->arena, v, t->B, err));
+    BL_TRY(sequences_uniform(&t->arena, t->B, t->shape.queries, &queries, err));
+    BL_TRY(cross_begin(&t->cross, &t->arena, v, &queries, err));
     BL_TRY(form->take(&t->cross, &t->arena, &saved, err));
     BL_TRY(form->forward(&t->cross, &t->arena, &t->block, y, x, &saved, &dropout, err));
     BL_TRY(form->begin_backward(&t->cross, &t->arena, err));

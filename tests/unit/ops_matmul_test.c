@@ -47,7 +47,7 @@ static void run(struct ops_run *run, const void *input)
     memcpy(host, in->stored, stored_bytes);
     if (in->trainable) {
         assert_ok(ops->matrix_trainable(ops, &w, run_f32(run, host, N * K), N, K, &err), err);
-        ops->matrix_refresh(ops, w);
+        ops->matrices_refresh(ops, &w, 1);
     } else {
         assert_ok(ops->matrix_frozen(ops, &w, host, in->dtype, N, K, in->keep_data, &err), err);
         if (!in->keep_data)
@@ -348,7 +348,40 @@ static void the_two_forms_of_gelu_are_told_apart(void **state)
     ops_each((struct cpu_options){.precision = OPS_BF16}, run_gelu, NULL);
 }
 
+/* Matrices of several sizes, masters one behind the other: their addresses and sizes suit vectors or not. */
 static void run_refresh(struct ops_run *run, const void *input)
+{
+    enum { MATRICES = 5, K = 3, MOST = 40 * K };
+    static const int64_t rows[MATRICES] = {1, 40, 8, 16, 5};
+    const float ones[K] = {1, 1, 1};
+    struct ops *ops = run_ops(run);
+    struct bl_error err;
+    struct ops_matrix *w[MATRICES] = {NULL};
+    float *masters = run_f32(run, NULL, MATRICES * MOST), values[MATRICES * MOST];
+    act *x = run_act(run, ones, K), *y = run_act(run, NULL, MOST);
+    for (int i = 0, at = 0; i < MATRICES; at += (int)rows[i++] * K)
+        assert_ok(ops->matrix_trainable(ops, &w[i], masters + at, rows[i], K, &err), err);
+    for (int time = 1; time <= 2; time++) {
+        double sums[MOST];
+        for (int i = 0; i < MATRICES * MOST; i++)
+            values[i] = (float)(time * (i % 16));
+        ops->copy_in(ops, masters, values, sizeof values);
+        ops->matrices_refresh(ops, w, MATRICES);
+        for (int i = 0, at = 0; i < MATRICES; at += (int)rows[i++] * K) {
+            for (int r = 0; r < rows[i]; r++) {
+                sums[r] = 0;
+                for (int k = 0; k < K; k++)
+                    sums[r] += (double)values[at + r * K + k];
+            }
+            ops->linear_forward(ops, y, NULL, x, w[i], NULL, 1, OPS_NONE);
+            run_expect_act(run, "y", y, sums, rows[i], 0);
+        }
+    }
+    for (int i = 0; i < MATRICES; i++)
+        ops->matrix_free(ops, &w[i]);
+}
+
+static void run_refresh_one(struct ops_run *run, const void *input)
 {
     const float one = 1, two = 2;
     const double once = 1, twice = 2;
@@ -359,7 +392,7 @@ static void run_refresh(struct ops_run *run, const void *input)
     act *x = run_act(run, &one, 1), *y = run_act(run, NULL, 1), *d_x = run_act(run, NULL, 1);
     assert_ok(ops->matrix_trainable(ops, &w, master, 1, 1, &err), err);
     for (int i = 0; i < 2; i++) {
-        ops->matrix_refresh(ops, w);
+        ops->matrices_refresh(ops, &w, 1);
         ops->linear_forward(ops, y, NULL, x, w, NULL, 1, OPS_NONE);
         ops->linear_backward_input(ops, d_x, x, w, 1, false);
         run_expect_act(run, "y", y, i ? &twice : &once, 1, 0);
@@ -371,9 +404,12 @@ static void run_refresh(struct ops_run *run, const void *input)
 
 static void a_refreshed_matrix_follows_its_master(void **state)
 {
-    ops_each((struct cpu_options){.precision = OPS_F32}, run_refresh, NULL);
-    ops_each((struct cpu_options){.precision = OPS_BF16, .packed = packed_is_possible()},
-             run_refresh, NULL);
+    static const struct cpu_options f32 = {.precision = OPS_F32};
+    const struct cpu_options bf16 = {.precision = OPS_BF16, .packed = packed_is_possible()};
+    ops_each(f32, run_refresh_one, NULL);
+    ops_each(bf16, run_refresh_one, NULL);
+    ops_each(f32, run_refresh, NULL);
+    ops_each(bf16, run_refresh, NULL);
 }
 
 UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),

@@ -20,7 +20,7 @@
 static char folder[64], vision[80], llm[80];
 
 struct job {
-    bool moe, reproducible;
+    bool moe, reproducible, spares_norms;
     int ranks, threads, group;
     double skip_outliers;
     double losses[STEPS];
@@ -81,7 +81,7 @@ static int rig_open(struct rig *rig, const struct job *job, struct bl_error *err
         .beta2 = 0.999,
         .eps = 1e-8,
         .weight_decay = 0.01,
-        .decay_norms = true,
+        .decay_norms = !job->spares_norms,
         .clip = 1,
         .ema = 0.9f,
         .skip_outliers = job->skip_outliers,
@@ -273,6 +273,63 @@ static void assert_same_state(const struct rig *a, const struct rig *b)
     assert_ok(trainer_digest(a->trainer, digest_a, &err), err);
     assert_ok(trainer_digest(b->trainer, digest_b, &err), err);
     assert_memory_equal(digest_a, digest_b, 32);
+}
+
+/* -- updates: AdamW's calls, counted, and with split_updates each done tensor by tensor -- */
+
+static const struct captioner_params *updated;
+static bool split_updates, norms_spared;
+static int update_calls;
+static void (*real_adamw)(struct ops *, float *, float *, float *, const float *, int64_t, double,
+                          const struct ops_adamw *);
+
+static void counted_adamw(struct ops *self, float *p, float *m, float *v, const float *g,
+                          int64_t count, double scale, const struct ops_adamw *o)
+{
+    const int64_t first = p - updated->values;
+    update_calls++;
+    for (int64_t i = 0; i < updated->tensors; i++) {
+        const struct captioner_param *param = &updated->at[i];
+        const int64_t at = param->offset - first;
+        if (at < 0 || at >= count)
+            continue;
+        assert_true(at + param->count <= count);
+        assert_true(o->weight_decay == (param->matrix || !norms_spared ? 0.01 : 0));
+        if (split_updates)
+            real_adamw(self, p + at, m + at, v + at, g + at, param->count, scale, o);
+    }
+    if (!split_updates)
+        real_adamw(self, p, m, v, g, count, scale, o);
+}
+
+static void neighbours_updated_in_one_call_are_what_each_tensor_would_be(void **state)
+{
+    for (int moe = 0; moe < 2; moe++)
+        for (int spares = 0; spares < 2; spares++) {
+            struct job job = {
+                .moe = moe, .spares_norms = spares, .ranks = 1, .threads = 1, .group = 4};
+            struct rig rigs[2];
+            struct comm *comms[2] = {NULL, NULL};
+            norms_spared = spares;
+            for (int i = 0; i < 2; i++) {
+                open_alone(&rigs[i], &job, &comms[i]);
+                updated = captioner_params(rigs[i].captioner);
+                real_adamw = rigs[i].ops->adamw;
+                rigs[i].ops->adamw = counted_adamw;
+                split_updates = i == 1;
+                update_calls = 0;
+                take_steps(&rigs[i], &job, comms[i], STEPS);
+                if (spares)
+                    assert_true(update_calls > 2 * STEPS);
+                else
+                    assert_int_equal(update_calls, STEPS * (moe ? 2 : 1));
+            }
+            assert_same_state(&rigs[0], &rigs[1]);
+            for (int i = 0; i < 2; i++) {
+                rig_close(&rigs[i]);
+                comm_free(&comms[i]);
+            }
+        }
 }
 
 /* Two steps, a checkpoint, two more; against a fresh process that loads the checkpoint and does the last two. */
@@ -684,6 +741,8 @@ UNIT_MAIN(
                                     write_models, remove_models),
     cmocka_unit_test_setup_teardown(losses_agree_for_any_micro_batch_and_ranks, write_models,
                                     remove_models),
+    cmocka_unit_test_setup_teardown(neighbours_updated_in_one_call_are_what_each_tensor_would_be,
+                                    write_models, remove_models),
     cmocka_unit_test_setup_teardown(a_checkpoint_goes_on_with_the_same_bits, write_models,
                                     remove_models),
     cmocka_unit_test_setup_teardown(a_snapshot_of_a_device_with_memory_of_its_own_is_a_copy,

@@ -2,7 +2,9 @@
 #include "worker/model/arena.h"
 
 #include <stdlib.h>
+#include <string.h>
 
+#include "common/cleanup.h"
 #include "common/size.h"
 
 #define CHUNK_BYTES_MIN (1 << 20) /* so that small things share a chunk */
@@ -106,6 +108,34 @@ int arena_f32(struct arena *arena, int64_t count, float **ret, struct bl_error *
     void *p;
     BL_TRY(arena_bytes(arena, (size_t)count * sizeof(float), &p, err));
     *ret = p;
+    return 0;
+}
+
+/* What an array takes of the copy, so that the next one begins at 64 bytes. */
+static size_t padded_bytes(const struct arena_array *array)
+{
+    return ((size_t)array->count * sizeof *array->host + 63) / 64 * 64;
+}
+
+int arena_i32s_from(struct arena *arena, const struct arena_array *arrays, int count,
+                    struct bl_error *err)
+{
+    size_t bytes = 0, at = 0;
+    for (int i = 0; i < count; i++)
+        bytes += padded_bytes(&arrays[i]);
+    bl_autofree char *host = calloc(bytes + 1, 1);
+    if (!host)
+        return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes of indices", bytes);
+    void *device;
+    BL_TRY(arena_bytes(arena, bytes, &device, err));
+    for (int i = 0; i < count; i++) {
+        const struct arena_array *array = &arrays[i];
+        if (array->count > 0)
+            memcpy(host + at, array->host, (size_t)array->count * sizeof *array->host);
+        *array->ret = (const int32_t *)((const char *)device + at);
+        at += padded_bytes(array);
+    }
+    arena->ops->copy_in(arena->ops, device, host, bytes);
     return 0;
 }
 

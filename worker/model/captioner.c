@@ -384,19 +384,22 @@ static int64_t lay_sequence(const struct captioner *c, const struct micro_batch 
     return row;
 }
 
-static int upload_layout(struct captioner *c, const struct layout_host *host, struct layout *layout,
+static int upload_layout(struct captioner *c, const struct micro_batch *mb,
+                         const struct layout_host *host, struct layout *layout,
                          struct bl_error *err)
 {
-    struct arena *arena = &c->arena;
     struct llm_rows *rows = &layout->rows;
-    BL_TRY(sequences_from(arena, layout->S, host->start, layout->lengths, &rows->sequences, err));
-    BL_TRY(arena_i32_from(arena, host->position, rows->R, &rows->position, err));
-    BL_TRY(arena_i32_from(arena, host->keep, rows->kept, &rows->keep, err));
-    BL_TRY(arena_i32_from(arena, host->ids, layout->tokens, &layout->ids, err));
-    BL_TRY(arena_i32_from(arena, host->token_rows, layout->tokens, &layout->token_rows, err));
-    BL_TRY(arena_i32_from(arena, host->query_rows, layout->S * layout->queries, &layout->query_rows,
-                          err));
-    return arena_i32_from(arena, host->label_ids, layout->labels, &layout->label_ids, err);
+    struct arena_array arrays[] = {
+        [2] = {host->position, rows->R, &rows->position},
+        {host->keep, rows->kept, &rows->keep},
+        {host->ids, layout->tokens, &layout->ids},
+        {host->token_rows, layout->tokens, &layout->token_rows},
+        {host->query_rows, layout->S * layout->queries, &layout->query_rows},
+        {host->label_ids, layout->labels, &layout->label_ids},
+        {mb->positions, mb->positions ? layout->S : 0, &layout->positions},
+    };
+    sequences_arrays(layout->S, host->start, layout->lengths, &rows->sequences, arrays);
+    return arena_i32s_from(&c->arena, arrays, sizeof arrays / sizeof *arrays, err);
 }
 
 int captioner_layout(struct captioner *c, const struct micro_batch *mb, bool prompts,
@@ -431,7 +434,7 @@ int captioner_layout(struct captioner *c, const struct micro_batch *mb, bool pro
         row = lay_sequence(c, mb, prompts, b, row, &layout, &host);
     layout.rows.R = row;
     layout.rows.kept = layout.labels;
-    BL_TRY(upload_layout(c, &host, &layout, err));
+    BL_TRY(upload_layout(c, mb, &host, &layout, err));
     *ret = layout;
     layout.label_counts = layout.lengths = NULL;
     return 0;

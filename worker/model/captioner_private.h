@@ -71,6 +71,7 @@ struct layout {
     const int32_t *ids, *token_rows; /* (tokens): ids and the rows they stand in */
     const int32_t *query_rows;       /* (S*queries) */
     const int32_t *label_ids;        /* (labels): what rows.keep are to predict */
+    const int32_t *positions;        /* (S): the micro-batch's; not there where that has none */
     int32_t *label_counts;           /* (S) host, owned */
     int32_t *lengths;                /* (S) host, owned: rows of each sequence */
 };

@@ -52,12 +52,11 @@ void cross_block_close(struct cross_block *block)
     *block = (struct cross_block){0};
 }
 
-int cross_begin(struct cross *cross, struct arena *arena, const act *v, int64_t B,
-                struct bl_error *err)
+int cross_begin(struct cross *cross, struct arena *arena, const act *v,
+                const struct sequences *queries, struct bl_error *err)
 {
-    cross->B = B;
+    cross->B = queries->S;
     cross->v = v;
-    BL_TRY(sequences_uniform(arena, B, cross->shape.queries, &cross->queries, err));
-    BL_TRY(sequences_uniform(arena, B, cross->shape.vision_tokens, &cross->tokens, err));
+    cross->queries = *queries;
     return cross->form->begin(cross, arena, err);
 }

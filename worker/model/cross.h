@@ -56,7 +56,9 @@ struct cross {
     /* of the micro-batch (cross_begin) */
     int64_t B;
     const act *v; /* (B*N,d), before any norm */
-    struct sequences queries, tokens;
+    struct sequences queries;
+    /* plain */
+    struct sequences tokens;
     /* folded */
     struct ops_operand *normed; /* v~ (B,N,d) */
     float *mean;                /* m (B,d) */
@@ -117,6 +119,7 @@ int cross_declare(const struct cross *cross, struct params *params, struct cross
                   int64_t weight, int64_t bias, struct bl_error *err);
 void cross_block_close(struct cross_block *block);
 
-/* Before the blocks' forward: v (B*N,d) as vis_proj gives it, which stays as long as what is saved. */
-int cross_begin(struct cross *cross, struct arena *arena, const act *v, int64_t B,
-                struct bl_error *err);
+/* Before the blocks' forward: v (B*N,d) as vis_proj gives it, which stays as long as what is saved; B queries' sequences of K
+ * rows. */
+int cross_begin(struct cross *cross, struct arena *arena, const act *v,
+                const struct sequences *queries, struct bl_error *err);

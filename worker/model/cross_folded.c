@@ -66,29 +66,37 @@ static int64_t row_of(const struct cross *cross, enum order order, int64_t b, in
     return (h * cross->B + b) * K + k;
 }
 
-static int make_index(const struct cross *cross, struct arena *arena, int32_t *host, enum order to,
-                      enum order from, const int32_t **ret, struct bl_error *err)
+/* index (B*K*heads): where the row that comes i-th in `to` is in `from`. */
+static void fill_index(const struct cross *cross, int32_t *index, enum order to, enum order from)
 {
     int64_t H = cross->shape.heads, K = cross->shape.queries;
     for (int64_t b = 0; b < cross->B; b++)
         for (int64_t h = 0; h < H; h++)
             for (int64_t k = 0; k < K; k++)
-                host[row_of(cross, to, b, h, k)] = (int32_t)row_of(cross, from, b, h, k);
-    return arena_i32_from(arena, host, cross->B * H * K, ret, err);
+                index[row_of(cross, to, b, h, k)] = (int32_t)row_of(cross, from, b, h, k);
 }
 
 static int make_indices(struct cross *cross, struct arena *arena, struct bl_error *err)
 {
+    const struct {
+        enum order to, from;
+        const int32_t **ret;
+    } wanted[] = {
+        {HEAD, MERGED, &cross->head_from_merged},   {MERGED, HEAD, &cross->merged_from_head},
+        {HEAD, IMAGE, &cross->head_from_image},     {IMAGE, HEAD, &cross->image_from_head},
+        {IMAGE, MERGED, &cross->image_from_merged}, {MERGED, IMAGE, &cross->merged_from_image},
+    };
+    enum { COUNT = sizeof wanted / sizeof *wanted };
+    struct arena_array arrays[COUNT];
     int64_t rows = cross->B * cross->shape.heads * cross->shape.queries;
-    bl_autofree int32_t *host = malloc((size_t)(rows + 1) * sizeof *host);
+    bl_autofree int32_t *host = malloc((size_t)(COUNT * rows + 1) * sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld rows of attention", (long long)rows);
-    BL_TRY(make_index(cross, arena, host, HEAD, MERGED, &cross->head_from_merged, err));
-    BL_TRY(make_index(cross, arena, host, MERGED, HEAD, &cross->merged_from_head, err));
-    BL_TRY(make_index(cross, arena, host, HEAD, IMAGE, &cross->head_from_image, err));
-    BL_TRY(make_index(cross, arena, host, IMAGE, HEAD, &cross->image_from_head, err));
-    BL_TRY(make_index(cross, arena, host, IMAGE, MERGED, &cross->image_from_merged, err));
-    return make_index(cross, arena, host, MERGED, IMAGE, &cross->merged_from_image, err);
+    for (int i = 0; i < COUNT; i++) {
+        fill_index(cross, host + i * rows, wanted[i].to, wanted[i].from);
+        arrays[i] = (struct arena_array){host + i * rows, rows, wanted[i].ret};
+    }
+    return arena_i32s_from(arena, arrays, COUNT, err);
 }
 
 /* -- forward -- */

@@ -16,7 +16,7 @@ static int declare(const struct cross *cross, struct params *params, struct cros
 
 static int begin(struct cross *cross, struct arena *arena, struct bl_error *err)
 {
-    return 0;
+    return sequences_uniform(arena, cross->B, cross->shape.vision_tokens, &cross->tokens, err);
 }
 
 static int take(const struct cross *cross, struct arena *arena, struct cross_saved *ret,

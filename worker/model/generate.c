@@ -1,6 +1,7 @@
 /* worker/model/generate.c - captions: prompt and image once through the LLM into a KV cache, then token by token.
  *
- * The cache has one slot of rows for each running text. Logits come to the host, where the next tokens are chosen. */
+ * The cache has one slot of rows for each running text. The device says which tokens are likeliest; sampling draws from all of
+ * them, so there the logits come to the host. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,14 @@ struct decoder {
     act **layers,
         **spare;     /* host lists of device buffers (slots*rows, width); spare: for reordering */
     int32_t *length; /* (slots) host: rows filled */
-    float *logits;   /* (slots, V) host: of the texts last run */
+    /* Of the n texts last run, host: either the k likeliest tokens of each, likelier first, and log sum exp of its logits; or,
+     * where k is 0, all logits. */
+    int64_t k;
+    void *block;        /* of these three */
+    double *log_sum;    /* (n) */
+    float *likeliest;   /* (n, k) logits */
+    int32_t *candidate; /* (n, k) ids */
+    float *logits;      /* (n, V) */
 };
 
 static void decoder_release(struct decoder *decoder)
@@ -26,7 +34,14 @@ static void decoder_release(struct decoder *decoder)
     free(decoder->layers);
     free(decoder->spare);
     free(decoder->length);
+    free(decoder->block);
     free(decoder->logits);
+}
+
+/* Bytes of the k likeliest of n texts. */
+static size_t block_bytes(int64_t n, int64_t k)
+{
+    return (size_t)n * (sizeof(double) + (size_t)k * (sizeof(float) + sizeof(int32_t)));
 }
 
 static int take_cache(struct decoder *decoder, act ***ret, struct bl_error *err)
@@ -43,31 +58,69 @@ static int take_cache(struct decoder *decoder, act ***ret, struct bl_error *err)
 }
 
 static int decoder_init(struct decoder *decoder, struct captioner *c, int64_t slots, int64_t rows,
-                        bool reorders, struct bl_error *err)
+                        int64_t k, bool reorders, struct bl_error *err)
 {
-    *decoder =
-        (struct decoder){.c = c, .slots = slots, .rows = rows, .width = llm_cache_width(c->llm)};
+    *decoder = (struct decoder){
+        .c = c, .slots = slots, .rows = rows, .width = llm_cache_width(c->llm), .k = k};
     decoder->length = calloc((size_t)slots + 1, sizeof *decoder->length);
-    decoder->logits =
-        malloc((size_t)(slots * c->llm_config.vocabulary + 1) * sizeof *decoder->logits);
-    if (!decoder->length || !decoder->logits)
+    decoder->block = malloc(block_bytes(slots, k));
+    if (k == 0)
+        decoder->logits =
+            malloc((size_t)(slots * c->llm_config.vocabulary) * sizeof *decoder->logits);
+    if (!decoder->length || !decoder->block || (k == 0 && !decoder->logits))
         return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)slots);
     BL_TRY(take_cache(decoder, &decoder->layers, err));
     return reorders ? take_cache(decoder, &decoder->spare, err) : 0;
 }
 
-/* Runs x (R, d), the next rows of the texts in `slot`, and leaves their logits in decoder->logits. added (n): each
- * text's rows in this call. */
-static int run(struct decoder *decoder, act *x, const struct llm_rows *rows, const int32_t *slot,
-               const int32_t *added, struct bl_error *err)
+/* The k likeliest tokens of n texts, by way of one block on the device, laid out as that of the host. */
+static int take_likeliest(struct decoder *decoder, const act *logits, int64_t n,
+                          struct bl_error *err)
 {
-    struct captioner *c = decoder->c;
-    struct arena *arena = &c->arena;
-    int64_t n = rows->sequences.S, V = c->llm_config.vocabulary;
-    bl_autofree int32_t *host = malloc((size_t)(2 * n + rows->R + 1) * sizeof *host);
-    if (!host)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
-    int32_t *start = host, *length = host + n, *write = host + 2 * n;
+    struct ops *ops = decoder->c->ops;
+    const int64_t k = decoder->k;
+    void *device;
+    BL_TRY(arena_bytes(&decoder->c->arena, block_bytes(n, k), &device, err));
+    double *log_sum = device;
+    float *likeliest = (float *)(log_sum + n);
+    ops->top_k(ops, log_sum, likeliest, (int32_t *)(likeliest + n * k), logits, n,
+               decoder->c->llm_config.vocabulary, k);
+    ops->copy_out(ops, decoder->block, device, block_bytes(n, k));
+    decoder->log_sum = decoder->block;
+    decoder->likeliest = (float *)(decoder->log_sum + n);
+    decoder->candidate = (int32_t *)(decoder->likeliest + n * k);
+    return 0;
+}
+
+static int take_logits(struct decoder *decoder, const act *logits, int64_t n, struct bl_error *err)
+{
+    struct ops *ops = decoder->c->ops;
+    const int64_t count = n * decoder->c->llm_config.vocabulary;
+    float *device;
+    BL_TRY(arena_f32(&decoder->c->arena, count, &device, err));
+    ops->act_to_f32(ops, device, logits, count);
+    ops->copy_out(ops, decoder->logits, device, (size_t)count * sizeof *device);
+    return 0;
+}
+
+/* -- places of rows in the cache -- */
+
+enum { PLACES = 4 }; /* arrays of them */
+
+/* Numbers in them, for R more rows of n texts. */
+static int64_t places_count(const struct decoder *decoder, int64_t n, int64_t R)
+{
+    return 2 * n + R + R * llm_cache_pieces(decoder->c->llm);
+}
+
+/* Gives the texts in `slot` their next rows, added (n) each, R in all: fills *cache but for its addresses, and the arrays by
+ * whose upload it gets these. host: places_count() numbers, theirs until then. */
+static void take_places(struct decoder *decoder, int32_t *host, const int32_t *slot,
+                        const int32_t *added, int64_t n, int64_t R, struct llm_cache *cache,
+                        struct arena_array arrays[PLACES])
+{
+    const struct llm *llm = decoder->c->llm;
+    int32_t *start = host, *length = start + n, *write = length + n, *pieces = write + R;
     int64_t row = 0;
     for (int64_t i = 0; i < n; i++) {
         start[i] = (int32_t)(slot[i] * decoder->rows);
@@ -76,18 +129,29 @@ static int run(struct decoder *decoder, act *x, const struct llm_rows *rows, con
         length[i] = decoder->length[slot[i]];
         BL_ASSERT_CMP(length[i], <=, decoder->rows);
     }
-    struct llm_cache cache = {.layers = decoder->layers};
+    llm_find_pieces(llm, pieces, R);
+    *cache = (struct llm_cache){.layers = decoder->layers};
+    sequences_arrays(n, start, length, &cache->keys, arrays);
+    arrays[2] = (struct arena_array){write, R, &cache->write};
+    arrays[3] = (struct arena_array){pieces, R * llm_cache_pieces(llm), &cache->pieces};
+}
+
+/* -- running -- */
+
+/* Runs x (R, d), the next rows of the texts in the cache, and leaves what the decoder wants of their logits. */
+static int run(struct decoder *decoder, act *x, const struct llm_rows *rows,
+               const struct llm_cache *cache, struct bl_error *err)
+{
+    struct captioner *c = decoder->c;
+    struct arena *arena = &c->arena;
+    int64_t n = rows->sequences.S;
     act *h, *logits;
-    float *device;
-    BL_TRY(sequences_from(arena, n, start, length, &cache.keys, err));
-    BL_TRY(arena_i32_from(arena, write, rows->R, &cache.write, err));
     BL_TRY(arena_act(arena, n * c->llm_config.hidden, &h, err));
-    BL_TRY(arena_act(arena, n * V, &logits, err));
-    BL_TRY(arena_f32(arena, n * V, &device, err));
-    BL_TRY(llm_forward(c->llm, arena, h, x, rows, &cache, false, err));
+    BL_TRY(arena_act(arena, n * c->llm_config.vocabulary, &logits, err));
+    BL_TRY(llm_forward(c->llm, arena, h, x, rows, cache, false, err));
     BL_TRY(llm_logits(c->llm, arena, logits, h, n, err));
-    c->ops->act_to_f32(c->ops, device, logits, n * V);
-    c->ops->copy_out(c->ops, decoder->logits, device, (size_t)(n * V) * sizeof *device);
+    BL_TRY(decoder->k ? take_likeliest(decoder, logits, n, err)
+                      : take_logits(decoder, logits, n, err));
     return c->ops->sync(c->ops, err);
 }
 
@@ -97,15 +161,20 @@ static int decoder_prompt(struct decoder *decoder, const struct layout *layout, 
 {
     struct captioner *c = decoder->c;
     struct arena_mark mark = arena_mark(&c->arena);
-    bl_autofree int32_t *slot = calloc((size_t)(layout->S + 1), sizeof *slot);
+    const int64_t n = layout->S, R = layout->rows.R;
+    bl_autofree int32_t *slot = malloc((size_t)(n + places_count(decoder, n, R)) * sizeof *slot);
     if (!slot)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)layout->S);
-    for (int64_t s = 0; s < layout->S; s++)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
+    for (int64_t s = 0; s < n; s++)
         slot[s] = (int32_t)(s * stride);
+    struct llm_cache cache;
+    struct arena_array arrays[PLACES];
+    take_places(decoder, slot + n, slot, layout->lengths, n, R, &cache, arrays);
     act *x;
-    BL_TRY(arena_act(&c->arena, layout->rows.R * c->llm_config.hidden, &x, err));
+    BL_TRY(arena_i32s_from(&c->arena, arrays, PLACES, err));
+    BL_TRY(arena_act(&c->arena, R * c->llm_config.hidden, &x, err));
     BL_TRY(captioner_inputs(c, x, layout, y, err));
-    BL_TRY(run(decoder, x, &layout->rows, slot, layout->lengths, err));
+    BL_TRY(run(decoder, x, &layout->rows, &cache, err));
     arena_release(&c->arena, mark);
     return 0;
 }
@@ -114,28 +183,34 @@ static int decoder_prompt(struct decoder *decoder, const struct layout *layout, 
 static int decoder_token(struct decoder *decoder, const int32_t *slot, const int32_t *token,
                          int64_t n, struct bl_error *err)
 {
+    enum { OWN = 4 };
     struct captioner *c = decoder->c;
     struct arena *arena = &c->arena;
     struct arena_mark mark = arena_mark(arena);
-    bl_autofree int32_t *host = malloc((size_t)(3 * n + 1) * sizeof *host);
+    bl_autofree int32_t *host =
+        malloc((size_t)(3 * n + places_count(decoder, n, n)) * sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)n);
-    int32_t *position = host, *row = host + n, *one = host + 2 * n;
+    int32_t *position = host, *row = position + n, *one = row + n;
     for (int64_t i = 0; i < n; i++) {
         position[i] = decoder->length[slot[i]];
         row[i] = (int32_t)i;
         one[i] = 1;
     }
     struct llm_rows rows = {.R = n, .kept = n};
+    struct llm_cache cache;
+    struct arena_array arrays[OWN + PLACES];
     const int32_t *ids;
     act *x;
-    BL_TRY(sequences_from(arena, n, row, one, &rows.sequences, err));
-    BL_TRY(arena_i32_from(arena, position, n, &rows.position, err));
-    BL_TRY(arena_i32_from(arena, row, n, &rows.keep, err));
-    BL_TRY(arena_i32_from(arena, token, n, &ids, err));
+    sequences_arrays(n, row, one, &rows.sequences, arrays);
+    arrays[2] = (struct arena_array){position, n, &rows.position};
+    arrays[3] = (struct arena_array){token, n, &ids};
+    take_places(decoder, one + n, slot, one, n, n, &cache, arrays + OWN);
+    BL_TRY(arena_i32s_from(arena, arrays, OWN + PLACES, err));
+    rows.keep = rows.sequences.start; /* a row each */
     BL_TRY(arena_act(arena, n * c->llm_config.hidden, &x, err));
     llm_embed(c->llm, x, ids, n);
-    BL_TRY(run(decoder, x, &rows, slot, one, err));
+    BL_TRY(run(decoder, x, &rows, &cache, err));
     arena_release(arena, mark);
     return 0;
 }
@@ -198,19 +273,13 @@ static bool is_full(const struct captioner_generation *options, const int32_t *i
     return caption < 0 ? count == options->max_trace : count - caption == options->max_new;
 }
 
-static int32_t most_likely(const float *logits, int64_t V)
-{
-    int64_t best = 0;
-    for (int64_t v = 1; v < V; v++)
-        if (logits[v] > logits[best])
-            best = v;
-    return (int32_t)best;
-}
-
 /* log sum exp(logits / temperature) */
 static double log_sum(const float *logits, int64_t V, double temperature)
 {
-    double max = (double)logits[most_likely(logits, V)], sum = 0;
+    float greatest = logits[0];
+    for (int64_t v = 1; v < V; v++)
+        greatest = logits[v] > greatest ? logits[v] : greatest;
+    double max = (double)greatest, sum = 0;
     for (int64_t v = 0; v < V; v++)
         sum += exp(((double)logits[v] - max) / temperature);
     return max / temperature + log(sum);
@@ -221,47 +290,79 @@ struct candidate {
     int32_t id;
 };
 
-/* Likelier first; equals by id, so that the order is the same everywhere. */
-static int compare_candidates(const void *a, const void *b)
+/* Of equals the one of the lower id, so that the order is the same everywhere. */
+static bool is_likelier(const struct candidate *a, const struct candidate *b)
 {
-    const struct candidate *x = a, *y = b;
-    if (x->logit != y->logit)
-        return x->logit > y->logit ? -1 : 1;
-    return (x->id > y->id) - (x->id < y->id);
+    return a->logit != b->logit ? a->logit > b->logit : a->id < b->id;
+}
+
+/* Makes a heap, whose first is the likeliest, of what is one but for its place `at`. */
+static void sift(struct candidate *heap, int64_t count, int64_t at)
+{
+    const struct candidate moved = heap[at];
+    for (int64_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
+        if (child + 1 < count && is_likelier(&heap[child + 1], &heap[child]))
+            child++;
+        if (!is_likelier(&heap[child], &moved))
+            break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = moved;
+}
+
+/* Moves the likeliest to the heap's end, which is then one shorter. */
+static struct candidate pop_likeliest(struct candidate *heap, int64_t count)
+{
+    const struct candidate best = heap[0];
+    heap[0] = heap[count - 1];
+    heap[count - 1] = best;
+    sift(heap, count - 1, 0);
+    return best;
 }
 
 /* Draws from softmax(logits / temperature), cut to the likeliest tokens whose mass before them is below top_p
- * (Holtzman et al., "The curious case of neural text degeneration", 2020). u in [0, 1). scratch (V). */
+ * (Holtzman et al., "The curious case of neural text degeneration", 2020). u in [0, 1). scratch (V): a heap, since few tokens
+ * of a vocabulary are before the cut. */
 static int32_t sample(const float *logits, int64_t V, const struct captioner_generation *options,
                       double u, struct candidate *scratch)
 {
     double temperature = (double)options->temperature, norm = log_sum(logits, V, temperature),
            mass = 0;
+    int64_t count = 0;
     for (int64_t v = 0; v < V; v++)
         scratch[v] = (struct candidate){logits[v], (int32_t)v};
-    qsort(scratch, (size_t)V, sizeof *scratch, compare_candidates);
-    int64_t count = 0;
+    for (int64_t v = V / 2 - 1; v >= 0; v--)
+        sift(scratch, V, v);
     while (count < V && (count == 0 || mass < (double)options->top_p))
-        mass += exp((double)scratch[count++].logit / temperature - norm);
+        mass += exp((double)pop_likeliest(scratch, V - count++).logit / temperature - norm);
     double left = u * mass;
-    for (int64_t i = 0; i < count - 1; i++) {
-        left -= exp((double)scratch[i].logit / temperature - norm);
+    for (int64_t i = 1; i < count; i++) { /* the i-th likeliest is the i-th from the end */
+        left -= exp((double)scratch[V - i].logit / temperature - norm);
         if (left < 0)
-            return scratch[i].id;
+            return scratch[V - i].id;
     }
-    return scratch[count - 1].id;
+    return scratch[V - count].id;
 }
 
 /* -- one text an image: greedy or sampling -- */
 
-static int32_t next_token(const struct captioner_generation *options, const float *logits,
-                          int64_t V, int32_t position, int32_t index, struct candidate *scratch)
+/* The next token of the i-th text last run, whose slot's position in the global batch is `position`. Adds its nll. */
+static int32_t next_token(const struct decoder *decoder, const struct captioner_generation *options,
+                          int64_t i, int32_t position, int32_t index, struct candidate *scratch,
+                          float *nll)
 {
-    if (!(options->temperature > 0))
-        return most_likely(logits, V);
+    if (decoder->k) {
+        *nll += (float)(decoder->log_sum[i] - (double)decoder->likeliest[i]);
+        return decoder->candidate[i];
+    }
+    const int64_t V = decoder->c->llm_config.vocabulary;
+    const float *logits = decoder->logits + i * V;
     uint32_t words[4];
     bl_draw(options->seed, BL_RANDOM_SAMPLING, (uint64_t)position, (uint64_t)index, words);
-    return sample(logits, V, options, (double)bl_unit_f32(words[0]), scratch);
+    int32_t id = sample(logits, V, options, (double)bl_unit_f32(words[0]), scratch);
+    *nll += (float)(log_sum(logits, V, 1) - (double)logits[id]);
+    return id;
 }
 
 static int generate_single(struct decoder *decoder, const struct micro_batch *mb,
@@ -269,7 +370,7 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
                            struct captioner_caption *captions, struct bl_error *err)
 {
     int64_t V = decoder->c->llm_config.vocabulary, live = mb->B;
-    bool sampling = options->temperature > 0;
+    bool sampling = decoder->k == 0;
     bl_autofree struct candidate *scratch = sampling ? malloc((size_t)V * sizeof *scratch) : NULL;
     bl_autofree int32_t *slot = calloc((size_t)(2 * mb->B + 1), sizeof *slot);
     if (!slot || (sampling && !scratch))
@@ -280,11 +381,9 @@ static int generate_single(struct decoder *decoder, const struct micro_batch *mb
     for (int32_t step = 0; live > 0; step++) {
         int64_t kept = 0;
         for (int64_t i = 0; i < live; i++) {
-            const float *logits = decoder->logits + i * V;
             struct captioner_caption *caption = &captions[slot[i]];
-            int32_t id = next_token(options, logits, V, sampling ? mb->positions[slot[i]] : 0, step,
-                                    scratch);
-            caption->nll += (float)(log_sum(logits, V, 1) - (double)logits[id]);
+            int32_t id = next_token(decoder, options, i, sampling ? mb->positions[slot[i]] : 0,
+                                    step, scratch, &caption->nll);
             if (ends(options, id)) {
                 caption->ended = true;
                 continue;
@@ -327,7 +426,6 @@ struct search {
 /* Everything that beam search keeps on the host. */
 struct beams {
     const struct captioner_generation *options;
-    int64_t B, V;
     int32_t candidates_max;
     struct search *searches; /* (B) */
     struct hypothesis *hypotheses;
@@ -343,13 +441,18 @@ static void beams_release(struct beams *beams)
     free(beams->candidates);
 }
 
+/* Continuations of a text that are looked at: enough that as many as there are beams continue, whichever of the best are
+ * an EOS. */
+static int64_t candidates_of(const struct captioner_generation *options, int64_t V)
+{
+    return bl_min(options->beams * bl_max(2, 1 + options->eos_count), V);
+}
+
 static int beams_init(struct beams *beams, const struct captioner_generation *options, int64_t B,
-                      int64_t V, struct bl_error *err)
+                      int64_t candidates, struct bl_error *err)
 {
     int64_t k = options->beams, each = 3 * k;
-    *beams = (struct beams){.options = options, .B = B, .V = V};
-    /* Enough that k of them continue, whichever of the best are an EOS. */
-    beams->candidates_max = (int32_t)bl_min(k * bl_max(2, 1 + options->eos_count), V);
+    *beams = (struct beams){.options = options, .candidates_max = (int32_t)candidates};
     beams->searches = calloc((size_t)B + 1, sizeof *beams->searches);
     beams->hypotheses = calloc((size_t)(B * each) + 1, sizeof *beams->hypotheses);
     beams->ids = calloc((size_t)(B * each * longest(options)) + 1, sizeof *beams->ids);
@@ -378,17 +481,18 @@ static int32_t insert_candidate(struct continuation *list, int32_t count, int32_
     return count < max ? count + 1 : max;
 }
 
-/* The best continuations of one image's running texts; logits (running_count, V). */
+/* The best continuations of one image's running texts, which are those last run from the `row`-th on. */
 static int32_t best_continuations(struct beams *beams, const struct search *search,
-                                  const float *logits)
+                                  const struct decoder *decoder, int64_t row)
 {
     int32_t count = 0;
-    for (int32_t r = 0; r < search->running_count; r++) {
-        const float *row = logits + r * beams->V;
-        double base = search->running[r].log_p - log_sum(row, beams->V, 1);
-        for (int64_t v = 0; v < beams->V; v++)
-            count = insert_candidate(beams->candidates, count, beams->candidates_max,
-                                     (struct continuation){base + (double)row[v], r, (int32_t)v});
+    for (int32_t r = 0; r < search->running_count; r++, row++) {
+        double base = search->running[r].log_p - decoder->log_sum[row];
+        for (int64_t i = row * decoder->k; i < (row + 1) * decoder->k; i++) {
+            struct continuation c = {base + (double)decoder->likeliest[i], r,
+                                     decoder->candidate[i]};
+            count = insert_candidate(beams->candidates, count, beams->candidates_max, c);
+        }
     }
     return count;
 }
@@ -434,13 +538,13 @@ static bool is_settled(const struct search *search, int32_t max, int32_t length)
     return !(best / length > worst);
 }
 
-/* One step of one image: the running texts become the best continuations; parent[i], token[i] tell which text and token
- * the i-th of them continues. length = tokens of each continuation. */
-static void advance(struct beams *beams, struct search *search, const float *logits, int32_t length,
-                    int32_t *parent, int32_t *token)
+/* One step of one image, whose running texts are those last run from the `row`-th on: they become the best continuations;
+ * parent[i], token[i] tell which text and token the i-th of them continues. length = tokens of each continuation. */
+static void advance(struct beams *beams, struct search *search, const struct decoder *decoder,
+                    int64_t row, int32_t length, int32_t *parent, int32_t *token)
 {
     const struct captioner_generation *options = beams->options;
-    int32_t count = best_continuations(beams, search, logits), next = 0;
+    int32_t count = best_continuations(beams, search, decoder, row), next = 0;
     for (int32_t rank = 0; rank < count && next < options->beams; rank++) {
         const struct continuation *c = &beams->candidates[rank];
         struct hypothesis *to = &search->next[next];
@@ -480,9 +584,9 @@ static int generate_beams(struct decoder *decoder, int64_t B,
                           const struct captioner_generation *options,
                           struct captioner_caption *captions, struct bl_error *err)
 {
-    int64_t k = options->beams, slots = B * k, V = decoder->c->llm_config.vocabulary;
+    int64_t k = options->beams, slots = B * k;
     __attribute__((cleanup(beams_release))) struct beams beams;
-    BL_TRY(beams_init(&beams, options, B, V, err));
+    BL_TRY(beams_init(&beams, options, B, decoder->k, err));
     bl_autofree int32_t *host = calloc((size_t)(3 * slots + 1), sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld beams", (long long)slots);
@@ -495,9 +599,9 @@ static int generate_beams(struct decoder *decoder, int64_t B,
             struct search *search = &beams.searches[b];
             if (search->done)
                 continue;
-            const float *logits = decoder->logits + row * V;
-            row += search->running_count;
-            advance(&beams, search, logits, length, parent + b * k, token + live);
+            const int32_t texts = search->running_count;
+            advance(&beams, search, decoder, row, length, parent + b * k, token + live);
+            row += texts;
             if (search->done)
                 continue;
             for (int32_t i = 0; i < search->running_count; i++) {
@@ -543,7 +647,11 @@ int captioner_generate(struct captioner *c, const struct micro_batch *mb,
     BL_TRY(arena_act(arena, mb->B * c->options.queries * c->llm_config.hidden, &y, err));
     BL_TRY(captioner_project(c, &images, y, NULL, err));
     __attribute__((cleanup(decoder_release))) struct decoder decoder = {0};
-    BL_TRY(decoder_init(&decoder, c, mb->B * options->beams, rows, options->beams > 1, err));
+    int64_t wanted = options->beams > 1         ? candidates_of(options, c->llm_config.vocabulary)
+                     : options->temperature > 0 ? 0
+                                                : 1;
+    BL_TRY(
+        decoder_init(&decoder, c, mb->B * options->beams, rows, wanted, options->beams > 1, err));
     BL_TRY(decoder_prompt(&decoder, &layout, y, options->beams, err));
     return options->beams > 1 ? generate_beams(&decoder, mb->B, options, captions, err)
                               : generate_single(&decoder, mb, options, captions, err);

@@ -169,6 +169,19 @@ int64_t llm_cache_width(const struct llm *llm)
     return 2 * llm->kv_width;
 }
 
+int64_t llm_cache_pieces(const struct llm *llm)
+{
+    return 2 * llm->config.kv_heads;
+}
+
+/* A packed row is heads + 2 kv_heads pieces of head_dim; the last 2 kv_heads of each go to the cache. */
+void llm_find_pieces(const struct llm *llm, int32_t *pieces, int64_t R)
+{
+    const int64_t heads = llm->config.heads, cached = llm_cache_pieces(llm);
+    for (int64_t i = 0; i < R * cached; i++)
+        pieces[i] = (int32_t)(i / cached * (heads + cached) + heads + i % cached);
+}
+
 /* -- layers -- */
 
 static struct ops_attention causal_attention(const struct llm *llm, const struct sequences *q,
@@ -208,19 +221,6 @@ static int take_buffers(const struct llm *llm, struct arena *arena, const struct
     return 0;
 }
 
-/* A packed row is heads + 2 kv_heads pieces of head_dim; the last 2 kv_heads of each of R rows go to the cache. */
-static int find_pieces(const struct llm *llm, struct arena *arena, int64_t R, const int32_t **ret,
-                       struct bl_error *err)
-{
-    const int64_t heads = llm->config.heads, cached = 2 * llm->config.kv_heads;
-    bl_autofree int32_t *pieces = malloc((size_t)(R * cached + 1) * sizeof *pieces);
-    if (!pieces)
-        return bl_fail(err, BL_ENOMEM, "no memory for %lld rows", (long long)R);
-    for (int64_t i = 0; i < R * cached; i++)
-        pieces[i] = (int32_t)(i / cached * (heads + cached) + heads + i % cached);
-    return arena_i32_from(arena, pieces, R * cached, ret, err);
-}
-
 /* Attention over the cache, which first takes this call's keys and values out of the packed rows.
  */
 static int attend_cached(const struct llm *llm, struct arena *arena,
@@ -233,7 +233,7 @@ static int attend_cached(const struct llm *llm, struct arena *arena,
     struct arena_mark mark = arena_mark(arena);
     act *kv;
     BL_TRY(arena_act(arena, rows->R * width, &kv, err));
-    ops->gather_rows(ops, kv, s->qkv, cache->pieces, rows->R * 2 * config->kv_heads,
+    ops->gather_rows(ops, kv, s->qkv, cache->pieces, rows->R * llm_cache_pieces(llm),
                      config->head_dim);
     ops->scatter_rows(ops, cache->layers[layer], kv, cache->write, rows->R, width);
     arena_release(arena, mark);
@@ -358,12 +358,6 @@ int llm_forward(struct llm *llm, struct arena *arena, act *y, act *x, const stru
     int64_t layers = llm->config.layers;
     struct arena_mark mark = arena_mark(arena);
     struct llm_layer_saved shared = {0};
-    struct llm_cache own;
-    if (cache) {
-        own = *cache;
-        BL_TRY(find_pieces(llm, arena, rows->R, &own.pieces, err));
-        cache = &own;
-    }
     if (!save)
         BL_TRY(take_buffers(llm, arena, rows, bl_max(rows->R, rows->kept), false, &shared, err));
     for (int64_t i = 0; i < layers; i++) {

@@ -31,12 +31,15 @@ struct llm_cache {
                      caller's memory */
     struct sequences
         keys; /* where each of this call's sequences lies in a layer, with the rows of this call */
-    const int32_t *write; /* (R) device: the layer row for each row of this call */
-    const int32_t
-        *pieces; /* llm_forward's own: which pieces of head_dim of the packed rows go there */
+    const int32_t *write;  /* (R) device: the layer row for each row of this call */
+    const int32_t *pieces; /* (R*llm_cache_pieces) device: as llm_find_pieces says */
 };
 /* Elements of one row of one layer. */
 int64_t llm_cache_width(const struct llm *llm);
+/* A row's keys and values in pieces of head_dim; and which pieces of R packed rows of queries, keys and values they are: host
+ * (R*llm_cache_pieces). */
+int64_t llm_cache_pieces(const struct llm *llm);
+void llm_find_pieces(const struct llm *llm, int32_t *pieces, int64_t R);
 
 /* embeddings (R, d) of token ids (device) */
 void llm_embed(const struct llm *llm, act *y, const int32_t *ids, int64_t R);

@@ -94,9 +94,13 @@ int params_build(struct params *p, struct bl_error *err)
     p->view.values = values;
     BL_TRY(ops_alloc_zero(ops, bytes, &grads, err));
     p->view.grads = grads;
+    p->matrices = calloc((size_t)p->linears_count + 1, sizeof *p->matrices);
+    if (!p->matrices)
+        return bl_fail(err, BL_ENOMEM, "no memory for the list of matrices");
     for (int64_t i = 0; i < p->linears_count; i++) {
         struct trained_linear *l = p->linears[i];
         BL_TRY(ops->matrix_trainable(ops, &l->matrix, p->view.values + l->weight, l->N, l->K, err));
+        p->matrices[i] = l->matrix;
     }
     return 0;
 }
@@ -113,6 +117,7 @@ void params_close(struct params *p)
     free(p->list);
     free(p->init);
     free(p->linears);
+    free(p->matrices);
     *p = (struct params){0};
 }
 
@@ -170,8 +175,7 @@ int params_init(const struct params *p, uint64_t seed, struct bl_error *err)
 
 void params_refresh(const struct params *p)
 {
-    for (int64_t i = 0; i < p->linears_count; i++)
-        p->ops->matrix_refresh(p->ops, p->linears[i]->matrix);
+    p->ops->matrices_refresh(p->ops, p->matrices, p->linears_count);
 }
 
 /* -- files -- */

@@ -31,7 +31,8 @@ struct params {
     struct param_init *init; /* (view.tensors) */
     struct trained_linear **linears;
     int64_t linears_count;
-    bool no_memory; /* while declaring; params_build reports it */
+    struct ops_matrix **matrices; /* (linears_count) theirs */
+    bool no_memory;               /* while declaring; params_build reports it */
 };
 
 /* -- declaring: "at" is a prefix, "name" what follows; both together name the tensor -- */

@@ -287,7 +287,7 @@ int qformer_forward(struct qformer *qformer, struct arena *arena, act *y, const 
     BL_TRY(sequences_uniform(arena, B, K, &qformer->queries, err));
     BL_TRY(arena_act(arena, B * N * d, &qformer->v, err));
     linear_forward(p, &qformer->vis_proj, qformer->v, NULL, features, B * N, OPS_NONE);
-    BL_TRY(cross_begin(&qformer->cross, arena, qformer->v, B, err));
+    BL_TRY(cross_begin(&qformer->cross, arena, qformer->v, &qformer->queries, err));
 
     act *q;
     BL_TRY(arena_act(arena, B * K * d, &q, err));

@@ -14,9 +14,10 @@ struct sequences {
 /* S samples of `rows` rows each, one after another. */
 int sequences_uniform(struct arena *arena, int64_t S, int64_t rows, struct sequences *ret,
                       struct bl_error *err);
-/* From host arrays (S). */
-int sequences_from(struct arena *arena, int64_t S, const int32_t *start, const int32_t *len,
-                   struct sequences *ret, struct bl_error *err);
+/* From host arrays (S), which others may be uploaded with: fills *ret but for its addresses, and the two arrays by whose upload
+ * it gets these. */
+void sequences_arrays(int64_t S, const int32_t *start, const int32_t *len, struct sequences *ret,
+                      struct arena_array arrays[2]);
 
 /* softmax(Q K^T / sqrt(head_dim)) of these sequences. */
 static inline struct ops_attention attention_over(const struct sequences *q,

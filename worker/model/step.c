@@ -175,9 +175,8 @@ int captioner_forward_backward(struct captioner *c, const struct micro_batch *mb
     BL_TRY(begin_grain(c, err));
     BL_TRY(note_texts(c, mb, &layout, err));
 
-    struct ops_dropout draw = {.seed = pass->seed, .step = pass->step};
-    if (pass->dropout)
-        BL_TRY(arena_i32_from(arena, mb->positions, mb->B, &draw.positions, err));
+    struct ops_dropout draw = {
+        .seed = pass->seed, .step = pass->step, .positions = layout.positions};
     const struct ops_dropout *dropout = pass->dropout ? &draw : NULL;
     struct routed routed = routed_at(c);
     struct images images;

@@ -136,11 +136,12 @@ struct ops {
     int (*matrix_frozen)(struct ops *self, struct ops_matrix **ret, const void *data,
                          enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
                          struct bl_error *err);
-    /* Follows f32 master (N,K) on the device, borrowed for the matrix's life; call matrix_refresh
+    /* Follows f32 master (N,K) on the device, borrowed for the matrix's life; call matrices_refresh
      * after it changed. */
     int (*matrix_trainable)(struct ops *self, struct ops_matrix **ret, const float *master,
                             int64_t N, int64_t K, struct bl_error *err);
-    void (*matrix_refresh)(struct ops *self, struct ops_matrix *matrix);
+    /* Of `count` trainable ones, together. */
+    void (*matrices_refresh)(struct ops *self, struct ops_matrix *const *matrices, int64_t count);
     /* Makes what products with a frozen matrix need now rather than at the first one, after which its
      * data is not read again; embedded: except by embed(), which no other matrix is for then. */
     void (*matrix_pack)(struct ops *self, struct ops_matrix *matrix, bool embedded);
@@ -314,6 +315,12 @@ struct ops {
      * vocabulary) logits are never whole. */
     void (*head_loss)(struct ops *self, float *nll, uint8_t *correct, act *d_x, const act *x,
                       const struct ops_matrix *w, const int32_t *labels, int64_t R);
+    /* The k highest of each row of logits x (R,V), highest first, equals by lower id: values (R,k) f32,
+     * ids (R,k); log_sum (R) f64 = log sum_j e^x[r,j], so that log_sum minus a logit is within 1e-6
+     * relative. k from 1 to V. A logit that is not a number counts as -infinity among the highest, and
+     * makes log_sum not a number. The three results need only their elements' alignment. */
+    void (*top_k)(struct ops *self, double *log_sum, float *values, int32_t *ids, const act *x,
+                  int64_t R, int64_t V, int64_t k);
 
     /* -- optimizer, all f32 unless said -- */
     /* out[0] (f64) += sum of squares of g * scale; out[1] += number of values that are not finite

@@ -118,6 +118,7 @@ void CPU_VARIANT(cpu_fill_rmsnorm)(struct ops *table);
 void CPU_VARIANT(cpu_fill_router)(struct ops *table);
 void CPU_VARIANT(cpu_fill_rows)(struct ops *table);
 void CPU_VARIANT(cpu_fill_softmax)(struct ops *table);
+void CPU_VARIANT(cpu_fill_top_k)(struct ops *table);
 void CPU_VARIANT(cpu_fill)(struct ops *table); /* all of the above */
 #endif
 

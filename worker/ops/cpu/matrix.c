@@ -112,10 +112,11 @@ static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const flo
 }
 
 /* In f32 the master itself is what is multiplied. */
-static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
+static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrices, int64_t count)
 {
-    if (matrix->packing)
-        matrix->packing->fresh = false;
+    for (int64_t i = 0; i < count; i++)
+        if (matrices[i]->packing)
+            matrices[i]->packing->fresh = false;
 }
 
 /* -- packed for bf16 products -- */
@@ -211,7 +212,7 @@ void CPU_VARIANT(cpu_fill_matrix)(struct ops *table)
 {
     table->matrix_frozen = matrix_frozen;
     table->matrix_trainable = matrix_trainable;
-    table->matrix_refresh = matrix_refresh;
+    table->matrices_refresh = matrices_refresh;
     table->matrix_pack = matrix_pack;
     table->matrix_free = matrix_free;
     table->embed = embed;

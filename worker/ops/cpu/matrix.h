@@ -7,7 +7,7 @@
  * Blocks     with cpu->blocks, matrices with both sides above CPU_BLOCKS_MIN are multiplied in block floating point,
  *            which is made from them on the way: nothing is kept.
  * bf16       where the processor multiplies bf16 (cpu->packed), W^T is packed (packed.h) by
- *            matrix_pack or when first multiplied, and again after matrix_refresh. It is the one copy
+ *            matrix_pack or when first multiplied, and again after matrices_refresh. It is the one copy
  *            that both directions use: backward makes W from it, block by block.
  */
 #pragma once

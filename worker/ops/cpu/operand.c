@@ -58,10 +58,9 @@ static void operand_set(struct ops *self, struct ops_operand *o, const act *x_, 
         return;
     }
     o->S = S;
-    for (int64_t s = 0; s < S; s++) {
+    for (int64_t s = 0; s < S; s++)
         o->samples[s]->rows = x + s * o->N * o->D;
-        self->matrix_refresh(self, o->samples[s]);
-    }
+    self->matrices_refresh(self, o->samples, S);
 }
 
 static void product_transposed(struct ops *self, act *y, const act *a, const struct ops_operand *x,

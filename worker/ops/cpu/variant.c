@@ -17,4 +17,5 @@ void CPU_VARIANT(cpu_fill)(struct ops *table)
     CPU_VARIANT(cpu_fill_router)(table);
     CPU_VARIANT(cpu_fill_rows)(table);
     CPU_VARIANT(cpu_fill_softmax)(table);
+    CPU_VARIANT(cpu_fill_top_k)(table);
 }

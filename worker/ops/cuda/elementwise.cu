@@ -78,6 +78,33 @@ cudaError_t cuda_convert(cudaStream_t stream, void *y, enum bl_dtype y_dtype, co
                              : convert_from(stream, (bf16 *)y, x, x_dtype, count);
 }
 
+/* A row of the grid for each matrix; the list is an argument of the kernel. */
+__global__ void __launch_bounds__(THREADS) follow_masters_kernel(const struct cuda_masters masters)
+{
+    const struct cuda_master &one = masters.at[blockIdx.y];
+    const float *x = one.x;
+    bf16 *y = (bf16 *)one.y;
+    const auto follow = [=](int64_t i, auto n) {
+        float values[n.value];
+        load<n.value>(values, x + i);
+        store<n.value>(y + i, values);
+    };
+    if ((uintptr_t)y % 16 == 0 && (uintptr_t)x % 32 == 0)
+        each_vector<8>(one.count, follow);
+    else
+        each_vector<1>(one.count, follow);
+}
+
+cudaError_t cuda_follow_masters(cudaStream_t stream, const struct cuda_masters *masters)
+{
+    enum { BLOCKS = 64 }; /* of a matrix: some thousand for all of a model's */
+    if (masters->count == 0)
+        return cudaSuccess;
+    CU_LAUNCH(follow_masters_kernel, dim3(BLOCKS, (unsigned)masters->count), THREADS, 0, stream,
+              *masters);
+    return cudaGetLastError();
+}
+
 /* -- sums and activations -- */
 
 template <typename T, int V>

@@ -36,6 +36,20 @@ struct cuda_launch {
 cudaError_t cuda_convert(cudaStream_t stream, void *y, enum bl_dtype y_dtype, const void *x,
                          enum bl_dtype x_dtype, int64_t count);
 
+/* y (count) bf16 = x, to nearest, ties to even, for each of several matrices. */
+enum { CUDA_MASTERS_MAX = 128 }; /* what a kernel's arguments have room for, 4 KB */
+struct cuda_master {
+    void *y;
+    const float *x;
+    int64_t count;
+};
+struct cuda_masters {
+    int32_t count;
+    struct cuda_master at[CUDA_MASTERS_MAX];
+};
+/* masters: host memory, read before the call returns. */
+cudaError_t cuda_follow_masters(cudaStream_t stream, const struct cuda_masters *masters);
+
 /* -- around matmuls -- */
 /* y (R,N) = epilogue(x + bias), saved_pre (NULL: not wanted) = x + bias. bias (N) f32, or NULL. y or
  * saved_pre may be x. */
@@ -152,6 +166,11 @@ cudaError_t cuda_router_backward(struct cuda_launch launch, act *d_z, const floa
 cudaError_t cuda_softmax_cross_entropy(struct cuda_launch launch, float *nll, uint8_t *correct,
                                        act *d_logits, int64_t ld_d, const float *logits,
                                        const int32_t *labels, int64_t R, int64_t V);
+
+/* -- choice of tokens -- */
+size_t cuda_top_k_scratch(int64_t R, int64_t V, int64_t k);
+cudaError_t cuda_top_k(struct cuda_launch launch, double *log_sum, float *values, int32_t *ids,
+                       const act *x, int64_t R, int64_t V, int64_t k, void *scratch);
 
 /* -- optimizer -- */
 size_t cuda_grad_norm_scratch(int64_t count);

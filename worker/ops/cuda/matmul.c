@@ -231,14 +231,20 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     return 0;
 }
 
-static void matrix_refresh(struct ops *self, struct ops_matrix *matrix)
+/* In f32 products read the masters. */
+static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrices, int64_t count)
 {
     struct cuda *cuda = cuda_of(self);
-    if (matrix->owned && !self->dry)
-        cuda_ok(cuda,
-                cuda_convert(cuda->launch.stream, matrix->owned, BL_BF16, matrix->master, BL_F32,
-                             matrix->N * matrix->K),
-                "a matrix");
+    if (cuda->launch.act == CUDA_ACT_F32 || self->dry)
+        return;
+    for (int64_t first = 0; first < count; first += CUDA_MASTERS_MAX) {
+        struct cuda_masters list = {.count = (int32_t)bl_min(CUDA_MASTERS_MAX, count - first)};
+        for (int32_t i = 0; i < list.count; i++) {
+            const struct ops_matrix *w = matrices[first + i];
+            list.at[i] = (struct cuda_master){w->owned, w->master, w->N * w->K};
+        }
+        cuda_ok(cuda, cuda_follow_masters(cuda->launch.stream, &list), "matrices");
+    }
 }
 
 /* Made when it was created. */
@@ -262,7 +268,7 @@ static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const flo
             return rc;
         }
         matrix->rows = matrix->owned;
-        matrix_refresh(self, matrix);
+        matrices_refresh(self, &matrix, 1);
     }
     *ret = matrix;
     return 0;
@@ -280,7 +286,7 @@ void cuda_fill_matmul(struct ops *table)
 {
     table->matrix_frozen = matrix_frozen;
     table->matrix_trainable = matrix_trainable;
-    table->matrix_refresh = matrix_refresh;
+    table->matrices_refresh = matrices_refresh;
     table->matrix_pack = matrix_pack;
     table->matrix_free = matrix_free;
     table->linear_forward = linear_forward;

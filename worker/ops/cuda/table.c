@@ -247,6 +247,16 @@ static void router_backward(struct ops *self, act *d_z, const float *d_w, const 
         "router_backward");
 }
 
+static void top_k(struct ops *self, double *log_sum, float *values, int32_t *ids, const act *x,
+                  int64_t R, int64_t V, int64_t k)
+{
+    struct cuda *cuda = cuda_of(self);
+    BL_ASSERT(k >= 1 && k <= V);
+    void *scratch = cuda_scratch(cuda, CUDA_SCRATCH_INNER, cuda_top_k_scratch(R, V, k));
+    if (scratch)
+        cuda_ok(cuda, cuda_top_k(cuda->launch, log_sum, values, ids, x, R, V, k, scratch), "top_k");
+}
+
 static void grad_norm(struct ops *self, double *out, const float *g, int64_t count, double scale)
 {
     struct cuda *cuda = cuda_of(self);
@@ -312,6 +322,7 @@ void cuda_fill_table(struct ops *table)
     table->mix_forward = mix_forward;
     table->mix_backward = mix_backward;
     table->router_backward = router_backward;
+    table->top_k = top_k;
     table->grad_norm = grad_norm;
     table->adamw = adamw;
     table->ema = ema;
