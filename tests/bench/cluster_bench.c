@@ -278,9 +278,29 @@ static void say_report(struct peer *p, uint64_t step)
 
 /* -- the stubbed cluster -- */
 
+/* Of the living generation's micro-batches (STEPS_HELD, micro-batches): which were assigned and which received. A hedged one is
+ * assigned twice, and comes twice. */
+enum { ASSIGNED = 1, RECEIVED = 2 };
+static uint8_t *seen;
+
+static uint8_t *seen_of(uint64_t step, uint32_t micro_batch)
+{
+    return seen + step % STEPS_HELD * bl_plan_micro_batches(&plan, BL_KIND_TRAIN) + micro_batch;
+}
+
+static bool is_first(uint64_t step, uint32_t micro_batch, uint8_t what)
+{
+    uint8_t *before = seen_of(step, micro_batch);
+    bool first = !(*before & what);
+    *before |= what;
+    return first;
+}
+
 static void begin_step(struct peer *p, uint64_t step)
 {
-    p->left[step % STEPS_HELD] = share_of(p).count;
+    struct bl_range share = share_of(p);
+    memset(seen_of(step, share.first), 0, share.count);
+    p->left[step % STEPS_HELD] = share.count;
     p->digest[step % STEPS_HELD] = 0;
 }
 
@@ -355,7 +375,8 @@ static void complete(struct peer *loader, uint64_t generation, uint64_t worker, 
     WIRE_ENVELOPE(e, COMPLETED, completed) = &m;
     send_envelope(loader, generation, &e);
     struct peer *p = worker_of(worker);
-    if (!p->member || p->generation != generation || p->stage != JOINED)
+    if (!p->member || p->generation != generation || p->stage != JOINED ||
+        step < (uint64_t)p->applied || !is_first(step, micro_batch, RECEIVED))
         return;
     say_micro_batch(p, true, step, micro_batch);
     micro_batch_done(p, step, micro_batch);
@@ -365,7 +386,8 @@ static void take_assignment(struct peer *loader, uint64_t generation, const Blip
 {
     struct peer *p = worker_of(m->worker);
     note_assigned(m->step);
-    if (p->member && p->generation == generation)
+    if (p->member && p->generation == generation && m->step >= (uint64_t)p->applied &&
+        is_first(m->step, m->micro_batch, ASSIGNED))
         for (size_t i = 0; i < m->n_sample; i++)
             p->digest[m->step % STEPS_HELD] += bl_sample_term(m->first + (uint32_t)i, m->sample[i]);
     if (!resting)
@@ -834,8 +856,9 @@ int main(int argc, char **argv)
                             .micro_batch = (uint32_t)options.micro_batch};
     peer_count = options.workers + options.loaders;
     peers = calloc((size_t)peer_count, sizeof *peers);
+    seen = calloc(STEPS_HELD, (size_t)bl_plan_micro_batches(&plan, BL_KIND_TRAIN));
     poller = epoll_create1(EPOLL_CLOEXEC);
-    BL_ASSERT(peers != NULL && poller >= 0);
+    BL_ASSERT(peers != NULL && seen != NULL && poller >= 0);
     double begun = bl_now_s();
     while (joined < peer_count)
         turn();
