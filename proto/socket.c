@@ -139,23 +139,44 @@ static void drop_malformed(struct wire_socket *s, struct wire_frames *frames)
     wire_cut(s, frames->connection);
 }
 
+static bool take_message(struct wire_socket *s);
+
+/* Who came is told before what they say can be read, but on a socket of its own: where many come at once, that one may be
+ * behind. */
+static bool is_connected(struct wire_socket *s, struct wire_frames *frames)
+{
+    const char *address = wire_address(frames);
+    if (guard_heard(s->guard, frames->connection, address))
+        return true;
+    while (take_message(s->monitor))
+        ;
+    return guard_heard(s->guard, frames->connection, address);
+}
+
+/* Takes the next message that waits; false: there is none. */
+static bool take_message(struct wire_socket *s)
+{
+    struct wire_frames frames;
+    struct wire_id from;
+    bool valid;
+    if (!receive_one(s, &from, &valid, &frames))
+        return false;
+    if (s->guard && !is_connected(s, &frames))
+        frames.connection = -1;
+    if (valid)
+        s->receive(s->user, s->is_router ? &from : NULL, &frames);
+    else
+        drop_malformed(s, &frames);
+    wire_frames_close(&frames);
+    return true;
+}
+
 static void on_check(uv_check_t *check)
 {
     struct wire_socket *s = check->data;
-    for (int i = 0; s->receive && i < SOCKET_MESSAGES_PER_TURN && !s->closing; i++) {
-        struct wire_frames frames;
-        struct wire_id from;
-        bool valid;
-        if (!receive_one(s, &from, &valid, &frames))
+    for (int i = 0; s->receive && i < SOCKET_MESSAGES_PER_TURN && !s->closing; i++)
+        if (!take_message(s))
             break;
-        if (s->guard && !guard_heard(s->guard, frames.connection, wire_address(&frames)))
-            frames.connection = -1;
-        if (valid)
-            s->receive(s->user, s->is_router ? &from : NULL, &frames);
-        else
-            drop_malformed(s, &frames);
-        wire_frames_close(&frames);
-    }
     if (!s->closing && s->wants_write && (events_of(s) & ZMQ_POLLOUT)) {
         s->wants_write = false;
         s->writable(s->user, s);

@@ -10,13 +10,14 @@
 #include "proto/socket_state.h"
 #include "proto/wire.h"
 
+enum { PEERS = 300 };
 #define WAIT_MS 20000 /* only a failing test waits so long */
 
 static struct {
     uv_loop_t uv;
     uv_timer_t timer;
     struct wire_context *zmq;
-    void *raw; /* raw: a socket that does not keep our rules */
+    void *raw, *many[PEERS]; /* raw: sockets that do not keep our rules */
     struct wire_socket *router, *dealer, *pull, *push;
     char control[SOCKET_ENDPOINT_MAX], data[SOCKET_ENDPOINT_MAX];
     struct wire_id id, from; /* the dealer's; the last sender's */
@@ -24,6 +25,7 @@ static struct {
     size_t last_size;
     bool expired;
     int connection; /* the last sender's */
+    int unknown;    /* messages of a connection that nobody told of */
     bool strangers; /* who speaks to the router stays one */
 } net;
 
@@ -64,6 +66,7 @@ static void on_router(void *context, const struct wire_id *from, struct wire_fra
 {
     net.from = *from;
     net.connection = frames->connection;
+    net.unknown += frames->connection < 0;
     if (!net.strangers)
         wire_know(net.router, frames->connection, true);
     take_number(frames, &net.at_router);
@@ -134,6 +137,9 @@ static int close_net(void **state)
     wire_socket_close(&net.push, 0);
     if (net.raw)
         zmq_close(net.raw);
+    for (int i = 0; i < PEERS; i++)
+        if (net.many[i])
+            zmq_close(net.many[i]);
     uv_close((uv_handle_t *)&net.timer, NULL);
     while (uv_loop_close(&net.uv) == UV_EBUSY)
         uv_run(&net.uv, UV_RUN_ONCE);
@@ -154,6 +160,25 @@ static void ten_thousand_messages_both_ways_all_arrive_in_order(void **state)
     WAIT_FOR(net.at_router == COUNT && net.at_dealer == COUNT);
     assert_true(net.most_in_turn <= 2 * SOCKET_MESSAGES_PER_TURN);
     assert_int_equal(wire_socket_dropped(net.router), 0);
+}
+
+/* Before the loop takes what they say, and what ZeroMQ says of them. */
+static void however_many_come_at_once_each_one_s_connection_is_told(void **state)
+{
+    const int at_once = 1, zero = 0, number = 0;
+    open_control();
+    for (int i = 0; i < PEERS; i++) {
+        struct wire_id id = wire_id_make(wire_incarnation(), 1);
+        net.many[i] = zmq_socket(net.zmq->zmq, ZMQ_DEALER);
+        zmq_setsockopt(net.many[i], ZMQ_ROUTING_ID, id.bytes, sizeof id.bytes);
+        zmq_setsockopt(net.many[i], ZMQ_IMMEDIATE, &at_once, sizeof at_once);
+        zmq_setsockopt(net.many[i], ZMQ_LINGER, &zero, sizeof zero);
+        assert_int_equal(zmq_connect(net.many[i], net.control), 0);
+    }
+    for (int i = 0; i < PEERS; i++) /* it waits until it is connected */
+        assert_int_equal(zmq_send(net.many[i], &number, 1, 0), 1);
+    WAIT_FOR(net.at_router == PEERS);
+    assert_int_equal(net.unknown, 0);
 }
 
 /* Every message is answered by the next: the loop sleeps between them and is woken each time. */
@@ -571,6 +596,7 @@ static void beyond_loopback_needs_keys_or_consent(void **state)
 
 UNIT_MAIN(NET_TEST(ten_thousand_messages_both_ways_all_arrive_in_order),
           NET_TEST(a_loop_that_sleeps_is_woken_by_each_message),
+          NET_TEST(however_many_come_at_once_each_one_s_connection_is_told),
           NET_TEST(nobody_of_that_id_is_a_lost_peer),
           NET_TEST(a_peer_that_never_reads_cannot_fill_the_memory),
           NET_TEST(a_full_data_socket_says_when_it_takes_more),
