@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "common/json.h"
+#include "common/size.h"
 #include "tests/tools/weights.h"
+#include "worker/rehearse.h"
 
 static int choose(const json_t *options, const char *key, const char *const *names, int *ret,
                   struct bl_error *err)
@@ -80,6 +82,19 @@ void model_input_close(struct model_input *input)
     bl_json_free(&input->json);
 }
 
+/* As a worker does (engine_load.c). */
+static int reserve(struct model_input *input, const struct captioner_options *options,
+                   enum ops_precision precision, int threads, struct bl_error *err)
+{
+    const struct micro_batch *texts = &input->texts;
+    int64_t longest = 0;
+    for (int64_t b = 0; b < texts->B; b++)
+        longest = bl_max(longest, texts->ids_start[b + 1] - texts->ids_start[b]);
+    return input->ops->peak_bytes
+               ? 0
+               : rehearse_dry(input->c, options, precision, threads, texts->B, longest, err);
+}
+
 static int open_captioner(struct model_input *input, struct bl_error *err)
 {
     struct captioner_options options;
@@ -99,6 +114,7 @@ static int open_captioner(struct model_input *input, struct bl_error *err)
     BL_TRY(ops_device_choose(device, &chosen, err));
     BL_TRY(ops_open(&chosen, precision ? OPS_BF16 : OPS_F32, (int)threads, &input->ops, err));
     BL_TRY(captioner_open(input->ops, &options, &input->c, err));
+    BL_TRY(reserve(input, &options, precision ? OPS_BF16 : OPS_F32, (int)threads, err));
     return weights ? weights_load(input->ops, input->c, weights, err) : 0;
 }
 
