@@ -31,14 +31,13 @@ static float *wide_of_thread(char *scratch, size_t stride)
 }
 
 /* y = x W^T */
-static void multiply(struct cpu *cpu, const struct linear_product *p)
+static void multiply_f32(struct cpu *cpu, const struct linear_product *p)
 {
     const struct ops_matrix *w = p->w;
     const int64_t R = p->R, N = p->N, K = p->K;
-    const bool few = is_few(w, R);
     const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
-    size_t stride = 0;
-    char *scratch = few ? NULL : take_wide(cpu, w, t.columns * K, &stride);
+    size_t stride;
+    char *scratch = take_wide(cpu, w, t.columns * K, &stride);
     if (cpu->dry || (stride && !scratch))
         return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
@@ -51,10 +50,7 @@ static void multiply(struct cpu *cpu, const struct linear_product *p)
             widen(wide, matrix_at(w, n0 * K), w->dtype, columns * K);
             b = wide;
         }
-        if (few)
-            CPU_VARIANT(few_rows)(p, n0, columns);
-        else
-            sgemm('N', 'T', rows, columns, K, p->x + r0 * K, K, b, K, 0, p->y + r0 * N + n0, N);
+        sgemm('N', 'T', rows, columns, K, p->x + r0 * K, K, b, K, 0, p->y + r0 * N + n0, N);
         finish_rows(p, p->y + r0 * N + n0, N, r0, rows, n0, columns);
     }
 }
@@ -62,7 +58,7 @@ static void multiply(struct cpu *cpu, const struct linear_product *p)
 enum { WIDE_ROWS = 2048 }; /* rows of W widened at a time: bounds the scratch */
 
 /* y = or += x W: here x is d_y (R,K), y is d_x (R,N), and W (K,N). */
-static void multiply_transposed(struct cpu *cpu, const struct linear_product *p)
+static void multiply_f32_transposed(struct cpu *cpu, const struct linear_product *p)
 {
     const struct ops_matrix *w = p->w;
     const int64_t R = p->R, N = p->N, K = p->K;
@@ -92,48 +88,56 @@ static void multiply_transposed(struct cpu *cpu, const struct linear_product *p)
     }
 }
 
+/* A product of so few rows waits for W, which the library, or blocks, would first lay out for many. */
+static bool is_few(const struct linear_product *p)
+{
+    enum { FEW_ROWS = 8 };
+    return !p->transposed && p->R <= FEW_ROWS && (p->w->dtype == BL_F32 || p->w->dtype == BL_BF16);
+}
+
+static void multiply(struct ops *self, const struct linear_product *p)
+{
+    struct cpu *cpu = cpu_of(self);
+    if (p->R == 0)
+        return;
+    if (p->w->packing)
+        CPU_VARIANT(multiply_packed)(cpu, p);
+    else if (is_few(p))
+        CPU_VARIANT(multiply_few)(cpu, p);
+    else if (p->w->blocks)
+        CPU_VARIANT(multiply_blocks)(cpu, p);
+    else if (p->transposed)
+        multiply_f32_transposed(cpu, p);
+    else
+        multiply_f32(cpu, p);
+}
+
 static void linear_forward(struct ops *self, act *y, act *saved_pre, const act *x,
                            const struct ops_matrix *w, const float *bias, int64_t R,
                            enum ops_epilogue epilogue)
 {
-    const struct linear_product product = {.w = w,
-                                           .y = cpu_f32(y),
-                                           .saved_pre = cpu_f32(saved_pre),
-                                           .x = cpu_const_f32(x),
-                                           .bias = bias,
-                                           .R = R,
-                                           .N = w->N,
-                                           .K = w->K,
-                                           .epilogue = epilogue};
-    if (R == 0)
-        return;
-    if (w->packing)
-        CPU_VARIANT(multiply_packed)(cpu_of(self), &product);
-    else if (w->blocks && !is_few(w, R))
-        CPU_VARIANT(multiply_blocks)(cpu_of(self), &product);
-    else
-        multiply(cpu_of(self), &product);
+    multiply(self, &(struct linear_product){.w = w,
+                                            .y = cpu_f32(y),
+                                            .saved_pre = cpu_f32(saved_pre),
+                                            .x = cpu_const_f32(x),
+                                            .bias = bias,
+                                            .R = R,
+                                            .N = w->N,
+                                            .K = w->K,
+                                            .epilogue = epilogue});
 }
 
 static void linear_backward_input(struct ops *self, act *d_x, const act *d_y,
                                   const struct ops_matrix *w, int64_t R, bool accumulate)
 {
-    const struct linear_product product = {.w = w,
-                                           .transposed = true,
-                                           .y = cpu_f32(d_x),
-                                           .x = cpu_const_f32(d_y),
-                                           .R = R,
-                                           .N = w->K,
-                                           .K = w->N,
-                                           .accumulate = accumulate};
-    if (R == 0)
-        return;
-    if (w->packing)
-        CPU_VARIANT(multiply_packed)(cpu_of(self), &product);
-    else if (w->blocks)
-        CPU_VARIANT(multiply_blocks)(cpu_of(self), &product);
-    else
-        multiply_transposed(cpu_of(self), &product);
+    multiply(self, &(struct linear_product){.w = w,
+                                            .transposed = true,
+                                            .y = cpu_f32(d_x),
+                                            .x = cpu_const_f32(d_y),
+                                            .R = R,
+                                            .N = w->K,
+                                            .K = w->N,
+                                            .accumulate = accumulate});
 }
 
 static void linear_add(struct ops *self, act *y, const act *base, const act *x,

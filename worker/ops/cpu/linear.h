@@ -17,13 +17,8 @@ struct linear_product {
     bool accumulate; /* without a bias */
 };
 
-/* Rows of x so few that a product waits for W, which is then read as it lies: without the end, columns [n0, n0 + columns). */
-enum { FEW_ROWS = 8 };
-static inline bool is_few(const struct ops_matrix *w, int64_t R)
-{
-    return R <= FEW_ROWS && (w->dtype == BL_F32 || w->dtype == BL_BF16);
-}
-void CPU_VARIANT(few_rows)(const struct linear_product *p, int64_t n0, int64_t columns);
+/* Of few rows, W read as it lies: f32 or bf16. */
+void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p);
 /* In bf16, where the processor multiplies that: W as packed (packed.h). */
 void CPU_VARIANT(multiply_packed)(struct cpu *cpu, const struct linear_product *p);
 /* In block floating point (bfp.h). */

@@ -6,6 +6,7 @@
  */
 #include "worker/ops/cpu/linear.h"
 
+#include "worker/ops/cpu/tiles.h"
 #include "worker/ops/cpu/vector.h"
 
 /* A tile's sums, its rows of W and one of x take 28 of 32 registers, or 16 of 16. */
@@ -96,7 +97,8 @@ static void multiply_columns(float *y, const float *x, const struct tile *t, int
     }
 }
 
-void CPU_VARIANT(few_rows)(const struct linear_product *p, int64_t n0, int64_t columns)
+/* Columns [n0, n0 + columns) of the product, without its end. */
+static void few_rows(const struct linear_product *p, int64_t n0, int64_t columns)
 {
     const struct ops_matrix *w = p->w;
     const int64_t N = p->N, K = p->K, end = n0 + columns;
@@ -111,5 +113,19 @@ void CPU_VARIANT(few_rows)(const struct linear_product *p, int64_t n0, int64_t c
             t.next = n + 2 * TILE_COLUMNS <= N ? group : 0;
             multiply_columns(p->y + n, p->x + k, &t, p->R, N, K, count, k > 0);
         }
+    }
+}
+
+void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p)
+{
+    const int64_t R = p->R, N = p->N;
+    const struct tiles t = tiles_of(R, N, p->w->dtype != BL_F32);
+    if (cpu->dry)
+        return;
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, p->K)))
+    for (int64_t n0 = 0; n0 < N; n0 += t.columns) {
+        const int64_t columns = bl_min(t.columns, N - n0);
+        few_rows(p, n0, columns);
+        finish_rows(p, p->y + n0, N, 0, R, n0, columns);
     }
 }

@@ -1,6 +1,6 @@
 /* worker/ops/cpu/linear_gradient.c - gradients of a linear layer's parameters: d_W (N,K) += d_y^T x, d_b (N) += sum over rows of d_y.
  *
- * Tiles      as in matmul.c, of f32 products at 155 to 180 GFLOP/s; large matrices are passed once, by few rows in f32, or, where
+ * Tiles      as in linear.c, of f32 products at 155 to 180 GFLOP/s; large matrices are passed once, by few rows in f32, or, where
  *            other products are in block floating point, by blocks along rows.
  */
 #include <omp.h>
