@@ -9,6 +9,12 @@
 
 #define CHUNK_BYTES_MIN (1 << 20) /* so that small things share a chunk */
 
+/* What lies behind begins at 64 bytes. */
+static size_t padded(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
 static int add_chunk(struct arena *arena, size_t size, struct bl_error *err)
 {
     struct arena_chunk *chunks =
@@ -77,7 +83,7 @@ void arena_release(struct arena *arena, struct arena_mark mark)
 
 int arena_bytes(struct arena *arena, size_t bytes, void **ret, struct bl_error *err)
 {
-    bytes = (bytes + 63) / 64 * 64;
+    bytes = padded(bytes);
     while (arena->current < arena->count &&
            bytes > arena->chunks[arena->current].size - arena->used) {
         arena->current++;
@@ -111,10 +117,9 @@ int arena_f32(struct arena *arena, int64_t count, float **ret, struct bl_error *
     return 0;
 }
 
-/* What an array takes of the copy, so that the next one begins at 64 bytes. */
-static size_t padded_bytes(const struct arena_array *array)
+static size_t array_bytes(const struct arena_array *array)
 {
-    return ((size_t)array->count * sizeof *array->host + 63) / 64 * 64;
+    return (size_t)array->count * sizeof *array->host;
 }
 
 int arena_i32s_from(struct arena *arena, const struct arena_array *arrays, int count,
@@ -122,7 +127,7 @@ int arena_i32s_from(struct arena *arena, const struct arena_array *arrays, int c
 {
     size_t bytes = 0, at = 0;
     for (int i = 0; i < count; i++)
-        bytes += padded_bytes(&arrays[i]);
+        bytes += padded(array_bytes(&arrays[i]));
     bl_autofree char *host = calloc(bytes + 1, 1);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes of indices", bytes);
@@ -131,9 +136,9 @@ int arena_i32s_from(struct arena *arena, const struct arena_array *arrays, int c
     for (int i = 0; i < count; i++) {
         const struct arena_array *array = &arrays[i];
         if (array->count > 0)
-            memcpy(host + at, array->host, (size_t)array->count * sizeof *array->host);
+            memcpy(host + at, array->host, array_bytes(array));
         *array->ret = (const int32_t *)((const char *)device + at);
-        at += padded_bytes(array);
+        at += padded(array_bytes(array));
     }
     arena->ops->copy_in(arena->ops, device, host, bytes);
     return 0;
