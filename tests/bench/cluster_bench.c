@@ -288,8 +288,11 @@ static uint8_t *seen_of(uint64_t step, uint32_t micro_batch)
     return seen + step % STEPS_HELD * bl_plan_micro_batches(&plan, BL_KIND_TRAIN) + micro_batch;
 }
 
-static bool is_first(uint64_t step, uint32_t micro_batch, uint8_t what)
+/* And of a step that worker p has still to apply? */
+static bool is_first(const struct peer *p, uint64_t step, uint32_t micro_batch, uint8_t what)
 {
+    if (step < (uint64_t)p->applied)
+        return false;
     uint8_t *before = seen_of(step, micro_batch);
     bool first = !(*before & what);
     *before |= what;
@@ -376,7 +379,7 @@ static void complete(struct peer *loader, uint64_t generation, uint64_t worker, 
     send_envelope(loader, generation, &e);
     struct peer *p = worker_of(worker);
     if (!p->member || p->generation != generation || p->stage != JOINED ||
-        step < (uint64_t)p->applied || !is_first(step, micro_batch, RECEIVED))
+        !is_first(p, step, micro_batch, RECEIVED))
         return;
     say_micro_batch(p, true, step, micro_batch);
     micro_batch_done(p, step, micro_batch);
@@ -386,8 +389,7 @@ static void take_assignment(struct peer *loader, uint64_t generation, const Blip
 {
     struct peer *p = worker_of(m->worker);
     note_assigned(m->step);
-    if (p->member && p->generation == generation && m->step >= (uint64_t)p->applied &&
-        is_first(m->step, m->micro_batch, ASSIGNED))
+    if (p->member && p->generation == generation && is_first(p, m->step, m->micro_batch, ASSIGNED))
         for (size_t i = 0; i < m->n_sample; i++)
             p->digest[m->step % STEPS_HELD] += bl_sample_term(m->first + (uint32_t)i, m->sample[i]);
     if (!resting)

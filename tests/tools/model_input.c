@@ -112,9 +112,10 @@ static int open_captioner(struct model_input *input, struct bl_error *err)
     input->experts = options.projector == CAPTIONER_MOE ? options.experts : 0;
     BL_TRY(bl_json_string(input->json, "device", &device, err));
     BL_TRY(ops_device_choose(device, &chosen, err));
-    BL_TRY(ops_open(&chosen, precision ? OPS_BF16 : OPS_F32, (int)threads, &input->ops, err));
+    enum ops_precision products = precision ? OPS_BF16 : OPS_F32;
+    BL_TRY(ops_open(&chosen, products, (int)threads, &input->ops, err));
     BL_TRY(captioner_open(input->ops, &options, &input->c, err));
-    BL_TRY(reserve(input, &options, precision ? OPS_BF16 : OPS_F32, (int)threads, err));
+    BL_TRY(reserve(input, &options, products, (int)threads, err));
     return weights ? weights_load(input->ops, input->c, weights, err) : 0;
 }
 
