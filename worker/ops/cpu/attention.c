@@ -309,7 +309,8 @@ static void blocks_group(const struct forward *f, int64_t s, int64_t kv, char *m
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
     const struct blocks_scratch scratch = blocks_scratch(a, memory);
     bfp_load_strips(scratch.k, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
-    pack_transposed(scratch.wide, f->v + first * f->ld_v + kv * d, f->ld_v, a->k_len[s], d);
+    pack_transposed(scratch.wide, padded(a->k_len[s]), f->v + first * f->ld_v + kv * d, f->ld_v,
+                    a->k_len[s], d);
     bfp_load_strips(scratch.v, scratch.wide, padded(a->k_len[s]), d, a->k_len[s]);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
         const struct head head = head_of(a, s, h);
@@ -329,7 +330,8 @@ static void forward_group(const void *job, int64_t s, int64_t kv, float *memory)
     }
     const struct forward_scratch scratch = forward_scratch(a, memory);
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
-    pack_transposed(scratch.k_transposed, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
+    pack_transposed(scratch.k_transposed, padded(a->k_len[s]), f->k + first * f->ld_k + kv * d,
+                    f->ld_k, a->k_len[s], d);
     const struct panel v =
         panel_of(scratch.v, f->v + first * f->ld_v + kv * d, f->ld_v, a->k_len[s], d);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
@@ -495,8 +497,8 @@ static void backward_group(const void *job, int64_t s, int64_t kv, float *memory
     const struct backward_scratch scratch = backward_scratch(a, memory);
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, k_len = a->k_len[s];
     const int64_t k_at = a->k_start[s] * b->ld_k + kv * d, v_at = a->k_start[s] * b->ld_v + kv * d;
-    pack_transposed(scratch.k_transposed, b->k + k_at, b->ld_k, k_len, d);
-    pack_transposed(scratch.v_transposed, b->v + v_at, b->ld_v, k_len, d);
+    pack_transposed(scratch.k_transposed, padded(k_len), b->k + k_at, b->ld_k, k_len, d);
+    pack_transposed(scratch.v_transposed, padded(k_len), b->v + v_at, b->ld_v, k_len, d);
     const struct panel k = panel_of(scratch.k, b->k + k_at, b->ld_k, k_len, d);
     for (int64_t j = 0; j < k_len; j++) {
         memset(b->d_k + k_at + j * b->ld_k, 0, (size_t)d * sizeof *b->d_k);

@@ -1,83 +1,117 @@
 /* worker/ops/cpu/linear.c - linear layers: y (R,N) = f(x (R,K) W^T + b),  W (N,K); backward d_x = d_y W.
  *
- * Here are products in f32. The result is cut into tiles, each one single-threaded sgemm over the whole inner dimension (a fixed
- * number of them, one after the other, where W has to be widened and its scratch is bounded). OpenMP spreads the tiles. So an
- * element's order of summation is the library's for a shape that R, N and K decide alone. W as matrix.h keeps it: f32, or widened
- * tile by tile into a thread's scratch. Other forms: linear_few.c, linear_blocks.c, linear_packed.c; gradients of
- * parameters: linear_gradient.c.
+ * Here are products in f32. The result is cut into tiles, each one single-threaded sgemm over the inner dimension, or over
+ * fixed blocks of it, one after the other, where W is laid out anew and the scratch for that is bounded. OpenMP spreads the
+ * tiles. So an element's order of summation is the library's for a shape that R, N and K decide alone. W is as matrix.h keeps it:
+ * f32, or widened on the way. Other forms: linear_few.c, linear_blocks.c, linear_packed.c; gradients of parameters:
+ * linear_gradient.c.
  *
- * Rate       140 to 190 GFLOP/s. Larger tiles, and matrices packed as for bf16, were measured too and are no faster.
+ * Rate       one core of a Xeon whose f32 peak is 175 GFLOP/s: 145 to 165 forward, 150 to 175 backward. Kernels of our own
+ *            (product.h) over matrices laid out in strips come as close forward, not backward.
  */
 #include "worker/ops/cpu/linear.h"
 
 #include <omp.h>
 
+#include "worker/ops/cpu/pack.h"
 #include "worker/ops/cpu/tiles.h"
 
-/* A thread's scratch for W's part of a tile, `elements` widened; *stride from one thread's to the next. NULL with *stride 0: W is f32.
- * NULL otherwise: out of memory, which is recorded. */
-static char *take_wide(struct cpu *cpu, const struct ops_matrix *w, int64_t elements,
-                       size_t *stride)
-{
-    *stride = 0;
-    if (w->dtype == BL_F32)
-        return NULL;
-    return cpu_scratch_threads(cpu, CPU_SCRATCH_INNER, (size_t)elements * sizeof(float), stride);
-}
+/* -- y = x W^T -- */
 
-static float *wide_of_thread(char *scratch, size_t stride)
-{
-    return (float *)(scratch + (size_t)omp_get_thread_num() * stride);
-}
+/* The library multiplies x by rows of W faster than by columns of it, which it would turn for each tile: here W's part of a
+ * column of tiles is turned once for all of them, an inner block at a time. */
+enum { INNER = 1024 };
 
-/* y = x W^T */
-static void multiply_f32(struct cpu *cpu, const struct linear_product *p)
+/* `columns` rows of W from n0 on, elements [k0, k0 + inner): y has inner rows of padded(columns). */
+static void turn(float *y, const struct ops_matrix *w, int64_t n0, int64_t columns, int64_t k0,
+                 int64_t inner)
 {
-    const struct ops_matrix *w = p->w;
-    const int64_t R = p->R, N = p->N, K = p->K;
-    const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
-    size_t stride;
-    char *scratch = take_wide(cpu, w, t.columns * K, &stride);
-    if (cpu->dry || (stride && !scratch))
+    enum { ROWS = VECTOR, BLOCK = 64 };
+    if (w->dtype == BL_F32) {
+        pack_transposed(y, padded(columns), (const float *)matrix_at(w, n0 * w->K + k0), w->K,
+                        columns, inner);
         return;
-#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
-    for (int64_t i = 0; i < t.count; i++) {
-        int64_t r0 = i % t.row_count * t.rows, n0 = i / t.row_count * t.columns;
-        int64_t rows = bl_min(t.rows, R - r0), columns = bl_min(t.columns, N - n0);
-        const float *b = (const float *)matrix_at(w, n0 * K);
-        if (stride) {
-            float *wide = wide_of_thread(scratch, stride);
-            widen(wide, matrix_at(w, n0 * K), w->dtype, columns * K);
-            b = wide;
+    }
+    for (int64_t n = 0; n < columns; n += ROWS)
+        for (int64_t k = 0; k < inner; k += BLOCK) {
+            float wide[ROWS * BLOCK];
+            const int64_t rows = bl_min(ROWS, columns - n), count = bl_min(BLOCK, inner - k);
+            for (int64_t i = 0; i < rows; i++)
+                widen(wide + i * BLOCK, matrix_at(w, (n0 + n + i) * w->K + k0 + k), w->dtype,
+                      count);
+            pack_transposed(y + k * padded(columns) + n, padded(columns), wide, BLOCK, rows, count);
         }
-        sgemm('N', 'T', rows, columns, K, p->x + r0 * K, K, b, K, 0, p->y + r0 * N + n0, N);
-        finish_rows(p, p->y + r0 * N + n0, N, r0, rows, n0, columns);
+}
+
+/* Tiles [first, end) of the product's rows in the columns from n0 on; turned: the thread's scratch. */
+static void multiply_column(const struct linear_product *p, const struct tiles *t, int64_t first,
+                            int64_t end, int64_t n0, float *turned)
+{
+    const int64_t N = p->N, K = p->K, columns = bl_min(t->columns, N - n0);
+    for (int64_t k0 = 0; k0 < K; k0 += INNER) {
+        const int64_t inner = bl_min(INNER, K - k0);
+        turn(turned, p->w, n0, columns, k0, inner);
+        for (int64_t r0 = first * t->rows; r0 < bl_min(end * t->rows, p->R); r0 += t->rows) {
+            const int64_t rows = bl_min(t->rows, p->R - r0);
+            float *y = p->y + r0 * N + n0;
+            sgemm('N', 'N', rows, columns, inner, p->x + r0 * K + k0, K, turned, padded(columns),
+                  k0 > 0, y, N);
+            if (k0 + inner == K)
+                finish_rows(p, y, N, r0, rows, n0, columns);
+        }
     }
 }
 
+static void multiply_f32(struct cpu *cpu, const struct linear_product *p)
+{
+    const struct tiles t = tiles_of(p->R, p->N, false);
+    /* Tiles below each other, as many as leave enough for the threads. */
+    const int64_t wanted = cpu->threads > 1 ? 4 * cpu->threads : 1;
+    const int64_t parts = bl_min(t.row_count, bl_ceil_div(wanted, t.column_count)),
+                  part = bl_ceil_div(t.row_count, parts);
+    size_t stride;
+    char *scratch = cpu_scratch_threads(
+        cpu, CPU_SCRATCH_INNER, (size_t)(padded(t.columns) * bl_min(INNER, p->K)) * sizeof(float),
+        &stride);
+    if (!scratch || cpu->dry)
+        return;
+#pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(p->R, p->N, p->K)))
+    for (int64_t i = 0; i < t.column_count * parts; i++) {
+        const int64_t first = i % parts * part;
+        multiply_column(p, &t, first, first + part, i / parts * t.columns,
+                        (float *)(scratch + (size_t)omp_get_thread_num() * stride));
+    }
+}
+
+/* -- y = or += x W: here x is d_y (R,K), y is d_x (R,N), and W (K,N) -- */
+
 enum { WIDE_ROWS = 2048 }; /* rows of W widened at a time: bounds the scratch */
 
-/* y = or += x W: here x is d_y (R,K), y is d_x (R,N), and W (K,N). */
 static void multiply_f32_transposed(struct cpu *cpu, const struct linear_product *p)
 {
     const struct ops_matrix *w = p->w;
     const int64_t R = p->R, N = p->N, K = p->K;
-    const struct tiles t = tiles_of(R, N, w->dtype != BL_F32);
-    size_t stride;
-    char *scratch = take_wide(cpu, w, bl_min(K, WIDE_ROWS) * t.columns, &stride);
-    if (cpu->dry || (stride && !scratch))
+    const bool widened = w->dtype != BL_F32;
+    const struct tiles t = tiles_of(R, N, widened);
+    size_t stride = 0;
+    char *scratch = NULL;
+    if (widened)
+        scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER,
+                                      (size_t)(bl_min(K, WIDE_ROWS) * t.columns) * sizeof(float),
+                                      &stride);
+    if (cpu->dry || (widened && !scratch))
         return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
     for (int64_t i = 0; i < t.count; i++) {
         int64_t r0 = i % t.row_count * t.rows, n0 = i / t.row_count * t.columns;
         int64_t rows = bl_min(t.rows, R - r0), columns = bl_min(t.columns, N - n0);
         float *y = p->y + r0 * N + n0;
-        if (!stride) {
+        if (!widened) {
             sgemm('N', 'N', rows, columns, K, p->x + r0 * K, K, (const float *)matrix_at(w, n0), N,
                   p->accumulate, y, N);
             continue;
         }
-        float *wide = wide_of_thread(scratch, stride);
+        float *wide = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
         for (int64_t k0 = 0; k0 < K; k0 += WIDE_ROWS) {
             int64_t inner = bl_min(WIDE_ROWS, K - k0);
             for (int64_t k = 0; k < inner; k++)

@@ -115,7 +115,7 @@ static void gradient_block_rows(const struct block_gradient *g, int64_t n0, char
     const int64_t R = g->R, K = g->K, rows = bl_min(GRADIENT_ROWS, g->N - n0), ld = padded(R);
     float *d_y = (float *)mine;
     char *strips = mine + whole_lines((size_t)(GRADIENT_ROWS * ld) * sizeof *d_y);
-    pack_transposed(d_y, g->d_y + n0, g->N, R, rows);
+    pack_transposed(d_y, ld, g->d_y + n0, g->N, R, rows);
     bfp_load_strips(strips, d_y, ld, rows, R);
     for (int64_t k = 0; k < K; k += BFP_PANEL) {
         const int64_t columns = bl_min(BFP_PANEL, K - k);

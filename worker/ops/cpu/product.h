@@ -2,21 +2,18 @@
  * matmul library costs as much as 16 x 64 x 24 multiplications, which is a head of a small model.
  *
  * y (M,N) = alpha a b, or += : a[i a_row + k a_column] (so that it may be transposed), b (K,N) in
- * rows of ld_b with readable memory up to the next multiple of VECTOR columns. Tiles of 4 rows by
+ * rows of ld_b with readable memory up to the next multiple of VECTOR columns. Tiles of TILE_ROWS rows by
  * WIDE vectors stay in registers for all of K, and their loops over rows and vectors are short and
  * bare, so that compilers unroll them: an element's sum runs over k in order, whatever the tile.
  */
 #pragma once
 
 #include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
 
-#include "common/size.h"
-#include "worker/ops/cpu/vector.h"
+#include "worker/ops/cpu/pack.h"
 
-/* Vectors of a tile's row: what the registers hold beside four rows of it. */
-enum { WIDE = VECTOR == 16 ? 4 : 2 };
+/* A tile, whose sums the registers hold beside a row of b and an element of a: 24 of 32, or 12 of 16. */
+enum { TILE_ROWS = 6, WIDE = VECTOR == 16 ? 4 : 2 };
 
 struct product {
     int64_t M, N, K;
@@ -30,15 +27,10 @@ struct product {
     bool add;
 };
 
-static inline int64_t padded(int64_t columns)
-{
-    return bl_ceil_div(columns, VECTOR) * VECTOR;
-}
-
 /* The sums of a tile of which `columns` lie within y. */
 static __attribute__((noinline)) void product_edge(const struct product *p, float *y,
-                                                   vector sum[4][WIDE], int rows, int vectors,
-                                                   int64_t columns)
+                                                   vector sum[TILE_ROWS][WIDE], int rows,
+                                                   int vectors, int64_t columns)
 {
     for (int i = 0; i < rows; i++) {
         float line[WIDE * VECTOR];
@@ -53,16 +45,16 @@ static __attribute__((noinline)) void product_edge(const struct product *p, floa
 static inline __attribute__((always_inline)) void product_tile(const struct product *p, int64_t i0,
                                                                int64_t j0, int rows, int vectors)
 {
-    vector sum[4][WIDE];
+    vector sum[TILE_ROWS][WIDE];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vectors; v++)
             sum[i][v] = (vector){0};
     const float *a = p->a + i0 * p->a_row, *b = p->b + j0;
+    float *y = p->y + i0 * p->ld_y + j0;
     for (int64_t k = 0; k < p->K; k++, a += p->a_column, b += p->ld_b)
         for (int i = 0; i < rows; i++)
             for (int v = 0; v < vectors; v++)
                 sum[i][v] += a[i * p->a_row] * *(const vector *)(b + v * VECTOR);
-    float *y = p->y + i0 * p->ld_y + j0;
     if (p->N - j0 < vectors * VECTOR)
         product_edge(p, y, sum, rows, vectors, p->N - j0);
     else if (p->add)
@@ -80,8 +72,12 @@ static inline __attribute__((always_inline)) void product_strip(const struct pro
                                                                 int vectors)
 {
     int64_t i = 0;
+    for (; i + TILE_ROWS <= p->M; i += TILE_ROWS)
+        product_tile(p, i, j0, TILE_ROWS, vectors);
     for (; i + 4 <= p->M; i += 4)
         product_tile(p, i, j0, 4, vectors);
+    for (; i + 2 <= p->M; i += 2)
+        product_tile(p, i, j0, 2, vectors);
     for (; i < p->M; i++)
         product_tile(p, i, j0, 1, vectors);
 }
@@ -108,33 +104,4 @@ static void product(const struct product *p)
         j += vectors * VECTOR;
         left -= vectors;
     }
-}
-
-/* rows x columns into rows of padded(columns), zeros behind. */
-static inline void pack(float *restrict y, const float *x, int64_t ld_x, int64_t rows,
-                        int64_t columns)
-{
-    const int64_t width = padded(columns);
-    for (int64_t r = 0; r < rows; r++) {
-        memcpy(y + r * width, x + r * ld_x, (size_t)columns * sizeof *y);
-        for (int64_t c = columns; c < width; c++)
-            y[r * width + c] = 0;
-    }
-}
-
-/* Its transpose: columns rows of padded(rows). By blocks of rows that stay in the L1 cache. */
-static inline void pack_transposed(float *restrict y, const float *x, int64_t ld_x, int64_t rows,
-                                   int64_t columns)
-{
-    const int64_t width = padded(rows);
-    for (int64_t first = 0; first < rows; first += 64)
-        for (int64_t c = 0; c < columns; c++) {
-            const int64_t end = bl_min(rows, first + 64);
-#pragma omp simd
-            for (int64_t r = first; r < end; r++)
-                y[c * width + r] = x[r * ld_x + c];
-        }
-    for (int64_t c = 0; c < columns; c++)
-        for (int64_t r = rows; r < width; r++)
-            y[c * width + r] = 0;
 }

@@ -45,3 +45,40 @@ static inline float total_of(vector x)
 #endif
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
+
+/* Of two vectors' lanes, one of each in turn: those of the lower halves, or of the upper ones. */
+static inline vector zip_low(vector a, vector b)
+{
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif defined(__AVX__)
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+static inline vector zip_high(vector a, vector b)
+{
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                   31);
+#elif defined(__AVX__)
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+
+/* rows[i] lane j <- rows[j] lane i: a perfect shuffle for each bit of a lane's number. */
+static inline __attribute__((always_inline)) void transpose(vector rows[VECTOR])
+{
+    for (int round = 1; round < VECTOR; round *= 2) {
+        vector zipped[VECTOR];
+        for (int i = 0; i < VECTOR / 2; i++) {
+            zipped[2 * i] = zip_low(rows[i], rows[i + VECTOR / 2]);
+            zipped[2 * i + 1] = zip_high(rows[i], rows[i + VECTOR / 2]);
+        }
+        for (int i = 0; i < VECTOR; i++)
+            rows[i] = zipped[i];
+    }
+}
