@@ -319,7 +319,8 @@ def a_closed_terminal_and_a_reader_that_is_gone_lose_nothing(place):
         state = json.load(open(os.path.join(case.run, "checkpoints/latest/state.json")))
         expect(state["step"] == case.committed(), "%s: %d saved of %d" % (case.name, state["step"], case.committed()))
 
-    case, process = start("hangup", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    case, process = start("hangup", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,  # these tests may run under nohup
+                          preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGHUP)
     is_saved(case, process)
