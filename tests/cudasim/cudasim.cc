@@ -302,9 +302,13 @@ void cudasim_run(dim3 grid, dim3 size, size_t dynamic_bytes, void (*body)(void *
             }
 }
 
+thread_local cudaError_t cudasim_last_error = cudaSuccess;
+
 cudaError_t cudaGetLastError(void)
 {
-    return cudaSuccess;
+    const cudaError_t last = cudasim_last_error;
+    cudasim_last_error = cudaSuccess;
+    return last;
 }
 
 void *cudasim_shared(const void *key, size_t bytes)

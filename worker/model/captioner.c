@@ -101,7 +101,7 @@ int captioner_open(struct ops *ops, const struct captioner_options *options, str
     if (!c)
         return bl_fail(err, BL_ENOMEM, "no memory for a captioner");
     c->ops = ops;
-    c->arena.ops = ops;
+    c->arena.ops = c->recorder.ops = ops;
     c->options = *options;
     BL_TRY(hf_vision_open(options->vision, &c->vision_config, err));
     BL_TRY(hf_preprocess_open(options->vision, &c->vision_config, &c->preprocess, err));
@@ -142,6 +142,7 @@ void captioner_free(struct captioner **c)
     params_close(&it->params);
     qformer_free(&it->qformer);
     projector_free(&it->projector);
+    recorder_close(&it->recorder);
     arena_close(&it->arena);
     release_step(it);
     free(it);

@@ -8,6 +8,7 @@
 #include "worker/model/params.h"
 #include "worker/model/projector.h"
 #include "worker/model/qformer.h"
+#include "worker/model/recorder.h"
 #include "worker/model/vision.h"
 
 /* A text of the step: its label tokens, and the source whose sums they count in. */
@@ -42,8 +43,9 @@ struct captioner {
     struct params params;
     struct qformer *qformer;
     struct projector *projector;
-    int64_t projector_end; /* offset behind the experts' or the MLP's last tensor */
-    struct arena arena;    /* of the micro-batch at hand */
+    int64_t projector_end;    /* offset behind the experts' or the MLP's last tensor */
+    struct arena arena;       /* of the micro-batch at hand */
+    struct recorder recorder; /* of captions' tokens */
     struct step_store step;
 };
 

@@ -73,34 +73,38 @@ static int decoder_init(struct decoder *decoder, struct captioner *c, int64_t sl
     return reorders ? take_cache(decoder, &decoder->spare, err) : 0;
 }
 
-/* The k likeliest tokens of n texts, by way of one block on the device, laid out as that of the host. */
-static int take_likeliest(struct decoder *decoder, const act *logits, int64_t n,
-                          struct bl_error *err)
+/* What comes of the last rows of n texts, on the device. */
+struct outputs {
+    act *h, *logits; /* (n, d), (n, V) */
+    void *wanted;    /* what the decoder has of them on the host, laid out as there */
+};
+
+static size_t wanted_bytes(const struct decoder *decoder, int64_t n)
 {
-    struct ops *ops = decoder->c->ops;
-    const int64_t k = decoder->k;
-    void *device;
-    BL_TRY(arena_bytes(&decoder->c->arena, block_bytes(n, k), &device, err));
-    double *log_sum = device;
-    float *likeliest = (float *)(log_sum + n);
-    ops->top_k(ops, log_sum, likeliest, (int32_t *)(likeliest + n * k), logits, n,
-               decoder->c->llm_config.vocabulary, k);
-    ops->copy_out(ops, decoder->block, device, block_bytes(n, k));
-    decoder->log_sum = decoder->block;
-    decoder->likeliest = (float *)(decoder->log_sum + n);
-    decoder->candidate = (int32_t *)(decoder->likeliest + n * k);
-    return 0;
+    return decoder->k ? block_bytes(n, decoder->k)
+                      : (size_t)(n * decoder->c->llm_config.vocabulary) * sizeof(float);
 }
 
-static int take_logits(struct decoder *decoder, const act *logits, int64_t n, struct bl_error *err)
+static int take_outputs(const struct decoder *decoder, int64_t n, struct outputs *ret,
+                        struct bl_error *err)
+{
+    struct captioner *c = decoder->c;
+    BL_TRY(arena_act(&c->arena, n * c->llm_config.hidden, &ret->h, err));
+    BL_TRY(arena_act(&c->arena, n * c->llm_config.vocabulary, &ret->logits, err));
+    return arena_bytes(&c->arena, wanted_bytes(decoder, n), &ret->wanted, err);
+}
+
+/* Waits for the device. */
+static int fetch(struct decoder *decoder, const struct outputs *out, int64_t n,
+                 struct bl_error *err)
 {
     struct ops *ops = decoder->c->ops;
-    const int64_t count = n * decoder->c->llm_config.vocabulary;
-    float *device;
-    BL_TRY(arena_f32(&decoder->c->arena, count, &device, err));
-    ops->act_to_f32(ops, device, logits, count);
-    ops->copy_out(ops, decoder->logits, device, (size_t)count * sizeof *device);
-    return 0;
+    ops->copy_out(ops, decoder->k ? decoder->block : decoder->logits, out->wanted,
+                  wanted_bytes(decoder, n));
+    decoder->log_sum = decoder->block;
+    decoder->likeliest = (float *)(decoder->log_sum + n);
+    decoder->candidate = (int32_t *)(decoder->likeliest + n * decoder->k);
+    return ops->sync(ops, err);
 }
 
 /* -- places of rows in the cache -- */
@@ -138,21 +142,22 @@ static void take_places(struct decoder *decoder, int32_t *host, const int32_t *s
 
 /* -- running -- */
 
-/* Runs x (R, d), the next rows of the texts in the cache, and leaves what the decoder wants of their logits. */
-static int run(struct decoder *decoder, act *x, const struct llm_rows *rows,
-               const struct llm_cache *cache, struct bl_error *err)
+/* Runs x (R, d), the next rows of the texts in the cache. */
+static int run(const struct decoder *decoder, act *x, const struct llm_rows *rows,
+               const struct llm_cache *cache, const struct outputs *out, struct bl_error *err)
 {
     struct captioner *c = decoder->c;
-    struct arena *arena = &c->arena;
-    int64_t n = rows->sequences.S;
-    act *h, *logits;
-    BL_TRY(arena_act(arena, n * c->llm_config.hidden, &h, err));
-    BL_TRY(arena_act(arena, n * c->llm_config.vocabulary, &logits, err));
-    BL_TRY(llm_forward(c->llm, arena, h, x, rows, cache, false, err));
-    BL_TRY(llm_logits(c->llm, arena, logits, h, n, err));
-    BL_TRY(decoder->k ? take_likeliest(decoder, logits, n, err)
-                      : take_logits(decoder, logits, n, err));
-    return c->ops->sync(c->ops, err);
+    struct ops *ops = c->ops;
+    const int64_t n = rows->sequences.S, V = c->llm_config.vocabulary, k = decoder->k;
+    BL_TRY(llm_forward(c->llm, &c->arena, out->h, x, rows, cache, false, err));
+    BL_TRY(llm_logits(c->llm, &c->arena, out->logits, out->h, n, err));
+    double *log_sum = out->wanted;
+    float *likeliest = (float *)(log_sum + n);
+    if (k > 0)
+        ops->top_k(ops, log_sum, likeliest, (int32_t *)(likeliest + n * k), out->logits, n, V, k);
+    else
+        ops->act_to_f32(ops, out->wanted, out->logits, n * V);
+    return 0;
 }
 
 /* Images and prompts into slots 0, stride, 2 stride, … */
@@ -169,24 +174,44 @@ static int decoder_prompt(struct decoder *decoder, const struct layout *layout, 
         slot[s] = (int32_t)(s * stride);
     struct llm_cache cache;
     struct arena_array arrays[PLACES];
+    struct outputs out;
     take_places(decoder, slot + n, slot, layout->lengths, n, R, &cache, arrays);
     act *x;
     BL_TRY(arena_i32s_from(&c->arena, arrays, PLACES, err));
     BL_TRY(arena_act(&c->arena, R * c->llm_config.hidden, &x, err));
     BL_TRY(captioner_inputs(c, x, layout, y, err));
-    BL_TRY(run(decoder, x, &layout->rows, &cache, err));
+    BL_TRY(take_outputs(decoder, n, &out, err));
+    BL_TRY(run(decoder, x, &layout->rows, &cache, &out, err));
+    BL_TRY(fetch(decoder, &out, n, err));
     arena_release(&c->arena, mark);
     return 0;
 }
 
-/* One more token for each of n texts. */
-static int decoder_token(struct decoder *decoder, const int32_t *slot, const int32_t *token,
+/* One more token for each of n texts: all that its operations are given. */
+struct token {
+    const struct decoder *decoder;
+    struct llm_rows rows;
+    struct llm_cache cache;
+    const int32_t *ids;
+    act *x;
+    struct outputs out;
+};
+
+static int queue_token(void *context, struct bl_error *err)
+{
+    const struct token *token = context;
+    llm_embed(token->decoder->c->llm, token->x, token->ids, token->rows.R);
+    return run(token->decoder, token->x, &token->rows, &token->cache, &token->out, err);
+}
+
+/* Captions come token by token, with small operations: what differs from one token to the next is in arrays, so that one
+ * recording serves all tokens of n texts. Its memory is taken in one order, so that the first addresses decide all. */
+static int decoder_token(struct decoder *decoder, const int32_t *slot, const int32_t *ids,
                          int64_t n, struct bl_error *err)
 {
     enum { OWN = 4 };
     struct captioner *c = decoder->c;
-    struct arena *arena = &c->arena;
-    struct arena_mark mark = arena_mark(arena);
+    struct arena_mark mark = arena_mark(&c->arena);
     bl_autofree int32_t *host =
         malloc((size_t)(3 * n + places_count(decoder, n, n)) * sizeof *host);
     if (!host)
@@ -197,21 +222,23 @@ static int decoder_token(struct decoder *decoder, const int32_t *slot, const int
         row[i] = (int32_t)i;
         one[i] = 1;
     }
-    struct llm_rows rows = {.R = n, .kept = n};
-    struct llm_cache cache;
+    struct token token = {.decoder = decoder, .rows = {.R = n, .kept = n}};
     struct arena_array arrays[OWN + PLACES];
-    const int32_t *ids;
-    act *x;
-    sequences_arrays(n, row, one, &rows.sequences, arrays);
-    arrays[2] = (struct arena_array){position, n, &rows.position};
-    arrays[3] = (struct arena_array){token, n, &ids};
-    take_places(decoder, one + n, slot, one, n, n, &cache, arrays + OWN);
-    BL_TRY(arena_i32s_from(arena, arrays, OWN + PLACES, err));
-    rows.keep = rows.sequences.start; /* a row each */
-    BL_TRY(arena_act(arena, n * c->llm_config.hidden, &x, err));
-    llm_embed(c->llm, x, ids, n);
-    BL_TRY(run(decoder, x, &rows, &cache, err));
-    arena_release(arena, mark);
+    sequences_arrays(n, row, one, &token.rows.sequences, arrays);
+    arrays[2] = (struct arena_array){position, n, &token.rows.position};
+    arrays[3] = (struct arena_array){ids, n, &token.ids};
+    take_places(decoder, one + n, slot, one, n, n, &token.cache, arrays + OWN);
+    if (c->ops->record) /* nor may the longest text decide anything */
+        token.cache.keys.len_max = decoder->rows;
+    BL_TRY(arena_i32s_from(&c->arena, arrays, OWN + PLACES, err));
+    token.rows.keep = token.rows.sequences.start; /* a row each */
+    BL_TRY(arena_act(&c->arena, n * c->llm_config.hidden, &token.x, err));
+    BL_TRY(take_outputs(decoder, n, &token.out, err));
+    const struct recorder_key key = {{n, decoder->k, decoder->slots, decoder->rows},
+                                     {decoder->layers[0], token.rows.keep, token.x}};
+    BL_TRY(recorder_run(&c->recorder, &key, queue_token, &token, err));
+    BL_TRY(fetch(decoder, &token.out, n, err));
+    arena_release(&c->arena, mark);
     return 0;
 }
 

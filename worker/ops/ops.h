@@ -83,6 +83,11 @@ struct ops_affine {
 /* ops operand_create */
 struct ops_operand;
 
+/* ops record */
+struct ops_recording;
+/* Queues operations; may fail. */
+typedef int ops_queue(void *context, struct bl_error *err);
+
 /* One AdamW step (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2).
  */
 struct ops_adamw {
@@ -124,6 +129,17 @@ struct ops {
     void (*copy)(struct ops *self, void *y, const void *x, size_t bytes);
     void (*zero)(struct ops *self, void *p, size_t bytes);
     int (*sync)(struct ops *self, struct bl_error *err);
+
+    /* -- recordings: a run of operations that is queued as one; all three NULL where a device gains nothing by it -- */
+    /* *ret = what queue(context) queues, none of which runs, with its arguments as they are: sizes, pointers, numbers; what arrays
+     * hold is read at each replay. Allowed are operations on memory that there is, all of which have run before with the same
+     * shapes, copy and zero. Not copy_in, copy_out, sync and release (asserts); alloc fails. -BL_EDEVICE: the device refuses it, and
+     * goes on as before; else what queue returned. */
+    int (*record)(struct ops *self, struct ops_recording **ret, ops_queue *queue, void *context,
+                  struct bl_error *err);
+    /* Queues it. false: some memory was released since it was recorded, whether it uses it or not, and nothing was queued. */
+    bool (*replay)(struct ops *self, const struct ops_recording *recording);
+    void (*recording_free)(struct ops *self, struct ops_recording **recording);
 
     /* act <-> f32, both device */
     void (*act_from_f32)(struct ops *self, act *y, const float *x, int64_t count);

@@ -341,8 +341,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t desc, co
     double_products.algorithm = by.id;
     double_products.fastest = best_of(&p, true);
     double_products.first = best_of(&p, false);
-    double_queue_lazily(stream, run_job, job, flush);
-    return CUBLAS_STATUS_SUCCESS;
+    return double_queue_lazily(stream, run_job, job, flush) == cudaSuccess
+               ? CUBLAS_STATUS_SUCCESS
+               : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t lt, cublasLtMatmulDesc_t desc,

@@ -11,6 +11,9 @@
  * Copies     must say their direction right. From pageable memory they have read their source when the call
  *            returns, to pageable memory they have arrived; pinned memory is read and written when the
  *            copy runs, and must still be there.
+ * Graphs     Nothing runs while a stream is captured. What would then have to happen at once or to be waited for fails and
+ *            invalidates the capture, and so do events. An operation keeps its arguments; what they point to is read each time
+ *            that the graph runs. Launching a graph after memory was released that it may use ends the process.
  */
 #include "tests/cudasim/doubles/queue.h"
 
@@ -19,16 +22,19 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
 /* cudasim.h: where launches of kernels go. */
 extern void (*cudasim_submit)(cudaStream_t stream, std::function<void()> work);
+extern thread_local cudaError_t cudasim_last_error;
 
 namespace
 {
@@ -58,14 +64,29 @@ struct operation {
     const char *pinned = nullptr;            /* what a copy reads or writes */
     bool lazy = false;                       /* it knows what was put off */
 };
+/* Operations one behind the other. */
+struct graph {
+    std::vector<operation> nodes;
+    std::map<char *, size_t> memory; /* blocks that there were, which it may use */
+    bool outlived = false;           /* by it: one of them is released */
+    size_t waiting = 0;              /* nodes in queues */
+};
+/* A graph in the making. */
+struct capture {
+    std::unique_ptr<graph> made = std::make_unique<graph>();
+    std::thread::id by = std::this_thread::get_id();
+    bool valid = true;
+};
 struct stream {
     std::deque<operation> queue;
-    double ms = 0; /* when its last operation ended */
+    std::unique_ptr<capture> captured; /* or null */
+    double ms = 0;                     /* when its last operation ended */
 };
 
 std::mutex lock; /* over all that follows, and while work runs */
 std::vector<stream *> streams;
 std::map<char *, size_t> blocks, pinned; /* beginning, bytes */
+std::set<graph *> graphs;                /* executable ones */
 char *arena;                             /* DEVICE_BYTES of addresses */
 size_t used, reached;                    /* bytes handed out; of the arena, ever touched */
 uint64_t random_state;
@@ -244,10 +265,41 @@ stream *stream_of(cudaStream_t handle)
     broken("a stream that there is not");
 }
 
-void put(cudaStream_t handle, operation o)
+cudaError_t failed(cudaError_t rc)
 {
-    stream_of(handle)->queue.push_back(std::move(o));
-    run_some(8);
+    return cudasim_last_error = rc;
+}
+
+/* Into the stream's queue, or into the graph that is made of it. */
+cudaError_t put(cudaStream_t handle, operation o)
+{
+    stream *s = stream_of(handle);
+    if (!s->captured) {
+        s->queue.push_back(std::move(o));
+        run_some(8);
+        return cudaSuccess;
+    }
+    if (!s->captured->valid)
+        return failed(cudaErrorStreamCaptureInvalidated);
+    s->captured->valid = o.run && !o.ready;
+    if (!s->captured->valid)
+        return failed(cudaErrorStreamCaptureUnsupported);
+    s->captured->made->nodes.push_back(std::move(o));
+    return cudaSuccess;
+}
+
+/* What neither a thread that captures may do, nor anybody with a stream that is captured: it invalidates the capture. */
+bool forbidden(const stream *with = nullptr)
+{
+    bool found = false;
+    for (stream *s : streams)
+        if (s->captured && (s == with || s->captured->by == std::this_thread::get_id())) {
+            s->captured->valid = false;
+            found = true;
+        }
+    if (found)
+        failed(cudaErrorStreamCaptureUnsupported);
+    return found;
 }
 
 void put_work(cudaStream_t handle, std::function<void()> work)
@@ -274,9 +326,11 @@ bool is_device(const void *p, size_t bytes)
     return holder(blocks, p, bytes) != blocks.end();
 }
 
-void copy_in(cudaStream_t handle, void *y, const void *x, size_t bytes)
+cudaError_t copy_in(cudaStream_t handle, void *y, const void *x, size_t bytes)
 {
     operation o;
+    if (!is_pinned(x, bytes) && forbidden(stream_of(handle)))
+        return cudaErrorStreamCaptureUnsupported;
     if (is_pinned(x, bytes)) {
         o.pinned = (const char *)x;
         o.run = [=] { memcpy(y, x, bytes); };
@@ -284,22 +338,34 @@ void copy_in(cudaStream_t handle, void *y, const void *x, size_t bytes)
         auto staged = std::make_shared<std::vector<char>>((const char *)x, (const char *)x + bytes);
         o.run = [=] { memcpy(y, staged->data(), bytes); };
     }
-    put(handle, std::move(o));
+    return put(handle, std::move(o));
 }
 
-void copy_out(cudaStream_t handle, void *y, const void *x, size_t bytes)
+cudaError_t copy_out(cudaStream_t handle, void *y, const void *x, size_t bytes)
 {
     auto arrived = std::make_shared<bool>(false);
     const bool waits = !is_pinned(y, bytes);
+    if (waits && forbidden(stream_of(handle)))
+        return cudaErrorStreamCaptureUnsupported;
     operation o;
     o.pinned = waits ? nullptr : (const char *)y;
     o.run = [=] {
         memcpy(y, x, bytes);
         *arrived = true;
     };
-    put(handle, std::move(o));
+    const cudaError_t rc = put(handle, std::move(o));
     if (waits)
         run_until([&] { return *arrived; });
+    return rc;
+}
+
+/* Such an operation as queue.h tells of. The context lives as long as a graph may run it. */
+operation operation_of(void (*run)(void *context), void *context)
+{
+    const std::shared_ptr<void> owned(context, free);
+    operation o;
+    o.run = [=] { run(owned.get()); };
+    return o;
 }
 } // namespace
 
@@ -308,39 +374,29 @@ extern "C" void double_spend(double ms)
     spent_ms += ms;
 }
 
-extern "C" void double_queue(cudaStream_t stream, void (*run)(void *context), void *context)
+extern "C" cudaError_t double_queue(cudaStream_t stream, void (*run)(void *context), void *context)
 {
-    put_work(stream, [=] {
-        run(context);
-        free(context);
-    });
+    std::lock_guard<std::mutex> guard(lock);
+    return put(stream, operation_of(run, context));
 }
 
-extern "C" void double_queue_lazily(cudaStream_t stream, void (*run)(void *context), void *context,
-                                    void (*how)(void))
+extern "C" cudaError_t double_queue_lazily(cudaStream_t stream, void (*run)(void *context),
+                                           void *context, void (*how)(void))
 {
     std::lock_guard<std::mutex> guard(lock);
     flush = how;
-    operation o;
+    operation o = operation_of(run, context);
     o.lazy = true;
-    o.run = [=] {
-        run(context);
-        free(context);
-    };
-    put(stream, std::move(o));
+    return put(stream, std::move(o));
 }
 
-extern "C" void double_queue_when(cudaStream_t stream, bool (*ready)(void *context),
-                                  void (*run)(void *context), void *context)
+extern "C" cudaError_t double_queue_when(cudaStream_t stream, bool (*ready)(void *context),
+                                         void (*run)(void *context), void *context)
 {
     std::lock_guard<std::mutex> guard(lock);
-    operation o;
+    operation o = operation_of(run, context);
     o.ready = [=] { return ready(context); };
-    o.run = [=] {
-        run(context);
-        free(context);
-    };
-    put(stream, std::move(o));
+    return put(stream, std::move(o));
 }
 
 /* -- the runtime -- */
@@ -349,10 +405,12 @@ cudaError_t cudaMalloc(void **ret, size_t bytes)
 {
     std::lock_guard<std::mutex> guard(lock);
     open_device();
+    if (forbidden())
+        return cudaErrorStreamCaptureUnsupported;
     const size_t size = rounded(bytes);
     char *at = used + size > DEVICE_BYTES ? nullptr : find_room(size);
     if (!at)
-        return cudaErrorMemoryAllocation;
+        return failed(cudaErrorMemoryAllocation);
     reached = (size_t)(at - arena) + size > reached ? (size_t)(at - arena) + size : reached;
     reached = (reached + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     opened memory;
@@ -371,6 +429,10 @@ cudaError_t cudaFree(void *p)
     auto block = blocks.find((char *)p);
     if (block == blocks.end())
         broken("cudaFree of what cudaMalloc did not give");
+    if (forbidden())
+        return cudaErrorStreamCaptureUnsupported;
+    for (graph *g : graphs)
+        g->outlived = g->outlived || g->memory.count((char *)p);
     run_until(idle);
     opened memory;
     if (flush)
@@ -396,9 +458,11 @@ cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
 cudaError_t cudaMallocHost(void **ret, size_t bytes)
 {
     std::lock_guard<std::mutex> guard(lock);
+    if (forbidden())
+        return cudaErrorStreamCaptureUnsupported;
     *ret = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!*ret)
-        return cudaErrorMemoryAllocation;
+        return failed(cudaErrorMemoryAllocation);
     pinned[(char *)*ret] = bytes;
     return cudaSuccess;
 }
@@ -411,6 +475,8 @@ cudaError_t cudaFreeHost(void *p)
     auto block = pinned.find((char *)p);
     if (block == pinned.end())
         broken("cudaFreeHost of what cudaMallocHost did not give");
+    if (forbidden())
+        return cudaErrorStreamCaptureUnsupported;
     for (const stream *s : streams)
         for (const operation &o : s->queue)
             if (o.pinned >= block->first && o.pinned < block->first + block->second)
@@ -428,13 +494,11 @@ cudaError_t cudaMemcpyAsync(void *y, const void *x, size_t bytes, enum cudaMemcp
     const bool from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
     if (is_device(y, bytes) != to || is_device(x, bytes) != from)
         broken("cudaMemcpyAsync: a pointer is not on the side that the direction says");
-    if (to && from) {
-        operation o;
-        o.run = [=] { memmove(y, x, bytes); };
-        put(stream, std::move(o));
-    } else
-        (to ? copy_in : copy_out)(stream, y, x, bytes);
-    return cudaSuccess;
+    if (!to || !from)
+        return (to ? copy_in : copy_out)(stream, y, x, bytes);
+    operation o;
+    o.run = [=] { memmove(y, x, bytes); };
+    return put(stream, std::move(o));
 }
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream)
@@ -444,8 +508,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
         broken("cudaMemsetAsync beyond device memory");
     operation o;
     o.run = [=] { memset(p, value, bytes); };
-    put(stream, std::move(o));
-    return cudaSuccess;
+    return put(stream, std::move(o));
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *ret, unsigned)
@@ -461,6 +524,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle)
 {
     std::lock_guard<std::mutex> guard(lock);
     stream *s = stream_of(handle);
+    if (forbidden(s))
+        return cudaErrorStreamCaptureUnsupported;
     run_until([=] { return s->queue.empty(); });
     for (size_t i = 0; i < streams.size(); i++)
         if (streams[i] == s)
@@ -473,6 +538,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 {
     std::lock_guard<std::mutex> guard(lock);
     const stream *s = stream_of(handle);
+    if (forbidden(s))
+        return cudaErrorStreamCaptureUnsupported;
     run_until([=] { return s->queue.empty(); });
     return cudaSuccess;
 }
@@ -483,8 +550,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigne
     operation o;
     o.waits = ((event *)handle)->is;
     o.serial = o.waits->recorded;
-    put(stream, std::move(o));
-    return cudaSuccess;
+    return put(stream, std::move(o));
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags)
@@ -498,6 +564,8 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags)
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begun, cudaEvent_t ended)
 {
     std::lock_guard<std::mutex> guard(lock);
+    if (forbidden())
+        return cudaErrorStreamCaptureUnsupported;
     run_some(256);
     const event *from = (event *)begun, *to = (event *)ended;
     for (const event *e : {from, to})
@@ -522,14 +590,18 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream)
     std::lock_guard<std::mutex> guard(lock);
     operation o;
     o.tells = ((event *)handle)->is;
-    o.serial = ++o.tells->recorded;
-    put(stream, std::move(o));
-    return cudaSuccess;
+    o.serial = o.tells->recorded + 1;
+    const cudaError_t rc = put(stream, std::move(o));
+    if (rc == cudaSuccess)
+        ((event *)handle)->is->recorded++;
+    return rc;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t handle)
 {
     std::lock_guard<std::mutex> guard(lock);
+    if (forbidden())
+        return cudaErrorStreamCaptureUnsupported;
     run_some(256); /* a device works on while the host looks */
     const recording &is = *((event *)handle)->is;
     return is.done >= is.recorded ? cudaSuccess : cudaErrorNotReady;
@@ -539,9 +611,100 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle)
 {
     std::lock_guard<std::mutex> guard(lock);
     const std::shared_ptr<recording> is = ((event *)handle)->is;
+    if (forbidden())
+        return cudaErrorStreamCaptureUnsupported;
     run_until([=] { return is->done >= is->recorded; });
     return cudaSuccess;
 }
+
+/* -- graphs -- */
+
+/* The mode is that of a thread alone: what others do meanwhile is no concern of the capture's. */
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMode mode)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    stream *s = stream_of(handle);
+    if (mode != cudaStreamCaptureModeThreadLocal)
+        return failed(cudaErrorInvalidValue);
+    if (s->captured)
+        return failed(cudaErrorIllegalState);
+    s->captured = std::make_unique<capture>();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *ret)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    stream *s = stream_of(handle);
+    *ret = nullptr;
+    if (!s->captured)
+        return failed(cudaErrorIllegalState);
+    if (s->captured->by != std::this_thread::get_id()) {
+        s->captured->valid = false;
+        return failed(cudaErrorStreamCaptureWrongThread);
+    }
+    const std::unique_ptr<capture> ended = std::move(s->captured);
+    if (!ended->valid)
+        return failed(cudaErrorStreamCaptureInvalidated);
+    *ret = (cudaGraph_t)ended->made.release();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t handle)
+{
+    delete (graph *)handle;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *ret, cudaGraph_t handle, unsigned long long)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    graph *made = new graph(*(const graph *)handle);
+    made->memory = blocks;
+    graphs.insert(made);
+    *ret = (cudaGraphExec_t)made;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    graph *g = (graph *)handle;
+    if (!graphs.erase(g))
+        broken("a graph that there is not");
+    if (g->waiting)
+        broken("a graph is destroyed while it runs");
+    delete g;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t on)
+{
+    std::lock_guard<std::mutex> guard(lock);
+    graph *g = (graph *)handle;
+    stream *s = stream_of(on);
+    if (!graphs.count(g))
+        broken("a graph that there is not");
+    if (g->outlived)
+        broken("a graph is launched that may use memory which was released");
+    if (forbidden(s))
+        return cudaErrorStreamCaptureUnsupported;
+    for (const operation &node : g->nodes) {
+        if (node.pinned && !is_pinned(node.pinned, 1))
+            broken("a graph reads or writes pinned memory that was released");
+        operation o = node;
+        o.run = [g, run = node.run] {
+            run();
+            g->waiting--;
+        };
+        g->waiting++;
+        s->queue.push_back(std::move(o));
+    }
+    run_some(64);
+    return cudaSuccess;
+}
+
+/* -- the device -- */
 
 cudaError_t cudaGetDeviceCount(int *ret)
 {

@@ -177,7 +177,8 @@ static ncclResult_t collective(ncclComm_t handle, struct job what, cudaStream_t 
     job->comm = comm;
     job->serial = ++comm->serial;
     atomic_fetch_add(&comm->users, 1);
-    double_queue_when(stream, is_ready, run_job, job);
+    if (double_queue_when(stream, is_ready, run_job, job) != cudaSuccess)
+        broken("a collective in a stream that is captured");
     come_out(comm);
     return ncclInProgress;
 }

@@ -15,7 +15,7 @@ typedef enum cudaError {
 
 typedef struct CUstream_st *cudaStream_t;
 
-/* A launch of the shim never fails. */
+/* A launch of the shim alone never fails; who takes launches (cudasim_submit) may say that one did. */
 cudaError_t cudaGetLastError(void);
 
 /* The shim's own: decides in which order the threads of a block run from here on. */

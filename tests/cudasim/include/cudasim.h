@@ -47,8 +47,9 @@ extern thread_local struct cudasim_place cudasim_at;
 void cudasim_run(dim3 grid, dim3 block, size_t dynamic_bytes, void (*body)(void *context),
                  void *context);
 
-/* Where launches go, each with what runs it; NULL: it runs at once. */
+/* Where launches go, each with what runs it; NULL: it runs at once. What fails sets the calling thread's last error. */
 extern void (*cudasim_submit)(cudaStream_t stream, std::function<void()> work);
+extern thread_local cudaError_t cudasim_last_error;
 
 /* Arguments are taken at the launch, as a GPU does. */
 template <typename... P, typename... A>

@@ -213,7 +213,9 @@ bool algorithms_choose(struct cuda *cuda, struct cuda_plan *plan, const struct p
     if (known || own->class_count == ALGORITHM_CLASSES)
         return true;
     time_all(cuda, plan, *place);
+    if (cuda->failure.code)
+        return false;
     own->classes[own->class_count].product = class;
     own->classes[own->class_count++].fastest = plan->algorithms[0];
-    return !cuda->failure.code;
+    return true;
 }

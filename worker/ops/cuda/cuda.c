@@ -35,11 +35,18 @@ static int dry_alloc(struct ops *self, enum ops_use use, size_t bytes, void **re
     return *ret ? 0 : bl_fail(err, BL_ENOMEM, "no memory to count memory");
 }
 
+static int refuse_memory(const struct cuda *cuda, struct bl_error *err)
+{
+    return bl_fail(err, BL_EDEVICE, "%s: a recording may not take memory", cuda->name);
+}
+
 int cuda_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
 {
     struct cuda *cuda = cuda_of(self);
     if (self->dry)
         return dry_alloc(self, OPS_ARRAYS, bytes, ret, err);
+    if (cuda->records)
+        return refuse_memory(cuda, err);
     void *p = NULL;
     cudaError_t rc = cudaMalloc(&p, bytes ? bytes : 1);
     if (rc == cudaErrorMemoryAllocation) {
@@ -68,10 +75,14 @@ static size_t cuda_peak_bytes(const struct ops *self)
 
 void cuda_release(struct ops *self, void *p)
 {
-    if (self->dry)
+    struct cuda *cuda = cuda_of(self);
+    BL_ASSERT(!cuda->records);
+    if (self->dry) {
         ops_dry_free(self->dry, p);
-    else if (p)
-        cuda_ok(cuda_of(self), cudaFree(p), "memory cannot be released");
+    } else if (p) {
+        cuda->releases++;
+        cuda_ok(cuda, cudaFree(p), "memory cannot be released");
+    }
 }
 
 void *cuda_scratch(struct cuda *cuda, enum cuda_scratch_slot slot, size_t bytes)
@@ -79,6 +90,11 @@ void *cuda_scratch(struct cuda *cuda, enum cuda_scratch_slot slot, size_t bytes)
     if (bytes <= cuda->scratch[slot].bytes)
         return cuda->ops.dry ? NULL : cuda->scratch[slot].memory;
     struct bl_error err;
+    if (cuda->records) {
+        if (!cuda->failure.code)
+            refuse_memory(cuda, &cuda->failure);
+        return NULL;
+    }
     cuda_release(&cuda->ops, cuda->scratch[slot].memory); /* waits for whoever uses it */
     cuda->scratch[slot].memory = NULL;
     cuda->scratch[slot].bytes = 0;
@@ -116,6 +132,7 @@ static char *ring_take(struct cuda *cuda, size_t bytes)
 void cuda_copy_in(struct ops *self, void *device, const void *host, size_t bytes)
 {
     struct cuda *cuda = cuda_of(self);
+    BL_ASSERT(!cuda->records);
     for (size_t at = 0; at < bytes; at += CUDA_RING_PART_BYTES) {
         size_t size = bytes - at < CUDA_RING_PART_BYTES ? bytes - at : CUDA_RING_PART_BYTES;
         char *pinned = ring_take(cuda, size);
@@ -132,6 +149,7 @@ void cuda_copy_in(struct ops *self, void *device, const void *host, size_t bytes
 static void cuda_copy_out(struct ops *self, void *host, const void *device, size_t bytes)
 {
     struct cuda *cuda = cuda_of(self);
+    BL_ASSERT(!cuda->records);
     if (!bytes)
         return;
     cudaStream_t stream = cuda->launch.stream;
@@ -158,6 +176,7 @@ static void cuda_zero(struct ops *self, void *p, size_t bytes)
 static int cuda_sync(struct ops *self, struct bl_error *err)
 {
     struct cuda *cuda = cuda_of(self);
+    BL_ASSERT(!cuda->records);
     cuda_ok(cuda, cudaStreamSynchronize(cuda->launch.stream), "the device");
     if (cuda->failure.code && err)
         *err = cuda->failure;

@@ -2,6 +2,7 @@
  *
  *   open.c       opening
  *   cuda.c       memory, copies, the first failure
+ *   recording.c  recordings: CUDA graphs
  *   product.c    one matrix product, or a batch of them: cuBLASLt
  *   algorithm.c  by which of its algorithms
  *   matmul.c     matrices, linear layers, head and loss
@@ -62,6 +63,9 @@ struct cuda {
     size_t ring_used;
     size_t peak; /* bytes of the device in use, at most so far */
 
+    bool records;      /* the stream is being captured (recording.c) */
+    uint64_t releases; /* of device memory so far: recordings from before one are void */
+
     cudaStream_t comm_stream; /* of the thread that communicates */
 };
 
@@ -98,6 +102,7 @@ void cuda_matmul_close(struct cuda *cuda);
 
 /* Each enters its file's operations into the table. */
 void cuda_fill_memory(struct ops *table);
+void cuda_fill_recording(struct ops *table);
 void cuda_fill_matmul(struct ops *table);
 void cuda_fill_operand(struct ops *table);
 void cuda_fill_table(struct ops *table);

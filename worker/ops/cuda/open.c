@@ -88,6 +88,7 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
     cuda->fuses_gelu = precision == OPS_BF16 && properties.major >= 9;
     snprintf(cuda->name, sizeof cuda->name, "cuda:%d: %.128s, %s", index, properties.name,
              precision_words(precision));
+    cuda_fill_recording(&cuda->ops);
     int rc = open_parts(cuda, err);
     if (rc < 0)
         cuda_close(&cuda->ops);
