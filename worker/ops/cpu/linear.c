@@ -16,19 +16,19 @@
 #include "worker/ops/cpu/pack.h"
 #include "worker/ops/cpu/tiles.h"
 
-/* -- y = x W^T -- */
+/* -- B laid out for a column of tiles -- */
 
-/* The library multiplies x by rows of W faster than by columns of it, which it would turn for each tile: here W's part of a
- * column of tiles is turned once for all of them, an inner block at a time. */
+/* The library multiplies by rows of f32 in order. W^T, or W of another type, is laid out so once for all tiles of some columns, an
+ * inner block at a time: the library would turn it for each tile. */
 enum { INNER = 1024 };
 
-/* `columns` rows of W from n0 on, elements [k0, k0 + inner): y has inner rows of padded(columns). */
-static void turn(float *y, const struct ops_matrix *w, int64_t n0, int64_t columns, int64_t k0,
+/* `columns` rows of W from n0 on, elements [k0, k0 + inner): b has inner rows of padded(columns). */
+static void turn(float *b, const struct ops_matrix *w, int64_t n0, int64_t columns, int64_t k0,
                  int64_t inner)
 {
     enum { ROWS = VECTOR, BLOCK = 64 };
     if (w->dtype == BL_F32) {
-        pack_transposed(y, padded(columns), (const float *)matrix_at(w, n0 * w->K + k0), w->K,
+        pack_transposed(b, padded(columns), (const float *)matrix_at(w, n0 * w->K + k0), w->K,
                         columns, inner);
         return;
     }
@@ -39,35 +39,42 @@ static void turn(float *y, const struct ops_matrix *w, int64_t n0, int64_t colum
             for (int64_t i = 0; i < rows; i++)
                 widen(wide + i * BLOCK, matrix_at(w, (n0 + n + i) * w->K + k0 + k), w->dtype,
                       count);
-            pack_transposed(y + k * padded(columns) + n, padded(columns), wide, BLOCK, rows, count);
+            pack_transposed(b + k * padded(columns) + n, padded(columns), wide, BLOCK, rows, count);
         }
 }
 
-/* Tiles [first, end) of the product's rows in the columns from n0 on; turned: the thread's scratch. */
+/* Likewise for columns of W, rows [k0, k0 + inner). */
+static void widen_rows(float *b, const struct ops_matrix *w, int64_t n0, int64_t columns,
+                       int64_t k0, int64_t inner)
+{
+    for (int64_t k = 0; k < inner; k++)
+        widen(b + k * padded(columns), matrix_at(w, (k0 + k) * w->K + n0), w->dtype, columns);
+}
+
+/* Tiles [first, end) of the product's rows in the columns from n0 on; b: the thread's scratch. */
 static void multiply_column(const struct linear_product *p, const struct tiles *t, int64_t first,
-                            int64_t end, int64_t n0, float *turned)
+                            int64_t end, int64_t n0, float *b)
 {
     const int64_t N = p->N, K = p->K, columns = bl_min(t->columns, N - n0);
     for (int64_t k0 = 0; k0 < K; k0 += INNER) {
         const int64_t inner = bl_min(INNER, K - k0);
-        turn(turned, p->w, n0, columns, k0, inner);
+        (p->transposed ? widen_rows : turn)(b, p->w, n0, columns, k0, inner);
         for (int64_t r0 = first * t->rows; r0 < bl_min(end * t->rows, p->R); r0 += t->rows) {
             const int64_t rows = bl_min(t->rows, p->R - r0);
             float *y = p->y + r0 * N + n0;
-            sgemm('N', 'N', rows, columns, inner, p->x + r0 * K + k0, K, turned, padded(columns),
-                  k0 > 0, y, N);
-            if (k0 + inner == K)
+            sgemm('N', 'N', rows, columns, inner, p->x + r0 * K + k0, K, b, padded(columns),
+                  p->accumulate || k0 > 0, y, N);
+            if (k0 + inner == K && !p->accumulate)
                 finish_rows(p, y, N, r0, rows, n0, columns);
         }
     }
 }
 
-static void multiply_f32(struct cpu *cpu, const struct linear_product *p)
+static void multiply_laid_out(struct cpu *cpu, const struct linear_product *p)
 {
-    const struct tiles t = tiles_of(p->R, p->N, false);
+    const struct tiles t = tiles_of(p->R, p->N);
     /* Tiles below each other, as many as leave enough for the threads. */
-    const int64_t wanted = cpu->threads > 1 ? 4 * cpu->threads : 1;
-    const int64_t parts = bl_min(t.row_count, bl_ceil_div(wanted, t.column_count)),
+    const int64_t parts = bl_min(t.row_count, bl_ceil_div(tiles_wanted(cpu), t.column_count)),
                   part = bl_ceil_div(t.row_count, parts);
     size_t stride;
     char *scratch = cpu_scratch_threads(
@@ -83,44 +90,23 @@ static void multiply_f32(struct cpu *cpu, const struct linear_product *p)
     }
 }
 
-/* -- y = or += x W: here x is d_y (R,K), y is d_x (R,N), and W (K,N) -- */
+/* -- y = or += x W, W f32 as it lies: here x is d_y (R,K), y is d_x (R,N), and W (K,N) -- */
 
-enum { WIDE_ROWS = 2048 }; /* rows of W widened at a time: bounds the scratch */
-
-static void multiply_f32_transposed(struct cpu *cpu, const struct linear_product *p)
+static void multiply_in_place(struct cpu *cpu, const struct linear_product *p)
 {
-    const struct ops_matrix *w = p->w;
     const int64_t R = p->R, N = p->N, K = p->K;
-    const bool widened = w->dtype != BL_F32;
-    const struct tiles t = tiles_of(R, N, widened);
-    size_t stride = 0;
-    char *scratch = NULL;
-    if (widened)
-        scratch = cpu_scratch_threads(cpu, CPU_SCRATCH_INNER,
-                                      (size_t)(bl_min(K, WIDE_ROWS) * t.columns) * sizeof(float),
-                                      &stride);
-    if (cpu->dry || (widened && !scratch))
+    const struct tiles t = tiles_of(R, N);
+    if (cpu->dry)
         return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
     for (int64_t i = 0; i < t.count; i++) {
-        int64_t r0 = i % t.row_count * t.rows, n0 = i / t.row_count * t.columns;
-        int64_t rows = bl_min(t.rows, R - r0), columns = bl_min(t.columns, N - n0);
-        float *y = p->y + r0 * N + n0;
-        if (!widened) {
-            sgemm('N', 'N', rows, columns, K, p->x + r0 * K, K, (const float *)matrix_at(w, n0), N,
-                  p->accumulate, y, N);
-            continue;
-        }
-        float *wide = (float *)(scratch + (size_t)omp_get_thread_num() * stride);
-        for (int64_t k0 = 0; k0 < K; k0 += WIDE_ROWS) {
-            int64_t inner = bl_min(WIDE_ROWS, K - k0);
-            for (int64_t k = 0; k < inner; k++)
-                widen(wide + k * columns, matrix_at(w, (k0 + k) * N + n0), w->dtype, columns);
-            sgemm('N', 'N', rows, columns, inner, p->x + r0 * K + k0, K, wide, columns,
-                  p->accumulate || k0 > 0, y, N);
-        }
+        const int64_t r0 = i % t.row_count * t.rows, n0 = i / t.row_count * t.columns;
+        sgemm('N', 'N', bl_min(t.rows, R - r0), bl_min(t.columns, N - n0), K, p->x + r0 * K, K,
+              (const float *)matrix_at(p->w, n0), N, p->accumulate, p->y + r0 * N + n0, N);
     }
 }
+
+/* -- the choice -- */
 
 /* A product of so few rows waits for W, which the library, or blocks, would first lay out for many. */
 static bool is_few(const struct linear_product *p)
@@ -140,10 +126,10 @@ static void multiply(struct ops *self, const struct linear_product *p)
         CPU_VARIANT(multiply_few)(cpu, p);
     else if (p->w->blocks)
         CPU_VARIANT(multiply_blocks)(cpu, p);
-    else if (p->transposed)
-        multiply_f32_transposed(cpu, p);
+    else if (p->transposed && p->w->dtype == BL_F32)
+        multiply_in_place(cpu, p);
     else
-        multiply_f32(cpu, p);
+        multiply_laid_out(cpu, p);
 }
 
 static void linear_forward(struct ops *self, act *y, act *saved_pre, const act *x,

@@ -24,7 +24,7 @@ static struct block_tiles block_tiles_of(const struct cpu *cpu, int64_t R, int64
                                          bool transposed)
 {
     const int64_t strips = bl_ceil_div(R, BFP_STRIP), panels = bl_ceil_div(N, BFP_PANEL);
-    const int64_t wanted = cpu->threads > 1 ? 4 * cpu->threads : 1;
+    const int64_t wanted = tiles_wanted(cpu);
     struct block_tiles t = {.few = strips <= FEW_STRIPS};
     t.panels = t.few && transposed ? 8 : 4;
     t.blocks = transposed ? 1 : 2;

@@ -21,8 +21,8 @@ static inline __attribute__((always_inline)) vector read_vector(const void *row,
     return widened(*(const half_vector *)((const uint16_t *)row + k));
 }
 
-/* Elements of a row at a time: eight rows of x stay in the L1 cache. */
-enum { INNER = 1024 };
+/* Elements of a row at a time: eight rows of x stay in the L1 cache; columns that a thread takes at a time. */
+enum { INNER = 1024, COLUMNS = 192 };
 
 /* Rows of W from an element on, how many bytes further on the next ones lie, and how many elements count. */
 struct tile {
@@ -119,12 +119,11 @@ static void few_rows(const struct linear_product *p, int64_t n0, int64_t columns
 void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p)
 {
     const int64_t R = p->R, N = p->N;
-    const struct tiles t = tiles_of(R, N, p->w->dtype != BL_F32);
     if (cpu->dry)
         return;
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, p->K)))
-    for (int64_t n0 = 0; n0 < N; n0 += t.columns) {
-        const int64_t columns = bl_min(t.columns, N - n0);
+    for (int64_t n0 = 0; n0 < N; n0 += COLUMNS) {
+        const int64_t columns = bl_min(COLUMNS, N - n0);
         few_rows(p, n0, columns);
         finish_rows(p, p->y + n0, N, 0, R, n0, columns);
     }

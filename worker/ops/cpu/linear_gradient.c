@@ -175,7 +175,7 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     }
     if (cpu->dry)
         return;
-    const struct tiles t = tiles_of(N, K, false);
+    const struct tiles t = tiles_of(N, K);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, K)))
     for (int64_t i = 0; i < t.count; i++) {
         int64_t n0 = i % t.row_count * t.rows, k0 = i / t.row_count * t.columns;

@@ -19,22 +19,23 @@ static inline int64_t even_block(int64_t n, int64_t most, int64_t multiple)
 
 /* Measured (AVX-512, one core, 192 to 3072 columns): tiles of 128 x 384, and of many rows 256 x
  * 384, come within a tenth of the library on the whole, and leave enough of them for the threads, or 128 x 144 where
- * there would be few (144 x 2048 by 64 rows: 118 GFLOP/s of 121, 96 columns: 90). 48 columns and 8 rows are its step.
- * Where W is widened tile by tile, more rows share the work. */
-static inline struct tiles tiles_of(int64_t rows, int64_t columns, bool widened)
+ * there would be few (144 x 2048 by 64 rows: 118 GFLOP/s of 121, 96 columns: 90). 48 columns and 8 rows are its step. */
+static inline struct tiles tiles_of(int64_t rows, int64_t columns)
 {
-    const int64_t most = widened ? 512 : rows < 1024 ? 128 : 256;
+    const int64_t most = rows < 1024 ? 128 : 256;
     const bool scarce = bl_ceil_div(rows, most) * bl_ceil_div(columns, 384) < 4;
     struct tiles t = {.rows = even_block(rows, most, 8),
-                      .columns = even_block(columns,
-                                            widened  ? 192
-                                            : scarce ? 144
-                                                     : 384,
-                                            48)};
+                      .columns = even_block(columns, scarce ? 144 : 384, 48)};
     t.row_count = bl_ceil_div(rows, t.rows);
     t.column_count = bl_ceil_div(columns, t.columns);
     t.count = t.row_count * t.column_count;
     return t;
+}
+
+/* Tiles of a product, at least: some for each thread, so that none waits long for the last. */
+static inline int64_t tiles_wanted(const struct cpu *cpu)
+{
+    return cpu->threads > 1 ? 4 * cpu->threads : 1;
 }
 
 /* For cpu_threads: a multiplication takes a sixteenth of a simple operation, and reading an element

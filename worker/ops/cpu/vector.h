@@ -5,6 +5,9 @@
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
+#if defined(__AVX512F__)
+#include "worker/ops/cpu/transpose.h"
+#endif
 
 #if defined(__AVX512F__)
 enum { VECTOR = 16 };
@@ -46,12 +49,22 @@ static inline float total_of(vector x)
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
+/* rows[i] lane j <- rows[j] lane i */
+#if defined(__AVX512F__)
+static inline __attribute__((always_inline)) void transpose(vector rows[VECTOR])
+{
+    __m512i dwords[VECTOR];
+    for (int i = 0; i < VECTOR; i++)
+        dwords[i] = (__m512i)rows[i];
+    transpose_dwords(dwords);
+    for (int i = 0; i < VECTOR; i++)
+        rows[i] = (vector)dwords[i];
+}
+#else
 /* Of two vectors' lanes, one of each in turn: those of the lower halves, or of the upper ones. */
 static inline vector zip_low(vector a, vector b)
 {
-#if defined(__AVX512F__)
-    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-#elif defined(__AVX__)
+#if defined(__AVX__)
     return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
 #else
     return __builtin_shufflevector(a, b, 0, 4, 1, 5);
@@ -59,17 +72,14 @@ static inline vector zip_low(vector a, vector b)
 }
 static inline vector zip_high(vector a, vector b)
 {
-#if defined(__AVX512F__)
-    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
-                                   31);
-#elif defined(__AVX__)
+#if defined(__AVX__)
     return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 #else
     return __builtin_shufflevector(a, b, 2, 6, 3, 7);
 #endif
 }
 
-/* rows[i] lane j <- rows[j] lane i: a perfect shuffle for each bit of a lane's number. */
+/* A perfect shuffle for each bit of a lane's number. */
 static inline __attribute__((always_inline)) void transpose(vector rows[VECTOR])
 {
     for (int round = 1; round < VECTOR; round *= 2) {
@@ -82,3 +92,4 @@ static inline __attribute__((always_inline)) void transpose(vector rows[VECTOR])
             rows[i] = zipped[i];
     }
 }
+#endif
