@@ -1,8 +1,6 @@
 /* tests/unit/gpu_captions_test.c - captions by recordings (ops.h) of the device that BLIPREN_OPS names, or else cuda:0, beside
  * those whose operations are queued one by one: equal to the bit. */
-#include "tests/unit/unit.h"
-
-#include <stdlib.h>
+#include "tests/unit/gpu.h"
 
 #include "common/cleanup.h"
 #include "worker/model/captioner.h"
@@ -54,9 +52,8 @@ static struct world world_open(const char *const models[2], enum ops_precision p
 {
     struct world w = {0};
     struct bl_error err = {0};
-    struct ops_device device;
     char vision[512], llm[512];
-    const char *source = getenv("BLIPREN_SOURCE"), *name = getenv("BLIPREN_OPS");
+    const char *source = getenv("BLIPREN_SOURCE");
     snprintf(vision, 512, "%s/%s", source, models[0]);
     snprintf(llm, 512, "%s/%s", source, models[1]);
     const struct captioner_options options = {.vision = vision,
@@ -66,8 +63,7 @@ static struct world world_open(const char *const models[2], enum ops_precision p
                                               .heads = 4,
                                               .bos_id = -1,
                                               .features_only = true};
-    assert_ok(ops_device_choose(name ? name : "cuda:0", &device, &err), err);
-    assert_ok(ops_open(&device, precision, 1, &w.ops, &err), err);
+    w.ops = gpu_open(precision);
     assert_non_null(w.ops->record);
     device_record = w.ops->record;
     device_replay = w.ops->replay;

@@ -1,9 +1,5 @@
 /* tests/unit/gpu_recording_test.c - recordings of operations (ops.h) on the device that BLIPREN_OPS names, or else cuda:0. */
-#include "tests/unit/unit.h"
-
-#include <stdlib.h>
-
-#include "worker/ops/ops.h"
+#include "tests/unit/gpu.h"
 
 enum { COUNT = 1000, BYTES = COUNT * sizeof(float) };
 
@@ -25,12 +21,8 @@ static void *device_memory(struct ops *ops)
 static int setup(void **state)
 {
     struct world *w = calloc(1, sizeof *w);
-    struct ops_device device;
-    struct bl_error err = {0};
-    const char *name = getenv("BLIPREN_OPS");
     assert_non_null(w);
-    assert_ok(ops_device_choose(name ? name : "cuda:0", &device, &err), err);
-    assert_ok(ops_open(&device, OPS_F32, 1, &w->ops, &err), err);
+    w->ops = gpu_open(OPS_F32);
     w->x = device_memory(w->ops);
     w->y = device_memory(w->ops);
     w->spare = device_memory(w->ops);

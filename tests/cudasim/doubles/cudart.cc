@@ -374,12 +374,6 @@ extern "C" void double_spend(double ms)
     spent_ms += ms;
 }
 
-extern "C" cudaError_t double_queue(cudaStream_t stream, void (*run)(void *context), void *context)
-{
-    std::lock_guard<std::mutex> guard(lock);
-    return put(stream, operation_of(run, context));
-}
-
 extern "C" cudaError_t double_queue_lazily(cudaStream_t stream, void (*run)(void *context),
                                            void *context, void (*how)(void))
 {

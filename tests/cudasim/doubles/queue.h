@@ -9,13 +9,12 @@ extern "C" {
 #endif
 
 /* run(context), each time that a graph runs it, once everything put into the stream before has run; device memory may be
- * touched there and nowhere else. The context, from malloc, is freed when nothing can run it any more. Fails, as all of these, where
- * the stream is captured and the capture is invalid. */
-cudaError_t double_queue(cudaStream_t stream, void (*run)(void *context), void *context);
-/* The same, but run may put its work off until flush(), which is called before anything else runs or memory is released. */
+ * touched there and nowhere else. It may put its work off until flush(), which is called before anything else runs or memory is
+ * released. The context, from malloc, is freed when nothing can run it any more. Fails where the stream is captured and the capture is
+ * invalid. */
 cudaError_t double_queue_lazily(cudaStream_t stream, void (*run)(void *context), void *context,
                                 void (*flush)(void));
-/* The same, but no sooner than ready(context) says so, which is asked, again and again, once everything before has run. Who waits for
+/* The same, nothing put off, and no sooner than ready(context) says so, which is asked, again and again, once everything before has run. Who waits for
  * the stream lets other threads in meanwhile. */
 cudaError_t double_queue_when(cudaStream_t stream, bool (*ready)(void *context),
                               void (*run)(void *context), void *context);
