@@ -5,8 +5,6 @@
 
 #include "common/limits.h"
 #include "worker/ops/cpu/functions.h"
-#include "worker/ops/cpu/bfp.h"
-#include "worker/ops/cpu/packed.h"
 #include "worker/ops/cuda/kernels.h"
 
 struct sim {
@@ -646,16 +644,6 @@ struct ops_backend ops_backend(void)
                                 .open = open_sim};
 }
 
-/* The CPU backend's, without the CPU backend. */
-bool bfp_is_possible(void)
-{
-    return false;
-}
-
-bool packed_is_possible(void)
-{
-    return false;
-}
 void ops_free(struct ops **ops)
 {
     if (*ops)

@@ -18,7 +18,8 @@ struct input {
     int64_t ld_q, ld_kv, ld_out; /* wider than the heads: the rows lie packed among others */
     float scale;
     const float *q, *k, *v, *d_out;
-    double *out, *lse, *probs, *d; /* expected; d = d_q, d_k, d_v */
+    double *out, *lse, *probs, *d;  /* expected; d = d_q, d_k, d_v */
+    const struct panels_form *form; /* NULL, or how long sequences are multiplied */
 };
 
 static const int32_t positions[SEQUENCES_MAX] = {5, 0, 77, 123456};
@@ -193,7 +194,7 @@ static void run(struct ops_run *run, const void *input)
     run_expect_act(run, "out alone", again, in->out, out_count, 32);
 }
 
-/* Without anything saved for gradients, where products may be in block floating point. */
+/* Without anything saved for gradients, where products may be by panels. */
 static void run_alone(struct ops_run *run, const void *input)
 {
     const struct input *in = input;
@@ -203,7 +204,9 @@ static void run_alone(struct ops_run *run, const void *input)
     act *out = run_act(run, in->d_out, count);
     ops->attention_forward(ops, out, in->ld_out, NULL, x.q, in->ld_q, x.k, in->ld_kv, x.v,
                            in->ld_kv, &x.a);
-    run_expect_act(run, "out", out, in->out, count, 0x1p-11 / 0x1p-23);
+    /* by what is multiplied: integers of 12 bits, or bf16 */
+    const double error = in->form == ops_backend().bfp ? 0x1p-11 : 0x1p-7;
+    run_expect_act(run, "out", out, in->out, count, error / 0x1p-23);
 }
 
 /* Rows belong to no sequence between and after the sequences; two columns beside the heads. */
@@ -330,18 +333,19 @@ static void dropout_on_the_probabilities_is_a_function_of_the_sample(void **stat
     check((struct shape){1, 2, 1, 4, {70}, {90}, true, 0.5f}, 0);
 }
 
-static void long_sequences_may_be_multiplied_in_blocks(void **state)
+static void long_sequences_may_be_multiplied_by_panels(void **state)
 {
     static const struct shape shapes[] = {
         {2, 2, 1, 72, {100, 33}, {301, 128}, false, 0},
         {1, 2, 2, 40, {48}, {400}, false, 0},
         {3, 1, 1, 130, {40, 31, 50}, {129, 200, 20}, false, 0}, /* too short but for the first */
     };
-    if (!ops_backend().blocks)
-        skip();
-    for (int64_t i = 0; i < COUNT(shapes); i++) {
-        struct input in = make_input(shapes[i], 0, (const int64_t[]){2, 2, 1});
-        ops_each((struct cpu_options){.precision = OPS_BF16, .blocks = true}, run_alone, &in);
+    const struct panels_form *forms[] = {ops_backend().bfp, ops_backend().amx};
+    for (int64_t i = 0; i < COUNT(shapes) * COUNT(forms); i++) {
+        struct input in = make_input(shapes[i % COUNT(shapes)], 0, (const int64_t[]){2, 2, 1});
+        in.form = forms[i / COUNT(shapes)];
+        if (in.form)
+            ops_each((struct cpu_options){.precision = OPS_BF16, .form = in.form}, run_alone, &in);
         arrays_free();
     }
 }
@@ -383,5 +387,5 @@ static void rope_turns_by_the_angle_and_back(void **state)
 UNIT_MAIN(cmocka_unit_test(attention_and_its_gradients_follow_the_formula),
           cmocka_unit_test(heads_of_every_size_follow_the_formula_where_rows_are_even),
           cmocka_unit_test(dropout_on_the_probabilities_is_a_function_of_the_sample),
-          cmocka_unit_test(long_sequences_may_be_multiplied_in_blocks),
+          cmocka_unit_test(long_sequences_may_be_multiplied_by_panels),
           cmocka_unit_test(rope_turns_by_the_angle_and_back))

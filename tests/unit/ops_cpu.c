@@ -2,8 +2,6 @@
  * several numbers of threads. */
 #include "tests/unit/ops.h"
 
-#include "worker/ops/cpu/bfp.h"
-
 static const int threads[] = {1, 2, 3, 2};
 
 static int open_cpu(struct cpu_options options, int variant, int repeat, struct ops **ret,
@@ -18,6 +16,7 @@ struct ops_backend ops_backend(void)
 {
     return (struct ops_backend){.variants = (int)cpu_isa_best() + 1,
                                 .repeats = (int)COUNT(threads),
-                                .blocks = bfp_is_possible(),
+                                .bfp = bfp_form(),
+                                .amx = amx_form(),
                                 .open = open_cpu};
 }

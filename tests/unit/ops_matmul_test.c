@@ -1,9 +1,7 @@
 /* tests/unit/ops_matmul_test.c - linear layers over frozen and trainable matrices of every form. */
 #include "tests/unit/ops.h"
 
-#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/functions.h"
-#include "worker/ops/cpu/packed.h"
 
 struct input {
     int64_t R, N, K;
@@ -95,18 +93,18 @@ static double *make_matrix(struct input *in)
             half[i] = (uint16_t)(f32_to_bits(w[i]) >> 8 & 0xBBFF);
             w[i] = f16_to_f32(half[i]);
         }
-        bool rounded = in->options.precision == OPS_BF16 && (!in->trainable || in->options.packed);
+        bool rounded = in->options.precision == OPS_BF16 && !in->trainable;
         values[i] = rounded ? bf16_to_f32(f32_to_bf16(w[i])) : w[i];
     }
     in->stored = in->dtype == BL_F32 ? (const void *)w : half;
     return values;
 }
 
-/* Block floating point of `count` values `step` apart (bfp.h). */
-static void round_blocks(double *x, int64_t count, int64_t step)
+/* Block floating point of `count` values `step` apart (bfp.c). */
+static void round_blocks(double *x, int64_t block, int64_t count, int64_t step)
 {
-    for (int64_t first = 0; first < count; first += BFP_BLOCK) {
-        const int64_t end = bl_min(count, first + BFP_BLOCK);
+    for (int64_t first = 0; first < count; first += block) {
+        const int64_t end = bl_min(count, first + block);
         float most = 0;
         for (int64_t i = first; i < end; i++)
             most = fmaxf(most, fabsf((float)x[i * step]));
@@ -117,14 +115,22 @@ static void round_blocks(double *x, int64_t count, int64_t step)
     }
 }
 
-/* Which values are multiplied for x, an activation of `rows` rows of `count`. */
+/* What the form multiplies for `count` values `step` apart. */
+static void round_values(const struct input *in, double *x, int64_t count, int64_t step)
+{
+    if (in->options.form == ops_backend().bfp)
+        round_blocks(x, in->options.form->block, count, step);
+    else
+        for (int64_t i = 0; i < count; i++)
+            x[i * step] = bf16_to_f32(f32_to_bf16((float)x[i * step]));
+}
+
+/* Likewise for x, an activation of `rows` rows of `count`. */
 static double *multiplied(const struct input *in, const float *x, int64_t rows, int64_t count)
 {
-    double *values = zeros(rows * count);
-    for (int64_t i = 0; i < rows * count; i++)
-        values[i] = in->options.packed ? bf16_to_f32(f32_to_bf16(x[i])) : x[i];
-    for (int64_t r = 0; in->options.blocks && r < rows; r++)
-        round_blocks(values + r * count, count, 1);
+    double *values = doubles(x, rows * count);
+    for (int64_t r = 0; in->options.form && r < rows; r++)
+        round_values(in, values + r * count, count, 1);
     return values;
 }
 
@@ -152,22 +158,22 @@ static void check(struct input in)
     in.d_w = doubles(in.old_d_w, N * K);
     in.d_b = doubles(in.old_d_b, N);
     const bool few = R <= 8; /* f32 and bf16 rows are read in place */
-    const double *x = few && in.options.blocks ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
+    const double *x = few && in.options.form ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
     const double *d_y = multiplied(&in, in.d_y, R, N);
     double *x_weight = doubles(in.x, R * K), *d_y_weight = doubles(in.d_y, R * N);
-    if (in.options.blocks && R >= 32) { /* blocks along rows */
+    if (in.options.form && R >= 32) { /* blocks along rows */
         for (int64_t k = 0; k < K; k++)
-            round_blocks(x_weight + k, R, K);
+            round_values(&in, x_weight + k, R, K);
         for (int64_t n = 0; n < N; n++)
-            round_blocks(d_y_weight + n, R, N);
+            round_values(&in, d_y_weight + n, R, N);
     }
-    if (in.options.blocks) {
+    if (in.options.form) {
         w = copied(stored, N * K);
         w_backward = copied(stored, N * K);
         for (int64_t n = 0; n < N && !few; n++)
-            round_blocks(w + n * K, K, 1);
+            round_values(&in, w + n * K, K, 1);
         for (int64_t k = 0; k < K; k++)
-            round_blocks(w_backward + k, N, K);
+            round_values(&in, w_backward + k, N, K);
     }
     for (int64_t r = 0; r < R; r++)
         for (int64_t n = 0; n < N; n++) {
@@ -234,39 +240,20 @@ static void frozen_matrices_of_every_type_give_what_they_store(void **state)
     }
 }
 
-static void bf16_products_multiply_rounded_values_and_sum_in_f32(void **state)
-{
-    static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 33}};
-    if (!packed_is_possible())
-        skip();
-    for (int64_t i = 0; i < COUNT(shapes) + COUNT(more); i++) {
-        const int64_t *shape = i < COUNT(shapes) ? shapes[i] : more[i - COUNT(shapes)];
-        check((struct input){.R = shape[0],
-                             .N = shape[1],
-                             .K = shape[2],
-                             .options = {.precision = OPS_BF16, .packed = true},
-                             .dtype = i % 3 ? BL_F32 : BL_BF16,
-                             .trainable = i % 3 == 1,
-                             .keep_data = i % 2,
-                             .bias = i / 2 % 2,
-                             .accumulate = i / 3 % 2,
-                             .epilogue = (enum ops_epilogue)(i % 4)});
-    }
-}
-
 /* Each edge of a block, a strip, a panel, and of tiles; values of every type, forward and back. */
-static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
+static void check_form(const struct panels_form *form)
 {
-    static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256}};
+    static const int64_t more[][3] = {
+        {130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256}, {33, 70, 1100}};
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
-    if (!ops_backend().blocks)
+    if (!form)
         skip();
     for (int64_t i = 0; i < COUNT(shapes) + COUNT(more); i++) {
         const int64_t *shape = i < COUNT(shapes) ? shapes[i] : more[i - COUNT(shapes)];
         check((struct input){.R = shape[0],
                              .N = shape[1],
                              .K = shape[2],
-                             .options = {.precision = OPS_BF16, .blocks = true},
+                             .options = {.precision = OPS_BF16, .form = form},
                              .dtype = i % 2 ? BL_F32 : dtypes[i / 2 % 3],
                              .trainable = i % 4 == 1,
                              .keep_data = i / 3 % 2,
@@ -274,6 +261,16 @@ static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
                              .accumulate = i / 3 % 2,
                              .epilogue = (enum ops_epilogue)(i % 4)});
     }
+}
+
+static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
+{
+    check_form(ops_backend().bfp);
+}
+
+static void bf16_products_multiply_rounded_values_and_sum_in_f32(void **state)
+{
+    check_form(ops_backend().amx);
 }
 
 /* One huge value, one that is not finite, and nothing but zeros in a block. */
@@ -308,9 +305,10 @@ static void run_extremes(struct ops_run *run, const void *input)
 
 static void blocks_that_are_not_finite_give_nan(void **state)
 {
-    if (!ops_backend().blocks)
+    const struct panels_form *form = ops_backend().bfp;
+    if (!form)
         skip();
-    ops_each((struct cpu_options){.precision = OPS_BF16, .blocks = true}, run_extremes, NULL);
+    ops_each((struct cpu_options){.precision = OPS_BF16, .form = form}, run_extremes, NULL);
 }
 
 /* Where the two forms differ by a tenth: at -3. */
@@ -404,8 +402,7 @@ static void run_refresh_one(struct ops_run *run, const void *input)
 
 static void a_refreshed_matrix_follows_its_master(void **state)
 {
-    static const struct cpu_options f32 = {.precision = OPS_F32};
-    const struct cpu_options bf16 = {.precision = OPS_BF16, .packed = packed_is_possible()};
+    static const struct cpu_options f32 = {.precision = OPS_F32}, bf16 = {.precision = OPS_BF16};
     ops_each(f32, run_refresh_one, NULL);
     ops_each(bf16, run_refresh_one, NULL);
     ops_each(f32, run_refresh, NULL);

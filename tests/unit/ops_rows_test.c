@@ -3,7 +3,6 @@
 #include "tests/unit/ops.h"
 
 #include "worker/ops/cpu/functions.h"
-#include "worker/ops/cpu/packed.h"
 
 struct input {
     int64_t S, rows, D;
@@ -126,8 +125,7 @@ static void embeddings_are_rows_of_a_matrix_of_any_form(void **state)
     static const int widths[] = {33, 40};
     for (int i = 0; i < 8; i++)
         ops_each((struct cpu_options){.precision = i % 2 ? OPS_BF16 : OPS_F32,
-                                      .wide_max = i / 2 % 2 * 1000000,
-                                      .packed = i % 4 == 3 && packed_is_possible()},
+                                      .wide_max = i / 2 % 2 * 1000000},
                  run_embed, &widths[i / 4]);
 }
 

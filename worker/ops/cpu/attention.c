@@ -9,8 +9,8 @@
  * for the products (product.h), then its query heads, and of each the blocks of BLOCK query rows
  * against all visible keys, follow one after the other and add to d_k and d_v in that order. So the
  * number of threads decides nothing.
- * Blocks     with cpu->blocks and nothing to be saved for backward, long sequences are multiplied in block floating
- *            point (bfp.h), transposed, which needs no transposes: scores are (keys, query rows), o (d, query rows).
+ * Panels     with cpu->form and nothing to be saved for backward, long sequences are multiplied by panels
+ *            (panels.h), transposed, which needs no transposes: scores are (keys, query rows), o (d, query rows).
  * Rate       12 heads of 64, 196 keys: 80 GFLOP/s forward and backward, 729 keys: 100 and 84; small
  *            ones are bound by exp and dropout: 16 to 64 keys of 24 with dropout 20 to 35. In blocks, 729 keys of 72:
  *            123 beside 99 in f32, on a busy machine.
@@ -21,8 +21,8 @@
 #include <omp.h>
 #include <string.h>
 
-#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/functions.h"
+#include "worker/ops/cpu/panels.h"
 #include "worker/ops/cpu/product.h"
 
 enum { BLOCK = 48 }; /* query rows of one tile of scores: with 196 keys it fits the L1 cache */
@@ -129,7 +129,7 @@ struct forward {
     const float *q, *k, *v;
     int64_t ld_out, ld_q, ld_k, ld_v;
     const struct ops_attention *a;
-    bool blocks; /* the device multiplies them */
+    const struct panels_form *form; /* NULL, or how long sequences are multiplied */
 };
 
 /* A thread's scratch; kw and dw are the padded numbers of keys and of a head's columns. */
@@ -204,51 +204,50 @@ static void forward_head(const struct forward *f, const struct head *head,
     }
 }
 
-/* -- forward in blocks -- */
+/* -- forward by panels -- */
 
-enum { BLOCKS_KEYS = 128, BLOCKS_QUERIES = 32 }; /* from so many on */
+enum { PANELS_KEYS = 128, PANELS_QUERIES = 32 }; /* from so many on */
 
-static bool takes_blocks(const struct forward *f, int64_t q_len, int64_t k_len)
+static bool takes_panels(const struct forward *f, int64_t q_len, int64_t k_len)
 {
-    return f->blocks && !f->saved && !f->a->causal && dropout_is_off(f->a->dropout) &&
-           q_len >= BLOCKS_QUERIES && k_len >= BLOCKS_KEYS;
+    return f->form && !f->saved && !f->a->causal && dropout_is_off(f->a->dropout) &&
+           q_len >= PANELS_QUERIES && k_len >= PANELS_KEYS;
 }
 
 /* A thread's scratch, in bytes; wide: v transposed before it is in strips, then scores. */
-struct blocks_scratch {
+struct panels_scratch {
     char *k, *v;    /* strips of keys (k_len,d), of values transposed (d,k_len) */
-    char *q, *p;    /* panels of BFP_PANEL query rows: q (d), probabilities (k_len) */
-    float *wide;    /* (d or BFP_PANEL, padded k_len) */
-    float *product; /* (d in whole strips, BFP_PANEL) */
+    char *q, *p;    /* panels of query rows: q (d), probabilities (k_len) */
+    float *wide;    /* (d or panel, padded k_len) */
+    float *product; /* (d in whole strips, panel) */
 };
 
-static int64_t strips_of(int64_t rows)
-{
-    return bl_ceil_div(rows, BFP_STRIP);
-}
-
 /* Where the parts begin, in their order, k at 0; and the bytes of all. */
-struct blocks_layout {
+struct panels_layout {
     size_t v, q, p, wide, product, bytes;
 };
 
-static struct blocks_layout blocks_layout(const struct ops_attention *a)
+static struct panels_layout panels_layout(const struct panels_form *form,
+                                          const struct ops_attention *a)
 {
-    const int64_t d = a->head_dim, keys = a->k_len_max, rows = strips_of(keys) * BFP_STRIP;
-    struct blocks_layout at = {.v = (size_t)strips_of(keys) * bfp_strip_bytes(d)};
-    at.q = at.v + (size_t)strips_of(d) * bfp_strip_bytes(keys);
-    at.p = at.q + bfp_panel_bytes(d);
-    at.wide = at.p + bfp_panel_bytes(keys);
+    const int64_t d = a->head_dim, keys = a->k_len_max,
+                  rows = panels_strips(form, keys) * form->strip;
+    struct panels_layout at = {.v = (size_t)panels_strips(form, keys) * form->strip_bytes(d)};
+    at.q = at.v + (size_t)panels_strips(form, d) * form->strip_bytes(keys);
+    at.p = at.q + form->panel_bytes(d);
+    at.wide = at.p + form->panel_bytes(keys);
     at.product =
-        at.wide + (size_t)(bl_max(d, BFP_PANEL) * bl_max(rows, padded(keys))) * sizeof(float);
-    at.bytes = at.product + (size_t)(strips_of(d) * BFP_STRIP * BFP_PANEL) * sizeof(float);
+        at.wide + (size_t)(bl_max(d, form->panel) * bl_max(rows, padded(keys))) * sizeof(float);
+    at.bytes =
+        at.product + (size_t)(panels_strips(form, d) * form->strip * form->panel) * sizeof(float);
     return at;
 }
 
-static struct blocks_scratch blocks_scratch(const struct ops_attention *a, char *memory)
+static struct panels_scratch panels_scratch(const struct panels_form *form,
+                                            const struct ops_attention *a, char *memory)
 {
-    const struct blocks_layout at = blocks_layout(a);
-    return (struct blocks_scratch){.k = memory,
+    const struct panels_layout at = panels_layout(form, a);
+    return (struct panels_scratch){.k = memory,
                                    .v = memory + at.v,
                                    .q = memory + at.q,
                                    .p = memory + at.p,
@@ -256,65 +255,77 @@ static struct blocks_scratch blocks_scratch(const struct ops_attention *a, char 
                                    .product = (float *)(memory + at.product)};
 }
 
-/* scores (keys, BFP_PANEL) becomes e^(scale (x - the column's largest)), scale > 0; sums of the columns. */
-static void exp_columns(float *scores, float sums[BFP_PANEL], float scale, int64_t keys)
+/* scores (keys, panel) becomes e^(scale (x - the column's largest)), scale > 0; sums of the columns. `panel` is a constant at
+ * each call. */
+static inline __attribute__((always_inline)) void exp_panel(float *scores, float *sums, float scale,
+                                                            int64_t keys, int panel)
 {
-    float most[BFP_PANEL];
-    for (int c = 0; c < BFP_PANEL; c++) {
+    float most[PANELS_PANEL_MAX];
+    for (int c = 0; c < panel; c++) {
         most[c] = -INFINITY;
         sums[c] = 0;
     }
     for (int64_t j = 0; j < keys; j++)
 #pragma omp simd
-        for (int c = 0; c < BFP_PANEL; c++)
-            most[c] = scores[j * BFP_PANEL + c] > most[c] ? scores[j * BFP_PANEL + c] : most[c];
+        for (int c = 0; c < panel; c++)
+            most[c] = scores[j * panel + c] > most[c] ? scores[j * panel + c] : most[c];
     for (int64_t j = 0; j < keys; j++)
 #pragma omp simd
-        for (int c = 0; c < BFP_PANEL; c++) {
-            const float e = f32_exp(scale * (scores[j * BFP_PANEL + c] - most[c]));
-            scores[j * BFP_PANEL + c] = e;
+        for (int c = 0; c < panel; c++) {
+            const float e = f32_exp(scale * (scores[j * panel + c] - most[c]));
+            scores[j * panel + c] = e;
             sums[c] += e;
         }
 }
 
-/* One query head; scratch holds its keys and values. */
-static void blocks_head(const struct forward *f, const struct head *head,
-                        const struct blocks_scratch *scratch)
+static void exp_columns(float *scores, float *sums, float scale, int64_t keys, int64_t panel)
 {
-    const int64_t d = f->a->head_dim, keys = head->k_len;
-    float sums[BFP_PANEL];
-    for (int64_t i0 = 0; i0 < head->q_len; i0 += BFP_PANEL) {
-        const int64_t rows = bl_min(BFP_PANEL, head->q_len - i0);
-        struct bfp_fetch nothing = {.at = scratch->k};
-        bfp_load_panels(scratch->q, f->q + (head->q_row + i0) * f->ld_q + head->h * d, BL_F32,
-                        f->ld_q, false, rows, d);
-        bfp_multiply(scratch->wide, scratch->k, strips_of(keys), d, scratch->q, 0,
-                     bfp_block_count(d), &nothing);
-        exp_columns(scratch->wide, sums, f->a->scale, keys);
-        bfp_load_panels(scratch->p, scratch->wide, BL_F32, BFP_PANEL, true, BFP_PANEL, keys);
-        bfp_multiply(scratch->product, scratch->v, strips_of(d), keys, scratch->p, 0,
-                     bfp_block_count(keys), &nothing);
+    if (panel == PANELS_PANEL_MIN)
+        exp_panel(scores, sums, scale, keys, PANELS_PANEL_MIN);
+    else
+        exp_panel(scores, sums, scale, keys, PANELS_PANEL_MAX);
+}
+
+/* One query head; scratch holds its keys and values. */
+static void panels_head(const struct forward *f, const struct head *head,
+                        const struct panels_scratch *scratch)
+{
+    const struct panels_form *form = f->form;
+    const int64_t d = f->a->head_dim, keys = head->k_len, panel = form->panel;
+    float sums[PANELS_PANEL_MAX];
+    for (int64_t i0 = 0; i0 < head->q_len; i0 += panel) {
+        const int64_t rows = bl_min(panel, head->q_len - i0);
+        struct panels_fetch nothing = {.at = scratch->k};
+        form->load_panels(scratch->q, f->q + (head->q_row + i0) * f->ld_q + head->h * d, BL_F32,
+                          f->ld_q, false, rows, d);
+        form->multiply(scratch->wide, scratch->k, panels_strips(form, keys), d, scratch->q, 0,
+                       panels_blocks(form, d), &nothing);
+        exp_columns(scratch->wide, sums, f->a->scale, keys, panel);
+        form->load_panels(scratch->p, scratch->wide, BL_F32, panel, true, panel, keys);
+        form->multiply(scratch->product, scratch->v, panels_strips(form, d), keys, scratch->p, 0,
+                       panels_blocks(form, keys), &nothing);
         for (int64_t i = 0; i < rows; i++) {
             float *out = f->out + (head->q_row + i0 + i) * f->ld_out + head->h * d;
             const float scale = 1 / sums[i];
             for (int64_t c = 0; c < d; c++)
-                out[c] = scratch->product[c * BFP_PANEL + i] * scale;
+                out[c] = scratch->product[c * panel + i] * scale;
         }
     }
 }
 
-static void blocks_group(const struct forward *f, int64_t s, int64_t kv, char *memory)
+static void panels_group(const struct forward *f, int64_t s, int64_t kv, char *memory)
 {
+    const struct panels_form *form = f->form;
     const struct ops_attention *a = f->a;
     const int64_t d = a->head_dim, group = a->heads / a->kv_heads, first = a->k_start[s];
-    const struct blocks_scratch scratch = blocks_scratch(a, memory);
-    bfp_load_strips(scratch.k, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
+    const struct panels_scratch scratch = panels_scratch(form, a, memory);
+    form->load_strips(scratch.k, f->k + first * f->ld_k + kv * d, f->ld_k, a->k_len[s], d);
     pack_transposed(scratch.wide, padded(a->k_len[s]), f->v + first * f->ld_v + kv * d, f->ld_v,
                     a->k_len[s], d);
-    bfp_load_strips(scratch.v, scratch.wide, padded(a->k_len[s]), d, a->k_len[s]);
+    form->load_strips(scratch.v, scratch.wide, padded(a->k_len[s]), d, a->k_len[s]);
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
         const struct head head = head_of(a, s, h);
-        blocks_head(f, &head, &scratch);
+        panels_head(f, &head, &scratch);
     }
 }
 
@@ -324,8 +335,8 @@ static void forward_group(const void *job, int64_t s, int64_t kv, float *memory)
 {
     const struct forward *f = job;
     const struct ops_attention *a = f->a;
-    if (takes_blocks(f, a->q_len[s], a->k_len[s])) {
-        blocks_group(f, s, kv, (char *)memory);
+    if (takes_panels(f, a->q_len[s], a->k_len[s])) {
+        panels_group(f, s, kv, (char *)memory);
         return;
     }
     const struct forward_scratch scratch = forward_scratch(a, memory);
@@ -354,10 +365,10 @@ static void attention_forward(struct ops *self, act *out, int64_t ld_out, float 
                               .ld_k = ld_k,
                               .ld_v = ld_v,
                               .a = a,
-                              .blocks = cpu_of(self)->blocks};
+                              .form = cpu_of(self)->form};
     size_t floats = forward_floats(a);
-    if (takes_blocks(&f, a->q_len_max, a->k_len_max))
-        floats = bl_max(floats, blocks_layout(a).bytes / sizeof(float));
+    if (takes_panels(&f, a->q_len_max, a->k_len_max))
+        floats = bl_max(floats, panels_layout(f.form, a).bytes / sizeof(float));
     each_group(cpu_of(self), a, forward_group, &f, floats, work_of(a));
 }
 

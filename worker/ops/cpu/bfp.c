@@ -1,12 +1,22 @@
-/* worker/ops/cpu/bfp.c - see bfp.h.
+/* worker/ops/cpu/bfp.c - products in block floating point, for processors whose 16-bit integer products are twice as fast as
+ * their f32 ones (AVX-512 VNNI): see panels.h.
  *
- * A strip's block is BFP_STRIP scales and as many rows of 64 pairs of values; a panel's block is BFP_PANEL
- * scales and 64 rows of BFP_PANEL pairs, so that vpdpwssd takes a pair of x, repeated, and pairs of 16 columns.
+ * Along K, each row of x and each column of B is cut into blocks of BLOCK values. A block is integers of
+ * 12 bits and a sign and one f32 scale, its largest magnitude / 4095. Products of two blocks are summed
+ * exactly in int32 (4095^2 * 128 < 2^31), scaled, and added in f32 in the order of the blocks.
+ *
+ * Error      of a value at most 1/8190 of its block's largest. bf16 rounds each value by up to 1/512
+ *            of itself, the largest included: for normally distributed values the products here are six
+ *            times as exact as bf16's, and with one huge value in a block still as exact.
+ * Not finite a block with an infinity or a NaN has the scale NaN. Blocks below 2^-100 are zero.
+ *
+ * A strip's block is STRIP scales and as many rows of 64 pairs of values; a panel's block is PANEL
+ * scales and 64 rows of PANEL pairs, so that vpdpwssd takes a pair of x, repeated, and pairs of 16 columns.
  *
  * Rate       one core of a Xeon without AMX (f32 peak 170 GFLOP/s, vpdpwssd's 360), beside other work: the
  *            product of 48 x 48 tiles 260 to 310 GFLOP/s.
  */
-#include "worker/ops/cpu/bfp.h"
+#include "worker/ops/cpu/panels.h"
 
 #include <oneapi/dnnl/dnnl.h>
 #include <string.h>
@@ -14,32 +24,18 @@
 #include "common/size.h"
 #include "worker/ops/cpu/functions.h"
 
-enum { PAIRS = BFP_BLOCK / 2, TOP = 4095, LANES = 16, VECTORS = BFP_PANEL / LANES };
+enum { BLOCK = 128, STRIP = 8, PANEL = 48 };
+enum { PAIRS = BLOCK / 2, TOP = 4095, LANES = 16, VECTORS = PANEL / LANES };
 
 struct strip_block {
-    float scale[16]; /* BFP_STRIP of them; a cache line */
-    int32_t pairs[BFP_STRIP][PAIRS];
+    float scale[16]; /* STRIP of them; a cache line */
+    int32_t pairs[STRIP][PAIRS];
 };
 
 struct panel_block {
-    float scale[BFP_PANEL];
-    int32_t pairs[PAIRS][BFP_PANEL];
+    float scale[PANEL];
+    int32_t pairs[PAIRS][PANEL];
 };
-
-int64_t bfp_block_count(int64_t K)
-{
-    return bl_ceil_div(K, BFP_BLOCK);
-}
-
-size_t bfp_strip_bytes(int64_t K)
-{
-    return sizeof(struct strip_block) * (size_t)bfp_block_count(K);
-}
-
-size_t bfp_panel_bytes(int64_t K)
-{
-    return sizeof(struct panel_block) * (size_t)bfp_block_count(K);
-}
 
 #ifdef CPU_X86
 #include "worker/ops/cpu/transpose.h"
@@ -47,10 +43,19 @@ size_t bfp_panel_bytes(int64_t K)
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define INLINE AVX512 static inline __attribute__((always_inline))
 
-bool bfp_is_possible(void)
+static int64_t blocks_of(int64_t K)
 {
-    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_vnni) ==
-           dnnl_cpu_isa_avx512_core_vnni;
+    return bl_ceil_div(K, BLOCK);
+}
+
+static size_t strip_bytes(int64_t K)
+{
+    return sizeof(struct strip_block) * (size_t)blocks_of(K);
+}
+
+static size_t panel_bytes(int64_t K)
+{
+    return sizeof(struct panel_block) * (size_t)blocks_of(K);
 }
 
 /* -- values to integers -- */
@@ -112,14 +117,15 @@ INLINE __mmask16 lanes(int64_t count)
     return count >= LANES ? 0xFFFF : count > 0 ? (__mmask16)((1 << count) - 1) : 0;
 }
 
-AVX512 void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K)
+/* One strip. */
+AVX512 static void load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K)
 {
     struct strip_block *block = strip;
-    for (int64_t k0 = 0; k0 < K; k0 += BFP_BLOCK, block++) {
+    for (int64_t k0 = 0; k0 < K; k0 += BLOCK, block++) {
         float most[LANES] = {0};
         for (int64_t r = 0; r < rows; r++) {
             __m512i bits = _mm512_setzero_si512();
-            for (int64_t k = k0; k < bl_min(K, k0 + BFP_BLOCK); k += LANES)
+            for (int64_t k = k0; k < bl_min(K, k0 + BLOCK); k += LANES)
                 bits = _mm512_max_epi32(
                     bits, magnitude(_mm512_maskz_loadu_ps(lanes(K - k), x + r * ld + k)));
             most[r] = bits_to_f32((uint32_t)_mm512_reduce_max_epi32(bits));
@@ -127,8 +133,8 @@ AVX512 void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows
         __m512 inverse;
         _mm512_storeu_ps(block->scale, scales_of(_mm512_loadu_si512(most), &inverse));
         _mm512_storeu_ps(most, inverse);
-        for (int64_t r = 0; r < BFP_STRIP; r++)
-            for (int64_t k = k0; k < bl_min(K, k0 + BFP_BLOCK); k += 2 * LANES) {
+        for (int64_t r = 0; r < STRIP; r++)
+            for (int64_t k = k0; k < bl_min(K, k0 + BLOCK); k += 2 * LANES) {
                 __m512i both[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
                 for (int i = 0; r < rows && i < 2; i++)
                     both[i] = integers(
@@ -139,9 +145,16 @@ AVX512 void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows
     }
 }
 
+static void load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
+{
+    char *strip = strips;
+    for (int64_t r = 0; r < rows; r += STRIP, strip += strip_bytes(K))
+        load_strip(strip, x + r * ld, ld, bl_min(STRIP, rows - r), K);
+}
+
 /* -- panels: B = W^T -- */
 
-enum { HALVES = 2 * LANES /* in a vector */, ROW_VECTORS = BFP_BLOCK / LANES };
+enum { HALVES = 2 * LANES /* in a vector */, ROW_VECTORS = BLOCK / LANES };
 
 /* A row of a block, `half`: bf16, else f32, to `copy`; returns its largest magnitudes' bits as of f32. */
 INLINE __m512i copy_row(__m512i *copy, const char *row, bool half)
@@ -174,7 +187,7 @@ INLINE void load_columns(struct panel_block *block, int c, const char *rows, siz
             most[i] = _mm512_max_epi32(most[i], most[i + count]);
     _mm512_storeu_ps(block->scale + c, scales_of(most[0], &inverses));
     _mm512_storeu_ps(inverse, inverses);
-    for (int v = 0; v < BFP_BLOCK / HALVES; v++) {
+    for (int v = 0; v < BLOCK / HALVES; v++) {
         __m512i pairs[LANES];
         for (int n = 0; n < LANES; n++) {
             const __m512 factor = _mm512_set1_ps(inverse[n]);
@@ -213,18 +226,18 @@ static const char *element(const void *w, enum bl_dtype dtype, int64_t index)
 AVX512 static void load_rows(struct panel_block *block, const void *w, enum bl_dtype dtype,
                              int64_t ld, int64_t columns, int64_t count)
 {
-    for (int c = 0; c < BFP_PANEL; c += LANES) {
+    for (int c = 0; c < PANEL; c += LANES) {
         const char *at = element(w, dtype, c * ld);
-        const bool whole = columns - c >= LANES && count == BFP_BLOCK;
+        const bool whole = columns - c >= LANES && count == BLOCK;
         if (whole && dtype == BL_BF16) {
             load_columns(block, c, at, (size_t)ld * 2, true);
         } else if (whole && dtype == BL_F32) {
             load_columns(block, c, at, (size_t)ld * 4, false);
         } else {
-            float wide[LANES * BFP_BLOCK] = {0};
+            float wide[LANES * BLOCK] = {0};
             const int64_t rows = bl_max(0, bl_min(LANES, columns - c));
-            widen_rows(wide, BFP_BLOCK, at, dtype, ld, rows, count);
-            load_columns(block, c, (const char *)wide, BFP_BLOCK * sizeof *wide, false);
+            widen_rows(wide, BLOCK, at, dtype, ld, rows, count);
+            load_columns(block, c, (const char *)wide, BLOCK * sizeof *wide, false);
         }
     }
 }
@@ -292,20 +305,19 @@ INLINE void load_blocks(struct panel_block *to, int64_t blocks, int panels, cons
 AVX512 static void load_transposed(struct panel_block *to, int64_t blocks, const void *w,
                                    enum bl_dtype dtype, int64_t ld, int64_t columns, int64_t count)
 {
-    for (int64_t c = 0, width; c < columns; c += width, to += width / BFP_PANEL * blocks) {
-        const int panels = (int)bl_min(TOGETHER, (columns - c) / BFP_PANEL);
+    for (int64_t c = 0, width; c < columns; c += width, to += width / PANEL * blocks) {
+        const int panels = (int)bl_min(TOGETHER, (columns - c) / PANEL);
         const void *at = element(w, dtype, c);
-        width = bl_max(1, panels) * BFP_PANEL;
+        width = bl_max(1, panels) * PANEL;
         if (panels && count % 4 == 0 && dtype == BL_BF16) {
             load_blocks(to, blocks, panels, at, (size_t)ld * 2, (size_t)count, true);
         } else if (panels && count % 4 == 0 && dtype == BL_F32) {
             load_blocks(to, blocks, panels, at, (size_t)ld * 4, (size_t)count, false);
         } else {
-            float wide[BFP_BLOCK * BFP_PANEL] = {0};
-            width = BFP_PANEL;
-            widen_rows(wide, BFP_PANEL, at, dtype, ld, count, bl_min(BFP_PANEL, columns - c));
-            load_blocks(to, blocks, 1, (const char *)wide, BFP_PANEL * sizeof *wide, BFP_BLOCK,
-                        false);
+            float wide[BLOCK * PANEL] = {0};
+            width = PANEL;
+            widen_rows(wide, PANEL, at, dtype, ld, count, bl_min(PANEL, columns - c));
+            load_blocks(to, blocks, 1, (const char *)wide, PANEL * sizeof *wide, BLOCK, false);
         }
     }
 }
@@ -318,67 +330,46 @@ AVX512 static void prefetch(const char *at, size_t step, int64_t rows, size_t by
             _mm_prefetch(at + i, _MM_HINT_T1);
 }
 
-void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                     int64_t columns, int64_t K)
+static void load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
+                        bool transposed, int64_t columns, int64_t K)
 {
-    const int64_t blocks = bfp_block_count(K);
+    const int64_t blocks = blocks_of(K);
     const size_t size = dtype == BL_F32 ? 4 : 2;
     struct panel_block *block = panels;
     /* All panels' part of a block at a time: one row of W is one page, or more. */
-    for (int64_t k = 0; k < K; k += BFP_BLOCK, block++) {
-        const int64_t inner = bl_min(BFP_BLOCK, K - k), next = bl_min(BFP_BLOCK, K - k - BFP_BLOCK);
+    for (int64_t k = 0; k < K; k += BLOCK, block++) {
+        const int64_t inner = bl_min(BLOCK, K - k), next = bl_min(BLOCK, K - k - BLOCK);
         if (transposed) {
             if (next > 0)
-                prefetch(element(w, dtype, (k + BFP_BLOCK) * ld), (size_t)ld * size, next,
+                prefetch(element(w, dtype, (k + BLOCK) * ld), (size_t)ld * size, next,
                          (size_t)columns * size);
             load_transposed(block, blocks, element(w, dtype, k * ld), dtype, ld, columns, inner);
             continue;
         }
-        for (int64_t c = 0; c < columns; c += BFP_PANEL) {
-            const int64_t width = bl_min(BFP_PANEL, columns - c);
+        for (int64_t c = 0; c < columns; c += PANEL) {
+            const int64_t width = bl_min(PANEL, columns - c);
             if (next > 0)
-                prefetch(element(w, dtype, c * ld + k + BFP_BLOCK), (size_t)ld * size, width,
+                prefetch(element(w, dtype, c * ld + k + BLOCK), (size_t)ld * size, width,
                          (size_t)next * size);
-            load_rows(block + c / BFP_PANEL * blocks, element(w, dtype, c * ld + k), dtype, ld,
-                      width, inner);
+            load_rows(block + c / PANEL * blocks, element(w, dtype, c * ld + k), dtype, ld, width,
+                      inner);
         }
     }
 }
 
 /* -- products -- */
 
-/* A line of each of PAIRS >> shift rows of what is to be fetched. */
-struct lines {
-    const char *at;
-    size_t step;
-    int shift;
-};
-
-INLINE struct lines next_lines(struct bfp_fetch *fetch)
-{
-    if (fetch->rows <= 0)
-        return (struct lines){.at = fetch->at};
-    const struct lines lines = {fetch->at + fetch->done, fetch->step, fetch->shift};
-    fetch->done += 64;
-    if (fetch->done >= fetch->bytes) {
-        fetch->at += (PAIRS >> fetch->shift) * fetch->step;
-        fetch->rows -= PAIRS >> fetch->shift;
-        fetch->done = 0;
-    }
-    return lines;
-}
-
-/* y (BFP_STRIP, BFP_PANEL) = or += x b over `pairs` pairs: their 24 sums are registers for all of them. The
+/* y (STRIP, PANEL) = or += x b over `pairs` pairs: their 24 sums are registers for all of them. The
  * instruction by hand, since compilers copy what the intrinsic adds to. `next` is what will be x later: strips
  * come from beyond the L2 cache, and not in an order that hardware foresees. */
 INLINE void multiply_block(float *y, const struct strip_block *x, const struct panel_block *b,
                            int64_t pairs, bool add, const struct strip_block *next,
-                           struct lines lines)
+                           struct panels_lines lines)
 {
     const __mmask16 added = add ? 0xFFFF : 0;
-    __m512i sum[BFP_STRIP][VECTORS];
+    __m512i sum[STRIP][VECTORS];
 #pragma GCC unroll 8
-    for (int r = 0; r < BFP_STRIP; r++)
+    for (int r = 0; r < STRIP; r++)
         for (int v = 0; v < VECTORS; v++)
             sum[r][v] = _mm512_setzero_si512();
     for (int64_t k = 0; k < pairs; k++) {
@@ -388,7 +379,7 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
         for (int v = 0; v < VECTORS; v++)
             columns[v] = _mm512_loadu_si512(&b->pairs[k][v * LANES]);
 #pragma GCC unroll 8
-        for (int r = 0; r < BFP_STRIP; r++) {
+        for (int r = 0; r < STRIP; r++) {
             const __m512i row = _mm512_set1_epi32(x->pairs[r][k]);
 #pragma GCC unroll 3
             for (int v = 0; v < VECTORS; v++)
@@ -399,8 +390,8 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
     for (int v = 0; v < VECTORS; v++) {
         const __m512 scale = _mm512_loadu_ps(b->scale + v * LANES);
 #pragma GCC unroll 8
-        for (int r = 0; r < BFP_STRIP; r++) {
-            float *at = y + r * BFP_PANEL + v * LANES;
+        for (int r = 0; r < STRIP; r++) {
+            float *at = y + r * PANEL + v * LANES;
             const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][v]), scale);
             _mm512_storeu_ps(at, _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->scale[r]),
                                                  _mm512_maskz_loadu_ps(added, at)));
@@ -408,46 +399,41 @@ INLINE void multiply_block(float *y, const struct strip_block *x, const struct p
     }
 }
 
-AVX512 void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
-                         int64_t first, int64_t end, struct bfp_fetch *fetch)
+AVX512 static void multiply(float *y, const void *strips, int64_t count, int64_t K,
+                            const void *panel, int64_t first, int64_t end,
+                            struct panels_fetch *fetch)
 {
-    const int64_t blocks = bfp_block_count(K);
+    const int64_t blocks = blocks_of(K);
     const struct strip_block *x = strips;
     const struct panel_block *b = panel;
     for (int64_t k = first; k < end; k++)
         for (int64_t s = 0; s < count; s++)
-            multiply_block(y + s * BFP_STRIP * BFP_PANEL, x + s * blocks + k, b + k - first,
-                           bl_min(PAIRS, bl_ceil_div(K - k * BFP_BLOCK, 2)), k > 0,
+            multiply_block(y + s * STRIP * PANEL, x + s * blocks + k, b + k - first,
+                           bl_min(PAIRS, bl_ceil_div(K - k * BLOCK, 2)), k > 0,
                            k + 1 < blocks ? x + s * blocks + k + 1 : x + (s + count) * blocks,
-                           next_lines(fetch));
+                           panels_next_lines(fetch));
+}
+
+const struct panels_form *bfp_form(void)
+{
+    static const struct panels_form form = {.name = "block products",
+                                            .strip = STRIP,
+                                            .panel = PANEL,
+                                            .block = BLOCK,
+                                            .strip_bytes = strip_bytes,
+                                            .panel_bytes = panel_bytes,
+                                            .load_strips = load_strips,
+                                            .load_panels = load_panels,
+                                            .multiply = multiply};
+    const dnnl_cpu_isa_t vnni = dnnl_cpu_isa_avx512_core_vnni;
+    return (dnnl_get_effective_cpu_isa() & vnni) == vnni ? &form : NULL;
 }
 
 #else
 
-bool bfp_is_possible(void)
+const struct panels_form *bfp_form(void)
 {
-    return false;
-}
-
-void bfp_load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K)
-{
-}
-
-void bfp_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
-                     int64_t columns, int64_t K)
-{
-}
-
-void bfp_multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
-                  int64_t first, int64_t end, struct bfp_fetch *fetch)
-{
+    return NULL;
 }
 
 #endif
-
-void bfp_load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
-{
-    char *strip = strips;
-    for (int64_t r = 0; r < rows; r += BFP_STRIP, strip += bfp_strip_bytes(K))
-        bfp_load_strip(strip, x + r * ld, ld, bl_min(BFP_STRIP, rows - r), K);
-}

@@ -13,8 +13,7 @@
 #endif
 
 #include "common/limits.h"
-#include "worker/ops/cpu/bfp.h"
-#include "worker/ops/cpu/packed.h"
+#include "worker/ops/cpu/panels.h"
 
 enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20, HUGE_FROM = 32 << 20 };
 
@@ -199,25 +198,12 @@ enum cpu_isa cpu_isa_best(void)
 #endif
 }
 
-/* Whether bf16 products are faster here than f32 products of widened values: with AMX, and with AVX-512's
- * bf16 instructions but for Intel's, which take twice as long as f32's (74 GFLOP/s beside 150 on one
- * Xeon without AMX; twice as fast as f32 on a Zen 4). A function of the processor alone, so that equal
- * processors give equal results. */
-static bool bf16_pays(void)
+/* How large products are made in the default precision: what multiplies fastest here. NULL: in f32. A function of the
+ * processor and the system alone, so that equal ones give equal results. */
+static const struct panels_form *form_here(void)
 {
-#ifdef CPU_X86
-    __builtin_cpu_init();
-    return library_uses(dnnl_cpu_isa_avx512_core_amx) ||
-           (library_uses(dnnl_cpu_isa_avx512_core_bf16) && !__builtin_cpu_is("intel"));
-#else
-    return false;
-#endif
-}
-
-/* Likewise products in block floating point: everywhere else where they are possible. */
-static bool blocks_pay(void)
-{
-    return bfp_is_possible() && !bf16_pays();
+    const struct panels_form *amx = amx_form();
+    return amx ? amx : bfp_form();
 }
 
 void ops_cpu_kind(char *ret, size_t size)
@@ -234,15 +220,14 @@ void ops_cpu_kind(char *ret, size_t size)
                  {dnnl_cpu_isa_avx, "avx"},
                  {dnnl_cpu_isa_all, "any"}};
     const dnnl_version_t *version = dnnl_version();
+    const struct panels_form *form = form_here();
     int i = 0;
     while (!library_uses(names[i].isa))
         i++;
-    snprintf(ret, size, "%s, oneDNN %d.%d.%d %s%s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
-             version->major, version->minor, version->patch, names[i].name,
-             bf16_pays()    ? ", bf16 products"
-             : blocks_pay() ? ", block products"
-                            : "",
-             sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
+    snprintf(ret, size, "%s, oneDNN %d.%d.%d %s%s%s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
+             version->major, version->minor, version->patch, names[i].name, form ? ", " : "",
+             form ? form->name : "", sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024,
+             sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024);
 }
 
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err)
@@ -254,15 +239,12 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
     cpu->isa = options->isa;
     cpu->serial_work = options->serial_work;
     cpu->wide_max = options->wide_max;
-    cpu->packed = options->packed && options->precision == OPS_BF16;
-    cpu->blocks = options->blocks && options->precision == OPS_BF16;
-    cpu->blocks_min = options->blocks_min;
+    cpu->form = options->precision == OPS_BF16 ? options->form : NULL;
+    cpu->panels_min = options->panels_min;
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
-    snprintf(cpu->name, sizeof cpu->name, "cpu: %s, %s", isas[options->isa].name,
-             options->precision == OPS_F32 ? "f32"
-             : cpu->packed                 ? "bf16 products"
-             : cpu->blocks                 ? "bf16 weights, block products"
-                                           : "bf16 weights");
+    snprintf(cpu->name, sizeof cpu->name, "cpu: %s, %s%s%s", isas[options->isa].name,
+             options->precision == OPS_F32 ? "f32" : "bf16 weights", cpu->form ? ", " : "",
+             cpu->form ? cpu->form->name : "");
     cpu->ops = (struct ops){.name = cpu->name,
                             .precision = options->precision,
                             .act_bytes = sizeof(float),
@@ -292,8 +274,7 @@ int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, st
                                         .isa = cpu_isa_best(),
                                         .serial_work = CPU_SERIAL_WORK,
                                         .wide_max = BL_OPS_WIDE_MAX,
-                                        .packed = bf16_pays(),
-                                        .blocks = blocks_pay(),
-                                        .blocks_min = CPU_BLOCKS_MIN};
+                                        .form = form_here(),
+                                        .panels_min = CPU_PANELS_MIN};
     return cpu_open(&options, ret, err);
 }

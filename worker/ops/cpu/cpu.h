@@ -28,8 +28,8 @@ struct cpu {
     struct ops ops; /* first: every operation's self is the struct cpu */
     enum cpu_isa isa;
     int threads;
-    int64_t serial_work, wide_max, blocks_min; /* see struct cpu_options */
-    bool packed, blocks;                       /* likewise; never with OPS_F32 */
+    int64_t serial_work, wide_max, panels_min; /* see struct cpu_options */
+    const struct panels_form *form;            /* likewise; NULL with OPS_F32 */
     char name[64];
     struct ops_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
     struct bl_error failure; /* the first one; sticks */
@@ -75,16 +75,16 @@ enum { CPU_SERIAL_WORK = 1 << 17 };
 /* Matrices with a narrower side gain little, and small models keep f32's results. A head's part of the folded cross-attention at
  * width 2048 has a side of so many: two of its products follow each other, so that their errors would add up
  * (tests/evidence/algebra). */
-enum { CPU_BLOCKS_MIN = 256 };
+enum { CPU_PANELS_MIN = 256 };
 static inline int cpu_threads(const struct cpu *cpu, int64_t work)
 {
     return work < cpu->serial_work ? 1 : cpu->threads;
 }
 
-/* Is a matrix (N,K) multiplied in block floating point? */
-static inline bool cpu_in_blocks(const struct cpu *cpu, int64_t N, int64_t K)
+/* Is a matrix (N,K) multiplied by panels? */
+static inline bool cpu_by_panels(const struct cpu *cpu, int64_t N, int64_t K)
 {
-    return cpu->blocks && bl_min(N, K) > cpu->blocks_min;
+    return cpu->form && bl_min(N, K) > cpu->panels_min;
 }
 
 /* R rows in at most 64 blocks of equal size, a function of R alone. */
@@ -129,11 +129,10 @@ struct cpu_options {
     enum cpu_isa isa;    /* at most what the processor has: cpu_isa_best() */
     int64_t serial_work; /* operations of less stay on the caller; CPU_SERIAL_WORK */
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
-    /* How products are made where the precision is OPS_BF16; neither: in f32. */
-    bool packed; /* in bf16 (packed.h) */
-    bool
-        blocks; /* in block floating point (bfp.h), where both sides of a matrix are more than blocks_min */
-    int64_t blocks_min; /* CPU_BLOCKS_MIN */
+    /* How products are made where the precision is OPS_BF16 and both sides of a matrix are more than panels_min (panels.h);
+     * NULL: in f32. */
+    const struct panels_form *form;
+    int64_t panels_min; /* CPU_PANELS_MIN */
 };
 enum cpu_isa cpu_isa_best(void);
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err);

@@ -3,7 +3,7 @@
  * Here are products in f32. The result is cut into tiles, each one single-threaded sgemm over the inner dimension, or over
  * fixed blocks of it, one after the other, where W is laid out anew and the scratch for that is bounded. OpenMP spreads the
  * tiles. So an element's order of summation is the library's for a shape that R, N and K decide alone. W is as matrix.h keeps it:
- * f32, or widened on the way. Other forms: linear_few.c, linear_blocks.c, linear_packed.c; gradients of parameters:
+ * f32, or widened on the way. Other forms: linear_few.c, linear_panels.c; gradients of parameters:
  * linear_gradient.c.
  *
  * Rate       one core of a Xeon whose f32 peak is 175 GFLOP/s: 145 to 165 forward, 150 to 175 backward. Kernels of our own
@@ -108,7 +108,7 @@ static void multiply_in_place(struct cpu *cpu, const struct linear_product *p)
 
 /* -- the choice -- */
 
-/* A product of so few rows waits for W, which the library, or blocks, would first lay out for many. */
+/* A product of so few rows waits for W, which the library, or panels, would first lay out for many. */
 static bool is_few(const struct linear_product *p)
 {
     enum { FEW_ROWS = 8 };
@@ -120,12 +120,10 @@ static void multiply(struct ops *self, const struct linear_product *p)
     struct cpu *cpu = cpu_of(self);
     if (p->R == 0)
         return;
-    if (p->w->packing)
-        CPU_VARIANT(multiply_packed)(cpu, p);
-    else if (is_few(p))
+    if (is_few(p))
         CPU_VARIANT(multiply_few)(cpu, p);
-    else if (p->w->blocks)
-        CPU_VARIANT(multiply_blocks)(cpu, p);
+    else if (p->w->panels)
+        CPU_VARIANT(multiply_panels)(cpu, p);
     else if (p->transposed && p->w->dtype == BL_F32)
         multiply_in_place(cpu, p);
     else

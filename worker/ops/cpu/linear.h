@@ -19,10 +19,8 @@ struct linear_product {
 
 /* Of few rows, W read as it lies: f32 or bf16. */
 void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p);
-/* In bf16, where the processor multiplies that: W as packed (packed.h). */
-void CPU_VARIANT(multiply_packed)(struct cpu *cpu, const struct linear_product *p);
-/* In block floating point (bfp.h). */
-void CPU_VARIANT(multiply_blocks)(struct cpu *cpu, const struct linear_product *p);
+/* By panels (panels.h). */
+void CPU_VARIANT(multiply_panels)(struct cpu *cpu, const struct linear_product *p);
 
 /* The end of a row: y = product (which may be y), or += product; bias, what is saved, activation. */
 static inline void finish_row(float *y, const float *product, bool accumulate, float *saved_pre,

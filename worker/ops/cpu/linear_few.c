@@ -1,6 +1,6 @@
 /* worker/ops/cpu/linear_few.c - y (R,N) = x (R,K) W^T for so few rows that the product waits for W: a decoder's step.
  *
- * The library, or blocks of integers, would first lay out W for many rows. Here its rows are read once, as they lie, and
+ * The library, or panels, would first lay out W for many rows. Here its rows are read once, as they lie, and
  * those that come next are fetched meanwhile: they follow one another too shortly for the processor's own prefetching. Tiles are
  * rows of x by rows of W, whose sums stay in registers. An element's order of summation is K's alone.
  */

@@ -1,13 +1,13 @@
 /* worker/ops/cpu/linear_gradient.c - gradients of a linear layer's parameters: d_W (N,K) += d_y^T x, d_b (N) += sum over rows of d_y.
  *
  * Tiles      as in linear.c, of f32 products at 155 to 180 GFLOP/s; large matrices are passed once, by few rows in f32, or, where
- *            other products are in block floating point, by blocks along rows.
+ *            other products are by panels, by these, along rows.
  */
 #include <omp.h>
 #include <string.h>
 
-#include "worker/ops/cpu/bfp.h"
 #include "worker/ops/cpu/linear.h"
+#include "worker/ops/cpu/panels.h"
 #include "worker/ops/cpu/product.h"
 #include "worker/ops/cpu/tiles.h"
 
@@ -89,13 +89,18 @@ static void gradient_by_few_rows(struct cpu *cpu, float *d_w, const float *d_y, 
         gradient_rows(d_w, d_y, strips, threads_rows + omp_get_thread_num() * ROWS * R, R, N, K, n);
 }
 
-/* -- of a large matrix in block floating point -- */
+/* -- of a large matrix by panels -- */
 
-/* Blocks are cut along the rows of x and d_y. x is laid out in panels for all threads; d_W is passed once, GRADIENT_ROWS
+/* K of the product are the rows of x and d_y. x is laid out in panels for all threads; d_W is passed once, GRADIENT_ROWS
  * of its rows at a time, for which d_y is laid out in strips. */
-enum { GRADIENT_STRIPS = 4, GRADIENT_ROWS = GRADIENT_STRIPS * BFP_STRIP, GRADIENT_R_MIN = 32 };
+enum {
+    GRADIENT_STRIPS = 4,
+    GRADIENT_ROWS_MAX = GRADIENT_STRIPS * PANELS_STRIP_MAX,
+    GRADIENT_R_MIN = 32
+};
 
-struct block_gradient {
+struct panel_gradient {
+    const struct panels_form *form;
     float *d_w;
     const float *d_y;
     const char *panels;
@@ -103,54 +108,61 @@ struct block_gradient {
 };
 
 /* A thread's scratch: d_y's rows turned, and their strips. */
-static size_t gradient_bytes(int64_t R)
+static size_t turned_bytes(const struct panels_form *form, int64_t R)
 {
-    return whole_lines((size_t)(GRADIENT_ROWS * padded(R)) * sizeof(float)) +
-           GRADIENT_STRIPS * bfp_strip_bytes(R);
+    return whole_lines((size_t)(GRADIENT_STRIPS * form->strip * padded(R)) * sizeof(float));
+}
+static size_t gradient_bytes(const struct panels_form *form, int64_t R)
+{
+    return turned_bytes(form, R) + GRADIENT_STRIPS * form->strip_bytes(R);
 }
 
-static void gradient_block_rows(const struct block_gradient *g, int64_t n0, char *mine)
+static void gradient_panel_rows(const struct panel_gradient *g, int64_t n0, char *mine)
 {
-    float product[GRADIENT_ROWS * BFP_PANEL] __attribute__((aligned(64)));
-    const int64_t R = g->R, K = g->K, rows = bl_min(GRADIENT_ROWS, g->N - n0), ld = padded(R);
+    float product[GRADIENT_ROWS_MAX * PANELS_PANEL_MAX] __attribute__((aligned(64)));
+    const struct panels_form *form = g->form;
+    const int64_t R = g->R, K = g->K, ld = padded(R);
+    const int64_t rows = bl_min(GRADIENT_STRIPS * form->strip, g->N - n0);
     float *d_y = (float *)mine;
-    char *strips = mine + whole_lines((size_t)(GRADIENT_ROWS * ld) * sizeof *d_y);
+    char *strips = mine + turned_bytes(form, R);
     pack_transposed(d_y, ld, g->d_y + n0, g->N, R, rows);
-    bfp_load_strips(strips, d_y, ld, rows, R);
-    for (int64_t k = 0; k < K; k += BFP_PANEL) {
-        const int64_t columns = bl_min(BFP_PANEL, K - k);
+    form->load_strips(strips, d_y, ld, rows, R);
+    for (int64_t k = 0; k < K; k += form->panel) {
+        const int64_t columns = bl_min(form->panel, K - k);
         float *d_w = g->d_w + n0 * K + k;
-        struct bfp_fetch next = {.at = (const char *)(d_w + columns),
-                                 .step = (size_t)K * sizeof *d_w,
-                                 .bytes = BFP_PANEL * sizeof *d_w,
-                                 .rows = rows,
-                                 .shift = 1};
-        bfp_multiply(product, strips, bl_ceil_div(rows, BFP_STRIP), R,
-                     g->panels + (size_t)(k / BFP_PANEL) * bfp_panel_bytes(R), 0,
-                     bfp_block_count(R), &next);
+        struct panels_fetch next = {.at = (const char *)(d_w + columns),
+                                    .step = (size_t)K * sizeof *d_w,
+                                    .bytes = (size_t)form->panel * sizeof *d_w,
+                                    .rows = rows,
+                                    .shift = 1};
+        form->multiply(product, strips, panels_strips(form, rows), R,
+                       g->panels + (size_t)(k / form->panel) * form->panel_bytes(R), 0,
+                       panels_blocks(form, R), &next);
         for (int64_t r = 0; r < rows; r++)
-            finish_row(d_w + r * K, product + r * BFP_PANEL, true, NULL, NULL, columns, OPS_NONE);
+            finish_row(d_w + r * K, product + r * form->panel, true, NULL, NULL, columns, OPS_NONE);
     }
 }
 
-static void gradient_in_blocks(struct cpu *cpu, float *d_w, const float *d_y, const float *x,
+static void gradient_by_panels(struct cpu *cpu, float *d_w, const float *d_y, const float *x,
                                int64_t R, int64_t N, int64_t K)
 {
     enum { TOGETHER = 8 };
-    const int64_t count = bl_ceil_div(K, BFP_PANEL);
-    const size_t panels_bytes = (size_t)count * bfp_panel_bytes(R), mine = gradient_bytes(R);
+    const struct panels_form *form = cpu->form;
+    const int64_t count = bl_ceil_div(K, form->panel), rows = GRADIENT_STRIPS * form->strip;
+    const size_t panels_bytes = (size_t)count * form->panel_bytes(R),
+                 mine = gradient_bytes(form, R);
     char *panels = cpu_scratch(cpu, CPU_SCRATCH_INNER, panels_bytes + mine * (size_t)cpu->threads);
     if (!panels || cpu->dry)
         return;
-    const struct block_gradient gradient = {d_w, d_y, panels, R, N, K};
+    const struct panel_gradient gradient = {form, d_w, d_y, panels, R, N, K};
     const int threads = cpu_threads(cpu, work_of(R, N, K));
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < count; i += TOGETHER)
-        bfp_load_panels(panels + (size_t)i * bfp_panel_bytes(R), x + i * BFP_PANEL, BL_F32, K, true,
-                        bl_min(TOGETHER * BFP_PANEL, K - i * BFP_PANEL), R);
+        form->load_panels(panels + (size_t)i * form->panel_bytes(R), x + i * form->panel, BL_F32, K,
+                          true, bl_min(TOGETHER * form->panel, K - i * form->panel), R);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t n = 0; n < N; n += GRADIENT_ROWS)
-        gradient_block_rows(&gradient, n,
+    for (int64_t n = 0; n < N; n += rows)
+        gradient_panel_rows(&gradient, n,
                             panels + panels_bytes + (size_t)omp_get_thread_num() * mine);
 }
 
@@ -165,8 +177,8 @@ static void linear_backward_weight(struct ops *self, float *d_w, float *d_bias, 
     const float *d_y = cpu_const_f32(d_y_), *x = cpu_const_f32(x_);
     if (d_bias)
         add_column_sums(cpu, d_bias, d_y, R, N);
-    if (cpu_in_blocks(cpu, N, K) && R >= GRADIENT_R_MIN) {
-        gradient_in_blocks(cpu, d_w, d_y, x, R, N, K);
+    if (cpu_by_panels(cpu, N, K) && R >= GRADIENT_R_MIN) {
+        gradient_by_panels(cpu, d_w, d_y, x, R, N, K);
         return;
     }
     if (R <= FEW_ROWS_WEIGHT && N * K >= FEW_ROWS_ELEMENTS) {

@@ -1,11 +1,9 @@
-/* worker/ops/cpu/matrix.c - how the matrices of linear layers are kept, packed and read: matrix.h.
+/* worker/ops/cpu/matrix.c - how the matrices of linear layers are kept and read: matrix.h.
  */
 #include "worker/ops/cpu/matrix.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#include "worker/ops/cpu/packed.h"
 
 /* -- made from a file's data or a master -- */
 
@@ -37,12 +35,6 @@ static void matrix_free(struct ops *self, struct ops_matrix **matrix)
 {
     struct ops_matrix *m = *matrix;
     if (m) {
-        if (m->packing) {
-            packed_free(&m->packing->forward);
-            packed_free(&m->packing->backward);
-            cpu_free(cpu_of(self), m->packing->data);
-        }
-        free(m->packing);
         cpu_free(cpu_of(self), m->owned);
         if (m->borrowed)
             ops_dry_borrow(cpu_of(self)->dry, -m->borrowed);
@@ -55,14 +47,10 @@ static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl
                          int64_t N, int64_t K, struct bl_error *err)
 {
     struct ops_matrix *matrix = calloc(1, sizeof *matrix);
-    struct matrix_packing *packing = cpu->packed ? calloc(1, sizeof *packing) : NULL;
-    if (!matrix || (cpu->packed && !packing)) {
-        free(matrix);
-        free(packing);
+    if (!matrix)
         return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
-    }
-    *matrix = (struct ops_matrix){
-        .N = N, .K = K, .dtype = dtype, .blocks = cpu_in_blocks(cpu, N, K), .packing = packing};
+    *matrix =
+        (struct ops_matrix){.N = N, .K = K, .dtype = dtype, .panels = cpu_by_panels(cpu, N, K)};
     *ret = matrix;
     return 0;
 }
@@ -75,7 +63,7 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     BL_ASSERT(N >= 1 && K >= 1 && (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0);
     struct cpu *cpu = cpu_of(self);
     enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
-    if (N * K <= cpu->wide_max && !cpu->packed)
+    if (N * K <= cpu->wide_max)
         to = BL_F32;
     const bool exact = dtype == to && (to != BL_F32 || self->precision == OPS_F32);
     const size_t bytes = (size_t)(N * K) * (to == BL_F32 ? 4 : 2);
@@ -111,86 +99,18 @@ static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const flo
     return 0;
 }
 
-/* In f32 the master itself is what is multiplied. */
+/* The master itself is what is multiplied. */
 static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrices, int64_t count)
 {
-    for (int64_t i = 0; i < count; i++)
-        if (matrices[i]->packing)
-            matrices[i]->packing->fresh = false;
-}
-
-/* -- packed for bf16 products -- */
-
-/* Fills all blocks of W^T. */
-static bool load_packed(struct cpu *cpu, const struct ops_matrix *w)
-{
-    const struct matrix_packing *packing = w->packing;
-    const uint16_t *values = w->rows;
-    uint16_t *rounded = NULL;
-    if (w->dtype == BL_F32) {
-        values = rounded =
-            cpu_scratch(cpu, CPU_SCRATCH_INNER, (size_t)(w->N * w->K) * sizeof *rounded);
-        if (!rounded)
-            return false;
-    }
-    if (cpu->dry)
-        return true;
-    const int threads = cpu_threads(cpu, w->N * w->K);
-    const size_t block_bytes = packed_block_bytes(packing->forward);
-    if (rounded)
-#pragma omp parallel for num_threads(threads)
-        for (int64_t n = 0; n < w->N; n++)
-            narrow(rounded + n * w->K, (const float *)matrix_at(w, n * w->K), w->K);
-#pragma omp parallel for num_threads(threads)
-    for (int64_t b = 0; b < packed_block_count(packing->forward); b++) {
-        int64_t first, count;
-        packed_block(packing->forward, b, &first, &count);
-        packed_load(packing->forward, b, packing->data + (size_t)b * block_bytes,
-                    values + first * w->K, 1, w->K);
-    }
-    return true;
-}
-
-static int create_packed(struct cpu *cpu, const struct ops_matrix *w, struct bl_error *err)
-{
-    struct matrix_packing *packing = w->packing;
-    BL_TRY(packed_create(w->K, w->N, &packing->forward, err));
-    packing->data = cpu_alloc(cpu, OPS_MATRICES,
-                              packed_block_bytes(packing->forward) *
-                                  (size_t)packed_block_count(packing->forward));
-    if (packing->data)
-        return 0;
-    packed_free(&packing->forward);
-    return bl_fail(err, BL_ENOMEM, "no memory for a packed matrix of %lld x %lld", (long long)w->N,
-                   (long long)w->K);
-}
-
-bool CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, bool backward)
-{
-    struct matrix_packing *packing = w->packing;
-    struct bl_error err;
-    if ((!packing->forward && create_packed(cpu, w, &err) < 0) ||
-        (backward && !packing->backward &&
-         packed_create(w->N, w->K, &packing->backward, &err) < 0)) {
-        cpu_failed(cpu, &err);
-        return false;
-    }
-    if (!packing->fresh)
-        packing->fresh = load_packed(cpu, w);
-    return packing->fresh;
 }
 
 static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
 {
     struct cpu *cpu = cpu_of(self);
-    if (!matrix->packing && !matrix->owned && cpu->dry) {
+    if (!matrix->owned && cpu->dry) {
         matrix->borrowed = matrix->N * matrix->K * (matrix->dtype == BL_F32 ? 4 : 2);
         ops_dry_borrow(cpu->dry, matrix->borrowed);
     }
-    if (!matrix->packing || !CPU_VARIANT(matrix_packed)(cpu, matrix, false) || embedded)
-        return;
-    cpu_free(cpu, matrix->owned);
-    matrix->rows = matrix->owned = NULL;
 }
 
 /* -- read as an embedding -- */
@@ -200,7 +120,6 @@ static void embed(struct ops *self, act *y_, const struct ops_matrix *table, con
 {
     float *y = cpu_f32(y_);
     const int64_t D = table->K;
-    BL_ASSERT(table->rows != NULL);
 #pragma omp parallel for num_threads(cpu_threads(cpu_of(self), R *D))
     for (int64_t r = 0; r < R; r++) {
         BL_ASSERT(ids[r] >= 0 && ids[r] < table->N);

@@ -4,11 +4,8 @@
  *            widened where they are multiplied; a matrix of at most cpu->wide_max elements once and
  *            for all. Data that may be kept and is right as it stands is not copied.
  * Trainable  the caller's f32 master itself.
- * Blocks     with cpu->blocks, matrices with both sides above CPU_BLOCKS_MIN are multiplied in block floating point,
- *            which is made from them on the way: nothing is kept.
- * bf16       where the processor multiplies bf16 (cpu->packed), W^T is packed (packed.h) by
- *            matrix_pack or when first multiplied, and again after matrices_refresh. It is the one copy
- *            that both directions use: backward makes W from it, block by block.
+ * Panels     with cpu->form, matrices with both sides above CPU_PANELS_MIN are multiplied by panels (panels.h), which are
+ *            made from them on the way: nothing is kept.
  */
 #pragma once
 
@@ -21,23 +18,11 @@
 struct ops_matrix {
     int64_t N, K;
     enum bl_dtype dtype; /* of rows: BL_F32, BL_F16 or BL_BF16 */
-    const void *rows;    /* borrowed from the caller, or == owned; NULL once packed for good */
+    const void *rows;    /* borrowed from the caller, or == owned */
     void *owned;
-    int64_t borrowed;               /* bytes of a file that a dry device counts for it */
-    bool blocks;                    /* products in block floating point (bfp.h) */
-    struct matrix_packing *packing; /* NULL: products are not bf16 */
+    int64_t borrowed; /* bytes of a file that a dry device counts for it */
+    bool panels;      /* multiplied by panels */
 };
-
-struct matrix_packing {
-    struct packed *forward;  /* W^T (K,N) */
-    struct packed *backward; /* W (N,K); NULL until first asked for */
-    char *data;              /* forward's blocks */
-    bool fresh;              /* data follows rows */
-};
-
-/* W^T packed and up to date; with `backward`, W's format too. False: out of memory, which is
- * recorded. */
-bool CPU_VARIANT(matrix_packed)(struct cpu *cpu, const struct ops_matrix *w, bool backward);
 
 /* The address of an element. */
 static inline const char *matrix_at(const struct ops_matrix *matrix, int64_t index)
