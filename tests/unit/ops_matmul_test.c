@@ -157,7 +157,10 @@ static void check(struct input in)
     in.d_x = in.accumulate ? doubles(in.old_d_x, R * K) : zeros(R * K);
     in.d_w = doubles(in.old_d_w, N * K);
     in.d_b = doubles(in.old_d_b, N);
-    const bool few = R <= 8; /* f32 and bf16 rows are read in place */
+    /* f32 and bf16 rows are read in place, but for those of whole tiles */
+    const bool tiles = in.options.form && in.options.form->multiply_few && !in.trainable &&
+                       K % PANELS_FEW_INNER == 0 && N % PANELS_FEW_COLUMNS == 0;
+    const bool few = R <= 8 && !tiles;
     const double *x = few && in.options.form ? doubles(in.x, R * K) : multiplied(&in, in.x, R, K);
     const double *d_y = multiplied(&in, in.d_y, R, N);
     double *x_weight = doubles(in.x, R * K), *d_y_weight = doubles(in.d_y, R * N);
@@ -243,8 +246,8 @@ static void frozen_matrices_of_every_type_give_what_they_store(void **state)
 /* Each edge of a block, a strip, a panel, and of tiles; values of every type, forward and back. */
 static void check_form(const struct panels_form *form)
 {
-    static const int64_t more[][3] = {
-        {130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256}, {33, 70, 1100}};
+    static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256},
+                                      {33, 70, 1100}, {16, 80, 1088}, {3, 208, 64}};
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
     if (!form)
         skip();

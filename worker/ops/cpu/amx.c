@@ -29,7 +29,6 @@ enum {
     BLOCK = 128,                    /* of a block */
     LINE = STEP * sizeof(uint16_t), /* bytes of a tile's row */
     LANES = 16,
-    CHUNK = 4, /* blocks that a strip is multiplied by while its sums stay in registers */
 };
 
 struct tile {
@@ -259,25 +258,126 @@ AMX static void multiply_one(float *y, const struct tile *x, const struct panel_
     _tile_stored(1, y + LANES, LD);
 }
 
+static const struct config config = {.palette = 1,
+                                     .row_bytes = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE},
+                                     .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
 AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
                          int64_t first, int64_t end, struct panels_fetch *fetch)
 {
-    static const struct config config = {.palette = 1,
-                                         .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                         .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-    const int64_t all = steps_of(K), last = bl_min(all, end * BLOCK_STEPS);
-    const struct tile *x = strips;
-    const struct panel_step *b = panel;
+    const int64_t all = steps_of(K), k = first * BLOCK_STEPS,
+                  steps = bl_min(all, end * BLOCK_STEPS) - k;
+    const struct tile *x = (const struct tile *)strips + k;
+    int64_t s = 0;
     _tile_loadconfig(&config);
-    for (int64_t k = first * BLOCK_STEPS; k < last; k += CHUNK * BLOCK_STEPS) {
-        const int64_t steps = bl_min(last - k, CHUNK * BLOCK_STEPS);
-        const struct panel_step *b_k = b + k - first * BLOCK_STEPS;
-        int64_t s = 0;
-        for (; s + 2 <= count; s += 2)
-            multiply_two(y + s * STRIP * PANEL, x + s * all + k, x + (s + 1) * all + k, b_k, steps,
-                         k > 0, fetch);
-        if (s < count)
-            multiply_one(y + s * STRIP * PANEL, x + s * all + k, b_k, steps, k > 0, fetch);
+    for (; s + 2 <= count; s += 2)
+        multiply_two(y + s * STRIP * PANEL, x + s * all, x + (s + 1) * all, panel, steps, first > 0,
+                     fetch);
+    if (s < count)
+        multiply_one(y + s * STRIP * PANEL, x + s * all, panel, steps, first > 0, fetch);
+    _tile_release();
+}
+
+/* -- of few rows -- */
+
+/* W's tiles are loaded from its rows as they lie, so the product is y's transpose, W times x^T: GROUP tiles below one another by
+ * one of x. While they are multiplied, what comes next is fetched: these rows' next elements, or the next rows. */
+enum { GROUP = 4, FEW_STEPS = 32 };
+
+static size_t few_bytes(int64_t K)
+{
+    return sizeof(struct tile) * (size_t)steps_of(K);
+}
+
+AVX512 static void load_few(void *few, const float *x, int64_t R, int64_t K)
+{
+    struct tile *tile = few;
+    for (int64_t k = 0; k < K; k += STEP, tile++)
+        load_turned(tile, (const char *)(x + k), (size_t)K * sizeof *x, false, R, K - k);
+}
+
+/* A line of each of 16 rows. */
+AMX_INLINE void fetch_rows(const char *at, size_t step)
+{
+    for (size_t r = 0; r < 16; r++)
+        _mm_prefetch(at + r * step, _MM_HINT_T1);
+}
+
+/* sums (tiles * 16, 16) = or += `steps` steps of W, from rows `step` bytes apart, times x's. next: as many rows. */
+AMX static void multiply_rows(float *sums, const char *w, const char *next, size_t step,
+                              const struct tile *x, int64_t steps, int64_t tiles, bool add)
+{
+    enum { SUMS = 16 * LANES };
+    const size_t tile = 16 * step;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    if (add) {
+        _tile_loadd(0, sums, 64);
+        _tile_loadd(1, sums + SUMS, 64);
+        _tile_loadd(2, sums + 2 * SUMS, 64);
+        _tile_loadd(3, sums + 3 * SUMS, 64);
+    }
+    for (int64_t k = 0; k < steps; k++, w += LINE, next += LINE) {
+        _tile_loadd(4, x + k, LINE);
+        _tile_loadd(5, w, step);
+        _tile_dpbf16ps(0, 5, 4);
+        fetch_rows(next, step);
+        if (tiles > 1) {
+            _tile_loadd(6, w + tile, step);
+            _tile_dpbf16ps(1, 6, 4);
+            fetch_rows(next + tile, step);
+        }
+        if (tiles > 2) {
+            _tile_loadd(7, w + 2 * tile, step);
+            _tile_dpbf16ps(2, 7, 4);
+            fetch_rows(next + 2 * tile, step);
+        }
+        if (tiles > 3) {
+            _tile_loadd(5, w + 3 * tile, step);
+            _tile_dpbf16ps(3, 5, 4);
+            fetch_rows(next + 3 * tile, step);
+        }
+    }
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + SUMS, 64);
+    _tile_stored(2, sums + 2 * SUMS, 64);
+    _tile_stored(3, sums + 3 * SUMS, 64);
+}
+
+/* Rows [0, R) of y's 16 columns. */
+AVX512 static void store_turned(float *y, int64_t ld, const float *sums, int64_t R)
+{
+    __m512i rows[LANES];
+    for (int i = 0; i < LANES; i++)
+        rows[i] = _mm512_load_si512(sums + i * LANES);
+    transpose_dwords(rows);
+    for (int64_t r = 0; r < R; r++)
+        _mm512_storeu_si512(y + r * ld, rows[r]);
+}
+
+AMX static void multiply_few(float *y, int64_t ld, const void *x, int64_t R, const uint16_t *w,
+                             int64_t columns, int64_t rest, int64_t K)
+{
+    float sums[GROUP * 16 * LANES] __attribute__((aligned(64)));
+    const size_t step = (size_t)K * sizeof *w;
+    const int64_t steps = steps_of(K);
+    _tile_loadconfig(&config);
+    for (int64_t n = 0; n < columns; n += GROUP * 16) {
+        const int64_t tiles = bl_min(GROUP, (columns - n) / 16),
+                      after = bl_min(GROUP * 16, columns + rest - n - GROUP * 16);
+        const char *rows = (const char *)(w + n * K);
+        for (int64_t k = 0; k < steps; k += FEW_STEPS) {
+            const int64_t some = bl_min(FEW_STEPS, steps - k);
+            const char *at = rows + k * LINE;
+            const char *next = k + some < steps      ? at + some * LINE
+                               : after == GROUP * 16 ? rows + (size_t)(GROUP * 16) * step
+                                                     : at;
+            multiply_rows(sums, at, next, step, (const struct tile *)x + k, some, tiles, k > 0);
+        }
+        for (int64_t t = 0; t < tiles; t++)
+            store_turned(y + n + t * 16, ld, sums + t * 16 * LANES, R);
     }
     _tile_release();
 }
@@ -299,7 +399,10 @@ const struct panels_form *amx_form(void)
                                             .panel_bytes = panel_bytes,
                                             .load_strips = load_strips,
                                             .load_panels = load_panels,
-                                            .multiply = multiply};
+                                            .multiply = multiply,
+                                            .multiply_few = multiply_few,
+                                            .load_few = load_few,
+                                            .few_bytes = few_bytes};
     const dnnl_cpu_isa_t amx = dnnl_cpu_isa_avx512_core_amx;
     return (dnnl_get_effective_cpu_isa() & amx) == amx && system_permits() ? &form : NULL;
 }

@@ -108,19 +108,12 @@ static void multiply_in_place(struct cpu *cpu, const struct linear_product *p)
 
 /* -- the choice -- */
 
-/* A product of so few rows waits for W, which the library, or panels, would first lay out for many. */
-static bool is_few(const struct linear_product *p)
-{
-    enum { FEW_ROWS = 8 };
-    return !p->transposed && p->R <= FEW_ROWS && (p->w->dtype == BL_F32 || p->w->dtype == BL_BF16);
-}
-
 static void multiply(struct ops *self, const struct linear_product *p)
 {
     struct cpu *cpu = cpu_of(self);
     if (p->R == 0)
         return;
-    if (is_few(p))
+    if (CPU_VARIANT(is_few)(cpu, p))
         CPU_VARIANT(multiply_few)(cpu, p);
     else if (p->w->panels)
         CPU_VARIANT(multiply_panels)(cpu, p);

@@ -28,7 +28,8 @@ static struct panel_tiles panel_tiles_of(const struct cpu *cpu, int64_t R, int64
     const int64_t wanted = tiles_wanted(cpu);
     struct panel_tiles t = {.form = cpu->form, .few = R <= FEW_ROWS};
     t.panels = t.few && transposed ? 8 : 4;
-    t.blocks = bl_max(1, FEW_BYTES / (t.panels * (int64_t)cpu->form->panel_bytes(cpu->form->block)));
+    t.blocks =
+        bl_max(1, FEW_BYTES / (t.panels * (int64_t)cpu->form->panel_bytes(cpu->form->block)));
     while (t.panels > 1 && bl_ceil_div(panels, t.panels) < wanted)
         t.panels /= 2;
     t.panel_count = bl_ceil_div(panels, t.panels);

@@ -44,7 +44,15 @@ struct panels_form {
      * first > 0. `panel` begins with block `first`. fetch: its rows 0 where nothing is. */
     void (*multiply)(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
                      int64_t first, int64_t end, struct panels_fetch *fetch);
+    /* NULL, or y (R,columns), R <= PANELS_FEW_ROWS, = x (R,K) W^T with W's bf16 rows as they lie: K elements each, a multiple
+     * of PANELS_FEW_INNER, of which there are `columns`, a multiple of PANELS_FEW_COLUMNS, and `rest` behind them. x as
+     * load_few has it, which takes few_bytes. */
+    void (*multiply_few)(float *y, int64_t ld, const void *x, int64_t R, const uint16_t *w,
+                         int64_t columns, int64_t rest, int64_t K);
+    void (*load_few)(void *few, const float *x, int64_t R, int64_t K);
+    size_t (*few_bytes)(int64_t K);
 };
+enum { PANELS_FEW_ROWS = 16, PANELS_FEW_COLUMNS = 16, PANELS_FEW_INNER = 32 };
 
 /* NULL where the processor, or the system, or DNNL_MAX_CPU_ISA, has not what a form takes. */
 const struct panels_form *bfp_form(void);
