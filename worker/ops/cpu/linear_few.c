@@ -4,7 +4,7 @@
  * those that come next are fetched meanwhile: they follow one another too shortly for the processor's own prefetching. Tiles are
  * rows of x by rows of W, whose sums stay in registers. An element's order of summation is K's alone.
  *
- * By tiles   where panels are tiles that W's rows fill as they lie (panels.h): twice as fast, by x rounded to bf16.
+ * By tiles   where W's rows fill tiles as they lie (panels.h), with x rounded to bf16.
  */
 #include "worker/ops/cpu/linear.h"
 
