@@ -125,7 +125,8 @@ static void embeddings_are_rows_of_a_matrix_of_any_form(void **state)
     static const int widths[] = {33, 40};
     for (int i = 0; i < 8; i++)
         ops_each((struct cpu_options){.precision = i % 2 ? OPS_BF16 : OPS_F32,
-                                      .wide_max = i / 2 % 2 * 1000000},
+                                      .wide_max = i / 2 % 2 * 1000000,
+                                      .form = i % 4 == 3 ? ops_backend().bfp : NULL},
                  run_embed, &widths[i / 4]);
 }
 

@@ -6,11 +6,7 @@
  */
 #include "worker/ops/cpu/panels.h"
 
-#include <oneapi/dnnl/dnnl.h>
-#include <string.h>
-
-#include "common/size.h"
-#include "worker/ops/cpu/functions.h"
+#include "worker/ops/cpu/cpu.h"
 
 #ifdef CPU_X86
 #include <sys/syscall.h>
@@ -53,16 +49,11 @@ static size_t panel_bytes(int64_t K)
     return sizeof(struct panel_step) * (size_t)steps_of(K);
 }
 
-INLINE __mmask16 lanes(int64_t count)
-{
-    return count >= LANES ? 0xFFFF : count > 0 ? (__mmask16)((1 << count) - 1) : 0;
-}
-
 /* 32 values of a row from `count` f32. */
 INLINE __m512i narrowed(const float *x, int64_t count)
 {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes(count - LANES), x + LANES),
-                                        _mm512_maskz_loadu_ps(lanes(count), x));
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes_of(count - LANES), x + LANES),
+                                        _mm512_maskz_loadu_ps(lanes_of(count), x));
 }
 
 AVX512 static void load_strip(struct tile *tile, const float *x, int64_t ld, int64_t rows,
@@ -284,11 +275,6 @@ AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K,
  * one of x. While they are multiplied, what comes next is fetched: these rows' next elements, or the next rows. */
 enum { GROUP = 4, FEW_STEPS = 32 };
 
-static size_t few_bytes(int64_t K)
-{
-    return sizeof(struct tile) * (size_t)steps_of(K);
-}
-
 AVX512 static void load_few(void *few, const float *x, int64_t R, int64_t K)
 {
     struct tile *tile = few;
@@ -401,10 +387,8 @@ const struct panels_form *amx_form(void)
                                             .load_panels = load_panels,
                                             .multiply = multiply,
                                             .multiply_few = multiply_few,
-                                            .load_few = load_few,
-                                            .few_bytes = few_bytes};
-    const dnnl_cpu_isa_t amx = dnnl_cpu_isa_avx512_core_amx;
-    return (dnnl_get_effective_cpu_isa() & amx) == amx && system_permits() ? &form : NULL;
+                                            .load_few = load_few};
+    return cpu_library_uses(dnnl_cpu_isa_avx512_core_amx) && system_permits() ? &form : NULL;
 }
 
 #else

@@ -18,10 +18,9 @@
  */
 #include "worker/ops/cpu/panels.h"
 
-#include <oneapi/dnnl/dnnl.h>
 #include <string.h>
 
-#include "common/size.h"
+#include "worker/ops/cpu/cpu.h"
 #include "worker/ops/cpu/functions.h"
 
 enum { BLOCK = 128, STRIP = 8, PANEL = 48 };
@@ -112,11 +111,6 @@ INLINE __m512 odd_of(__m512i both)
     return _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xFFFF0000)));
 }
 
-INLINE __mmask16 lanes(int64_t count)
-{
-    return count >= LANES ? 0xFFFF : count > 0 ? (__mmask16)((1 << count) - 1) : 0;
-}
-
 /* One strip. */
 AVX512 static void load_strip(void *strip, const float *x, int64_t ld, int64_t rows, int64_t K)
 {
@@ -127,7 +121,7 @@ AVX512 static void load_strip(void *strip, const float *x, int64_t ld, int64_t r
             __m512i bits = _mm512_setzero_si512();
             for (int64_t k = k0; k < bl_min(K, k0 + BLOCK); k += LANES)
                 bits = _mm512_max_epi32(
-                    bits, magnitude(_mm512_maskz_loadu_ps(lanes(K - k), x + r * ld + k)));
+                    bits, magnitude(_mm512_maskz_loadu_ps(lanes_of(K - k), x + r * ld + k)));
             most[r] = bits_to_f32((uint32_t)_mm512_reduce_max_epi32(bits));
         }
         __m512 inverse;
@@ -137,9 +131,9 @@ AVX512 static void load_strip(void *strip, const float *x, int64_t ld, int64_t r
             for (int64_t k = k0; k < bl_min(K, k0 + BLOCK); k += 2 * LANES) {
                 __m512i both[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
                 for (int i = 0; r < rows && i < 2; i++)
-                    both[i] = integers(
-                        _mm512_maskz_loadu_ps(lanes(K - k - i * LANES), x + r * ld + k + i * LANES),
-                        _mm512_set1_ps(most[r]));
+                    both[i] = integers(_mm512_maskz_loadu_ps(lanes_of(K - k - i * LANES),
+                                                             x + r * ld + k + i * LANES),
+                                       _mm512_set1_ps(most[r]));
                 _mm512_storeu_si512(&block->pairs[r][(k - k0) / 2], pairs_of(both[0], both[1]));
             }
     }
@@ -425,8 +419,7 @@ const struct panels_form *bfp_form(void)
                                             .load_strips = load_strips,
                                             .load_panels = load_panels,
                                             .multiply = multiply};
-    const dnnl_cpu_isa_t vnni = dnnl_cpu_isa_avx512_core_vnni;
-    return (dnnl_get_effective_cpu_isa() & vnni) == vnni ? &form : NULL;
+    return cpu_library_uses(dnnl_cpu_isa_avx512_core_vnni) ? &form : NULL;
 }
 
 #else

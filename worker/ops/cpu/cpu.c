@@ -179,20 +179,18 @@ static const struct {
 #endif
 };
 
-static bool library_uses(dnnl_cpu_isa_t isa)
+bool cpu_library_uses(dnnl_cpu_isa_t isa)
 {
     return (dnnl_get_effective_cpu_isa() & isa) == isa;
 }
 
-/* The library asks the processor, the system (AMX needs its leave) and DNNL_MAX_CPU_ISA: one limit
- * for it and for us. */
 enum cpu_isa cpu_isa_best(void)
 {
 #ifdef CPU_X86
     __builtin_cpu_init();
-    if (!library_uses(dnnl_cpu_isa_avx2) || !__builtin_cpu_supports("fma"))
+    if (!cpu_library_uses(dnnl_cpu_isa_avx2) || !__builtin_cpu_supports("fma"))
         return CPU_PLAIN;
-    return library_uses(dnnl_cpu_isa_avx512_core) ? CPU_AVX512 : CPU_AVX2;
+    return cpu_library_uses(dnnl_cpu_isa_avx512_core) ? CPU_AVX512 : CPU_AVX2;
 #else
     return CPU_PLAIN;
 #endif
@@ -222,7 +220,7 @@ void ops_cpu_kind(char *ret, size_t size)
     const dnnl_version_t *version = dnnl_version();
     const struct panels_form *form = form_here();
     int i = 0;
-    while (!library_uses(names[i].isa))
+    while (!cpu_library_uses(names[i].isa))
         i++;
     snprintf(ret, size, "%s, oneDNN %d.%d.%d %s%s%s, L1 %ld, L2 %ld KiB", isas[cpu_isa_best()].name,
              version->major, version->minor, version->patch, names[i].name, form ? ", " : "",

@@ -16,6 +16,8 @@
 
 #include "worker/ops/dry.h"
 
+#include <oneapi/dnnl/dnnl.h>
+
 #include "common/cleanup.h"
 #include "common/size.h"
 
@@ -134,5 +136,8 @@ struct cpu_options {
     const struct panels_form *form;
     int64_t panels_min; /* CPU_PANELS_MIN */
 };
+/* Whether the matmul library uses an instruction set. It asks the processor, the system (AMX needs its leave) and
+ * DNNL_MAX_CPU_ISA: one limit for it and for us. */
+bool cpu_library_uses(dnnl_cpu_isa_t isa);
 enum cpu_isa cpu_isa_best(void);
 int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_error *err);

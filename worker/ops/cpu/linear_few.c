@@ -147,7 +147,7 @@ void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p)
     const bool tiles = has_tiles(cpu, p->w);
     void *x = NULL;
     if (tiles) {
-        x = cpu_scratch(cpu, CPU_SCRATCH_INNER, cpu->form->few_bytes(p->K));
+        x = cpu_scratch(cpu, CPU_SCRATCH_INNER, cpu->form->strip_bytes(p->K));
         if (!x)
             return;
     }

@@ -46,11 +46,10 @@ struct panels_form {
                      int64_t first, int64_t end, struct panels_fetch *fetch);
     /* NULL, or y (R,columns), R <= PANELS_FEW_ROWS, = x (R,K) W^T with W's bf16 rows as they lie: K elements each, a multiple
      * of PANELS_FEW_INNER, of which there are `columns`, a multiple of PANELS_FEW_COLUMNS, and `rest` behind them. x as
-     * load_few has it, which takes few_bytes. */
+     * load_few has it, which takes strip_bytes. */
     void (*multiply_few)(float *y, int64_t ld, const void *x, int64_t R, const uint16_t *w,
                          int64_t columns, int64_t rest, int64_t K);
     void (*load_few)(void *few, const float *x, int64_t R, int64_t K);
-    size_t (*few_bytes)(int64_t K);
 };
 enum { PANELS_FEW_ROWS = 16, PANELS_FEW_COLUMNS = 16, PANELS_FEW_INNER = 32 };
 

@@ -1,7 +1,15 @@
-/* worker/ops/cpu/transpose.h - 16 vectors of 16 dwords transposed, in registers. x86 alone. */
+/* worker/ops/cpu/transpose.h - 16 vectors of 16 dwords transposed, in registers, and the mask of a row's end. x86 alone. */
 #pragma once
 
 #include <immintrin.h>
+#include <stdint.h>
+
+/* The first `count` of 16 lanes, all of them, or none. */
+__attribute__((target("avx512f,avx512bw"), always_inline)) static inline __mmask16
+lanes_of(int64_t count)
+{
+    return count >= 16 ? 0xFFFF : count > 0 ? (__mmask16)((1 << count) - 1) : 0;
+}
 
 /* rows[i] dword j <- rows[j] dword i */
 __attribute__((target("avx512f,avx512bw"), always_inline)) static inline void
