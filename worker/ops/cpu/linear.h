@@ -14,7 +14,7 @@ struct linear_product {
     const float *x, *bias;
     int64_t R, N, K;
     enum ops_epilogue epilogue;
-    bool accumulate; /* without a bias */
+    bool accumulate;
 };
 
 /* Of few rows, W read as it lies: f32 or bf16. A product of so few waits for W, which the library, or panels, would first
@@ -24,7 +24,7 @@ void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p);
 /* By panels (panels.h). */
 void CPU_VARIANT(multiply_panels)(struct cpu *cpu, const struct linear_product *p);
 
-/* The end of a row: y = product (which may be y), or += product; bias, what is saved, activation. */
+/* The end of a row: y = product (which may be y, unless added), or += product; bias, what is saved, activation. */
 static inline void finish_row(float *y, const float *product, bool accumulate, float *saved_pre,
                               const float *bias, int64_t count, enum ops_epilogue epilogue)
 {
@@ -32,12 +32,12 @@ static inline void finish_row(float *y, const float *product, bool accumulate, f
 #pragma omp simd
         for (int64_t i = 0; i < count; i++)
             y[i] += product[i];
-    else if (bias)
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            y[i] = product[i] + bias[i];
     else if (y != product)
         memcpy(y, product, (size_t)count * sizeof *y);
+    if (bias)
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            y[i] += bias[i];
     if (saved_pre)
         memcpy(saved_pre, y, (size_t)count * sizeof *y);
     switch (epilogue) {
