@@ -204,8 +204,11 @@ static void run_alone(struct ops_run *run, const void *input)
     act *out = run_act(run, in->d_out, count);
     ops->attention_forward(ops, out, in->ld_out, NULL, x.q, in->ld_q, x.k, in->ld_kv, x.v,
                            in->ld_kv, &x.a);
-    /* by what is multiplied: integers of 12 bits, or bf16 */
-    const double error = in->form == ops_backend().bfp ? 0x1p-11 : 0x1p-7;
+    /* by what is multiplied: integers of 12 bits, bf16, or f32 */
+    const struct ops_backend backend = ops_backend();
+    const double error = in->form == backend.bfp   ? 0x1p-11
+                         : in->form == backend.amx ? 0x1p-7
+                                                   : 0x1p-20;
     run_expect_act(run, "out", out, in->out, count, error / 0x1p-23);
 }
 
@@ -340,12 +343,16 @@ static void long_sequences_may_be_multiplied_by_panels(void **state)
         {1, 2, 2, 40, {48}, {400}, false, 0},
         {3, 1, 1, 130, {40, 31, 50}, {129, 200, 20}, false, 0}, /* too short but for the first */
     };
-    const struct panels_form *forms[] = {ops_backend().bfp, ops_backend().amx};
+    const struct ops_backend backend = ops_backend();
+    const struct panels_form *forms[] = {backend.bfp, backend.amx, backend.amx_f32};
     for (int64_t i = 0; i < COUNT(shapes) * COUNT(forms); i++) {
         struct input in = make_input(shapes[i % COUNT(shapes)], 0, (const int64_t[]){2, 2, 1});
         in.form = forms[i / COUNT(shapes)];
         if (in.form)
-            ops_each((struct cpu_options){.precision = OPS_BF16, .form = in.form}, run_alone, &in);
+            ops_each(
+                (struct cpu_options){.precision = in.form == backend.amx_f32 ? OPS_F32 : OPS_BF16,
+                                     .form = in.form},
+                run_alone, &in);
         arrays_free();
     }
 }

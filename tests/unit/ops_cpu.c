@@ -18,5 +18,6 @@ struct ops_backend ops_backend(void)
                                 .repeats = (int)COUNT(threads),
                                 .bfp = bfp_form(),
                                 .amx = amx_form(),
+                                .amx_f32 = amx_f32_form(),
                                 .open = open_cpu};
 }

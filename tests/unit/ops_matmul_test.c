@@ -120,7 +120,7 @@ static void round_values(const struct input *in, double *x, int64_t count, int64
 {
     if (in->options.form == ops_backend().bfp)
         round_blocks(x, in->options.form->block, count, step);
-    else
+    else if (in->options.form == ops_backend().amx)
         for (int64_t i = 0; i < count; i++)
             x[i * step] = bf16_to_f32(f32_to_bf16((float)x[i * step]));
 }
@@ -243,11 +243,12 @@ static void frozen_matrices_of_every_type_give_what_they_store(void **state)
     }
 }
 
-/* Each edge of a block, a strip, a panel, and of tiles; values of every type, forward and back. */
-static void check_form(const struct panels_form *form)
+/* Each edge of a block, a strip, a panel, of tiles, and of parts of K; values of every type, forward and back. */
+static void check_form(const struct panels_form *form, enum ops_precision precision)
 {
     static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256},
-                                      {33, 70, 1100}, {16, 80, 1088}, {3, 208, 64}};
+                                      {33, 70, 1100}, {16, 80, 1088}, {3, 208, 64}, {9, 20, 8500},
+                                      {9, 8500, 20},  {260, 20, 8300}};
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
     if (!form)
         skip();
@@ -256,7 +257,7 @@ static void check_form(const struct panels_form *form)
         check((struct input){.R = shape[0],
                              .N = shape[1],
                              .K = shape[2],
-                             .options = {.precision = OPS_BF16, .form = form},
+                             .options = {.precision = precision, .form = form},
                              .dtype = i % 2 ? BL_F32 : dtypes[i / 2 % 3],
                              .trainable = i % 4 == 1,
                              .keep_data = i / 3 % 2,
@@ -268,12 +269,17 @@ static void check_form(const struct panels_form *form)
 
 static void block_products_multiply_rounded_blocks_and_sum_in_f32(void **state)
 {
-    check_form(ops_backend().bfp);
+    check_form(ops_backend().bfp, OPS_BF16);
 }
 
 static void bf16_products_multiply_rounded_values_and_sum_in_f32(void **state)
 {
-    check_form(ops_backend().amx);
+    check_form(ops_backend().amx, OPS_BF16);
+}
+
+static void f32_products_by_tiles_follow_the_formula(void **state)
+{
+    check_form(ops_backend().amx_f32, OPS_F32);
 }
 
 /* One huge value, one that is not finite, and nothing but zeros in a block. */
@@ -416,6 +422,7 @@ UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
           cmocka_unit_test(gradients_of_large_matrices_by_few_rows_follow_the_formula),
           cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store),
           cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
+          cmocka_unit_test(f32_products_by_tiles_follow_the_formula),
           cmocka_unit_test(block_products_multiply_rounded_blocks_and_sum_in_f32),
           cmocka_unit_test(blocks_that_are_not_finite_give_nan),
           cmocka_unit_test(the_two_forms_of_gelu_are_told_apart),

@@ -1,8 +1,4 @@
-/* worker/ops/cpu/amx.c - products in bf16 on AMX: see panels.h.
- *
- * A strip's block and a panel's are whole tiles, one after the other: of x 16 rows of 32 values, of B twice 16 pairs of
- * rows by 16 columns. tdpbf16ps multiplies one of each and adds to 16 x 16 sums, in order of k; two strips by a panel keep
- * four such tiles in registers.
+/* worker/ops/cpu/amx.c - products in bf16 on AMX: see panels.h and amx.h. Two strips by a panel keep four tiles of sums in registers.
  */
 #include "worker/ops/cpu/panels.h"
 
@@ -12,32 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "worker/ops/cpu/transpose.h"
-
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
-#define INLINE AVX512 static inline __attribute__((always_inline))
-#define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16")))
-
-enum {
-    STRIP = 16,
-    PANEL = 32,
-    STEP = 32,                      /* values along K of a tile */
-    BLOCK = 128,                    /* of a block */
-    LINE = STEP * sizeof(uint16_t), /* bytes of a tile's row */
-    LANES = 16,
-};
-
-struct tile {
-    uint16_t values[16][STEP];
-};
-struct panel_step {
-    struct tile half[PANEL / LANES];
-};
-
-static int64_t steps_of(int64_t K)
-{
-    return bl_ceil_div(K, STEP);
-}
+#include "worker/ops/cpu/amx.h"
 
 static size_t strip_bytes(int64_t K)
 {
@@ -46,125 +17,26 @@ static size_t strip_bytes(int64_t K)
 
 static size_t panel_bytes(int64_t K)
 {
-    return sizeof(struct panel_step) * (size_t)steps_of(K);
+    return HALVES * sizeof(struct tile) * (size_t)steps_of(K);
 }
 
-/* 32 values of a row from `count` f32. */
-INLINE __m512i narrowed(const float *x, int64_t count)
-{
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes_of(count - LANES), x + LANES),
-                                        _mm512_maskz_loadu_ps(lanes_of(count), x));
-}
-
-AVX512 static void load_strip(struct tile *tile, const float *x, int64_t ld, int64_t rows,
-                              int64_t K)
-{
-    for (int64_t k = 0; k < K; k += STEP, tile++)
-        for (int64_t r = 0; r < STRIP; r++)
-            _mm512_store_si512(tile->values[r],
-                               r < rows ? narrowed(x + r * ld + k, K - k) : _mm512_setzero_si512());
-}
-
-static void load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
+AVX512 static void load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
 {
     struct tile *tile = strips;
     for (int64_t r = 0; r < rows; r += STRIP, tile += steps_of(K))
-        load_strip(tile, x + r * ld, ld, bl_min(STRIP, rows - r), K);
-}
-
-/* -- panels -- */
-
-/* 32 values of a row of W, `count` of which are in it. */
-INLINE __m512i row_values(const char *at, bool half, int64_t count)
-{
-    if (!half)
-        return narrowed((const float *)at, count);
-    const __mmask32 mask = count >= STEP ? 0xFFFFFFFF : count > 0 ? (1U << count) - 1 : 0;
-    return _mm512_maskz_loadu_epi16(mask, at);
-}
-
-/* A tile of B = W^T from 16 rows of W, `rows` of which there are. */
-INLINE void load_turned(struct tile *tile, const char *at, size_t step, bool half, int64_t rows,
-                        int64_t count)
-{
-    __m512i pairs[LANES];
-    for (int64_t n = 0; n < LANES; n++)
-        pairs[n] =
-            n < rows ? row_values(at + (size_t)n * step, half, count) : _mm512_setzero_si512();
-    transpose_dwords(pairs);
-    for (int i = 0; i < LANES; i++)
-        _mm512_store_si512(tile->values[i], pairs[i]);
-}
-
-/* Both tiles of B = W from 32 rows of W, `rows` of which there are. */
-INLINE void load_paired(struct panel_step *to, const char *at, size_t step, bool half, int64_t rows,
-                        int64_t count)
-{
-    const __m512i ascending =
-        _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5,
-                         5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-    const __m512i low = _mm512_mask_add_epi16(ascending, 0xAAAAAAAA, ascending,
-                                              _mm512_set1_epi16(32)),
-                  high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    for (int64_t k = 0; k < STEP; k += 2) {
-        const char *row = at + (size_t)k * step;
-        const __m512i even = k < rows ? row_values(row, half, count) : _mm512_setzero_si512(),
-                      odd = k + 1 < rows ? row_values(row + step, half, count)
-                                         : _mm512_setzero_si512();
-        _mm512_store_si512(to->half[0].values[k / 2], _mm512_permutex2var_epi16(even, low, odd));
-        _mm512_store_si512(to->half[1].values[k / 2], _mm512_permutex2var_epi16(even, high, odd));
-    }
-}
-
-INLINE void load_panel_step(struct panel_step *to, const char *at, size_t step, bool half,
-                            bool transposed, int64_t columns, int64_t inner)
-{
-    if (transposed)
-        load_paired(to, at, step, half, inner, columns);
-    else
-        for (int64_t h = 0; h < PANEL / LANES; h++)
-            load_turned(&to->half[h], at + (size_t)(h * LANES) * step, step, half,
-                        columns - h * LANES, inner);
+        load_strip(tile, x + r * ld, ld, bl_min(STRIP, rows - r), K, 1);
 }
 
 AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
                                bool transposed, int64_t columns, int64_t K)
 {
-    const size_t size = dtype == BL_F32 ? 4 : 2, step = (size_t)ld * size;
-    const int64_t steps = steps_of(K);
-    struct panel_step *to = panels;
-    for (int64_t k = 0; k < K; k += STEP)
-        for (int64_t c = 0; c < columns; c += PANEL) {
-            const char *at =
-                (const char *)w + (size_t)(transposed ? k * ld + c : c * ld + k) * size;
-            struct panel_step *panel = to + c / PANEL * steps + k / STEP;
-            const int64_t width = bl_min(PANEL, columns - c), inner = bl_min(STEP, K - k);
-            if (dtype == BL_F32)
-                load_panel_step(panel, at, step, false, transposed, width, inner);
-            else
-                load_panel_step(panel, at, step, true, transposed, width, inner);
-        }
+    if (dtype == BL_F32)
+        load_columns(panels, w, BL_F32, ld, transposed, columns, K, 1);
+    else
+        load_columns(panels, w, BL_BF16, ld, transposed, columns, K, 1);
 }
 
 /* -- products -- */
-
-struct config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
-enum { BLOCK_STEPS = BLOCK / STEP };
-
-#define AMX_INLINE AMX static inline __attribute__((always_inline))
-
-/* What a block of a strip fetches, a part of it with each step. */
-AMX_INLINE void fetch_part(const struct panels_lines *lines, int64_t step)
-{
-    const int64_t rows = PANELS_FETCH >> lines->shift;
-    for (int64_t r = rows * step / BLOCK_STEPS; r < rows * (step + 1) / BLOCK_STEPS; r++)
-        _mm_prefetch(lines->at + (size_t)r * lines->step, _MM_HINT_T1);
-}
 
 /* Between a product and the load of its operand's successor. Where a core's other thread is busy, and a load follows at once,
  * products take a quarter longer (on a Xeon of the fifth generation 670 and 850 GFLOP/s); where it is not, this costs nothing. */
@@ -176,25 +48,14 @@ AMX_INLINE void pause_loads(void)
 /* y (2 STRIP, PANEL) = or += two strips times `steps` steps of a panel. A tile is loaded as soon as its predecessor has been
  * multiplied for the last time. */
 AMX static void multiply_two(float *y, const struct tile *x0, const struct tile *x1,
-                             const struct panel_step *b, int64_t steps, bool add,
+                             const struct tile *b, int64_t steps, bool add,
                              struct panels_fetch *fetch)
 {
-    enum { LD = PANEL * sizeof(float), NEXT = STRIP * PANEL };
     struct panels_lines lines[2] = {{0}};
-    if (add) {
-        _tile_loadd(0, y, LD);
-        _tile_loadd(1, y + LANES, LD);
-        _tile_loadd(2, y + NEXT, LD);
-        _tile_loadd(3, y + NEXT + LANES, LD);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
+    begin_sums(y, add);
     _tile_loadd(4, x0, LINE);
-    _tile_loadd(6, &b->half[0], LINE);
-    _tile_loadd(7, &b->half[1], LINE);
+    _tile_loadd(6, b, LINE);
+    _tile_loadd(7, b + 1, LINE);
     _tile_loadd(5, x1, LINE);
     for (int64_t k = 0; k < steps; k++) {
         const int64_t next = bl_min(k + 1, steps - 1);
@@ -209,49 +70,34 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
         fetch_part(&lines[0], k % BLOCK_STEPS);
         _tile_dpbf16ps(2, 5, 6);
         pause_loads();
-        _tile_loadd(6, &b[next].half[0], LINE);
+        _tile_loadd(6, b + HALVES * next, LINE);
         pause_loads();
         fetch_part(&lines[1], k % BLOCK_STEPS);
         _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(7, &b[next].half[1], LINE);
+        _tile_loadd(7, b + HALVES * next + 1, LINE);
         _tile_loadd(5, x1 + next, LINE);
     }
-    _tile_stored(0, y, LD);
-    _tile_stored(1, y + LANES, LD);
-    _tile_stored(2, y + NEXT, LD);
-    _tile_stored(3, y + NEXT + LANES, LD);
+    end_sums(y);
 }
 
 /* One strip. */
-AMX static void multiply_one(float *y, const struct tile *x, const struct panel_step *b,
-                             int64_t steps, bool add, struct panels_fetch *fetch)
+AMX static void multiply_one(float *y, const struct tile *x, const struct tile *b, int64_t steps,
+                             bool add, struct panels_fetch *fetch)
 {
-    enum { LD = PANEL * sizeof(float) };
     struct panels_lines lines = {0};
-    if (add) {
-        _tile_loadd(0, y, LD);
-        _tile_loadd(1, y + LANES, LD);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-    }
+    begin_strip(y, add);
     for (int64_t k = 0; k < steps; k++) {
         if (k % BLOCK_STEPS == 0)
             lines = panels_next_lines(fetch);
         _tile_loadd(4, x + k, LINE);
-        _tile_loadd(6, &b[k].half[0], LINE);
+        _tile_loadd(6, b + HALVES * k, LINE);
         _tile_dpbf16ps(0, 4, 6);
         fetch_part(&lines, k % BLOCK_STEPS);
-        _tile_loadd(7, &b[k].half[1], LINE);
+        _tile_loadd(7, b + HALVES * k + 1, LINE);
         _tile_dpbf16ps(1, 4, 7);
     }
-    _tile_stored(0, y, LD);
-    _tile_stored(1, y + LANES, LD);
+    end_strip(y);
 }
-
-static const struct config config = {.palette = 1,
-                                     .row_bytes = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE},
-                                     .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
 AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
                          int64_t first, int64_t end, struct panels_fetch *fetch)
@@ -260,7 +106,7 @@ AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K,
                   steps = bl_min(all, end * BLOCK_STEPS) - k;
     const struct tile *x = (const struct tile *)strips + k;
     int64_t s = 0;
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&tile_config);
     for (; s + 2 <= count; s += 2)
         multiply_two(y + s * STRIP * PANEL, x + s * all, x + (s + 1) * all, panel, steps, first > 0,
                      fetch);
@@ -279,7 +125,7 @@ AVX512 static void load_few(void *few, const float *x, int64_t R, int64_t K)
 {
     struct tile *tile = few;
     for (int64_t k = 0; k < K; k += STEP, tile++)
-        load_turned(tile, (const char *)(x + k), (size_t)K * sizeof *x, false, R, K - k);
+        load_turned(tile, (const char *)(x + k), (size_t)K * sizeof *x, BL_F32, R, K - k, 1);
 }
 
 /* A line of each of 16 rows. */
@@ -349,7 +195,7 @@ AMX static void multiply_few(float *y, int64_t ld, const void *x, int64_t R, con
     float sums[GROUP * 16 * LANES] __attribute__((aligned(64)));
     const size_t step = (size_t)K * sizeof *w;
     const int64_t steps = steps_of(K);
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&tile_config);
     for (int64_t n = 0; n < columns; n += GROUP * 16) {
         const int64_t tiles = bl_min(GROUP, (columns - n) / 16),
                       after = bl_min(GROUP * 16, columns + rest - n - GROUP * 16);
@@ -368,11 +214,12 @@ AMX static void multiply_few(float *y, int64_t ld, const void *x, int64_t R, con
     _tile_release();
 }
 
-/* The system's leave for all threads of the process: arch_prctl(2), ARCH_REQ_XCOMP_PERM of the tiles' data. */
-static bool system_permits(void)
+/* The system gives its leave to all threads of the process: arch_prctl(2), ARCH_REQ_XCOMP_PERM of the tiles' data. */
+bool amx_permitted(void)
 {
     enum { REQUEST = 0x1023, TILE_DATA = 18 };
-    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    return cpu_library_uses(dnnl_cpu_isa_avx512_core_amx) &&
+           syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
 }
 
 const struct panels_form *amx_form(void)
@@ -388,7 +235,7 @@ const struct panels_form *amx_form(void)
                                             .multiply = multiply,
                                             .multiply_few = multiply_few,
                                             .load_few = load_few};
-    return cpu_library_uses(dnnl_cpu_isa_avx512_core_amx) && system_permits() ? &form : NULL;
+    return amx_permitted() ? &form : NULL;
 }
 
 #else

@@ -196,10 +196,12 @@ enum cpu_isa cpu_isa_best(void)
 #endif
 }
 
-/* How large products are made in the default precision: what multiplies fastest here. NULL: in f32. A function of the
+/* How large products are made: what multiplies fastest here. NULL: by the library, in f32. A function of the
  * processor and the system alone, so that equal ones give equal results. */
-static const struct panels_form *form_here(void)
+static const struct panels_form *form_here(enum ops_precision precision)
 {
+    if (precision == OPS_F32)
+        return amx_f32_form();
     const struct panels_form *amx = amx_form();
     return amx ? amx : bfp_form();
 }
@@ -218,7 +220,7 @@ void ops_cpu_kind(char *ret, size_t size)
                  {dnnl_cpu_isa_avx, "avx"},
                  {dnnl_cpu_isa_all, "any"}};
     const dnnl_version_t *version = dnnl_version();
-    const struct panels_form *form = form_here();
+    const struct panels_form *form = form_here(OPS_BF16);
     int i = 0;
     while (!cpu_library_uses(names[i].isa))
         i++;
@@ -237,7 +239,7 @@ int cpu_open(const struct cpu_options *options, struct ops **ret, struct bl_erro
     cpu->isa = options->isa;
     cpu->serial_work = options->serial_work;
     cpu->wide_max = options->wide_max;
-    cpu->form = options->precision == OPS_BF16 ? options->form : NULL;
+    cpu->form = options->form;
     cpu->panels_min = options->panels_min;
     cpu->threads = options->threads ? options->threads : omp_get_num_procs();
     snprintf(cpu->name, sizeof cpu->name, "cpu: %s, %s%s%s", isas[options->isa].name,
@@ -272,7 +274,7 @@ int ops_cpu_open(enum ops_precision precision, int threads, struct ops **ret, st
                                         .isa = cpu_isa_best(),
                                         .serial_work = CPU_SERIAL_WORK,
                                         .wide_max = BL_OPS_WIDE_MAX,
-                                        .form = form_here(),
+                                        .form = form_here(precision),
                                         .panels_min = CPU_PANELS_MIN};
     return cpu_open(&options, ret, err);
 }

@@ -31,7 +31,7 @@ struct cpu {
     enum cpu_isa isa;
     int threads;
     int64_t serial_work, wide_max, panels_min; /* see struct cpu_options */
-    const struct panels_form *form;            /* likewise; NULL with OPS_F32 */
+    const struct panels_form *form;            /* likewise */
     char name[64];
     struct ops_dry *dry;     /* NULL, or memory is counted and operations compute nothing: dry.c */
     struct bl_error failure; /* the first one; sticks */
@@ -74,7 +74,8 @@ void cpu_free(struct cpu *cpu, void *memory); /* NULL is fine */
 /* Threads for an operation of about `work` simple operations: waking a thread costs some
  * microseconds, so small ones stay on the caller. Never changes a result. */
 enum { CPU_SERIAL_WORK = 1 << 17 };
-/* Matrices with a narrower side gain little, and small models keep f32's results. A head's part of the folded cross-attention at
+/* Matrices with a narrower side gain little, or lose (the demo's step would take a quarter longer on AMX in f32), and small models
+ * keep f32's results. A head's part of the folded cross-attention at
  * width 2048 has a side of so many: two of its products follow each other, so that their errors would add up
  * (tests/evidence/algebra). */
 enum { CPU_PANELS_MIN = 256 };
@@ -131,8 +132,8 @@ struct cpu_options {
     enum cpu_isa isa;    /* at most what the processor has: cpu_isa_best() */
     int64_t serial_work; /* operations of less stay on the caller; CPU_SERIAL_WORK */
     int64_t wide_max;    /* 16-bit matrices of at most so many elements are kept as f32 */
-    /* How products are made where the precision is OPS_BF16 and both sides of a matrix are more than panels_min (panels.h);
-     * NULL: in f32. */
+    /* How products are made where both sides of a matrix are more than panels_min (panels.h), of the precision's values;
+     * NULL: by the library, in f32. */
     const struct panels_form *form;
     int64_t panels_min; /* CPU_PANELS_MIN */
 };

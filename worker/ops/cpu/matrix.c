@@ -63,7 +63,7 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     BL_ASSERT(N >= 1 && K >= 1 && (uintptr_t)data % (dtype == BL_F32 ? 4 : 2) == 0);
     struct cpu *cpu = cpu_of(self);
     enum bl_dtype to = self->precision == OPS_BF16 ? BL_BF16 : dtype;
-    if (N * K <= cpu->wide_max && !cpu_by_panels(cpu, N, K))
+    if (N * K <= cpu->wide_max && (to == BL_F16 || !cpu_by_panels(cpu, N, K)))
         to = BL_F32;
     const bool exact = dtype == to && (to != BL_F32 || self->precision == OPS_F32);
     const size_t bytes = (size_t)(N * K) * (to == BL_F32 ? 4 : 2);

@@ -1,8 +1,8 @@
-/* worker/ops/cpu/panels.h - large products of 16-bit values: y (M,N) f32 = x (M,K) times B (K,N).
+/* worker/ops/cpu/panels.h - large products of values that are made for them: y (M,N) f32 = x (M,K) times B (K,N).
  *
  * x is made into strips of some rows, B into panels of some columns, each whole along K, where they are multiplied: nothing is
  * kept. Both are cut along K into blocks. What values become, and how many make a strip, a panel and a block, is the form's:
- * block floating point (bfp.c), or bf16 on AMX (amx.c).
+ * block floating point (bfp.c), bf16 on AMX (amx.c), or f32 in three of these (amx_f32.c).
  *
  * An element of y is a function of its row, its column and K alone, whatever tiles and threads there are.
  * Strips and panels are 64-byte aligned memory of the caller.
@@ -56,6 +56,7 @@ enum { PANELS_FEW_ROWS = 16, PANELS_FEW_COLUMNS = 16, PANELS_FEW_INNER = 32 };
 /* NULL where the processor, or the system, or DNNL_MAX_CPU_ISA, has not what a form takes. */
 const struct panels_form *bfp_form(void);
 const struct panels_form *amx_form(void);
+const struct panels_form *amx_f32_form(void); /* alone as exact as f32 */
 
 /* Blocks of values along K, the last one shorter. */
 static inline int64_t panels_blocks(const struct panels_form *form, int64_t K)
