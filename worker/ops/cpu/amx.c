@@ -20,20 +20,101 @@ static size_t panel_bytes(int64_t K)
     return HALVES * sizeof(struct tile) * (size_t)steps_of(K);
 }
 
-AVX512 static void load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
+/* 32 values of a row from `count` f32. */
+INLINE __m512i narrowed(const float *x, int64_t count)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes_of(count - LANES), x + LANES),
+                                        _mm512_maskz_loadu_ps(lanes_of(count), x));
+}
+
+AVX512 static void load_strip(struct tile *tile, const float *x, int64_t ld, int64_t rows,
+                              int64_t K)
+{
+    for (int64_t k = 0; k < K; k += STEP, tile++)
+        for (int64_t r = 0; r < STRIP; r++)
+            _mm512_store_si512(tile->values[r],
+                               r < rows ? narrowed(x + r * ld + k, K - k) : _mm512_setzero_si512());
+}
+
+static void load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
 {
     struct tile *tile = strips;
     for (int64_t r = 0; r < rows; r += STRIP, tile += steps_of(K))
-        load_strip(tile, x + r * ld, ld, bl_min(STRIP, rows - r), K, 1);
+        load_strip(tile, x + r * ld, ld, bl_min(STRIP, rows - r), K);
+}
+
+/* -- panels -- */
+
+/* 32 values of a row of W, `count` of which are in it. */
+INLINE __m512i row_values(const char *at, bool half, int64_t count)
+{
+    if (!half)
+        return narrowed((const float *)at, count);
+    const __mmask32 mask = count >= STEP ? 0xFFFFFFFF : count > 0 ? (1U << count) - 1 : 0;
+    return _mm512_maskz_loadu_epi16(mask, at);
+}
+
+/* A tile of B = W^T from 16 rows of W, `rows` of which there are. */
+INLINE void load_turned(struct tile *tile, const char *at, size_t step, bool half, int64_t rows,
+                        int64_t count)
+{
+    __m512i pairs[LANES];
+    for (int64_t n = 0; n < LANES; n++)
+        pairs[n] =
+            n < rows ? row_values(at + (size_t)n * step, half, count) : _mm512_setzero_si512();
+    transpose_dwords(pairs);
+    for (int i = 0; i < LANES; i++)
+        _mm512_store_si512(tile->values[i], pairs[i]);
+}
+
+/* Both tiles of B = W from 32 rows of W, `rows` of which there are. */
+INLINE void load_paired(struct tile *to, const char *at, size_t step, bool half, int64_t rows,
+                        int64_t count)
+{
+    const __m512i ascending =
+        _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5,
+                         5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m512i low = _mm512_mask_add_epi16(ascending, 0xAAAAAAAA, ascending,
+                                              _mm512_set1_epi16(32)),
+                  high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int64_t k = 0; k < STEP; k += 2) {
+        const char *row = at + (size_t)k * step;
+        const __m512i even = k < rows ? row_values(row, half, count) : _mm512_setzero_si512(),
+                      odd = k + 1 < rows ? row_values(row + step, half, count)
+                                         : _mm512_setzero_si512();
+        _mm512_store_si512(to[0].values[k / 2], _mm512_permutex2var_epi16(even, low, odd));
+        _mm512_store_si512(to[1].values[k / 2], _mm512_permutex2var_epi16(even, high, odd));
+    }
+}
+
+INLINE void load_panel_step(struct tile *to, const char *at, size_t step, bool half,
+                            bool transposed, int64_t columns, int64_t inner)
+{
+    if (transposed)
+        load_paired(to, at, step, half, inner, columns);
+    else
+        for (int64_t h = 0; h < HALVES; h++)
+            load_turned(to + h, at + (size_t)(h * LANES) * step, step, half, columns - h * LANES,
+                        inner);
 }
 
 AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
                                bool transposed, int64_t columns, int64_t K)
 {
-    if (dtype == BL_F32)
-        load_columns(panels, w, BL_F32, ld, transposed, columns, K, 1);
-    else
-        load_columns(panels, w, BL_BF16, ld, transposed, columns, K, 1);
+    const size_t size = dtype == BL_F32 ? 4 : 2, step = (size_t)ld * size;
+    const int64_t steps = steps_of(K);
+    struct tile *to = panels;
+    for (int64_t k = 0; k < K; k += STEP)
+        for (int64_t c = 0; c < columns; c += PANEL) {
+            const char *at =
+                (const char *)w + (size_t)(transposed ? k * ld + c : c * ld + k) * size;
+            struct tile *panel = to + (c / PANEL * steps + k / STEP) * HALVES;
+            const int64_t width = bl_min(PANEL, columns - c), inner = bl_min(STEP, K - k);
+            if (dtype == BL_F32)
+                load_panel_step(panel, at, step, false, transposed, width, inner);
+            else
+                load_panel_step(panel, at, step, true, transposed, width, inner);
+        }
 }
 
 /* -- products -- */
@@ -125,7 +206,7 @@ AVX512 static void load_few(void *few, const float *x, int64_t R, int64_t K)
 {
     struct tile *tile = few;
     for (int64_t k = 0; k < K; k += STEP, tile++)
-        load_turned(tile, (const char *)(x + k), (size_t)K * sizeof *x, BL_F32, R, K - k, 1);
+        load_turned(tile, (const char *)(x + k), (size_t)K * sizeof *x, false, R, K - k);
 }
 
 /* A line of each of 16 rows. */

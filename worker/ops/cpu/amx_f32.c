@@ -13,7 +13,7 @@
 #ifdef CPU_X86
 #include "worker/ops/cpu/amx.h"
 
-enum { HIGH, MIDDLE, LOW };
+enum { HIGH, MIDDLE, LOW, PARTS };
 
 static size_t strip_bytes(int64_t K)
 {
@@ -25,22 +25,118 @@ static size_t panel_bytes(int64_t K)
     return HALVES * PARTS * sizeof(struct tile) * (size_t)steps_of(K);
 }
 
+/* 16 values' parts, each in the upper halves of dwords: what is left of them, rounded to bf16. The last ones have no more than
+ * its bits. */
+INLINE void split(__m512i *to, __m512 x)
+{
+    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000), half = _mm512_set1_epi32(0x8000);
+    for (int p = HIGH; p < LOW; p++) {
+        to[p] = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
+        x = _mm512_sub_ps(x, _mm512_castsi512_ps(to[p]));
+    }
+    to[LOW] = _mm512_castps_si512(x);
+}
+
+/* -- strips -- */
+
+/* Row r of a step's tiles, `count` values. */
+INLINE void load_row(struct tile *to, int64_t r, const float *x, int64_t count)
+{
+    const __m512i odd =
+        _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
+                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    __m512i low[PARTS], high[PARTS];
+    split(low, _mm512_maskz_loadu_ps(lanes_of(count), x));
+    split(high, _mm512_maskz_loadu_ps(lanes_of(count - LANES), x + LANES));
+    for (int p = 0; p < PARTS; p++)
+        _mm512_store_si512(to[p].values[r], _mm512_permutex2var_epi16(low[p], odd, high[p]));
+}
+
 AVX512 static void load_strips(void *strips, const float *x, int64_t ld, int64_t rows, int64_t K)
 {
     struct tile *tile = strips;
-    for (int64_t r = 0; r < rows; r += STRIP, tile += PARTS * steps_of(K))
-        load_strip(tile, x + r * ld, ld, bl_min(STRIP, rows - r), K, PARTS);
+    for (int64_t r0 = 0; r0 < rows; r0 += STRIP)
+        for (int64_t k = 0; k < K; k += STEP, tile += PARTS)
+            for (int64_t r = 0; r < STRIP; r++)
+                load_row(tile, r, x + bl_min(r0 + r, rows - 1) * ld + k, r0 + r < rows ? K - k : 0);
+}
+
+/* -- panels. `dtype` is a constant at each call -- */
+
+/* 16 values of a row of W, `count` of which are in it. */
+INLINE __m512 row_values(const char *at, enum bl_dtype dtype, int64_t count)
+{
+    const __mmask16 mask = lanes_of(count);
+    if (dtype == BL_F32)
+        return _mm512_maskz_loadu_ps(mask, at);
+    const __m256i half = _mm256_maskz_loadu_epi16(mask, at);
+    if (dtype == BL_F16)
+        return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* Line i of 16 columns' tiles: rows 2 i and 2 i + 1 of B. */
+INLINE void store_pair(struct tile *to, int i, __m512 even, __m512 odd)
+{
+    __m512i first[PARTS], second[PARTS];
+    split(first, even);
+    split(second, odd);
+    for (int p = 0; p < PARTS; p++)
+        _mm512_store_si512(to[p].values[i],
+                           _mm512_or_si512(_mm512_srli_epi32(first[p], 16), second[p]));
+}
+
+/* 16 columns of B = W^T from as many rows of W, `rows` of which there are. */
+INLINE void load_turned(struct tile *to, const char *at, size_t step, enum bl_dtype dtype,
+                        int64_t rows, int64_t count)
+{
+    const size_t size = dtype == BL_F32 ? 4 : 2;
+    for (int k = 0; k < STEP; k += LANES) {
+        __m512i x[LANES];
+        for (int n = 0; n < LANES; n++)
+            x[n] = n < rows ? _mm512_castps_si512(row_values(
+                                  at + (size_t)n * step + (size_t)k * size, dtype, count - k))
+                            : _mm512_setzero_si512();
+        transpose_dwords(x);
+        for (int i = 0; i < LANES; i += 2)
+            store_pair(to, (k + i) / 2, _mm512_castsi512_ps(x[i]), _mm512_castsi512_ps(x[i + 1]));
+    }
+}
+
+/* 16 columns of B = W from 32 rows of W, `rows` of which there are. */
+INLINE void load_paired(struct tile *to, const char *at, size_t step, enum bl_dtype dtype,
+                        int64_t rows, int64_t count)
+{
+    for (int k = 0; k < STEP; k += 2)
+        store_pair(to, k / 2, row_values(at + (size_t)k * step, dtype, k < rows ? count : 0),
+                   row_values(at + (size_t)(k + 1) * step, dtype, k + 1 < rows ? count : 0));
+}
+
+INLINE void load_columns(struct tile *to, const char *w, enum bl_dtype dtype, int64_t ld,
+                         bool transposed, int64_t columns, int64_t K)
+{
+    const size_t size = dtype == BL_F32 ? 4 : 2, step = (size_t)ld * size;
+    const int64_t steps = steps_of(K);
+    for (int64_t k = 0; k < K; k += STEP)
+        for (int64_t c = 0; c < bl_ceil_div(columns, PANEL) * PANEL; c += LANES) {
+            struct tile *tile =
+                to + ((c / PANEL * steps + k / STEP) * HALVES + c % PANEL / LANES) * PARTS;
+            if (transposed)
+                load_paired(tile, w + (size_t)(k * ld + c) * size, step, dtype, K - k, columns - c);
+            else
+                load_turned(tile, w + (size_t)(c * ld + k) * size, step, dtype, columns - c, K - k);
+        }
 }
 
 AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
                                bool transposed, int64_t columns, int64_t K)
 {
     if (dtype == BL_F32)
-        load_columns(panels, w, BL_F32, ld, transposed, columns, K, PARTS);
+        load_columns(panels, w, BL_F32, ld, transposed, columns, K);
     else if (dtype == BL_F16)
-        load_columns(panels, w, BL_F16, ld, transposed, columns, K, PARTS);
+        load_columns(panels, w, BL_F16, ld, transposed, columns, K);
     else
-        load_columns(panels, w, BL_BF16, ld, transposed, columns, K, PARTS);
+        load_columns(panels, w, BL_BF16, ld, transposed, columns, K);
 }
 
 /* -- products -- */
