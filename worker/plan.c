@@ -145,8 +145,6 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     ops_dry_usage(ops, &before);
     BL_TRY(rehearse(captioner, B, longest, false, err));
     ops_dry_usage(ops, &after);
-    add(plan, "trainable parameters packed for products",
-        after.bytes[OPS_MATRICES] - before.bytes[OPS_MATRICES]);
     add(plan, "activations of the longest micro-batch",
         after.bytes[OPS_ARRAYS] - before.bytes[OPS_ARRAYS]);
     add(plan, "logits and other working memory", after.bytes[OPS_SCRATCH]);

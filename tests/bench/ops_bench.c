@@ -143,7 +143,7 @@ static void bench_linear(int64_t R, int64_t N, int64_t K, bool frozen)
         R,   N, K, numbers(R * K), numbers(R * N), numbers(R * K), numbers(N * K), numbers(N * K),
         NULL};
     struct bl_error err;
-    int rc = frozen ? ops->matrix_frozen(ops, &l.matrix, l.w, BL_F32, N, K, true, &err)
+    int rc = frozen ? ops->matrix_frozen(ops, &l.matrix, l.w, BL_F32, N, K, OPS_DATA_STAYS, &err)
                     : ops->matrix_trainable(ops, &l.matrix, l.w, N, K, &err);
     if (rc < 0)
         exit(1);
@@ -355,7 +355,7 @@ static void bench_head(int64_t R, int64_t V, int64_t D)
     float *w = numbers(V * D);
     for (int64_t i = 0; i < V * D; i++)
         w[i] *= 0.1f; /* logits as they are in training */
-    if (ops->matrix_frozen(ops, &r.head, w, BL_F32, V, D, false, &err) < 0)
+    if (ops->matrix_frozen(ops, &r.head, w, BL_F32, V, D, OPS_DATA_GOES, &err) < 0)
         exit(1);
     ops->release(ops, w);
     for (int64_t i = 0; i < R; i++)

@@ -119,7 +119,7 @@ static struct ops_matrix *new_matrix(struct ops *self, int64_t N, int64_t K)
 }
 
 static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
-                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
+                         enum bl_dtype dtype, int64_t N, int64_t K, enum ops_data stays,
                          struct bl_error *err)
 {
     *ret = new_matrix(self, N, K);
@@ -137,10 +137,6 @@ static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrice
         check(self, cuda_follow_masters(NULL, &list));
     for (int64_t i = 0; i < count && self->act_bytes == 4; i++)
         act_from_f32(self, matrices[i]->rows, matrices[i]->master, matrices[i]->N * matrices[i]->K);
-}
-
-static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
-{
 }
 
 static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const float *master,
@@ -572,7 +568,6 @@ static int open_sim(struct cpu_options options, int variant, int repeat, struct 
                                      .matrix_frozen = matrix_frozen,
                                      .matrix_trainable = matrix_trainable,
                                      .matrices_refresh = matrices_refresh,
-                                     .matrix_pack = matrix_pack,
                                      .matrix_free = matrix_free,
                                      .linear_forward = linear_forward,
                                      .linear_add = linear_add,

@@ -120,10 +120,10 @@ static int note(struct matrix matrix, struct bl_error *err)
 }
 
 static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
-                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
+                         enum bl_dtype dtype, int64_t N, int64_t K, enum ops_data stays,
                          struct bl_error *err)
 {
-    BL_TRY(count.real.matrix_frozen(self, ret, data, dtype, N, K, keep_data, err));
+    BL_TRY(count.real.matrix_frozen(self, ret, data, dtype, N, K, stays, err));
     enum part part = count.tower_matrices-- > 0 ? TOWER : LLM; /* the tower is opened first */
     return note((struct matrix){*ret, N, K, part, NULL}, err);
 }

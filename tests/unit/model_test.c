@@ -1087,18 +1087,19 @@ static void a_dry_run_counts_pages_of_a_file_while_a_matrix_reads_them(void **st
 {
     struct bl_error err = {0};
     struct ops *dry = NULL;
-    struct ops_matrix *kept = NULL, *copied = NULL;
+    struct ops_matrix *kept = NULL, *copied = NULL, *table = NULL;
     struct ops_usage usage;
     assert_ok(ops_cpu_dry_open(OPS_F32, 1, &dry, &err), err);
     for (int i = 0; i < 2; i++) {
-        assert_ok(dry->matrix_frozen(dry, &kept, NULL, BL_F32, 64, 32, true, &err), err);
-        dry->matrix_pack(dry, kept, false);
-        assert_ok(dry->matrix_frozen(dry, &copied, NULL, BL_F32, 64, 32, false, &err), err);
-        dry->matrix_pack(dry, copied, false);
+        assert_ok(dry->matrix_frozen(dry, &kept, NULL, BL_F32, 64, 32, OPS_DATA_STAYS, &err), err);
+        assert_ok(dry->matrix_frozen(dry, &copied, NULL, BL_F32, 64, 32, OPS_DATA_GOES, &err), err);
+        assert_ok(dry->matrix_frozen(dry, &table, NULL, BL_F32, 64, 32, OPS_DATA_LOOKED_UP, &err),
+                  err);
         ops_dry_usage(dry, &usage);
         assert_int_equal(usage.bytes[OPS_MATRICES], 2 * 64 * 32 * 4);
         dry->matrix_free(dry, &kept);
         dry->matrix_free(dry, &copied);
+        dry->matrix_free(dry, &table);
         ops_dry_usage(dry, &usage);
         assert_int_equal(usage.bytes[OPS_MATRICES], 0);
     }

@@ -35,7 +35,7 @@ static void run(struct ops_run *run, const void *input)
     struct ops *ops = run_ops(run);
     struct bl_error err;
     struct ops_matrix *w = NULL;
-    assert_ok(ops->matrix_frozen(ops, &w, in->w, BL_F32, in->V, in->D, true, &err), err);
+    assert_ok(ops->matrix_frozen(ops, &w, in->w, BL_F32, in->V, in->D, OPS_DATA_STAYS, &err), err);
     act *x = run_act(run, in->x, in->R * in->D), *d_x = run_act(run, NULL, in->R * in->D);
     int32_t *labels = run_bytes(run, in->labels, (size_t)in->R * sizeof *labels);
     float *nll = run_f32(run, NULL, in->R);
@@ -117,7 +117,7 @@ static void run_many_rows(struct ops_run *run, const void *input)
         }
         nll[r] = log(sum) - at_label;
     }
-    assert_ok(ops->matrix_frozen(ops, &w, table, BL_F32, V, D, true, &err), err);
+    assert_ok(ops->matrix_frozen(ops, &w, table, BL_F32, V, D, OPS_DATA_STAYS, &err), err);
     float *got = run_f32(run, NULL, R);
     act *d_x = run_act(run, NULL, R * D);
     ops->head_loss(ops, got, NULL, d_x, run_act(run, x, R * D), w,
@@ -143,7 +143,7 @@ static void run_not_a_number(struct ops_run *run, const void *input)
     struct ops_matrix *w = NULL;
     const float x[2][2] = {{NAN, 1}, {1, 1}}, table[3][2] = {{1, 2}, {3, 4}, {5, 6}};
     const int32_t labels[2] = {0, 2};
-    assert_ok(ops->matrix_frozen(ops, &w, table, BL_F32, 3, 2, true, &err), err);
+    assert_ok(ops->matrix_frozen(ops, &w, table, BL_F32, 3, 2, OPS_DATA_STAYS, &err), err);
     float *nll = run_f32(run, NULL, 2), got[2];
     uint8_t *correct = run_bytes(run, NULL, 2), right[2];
     ops->head_loss(ops, nll, correct, NULL, run_act(run, x[0], 4), w,

@@ -47,7 +47,9 @@ static void run(struct ops_run *run, const void *input)
         assert_ok(ops->matrix_trainable(ops, &w, run_f32(run, host, N * K), N, K, &err), err);
         ops->matrices_refresh(ops, &w, 1);
     } else {
-        assert_ok(ops->matrix_frozen(ops, &w, host, in->dtype, N, K, in->keep_data, &err), err);
+        assert_ok(ops->matrix_frozen(ops, &w, host, in->dtype, N, K,
+                                     in->keep_data ? OPS_DATA_STAYS : OPS_DATA_GOES, &err),
+                  err);
         if (!in->keep_data)
             memset(host, 0xFF, stored_bytes);
     }
@@ -340,7 +342,7 @@ static void run_gelu(struct ops_run *run, const void *input)
         expected[0][i] = activation(OPS_GELU_ERF, -3);
         expected[1][i] = activation(OPS_GELU_TANH, -3);
     }
-    assert_ok(ops->matrix_frozen(ops, &w, weights, BL_F32, N, K, false, &err), err);
+    assert_ok(ops->matrix_frozen(ops, &w, weights, BL_F32, N, K, OPS_DATA_GOES, &err), err);
     act *x = run_act(run, ones, R * K), *y = run_act(run, NULL, R * N);
     float *b = run_f32(run, bias, N);
     for (int tanh_form = 0; tanh_form < 2; tanh_form++) {

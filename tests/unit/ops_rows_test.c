@@ -111,7 +111,7 @@ static void run_embed(struct ops_run *run, const void *input)
         }
         struct ops_matrix *w = NULL;
         const void *data = dtypes[t] == BL_F32 ? (const void *)table : half;
-        assert_ok(ops->matrix_frozen(ops, &w, data, dtypes[t], V, D, true, &err), err);
+        assert_ok(ops->matrix_frozen(ops, &w, data, dtypes[t], V, D, OPS_DATA_STAYS, &err), err);
         act *out = run_act(run, NULL, R * D);
         ops->embed(ops, out, w, run_bytes(run, ids, sizeof ids), R);
         run_expect_act(run, "embedding", out, y, R * D, 0);

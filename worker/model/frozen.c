@@ -1,4 +1,4 @@
-/* worker/model/frozen.c - frozen weights: named tensors to packed matrices and device vectors. */
+/* worker/model/frozen.c - frozen weights: named tensors to matrices and device vectors. */
 #include "worker/model/frozen.h"
 
 #include <stdlib.h>
@@ -118,9 +118,10 @@ static int open_bias(const struct frozen_source *source, float **ret, int64_t la
     return any ? arena_f32_from(source->constants, bias, N, ret, err) : 0;
 }
 
-/* The weights, not packed yet. */
+/* The file may be let go when the weights are opened: else it would lie in memory beside what was made of it. */
 static int open_rows(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
-                     const enum hf_role *roles, int count, struct bl_error *err)
+                     const enum hf_role *roles, int count, enum ops_data stays,
+                     struct bl_error *err)
 {
     BL_ASSERT(count >= 1 && count <= PARTS_MAX);
     struct ops *ops = source->ops;
@@ -134,35 +135,30 @@ static int open_rows(const struct frozen_source *source, struct frozen_linear *r
     BL_TRY(open_bias(source, &linear.bias, layer, roles, tensors, count, linear.N, err));
     if (count == 1) {
         BL_TRY(ops->matrix_frozen(ops, &linear.matrix, tensors[0]->data, tensors[0]->dtype,
-                                  linear.N, linear.K, true, err));
+                                  linear.N, linear.K, stays, err));
     } else {
         bl_autofree void *data = NULL;
         enum bl_dtype dtype = BL_F32;
         BL_TRY(stack_weights(ops, tensors, count, linear.N, linear.K, &data, &dtype, err));
-        BL_TRY(
-            ops->matrix_frozen(ops, &linear.matrix, data, dtype, linear.N, linear.K, false, err));
+        BL_TRY(ops->matrix_frozen(ops, &linear.matrix, data, dtype, linear.N, linear.K,
+                                  OPS_DATA_GOES, err));
     }
     *ret = linear;
+    safetensors_let_go(source->file);
     return 0;
 }
 
 int frozen_linear_open(const struct frozen_source *source, struct frozen_linear *ret, int64_t layer,
                        const enum hf_role *roles, int count, struct bl_error *err)
 {
-    BL_TRY(open_rows(source, ret, layer, roles, count, err));
-    source->ops->matrix_pack(source->ops, ret->matrix, false);
-    safetensors_let_go(source->file); /* else the file lies in memory beside its copy */
-    return 0;
+    return open_rows(source, ret, layer, roles, count, OPS_DATA_STAYS, err);
 }
 
 int frozen_table_open(const struct frozen_source *source, struct frozen_linear *ret,
                       enum hf_role role, bool multiplied, struct bl_error *err)
 {
-    BL_TRY(open_rows(source, ret, 0, &role, 1, err));
-    if (multiplied)
-        source->ops->matrix_pack(source->ops, ret->matrix, true);
-    safetensors_let_go(source->file);
-    return 0;
+    return open_rows(source, ret, 0, &role, 1, multiplied ? OPS_DATA_STAYS : OPS_DATA_LOOKED_UP,
+                     err);
 }
 
 void frozen_linear_close(struct ops *ops, struct frozen_linear *linear)

@@ -112,10 +112,9 @@ static int open_head_attention(struct vision *vision, const struct frozen_source
     head->q = (struct frozen_linear){.N = D, .K = D};
     head->kv = (struct frozen_linear){.N = 2 * D, .K = D};
     struct ops *ops = vision->ops;
-    BL_TRY(ops->matrix_frozen(ops, &head->q.matrix, w, BL_F32, D, D, false, err));
-    BL_TRY(ops->matrix_frozen(ops, &head->kv.matrix, w + D * D, BL_F32, 2 * D, D, false, err));
-    ops->matrix_pack(ops, head->q.matrix, false);
-    ops->matrix_pack(ops, head->kv.matrix, false);
+    BL_TRY(ops->matrix_frozen(ops, &head->q.matrix, w, BL_F32, D, D, OPS_DATA_GOES, err));
+    BL_TRY(
+        ops->matrix_frozen(ops, &head->kv.matrix, w + D * D, BL_F32, 2 * D, D, OPS_DATA_GOES, err));
     BL_TRY(arena_f32_from(&vision->constants, b, D, &head->q.bias, err));
     BL_TRY(arena_f32_from(&vision->constants, b + D, 2 * D, &head->kv.bias, err));
     BL_TRY(frozen_read(source, HF_POOL_PROBE, b, err));

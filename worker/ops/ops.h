@@ -40,9 +40,16 @@ enum ops_precision {
     OPS_F32, /* frozen weights as the file has them, every matmul f32: the reference */
 };
 
+/* The data of a frozen matrix. */
+enum ops_data {
+    OPS_DATA_GOES,      /* may be freed once the matrix is there */
+    OPS_DATA_STAYS,     /* outlives the matrix */
+    OPS_DATA_LOOKED_UP, /* outlives it; embed() alone reads it, the rows that it is asked for */
+};
+
 enum ops_epilogue { OPS_NONE, OPS_GELU_ERF, OPS_GELU_TANH, OPS_SILU };
 
-/* A (N,K) matrix as the device wants it: frozen ones are packed once, trainable ones follow their
+/* A (N,K) matrix as the device wants it: frozen ones are made once, trainable ones follow their
  * f32 master. */
 struct ops_matrix;
 
@@ -146,11 +153,9 @@ struct ops {
     void (*act_to_f32)(struct ops *self, float *y, const act *x, int64_t count);
 
     /* -- linear layers: y (R,N) = epilogue(x (R,K) W^T + bias) -- */
-    /* W (N,K) from host memory of dtype f32, f16 or bf16; packed or copied, so data may go
-     * afterwards (the CPU may keep pointing into a file's mapping only if keep_data says that it
-     * outlives the matrix). */
+    /* W (N,K) from host memory of dtype f32, f16 or bf16, which the CPU may read in place where it stays. */
     int (*matrix_frozen)(struct ops *self, struct ops_matrix **ret, const void *data,
-                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
+                         enum bl_dtype dtype, int64_t N, int64_t K, enum ops_data stays,
                          struct bl_error *err);
     /* Follows f32 master (N,K) on the device, borrowed for the matrix's life; call matrices_refresh
      * after it changed. */
@@ -158,9 +163,6 @@ struct ops {
                             int64_t N, int64_t K, struct bl_error *err);
     /* Of `count` trainable ones, together. */
     void (*matrices_refresh)(struct ops *self, struct ops_matrix *const *matrices, int64_t count);
-    /* Makes what products with a frozen matrix need now rather than at the first one, after which its
-     * data is not read again; embedded: except by embed(), which no other matrix is for then. */
-    void (*matrix_pack)(struct ops *self, struct ops_matrix *matrix, bool embedded);
     void (*matrix_free)(struct ops *self, struct ops_matrix **matrix);
 
     /* bias (N) f32 or NULL. saved_pre (R,N), or NULL: the value before the epilogue, for its

@@ -129,8 +129,8 @@ static struct panels_fetch fetch_blocks(const struct linear_product *p, const st
 
 /* A tile of all rows; `mine`: y, panel after panel, then some blocks of the panels. While these are multiplied, the
  * next ones come from memory. */
-static void multiply_few(const struct linear_product *p, const struct panel_tiles *t, int64_t tile,
-                         char *mine, const char *strips)
+static void multiply_blocks(const struct linear_product *p, const struct panel_tiles *t,
+                            int64_t tile, char *mine, const char *strips)
 {
     const struct panels_form *form = t->form;
     const int64_t n_first = tile * t->panels * form->panel,
@@ -193,7 +193,7 @@ static void multiply_part(struct cpu *cpu, const struct linear_product *p,
                           p->K, bl_min(form->strip, p->R - s * form->strip), t->inner);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < t->count; i++)
-        (t->few ? multiply_few : multiply_tile)(
+        (t->few ? multiply_blocks : multiply_tile)(
             p, t, i, mine + (size_t)omp_get_thread_num() * thread_bytes, scratch);
 }
 

@@ -56,7 +56,7 @@ static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl
 }
 
 static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
-                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
+                         enum bl_dtype dtype, int64_t N, int64_t K, enum ops_data stays,
                          struct bl_error *err)
 {
     BL_ASSERT(dtype == BL_F32 || dtype == BL_F16 || dtype == BL_BF16);
@@ -72,8 +72,11 @@ static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *
     BL_TRY(matrix_create(cpu, &matrix, to, N, K, err));
     *ret = matrix;
     matrix->rows = data;
-    if (exact && keep_data)
+    if (exact && stays != OPS_DATA_GOES) {
+        if (cpu->dry && stays == OPS_DATA_STAYS)
+            ops_dry_borrow(cpu->dry, matrix->borrowed = (int64_t)bytes);
         return 0;
+    }
     matrix->rows = matrix->owned = cpu_alloc(cpu, OPS_MATRICES, bytes);
     if (!matrix->owned) {
         matrix_free(self, ret);
@@ -104,15 +107,6 @@ static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrice
 {
 }
 
-static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
-{
-    struct cpu *cpu = cpu_of(self);
-    if (!matrix->owned && cpu->dry) {
-        matrix->borrowed = matrix->N * matrix->K * (matrix->dtype == BL_F32 ? 4 : 2);
-        ops_dry_borrow(cpu->dry, matrix->borrowed);
-    }
-}
-
 /* -- read as an embedding -- */
 
 static void embed(struct ops *self, act *y_, const struct ops_matrix *table, const int32_t *ids,
@@ -132,7 +126,6 @@ void CPU_VARIANT(cpu_fill_matrix)(struct ops *table)
     table->matrix_frozen = matrix_frozen;
     table->matrix_trainable = matrix_trainable;
     table->matrices_refresh = matrices_refresh;
-    table->matrix_pack = matrix_pack;
     table->matrix_free = matrix_free;
     table->embed = embed;
 }

@@ -212,7 +212,7 @@ static void upload(struct cuda *cuda, void *y, enum bl_dtype to, const void *dat
 
 /* Kept as what products take: bf16, or f32. */
 static int matrix_frozen(struct ops *self, struct ops_matrix **ret, const void *data,
-                         enum bl_dtype dtype, int64_t N, int64_t K, bool keep_data,
+                         enum bl_dtype dtype, int64_t N, int64_t K, enum ops_data stays,
                          struct bl_error *err)
 {
     struct cuda *cuda = cuda_of(self);
@@ -245,11 +245,6 @@ static void matrices_refresh(struct ops *self, struct ops_matrix *const *matrice
         }
         cuda_ok(cuda, cuda_follow_masters(cuda->launch.stream, &list), "matrices");
     }
-}
-
-/* Made when it was created. */
-static void matrix_pack(struct ops *self, struct ops_matrix *matrix, bool embedded)
-{
 }
 
 static int matrix_trainable(struct ops *self, struct ops_matrix **ret, const float *master,
@@ -287,7 +282,6 @@ void cuda_fill_matmul(struct ops *table)
     table->matrix_frozen = matrix_frozen;
     table->matrix_trainable = matrix_trainable;
     table->matrices_refresh = matrices_refresh;
-    table->matrix_pack = matrix_pack;
     table->matrix_free = matrix_free;
     table->linear_forward = linear_forward;
     table->linear_add = linear_add;
