@@ -119,8 +119,8 @@ AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype,
 
 /* -- products -- */
 
-/* Between a product and the load of its operand's successor. Where a core's other thread is busy, and a load follows at once,
- * products take a quarter longer (on a Xeon of the fifth generation 670 and 850 GFLOP/s); where it is not, this costs nothing. */
+/* Between a product and the load of its operand's successor. While the processor holds tiles back (docs/performance.md), and a load
+ * follows at once, products take a quarter longer (on a Xeon of the fifth generation 670 and 850 GFLOP/s); else this costs nothing. */
 AMX_INLINE void pause_loads(void)
 {
     __asm__ volatile(".rept 16\n\tnop\n\t.endr");
