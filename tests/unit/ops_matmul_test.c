@@ -300,8 +300,10 @@ static void run_extremes(struct ops_run *run, const void *input)
     rows[2 * K + 7] = INFINITY;
     rows[3 * K + 300] = NAN;
     rows[4 * K + 5] = 0x1p-120f;
-    for (int64_t n = 0; n < N; n++) { /* the huge one's block loses its ones */
-        expected[N + n] = 4095e6 + 256;
+    const bool blocks =
+        input == ops_backend().bfp; /* the huge one's loses its ones, the tiny one's is zero */
+    for (int64_t n = 0; n < N; n++) {
+        expected[N + n] = 4095e6 + (blocks ? 256 : K - 1);
         expected[2 * N + n] = expected[3 * N + n] = NAN;
     }
     assert_ok(ops->matrix_trainable(ops, &w, run_f32(run, ones, N * K), N, K, &err), err);
@@ -310,16 +312,22 @@ static void run_extremes(struct ops_run *run, const void *input)
     run_expect_act(run, "y", y, expected, R * N, 2);
     run_read_act(run, found, y, R * N);
     for (int64_t n = 0; n < N; n++)
-        assert_true(isnan(found[2 * N + n]) && isnan(found[3 * N + n]) && found[4 * N + n] == 0);
+        assert_true(isnan(found[2 * N + n]) && isnan(found[3 * N + n]) &&
+                    found[4 * N + n] == (blocks ? 0 : 0x1p-120f));
     ops->matrix_free(ops, &w);
 }
 
-static void blocks_that_are_not_finite_give_nan(void **state)
+static void values_that_are_not_finite_give_nan(void **state)
 {
-    const struct panels_form *form = ops_backend().bfp;
-    if (!form)
+    const struct ops_backend backend = ops_backend();
+    if (!backend.bfp && !backend.amx_f32)
         skip();
-    ops_each((struct cpu_options){.precision = OPS_BF16, .form = form}, run_extremes, NULL);
+    if (backend.bfp)
+        ops_each((struct cpu_options){.precision = OPS_BF16, .form = backend.bfp}, run_extremes,
+                 backend.bfp);
+    if (backend.amx_f32)
+        ops_each((struct cpu_options){.precision = OPS_F32, .form = backend.amx_f32}, run_extremes,
+                 backend.amx_f32);
 }
 
 /* Where the two forms differ by a tenth: at -3. */
@@ -426,6 +434,6 @@ UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
           cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
           cmocka_unit_test(f32_products_by_tiles_follow_the_formula),
           cmocka_unit_test(block_products_multiply_rounded_blocks_and_sum_in_f32),
-          cmocka_unit_test(blocks_that_are_not_finite_give_nan),
+          cmocka_unit_test(values_that_are_not_finite_give_nan),
           cmocka_unit_test(the_two_forms_of_gelu_are_told_apart),
           cmocka_unit_test(a_refreshed_matrix_follows_its_master))

@@ -133,7 +133,7 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
                              struct panels_fetch *fetch)
 {
     struct panels_lines lines[2] = {{0}};
-    begin_sums(y, add);
+    begin_strips(y, add);
     _tile_loadd(4, x0, LINE);
     _tile_loadd(6, b, LINE);
     _tile_loadd(7, b + 1, LINE);
@@ -158,7 +158,7 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
         _tile_loadd(7, b + HALVES * next + 1, LINE);
         _tile_loadd(5, x1 + next, LINE);
     }
-    end_sums(y);
+    end_strips(y);
 }
 
 /* One strip. */
@@ -189,10 +189,10 @@ AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K,
     int64_t s = 0;
     _tile_loadconfig(&tile_config);
     for (; s + 2 <= count; s += 2)
-        multiply_two(y + s * STRIP * PANEL, x + s * all, x + (s + 1) * all, panel, steps, first > 0,
+        multiply_two(y + s * STRIP_SUMS, x + s * all, x + (s + 1) * all, panel, steps, first > 0,
                      fetch);
     if (s < count)
-        multiply_one(y + s * STRIP * PANEL, x + s * all, panel, steps, first > 0, fetch);
+        multiply_one(y + s * STRIP_SUMS, x + s * all, panel, steps, first > 0, fetch);
     _tile_release();
 }
 

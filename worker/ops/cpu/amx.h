@@ -45,38 +45,13 @@ static const struct tile_config tile_config = {
     .row_bytes = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE},
     .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
-/* Sums in tiles 0 to 3, 2 STRIP rows of a panel: from y where it is added to, else zero; and to y. */
-AMX_INLINE void begin_sums(const float *y, bool add)
-{
-    enum { LD = PANEL * sizeof(float), NEXT = STRIP * PANEL };
-    if (add) {
-        _tile_loadd(0, y, LD);
-        _tile_loadd(1, y + LANES, LD);
-        _tile_loadd(2, y + NEXT, LD);
-        _tile_loadd(3, y + NEXT + LANES, LD);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-}
-AMX_INLINE void end_sums(float *y)
-{
-    enum { LD = PANEL * sizeof(float), NEXT = STRIP * PANEL };
-    _tile_stored(0, y, LD);
-    _tile_stored(1, y + LANES, LD);
-    _tile_stored(2, y + NEXT, LD);
-    _tile_stored(3, y + NEXT + LANES, LD);
-}
-
-/* Likewise of one strip, in tiles 0 and 1. */
+/* Sums of a strip's rows of a panel, y (STRIP, PANEL), in tiles 0 and 1: from y where it is added to, else zero; and to y. */
+enum { SUMS_LINE = PANEL * sizeof(float), STRIP_SUMS = STRIP * PANEL };
 AMX_INLINE void begin_strip(const float *y, bool add)
 {
-    enum { LD = PANEL * sizeof(float) };
     if (add) {
-        _tile_loadd(0, y, LD);
-        _tile_loadd(1, y + LANES, LD);
+        _tile_loadd(0, y, SUMS_LINE);
+        _tile_loadd(1, y + LANES, SUMS_LINE);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -84,9 +59,27 @@ AMX_INLINE void begin_strip(const float *y, bool add)
 }
 AMX_INLINE void end_strip(float *y)
 {
-    enum { LD = PANEL * sizeof(float) };
-    _tile_stored(0, y, LD);
-    _tile_stored(1, y + LANES, LD);
+    _tile_stored(0, y, SUMS_LINE);
+    _tile_stored(1, y + LANES, SUMS_LINE);
+}
+
+/* Of two strips, in tiles 0 to 3. */
+AMX_INLINE void begin_strips(const float *y, bool add)
+{
+    begin_strip(y, add);
+    if (add) {
+        _tile_loadd(2, y + STRIP_SUMS, SUMS_LINE);
+        _tile_loadd(3, y + STRIP_SUMS + LANES, SUMS_LINE);
+    } else {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+}
+AMX_INLINE void end_strips(float *y)
+{
+    end_strip(y);
+    _tile_stored(2, y + STRIP_SUMS, SUMS_LINE);
+    _tile_stored(3, y + STRIP_SUMS + LANES, SUMS_LINE);
 }
 
 /* What a block of a strip fetches, a part of it with each step. */

@@ -204,7 +204,7 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
                              struct panels_fetch *fetch)
 {
     struct panels_lines lines[2] = {{0}};
-    begin_sums(y, add);
+    begin_strips(y, add);
     _tile_loadd(4, x0 + LOW, LINE);
     _tile_loadd(6, b + HIGH, LINE);
     _tile_loadd(7, b + PARTS + HIGH, LINE);
@@ -226,7 +226,7 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
         b += HALVES * next;
         multiply_then_both(x0 + LOW, x1 + LOW, b + HIGH);
     }
-    end_sums(y);
+    end_strips(y);
 }
 
 /* One strip. */
@@ -259,10 +259,10 @@ AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K,
     int64_t s = 0;
     _tile_loadconfig(&tile_config);
     for (; s + 2 <= count; s += 2)
-        multiply_two(y + s * STRIP * PANEL, x + s * strip, x + (s + 1) * strip, panel, steps,
+        multiply_two(y + s * STRIP_SUMS, x + s * strip, x + (s + 1) * strip, panel, steps,
                      first > 0, fetch);
     if (s < count)
-        multiply_one(y + s * STRIP * PANEL, x + s * strip, panel, steps, first > 0, fetch);
+        multiply_one(y + s * STRIP_SUMS, x + s * strip, panel, steps, first > 0, fetch);
     _tile_release();
 }
 
