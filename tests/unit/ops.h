@@ -29,8 +29,8 @@ struct ops_run;
 struct ops_backend {
     int variants, repeats;
     bool short_values; /* random_f32 gives what bf16 holds */
-    const struct panels_form *bfp, *amx,
-        *amx_f32;  /* NULL, or it can multiply so (worker/ops/cpu/panels.h) */
+    /* NULL, or it can multiply so (worker/ops/cpu/panels.h) */
+    const struct panels_form *bfp, *amx, *amx_f32;
     uint64_t seed; /* added to that of every random_f32 */
     int (*open)(struct cpu_options options, int variant, int repeat, struct ops **ret,
                 struct bl_error *err);

@@ -183,17 +183,7 @@ AMX static void multiply_one(float *y, const struct tile *x, const struct tile *
 AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
                          int64_t first, int64_t end, struct panels_fetch *fetch)
 {
-    const int64_t all = steps_of(K), k = first * BLOCK_STEPS,
-                  steps = bl_min(all, end * BLOCK_STEPS) - k;
-    const struct tile *x = (const struct tile *)strips + k;
-    int64_t s = 0;
-    _tile_loadconfig(&tile_config);
-    for (; s + 2 <= count; s += 2)
-        multiply_two(y + s * STRIP_SUMS, x + s * all, x + (s + 1) * all, panel, steps, first > 0,
-                     fetch);
-    if (s < count)
-        multiply_one(y + s * STRIP_SUMS, x + s * all, panel, steps, first > 0, fetch);
-    _tile_release();
+    multiply_strips(y, strips, count, K, panel, first, end, fetch, 1, multiply_two, multiply_one);
 }
 
 /* -- of few rows -- */

@@ -90,5 +90,30 @@ AMX_INLINE void fetch_part(const struct panels_lines *lines, int64_t step)
         _mm_prefetch(lines->at + (size_t)r * lines->step, _MM_HINT_T1);
 }
 
+/* y = or += the strips, by two and by one, times `steps` steps of a panel. */
+typedef void multiply_pair(float *y, const struct tile *x0, const struct tile *x1,
+                           const struct tile *b, int64_t steps, bool add,
+                           struct panels_fetch *fetch);
+typedef void multiply_single(float *y, const struct tile *x, const struct tile *b, int64_t steps,
+                             bool add, struct panels_fetch *fetch);
+
+/* A form's multiply (panels.h), where a strip's step is `parts` tiles. */
+AMX_INLINE void multiply_strips(float *y, const struct tile *strips, int64_t count, int64_t K,
+                                const struct tile *panel, int64_t first, int64_t end,
+                                struct panels_fetch *fetch, int64_t parts, multiply_pair *two,
+                                multiply_single *one)
+{
+    const int64_t all = steps_of(K), k = first * BLOCK_STEPS,
+                  steps = bl_min(all, end * BLOCK_STEPS) - k, strip = parts * all;
+    const struct tile *x = strips + parts * k;
+    int64_t s = 0;
+    _tile_loadconfig(&tile_config);
+    for (; s + 2 <= count; s += 2)
+        two(y + s * STRIP_SUMS, x + s * strip, x + (s + 1) * strip, panel, steps, first > 0, fetch);
+    if (s < count)
+        one(y + s * STRIP_SUMS, x + s * strip, panel, steps, first > 0, fetch);
+    _tile_release();
+}
+
 /* Leave of the processor and the system for tiles. */
 bool amx_permitted(void);

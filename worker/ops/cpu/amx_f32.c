@@ -147,46 +147,41 @@ AMX_INLINE void pause_products(void)
     __asm__ volatile(".rept 8\n\tnop\n\t.endr");
 }
 
+/* Of tiles, which are constants. */
+#define MULTIPLY(y, x, b)                                                                          \
+    do {                                                                                           \
+        _tile_dpbf16ps(y, x, b);                                                                   \
+        pause_products();                                                                          \
+    } while (0)
+
 /* Sums 0 to 3 += tiles 4 and 5 of x times 6 and 7 of the panel; then what the next product takes of x, of the panel, or of both. */
 AMX_INLINE void multiply_then_x(const struct tile *x0, const struct tile *x1)
 {
-    _tile_dpbf16ps(0, 4, 6);
-    pause_products();
-    _tile_dpbf16ps(1, 4, 7);
-    pause_products();
+    MULTIPLY(0, 4, 6);
+    MULTIPLY(1, 4, 7);
     _tile_loadd(4, x0, LINE);
-    _tile_dpbf16ps(2, 5, 6);
-    pause_products();
-    _tile_dpbf16ps(3, 5, 7);
-    pause_products();
+    MULTIPLY(2, 5, 6);
+    MULTIPLY(3, 5, 7);
     _tile_loadd(5, x1, LINE);
 }
 AMX_INLINE void multiply_then_panel(const struct tile *b)
 {
-    _tile_dpbf16ps(0, 4, 6);
-    pause_products();
-    _tile_dpbf16ps(2, 5, 6);
-    pause_products();
+    MULTIPLY(0, 4, 6);
+    MULTIPLY(2, 5, 6);
     _tile_loadd(6, b, LINE);
-    _tile_dpbf16ps(1, 4, 7);
-    pause_products();
-    _tile_dpbf16ps(3, 5, 7);
-    pause_products();
+    MULTIPLY(1, 4, 7);
+    MULTIPLY(3, 5, 7);
     _tile_loadd(7, b + PARTS, LINE);
 }
 AMX_INLINE void multiply_then_both(const struct tile *x0, const struct tile *x1,
                                    const struct tile *b)
 {
-    _tile_dpbf16ps(0, 4, 6);
-    pause_products();
-    _tile_dpbf16ps(1, 4, 7);
-    pause_products();
+    MULTIPLY(0, 4, 6);
+    MULTIPLY(1, 4, 7);
     _tile_loadd(4, x0, LINE);
-    _tile_dpbf16ps(2, 5, 6);
-    pause_products();
+    MULTIPLY(2, 5, 6);
     _tile_loadd(6, b, LINE);
-    _tile_dpbf16ps(3, 5, 7);
-    pause_products();
+    MULTIPLY(3, 5, 7);
     _tile_loadd(7, b + PARTS, LINE);
     _tile_loadd(5, x1, LINE);
 }
@@ -253,17 +248,8 @@ AMX static void multiply_one(float *y, const struct tile *x, const struct tile *
 AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
                          int64_t first, int64_t end, struct panels_fetch *fetch)
 {
-    const int64_t all = steps_of(K), k = first * BLOCK_STEPS,
-                  steps = bl_min(all, end * BLOCK_STEPS) - k, strip = PARTS * all;
-    const struct tile *x = (const struct tile *)strips + PARTS * k;
-    int64_t s = 0;
-    _tile_loadconfig(&tile_config);
-    for (; s + 2 <= count; s += 2)
-        multiply_two(y + s * STRIP_SUMS, x + s * strip, x + (s + 1) * strip, panel, steps,
-                     first > 0, fetch);
-    if (s < count)
-        multiply_one(y + s * STRIP_SUMS, x + s * strip, panel, steps, first > 0, fetch);
-    _tile_release();
+    multiply_strips(y, strips, count, K, panel, first, end, fetch, PARTS, multiply_two,
+                    multiply_one);
 }
 
 const struct panels_form *amx_f32_form(void)

@@ -2,7 +2,8 @@
  *
  * Frozen     f32 precision keeps the data's type, the default one rounds to bf16. 16-bit rows are
  *            widened where they are multiplied; a matrix of at most cpu->wide_max elements once and
- *            for all, unless panels are made from it, or few rows read it as it lies (not f16). Data that may be kept and is right as it stands is not copied.
+ *            for all, unless panels are made from it and it is not f16, which few rows cannot read as it lies. Data that
+ *            may be kept and is right as it stands is not copied.
  * Trainable  the caller's f32 master itself.
  * Panels     with cpu->form, matrices with both sides above CPU_PANELS_MIN are multiplied by panels (panels.h), which are
  *            made from them on the way: nothing is kept.
