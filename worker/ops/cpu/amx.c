@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "worker/ops/cpu/amx.h"
+#include "worker/ops/cpu/amx_few.h"
 
 static size_t strip_bytes(int64_t K)
 {
@@ -98,8 +98,8 @@ INLINE void load_panel_step(struct tile *to, const char *at, size_t step, bool h
                         inner);
 }
 
-AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
-                               bool transposed, int64_t columns, int64_t K)
+AVX512 void amx_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
+                            bool transposed, int64_t columns, int64_t K)
 {
     const size_t size = dtype == BL_F32 ? 4 : 2, step = (size_t)ld * size;
     const int64_t steps = steps_of(K);
@@ -188,10 +188,6 @@ AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K,
 
 /* -- of few rows -- */
 
-/* W's tiles are loaded from its rows as they lie, so the product is y's transpose, W times x^T: GROUP tiles below one another by
- * one of x. While they are multiplied, what comes next is fetched: these rows' next elements, or the next rows. */
-enum { GROUP = 4, FEW_STEPS = 32 };
-
 AVX512 static void load_few(void *few, const float *x, int64_t R, int64_t K)
 {
     struct tile *tile = few;
@@ -199,90 +195,10 @@ AVX512 static void load_few(void *few, const float *x, int64_t R, int64_t K)
         load_turned(tile, (const char *)(x + k), (size_t)K * sizeof *x, false, R, K - k);
 }
 
-/* A line of each of 16 rows. */
-AMX_INLINE void fetch_rows(const char *at, size_t step)
-{
-    for (size_t r = 0; r < 16; r++)
-        _mm_prefetch(at + r * step, _MM_HINT_T1);
-}
-
-/* sums (tiles * 16, 16) = or += `steps` steps of W, from rows `step` bytes apart, times x's. next: as many rows. */
-AMX static void multiply_rows(float *sums, const char *w, const char *next, size_t step,
-                              const struct tile *x, int64_t steps, int64_t tiles, bool add)
-{
-    enum { SUMS = 16 * LANES };
-    const size_t tile = 16 * step;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    if (add) {
-        _tile_loadd(0, sums, 64);
-        _tile_loadd(1, sums + SUMS, 64);
-        _tile_loadd(2, sums + 2 * SUMS, 64);
-        _tile_loadd(3, sums + 3 * SUMS, 64);
-    }
-    for (int64_t k = 0; k < steps; k++, w += LINE, next += LINE) {
-        _tile_loadd(4, x + k, LINE);
-        _tile_loadd(5, w, step);
-        _tile_dpbf16ps(0, 5, 4);
-        fetch_rows(next, step);
-        if (tiles > 1) {
-            _tile_loadd(6, w + tile, step);
-            _tile_dpbf16ps(1, 6, 4);
-            fetch_rows(next + tile, step);
-        }
-        if (tiles > 2) {
-            _tile_loadd(7, w + 2 * tile, step);
-            _tile_dpbf16ps(2, 7, 4);
-            fetch_rows(next + 2 * tile, step);
-        }
-        if (tiles > 3) {
-            _tile_loadd(5, w + 3 * tile, step);
-            _tile_dpbf16ps(3, 5, 4);
-            fetch_rows(next + 3 * tile, step);
-        }
-    }
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + SUMS, 64);
-    _tile_stored(2, sums + 2 * SUMS, 64);
-    _tile_stored(3, sums + 3 * SUMS, 64);
-}
-
-/* Rows [0, R) of y's 16 columns. */
-AVX512 static void store_turned(float *y, int64_t ld, const float *sums, int64_t R)
-{
-    __m512i rows[LANES];
-    for (int i = 0; i < LANES; i++)
-        rows[i] = _mm512_load_si512(sums + i * LANES);
-    transpose_dwords(rows);
-    for (int64_t r = 0; r < R; r++)
-        _mm512_storeu_si512(y + r * ld, rows[r]);
-}
-
 AMX static void multiply_few(float *y, int64_t ld, const void *x, int64_t R, const uint16_t *w,
                              int64_t columns, int64_t rest, int64_t K)
 {
-    float sums[GROUP * 16 * LANES] __attribute__((aligned(64)));
-    const size_t step = (size_t)K * sizeof *w;
-    const int64_t steps = steps_of(K);
-    _tile_loadconfig(&tile_config);
-    for (int64_t n = 0; n < columns; n += GROUP * 16) {
-        const int64_t tiles = bl_min(GROUP, (columns - n) / 16),
-                      after = bl_min(GROUP * 16, columns + rest - n - GROUP * 16);
-        const char *rows = (const char *)(w + n * K);
-        for (int64_t k = 0; k < steps; k += FEW_STEPS) {
-            const int64_t some = bl_min(FEW_STEPS, steps - k);
-            const char *at = rows + k * LINE;
-            const char *next = k + some < steps      ? at + some * LINE
-                               : after == GROUP * 16 ? rows + (size_t)(GROUP * 16) * step
-                                                     : at;
-            multiply_rows(sums, at, next, step, (const struct tile *)x + k, some, tiles, k > 0);
-        }
-        for (int64_t t = 0; t < tiles; t++)
-            store_turned(y + n + t * 16, ld, sums + t * 16 * LANES, R);
-    }
-    _tile_release();
+    multiply_few_rows(y, ld, x, R, w, columns, rest, K, 1);
 }
 
 /* The system gives its leave to all threads of the process: arch_prctl(2), ARCH_REQ_XCOMP_PERM of the tiles' data. */
@@ -302,7 +218,7 @@ const struct panels_form *amx_form(void)
                                             .strip_bytes = strip_bytes,
                                             .panel_bytes = panel_bytes,
                                             .load_strips = load_strips,
-                                            .load_panels = load_panels,
+                                            .load_panels = amx_load_panels,
                                             .multiply = multiply,
                                             .multiply_few = multiply_few,
                                             .load_few = load_few};

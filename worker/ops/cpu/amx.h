@@ -115,5 +115,8 @@ AMX_INLINE void multiply_strips(float *y, const struct tile *strips, int64_t cou
     _tile_release();
 }
 
+/* load_panels of panels.h, of values rounded to bf16: amx.c. */
+void amx_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
+                     int64_t columns, int64_t K);
 /* Leave of the processor and the system for tiles. */
 bool amx_permitted(void);

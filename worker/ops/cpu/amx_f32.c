@@ -4,6 +4,8 @@
  * f32 sums. What is left out, low by middle and smaller, is at most 2^-25 of a product, where f32 rounds by 2^-24. (Henry, Tang,
  * Heinecke: Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations, ARITH 2019.)
  *
+ * A W in bf16 is one part, the high one, and three products are as exact: a form of its own.
+ *
  * Not finite an infinity gives a NaN. Parts below 2^-126 are zero.
  */
 #include "worker/ops/cpu/panels.h"
@@ -11,7 +13,7 @@
 #include "worker/ops/cpu/cpu.h"
 
 #ifdef CPU_X86
-#include "worker/ops/cpu/amx.h"
+#include "worker/ops/cpu/amx_few.h"
 
 enum { HIGH, MIDDLE, LOW, PARTS };
 
@@ -67,12 +69,8 @@ AVX512 static void load_strips(void *strips, const float *x, int64_t ld, int64_t
 INLINE __m512 row_values(const char *at, enum bl_dtype dtype, int64_t count)
 {
     const __mmask16 mask = lanes_of(count);
-    if (dtype == BL_F32)
-        return _mm512_maskz_loadu_ps(mask, at);
-    const __m256i half = _mm256_maskz_loadu_epi16(mask, at);
-    if (dtype == BL_F16)
-        return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    return dtype == BL_F32 ? _mm512_maskz_loadu_ps(mask, at)
+                           : _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, at));
 }
 
 /* Line i of 16 columns' tiles: rows 2 i and 2 i + 1 of B. */
@@ -133,10 +131,8 @@ AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype,
 {
     if (dtype == BL_F32)
         load_columns(panels, w, BL_F32, ld, transposed, columns, K);
-    else if (dtype == BL_F16)
-        load_columns(panels, w, BL_F16, ld, transposed, columns, K);
     else
-        load_columns(panels, w, BL_BF16, ld, transposed, columns, K);
+        load_columns(panels, w, BL_F16, ld, transposed, columns, K);
 }
 
 /* -- products -- */
@@ -174,7 +170,7 @@ AMX_INLINE void multiply_then_panel(const struct tile *b)
     _tile_loadd(7, b + PARTS, LINE);
 }
 AMX_INLINE void multiply_then_both(const struct tile *x0, const struct tile *x1,
-                                   const struct tile *b)
+                                   const struct tile *b, int64_t parts)
 {
     MULTIPLY(0, 4, 6);
     MULTIPLY(1, 4, 7);
@@ -182,7 +178,7 @@ AMX_INLINE void multiply_then_both(const struct tile *x0, const struct tile *x1,
     MULTIPLY(2, 5, 6);
     _tile_loadd(6, b, LINE);
     MULTIPLY(3, 5, 7);
-    _tile_loadd(7, b + PARTS, LINE);
+    _tile_loadd(7, b + parts, LINE);
     _tile_loadd(5, x1, LINE);
 }
 
@@ -219,7 +215,7 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
         x0 += next;
         x1 += next;
         b += HALVES * next;
-        multiply_then_both(x0 + LOW, x1 + LOW, b + HIGH);
+        multiply_then_both(x0 + LOW, x1 + LOW, b + HIGH, PARTS);
     }
     end_strips(y);
 }
@@ -252,6 +248,93 @@ AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K,
                     multiply_one);
 }
 
+/* -- products with a W in bf16 -- */
+
+static size_t half_panel_bytes(int64_t K)
+{
+    return HALVES * sizeof(struct tile) * (size_t)steps_of(K);
+}
+
+AMX static void multiply_two_half(float *y, const struct tile *x0, const struct tile *x1,
+                                  const struct tile *b, int64_t steps, bool add,
+                                  struct panels_fetch *fetch)
+{
+    struct panels_lines lines[2] = {{0}};
+    begin_strips(y, add);
+    _tile_loadd(4, x0 + LOW, LINE);
+    _tile_loadd(6, b, LINE);
+    _tile_loadd(7, b + 1, LINE);
+    _tile_loadd(5, x1 + LOW, LINE);
+    for (int64_t k = 0; k < steps; k++) {
+        const int64_t next = k + 1 < steps;
+        if (k % BLOCK_STEPS == 0)
+            for (int i = 0; i < 2; i++)
+                lines[i] = panels_next_lines(fetch);
+        multiply_then_x(x0 + MIDDLE, x1 + MIDDLE);
+        fetch_part(&lines[0], k % BLOCK_STEPS);
+        multiply_then_x(x0 + HIGH, x1 + HIGH);
+        fetch_part(&lines[1], k % BLOCK_STEPS);
+        x0 += PARTS * next;
+        x1 += PARTS * next;
+        b += HALVES * next;
+        multiply_then_both(x0 + LOW, x1 + LOW, b, 1);
+    }
+    end_strips(y);
+}
+
+AMX static void multiply_one_half(float *y, const struct tile *x, const struct tile *b,
+                                  int64_t steps, bool add, struct panels_fetch *fetch)
+{
+    struct panels_lines lines = {0};
+    begin_strip(y, add);
+    for (int64_t k = 0; k < steps; k++, x += PARTS, b += HALVES) {
+        if (k % BLOCK_STEPS == 0)
+            lines = panels_next_lines(fetch);
+        _tile_loadd(6, b, LINE);
+        _tile_loadd(7, b + 1, LINE);
+        fetch_part(&lines, k % BLOCK_STEPS);
+        for (int p = LOW; p >= HIGH; p--) {
+            _tile_loadd(4, x + p, LINE);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+    }
+    end_strip(y);
+}
+
+AMX static void multiply_half(float *y, const void *strips, int64_t count, int64_t K,
+                              const void *panel, int64_t first, int64_t end,
+                              struct panels_fetch *fetch)
+{
+    multiply_strips(y, strips, count, K, panel, first, end, fetch, PARTS, multiply_two_half,
+                    multiply_one_half);
+}
+
+AVX512 static void load_few(void *few, const float *x, int64_t R, int64_t K)
+{
+    struct tile *tile = few;
+    for (int64_t k = 0; k < K; k += STEP, tile += PARTS)
+        load_turned(tile, (const char *)(x + k), (size_t)K * sizeof *x, BL_F32, R, K - k);
+}
+
+AMX static void multiply_few(float *y, int64_t ld, const void *x, int64_t R, const uint16_t *w,
+                             int64_t columns, int64_t rest, int64_t K)
+{
+    multiply_few_rows(y, ld, x, R, w, columns, rest, K, PARTS);
+}
+
+static const struct panels_form half_form = {.name = "AMX products",
+                                             .strip = STRIP,
+                                             .panel = PANEL,
+                                             .block = BLOCK,
+                                             .strip_bytes = strip_bytes,
+                                             .panel_bytes = half_panel_bytes,
+                                             .load_strips = load_strips,
+                                             .load_panels = amx_load_panels,
+                                             .multiply = multiply_half,
+                                             .multiply_few = multiply_few,
+                                             .load_few = load_few};
+
 const struct panels_form *amx_f32_form(void)
 {
     static const struct panels_form form = {.name = "AMX products",
@@ -262,7 +345,8 @@ const struct panels_form *amx_f32_form(void)
                                             .panel_bytes = panel_bytes,
                                             .load_strips = load_strips,
                                             .load_panels = load_panels,
-                                            .multiply = multiply};
+                                            .multiply = multiply,
+                                            .half = &half_form};
     return amx_permitted() ? &form : NULL;
 }
 

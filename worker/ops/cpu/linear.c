@@ -113,9 +113,9 @@ static void multiply(struct ops *self, const struct linear_product *p)
     struct cpu *cpu = cpu_of(self);
     if (p->R == 0)
         return;
-    if (CPU_VARIANT(is_few)(cpu, p))
+    if (CPU_VARIANT(is_few)(p))
         CPU_VARIANT(multiply_few)(cpu, p);
-    else if (p->w->panels)
+    else if (p->w->form)
         CPU_VARIANT(multiply_panels)(cpu, p);
     else if (p->transposed && p->w->dtype == BL_F32)
         multiply_in_place(cpu, p);

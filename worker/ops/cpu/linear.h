@@ -19,7 +19,7 @@ struct linear_product {
 
 /* Of few rows, W read as it lies: f32 or bf16. A product of so few waits for W, which the library, or panels, would first
  * lay out for many. */
-bool CPU_VARIANT(is_few)(const struct cpu *cpu, const struct linear_product *p);
+bool CPU_VARIANT(is_few)(const struct linear_product *p);
 void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p);
 /* By panels (panels.h). */
 void CPU_VARIANT(multiply_panels)(struct cpu *cpu, const struct linear_product *p);

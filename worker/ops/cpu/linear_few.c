@@ -120,46 +120,46 @@ static void few_rows(const struct linear_product *p, int64_t n0, int64_t columns
 }
 
 /* Columns [n0, n0 + columns) likewise by tiles (panels.h). */
-static void few_rows_by_tiles(const struct cpu *cpu, const struct linear_product *p, const void *x,
-                              int64_t n0, int64_t columns)
+static void few_rows_by_tiles(const struct linear_product *p, const void *x, int64_t n0,
+                              int64_t columns)
 {
-    cpu->form->multiply_few(p->y + n0, p->N, x, p->R, (const uint16_t *)matrix_at(p->w, n0 * p->K),
-                            columns, p->N - n0 - columns, p->K);
+    p->w->form->multiply_few(p->y + n0, p->N, x, p->R, (const uint16_t *)matrix_at(p->w, n0 * p->K),
+                             columns, p->N - n0 - columns, p->K);
 }
 
-static bool has_tiles(const struct cpu *cpu, const struct ops_matrix *w)
+static bool has_tiles(const struct ops_matrix *w)
 {
-    return w->panels && cpu->form->multiply_few && w->dtype == BL_BF16 &&
+    return w->form && w->form->multiply_few && w->dtype == BL_BF16 &&
            w->K % PANELS_FEW_INNER == 0 && w->N % PANELS_FEW_COLUMNS == 0;
 }
 
-bool CPU_VARIANT(is_few)(const struct cpu *cpu, const struct linear_product *p)
+bool CPU_VARIANT(is_few)(const struct linear_product *p)
 {
     enum { FEW_ROWS = 8 };
     const bool in_place = p->w->dtype == BL_F32 || p->w->dtype == BL_BF16;
     return !p->transposed && in_place &&
-           p->R <= (has_tiles(cpu, p->w) ? PANELS_FEW_ROWS : FEW_ROWS);
+           p->R <= (has_tiles(p->w) ? PANELS_FEW_ROWS : FEW_ROWS);
 }
 
 void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p)
 {
     const int64_t R = p->R, N = p->N;
-    const bool tiles = has_tiles(cpu, p->w);
+    const bool tiles = has_tiles(p->w);
     void *x = NULL;
     if (tiles) {
-        x = cpu_scratch(cpu, CPU_SCRATCH_INNER, cpu->form->strip_bytes(p->K));
+        x = cpu_scratch(cpu, CPU_SCRATCH_INNER, p->w->form->strip_bytes(p->K));
         if (!x)
             return;
     }
     if (cpu->dry)
         return;
     if (tiles)
-        cpu->form->load_few(x, p->x, R, p->K);
+        p->w->form->load_few(x, p->x, R, p->K);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_threads(cpu, work_of(R, N, p->K)))
     for (int64_t n0 = 0; n0 < N; n0 += COLUMNS) {
         const int64_t columns = bl_min(COLUMNS, N - n0);
         if (tiles)
-            few_rows_by_tiles(cpu, p, x, n0, columns);
+            few_rows_by_tiles(p, x, n0, columns);
         else
             few_rows(p, n0, columns);
         finish_rows(p, p->y + n0, N, 0, R, n0, columns);

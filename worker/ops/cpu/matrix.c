@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/ops/cpu/panels.h"
+
 /* -- made from a file's data or a master -- */
 
 enum { BLOCK = 1024 }; /* elements converted at a time */
@@ -49,8 +51,9 @@ static int matrix_create(const struct cpu *cpu, struct ops_matrix **ret, enum bl
     struct ops_matrix *matrix = calloc(1, sizeof *matrix);
     if (!matrix)
         return bl_fail(err, BL_ENOMEM, "no memory for a matrix");
-    *matrix =
-        (struct ops_matrix){.N = N, .K = K, .dtype = dtype, .panels = cpu_by_panels(cpu, N, K)};
+    *matrix = (struct ops_matrix){.N = N, .K = K, .dtype = dtype};
+    if (cpu_by_panels(cpu, N, K))
+        matrix->form = dtype == BL_BF16 && cpu->form->half ? cpu->form->half : cpu->form;
     *ret = matrix;
     return 0;
 }

@@ -6,7 +6,7 @@
  *            may be kept and is right as it stands is not copied.
  * Trainable  the caller's f32 master itself.
  * Panels     with cpu->form, matrices with both sides above CPU_PANELS_MIN are multiplied by panels (panels.h), which are
- *            made from them on the way: nothing is kept.
+ *            made from them on the way: nothing is kept. Those in bf16 have a form of their own where that takes fewer products.
  */
 #pragma once
 
@@ -22,7 +22,7 @@ struct ops_matrix {
     const void *rows;    /* borrowed from the caller, or == owned */
     void *owned;
     int64_t borrowed; /* bytes of a file that a dry device counts for it */
-    bool panels;      /* multiplied by panels */
+    const struct panels_form *form; /* NULL, or multiplied by panels */
 };
 
 /* The address of an element. */

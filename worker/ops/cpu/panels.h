@@ -50,6 +50,8 @@ struct panels_form {
     void (*multiply_few)(float *y, int64_t ld, const void *x, int64_t R, const uint16_t *w,
                          int64_t columns, int64_t rest, int64_t K);
     void (*load_few)(void *few, const float *x, int64_t R, int64_t K);
+    /* NULL, or the form of products with a W in bf16, which are as exact. */
+    const struct panels_form *half;
 };
 enum { PANELS_FEW_ROWS = 16, PANELS_FEW_COLUMNS = 16, PANELS_FEW_INNER = 32 };
 
