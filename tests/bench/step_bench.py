@@ -25,6 +25,7 @@ SHAPES = {
                        image_size=64, patch_size=8),
         "llm": dict(vocab_size=485, hidden_size=192, intermediate_size=512, num_hidden_layers=4,
                     num_attention_heads=6, num_key_value_heads=6),
+        "llm_file": torch.float32,
         "queries": 12, "layers": 2, "heads": 6, "images": 32, "tokens": (18, 28), "max_new": 24,
     },
     "siglip-base-224+smollm2-135m": {
@@ -32,6 +33,7 @@ SHAPES = {
                        image_size=224, patch_size=16),
         "llm": dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
                     num_attention_heads=9, num_key_value_heads=3),
+        "llm_file": torch.bfloat16,  # as SmolLM2's files are, and SigLIP's are not
         "queries": 32, "layers": 8, "heads": 8, "images": 8, "tokens": (30, 60), "max_new": 16,
     },
 }
@@ -46,7 +48,7 @@ def make_folders(shape, work):
     torch.manual_seed(1)
     SiglipVisionModel(SiglipVisionConfig(**shape["vision"])).save_pretrained(f"{work}/vision")
     LlamaForCausalLM(LlamaConfig(**shape["llm"], tie_word_embeddings=True, bos_token_id=1,
-                                 eos_token_id=2)).save_pretrained(f"{work}/llm")
+                                 eos_token_id=2)).to(shape["llm_file"]).save_pretrained(f"{work}/llm")
 
 
 def make_batch(shape):
