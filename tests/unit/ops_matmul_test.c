@@ -245,12 +245,14 @@ static void frozen_matrices_of_every_type_give_what_they_store(void **state)
     }
 }
 
-/* Each edge of a block, a strip, a panel, of tiles, and of parts of K; values of every type, forward and back. */
+/* Each edge of a block, a strip, a panel, of tiles, and of parts of K. */
+static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256},
+                                  {33, 70, 1100}, {16, 80, 1088}, {3, 208, 64}, {9, 20, 8500},
+                                  {9, 8500, 20},  {260, 20, 8300}};
+
+/* Values of every type, forward and back. */
 static void check_form(const struct panels_form *form, enum ops_precision precision)
 {
-    static const int64_t more[][3] = {{130, 300, 70}, {17, 500, 129}, {9, 48, 128}, {400, 96, 256},
-                                      {33, 70, 1100}, {16, 80, 1088}, {3, 208, 64}, {9, 20, 8500},
-                                      {9, 8500, 20},  {260, 20, 8300}};
     static const enum bl_dtype dtypes[] = {BL_F32, BL_F16, BL_BF16};
     if (!form)
         skip();
@@ -284,7 +286,24 @@ static void f32_products_by_tiles_follow_the_formula(void **state)
     check_form(ops_backend().amx_f32, OPS_F32);
 }
 
-/* One huge value, one that is not finite, and nothing but zeros in a block. */
+static void f32_products_of_bf16_matrices_follow_the_formula(void **state)
+{
+    const struct panels_form *form = ops_backend().amx_f32;
+    if (!form)
+        skip();
+    for (int64_t i = 0; i < COUNT(more); i++)
+        check((struct input){.R = more[i][0],
+                             .N = more[i][1],
+                             .K = more[i][2],
+                             .options = {.precision = OPS_F32, .form = form},
+                             .dtype = BL_BF16,
+                             .keep_data = i % 2,
+                             .bias = i / 2 % 2,
+                             .accumulate = i / 3 % 2,
+                             .epilogue = (enum ops_epilogue)(i % 4)});
+}
+
+/* One huge value, one that is not finite, and nothing but zeros in a block. input: the form, or NULL, a matrix in bf16. */
 static void run_extremes(struct ops_run *run, const void *input)
 {
     enum { R = 16, N = 48, K = 384 };
@@ -292,9 +311,12 @@ static void run_extremes(struct ops_run *run, const void *input)
     struct bl_error err;
     struct ops_matrix *w = NULL;
     float ones[N * K], rows[R * K] = {0}, found[R * N];
+    uint16_t half_ones[N * K];
     double expected[R * N] = {0};
-    for (int64_t i = 0; i < N * K; i++)
+    for (int64_t i = 0; i < N * K; i++) {
         ones[i] = 1;
+        half_ones[i] = f32_to_bf16(1);
+    }
     for (int64_t k = 0; k < K; k++)
         rows[K + k] = k == 200 ? 4095e6f : 1;
     rows[2 * K + 7] = INFINITY;
@@ -306,7 +328,10 @@ static void run_extremes(struct ops_run *run, const void *input)
         expected[N + n] = 4095e6 + (blocks ? 256 : K - 1);
         expected[2 * N + n] = expected[3 * N + n] = NAN;
     }
-    assert_ok(ops->matrix_trainable(ops, &w, run_f32(run, ones, N * K), N, K, &err), err);
+    if (input)
+        assert_ok(ops->matrix_trainable(ops, &w, run_f32(run, ones, N * K), N, K, &err), err);
+    else
+        assert_ok(ops->matrix_frozen(ops, &w, half_ones, BL_BF16, N, K, OPS_DATA_GOES, &err), err);
     act *x = run_act(run, rows, R * K), *y = run_act(run, NULL, R * N);
     ops->linear_forward(ops, y, NULL, x, w, NULL, R, OPS_NONE);
     run_expect_act(run, "y", y, expected, R * N, 2);
@@ -325,9 +350,11 @@ static void values_that_are_not_finite_give_nan(void **state)
     if (backend.bfp)
         ops_each((struct cpu_options){.precision = OPS_BF16, .form = backend.bfp}, run_extremes,
                  backend.bfp);
-    if (backend.amx_f32)
-        ops_each((struct cpu_options){.precision = OPS_F32, .form = backend.amx_f32}, run_extremes,
-                 backend.amx_f32);
+    if (backend.amx_f32) {
+        const struct cpu_options f32 = {.precision = OPS_F32, .form = backend.amx_f32};
+        ops_each(f32, run_extremes, backend.amx_f32);
+        ops_each(f32, run_extremes, NULL);
+    }
 }
 
 /* Where the two forms differ by a tenth: at -3. */
@@ -433,6 +460,7 @@ UNIT_MAIN(cmocka_unit_test(trainable_layers_follow_the_formula),
           cmocka_unit_test(frozen_matrices_of_every_type_give_what_they_store),
           cmocka_unit_test(bf16_products_multiply_rounded_values_and_sum_in_f32),
           cmocka_unit_test(f32_products_by_tiles_follow_the_formula),
+          cmocka_unit_test(f32_products_of_bf16_matrices_follow_the_formula),
           cmocka_unit_test(block_products_multiply_rounded_blocks_and_sum_in_f32),
           cmocka_unit_test(values_that_are_not_finite_give_nan),
           cmocka_unit_test(the_two_forms_of_gelu_are_told_apart),

@@ -87,9 +87,10 @@ INLINE void load_paired(struct tile *to, const char *at, size_t step, bool half,
     }
 }
 
-INLINE void load_panel_step(struct tile *to, const char *at, size_t step, bool half,
-                            bool transposed, int64_t columns, int64_t inner)
+INLINE void load_step(struct tile *to, const char *at, size_t step, enum bl_dtype dtype,
+                      bool transposed, int64_t columns, int64_t inner)
 {
+    const bool half = dtype != BL_F32;
     if (transposed)
         load_paired(to, at, step, half, inner, columns);
     else
@@ -101,20 +102,10 @@ INLINE void load_panel_step(struct tile *to, const char *at, size_t step, bool h
 AVX512 void amx_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
                             bool transposed, int64_t columns, int64_t K)
 {
-    const size_t size = dtype == BL_F32 ? 4 : 2, step = (size_t)ld * size;
-    const int64_t steps = steps_of(K);
-    struct tile *to = panels;
-    for (int64_t k = 0; k < K; k += STEP)
-        for (int64_t c = 0; c < columns; c += PANEL) {
-            const char *at =
-                (const char *)w + (size_t)(transposed ? k * ld + c : c * ld + k) * size;
-            struct tile *panel = to + (c / PANEL * steps + k / STEP) * HALVES;
-            const int64_t width = bl_min(PANEL, columns - c), inner = bl_min(STEP, K - k);
-            if (dtype == BL_F32)
-                load_panel_step(panel, at, step, false, transposed, width, inner);
-            else
-                load_panel_step(panel, at, step, true, transposed, width, inner);
-        }
+    if (dtype == BL_F32)
+        load_steps(panels, w, BL_F32, ld, transposed, columns, K, 1, load_step);
+    else
+        load_steps(panels, w, BL_BF16, ld, transposed, columns, K, 1, load_step);
 }
 
 /* -- products -- */

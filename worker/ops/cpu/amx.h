@@ -82,6 +82,26 @@ AMX_INLINE void end_strips(float *y)
     _tile_stored(3, y + STRIP_SUMS + LANES, SUMS_LINE);
 }
 
+/* A panel's step from W's element `at`, rows `step` bytes apart: min(columns, PANEL) columns by min(inner, STEP) values along K. */
+typedef void load_panel_step(struct tile *to, const char *at, size_t step, enum bl_dtype dtype,
+                             bool transposed, int64_t columns, int64_t inner);
+
+/* A form's load_panels (panels.h), where a step of 16 columns is `parts` tiles: panel after panel, or, where W's rows hold
+ * columns, step after step, so that rows are read on from where they were left. */
+INLINE void load_steps(struct tile *to, const char *w, enum bl_dtype dtype, int64_t ld,
+                       bool transposed, int64_t columns, int64_t K, int64_t parts,
+                       load_panel_step *load)
+{
+    const int64_t size = dtype == BL_F32 ? 4 : 2, panel = HALVES * parts;
+    const int64_t steps = steps_of(K), panels = bl_ceil_div(columns, PANEL);
+    for (int64_t i = 0; i < panels * steps; i++) {
+        const int64_t c = transposed ? i % panels : i / steps,
+                      k = transposed ? i / panels : i % steps, n0 = c * PANEL, k0 = k * STEP;
+        load(to + (c * steps + k) * panel, w + (transposed ? k0 * ld + n0 : n0 * ld + k0) * size,
+             (size_t)(ld * size), dtype, transposed, columns - n0, K - k0);
+    }
+}
+
 /* What a block of a strip fetches, a part of it with each step. */
 AMX_INLINE void fetch_part(const struct panels_lines *lines, int64_t step)
 {

@@ -110,29 +110,24 @@ INLINE void load_paired(struct tile *to, const char *at, size_t step, enum bl_dt
                    row_values(at + (size_t)(k + 1) * step, dtype, k + 1 < rows ? count : 0));
 }
 
-INLINE void load_columns(struct tile *to, const char *w, enum bl_dtype dtype, int64_t ld,
-                         bool transposed, int64_t columns, int64_t K)
+INLINE void load_step(struct tile *to, const char *at, size_t step, enum bl_dtype dtype,
+                      bool transposed, int64_t columns, int64_t inner)
 {
-    const size_t size = dtype == BL_F32 ? 4 : 2, step = (size_t)ld * size;
-    const int64_t steps = steps_of(K);
-    for (int64_t k = 0; k < K; k += STEP)
-        for (int64_t c = 0; c < bl_ceil_div(columns, PANEL) * PANEL; c += LANES) {
-            struct tile *tile =
-                to + ((c / PANEL * steps + k / STEP) * HALVES + c % PANEL / LANES) * PARTS;
-            if (transposed)
-                load_paired(tile, w + (size_t)(k * ld + c) * size, step, dtype, K - k, columns - c);
-            else
-                load_turned(tile, w + (size_t)(c * ld + k) * size, step, dtype, columns - c, K - k);
-        }
+    const size_t size = dtype == BL_F32 ? 4 : 2;
+    for (int64_t h = 0; h < PANEL; h += LANES, to += PARTS)
+        if (transposed)
+            load_paired(to, at + (size_t)h * size, step, dtype, inner, columns - h);
+        else
+            load_turned(to, at + (size_t)h * step, step, dtype, columns - h, inner);
 }
 
 AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld,
                                bool transposed, int64_t columns, int64_t K)
 {
     if (dtype == BL_F32)
-        load_columns(panels, w, BL_F32, ld, transposed, columns, K);
+        load_steps(panels, w, BL_F32, ld, transposed, columns, K, PARTS, load_step);
     else
-        load_columns(panels, w, BL_F16, ld, transposed, columns, K);
+        load_steps(panels, w, BL_F16, ld, transposed, columns, K, PARTS, load_step);
 }
 
 /* -- products -- */

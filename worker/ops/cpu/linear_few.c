@@ -137,8 +137,7 @@ bool CPU_VARIANT(is_few)(const struct linear_product *p)
 {
     enum { FEW_ROWS = 8 };
     const bool in_place = p->w->dtype == BL_F32 || p->w->dtype == BL_BF16;
-    return !p->transposed && in_place &&
-           p->R <= (has_tiles(p->w) ? PANELS_FEW_ROWS : FEW_ROWS);
+    return !p->transposed && in_place && p->R <= (has_tiles(p->w) ? PANELS_FEW_ROWS : FEW_ROWS);
 }
 
 void CPU_VARIANT(multiply_few)(struct cpu *cpu, const struct linear_product *p)

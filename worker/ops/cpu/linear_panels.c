@@ -33,11 +33,10 @@ static struct panel_tiles panel_tiles_of(const struct cpu *cpu, const struct lin
     const int64_t strips = panels_strips(form, R), panels = bl_ceil_div(N, form->panel);
     const int64_t wanted = tiles_wanted(cpu), block = form->block;
     struct panel_tiles t = {.form = form, .few = R <= FEW_ROWS};
-    t.inner = even_block(
-        p->K, STRIPS_BYTES / (STRIPS * (int64_t)form->strip_bytes(block)) * block, block);
-    t.panels =
-        t.few ? p->transposed ? 8 : 4
-              : bl_min(PANELS_ONE_TILE, PANELS_BYTES / (int64_t)form->panel_bytes(t.inner));
+    t.inner = even_block(p->K, STRIPS_BYTES / (STRIPS * (int64_t)form->strip_bytes(block)) * block,
+                         block);
+    t.panels = t.few ? p->transposed ? 8 : 4
+                     : bl_min(PANELS_ONE_TILE, PANELS_BYTES / (int64_t)form->panel_bytes(t.inner));
     t.blocks = bl_max(1, FEW_BYTES / (t.panels * (int64_t)form->panel_bytes(block)));
     t.panels = bl_max(1, bl_min(t.panels, panels / wanted));
     t.panel_count = bl_ceil_div(panels, t.panels);

@@ -21,7 +21,7 @@ struct ops_matrix {
     enum bl_dtype dtype; /* of rows: BL_F32, BL_F16 or BL_BF16 */
     const void *rows;    /* borrowed from the caller, or == owned */
     void *owned;
-    int64_t borrowed; /* bytes of a file that a dry device counts for it */
+    int64_t borrowed;               /* bytes of a file that a dry device counts for it */
     const struct panels_form *form; /* NULL, or multiplied by panels */
 };
 
