@@ -35,7 +35,7 @@ static struct panel_tiles panel_tiles_of(const struct cpu *cpu, const struct lin
     struct panel_tiles t = {.form = form, .few = R <= FEW_ROWS};
     t.inner = even_block(p->K, STRIPS_BYTES / (STRIPS * (int64_t)form->strip_bytes(block)) * block,
                          block);
-    t.panels = t.few ? p->transposed ? 8 : 4
+    t.panels = t.few ? p->transposed ? 8 : 1
                      : bl_min(PANELS_ONE_TILE, PANELS_BYTES / (int64_t)form->panel_bytes(t.inner));
     t.blocks = bl_max(1, FEW_BYTES / (t.panels * (int64_t)form->panel_bytes(block)));
     t.panels = bl_max(1, bl_min(t.panels, panels / wanted));
