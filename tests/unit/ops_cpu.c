@@ -12,12 +12,16 @@ static int open_cpu(struct cpu_options options, int variant, int repeat, struct 
     return cpu_open(&options, ret, err);
 }
 
+/* The forms are asked for once: each time, they ask the library and the system. */
 struct ops_backend ops_backend(void)
 {
-    return (struct ops_backend){.variants = (int)cpu_isa_best() + 1,
-                                .repeats = (int)COUNT(threads),
-                                .bfp = bfp_form(),
-                                .amx = amx_form(),
-                                .amx_f32 = amx_f32_form(),
-                                .open = open_cpu};
+    static struct ops_backend backend;
+    if (!backend.open)
+        backend = (struct ops_backend){.variants = (int)cpu_isa_best() + 1,
+                                       .repeats = (int)COUNT(threads),
+                                       .bfp = bfp_form(),
+                                       .amx = amx_form(),
+                                       .amx_f32 = amx_f32_form(),
+                                       .open = open_cpu};
+    return backend;
 }
