@@ -110,13 +110,6 @@ AVX512 void amx_load_panels(void *panels, const void *w, enum bl_dtype dtype, in
 
 /* -- products -- */
 
-/* Between a product and the load of its operand's successor. While the processor holds tiles back (docs/performance.md), and a load
- * follows at once, products take a quarter longer (on a Xeon of the fifth generation 670 and 850 GFLOP/s); else this costs nothing. */
-AMX_INLINE void pause_loads(void)
-{
-    __asm__ volatile(".rept 16\n\tnop\n\t.endr");
-}
-
 /* y (2 STRIP, PANEL) = or += two strips times `steps` steps of a panel. A tile is loaded as soon as its predecessor has been
  * multiplied for the last time. */
 AMX static void multiply_two(float *y, const struct tile *x0, const struct tile *x1,
@@ -134,20 +127,16 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
         if (k % BLOCK_STEPS == 0)
             for (int i = 0; i < 2; i++)
                 lines[i] = panels_next_lines(fetch);
-        _tile_dpbf16ps(0, 4, 6);
-        pause_loads();
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(4, x0 + next, LINE);
-        pause_loads();
+        MULTIPLY_TILES(0, 4, 6);
+        MULTIPLY_TILES(1, 4, 7);
+        LOAD_TILE(4, x0 + next, LINE);
         fetch_part(&lines[0], k % BLOCK_STEPS);
-        _tile_dpbf16ps(2, 5, 6);
-        pause_loads();
-        _tile_loadd(6, b + HALVES * next, LINE);
-        pause_loads();
+        MULTIPLY_TILES(2, 5, 6);
+        LOAD_TILE(6, b + HALVES * next, LINE);
         fetch_part(&lines[1], k % BLOCK_STEPS);
-        _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(7, b + HALVES * next + 1, LINE);
-        _tile_loadd(5, x1 + next, LINE);
+        MULTIPLY_TILES(3, 5, 7);
+        LOAD_TILE(7, b + HALVES * next + 1, LINE);
+        LOAD_TILE(5, x1 + next, LINE);
     }
     end_strips(y);
 }
@@ -161,12 +150,12 @@ AMX static void multiply_one(float *y, const struct tile *x, const struct tile *
     for (int64_t k = 0; k < steps; k++) {
         if (k % BLOCK_STEPS == 0)
             lines = panels_next_lines(fetch);
-        _tile_loadd(4, x + k, LINE);
-        _tile_loadd(6, b + HALVES * k, LINE);
-        _tile_dpbf16ps(0, 4, 6);
+        LOAD_TILE(4, x + k, LINE);
+        LOAD_TILE(6, b + HALVES * k, LINE);
+        MULTIPLY_TILES(0, 4, 6);
         fetch_part(&lines, k % BLOCK_STEPS);
-        _tile_loadd(7, b + HALVES * k + 1, LINE);
-        _tile_dpbf16ps(1, 4, 7);
+        LOAD_TILE(7, b + HALVES * k + 1, LINE);
+        MULTIPLY_TILES(1, 4, 7);
     }
     end_strip(y);
 }

@@ -132,49 +132,36 @@ AVX512 static void load_panels(void *panels, const void *w, enum bl_dtype dtype,
 
 /* -- products -- */
 
-/* Between products: see amx.c. */
-AMX_INLINE void pause_products(void)
-{
-    __asm__ volatile(".rept 8\n\tnop\n\t.endr");
-}
-
-/* Of tiles, which are constants. */
-#define MULTIPLY(y, x, b)                                                                          \
-    do {                                                                                           \
-        _tile_dpbf16ps(y, x, b);                                                                   \
-        pause_products();                                                                          \
-    } while (0)
-
 /* Sums 0 to 3 += tiles 4 and 5 of x times 6 and 7 of the panel; then what the next product takes of x, of the panel, or of both. */
 AMX_INLINE void multiply_then_x(const struct tile *x0, const struct tile *x1)
 {
-    MULTIPLY(0, 4, 6);
-    MULTIPLY(1, 4, 7);
-    _tile_loadd(4, x0, LINE);
-    MULTIPLY(2, 5, 6);
-    MULTIPLY(3, 5, 7);
-    _tile_loadd(5, x1, LINE);
+    MULTIPLY_TILES(0, 4, 6);
+    MULTIPLY_TILES(1, 4, 7);
+    LOAD_TILE(4, x0, LINE);
+    MULTIPLY_TILES(2, 5, 6);
+    MULTIPLY_TILES(3, 5, 7);
+    LOAD_TILE(5, x1, LINE);
 }
 AMX_INLINE void multiply_then_panel(const struct tile *b)
 {
-    MULTIPLY(0, 4, 6);
-    MULTIPLY(2, 5, 6);
-    _tile_loadd(6, b, LINE);
-    MULTIPLY(1, 4, 7);
-    MULTIPLY(3, 5, 7);
-    _tile_loadd(7, b + PARTS, LINE);
+    MULTIPLY_TILES(0, 4, 6);
+    MULTIPLY_TILES(2, 5, 6);
+    LOAD_TILE(6, b, LINE);
+    MULTIPLY_TILES(1, 4, 7);
+    MULTIPLY_TILES(3, 5, 7);
+    LOAD_TILE(7, b + PARTS, LINE);
 }
 AMX_INLINE void multiply_then_both(const struct tile *x0, const struct tile *x1,
                                    const struct tile *b, int64_t parts)
 {
-    MULTIPLY(0, 4, 6);
-    MULTIPLY(1, 4, 7);
-    _tile_loadd(4, x0, LINE);
-    MULTIPLY(2, 5, 6);
-    _tile_loadd(6, b, LINE);
-    MULTIPLY(3, 5, 7);
-    _tile_loadd(7, b + parts, LINE);
-    _tile_loadd(5, x1, LINE);
+    MULTIPLY_TILES(0, 4, 6);
+    MULTIPLY_TILES(1, 4, 7);
+    LOAD_TILE(4, x0, LINE);
+    MULTIPLY_TILES(2, 5, 6);
+    LOAD_TILE(6, b, LINE);
+    MULTIPLY_TILES(3, 5, 7);
+    LOAD_TILE(7, b + parts, LINE);
+    LOAD_TILE(5, x1, LINE);
 }
 
 /* The pairs of parts in the order of their sums: each differs from the one before in x's part or in the panel's alone. */
@@ -226,11 +213,11 @@ AMX static void multiply_one(float *y, const struct tile *x, const struct tile *
             lines = panels_next_lines(fetch);
         fetch_part(&lines, k % BLOCK_STEPS);
         for (int i = 0; i < PAIRS; i++) {
-            _tile_loadd(4, x + pairs[i].x, LINE);
-            _tile_loadd(6, b + pairs[i].panel, LINE);
-            _tile_loadd(7, b + PARTS + pairs[i].panel, LINE);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
+            LOAD_TILE(4, x + pairs[i].x, LINE);
+            LOAD_TILE(6, b + pairs[i].panel, LINE);
+            LOAD_TILE(7, b + PARTS + pairs[i].panel, LINE);
+            MULTIPLY_TILES(0, 4, 6);
+            MULTIPLY_TILES(1, 4, 7);
         }
     }
     end_strip(y);
@@ -285,13 +272,13 @@ AMX static void multiply_one_half(float *y, const struct tile *x, const struct t
     for (int64_t k = 0; k < steps; k++, x += PARTS, b += HALVES) {
         if (k % BLOCK_STEPS == 0)
             lines = panels_next_lines(fetch);
-        _tile_loadd(6, b, LINE);
-        _tile_loadd(7, b + 1, LINE);
+        LOAD_TILE(6, b, LINE);
+        LOAD_TILE(7, b + 1, LINE);
         fetch_part(&lines, k % BLOCK_STEPS);
         for (int p = LOW; p >= HIGH; p--) {
-            _tile_loadd(4, x + p, LINE);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
+            LOAD_TILE(4, x + p, LINE);
+            MULTIPLY_TILES(0, 4, 6);
+            MULTIPLY_TILES(1, 4, 7);
         }
     }
     end_strip(y);

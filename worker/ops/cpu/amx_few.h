@@ -19,12 +19,12 @@ AMX_INLINE void fetch_rows(const char *at, size_t step)
 /* Sums i += the rows of W from w on times x's parts in tiles 4 and, if there are three, 5 and 6. A macro, as tiles are constants. */
 #define MULTIPLY_ROWS(i, w, step, parts)                                                           \
     do {                                                                                           \
-        _tile_loadd(7, w, step);                                                                   \
+        LOAD_TILE(7, w, step);                                                                     \
         if ((parts) == 3) {                                                                        \
-            _tile_dpbf16ps(i, 7, 6);                                                               \
-            _tile_dpbf16ps(i, 7, 5);                                                               \
+            MULTIPLY_TILES(i, 7, 6);                                                               \
+            MULTIPLY_TILES(i, 7, 5);                                                               \
         }                                                                                          \
-        _tile_dpbf16ps(i, 7, 4);                                                                   \
+        MULTIPLY_TILES(i, 7, 4);                                                                   \
     } while (0)
 
 /* sums (tiles * 16, 16) = or += `steps` steps of W, from rows `step` bytes apart, times x's, of `parts` tiles each. next: as many
@@ -46,10 +46,10 @@ AMX_INLINE void multiply_rows(float *sums, const char *w, const char *next, size
         _tile_loadd(3, sums + 3 * SUMS, 64);
     }
     for (int64_t k = 0; k < steps; k++, w += LINE, next += LINE, x += parts) {
-        _tile_loadd(4, x, LINE);
+        LOAD_TILE(4, x, LINE);
         if (parts == 3) {
-            _tile_loadd(5, x + 1, LINE);
-            _tile_loadd(6, x + 2, LINE);
+            LOAD_TILE(5, x + 1, LINE);
+            LOAD_TILE(6, x + 2, LINE);
         }
         MULTIPLY_ROWS(0, w, step, parts);
         fetch_rows(next, step);
