@@ -103,6 +103,10 @@ def make_vision(out):
     save(randomize(SiglipModel(SiglipConfig(text_config=text, vision_config=c)), 3), f"{out}/siglip-c-full",
          torch.float16)
     edit_config(f"{out}/siglip-c-full", without_defaults)
+    # sides beyond 256, which processors with tiles multiply by them: 5 heads of 60
+    e = dict(hidden_size=300, intermediate_size=564, num_hidden_layers=2, num_attention_heads=5, image_size=108,
+             patch_size=9)
+    save(randomize(SiglipVisionModel(SiglipVisionConfig(**e)), 9), f"{out}/siglip-d-wide")
     # ViT: 3 heads of 12, with a classifier under `vit.`; and bare, without query, key and value biases
     d = dict(hidden_size=36, intermediate_size=60, num_hidden_layers=2, num_attention_heads=3, image_size=33,
              patch_size=8)
@@ -132,6 +136,10 @@ def make_llm(out):
     save(randomize(LlamaForCausalLM(LlamaConfig(**c)), 8), f"{out}/llama-c-tied-head", torch.float16)
     edit_config(f"{out}/llama-c-tied-head", published_rope)
     edit_tensors(f"{out}/llama-c-tied-head", under_head)
+    # sides beyond 256, multiples of a tile's but for one; bf16
+    d = dict(vocab_size=611, hidden_size=288, intermediate_size=544, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=256, **ids)
+    save(randomize(LlamaForCausalLM(LlamaConfig(**d)), 10), f"{out}/llama-d-wide", torch.bfloat16)
 
 
 if __name__ == "__main__":

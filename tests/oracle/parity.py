@@ -155,9 +155,10 @@ def cases(folder, shared):
     bos = ("first", "after_image", "none")
     for i in range(max(len(vision), len(llm))):
         for j, projector in enumerate(("normal", "moe")):
+            wide = "wide" in llm[(i + j) % len(llm)]
             yield {"vision": vision[i % len(vision)], "llm": llm[(i + j) % len(llm)], "projector": projector,
                    "experts": 2 + i % 3, "routing": routings[i % len(routings)], "bos": bos[(i + j) % 3], "bos_id": 1,
-                   "width": 0 if i % 2 else 24, "queries": 3 + i % 4, "layers": 1 + i % 3, "heads": 2 if i % 2 else 3,
+                   "width": 0 if wide or i % 2 else 24, "queries": 3 + i % 4, "layers": 1 + i % 3, "heads": 2 if i % 2 else 3,
                    "threads": 1 + j, "max_new": 12, "beams": 3}
 
 
