@@ -1,16 +1,19 @@
 """The measuring part of tests/evidence/bench-cpu.
 
 Usage: cpu_bench.py STEP_SPEED WORK ROUNDS SHAPE
+       cpu_bench.py --pytorch PRECISION WORK SHAPE     PyTorch's forms in one precision: a part of one for each line "FORM PART"
 
-Ours and PyTorch's forms in turn, part by part: eager (step_bench.py), attention through SDPA in what is trained too, and that
-compiled by torch.compile. Each part is held against the form that was fastest at it, in bf16 those in f32 included (many processors
-multiply bf16 more slowly), memory against the one of the same precision that took least.
+Ours and PyTorch's forms in turn, in both precisions, part by part: eager (step_bench.py), attention through SDPA in what is trained
+too, and that compiled by torch.compile. Each part is held against the form that was fastest at it, in bf16 those in f32 included (many
+processors multiply bf16 more slowly), memory against the one of the same precision that took least. Takes 11 GB of memory.
 Ends with a line "bench-cpu: …"; exit 1 when a bar does not hold.
 """
 
 import copy
+import json
 import os
 import statistics
+import subprocess
 import sys
 
 import torch
@@ -23,6 +26,11 @@ import step_bench
 BARS = {"f32": {"train": 1.6, "captions": 2.0}, "bf16": {"train": 2.0, "captions": 3.5}}
 MEMORY_BAR = 0.6
 THREADS = 2
+OURS, FORMS = "blipren", ("eager", "sdpa", "compiled")
+
+
+def shape_of(only):
+    return step_bench.SHAPES[next(name for name in step_bench.SHAPES if only in name)]
 
 
 class FastAttention(nn.Module):
@@ -59,72 +67,128 @@ def compiled(captioner):
 
 def make_forms(captioner, batch, precision):
     """name -> what runs its parts. The compiled one generates captions as the eager ones do."""
-    forms = {"eager": step_bench.Reference(captioner, batch, precision)}
     fast = with_fast_attention(captioner)
-    forms["sdpa"] = step_bench.Reference(fast, batch, precision)
-    forms["compiled"] = step_bench.Reference(compiled(fast), batch, precision)
-    return forms
+    modules = {"eager": captioner, "sdpa": fast, "compiled": compiled(fast)}
+    return {name: step_bench.Reference(modules[name], batch, precision) for name in FORMS}
 
 
-def train(runner):
-    runner("vision")
-    runner("step")
+def run_train(run):
+    run("vision")
+    run("step")
 
 
-def measure(shape, program, work, rounds, precision, captioner, batch):
-    """part -> form -> median seconds by the clock; part -> name -> peak MB; ours is the form "blipren". And the losses."""
-    options = {**captioner.options, "threads": THREADS, "precision": precision}
-    ours = step_bench.Ours(program, options, work)
-    forms = make_forms(captioner, batch, precision)
-    runners = {"blipren": ours.run, **{name: (lambda part, form=form: getattr(form, part)()) for name, form in forms.items()}}
-    spent = {"train": {name: [] for name in runners}, "captions": {name: [] for name in runners if name != "compiled"}}
-    peaks = {}
-    for r in range(rounds + 1):  # the first is warm-up
+def open_captioner(shape, work):
+    return recipe.Captioner({"vision": f"{work}/vision", "llm": f"{work}/llm", "weights": f"{work}/weights", "projector": "normal",
+                             "bos_id": -1, **{k: shape[k] for k in ("queries", "layers", "heads", "max_new")}})
+
+
+def serve(precision, work, shape):
+    """PyTorch's side, a process for each precision, so that its memory is that of one."""
+    torch.set_num_threads(THREADS)
+    captioner = open_captioner(shape, work)
+    captioner.load(captioner.options["weights"])
+    forms = make_forms(captioner, step_bench.make_batch(shape), precision)
+    for line in sys.stdin:
+        name, part = line.split()
+        form = forms[name]
+        run = (lambda: run_train(lambda half: getattr(form, half)())) if part == "train" else form.captions
+        step_bench.start_peak()
+        seconds = step_bench.timed(run)["wall_s"]
+        print(json.dumps({"wall_s": seconds, "peak_mb": step_bench.peak_memory_mb(), "nll": getattr(form, "nll", None)}), flush=True)
+
+
+class Ours:
+    def __init__(self, program, options, work, precision):
+        self.process = step_bench.Ours(program, {**options, "threads": THREADS, "precision": precision}, work)
+
+    def run(self, part):
+        seconds = step_bench.timed(lambda: run_train(self.process.run) if part == "train" else self.process.run(part))["wall_s"]
+        last = self.process.last
+        return {"wall_s": seconds, "peak_mb": last["peak_mb"], "nll": last["nll"] if part == "train" else None}
+
+    def close(self):
+        self.process.close()
+
+
+class Theirs:
+    def __init__(self, precision, work, shape):
+        self.process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "--pytorch", precision, work, shape], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def form(self, name):
+        def run(part):
+            print(name, part, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        return run
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(runners, rounds):
+    """part -> (precision, form) -> median seconds; (precision, form) -> peak MB while it trains, and its loss. Rounds go by part, then
+    by form, so that a slower phase of the machine meets all of them. The first is warm-up."""
+    spent = {part: {key: [] for key in runners if (part, key[1]) != ("captions", "compiled")} for part in ("train", "captions")}
+    peaks, nll = {}, {}
+    for r in range(rounds + 1):
         for part, times in spent.items():
-            for name in times:
-                run = (lambda: train(runners[name])) if part == "train" else (lambda: runners[name]("captions"))
-                if name != "blipren":
-                    step_bench.start_peak()
-                seconds = step_bench.timed(run)["wall_s"]
+            for key, seconds in times.items():
+                result = runners[key](part)
                 if r > 0:
-                    times[name].append(seconds)
-                    if name != "blipren" and part == "train":
-                        peaks[name] = max(peaks.get(name, 0), step_bench.peak_memory_mb())
-    ours.close()
-    peaks["blipren"] = ours.last["peak_mb"]
-    nll = {"blipren": ours.last["nll"], **{name: form.nll for name, form in forms.items()}}
-    return {part: {name: statistics.median(values) for name, values in times.items()} for part, times in spent.items()}, peaks, nll
+                    seconds.append(result["wall_s"])
+                    if part == "train":
+                        peaks[key] = max(peaks.get(key, 0), result["peak_mb"])
+                        nll[key] = result["nll"]
+    return {part: {key: statistics.median(seconds) for key, seconds in times.items()} for part, times in spent.items()}, peaks, nll
+
+
+def judge(precision, times, peaks, nll):
+    """Prints a precision's figures: (words of the last line, whether its bars hold)."""
+    words, good = [], True
+    for part, seconds in times.items():
+        theirs = {key: value for key, value in seconds.items() if key[1] != OURS and key[0] in ("f32", precision)}
+        best = min(theirs, key=theirs.get)
+        faster = theirs[best] / seconds[precision, OURS]
+        print(f"{precision} {part}: " + " ".join(f"{name} {value:.3f} s" for (of, name), value in seconds.items() if of == precision)
+              + f"; {faster:.2f} times PyTorch's fastest ({' '.join(best)})", flush=True)
+        words.append(f"{precision}_{part}={faster:.2f}")
+        good = good and faster >= BARS[precision][part]
+    own = {name: value for (of, name), value in peaks.items() if of == precision}
+    least = min(value for name, value in own.items() if name != OURS)
+    print(f"{precision} peak memory: " + " ".join(f"{name} {value} MB" for name, value in own.items()), flush=True)
+    words.append(f"{precision}_memory={own[OURS] / least:.2f}")
+    error = abs(nll[precision, OURS] / nll["f32", "eager"] - 1)
+    return words, good and own[OURS] <= MEMORY_BAR * least and error <= step_bench.LOSS_BARS[precision]
 
 
 def main():
+    if sys.argv[1] == "--pytorch":
+        precision, work, only = sys.argv[2:]
+        serve(precision, work, shape_of(only))
+        return 0
     program, work, rounds, only = sys.argv[1:]
-    shape = step_bench.SHAPES[next(name for name in step_bench.SHAPES if only in name)]
-    torch.set_num_threads(THREADS)
+    shape = shape_of(only)
     step_bench.make_folders(shape, work)
-    captioner = recipe.Captioner({"vision": f"{work}/vision", "llm": f"{work}/llm", "weights": f"{work}/weights", "projector": "normal",
-                                  "bos_id": -1, **{k: shape[k] for k in ("queries", "layers", "heads", "max_new")}})
+    captioner = open_captioner(shape, work)
     captioner.save(captioner.options["weights"])
-    batch = step_bench.make_batch(shape)
-    parity.write_input(f"{work}/input.safetensors", *batch)
-    words, good, exact, before = [f"load={os.getloadavg()[0]:.1f}"], True, None, {}
-    for precision in ("f32", "bf16") if step_bench.processor_has_bf16() else ("f32",):
-        times, peaks, nll = measure(shape, program, work, int(rounds), precision, captioner, batch)
-        exact = exact or nll["eager"]
-        for part, of_part in times.items():
-            theirs = {f"{precision} {name}": seconds for name, seconds in of_part.items() if name != "blipren"}
-            theirs.update(before.get(part, {}))
-            before[part] = theirs
-            best = min(theirs, key=theirs.get)
-            faster = theirs[best] / of_part["blipren"]
-            print(f"{precision} {part}: " + " ".join(f"{name} {seconds:.3f} s" for name, seconds in of_part.items())
-                  + f"; {faster:.2f} times PyTorch's fastest ({best})", flush=True)
-            words.append(f"{precision}_{part}={faster:.2f}")
-            good = good and faster >= BARS[precision][part]
-        least = min(value for name, value in peaks.items() if name != "blipren")
-        print(f"{precision} peak memory: " + " ".join(f"{name} {value} MB" for name, value in peaks.items()), flush=True)
-        words.append(f"{precision}_memory={peaks['blipren'] / least:.2f}")
-        good = good and peaks["blipren"] <= MEMORY_BAR * least
-        good = good and abs(nll["blipren"] / exact - 1) <= step_bench.LOSS_BARS[precision]
+    parity.write_input(f"{work}/input.safetensors", *step_bench.make_batch(shape))
+    words, good = [f"load={os.getloadavg()[0]:.1f}"], True
+    precisions = ("f32", "bf16") if step_bench.processor_has_bf16() else ("f32",)
+    runners, processes = {}, []
+    for precision in precisions:
+        ours, theirs = Ours(program, captioner.options, work, precision), Theirs(precision, work, only)
+        processes += [ours, theirs]
+        runners[precision, OURS] = ours.run
+        runners.update({(precision, form): theirs.form(form) for form in FORMS})
+    del captioner
+    times, peaks, nll = measure(runners, int(rounds))
+    for process in processes:
+        process.close()
+    for precision in precisions:
+        of_precision, holds = judge(precision, times, peaks, nll)
+        words += of_precision
+        good = good and holds
     words.append(f"load_after={os.getloadavg()[0]:.1f}")
     print("bench-cpu: threads=%d rounds=%s torch=%s %s" % (THREADS, rounds, torch.__version__, " ".join(words)))
     return 0 if good else 1

@@ -147,9 +147,10 @@ class Ours:
     """The program, which runs a part when told its name."""
 
     def __init__(self, program, options, work):
-        with open(f"{work}/options.json", "w") as file:
+        path = f"{work}/options-{options['precision']}.json"
+        with open(path, "w") as file:
             json.dump(options, file)
-        self.process = subprocess.Popen([program, f"{work}/options.json", f"{work}/input.safetensors"], text=True,
+        self.process = subprocess.Popen([program, path, f"{work}/input.safetensors"], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(self, part):
