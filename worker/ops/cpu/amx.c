@@ -15,7 +15,7 @@ static size_t strip_bytes(int64_t K)
     return sizeof(struct tile) * (size_t)steps_of(K);
 }
 
-static size_t panel_bytes(int64_t K)
+size_t amx_panel_bytes(int64_t K)
 {
     return HALVES * sizeof(struct tile) * (size_t)steps_of(K);
 }
@@ -145,19 +145,7 @@ AMX static void multiply_two(float *y, const struct tile *x0, const struct tile 
 AMX static void multiply_one(float *y, const struct tile *x, const struct tile *b, int64_t steps,
                              bool add, struct panels_fetch *fetch)
 {
-    struct panels_lines lines = {0};
-    begin_strip(y, add);
-    for (int64_t k = 0; k < steps; k++) {
-        if (k % BLOCK_STEPS == 0)
-            lines = panels_next_lines(fetch);
-        LOAD_TILE(4, x + k, LINE);
-        LOAD_TILE(6, b + HALVES * k, LINE);
-        MULTIPLY_TILES(0, 4, 6);
-        fetch_part(&lines, k % BLOCK_STEPS);
-        LOAD_TILE(7, b + HALVES * k + 1, LINE);
-        MULTIPLY_TILES(1, 4, 7);
-    }
-    end_strip(y);
+    multiply_strip(y, x, b, steps, add, fetch, 1);
 }
 
 AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K, const void *panel,
@@ -196,7 +184,7 @@ const struct panels_form *amx_form(void)
                                             .panel = PANEL,
                                             .block = BLOCK,
                                             .strip_bytes = strip_bytes,
-                                            .panel_bytes = panel_bytes,
+                                            .panel_bytes = amx_panel_bytes,
                                             .load_strips = load_strips,
                                             .load_panels = amx_load_panels,
                                             .multiply = multiply,

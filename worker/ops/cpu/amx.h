@@ -129,6 +129,27 @@ AMX_INLINE void fetch_part(const struct panels_lines *lines, int64_t step)
         _mm_prefetch(lines->at + (size_t)r * lines->step, _MM_HINT_T1);
 }
 
+/* y (STRIP, PANEL) = or += a strip, the last of its `parts` tiles a step first, times a panel of bf16. */
+AMX_INLINE void multiply_strip(float *y, const struct tile *x, const struct tile *b, int64_t steps,
+                               bool add, struct panels_fetch *fetch, int64_t parts)
+{
+    struct panels_lines lines = {0};
+    begin_strip(y, add);
+    for (int64_t k = 0; k < steps; k++, x += parts, b += HALVES) {
+        if (k % BLOCK_STEPS == 0)
+            lines = panels_next_lines(fetch);
+        LOAD_TILE(6, b, LINE);
+        LOAD_TILE(7, b + 1, LINE);
+        fetch_part(&lines, k % BLOCK_STEPS);
+        for (int64_t p = parts - 1; p >= 0; p--) {
+            LOAD_TILE(4, x + p, LINE);
+            MULTIPLY_TILES(0, 4, 6);
+            MULTIPLY_TILES(1, 4, 7);
+        }
+    }
+    end_strip(y);
+}
+
 /* y = or += the strips, by two and by one, times `steps` steps of a panel. */
 typedef void multiply_pair(float *y, const struct tile *x0, const struct tile *x1,
                            const struct tile *b, int64_t steps, bool add,
@@ -154,7 +175,8 @@ AMX_INLINE void multiply_strips(float *y, const struct tile *strips, int64_t cou
     _tile_release();
 }
 
-/* load_panels of panels.h, of values rounded to bf16: amx.c. */
+/* panel_bytes and load_panels of panels.h, of values rounded to bf16: amx.c. */
+size_t amx_panel_bytes(int64_t K);
 void amx_load_panels(void *panels, const void *w, enum bl_dtype dtype, int64_t ld, bool transposed,
                      int64_t columns, int64_t K);
 /* Leave of the processor and the system for tiles. */

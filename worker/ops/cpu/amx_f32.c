@@ -232,11 +232,6 @@ AMX static void multiply(float *y, const void *strips, int64_t count, int64_t K,
 
 /* -- products with a W in bf16 -- */
 
-static size_t half_panel_bytes(int64_t K)
-{
-    return HALVES * sizeof(struct tile) * (size_t)steps_of(K);
-}
-
 AMX static void multiply_two_half(float *y, const struct tile *x0, const struct tile *x1,
                                   const struct tile *b, int64_t steps, bool add,
                                   struct panels_fetch *fetch)
@@ -267,21 +262,7 @@ AMX static void multiply_two_half(float *y, const struct tile *x0, const struct 
 AMX static void multiply_one_half(float *y, const struct tile *x, const struct tile *b,
                                   int64_t steps, bool add, struct panels_fetch *fetch)
 {
-    struct panels_lines lines = {0};
-    begin_strip(y, add);
-    for (int64_t k = 0; k < steps; k++, x += PARTS, b += HALVES) {
-        if (k % BLOCK_STEPS == 0)
-            lines = panels_next_lines(fetch);
-        LOAD_TILE(6, b, LINE);
-        LOAD_TILE(7, b + 1, LINE);
-        fetch_part(&lines, k % BLOCK_STEPS);
-        for (int p = LOW; p >= HIGH; p--) {
-            LOAD_TILE(4, x + p, LINE);
-            MULTIPLY_TILES(0, 4, 6);
-            MULTIPLY_TILES(1, 4, 7);
-        }
-    }
-    end_strip(y);
+    multiply_strip(y, x, b, steps, add, fetch, PARTS);
 }
 
 AMX static void multiply_half(float *y, const void *strips, int64_t count, int64_t K,
@@ -310,7 +291,7 @@ static const struct panels_form half_form = {.name = "AMX products",
                                              .panel = PANEL,
                                              .block = BLOCK,
                                              .strip_bytes = strip_bytes,
-                                             .panel_bytes = half_panel_bytes,
+                                             .panel_bytes = amx_panel_bytes,
                                              .load_strips = load_strips,
                                              .load_panels = amx_load_panels,
                                              .multiply = multiply_half,
