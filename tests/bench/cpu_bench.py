@@ -13,14 +13,12 @@ import copy
 import json
 import os
 import statistics
-import subprocess
 import sys
 
 import torch
 from torch import nn
 
 import parity
-import recipe
 import step_bench
 
 BARS = {"f32": {"train": 1.6, "captions": 2.0}, "bf16": {"train": 2.0, "captions": 3.5}}
@@ -77,15 +75,10 @@ def run_train(run):
     run("step")
 
 
-def open_captioner(shape, work):
-    return recipe.Captioner({"vision": f"{work}/vision", "llm": f"{work}/llm", "weights": f"{work}/weights", "projector": "normal",
-                             "bos_id": -1, **{k: shape[k] for k in ("queries", "layers", "heads", "max_new")}})
-
-
 def serve(precision, work, shape):
     """PyTorch's side, a process for each precision, so that its memory is that of one."""
     torch.set_num_threads(THREADS)
-    captioner = open_captioner(shape, work)
+    captioner = step_bench.open_captioner(shape, work)
     captioner.load(captioner.options["weights"])
     forms = make_forms(captioner, step_bench.make_batch(shape), precision)
     for line in sys.stdin:
@@ -97,33 +90,15 @@ def serve(precision, work, shape):
         print(json.dumps({"wall_s": seconds, "peak_mb": step_bench.peak_memory_mb(), "nll": getattr(form, "nll", None)}), flush=True)
 
 
-class Ours:
-    def __init__(self, program, options, work, precision):
-        self.process = step_bench.Ours(program, {**options, "threads": THREADS, "precision": precision}, work)
-
-    def run(self, part):
-        seconds = step_bench.timed(lambda: run_train(self.process.run) if part == "train" else self.process.run(part))["wall_s"]
-        last = self.process.last
-        return {"wall_s": seconds, "peak_mb": last["peak_mb"], "nll": last["nll"] if part == "train" else None}
-
-    def close(self):
-        self.process.close()
+def run_ours(ours, part):
+    seconds = step_bench.timed(lambda: run_train(ours.run) if part == "train" else ours.run(part))["wall_s"]
+    return {"wall_s": seconds, "peak_mb": ours.last["peak_mb"], "nll": ours.last["nll"] if part == "train" else None}
 
 
-class Theirs:
-    def __init__(self, precision, work, shape):
-        self.process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "--pytorch", precision, work, shape], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def form(self, name):
-        def run(part):
-            print(name, part, file=self.process.stdin, flush=True)
-            return json.loads(self.process.stdout.readline())
-        return run
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+def runners_of(ours, theirs, precision):
+    """(precision, form) -> what runs a part of it."""
+    forms = {(precision, name): (lambda part, name=name: theirs.run(f"{name} {part}")) for name in FORMS}
+    return {(precision, OURS): lambda part: run_ours(ours, part), **forms}
 
 
 def measure(runners, rounds):
@@ -170,17 +145,17 @@ def main():
     program, work, rounds, only = sys.argv[1:]
     shape = shape_of(only)
     step_bench.make_folders(shape, work)
-    captioner = open_captioner(shape, work)
+    captioner = step_bench.open_captioner(shape, work)
     captioner.save(captioner.options["weights"])
     parity.write_input(f"{work}/input.safetensors", *step_bench.make_batch(shape))
     words, good = [f"load={os.getloadavg()[0]:.1f}"], True
     precisions = ("f32", "bf16") if step_bench.processor_has_bf16() else ("f32",)
     runners, processes = {}, []
     for precision in precisions:
-        ours, theirs = Ours(program, captioner.options, work, precision), Theirs(precision, work, only)
+        ours = step_bench.open_ours(program, {**captioner.options, "threads": THREADS, "precision": precision}, work)
+        theirs = step_bench.Program([sys.executable, "-W", "ignore", __file__, "--pytorch", precision, work, only])
         processes += [ours, theirs]
-        runners[precision, OURS] = ours.run
-        runners.update({(precision, form): theirs.form(form) for form in FORMS})
+        runners.update(runners_of(ours, theirs, precision))
     del captioner
     times, peaks, nll = measure(runners, int(rounds))
     for process in processes:

@@ -143,15 +143,12 @@ def timed(run):
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
 
 
-class Ours:
-    """The program, which runs a part when told its name."""
+class Program:
+    """A program that runs a part when told its name, and answers with a line of JSON."""
 
-    def __init__(self, program, options, work):
-        path = f"{work}/options-{options['precision']}.json"
-        with open(path, "w") as file:
-            json.dump(options, file)
-        self.process = subprocess.Popen([program, path, f"{work}/input.safetensors"], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, command):
+        self.name = command[0]
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(self, part):
         print(part, file=self.process.stdin, flush=True)
@@ -161,7 +158,19 @@ class Ours:
     def close(self):
         self.process.stdin.close()
         if self.process.wait():
-            raise SystemExit("step_bench: step_speed failed")
+            raise SystemExit(f"step_bench: {self.name} failed")
+
+
+def open_ours(program, options, work):
+    path = f"{work}/options-{options['precision']}.json"
+    with open(path, "w") as file:
+        json.dump(options, file)
+    return Program([program, path, f"{work}/input.safetensors"])
+
+
+def open_captioner(shape, work):
+    return recipe.Captioner({"vision": f"{work}/vision", "llm": f"{work}/llm", "weights": f"{work}/weights", "projector": "normal",
+                             "bos_id": -1, **{k: shape[k] for k in ("queries", "layers", "heads", "max_new")}})
 
 
 def compare(ours, reference, rounds):
@@ -183,9 +192,8 @@ def compare(ours, reference, rounds):
 
 def measure(name, shape, program, work, commit, rounds):
     make_folders(shape, work)
-    options = {"vision": f"{work}/vision", "llm": f"{work}/llm", "weights": f"{work}/weights", "projector": "normal",
-               "bos_id": -1, **{k: shape[k] for k in ("queries", "layers", "heads", "max_new")}}
-    captioner = recipe.Captioner(options)
+    captioner = open_captioner(shape, work)
+    options = captioner.options
     captioner.save(options["weights"])
     batch = make_batch(shape)
     parity.write_input(f"{work}/input.safetensors", *batch)
@@ -194,7 +202,7 @@ def measure(name, shape, program, work, commit, rounds):
         reference = Reference(captioner, batch, precision)
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            ours = Ours(program, {**options, "threads": threads, "precision": precision}, work)
+            ours = open_ours(program, {**options, "threads": threads, "precision": precision}, work)
             start_peak()
             times = compare(ours, reference, rounds)
             ours.close()
