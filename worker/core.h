@@ -142,6 +142,8 @@ enum worker_action_type {
         WORKER_ACTION_COUNT
 };
 
+#define WORKER_NO_SLOT UINT32_MAX
+
 struct worker_action {
     enum worker_action_type type;
     uint64_t link;       /* messages: the connection; CONNECT: the number of the new one */
@@ -163,6 +165,8 @@ struct worker_action {
             uint32_t micro_batch;
             bool
                 last; /* COMPUTE: the rank's last micro-batch of the step: reduce buckets as they come */
+            uint32_t
+                next; /* COMPUTE: the slot of the training micro-batch that follows; WORKER_NO_SLOT: not kept yet */
         } micro_batch;
         struct {
             uint64_t step;

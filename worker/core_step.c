@@ -116,6 +116,21 @@ static void reduce(struct worker *w)
     w->state = WORKER_REDUCING;
 }
 
+/* The slot of the training micro-batch that is computed after this one, or WORKER_NO_SLOT. */
+static uint32_t next_slot(const struct worker *w, const struct buffer *b)
+{
+    struct bl_range share = worker_share(w);
+    const bool last = b->micro_batch + 1 == share.first + share.count;
+    const uint32_t micro_batch = last ? share.first : b->micro_batch + 1;
+    for (uint32_t slot = 0; slot < w->plan.window && b->kind == BL_KIND_TRAIN; slot++) {
+        const struct buffer *other = &w->buffers[slot];
+        if (other->state == BUFFER_KEPT && other->kind == BL_KIND_TRAIN &&
+            other->step == b->step + last && other->micro_batch == micro_batch)
+            return slot;
+    }
+    return WORKER_NO_SLOT;
+}
+
 /* In RECEIVING or HOLDING: gives the engine what it can do now. */
 static void continue_step(struct worker *w)
 {
@@ -131,6 +146,7 @@ static void continue_step(struct worker *w)
     struct worker_action *action = worker_act(w, WORKER_ACTION_COMPUTE);
     fill_micro_batch(w, action, (uint32_t)(b - w->buffers));
     action->micro_batch.last = b->kind == BL_KIND_TRAIN && w->next_micro_batch + 1 == count;
+    action->micro_batch.next = next_slot(w, b);
     w->state = WORKER_COMPUTING;
 }
 

@@ -31,6 +31,8 @@ static void abort_generation(struct engine *e, struct engine_event *event)
     engine_drop_comm(e);
     e->broken = false;
     e->step_open = false;
+    if (e->captioner)
+        captioner_forget_ahead(e->captioner);
     event->kind = ENGINE_ABORTED;
     event->applied_step = -1;
     if (!e->has_state)
@@ -164,11 +166,12 @@ void engine_form(struct engine *e, uint64_t generation, const struct engine_form
 }
 
 void engine_compute(struct engine *e, uint64_t generation, uint32_t slot, const struct batch *batch,
-                    bool last)
+                    bool last, const struct batch *next)
 {
     struct command *c = engine_command(COMMAND_COMPUTE, generation, batch->step);
     c->slot = slot;
     c->batch = batch;
+    c->ahead = next;
     c->last = last;
     engine_give(e, c);
 }

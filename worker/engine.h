@@ -108,9 +108,10 @@ void engine_form(struct engine *engine, uint64_t generation, const struct engine
 void engine_deliver(struct engine *engine, uint64_t generation, const char *key, const void *value,
                     size_t size);
 /* Forward and backward, or validation. The batch is borrowed until COMPUTED or ABORTED. `last`: of
- * this rank's micro-batches of the step, so that its buckets may be reduced as they come. */
+ * this rank's micro-batches of the step, so that its buckets may be reduced as they come. next: the training
+ * micro-batch that follows, borrowed for as long, whose vision tower may run beside; NULL: not here yet. */
 void engine_compute(struct engine *engine, uint64_t generation, uint32_t slot,
-                    const struct batch *batch, bool last);
+                    const struct batch *batch, bool last, const struct batch *next);
 /* All of this rank's micro-batches of the step were computed: reduce and apply. */
 void engine_reduce(struct engine *engine, uint64_t generation, uint64_t step);
 /* Keeps the state, which must be that after `step` steps, as a snapshot. There is one at a time. Nothing

@@ -2,6 +2,7 @@
  * checkpoints need the result. */
 #include <stdlib.h>
 
+#include "common/log.h"
 #include "worker/engine_state.h"
 #include "worker/rehearse.h"
 
@@ -29,6 +30,20 @@ static int rehearse_longest(struct engine *e, struct bl_error *err)
     return e->ops->sync(e->ops, err);
 }
 
+/* The next micro-batch's tower beside the step, where the device has room for it. Of a reproducible run all work is in one queue. */
+static int open_ahead(struct engine *e, struct bl_error *err)
+{
+    if (!e->ops->open_beside || e->model.features_only || e->options.config->train.reproducible)
+        return 0;
+    struct bl_error why;
+    int rc = captioner_open_ahead(e->captioner, options_micro_batch(e->options.config), &why);
+    if (rc == -BL_ENOMEM)
+        bl_log(BL_LOG_INFO, "the vision tower does not run ahead of the step: %s", why.text);
+    else if (rc < 0)
+        *err = why;
+    return rc == -BL_ENOMEM ? 0 : rc;
+}
+
 static int open_models(struct engine *e, struct bl_error *err)
 {
     const struct config *config = e->options.config;
@@ -54,7 +69,8 @@ static int open_models(struct engine *e, struct bl_error *err)
     struct trainer_options training = options_trainer(config);
     training.threads = e->options.threads;
     BL_TRY(trainer_open(e->ops, e->captioner, &training, &e->trainer, err));
-    return rehearse_longest(e, err);
+    BL_TRY(rehearse_longest(e, err));
+    return open_ahead(e, err);
 }
 
 int engine_load(struct engine *e, struct bl_error *err)

@@ -39,7 +39,7 @@ struct command {
     bool last;
     char *checkpoint; /* owned; NULL but in FORM, whose form.checkpoint it is */
     uint32_t slot;
-    const struct batch *batch; /* borrowed from the loop */
+    const struct batch *batch, *ahead; /* borrowed from the loop; ahead: the one to come, or NULL */
 };
 
 struct event_node {

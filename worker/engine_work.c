@@ -202,14 +202,16 @@ static int open_step(struct engine *e, struct bl_error *err)
     return 0;
 }
 
-static int train(struct engine *e, const struct batch *b, bool last, struct engine_event *event)
+static int train(struct engine *e, const struct command *c, struct engine_event *event)
 {
     engine_set_phase(e, "train", "");
     BL_TRY(open_step(e, &event->error));
     struct prepared p;
-    BL_TRY(prepare(e, b, &p, &event->error));
-    int rc = trainer_micro_batch(e->trainer, &p.mb, e->comm, last, &event->error);
+    BL_TRY(prepare(e, c->batch, &p, &event->error));
+    int rc = trainer_micro_batch(e->trainer, &p.mb, e->comm, c->last, &event->error);
     prepared_release(&p);
+    if (rc == 0 && c->ahead && captioner_looks_ahead(e->captioner))
+        rc = captioner_look_ahead(e->captioner, c->ahead->good, c->ahead->pixels, &event->error);
     return rc;
 }
 
@@ -218,7 +220,7 @@ int engine_do_compute(struct engine *e, const struct command *c, struct engine_e
     BL_ASSERT_CMP(c->batch->step, ==, (uint64_t)trainer_state(e->trainer)->step);
     event->kind = ENGINE_COMPUTED;
     event->slot = c->slot;
-    return c->batch->kind == BATCH_TRAIN ? train(e, c->batch, c->last, event)
+    return c->batch->kind == BATCH_TRAIN ? train(e, c, event)
                                          : validate(e, c->batch, event);
 }
 

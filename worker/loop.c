@@ -86,12 +86,14 @@ static void hand_on(struct loop *l, const struct worker_action *a)
 
 static void compute(struct loop *l, const struct worker_action *a)
 {
+    const uint32_t next = a->micro_batch.next;
     const struct batch *batch = l->buffers[a->micro_batch.slot];
     if (batch->kind == BATCH_TRAIN) {
         l->step_digest += batch->digest;
         l->data_wait_s += bl_now_s() - l->idle_since;
     }
-    engine_compute(l->engine, a->generation, a->micro_batch.slot, batch, a->micro_batch.last);
+    engine_compute(l->engine, a->generation, a->micro_batch.slot, batch, a->micro_batch.last,
+                   next == WORKER_NO_SLOT ? NULL : l->buffers[next]);
 }
 
 static void reduce(struct loop *l, const struct worker_action *a)

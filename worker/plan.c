@@ -56,6 +56,7 @@ struct plan {
     } lines[LINES_MAX];
     int count;
     int64_t trainable, checkpoint;
+    int64_t optional; /* of a GPU: what is taken only where there is room */
     int64_t gpu_total; /* what the GPU has; 0: unknown, or there is none */
     enum place place;  /* of what the device allocates */
     const char *device;
@@ -121,6 +122,16 @@ static int plan_frozen(struct plan *plan, struct ops *ops, const struct captione
     return 0;
 }
 
+static int plan_ahead(struct plan *plan, struct ops *ops, struct captioner *captioner, int64_t B,
+                      struct bl_error *err)
+{
+    const int64_t before = in_use(ops);
+    BL_TRY(captioner_open_ahead(captioner, B, err));
+    plan->optional = in_use(ops) - before;
+    add(plan, "vision tower of the next micro-batch, where there is room", plan->optional);
+    return 0;
+}
+
 /* What is allocated besides the frozen models, which take `frozen` bytes. */
 static int plan_trained(struct plan *plan, struct ops *ops, const struct config *config,
                         const struct captioner_options *options, int64_t frozen, int64_t longest,
@@ -148,6 +159,8 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     add(plan, "activations of the longest micro-batch",
         after.bytes[OPS_ARRAYS] - before.bytes[OPS_ARRAYS]);
     add(plan, "logits and other working memory", after.bytes[OPS_SCRATCH]);
+    if (ops->open_beside && !config->train.reproducible)
+        BL_TRY(plan_ahead(plan, ops, captioner, B, err));
     plan->checkpoint = bytes * (training.ema > 0 ? 4 : 3); /* values, two moments, their average */
     plan->trainable = 0;
     for (int64_t i = 0; i < captioner_params(captioner)->tensors; i++)
@@ -246,7 +259,7 @@ static void print_table(const struct plan *plan)
 /* A plan that does not fit the GPU at hand fails; what the host has is `check`'s to say. */
 static int judge(const struct plan *plan, struct bl_error *err)
 {
-    const int64_t wanted = total(plan, GPU);
+    const int64_t wanted = total(plan, GPU) - plan->optional;
     if (!plan->gpu_total || wanted <= plan->gpu_total)
         return 0;
     bl_fail(err, BL_ENOMEM, "a worker needs up to %.1f GB of a GPU that has %.1f GB",

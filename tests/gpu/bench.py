@@ -209,8 +209,8 @@ def main():
     if on == "cuda":
         torch.cuda.empty_cache()
     good, figures = True, []
-    words = {"": "", "cached": ", cached features", "fixed": ", algorithms as train.reproducible has them"}
-    for projector, form in (("normal", ""), ("normal", "cached"), ("moe", ""), ("normal", "fixed")):
+    words = {"": "", "cached": ", cached features", "within": ", each tower within its step", "fixed": ", algorithms as train.reproducible has them"}
+    for projector, form in (("normal", ""), ("normal", "within"), ("normal", "cached"), ("moe", ""), ("normal", "fixed")):
         result = ours(program, models, projector, form)
         if not result:
             good = False

@@ -1,10 +1,10 @@
 /* tests/tools/train_speed.c - whole training steps of one micro-batch, over and over.
  *
- *     train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached|fixed]     (model_input.h)
+ *     train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached|within|fixed]     (model_input.h)
  *
- * A step is what a worker does: pixels through the vision tower (cached: from features computed once),
- * forward, backward, clipping, AdamW; products by the fastest algorithm, which the first step finds (fixed: by that which the
- * shape alone decides). Prints a JSON line: the loss of every step in nats per token, those
+ * A step is what a worker does: pixels through the vision tower, where the device can beside the step before (cached: from features
+ * computed once; within: as part of its own step; fixed: that too), forward, backward, clipping, AdamW; products by the fastest
+ * algorithm, which the first step finds (fixed: by that which the shape alone decides). Prints a JSON line: the loss of every step in nats per token, those
  * of the warm-up included; seconds of each of STEPS, the device's peak memory, the seconds until the first step. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,10 +46,13 @@ static int encode_once(struct bench *b, struct bl_error *err)
     return 0;
 }
 
-static int open_bench(struct bench *b, char **argv, bool cached, bool fixed, struct bl_error *err)
+enum form { AHEAD, CACHED, WITHIN, FIXED, FORMS };
+static const char *const forms[] = {"", "cached", "within", "fixed"};
+
+static int open_bench(struct bench *b, char **argv, enum form form, struct bl_error *err)
 {
     BL_TRY(model_input_open(argv[1], argv[2], &b->input, err));
-    b->input.ops->times_products = !fixed;
+    b->input.ops->times_products = form != FIXED;
     const struct trainer_options options = {
         .seed = 1,
         .micro_batches = 1,
@@ -67,21 +70,25 @@ static int open_bench(struct bench *b, char **argv, bool cached, bool fixed, str
     BL_TRY(comm_connect(b->comm, err));
     BL_TRY(trainer_open(b->input.ops, b->input.c, &options, &b->trainer, err));
     BL_TRY(trainer_fresh(b->trainer, err));
-    return cached ? encode_once(b, err) : 0;
+    if (form == AHEAD && b->input.ops->open_beside)
+        BL_TRY(captioner_open_ahead(b->input.c, b->mb.B, err));
+    return form == CACHED ? encode_once(b, err) : 0;
 }
 
 static int step(struct bench *b, struct trainer_report *report, struct bl_error *err)
 {
     BL_TRY(trainer_begin(b->trainer, err));
     BL_TRY(trainer_micro_batch(b->trainer, &b->mb, b->comm, true, err));
+    if (captioner_looks_ahead(b->input.c))
+        BL_TRY(captioner_look_ahead(b->input.c, b->mb.B, b->mb.pixels, err));
     return trainer_apply(b->trainer, b->comm, report, err);
 }
 
-static int run(char **argv, bool cached, bool fixed, struct bl_error *err)
+static int run(char **argv, enum form form, struct bl_error *err)
 {
     __attribute__((cleanup(bench_close))) struct bench b = {0};
     double start = bl_now_s();
-    BL_TRY(open_bench(&b, argv, cached, fixed, err));
+    BL_TRY(open_bench(&b, argv, form, err));
     int warmup = atoi(argv[3]), steps = atoi(argv[4]);
     double opened = bl_now_s() - start;
     struct trainer_report report = {0};
@@ -109,13 +116,15 @@ static int run(char **argv, bool cached, bool fixed, struct bl_error *err)
 int main(int argc, char **argv)
 {
     struct bl_error err = {0};
-    const char *form = argc == 6 ? argv[5] : "";
-    const bool cached = strcmp(form, "cached") == 0, fixed = strcmp(form, "fixed") == 0;
-    if (argc < 5 || argc > 6 || (argc == 6 && !cached && !fixed))
+    int form = 0;
+    while (form < FORMS && strcmp(forms[form], argc == 6 ? argv[5] : "") != 0)
+        form++;
+    if (argc < 5 || argc > 6 || form == FORMS)
         bl_fail(&err, BL_EUSAGE,
-                "usage: train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS [cached|fixed]");
+                "usage: train_speed OPTIONS.json INPUT.safetensors WARMUP STEPS "
+                "[cached|within|fixed]");
     else
-        run(argv, cached, fixed, &err);
+        run(argv, (enum form)form, &err);
     if (!err.code)
         return 0;
     char line[1600];

@@ -207,6 +207,26 @@ static void micro_batches_are_computed_in_order_whatever_order_they_come_in(void
     assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.micro_batch, 1);
 }
 
+/* Within a step and at its end; not beside a validation micro-batch. */
+static void the_micro_batch_that_follows_is_named_where_it_is_here(void **state)
+{
+    begin_alone();
+    data_for(BL_KIND_TRAIN, 0, 1);
+    data_for(BL_KIND_TRAIN, 0, 0);
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.next, 0);
+    data_for(BL_KIND_TRAIN, 0, 3);
+    computed(1);
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.micro_batch, 1);
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.next, WORKER_NO_SLOT);
+    data_for(BL_KIND_TRAIN, 1, 0);
+    computed(0);
+    data_for(BL_KIND_TRAIN, 0, 2);
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.next, 2);
+    computed(0);
+    assert_true(action(WORKER_ACTION_COMPUTE)->micro_batch.last);
+    assert_int_equal(action(WORKER_ACTION_COMPUTE)->micro_batch.next, 1);
+}
+
 static void what_it_has_or_does_not_want_is_dropped(void **state)
 {
     begin_alone();
@@ -529,6 +549,7 @@ static void a_refused_worker_leaves(void **state)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, end)
 UNIT_MAIN(CASE(a_step_goes_from_data_to_report),
           CASE(micro_batches_are_computed_in_order_whatever_order_they_come_in),
+          CASE(the_micro_batch_that_follows_is_named_where_it_is_here),
           CASE(what_it_has_or_does_not_want_is_dropped), CASE(more_than_the_window_is_dropped),
           CASE(a_rank_takes_its_share_only),
           CASE(a_validation_micro_batch_is_computed_and_answered_once),

@@ -185,7 +185,7 @@ static struct engine_event form(struct rig *rig, uint64_t generation, const char
 static struct engine_event take_step(struct rig *rig, uint64_t generation, uint64_t step)
 {
     rig->batch.step = step;
-    engine_compute(rig->engine, generation, 2, &rig->batch, true);
+    engine_compute(rig->engine, generation, 2, &rig->batch, true, NULL);
     engine_reduce(rig->engine, generation, step);
     assert_int_equal(expect(rig, ENGINE_COMPUTED).slot, 2);
     return expect(rig, ENGINE_APPLIED);
@@ -236,7 +236,7 @@ static void commands_of_a_generation_that_is_over_answer_nothing(void **state)
     form(rig, 1, "");
     engine_abort(rig->engine, 5);
     rig->batch.step = 77;
-    engine_compute(rig->engine, 5, 0, &rig->batch, true);
+    engine_compute(rig->engine, 5, 0, &rig->batch, true, NULL);
     engine_reduce(rig->engine, 4, 77);
     engine_form(rig->engine, 5,
                 &(struct engine_forming){.world = 1, .source = -1, .checkpoint = ""});
@@ -262,7 +262,7 @@ static void an_update_waits_for_the_snapshot_that_needs_the_state(void **state)
     form(rig, 1, "");
     engine_snapshot(rig->engine, 1, 0);
     expect(rig, ENGINE_SNAPPED);
-    engine_compute(rig->engine, 1, 0, &rig->batch, true);
+    engine_compute(rig->engine, 1, 0, &rig->batch, true, NULL);
     engine_reduce(rig->engine, 1, 0);
     expect(rig, ENGINE_COMPUTED); /* gradients do not change the state */
     wait_until_it_waits_for(rig, "checkpoint");
@@ -278,7 +278,7 @@ static void an_abort_ends_the_wait_for_a_snapshot(void **state)
     struct engine_event formed = form(rig, 1, "");
     engine_snapshot(rig->engine, 1, 0);
     expect(rig, ENGINE_SNAPPED);
-    engine_compute(rig->engine, 1, 0, &rig->batch, true);
+    engine_compute(rig->engine, 1, 0, &rig->batch, true, NULL);
     engine_reduce(rig->engine, 1, 0);
     expect(rig, ENGINE_COMPUTED);
     wait_until_it_waits_for(rig, "checkpoint");
@@ -295,7 +295,7 @@ static void a_validation_scores_and_captions_and_changes_nothing(void **state)
     struct rig *rig = *state;
     struct engine_event formed = form(rig, 1, "");
     rig->batch.kind = BATCH_VALIDATE;
-    engine_compute(rig->engine, 1, 0, &rig->batch, false);
+    engine_compute(rig->engine, 1, 0, &rig->batch, false, NULL);
     struct engine_event event = expect(rig, ENGINE_COMPUTED);
     const struct engine_validation *v = &event.validation;
     assert_int_equal(v->images, SAMPLES);
@@ -317,7 +317,7 @@ static void equal_images_are_not_shuffled(void **state)
     rig->batch.kind = BATCH_VALIDATE;
     for (int i = 0; i < SAMPLES; i++)
         rig->slots[i].image_hash = 9;
-    engine_compute(rig->engine, 1, 0, &rig->batch, false);
+    engine_compute(rig->engine, 1, 0, &rig->batch, false, NULL);
     struct engine_event event = expect(rig, ENGINE_COMPUTED);
     assert_int_equal(event.validation.shuffled_tokens, 0);
     assert_true(event.validation.shuffled_nll == 0 && event.validation.paired_nll == 0);

@@ -32,6 +32,7 @@ static void train_twice(struct ops *ops, const struct captioner_options *options
     struct captioner *c = NULL;
     assert_ok(captioner_open(ops, options, &c, &err), err);
     assert_ok(rehearse(c, IMAGES, TOKENS, false, &err), err);
+    assert_ok(captioner_open_ahead(c, IMAGES, &err), err);
     assert_ok(ops->sync(ops, &err), err);
     captioner_free(&c);
 }
@@ -82,6 +83,7 @@ static void after_the_longest_micro_batch_nothing_more_is_taken(void **state)
     ops->times_products = true;
     assert_ok(captioner_open(ops, &options, &c, &err), err);
     assert_ok(rehearse(c, IMAGES, TOKENS, false, &err), err);
+    assert_ok(captioner_open_ahead(c, IMAGES, &err), err);
     assert_ok(ops->sync(ops, &err), err);
     const size_t taken = ops->peak_bytes(ops);
     assert_ok(rehearse(c, IMAGES - 1, TOKENS - 1, false, &err), err);
@@ -104,6 +106,8 @@ static void after_the_longest_micro_batch_nothing_more_is_taken(void **state)
                                    .labels = labels,
                                    .positions = positions};
     const struct captioner_generation greedy = {.beams = 1, .max_new = 4};
+    assert_ok(captioner_look_ahead(c, IMAGES - 1, pixels, &err), err);
+    assert_ok(captioner_look_ahead(c, IMAGES, pixels, &err), err);
     assert_ok(captioner_evaluate(c, &mb, scores, NULL, NULL, &err), err);
     assert_ok(captioner_generate(c, &mb, &greedy, captions, &err), err);
     assert_ok(ops->sync(ops, &err), err);

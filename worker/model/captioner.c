@@ -137,6 +137,7 @@ void captioner_free(struct captioner **c)
     struct captioner *it = *c;
     if (!it)
         return;
+    ahead_free(&it->ahead);
     vision_free(&it->vision);
     llm_free(&it->llm);
     params_close(&it->params);
@@ -275,6 +276,44 @@ int captioner_images(struct captioner *c, const struct micro_batch *mb, act *rou
         BL_TRY(images_from_pixels(c, mb->pixels, &images, err));
     *ret = images;
     return 0;
+}
+
+int captioner_step_images(struct captioner *c, const struct micro_batch *mb, act *routing,
+                          struct images *ret, struct bl_error *err)
+{
+    struct images images = {.B = mb->B, .routing = routing};
+    act *pooled;
+    if (!c->ahead || !ahead_take(c->ahead, mb->pixels, mb->B, &images.features, &pooled))
+        return captioner_images(c, mb, routing, ret, err);
+    if (pooled)
+        c->ops->copy(c->ops, routing, pooled,
+                     (size_t)(mb->B * c->vision_config.hidden) * c->ops->act_bytes);
+    else if (routing)
+        BL_TRY(routing_vectors(c, &images, err));
+    *ret = images;
+    return 0;
+}
+
+int captioner_open_ahead(struct captioner *c, int64_t B, struct bl_error *err)
+{
+    return ahead_open(c->ops, c->vision, router_sees_pooled(c), B, &c->ahead, err);
+}
+
+bool captioner_looks_ahead(const struct captioner *c)
+{
+    return c->ahead != NULL;
+}
+
+int captioner_look_ahead(struct captioner *c, int64_t B, const uint8_t *pixels,
+                         struct bl_error *err)
+{
+    return ahead_start(c->ahead, pixels, B, err);
+}
+
+void captioner_forget_ahead(struct captioner *c)
+{
+    if (c->ahead)
+        ahead_forget(c->ahead);
 }
 
 size_t captioner_micro_batch_bytes(const struct captioner *c)

@@ -142,6 +142,17 @@ struct micro_batch {
 size_t captioner_micro_batch_bytes(const struct captioner *c);
 int captioner_reserve(struct captioner *c, size_t bytes, struct bl_error *err);
 
+/* From now on a step's tower may be started ahead, for up to B images: captioner_look_ahead. The device's ops have open_beside. -BL_ENOMEM: it
+ * lacks the memory (ahead.h), and nothing has changed. */
+int captioner_open_ahead(struct captioner *c, int64_t B, struct bl_error *err);
+bool captioner_looks_ahead(const struct captioner *c);
+/* After a micro-batch was queued: starts the tower of the one that follows it, which may then find its features ready. They are
+ * known by the address of its pixels, which are read before this returns. */
+int captioner_look_ahead(struct captioner *c, int64_t B, const uint8_t *pixels,
+                         struct bl_error *err);
+/* It will not follow. */
+void captioner_forget_ahead(struct captioner *c);
+
 /* What the frozen tower gives for these images, to be handed in as features and pooled (untouched unless the router looks at
  * it); host memory. The gradients are then the same to the bit as with the pixels. */
 int captioner_encode(struct captioner *c, int64_t B, const uint8_t *pixels, float *features,

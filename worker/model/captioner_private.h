@@ -2,6 +2,7 @@
  * evaluate.c and generate.c. */
 #pragma once
 
+#include "worker/model/ahead.h"
 #include "worker/model/arena.h"
 #include "worker/model/captioner.h"
 #include "worker/model/llm.h"
@@ -39,6 +40,7 @@ struct captioner {
     struct hf_llm llm_config;
     struct hf_preprocess preprocess;
     struct vision *vision;
+    struct ahead *ahead; /* NULL: the tower is part of its step */
     struct llm *llm;
     struct params params;
     struct qformer *qformer;
@@ -63,6 +65,9 @@ struct images {
 /* From pixels or cached features. routing goes to `routing` when not NULL, else to the arena. */
 int captioner_images(struct captioner *c, const struct micro_batch *mb, act *routing,
                      struct images *ret, struct bl_error *err);
+/* The same of a step's micro-batch, whose tower may have been started ahead. */
+int captioner_step_images(struct captioner *c, const struct micro_batch *mb, act *routing,
+                          struct images *ret, struct bl_error *err);
 
 /* Where the rows of a micro-batch's sequences come from and go to; all arrays on the device but
  * label_counts. */

@@ -181,7 +181,7 @@ int captioner_forward_backward(struct captioner *c, const struct micro_batch *mb
     struct routed routed = routed_at(c);
     struct images images;
     act *queries, *y, *d_y, *d_queries;
-    BL_TRY(captioner_images(c, mb, routed.vectors, &images, err));
+    BL_TRY(captioner_step_images(c, mb, routed.vectors, &images, err));
     BL_TRY(arena_act(arena, rows * D, &queries, err));
     BL_TRY(arena_act(arena, rows * D, &y, err));
     BL_TRY(arena_act(arena, rows * D, &d_y, err));

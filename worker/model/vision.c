@@ -200,13 +200,18 @@ void vision_free(struct vision **vision)
     *vision = NULL;
 }
 
+const struct hf_vision *vision_config(const struct vision *vision)
+{
+    return &vision->config;
+}
+
 /* -- forward -- */
 
 /* x (B*N, D) = embedded patches, class token, positions */
 static int embed(const struct vision *vision, struct arena *arena, act *x, const uint8_t *pixels,
                  int64_t B, struct bl_error *err)
 {
-    struct ops *ops = vision->ops;
+    struct ops *ops = arena->ops;
     const struct hf_vision *config = &vision->config;
     int64_t N = config->tokens, D = config->hidden, G = config->grid * config->grid;
     act *patches;
@@ -237,7 +242,7 @@ static int embed(const struct vision *vision, struct arena *arena, act *x, const
 static int encode(const struct vision *vision, struct arena *arena, act *x,
                   const struct sequences *images, struct bl_error *err)
 {
-    struct ops *ops = vision->ops;
+    struct ops *ops = arena->ops;
     const struct hf_vision *config = &vision->config;
     int64_t R = images->S * config->tokens, D = config->hidden;
     enum ops_epilogue activation = epilogue_of(config->activation);
@@ -267,7 +272,7 @@ static int encode(const struct vision *vision, struct arena *arena, act *x,
 static int pool_by_head(const struct vision *vision, struct arena *arena, act *pooled,
                         const act *features, const struct sequences *images, struct bl_error *err)
 {
-    struct ops *ops = vision->ops;
+    struct ops *ops = arena->ops;
     const struct hf_vision *config = &vision->config;
     const struct pooling_head *head = &vision->head;
     int64_t B = images->S, N = config->tokens, D = config->hidden;
@@ -294,11 +299,10 @@ static int pool_by_head(const struct vision *vision, struct arena *arena, act *p
 }
 
 /* pooled (B, D) = row 0 of each image */
-static void pool_by_class_token(const struct vision *vision, act *pooled, const act *features,
-                                const struct sequences *images)
+static void pool_by_class_token(const struct vision *vision, struct ops *ops, act *pooled,
+                                const act *features, const struct sequences *images)
 {
-    vision->ops->gather_rows(vision->ops, pooled, features, images->start, images->S,
-                             vision->config.hidden);
+    ops->gather_rows(ops, pooled, features, images->start, images->S, vision->config.hidden);
 }
 
 static int forward_some(const struct vision *vision, struct arena *arena, act *features,
@@ -315,14 +319,14 @@ static int forward_some(const struct vision *vision, struct arena *arena, act *f
         return 0;
     if (vision->has_head)
         return pool_by_head(vision, arena, pooled, features, &images, err);
-    pool_by_class_token(vision, pooled, features, &images);
+    pool_by_class_token(vision, arena->ops, pooled, features, &images);
     return 0;
 }
 
 int vision_forward(const struct vision *vision, struct arena *arena, act *features, act *pooled,
                    const uint8_t *pixels, int64_t B, struct bl_error *err)
 {
-    struct ops *ops = vision->ops;
+    struct ops *ops = arena->ops;
     const struct hf_vision *config = &vision->config;
     int64_t D = config->hidden,
             image_bytes = config->image_size * config->image_size * config->channels;

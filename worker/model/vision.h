@@ -15,10 +15,11 @@ int vision_open(struct ops *ops, const char *folder, const struct hf_vision *con
                 const struct hf_preprocess *preprocess, bool pooling_head, bool alone,
                 struct vision **ret, struct bl_error *err);
 void vision_free(struct vision **vision);
+const struct hf_vision *vision_config(const struct vision *vision);
 
 /* features (B*N, d_v): SigLIP's patches after post_layernorm; ViT's tokens after the final norm,
  * class token first. pooled (B, d_v) or NULL: SigLIP's pooling head (vision opened with it) or
- * ViT's class token. pixels (B, S, S, 3) u8 device. Scratch comes from `arena` and goes back to it.
- */
+ * ViT's class token. pixels (B, S, S, 3) u8 device. Scratch comes from `arena` and goes back to it, and the work
+ * is queued on its ops: the vision's, or one beside it. */
 int vision_forward(const struct vision *vision, struct arena *arena, act *features, act *pooled,
                    const uint8_t *pixels, int64_t B, struct bl_error *err);

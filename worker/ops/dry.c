@@ -17,6 +17,7 @@ struct ops_dry {
     uintptr_t next; /* address to give out */
     struct ops_usage usage;
     int64_t peak;
+    int users;
 };
 
 /* -- memory -- */
@@ -27,8 +28,15 @@ struct ops_dry {
 struct ops_dry *ops_dry_create(void)
 {
     struct ops_dry *dry = calloc(1, sizeof *dry);
-    if (dry)
-        dry->next = FIRST_ADDRESS;
+    if (!dry)
+        return NULL;
+    dry->next = FIRST_ADDRESS;
+    return ops_dry_share(dry);
+}
+
+struct ops_dry *ops_dry_share(struct ops_dry *dry)
+{
+    dry->users++;
     return dry;
 }
 
@@ -79,8 +87,9 @@ void ops_dry_borrow(struct ops_dry *dry, int64_t bytes)
 
 void ops_dry_destroy(struct ops_dry *dry)
 {
-    if (dry)
-        free(dry->blocks);
+    if (!dry || --dry->users > 0)
+        return;
+    free(dry->blocks);
     free(dry);
 }
 

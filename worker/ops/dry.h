@@ -22,6 +22,8 @@ struct ops_usage {
 
 /* NULL: no memory. */
 struct ops_dry *ops_dry_create(void);
+/* One account for a device's queues: each calls destroy. */
+struct ops_dry *ops_dry_share(struct ops_dry *dry);
 void ops_dry_destroy(struct ops_dry *dry); /* NULL is fine */
 /* Addresses that nothing may touch; NULL: no memory for the account of them. */
 void *ops_dry_alloc(struct ops_dry *dry, enum ops_use use, size_t bytes);

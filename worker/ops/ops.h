@@ -121,6 +121,8 @@ struct ops {
     const struct comm_backend *collectives;
     /* Bytes of device memory in use, at most so far; NULL: device memory is the process's own. */
     size_t (*peak_bytes)(const struct ops *self);
+    /* Of those that nobody uses, at this moment; NULL as that. */
+    size_t (*free_bytes)(const struct ops *self);
 
     void (*close)(struct ops *self); /* through ops_free */
 
@@ -147,6 +149,14 @@ struct ops {
     /* Queues it. false: some memory was released since it was recorded, whether it uses it or not, and nothing was queued. */
     bool (*replay)(struct ops *self, const struct ops_recording *recording);
     void (*recording_free)(struct ops *self, struct ops_recording **recording);
+
+    /* -- a second queue, whose operations may run at the same time; both NULL where a device gains nothing by it -- */
+    /* *ret = an ops of the same device and thread, for what may wait: where both could run, self's do. Memory and frozen matrices
+     * of either may be used by both. times_products is self's. It has no recordings, communicators and queues beside it; the
+     * caller frees it (ops_free), before self. */
+    int (*open_beside)(struct ops *self, struct ops **ret, struct bl_error *err);
+    /* What is queued on self from now on runs after what has been queued on other so far; other's failure is self's. */
+    void (*wait_for)(struct ops *self, struct ops *other);
 
     /* act <-> f32, both device */
     void (*act_from_f32)(struct ops *self, act *y, const float *x, int64_t count);

@@ -20,8 +20,8 @@ struct rig {
 static int open_rig(void **state)
 {
     static struct rig rig;
-    cudaStreamCreateWithFlags(&rig.stream, cudaStreamNonBlocking);
-    cudaStreamCreateWithFlags(&rig.other, cudaStreamNonBlocking);
+    cudaStreamCreateWithPriority(&rig.stream, cudaStreamNonBlocking, 0);
+    cudaStreamCreateWithPriority(&rig.other, cudaStreamNonBlocking, 0);
     cudaEventCreateWithFlags(&rig.event, cudaEventDisableTiming);
     cudaMalloc((void **)&rig.device, BYTES);
     cudaMalloc((void **)&rig.more, BYTES);

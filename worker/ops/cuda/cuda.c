@@ -61,8 +61,8 @@ int cuda_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
         return bl_fail(err, BL_EDEVICE, "%s: %zu bytes cannot be had: %s", cuda->name, bytes,
                        cudaGetErrorString(rc));
     size_t left = 0, total = 0;
-    if (cudaMemGetInfo(&left, &total) == cudaSuccess && total - left > cuda->peak)
-        cuda->peak = total - left;
+    if (cudaMemGetInfo(&left, &total) == cudaSuccess && total - left > cuda->first->peak)
+        cuda->first->peak = total - left;
     *ret = p;
     return 0;
 }
@@ -73,6 +73,12 @@ static size_t cuda_peak_bytes(const struct ops *self)
     return ((const struct cuda *)self)->peak;
 }
 
+static size_t cuda_free_bytes(const struct ops *self)
+{
+    size_t left = 0, total = 0;
+    return cudaMemGetInfo(&left, &total) == cudaSuccess ? left : 0;
+}
+
 void cuda_release(struct ops *self, void *p)
 {
     struct cuda *cuda = cuda_of(self);
@@ -80,7 +86,7 @@ void cuda_release(struct ops *self, void *p)
     if (self->dry) {
         ops_dry_free(self->dry, p);
     } else if (p) {
-        cuda->releases++;
+        cuda->first->releases++;
         cuda_ok(cuda, cudaFree(p), "memory cannot be released");
     }
 }
@@ -200,6 +206,7 @@ static void cuda_act_to_f32(struct ops *self, float *y, const act *x, int64_t co
 void cuda_fill_memory(struct ops *table)
 {
     table->peak_bytes = cuda_peak_bytes;
+    table->free_bytes = cuda_free_bytes;
     table->alloc = cuda_alloc;
     table->release = cuda_release;
     table->copy_in = cuda_copy_in;

@@ -1,6 +1,6 @@
 /* worker/ops/cuda/cuda.h - what the files of the CUDA backend share.
  *
- *   open.c       opening
+ *   open.c       opening, a second queue
  *   cuda.c       memory, copies, the first failure
  *   recording.c  recordings: CUDA graphs
  *   product.c    one matrix product, or a batch of them: cuBLASLt
@@ -13,7 +13,8 @@
  *   plugin.c     what the module exports
  *
  * Queue      one stream; a call returns when its work is queued. copy_in goes through a pinned ring, so
- *            that the source may be let go at once and nothing waits for the device.
+ *            that the source may be let go at once and nothing waits for the device. A second queue is a struct cuda of its own,
+ *            with its own workspace, scratch and ring, whose stream has the lowest priority.
  * Bits       equal on one model of GPU with one version of cuBLASLt, unless ops.times_products: kernels sum over
  *            fixed trees, and a product's algorithm depends on its shape alone (algorithm.h).
  */
@@ -61,12 +62,14 @@ struct cuda {
     cudaEvent_t ring_read[CUDA_RING_PARTS];
     int ring_part;
     size_t ring_used;
-    size_t peak; /* bytes of the device in use, at most so far */
+    struct cuda *first; /* itself, or of a second queue the first, whose the next two are */
+    size_t peak;        /* bytes of the device in use, at most so far */
+    uint64_t releases;  /* of device memory so far: recordings from before one are void */
 
-    bool records;      /* the stream is being captured (recording.c) */
-    uint64_t releases; /* of device memory so far: recordings from before one are void */
+    bool records; /* the stream is being captured (recording.c) */
 
     cudaStream_t comm_stream; /* of the thread that communicates */
+    cudaEvent_t queued;       /* wait_for: what was queued here when another began to wait */
 };
 
 static inline struct cuda *cuda_of(struct ops *self)

@@ -1,6 +1,7 @@
-/* worker/ops/cuda/open.c - opening a GPU, or the account of one's memory. */
+/* worker/ops/cuda/open.c - opening a GPU, a second queue of it, or the account of its memory. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "worker/ops/cuda/cuda.h"
 
@@ -17,6 +18,8 @@ static void cuda_close(struct ops *self)
             cudaEventDestroy(cuda->ring_read[i]);
     if (cuda->ring)
         cudaFreeHost(cuda->ring);
+    if (cuda->queued)
+        cudaEventDestroy(cuda->queued);
     if (cuda->launch.stream)
         cudaStreamDestroy(cuda->launch.stream);
     if (cuda->comm_stream)
@@ -25,18 +28,33 @@ static void cuda_close(struct ops *self)
     free(cuda);
 }
 
+/* Work that others wait for goes before what is queued beside it. */
+enum queue { QUEUE_FIRST, QUEUE_BESIDE };
+
+static cudaError_t open_stream(cudaStream_t *ret, enum queue queue)
+{
+    int least, greatest;
+    cudaError_t rc = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (rc != cudaSuccess)
+        return rc;
+    return cudaStreamCreateWithPriority(ret, cudaStreamNonBlocking,
+                                        queue == QUEUE_FIRST ? greatest : least);
+}
+
 /* Stream, pinned ring and cuBLASLt; what is there is released by cuda_close. */
-static int open_parts(struct cuda *cuda, struct bl_error *err)
+static int open_parts(struct cuda *cuda, enum queue queue, struct bl_error *err)
 {
     cudaError_t rc = cudaSetDevice(cuda->device);
     if (rc == cudaSuccess)
-        rc = cudaStreamCreateWithFlags(&cuda->launch.stream, cudaStreamNonBlocking);
-    if (rc == cudaSuccess)
-        rc = cudaStreamCreateWithFlags(&cuda->comm_stream, cudaStreamNonBlocking);
+        rc = open_stream(&cuda->launch.stream, queue);
+    if (rc == cudaSuccess && queue == QUEUE_FIRST)
+        rc = open_stream(&cuda->comm_stream, queue);
     if (rc == cudaSuccess)
         rc = cudaMallocHost((void **)&cuda->ring, (size_t)CUDA_RING_PARTS * CUDA_RING_PART_BYTES);
     for (int i = 0; i < CUDA_RING_PARTS && rc == cudaSuccess; i++)
         rc = cudaEventCreateWithFlags(&cuda->ring_read[i], cudaEventDisableTiming);
+    if (rc == cudaSuccess)
+        rc = cudaEventCreateWithFlags(&cuda->queued, cudaEventDisableTiming);
     if (rc != cudaSuccess) {
         bl_fail(err, BL_EDEVICE, "cuda:%d cannot be opened: %s", cuda->device,
                 cudaGetErrorString(rc));
@@ -45,6 +63,19 @@ static int open_parts(struct cuda *cuda, struct bl_error *err)
     return cuda_matmul_open(cuda, err);
 }
 
+static void cuda_wait_for(struct ops *self, struct ops *other)
+{
+    struct cuda *cuda = cuda_of(self), *before = cuda_of(other);
+    BL_ASSERT(!cuda->records && !before->records);
+    if (before->failure.code && !cuda->failure.code)
+        cuda->failure = before->failure;
+    if (!self->dry &&
+        cuda_ok(cuda, cudaEventRecord(before->queued, before->launch.stream), "an event"))
+        cuda_ok(cuda, cudaStreamWaitEvent(cuda->launch.stream, before->queued, 0), "an event");
+}
+
+static int cuda_open_beside(struct ops *self, struct ops **ret, struct bl_error *err);
+
 static struct cuda *new_cuda(enum ops_precision precision, struct bl_error *err)
 {
     struct cuda *cuda = calloc(1, sizeof *cuda);
@@ -52,6 +83,7 @@ static struct cuda *new_cuda(enum ops_precision precision, struct bl_error *err)
         bl_fail(err, BL_ENOMEM, "no memory for the CUDA backend");
         return NULL;
     }
+    cuda->first = cuda;
     cuda->launch.act = precision == OPS_F32 ? CUDA_ACT_F32 : CUDA_ACT_BF16;
     cuda->ops = (struct ops){.name = cuda->name,
                              .precision = precision,
@@ -62,12 +94,24 @@ static struct cuda *new_cuda(enum ops_precision precision, struct bl_error *err)
                              .head_dim_max = CUDA_HEAD_DIM_MAX,
                              .memory = &cuda_memory,
                              .collectives = &cuda_nccl,
-                             .close = cuda_close};
+                             .close = cuda_close,
+                             .open_beside = cuda_open_beside,
+                             .wait_for = cuda_wait_for};
     cuda_fill_memory(&cuda->ops);
     cuda_fill_table(&cuda->ops);
     cuda_fill_matmul(&cuda->ops);
     cuda_fill_operand(&cuda->ops);
     return cuda;
+}
+
+/* *ret = cuda, whose parts were opened with this result; closed where that failed. */
+static int opened(struct cuda *cuda, int rc, struct ops **ret)
+{
+    if (rc < 0)
+        cuda_close(&cuda->ops);
+    else
+        *ret = &cuda->ops;
+    return rc;
 }
 
 static const char *precision_words(enum ops_precision precision)
@@ -89,12 +133,7 @@ int cuda_open(int index, enum ops_precision precision, struct ops **ret, struct 
     snprintf(cuda->name, sizeof cuda->name, "cuda:%d: %.128s, %s", index, properties.name,
              precision_words(precision));
     cuda_fill_recording(&cuda->ops);
-    int rc = open_parts(cuda, err);
-    if (rc < 0)
-        cuda_close(&cuda->ops);
-    else
-        *ret = &cuda->ops;
-    return rc;
+    return opened(cuda, open_parts(cuda, QUEUE_FIRST, err), ret);
 }
 
 static int dry_sync(struct ops *self, struct bl_error *err)
@@ -105,6 +144,18 @@ static int dry_sync(struct ops *self, struct bl_error *err)
     return -cuda->failure.code;
 }
 
+static int open_dry_parts(struct cuda *cuda, struct ops_dry *dry, struct bl_error *err)
+{
+    if (!dry)
+        return bl_fail(err, BL_ENOMEM, "no memory to count memory");
+    cuda->ops.dry = dry;
+    cuda->ops.memory = NULL; /* nothing of it is reached from the host */
+    cuda->ops.sync = dry_sync;
+    ops_dry_fill(&cuda->ops);
+    cuda_fill_scratch(&cuda->ops);
+    return cuda_matmul_open(cuda, err);
+}
+
 int cuda_dry_open(enum ops_precision precision, struct ops **ret, struct bl_error *err)
 {
     struct cuda *cuda = new_cuda(precision, err);
@@ -112,16 +163,27 @@ int cuda_dry_open(enum ops_precision precision, struct ops **ret, struct bl_erro
         return -BL_ENOMEM;
     snprintf(cuda->name, sizeof cuda->name, "cuda: %s", precision_words(precision));
     cuda->fuses_gelu = precision == OPS_BF16;
-    cuda->ops.dry = ops_dry_create();
-    cuda->ops.memory = NULL; /* nothing of it is reached from the host */
-    cuda->ops.sync = dry_sync;
-    ops_dry_fill(&cuda->ops);
-    cuda_fill_scratch(&cuda->ops);
-    int rc = cuda->ops.dry ? cuda_matmul_open(cuda, err)
-                           : bl_fail(err, BL_ENOMEM, "no memory to count memory");
-    if (rc < 0)
-        cuda_close(&cuda->ops);
-    else
-        *ret = &cuda->ops;
-    return rc;
+    return opened(cuda, open_dry_parts(cuda, ops_dry_create(), err), ret);
+}
+
+/* -- a second queue -- */
+
+static int cuda_open_beside(struct ops *self, struct ops **ret, struct bl_error *err)
+{
+    struct cuda *first = cuda_of(self);
+    struct cuda *cuda = new_cuda(self->precision, err);
+    if (!cuda)
+        return -BL_ENOMEM;
+    cuda->first = first;
+    cuda->device = first->device;
+    cuda->fuses_gelu = first->fuses_gelu;
+    cuda->ops.times_products = self->times_products;
+    cuda->ops.memory = NULL;
+    cuda->ops.collectives = NULL;
+    cuda->ops.open_beside = NULL;
+    memcpy(cuda->name, first->name, sizeof cuda->name);
+    return opened(cuda,
+                  self->dry ? open_dry_parts(cuda, ops_dry_share(self->dry), err)
+                            : open_parts(cuda, QUEUE_BESIDE, err),
+                  ret);
 }
