@@ -21,10 +21,10 @@ bool check_planned(struct check *c)
 static void check_gpu(struct check *c)
 {
     const struct estimate *e = &c->estimate;
-    if (e->gpu > e->gpu_total && e->gpu_total)
+    if (e->gpu_needed > e->gpu_total && e->gpu_total)
         check_wrong(c, "memory", "train.micro_batch",
                     "lower it, or max_tokens or the Q-Former's size, or use a GPU with more memory",
-                    "a worker needs up to %s of its GPU, which has %s", check_size_text(e->gpu),
+                    "a worker needs %s of its GPU, which has %s", check_size_text(e->gpu_needed),
                     check_size_text(e->gpu_total));
     else
         check_ok(c, "memory", "a worker needs up to %s of its GPU, which has %s",

@@ -81,6 +81,7 @@ static int read_page(const json_t *page, struct estimate *ret, struct bl_error *
     const json_t *lines = NULL;
     BL_TRY(bl_json_int(page, "peak", 0, INT64_MAX, &e.worker, err));
     BL_TRY(bl_json_int(page, "gpu_peak", 0, INT64_MAX, &e.gpu, err));
+    BL_TRY(bl_json_int(page, "gpu_needed", 0, INT64_MAX, &e.gpu_needed, err));
     BL_TRY(bl_json_int(page, "gpu_total", 0, INT64_MAX, &e.gpu_total, err));
     BL_TRY(bl_json_int(page, "checkpoint", 0, INT64_MAX, &e.checkpoint, err));
     BL_TRY(bl_json_int(page, "trainable", 0, INT64_MAX, &e.trainable, err));

@@ -16,6 +16,7 @@ struct estimate {
     int count;
     int64_t worker;     /* bytes of one worker on its host at most */
     int64_t gpu;        /* and on its GPU; 0: it computes on the CPU */
+    int64_t gpu_needed; /* what it must have of those */
     int64_t gpu_total;  /* what the GPU has */
     int64_t checkpoint; /* bytes of one on disk */
     int64_t trainable;  /* numbers trained: Q-Former and projector */

@@ -220,8 +220,7 @@ int engine_do_compute(struct engine *e, const struct command *c, struct engine_e
     BL_ASSERT_CMP(c->batch->step, ==, (uint64_t)trainer_state(e->trainer)->step);
     event->kind = ENGINE_COMPUTED;
     event->slot = c->slot;
-    return c->batch->kind == BATCH_TRAIN ? train(e, c, event)
-                                         : validate(e, c->batch, event);
+    return c->batch->kind == BATCH_TRAIN ? train(e, c, event) : validate(e, c->batch, event);
 }
 
 int engine_do_apply(struct engine *e, const struct command *c, struct engine_event *event)

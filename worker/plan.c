@@ -56,7 +56,7 @@ struct plan {
     } lines[LINES_MAX];
     int count;
     int64_t trainable, checkpoint;
-    int64_t optional; /* of a GPU: what is taken only where there is room */
+    int64_t optional;  /* of a GPU: what is taken only where there is room */
     int64_t gpu_total; /* what the GPU has; 0: unknown, or there is none */
     enum place place;  /* of what the device allocates */
     const char *device;
@@ -223,6 +223,11 @@ static int64_t total(const struct plan *plan, enum place place)
     return sum;
 }
 
+static int64_t gpu_needed(const struct plan *plan)
+{
+    return total(plan, GPU) - plan->optional;
+}
+
 static void print_json(const struct plan *plan)
 {
     static const char *const places[] = {[HOST] = "host", [GPU] = "gpu"};
@@ -232,10 +237,10 @@ static void print_json(const struct plan *plan)
                                                "place", places[plan->lines[i].place], "bytes",
                                                (json_int_t)plan->lines[i].bytes));
     bl_autojson json_t *page = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "device", plan->device, "peak",
-        (json_int_t)total(plan, HOST), "gpu_peak", (json_int_t)total(plan, GPU), "gpu_total",
-        (json_int_t)plan->gpu_total, "trainable", (json_int_t)plan->trainable, "checkpoint",
-        (json_int_t)plan->checkpoint, "lines", lines);
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "device", plan->device, "peak",
+        (json_int_t)total(plan, HOST), "gpu_peak", (json_int_t)total(plan, GPU), "gpu_needed",
+        (json_int_t)gpu_needed(plan), "gpu_total", (json_int_t)plan->gpu_total, "trainable",
+        (json_int_t)plan->trainable, "checkpoint", (json_int_t)plan->checkpoint, "lines", lines);
     bl_autofree char *text = json_dumps(page, JSON_COMPACT);
     puts(text ? text : "{}");
 }
@@ -259,11 +264,10 @@ static void print_table(const struct plan *plan)
 /* A plan that does not fit the GPU at hand fails; what the host has is `check`'s to say. */
 static int judge(const struct plan *plan, struct bl_error *err)
 {
-    const int64_t wanted = total(plan, GPU) - plan->optional;
-    if (!plan->gpu_total || wanted <= plan->gpu_total)
+    if (!plan->gpu_total || gpu_needed(plan) <= plan->gpu_total)
         return 0;
-    bl_fail(err, BL_ENOMEM, "a worker needs up to %.1f GB of a GPU that has %.1f GB",
-            (double)wanted / 1e9, (double)plan->gpu_total / 1e9);
+    bl_fail(err, BL_ENOMEM, "a worker needs %.1f GB of a GPU that has %.1f GB",
+            (double)gpu_needed(plan) / 1e9, (double)plan->gpu_total / 1e9);
     return bl_error_remedy(err, "lower train.micro_batch, data.max_tokens or the Q-Former's size");
 }
 

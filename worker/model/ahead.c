@@ -21,8 +21,7 @@ struct ahead {
 static int run(struct ahead *a, const uint8_t *pixels, int64_t B, struct bl_error *err)
 {
     const struct hf_vision *vision = vision_config(a->vision);
-    const size_t bytes =
-        (size_t)(B * vision->image_size * vision->image_size * vision->channels);
+    const size_t bytes = (size_t)(B * vision->image_size * vision->image_size * vision->channels);
     void *device;
     BL_TRY(arena_reset(&a->arena, err));
     BL_TRY(arena_bytes(&a->arena, bytes, &device, err));
@@ -30,8 +29,8 @@ static int run(struct ahead *a, const uint8_t *pixels, int64_t B, struct bl_erro
         a->beside->copy_in(a->beside, device, pixels, bytes);
     else
         a->beside->zero(a->beside, device, bytes);
-    return vision_forward(a->vision, &a->arena, a->kept[a->next].features,
-                          a->kept[a->next].pooled, device, B, err);
+    return vision_forward(a->vision, &a->arena, a->kept[a->next].features, a->kept[a->next].pooled,
+                          device, B, err);
 }
 
 /* Twice, since an arena joins its chunks when it is taken from again. */
