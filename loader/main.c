@@ -89,7 +89,7 @@ static int wrong_usage(struct bl_error *err, const char *expected)
 
 static int command_load(int argc, char **argv, struct bl_error *err)
 {
-    struct path_map map = {0};
+    __attribute__((cleanup(path_map_release))) struct path_map map = {0};
     struct loader_options options = {.map = &map};
     int64_t threads = 0, capacity = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
@@ -119,9 +119,7 @@ static int command_load(int argc, char **argv, struct bl_error *err)
     options.patience_s = (unsigned)patience_s;
     options.grace_s = (unsigned)grace_s;
     options.insecure |= parent != 0; /* a coordinator that starts us was told already */
-    int rc = loader_run(&options, err);
-    path_map_release(&map);
-    return rc;
+    return loader_run(&options, err);
 }
 
 static int command_inspect(int argc, char **argv, struct bl_error *err)

@@ -40,7 +40,7 @@ static const char usage[] =
 
 static int command_train(int argc, char **argv, struct bl_error *err)
 {
-    struct path_map map = {0};
+    __attribute__((cleanup(path_map_release))) struct path_map map = {0};
     struct worker_options options = {.host = "127.0.0.1", .map = &map};
     int64_t threads = 0, parent = 0, patience_s = 60, grace_s = 0;
     int rest;
@@ -68,9 +68,7 @@ static int command_train(int argc, char **argv, struct bl_error *err)
     options.parent = (int)parent;
     options.patience_s = (unsigned)patience_s;
     options.grace_s = (unsigned)grace_s;
-    int rc = worker_run(&options, err);
-    path_map_release(&map);
-    return rc;
+    return worker_run(&options, err);
 }
 
 /* libgomp reads its wait policy when it is loaded, and its default, spinning, starves whatever shares the cores. */
