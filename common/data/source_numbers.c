@@ -96,8 +96,8 @@ int source_add_text_number(struct source *source, size_t i, const char *text, st
 const double *source_numbers(const struct source *source, uint64_t id)
 {
     static const double none[BL_CONFIG_LIST_MAX] = {[0 ... BL_CONFIG_LIST_MAX - 1] = NAN};
-    size_t end = (size_t)(id + 1) * source->number_count;
-    return end <= source->numbers_filled ? source->numbers + end - source->number_count : none;
+    const size_t count = source->number_count, first = (size_t)id * count;
+    return count && first + count <= source->numbers_filled ? source->numbers + first : none;
 }
 
 void source_numbers_digest(const struct source *source, struct bl_sha256 *hash)
