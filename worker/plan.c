@@ -43,7 +43,7 @@ enum { LINES_MAX = 16 };
 #define WIRE_BYTES INT64_C(13000000)
 /* A guess until it has been measured on a device: CUDA's context, the code of cuBLASLt and NCCL and its buffers. */
 #define CONTEXT_BYTES INT64_C(1000000000)
-#define PINNED_BYTES INT64_C(32 << 20) /* the ring of copies, CUDA_RING_PARTS of them */
+#define PINNED_BYTES INT64_C(32 << 20) /* a queue's ring of copies, CUDA_RING_PARTS of them */
 
 /* Where a line's memory is. On a CPU all of it is the host's. */
 enum place { HOST, GPU };
@@ -207,7 +207,8 @@ static int make_plan(struct plan *plan, const struct config *config, const char 
     BL_TRY(plan_trained(plan, *ops, config, &options, frozen, longest, err));
     if (plan->place == GPU) {
         add(plan, "CUDA and its libraries, a guess", opened + CONTEXT_BYTES);
-        add_to(plan, HOST, "copies on their way to the GPU", PINNED_BYTES);
+        add_to(plan, HOST, "copies on their way to the GPU",
+               (plan->optional ? 2 : 1) * PINNED_BYTES);
     }
     add_to(plan, HOST, "the process itself", resident());
     return 0;

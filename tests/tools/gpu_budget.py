@@ -64,12 +64,17 @@ def print_parts(normal, moe):
         tower = rows[0]["seconds"]
         print("\n%s: %.0f images/s, %.0f from cached features; %.3f TFLOP an image" % (
             name, IMAGES / whole, IMAGES / (whole - tower), sum(row["flop"] for row in rows) / IMAGES / 1e12))
-    return [(sum(r["seconds"] for r in rows), trained_backward(rows)) for rows in (normal, moe)]
+    return [(sum(r["seconds"] for r in rows), trained_backward(rows), seconds_of(rows, "vision tower"), seconds_of(rows, "optimizer"))
+            for rows in (normal, moe)]
+
+
+def seconds_of(rows, *parts):
+    return sum(row["seconds"] for row in rows if row["part"] in parts)
 
 
 def trained_backward(rows):
     """Seconds in which gradients become ready, two thirds of what is trained: the backward pass of Q-Former and projector."""
-    return sum(row["seconds"] for row in rows if row["part"] in ("Q-Former", "projector")) * 2 / 3
+    return seconds_of(rows, "Q-Former", "projector") * 2 / 3
 
 
 def all_reduce(gpus, parameters, moved, rate):
@@ -85,8 +90,24 @@ def step(seconds, backward, reduce, parameters, micro_batches):
     return micro_batches * seconds + max(reduce - backward, last)
 
 
+def print_ahead(times, parameters):
+    """While the all-reduce is on the wire and the optimizer waits for memory, tensor cores are free for the tower."""
+    print("\n| | GPUs | " + " | ".join(network for network, _ in NETWORKS) + " |\n| --- | --- |" + " --- |" * len(NETWORKS))
+    for name, (seconds, backward, tower, optimizer), trained in zip(("normal", "moe"), times, parameters):
+        for gpus in (1, 8, 16, 512):
+            cells = []
+            for network, rate in NETWORKS:
+                if (gpus > 8) == (network == NETWORKS[0][0]):
+                    cells.append("-")
+                    continue
+                t = step(seconds, backward, all_reduce(gpus, trained, 4 + 4, rate), trained, 1)
+                saved = min(tower, t - seconds + optimizer)
+                cells.append("%.0f -> %.0f ms" % (1e3 * t, 1e3 * (t - saved)))
+            print("| %s | %d | %s |" % (name, gpus, " | ".join(cells)))
+
+
 def print_scaling(times, parameters):
-    for name, (seconds, backward), trained in zip(("normal", "moe"), times, parameters):
+    for name, (seconds, backward, _, _), trained in zip(("normal", "moe"), times, parameters):
         for moved, what in ((4 + 4, "f32 sums"), (8 + 4, "int64 sums gathered as f32, `train.reproducible`")):
             print("\n**%s, %s**: %.2f GB a step; one GPU %.0f ms, %.0f images/s.\n" % (name, what, trained * moved / 1e9, 1e3 * seconds,
                                                                                       IMAGES / seconds))
@@ -116,6 +137,7 @@ def main():
     times = print_parts(normal, moe)
     print("\nnormal: %s; moe: %s" % (chosen, moe_chosen))
     print_scaling(times, (normal_count, moe_count))
+    print_ahead(times, (normal_count, moe_count))
 
 
 main()
