@@ -23,7 +23,8 @@ static void check_gpu(struct check *c)
     const struct estimate *e = &c->estimate;
     if (e->gpu_needed > e->gpu_total && e->gpu_total)
         check_wrong(c, "memory", "train.micro_batch",
-                    "lower it, or max_tokens or the Q-Former's size, or use a GPU with more memory",
+                    "lower it, or max_tokens or the Q-Former's size, set train.recompute, or use a "
+                    "GPU with more memory",
                     "a worker needs %s of its GPU, which has %s", check_size_text(e->gpu_needed),
                     check_size_text(e->gpu_total));
     else
@@ -41,7 +42,8 @@ static void check_host(struct check *c)
              check_size_text(e->worker), e->gpu ? " of its host" : "", (double)e->trainable / 1e6);
     if (total && e->worker > total)
         check_wrong(c, "memory", "train.micro_batch",
-                    "lower it, or max_tokens or the Q-Former's size, or use a larger machine",
+                    "lower it, or max_tokens or the Q-Former's size, set train.recompute, or use a "
+                    "larger machine",
                     "%s; this machine has %s", text, check_size_text(total));
     else if (total && e->worker > available)
         check_warning(c, "memory", "%s; %s are free here now", text, check_size_text(available));

@@ -15,6 +15,7 @@ struct captioner_options options_captioner(const struct config *c, int32_t bos_i
                                              [CONFIG_BOS_NONE] = CAPTIONER_BOS_NONE};
     return (struct captioner_options){
         .vision = c->vision.path,
+        .recompute = c->train.recompute,
         .images_alone = c->train.reproducible,
         .llm = c->llm.path,
         .width = c->qformer.width,

@@ -269,7 +269,9 @@ static int judge(const struct plan *plan, struct bl_error *err)
         return 0;
     bl_fail(err, BL_ENOMEM, "a worker needs %.1f GB of a GPU that has %.1f GB",
             (double)gpu_needed(plan) / 1e9, (double)plan->gpu_total / 1e9);
-    return bl_error_remedy(err, "lower train.micro_batch, data.max_tokens or the Q-Former's size");
+    return bl_error_remedy(
+        err,
+        "lower train.micro_batch, data.max_tokens or the Q-Former's size, or set train.recompute");
 }
 
 int command_plan(int argc, char **argv, struct bl_error *err)

@@ -141,6 +141,7 @@ struct config_train {
     int64_t global_batch;
     int64_t micro_batch; /* under reproducible it equals grain */
     int64_t grain;
+    bool recompute;
     bool reproducible;
     double lr;
     int64_t warmup_steps;

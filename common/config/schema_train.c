@@ -17,6 +17,8 @@ static const struct config_key keys[] = {
         "Samples of one optimizer step, on however many workers."),
     INT("train.micro_batch", train.micro_batch, 1, BL_MICRO_BATCH_SLOTS_MAX, "samples", "auto",
         "Samples that go through the model at once. auto: grain where that is given, else 8, or the global batch where that is smaller.", AUTO, FREE),
+    BOOL("train.recompute", train.recompute, "false",
+        "Of each block of Q-Former and language model only the input is kept for the backward pass, which computes the rest again: less memory, more time, the same weights to the last bit.", FREE),
     INT("train.grain", train.grain, 1, BL_MICRO_BATCH_SLOTS_MAX, "samples", "auto",
         "Under reproducible, the unit in which gradients are rounded and added; a micro-batch is one grain. auto: the micro-batch.", AUTO),
     BOOL("train.reproducible", train.reproducible, "false",

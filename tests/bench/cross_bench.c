@@ -108,7 +108,7 @@ static double step(struct rig *rig, const struct shape *shape)
     must(arena_act(&rig->arena, shape->B * shape->qformer.queries * shape->qformer.out_width, &y,
                    &err),
          &err);
-    must(qformer_forward(rig->qformer, &rig->arena, y, rig->features, shape->B, &dropout, true,
+    must(qformer_forward(rig->qformer, &rig->arena, y, rig->features, shape->B, &dropout, SAVE_ALL,
                          &err),
          &err);
     must(qformer_backward(rig->qformer, &rig->arena, rig->d_y, &dropout, ready, NULL, &err), &err);

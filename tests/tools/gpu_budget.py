@@ -18,6 +18,7 @@ from random_models import MISSION_LLM, MISSION_VISION, llm_shapes, vision_shapes
 
 TFLOPS, TBYTES = 798, 3.0  # an H100's bf16 product of 8192^3, and a copy counted in both directions
 IMAGES, TOKENS = 32, 45
+PARTS = ("vision tower", "Q-Former", "projector", "language model", "optimizer")
 BUCKET = 8 << 20  # elements, worker/trainer.c
 LATENCY = 8e-6  # seconds from one GPU to another, a message of nothing
 # bytes/s that a ring over all GPUs moves: within a host of 8, and out of a host of 8
@@ -40,11 +41,11 @@ def write_folder(folder, config, shapes):
         f.truncate(8 + len(text) + end)
 
 
-def count(build, place, projector):
+def count(build, place, projector, recompute=False):
     path = os.path.join(place, projector + ".yaml")
     with open(path, "w") as f:
         f.write("run_dir: run\ndata: {source: data}\nvision: {path: vision}\nllm: {path: llm}\nprojector: {kind: %s}\n"
-                "train: {steps: 1, global_batch: 32, micro_batch: 32}\n" % projector)
+                "train: {steps: 1, global_batch: 32, micro_batch: 32, recompute: %s}\n" % (projector, str(recompute).lower()))
     command = [os.path.join(build, "tests/tools/step_count"), path, str(IMAGES), str(TOKENS), str(TFLOPS), str(TBYTES)]
     rows = [json.loads(line) for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()]
     chosen = "%d classes of products, their algorithms found in %.2f s" % (rows[-1]["classes"], rows[-1]["choosing_s"])
@@ -134,7 +135,9 @@ def main():
             shutil.copy(os.path.join(ROOT, "deploy/demo/models/llm", name), os.path.join(place, "llm"))
         normal, normal_count, chosen = count(build, place, "normal")
         moe, moe_count, moe_chosen = count(build, place, "moe")
+        again = count(build, place, "normal", recompute=True)[0]
     times = print_parts(normal, moe)
+    print("\nnormal, train.recompute: %.1f ms, %.2f TFLOP" % (1e3 * seconds_of(again, *PARTS), sum(row["flop"] for row in again) / 1e12))
     print("\nnormal: %s; moe: %s" % (chosen, moe_chosen))
     print_scaling(times, (normal_count, moe_count))
     print_ahead(times, (normal_count, moe_count))

@@ -104,7 +104,7 @@ static int dump_forward(struct captioner *c, const struct micro_batch *mb, struc
     rows.kept = R;
     BL_TRY(arena_i32_from(arena, host_rows, R, &rows.keep, err));
     BL_TRY(captioner_inputs(c, x, &layout, y, err));
-    BL_TRY(llm_forward(c->llm, arena, all, x, &rows, NULL, false, err));
+    BL_TRY(llm_forward(c->llm, arena, all, x, &rows, NULL, SAVE_NOTHING, err));
     c->ops->gather_rows(c->ops, kept, all, layout.rows.keep, labels, D);
     BL_TRY(llm_logits(c->llm, arena, logits, kept, labels, err));
     BL_TRY(add_act(out, c, "logits", logits, 2, (int64_t[]){labels, V}, err));

@@ -35,6 +35,7 @@ static int read_options(const json_t *json, struct captioner_options *ret, struc
     BL_TRY(bl_json_int(json, "heads", 1, 1 << 20, &o.heads, err));
     BL_TRY(bl_json_int(json, "experts", 1, 1 << 20, &o.experts, err));
     BL_TRY(bl_json_float(json, "dropout", 0, 1, &o.dropout, err));
+    BL_TRY(bl_json_bool(json, "recompute", &o.recompute, err));
     o.projector_dropout = o.dropout;
     BL_TRY(bl_json_int(json, "bos_id", -1, 1 << 30, &bos_id, err));
     BL_TRY(

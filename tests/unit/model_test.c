@@ -189,7 +189,7 @@ static void check_forward(enum captioner_projector projector)
     assert_ok(arena_act(arena, layout.labels * D, &h, &err), err);
     assert_ok(arena_act(arena, layout.labels * w.c->llm_config.vocabulary, &logits, &err), err);
     assert_ok(captioner_inputs(w.c, x, &layout, y, &err), err);
-    assert_ok(llm_forward(w.c->llm, arena, h, x, &layout.rows, NULL, false, &err), err);
+    assert_ok(llm_forward(w.c->llm, arena, h, x, &layout.rows, NULL, SAVE_NOTHING, &err), err);
     assert_ok(llm_logits(w.c->llm, arena, logits, h, layout.labels, &err), err);
     assert_golden_act(&w, "logits", logits, 1e-5);
 }
@@ -1179,6 +1179,27 @@ static void folded_cross_attention_gives_the_gradients_of_the_plain_one(void **s
     }
 }
 
+/* With dropout, in micro-batches of which one is void; and less memory is taken for it. */
+static void blocks_that_are_computed_again_give_the_same_bits(void **state)
+{
+    static const int cuts[] = {0, 2, 2, IMAGES};
+    static const struct captioner_pass dropping = {.seed = 5, .step = 3, .dropout = true};
+    for (int projector = CAPTIONER_NORMAL; projector <= CAPTIONER_MOE; projector++) {
+        char vision[512], llm[512];
+        struct captioner_options options = golden_options(projector, vision, llm);
+        options.dropout = options.projector_dropout = 0.25f;
+        AUTO_WORLD kept = world_open_with(&options, 1);
+        options.recompute = true;
+        AUTO_WORLD again = world_open_with(&options, 1);
+        struct captioner_sums sums;
+        bl_autofree float *expected = gradients(&kept, cuts, 4, &dropping, &sums);
+        bl_autofree float *found = gradients(&again, cuts, 4, &dropping, &sums);
+        const size_t bytes = (size_t)captioner_params(kept.c)->count * sizeof *found;
+        assert_memory_equal(found, expected, bytes);
+        assert_true(captioner_micro_batch_bytes(again.c) < captioner_micro_batch_bytes(kept.c));
+    }
+}
+
 static void heads_wider_than_the_device_takes_are_refused_by_key(void **state)
 {
     static const struct {
@@ -1218,6 +1239,7 @@ static void heads_wider_than_the_device_takes_are_refused_by_key(void **state)
 
 UNIT_MAIN(cmocka_unit_test(heads_wider_than_the_device_takes_are_refused_by_key),
           cmocka_unit_test(folded_cross_attention_gives_the_gradients_of_the_plain_one),
+          IN_BOTH_FORMS(blocks_that_are_computed_again_give_the_same_bits),
           IN_BOTH_FORMS(features_queries_and_logits_equal_the_reference),
           IN_BOTH_FORMS(scores_equal_the_reference_and_follow_a_shuffle_of_the_images),
           IN_BOTH_FORMS(gradients_of_every_tensor_equal_autograd),

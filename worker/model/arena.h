@@ -17,6 +17,13 @@ struct arena_chunk {
     size_t size;
 };
 
+/* What of a forward pass through blocks stays in the arena for the backward pass. */
+enum saving {
+    SAVE_NOTHING, /* none follows */
+    SAVE_ALL,
+    SAVE_INPUTS, /* of each block: backward computes all but the last again (Chen et al., "Training deep nets with sublinear memory cost", 2016) */
+};
+
 /* Zero-initialise and set ops. */
 struct arena {
     struct ops *ops;

@@ -508,7 +508,8 @@ int captioner_project(struct captioner *c, const struct images *images, act *y, 
     struct arena_mark mark = arena_mark(&c->arena);
     act *queries;
     BL_TRY(arena_act(&c->arena, B * c->options.queries * c->llm_config.hidden, &queries, err));
-    BL_TRY(qformer_forward(c->qformer, &c->arena, queries, images->features, B, NULL, false, err));
+    BL_TRY(qformer_forward(c->qformer, &c->arena, queries, images->features, B, NULL, SAVE_NOTHING,
+                           err));
     BL_TRY(projector_forward(c->projector, &c->arena, y, queries, w, B, NULL, false, err));
     arena_release(&c->arena, mark);
     if (ret_w)

@@ -48,6 +48,8 @@ struct captioner_options {
     enum captioner_bos bos;
     int32_t bos_id; /* -1: the tokenizer adds none, so bos is as good as none */
     enum captioner_cross cross;
+    bool
+        recompute; /* blocks of the Q-Former and the LLM keep their inputs alone for backward, which computes the rest again */
     bool images_alone;  /* an image's features do not depend on the images that it comes with */
     bool features_only; /* the tower's weights are not loaded: micro-batches have features */
 };

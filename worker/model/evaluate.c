@@ -47,7 +47,7 @@ static int score_texts(struct captioner *c, const struct layout *layout, const a
     BL_TRY(arena_f32(arena, layout->labels, &nll, err));
     BL_TRY(arena_bytes(arena, (size_t)layout->labels, &correct, err));
     BL_TRY(captioner_inputs(c, x, layout, y, err));
-    BL_TRY(llm_forward(c->llm, arena, h, x, &layout->rows, NULL, false, err));
+    BL_TRY(llm_forward(c->llm, arena, h, x, &layout->rows, NULL, SAVE_NOTHING, err));
     BL_TRY(llm_loss(c->llm, arena, nll, correct, NULL, h, layout->label_ids, layout->labels, err));
     BL_TRY(collect(c, layout, nll, correct, scores, err));
     arena_release(arena, mark);
@@ -118,7 +118,8 @@ int captioner_attention(struct captioner *c, const struct micro_batch *mb, float
     float *device;
     BL_TRY(captioner_images(c, mb, NULL, &images, err));
     BL_TRY(arena_act(arena, rows * c->llm_config.hidden, &queries, err));
-    BL_TRY(qformer_forward(c->qformer, arena, queries, images.features, mb->B, NULL, true, err));
+    BL_TRY(qformer_forward(c->qformer, arena, queries, images.features, mb->B, NULL, SAVE_INPUTS,
+                           err));
     BL_TRY(arena_f32(arena, rows * N, &device, err));
     BL_TRY(qformer_attention(c->qformer, device, err));
     bl_autofree float *host = malloc((size_t)(rows * N + 1) * sizeof *host);

@@ -149,7 +149,7 @@ static int run(const struct decoder *decoder, act *x, const struct llm_rows *row
     struct captioner *c = decoder->c;
     struct ops *ops = c->ops;
     const int64_t n = rows->sequences.S, V = c->llm_config.vocabulary, k = decoder->k;
-    BL_TRY(llm_forward(c->llm, &c->arena, out->h, x, rows, cache, false, err));
+    BL_TRY(llm_forward(c->llm, &c->arena, out->h, x, rows, cache, SAVE_NOTHING, err));
     BL_TRY(llm_logits(c->llm, &c->arena, out->logits, out->h, n, err));
     double *log_sum = out->wanted;
     float *likeliest = (float *)(log_sum + n);

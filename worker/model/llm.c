@@ -38,8 +38,10 @@ struct llm {
     struct llm_layer *layers;
     struct frozen_norm final;
     int64_t qkv_width, q_width,
-        kv_width;                  /* of a packed row, of its queries, of its keys (or values) */
-    struct llm_layer_saved *saved; /* (layers) of the last forward that saved */
+        kv_width; /* of a packed row, of its queries, of its keys (or values) */
+    struct llm_layer_saved
+        *saved; /* (layers) of the last forward that saved; SAVE_INPUTS: all share what is not x */
+    enum saving saving;
 };
 
 /* -- opening -- */
@@ -259,7 +261,7 @@ static int attend(const struct llm *llm, struct arena *arena, const struct llm_l
     return 0;
 }
 
-/* y (kept, D) from s->x (R, D); keep NULL: all rows. */
+/* y (kept, D) from s->x (R, D), or only what is saved where y is NULL; keep NULL: all rows. */
 static int layer_forward(const struct llm *llm, struct arena *arena, int64_t index, act *y,
                          const struct llm_layer_saved *s, const struct llm_rows *rows,
                          const struct llm_cache *cache, const int32_t *keep, struct bl_error *err)
@@ -289,8 +291,10 @@ static int layer_forward(const struct llm *llm, struct arena *arena, int64_t ind
     frozen_add(ops, &layer->o, s->x1, x, out, kept);
     frozen_norm_forward(ops, &layer->norm2, a, s->norm2, s->x1, kept);
     frozen_forward(ops, &layer->gate_up, s->gate_up, a, kept, OPS_NONE);
-    ops->swiglu_forward(ops, h, s->gate_up, kept, I);
-    frozen_add(ops, &layer->down, y, s->x1, h, kept);
+    if (y) {
+        ops->swiglu_forward(ops, h, s->gate_up, kept, I);
+        frozen_add(ops, &layer->down, y, s->x1, h, kept);
+    }
     arena_release(arena, mark);
     return 0;
 }
@@ -353,37 +357,46 @@ void llm_embed(const struct llm *llm, act *y, const int32_t *ids, int64_t R)
 /* Each layer's output is the next one's x: a buffer of its own when saved, else in place. The last
  * one gives y. */
 int llm_forward(struct llm *llm, struct arena *arena, act *y, act *x, const struct llm_rows *rows,
-                const struct llm_cache *cache, bool save, struct bl_error *err)
+                const struct llm_cache *cache, enum saving saving, struct bl_error *err)
 {
-    int64_t layers = llm->config.layers;
+    const int64_t layers = llm->config.layers;
     struct arena_mark mark = arena_mark(arena);
     struct llm_layer_saved shared = {0};
-    if (!save)
-        BL_TRY(take_buffers(llm, arena, rows, bl_max(rows->R, rows->kept), false, &shared, err));
+    if (saving != SAVE_ALL)
+        BL_TRY(take_buffers(llm, arena, rows, bl_max(rows->R, rows->kept), saving == SAVE_INPUTS,
+                            &shared, err));
     for (int64_t i = 0; i < layers; i++) {
-        bool last = i == layers - 1;
-        struct llm_layer_saved *s = save ? &llm->saved[i] : &shared;
-        if (save)
-            BL_TRY(take_buffers(llm, arena, rows, last ? rows->kept : rows->R, true, s, err));
-        s->x = x;
-        if (save && !last)
-            BL_TRY(arena_act(arena, rows->R * llm->config.hidden, &x, err));
-        BL_TRY(layer_forward(llm, arena, i, last ? y : x, s, rows, cache, last ? rows->keep : NULL,
+        const bool last = i == layers - 1;
+        struct llm_layer_saved s = shared;
+        if (saving == SAVE_ALL)
+            BL_TRY(take_buffers(llm, arena, rows, last ? rows->kept : rows->R, true, &s, err));
+        s.x = x;
+        if (saving != SAVE_NOTHING) {
+            llm->saved[i] = s;
+            if (!last)
+                BL_TRY(arena_act(arena, rows->R * llm->config.hidden, &x, err));
+        }
+        BL_TRY(layer_forward(llm, arena, i, last ? y : x, &s, rows, cache, last ? rows->keep : NULL,
                              err));
     }
-    if (!save)
+    if (saving == SAVE_NOTHING)
         arena_release(arena, mark);
+    else
+        llm->saving = saving;
     return 0;
 }
 
 int llm_backward(const struct llm *llm, struct arena *arena, act *d_x, act *d_y,
                  const struct llm_rows *rows, struct bl_error *err)
 {
-    int64_t layers = llm->config.layers;
-    BL_TRY(layer_backward(llm, arena, layers - 1, d_x, d_y, &llm->saved[layers - 1], rows,
-                          rows->keep, err));
-    for (int64_t i = layers - 2; i >= 0; i--)
-        BL_TRY(layer_backward(llm, arena, i, d_x, d_x, &llm->saved[i], rows, NULL, err));
+    const int64_t last = llm->config.layers - 1;
+    BL_TRY(layer_backward(llm, arena, last, d_x, d_y, &llm->saved[last], rows, rows->keep, err));
+    for (int64_t i = last - 1; i >= 0; i--) {
+        const struct llm_layer_saved *s = &llm->saved[i];
+        if (llm->saving == SAVE_INPUTS)
+            BL_TRY(layer_forward(llm, arena, i, NULL, s, rows, NULL, NULL, err));
+        BL_TRY(layer_backward(llm, arena, i, d_x, d_x, s, rows, NULL, err));
+    }
     return 0;
 }
 

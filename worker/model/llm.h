@@ -46,10 +46,10 @@ void llm_embed(const struct llm *llm, act *y, const int32_t *ids, int64_t R);
 
 /* y (kept, d) = last hidden state before the final norm, of the kept rows. x (R, d) is overwritten.
  * cache: NULL, or attention goes over it, after this call's keys and values were written to it.
- * save: what llm_backward needs stays in the arena until the caller releases it, and the llm
+ * saving: what llm_backward needs stays in the arena until the caller releases it, and the llm
  * remembers where. */
 int llm_forward(struct llm *llm, struct arena *arena, act *y, act *x, const struct llm_rows *rows,
-                const struct llm_cache *cache, bool save, struct bl_error *err);
+                const struct llm_cache *cache, enum saving saving, struct bl_error *err);
 /* d_x (R, d) = gradient of the input of the last forward that saved, from d_y (kept, d), which is
  * overwritten. */
 int llm_backward(const struct llm *llm, struct arena *arena, act *d_x, act *d_y,

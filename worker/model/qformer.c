@@ -45,7 +45,8 @@ struct qformer {
     int64_t head_end, end; /* offsets behind final_ln, and behind query */
 
     /* Of the last forward that saved. */
-    struct block_saved *saved; /* (layers) */
+    struct block_saved *saved; /* (layers); SAVE_INPUTS: all share what is not q0 */
+    enum saving saving;
     int64_t B;
     struct sequences queries;
     const act *features;
@@ -185,7 +186,7 @@ static struct ops_attention self_attention(const struct qformer *qformer,
     return a;
 }
 
-/* q (B*K, d) = the block's output from s->q0 */
+/* q (B*K, d) = the block's output from s->q0; NULL: only what is saved */
 static int block_forward(struct qformer *qformer, struct arena *arena, int64_t index, act *q,
                          const struct block_saved *s, const struct ops_dropout *dropout,
                          struct bl_error *err)
@@ -214,6 +215,8 @@ static int block_forward(struct qformer *qformer, struct arena *arena, int64_t i
 
     norm_forward(p, &block->ln3, s->a3, s->norm3, s->q2, R);
     linear_forward(p, &block->mlp0, s->hidden, s->pre, s->a3, R, OPS_GELU_ERF);
+    if (!q)
+        return 0;
     linear_forward(p, &block->mlp2, q, NULL, s->hidden, R, OPS_NONE);
     const struct ops_dropout *mlp = dropout_at(qformer, dropout, index, SITE_MLP, &copy);
     if (mlp)
@@ -276,7 +279,8 @@ static int block_backward(struct qformer *qformer, struct arena *arena, int64_t 
 /* -- the whole -- */
 
 int qformer_forward(struct qformer *qformer, struct arena *arena, act *y, const act *features,
-                    int64_t B, const struct ops_dropout *dropout, bool save, struct bl_error *err)
+                    int64_t B, const struct ops_dropout *dropout, enum saving saving,
+                    struct bl_error *err)
 {
     const struct params *p = qformer->params;
     const struct qformer_shape *shape = &qformer->shape;
@@ -292,17 +296,19 @@ int qformer_forward(struct qformer *qformer, struct arena *arena, act *y, const 
     act *q;
     BL_TRY(arena_act(arena, B * K * d, &q, err));
     p->ops->broadcast_rows(p->ops, q, p->view.values + qformer->query, B, K, d, false);
-    struct block_saved shared;
-    if (!save)
+    struct block_saved shared = {0};
+    if (saving != SAVE_ALL)
         BL_TRY(take_buffers(qformer, arena, B, &shared, err));
     for (int64_t i = 0; i < shape->layers; i++) {
-        struct block_saved *s = save ? &qformer->saved[i] : &shared;
-        if (save)
-            BL_TRY(take_buffers(qformer, arena, B, s, err));
-        s->q0 = q;
-        if (save)
+        struct block_saved s = shared;
+        if (saving == SAVE_ALL)
+            BL_TRY(take_buffers(qformer, arena, B, &s, err));
+        s.q0 = q;
+        if (saving != SAVE_NOTHING) {
+            qformer->saved[i] = s;
             BL_TRY(arena_act(arena, B * K * d, &q, err));
-        BL_TRY(block_forward(qformer, arena, i, q, s, dropout, err));
+        }
+        BL_TRY(block_forward(qformer, arena, i, q, &s, dropout, err));
     }
     qformer->q = q;
     act *normed = y;
@@ -314,8 +320,10 @@ int qformer_forward(struct qformer *qformer, struct arena *arena, act *y, const 
     norm_forward(p, &qformer->final_ln, normed, qformer->norm_final, q, B * K);
     if (projected)
         linear_forward(p, &qformer->out_proj, y, NULL, normed, B * K, OPS_NONE);
-    if (!save)
+    if (saving == SAVE_NOTHING)
         arena_release(arena, mark);
+    else
+        qformer->saving = saving;
     return 0;
 }
 
@@ -339,6 +347,8 @@ int qformer_backward(struct qformer *qformer, struct arena *arena, const act *d_
     ready(ctx, qformer->head_end);
     BL_TRY(qformer->cross.form->begin_backward(&qformer->cross, arena, err));
     for (int64_t i = shape->layers - 1; i >= 0; i--) {
+        if (qformer->saving == SAVE_INPUTS && i < shape->layers - 1)
+            BL_TRY(block_forward(qformer, arena, i, NULL, &qformer->saved[i], dropout, err));
         BL_TRY(block_backward(qformer, arena, i, d_q, d_v, i < shape->layers - 1, dropout, err));
         ready(ctx, qformer->blocks[i].end);
     }

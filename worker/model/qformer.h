@@ -23,10 +23,11 @@ int qformer_open(struct params *params, const struct qformer_shape *shape, struc
 void qformer_free(struct qformer **qformer);
 
 /* y (B*K, d) from features (B*N, d_v). dropout: NULL for none, else p and site are filled in here.
- * save: what backward needs (features included) stays in the arena, and the qformer remembers
+ * saving: what backward needs (features included) stays in the arena, and the qformer remembers
  * where. */
 int qformer_forward(struct qformer *qformer, struct arena *arena, act *y, const act *features,
-                    int64_t B, const struct ops_dropout *dropout, bool save, struct bl_error *err);
+                    int64_t B, const struct ops_dropout *dropout, enum saving saving,
+                    struct bl_error *err);
 /* Gradients of all tensors += from d_y (B*K, d) of the last forward that saved. ready is told the
  * offset below which this micro-batch's gradients are final, several times. */
 int qformer_backward(struct qformer *qformer, struct arena *arena, const act *d_y,

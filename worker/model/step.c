@@ -107,6 +107,11 @@ void captioner_step_begin(struct captioner *c)
 
 /* -- forward and backward -- */
 
+static enum saving saving(const struct captioner *c)
+{
+    return c->options.recompute ? SAVE_INPUTS : SAVE_ALL;
+}
+
 /* Which gradients are final so far. */
 struct progress {
     const struct captioner_pass *pass;
@@ -152,7 +157,7 @@ static int language_pass(struct captioner *c, const struct layout *layout, float
     BL_TRY(arena_act(arena, layout->labels * D, &h, err));
     BL_TRY(arena_act(arena, layout->labels * D, &d_h, err));
     BL_TRY(captioner_inputs(c, x, layout, y, err));
-    BL_TRY(llm_forward(c->llm, arena, h, x, &layout->rows, NULL, true, err));
+    BL_TRY(llm_forward(c->llm, arena, h, x, &layout->rows, NULL, saving(c), err));
     BL_TRY(llm_loss(c->llm, arena, nll, NULL, d_h, h, layout->label_ids, layout->labels, err));
     BL_TRY(arena_act(arena, R * D, &d_x, err));
     BL_TRY(llm_backward(c->llm, arena, d_x, d_h, &layout->rows, err));
@@ -187,7 +192,8 @@ int captioner_forward_backward(struct captioner *c, const struct micro_batch *mb
     BL_TRY(arena_act(arena, rows * D, &d_y, err));
     BL_TRY(arena_act(arena, rows * D, &d_queries, err));
 
-    BL_TRY(qformer_forward(c->qformer, arena, queries, images.features, mb->B, dropout, true, err));
+    BL_TRY(qformer_forward(c->qformer, arena, queries, images.features, mb->B, dropout, saving(c),
+                           err));
     if (captioner_is_moe(c))
         BL_TRY(
             projector_route(c->projector, arena, routed.w, routed.lse, routed.vectors, mb->B, err));
