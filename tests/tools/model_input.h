@@ -3,7 +3,7 @@
  * OPTIONS.json        vision, llm, weights (folders; without weights they are left to the caller), dropout,
  *                     projector normal|moe, experts, routing pooled|mean|first, width,
  *                     queries, layers, heads, bos first|after_image|none, bos_id, precision f32|bf16, device (cpu), threads, max_new,
- *                     beams, cross fewer|plain|folded (form of cross-attention)
+ *                     beams, cross fewer|plain|folded (form of cross-attention), recompute
  * INPUT.safetensors   pixels (B,S,S,3) U8; ids, ids_start (B+1) I32, labels U8: the texts of all images together;
  *                     prompt, prompt_start: what captions begin with; positions (B) I32 */
 #pragma once
