@@ -138,7 +138,7 @@ int checkpoint_write(const struct captioner_params *params, const struct trainer
  */
 
 static int read_tensor(const struct captioner_params *params, struct ops *ops, const char *folder,
-                       const char *tensor, float *device, struct bl_error *err)
+                       const char *tensor, dev_f32 *device, struct bl_error *err)
 {
     for (int file = 0; file < FILES; file++) {
         char name[64], path[4096];
@@ -198,7 +198,7 @@ int checkpoint_read(const struct captioner_params *params, struct ops *ops, stru
 }
 
 int checkpoint_read_weights(const struct captioner_params *params, struct ops *ops,
-                            const char *folder, float *values, struct bl_error *err)
+                            const char *folder, dev_f32 *values, struct bl_error *err)
 {
     struct checkpoint_state state;
     BL_TRY(checkpoint_state_read(folder, &state, err));

@@ -23,4 +23,4 @@ int checkpoint_read(const struct captioner_params *params, struct ops *ops, stru
 /* The weights alone, verified, into a flat buffer on the device: what train.init_from takes. The
  * folder need not hold anything else. */
 int checkpoint_read_weights(const struct captioner_params *params, struct ops *ops,
-                            const char *folder, float *values, struct bl_error *err);
+                            const char *folder, dev_f32 *values, struct bl_error *err);

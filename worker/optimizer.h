@@ -32,7 +32,7 @@ struct optimizer {
     struct state_tensor tensors[OPTIMIZER_TENSORS_MAX];
     /* values, each of tensors and grads: device (count), values and tensors changed in place. Gaps between tensors hold zeros in
      * all of them, and must go on doing so. */
-    void (*update)(struct ops *ops, float *values, float *const *tensors, const float *grads,
+    void (*update)(struct ops *ops, dev_f32 *values, dev_f32 *const *tensors, const dev_f32 *grads,
                    int64_t count, const struct optimizer_update *update);
 };
 

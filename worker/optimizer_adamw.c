@@ -1,7 +1,7 @@
 /* worker/optimizer_adamw.c - AdamW (docs/recipe.md, Optimizer): two moments. */
 #include "worker/optimizer.h"
 
-static void update(struct ops *ops, float *values, float *const *tensors, const float *grads,
+static void update(struct ops *ops, dev_f32 *values, dev_f32 *const *tensors, const dev_f32 *grads,
                    int64_t count, const struct optimizer_update *u)
 {
     const struct ops_adamw adamw = {.lr = u->rate,

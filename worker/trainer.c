@@ -44,16 +44,16 @@ struct trainer {
     const struct optimizer *optimizer;
     int tensor_count;
     struct trainer_tensor tensors[TRAINER_TENSORS_MAX]; /* weights, optimizer's, average */
-    float *ema;                                         /* the last of them; NULL when off */
+    dev_f32 *ema;                                       /* the last of them; NULL when off */
     float *host[TRAINER_TENSORS_MAX]; /* copies of a snapshot; NULL: not made yet, or no need */
     bool touched;                     /* since they were allocated, which leaves zeros */
     /* reproducible: fixed-point sums (count) and, behind them, the number of bad router gradients,
      * so that one all-reduce carries both; elsewhere NULL. */
-    int64_t *fixed;
-    int64_t *bad;                 /* device (1): gradients that do not fit the fixed-point range */
-    double *norm;                 /* device (2): ops grad_norm */
-    int64_t *sums;                /* device (SUM_COUNT) */
-    struct trainer_state *shared; /* device: the state on its way to other ranks */
+    dev_i64 *fixed;
+    dev_i64 *bad;     /* (1): gradients that do not fit the fixed-point range */
+    dev_f64 *norm;    /* (2): ops grad_norm */
+    dev_i64 *sums;    /* (SUM_COUNT) */
+    dev_void *shared; /* a struct trainer_state: the state on its way to other ranks */
 
     /* the step under way */
     int64_t groups_done, reduced; /* gradients [0, reduced) are with the communicator */
@@ -64,7 +64,7 @@ struct trainer {
 static int add_tensor(struct trainer *t, struct state_tensor is, struct bl_error *err)
 {
     struct trainer_tensor *tensor = &t->tensors[t->tensor_count];
-    void *data;
+    dev_void *data;
     BL_TRY(ops_alloc_zero(t->ops, (size_t)t->params->count * sizeof(float), &data, err));
     *tensor = (struct trainer_tensor){is, data};
     t->tensor_count++;
@@ -97,12 +97,12 @@ int trainer_open(struct ops *ops, struct captioner *captioner,
     BL_TRY(open_state(t, err));
     if (options->reproducible) {
         size_t bytes = (size_t)(t->params->count + 1) * sizeof(int64_t);
-        BL_TRY(ops->alloc(ops, bytes, (void **)&t->fixed, err));
+        BL_TRY(ops->alloc(ops, bytes, (dev_void **)&t->fixed, err));
     }
-    BL_TRY(ops->alloc(ops, sizeof *t->bad, (void **)&t->bad, err));
-    BL_TRY(ops->alloc(ops, 2 * sizeof *t->norm, (void **)&t->norm, err));
-    BL_TRY(ops->alloc(ops, SUM_COUNT * sizeof *t->sums, (void **)&t->sums, err));
-    BL_TRY(ops->alloc(ops, sizeof *t->shared, (void **)&t->shared, err));
+    BL_TRY(ops->alloc(ops, sizeof *t->bad, (dev_void **)&t->bad, err));
+    BL_TRY(ops->alloc(ops, 2 * sizeof *t->norm, (dev_void **)&t->norm, err));
+    BL_TRY(ops->alloc(ops, SUM_COUNT * sizeof *t->sums, (dev_void **)&t->sums, err));
+    BL_TRY(ops->alloc(ops, sizeof t->state, (dev_void **)&t->shared, err));
     *ret = bl_take(&t);
     return 0;
 }
@@ -116,7 +116,7 @@ void trainer_free(struct trainer **trainer)
         t->ops->release(t->ops, t->tensors[i].data);
     for (int i = 0; i < t->tensor_count; i++)
         free(t->host[i]);
-    void *const device[] = {t->fixed, t->bad, t->norm, t->sums, t->shared};
+    dev_void *const device[] = {t->fixed, t->bad, t->norm, t->sums, t->shared};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         t->ops->release(t->ops, device[i]);
     free(t);
@@ -138,7 +138,7 @@ const struct trainer_state *trainer_state(const struct trainer *trainer)
 void trainer_reset(struct trainer *t, int tensor)
 {
     size_t bytes = (size_t)t->params->count * sizeof(float);
-    float *data = t->tensors[tensor].data;
+    dev_f32 *data = t->tensors[tensor].data;
     BL_ASSERT(tensor > 0 && tensor < t->tensor_count);
     if (t->tensors[tensor].is.initial == STATE_ZERO && t->touched)
         t->ops->zero(t->ops, data, bytes);
@@ -210,7 +210,8 @@ int trainer_snapshot(struct trainer *t, struct trainer_snapshot *ret, struct bl_
             continue;
         if (ret->copied)
             BL_TRY(copy_to_host(t, i, err));
-        ret->tensors[i].data = ret->copied ? t->host[i] : t->tensors[i].data;
+        /* without memory of its own a device's is the process's */
+        ret->tensors[i].data = ret->copied ? t->host[i] : (const float *)t->tensors[i].data;
     }
     return t->ops->sync(t->ops, err);
 }
@@ -286,7 +287,7 @@ static void reduce_until(struct trainer *t, struct comm *comm, int64_t end)
         if (bucket_end > end)
             return;
         int64_t count = bucket_end - t->reduced;
-        float *grads = t->params->grads + t->reduced;
+        dev_f32 *grads = t->params->grads + t->reduced;
         if (!t->fixed)
             comm_allreduce(comm, grads, count, COMM_F32);
         else if (!comm_allreduce_fixed(comm, grads, t->fixed + t->reduced, count))
@@ -297,10 +298,10 @@ static void reduce_until(struct trainer *t, struct comm *comm, int64_t end)
 
 /* Takes a range of the micro-batch's gradient over into the fixed-point sum and clears it for the
  * next one. */
-static void take_fixed(struct trainer *t, int64_t first, int64_t count, int64_t *bad)
+static void take_fixed(struct trainer *t, int64_t first, int64_t count, dev_i64 *bad)
 {
     struct ops *ops = t->ops;
-    float *grads = t->params->grads + first;
+    dev_f32 *grads = t->params->grads + first;
     ops->fixed_add(ops, t->fixed + first, bad, grads, count,
                    0x1p26f / (float)t->options.micro_batches);
     ops->zero(ops, grads, (size_t)count * sizeof(float));
@@ -467,7 +468,7 @@ static void update(struct trainer *t, const struct trainer_report *report)
         }
         const int64_t first = p->at[i].offset,
                       count = (end < p->tensors ? p->at[end].offset : p->count) - first;
-        float *kept[OPTIMIZER_TENSORS_MAX];
+        dev_f32 *kept[OPTIMIZER_TENSORS_MAX];
         for (int k = 0; k < t->optimizer->tensor_count; k++)
             kept[k] = t->tensors[1 + k].data + first;
         t->optimizer->update(ops, p->values + first, kept, p->grads + first, count, &u);

@@ -79,7 +79,7 @@ void trainer_free(struct trainer **trainer);
 
 struct trainer_tensor {
     struct state_tensor is;
-    float *data; /* device (params->count) */
+    dev_f32 *data; /* device (params->count) */
 };
 
 /* The list, the weights first; whoever asks for it may write to them. Borrowed. */

@@ -23,8 +23,8 @@ struct comm_memory {
     void *(*mark)(void *context);
     void (*forget)(void *context, void *mark);
     /* Waits for the mark, which may be NULL, and copies. false: the device failed. */
-    bool (*fetch)(void *context, void *mark, void *host, const void *device, size_t bytes);
-    bool (*put)(void *context, void *device, const void *host, size_t bytes);
+    bool (*fetch)(void *context, void *mark, void *host, const dev_void *device, size_t bytes);
+    bool (*put)(void *context, dev_void *device, const void *host, size_t bytes);
     /* Host memory that copies quickly; NULL: there is none. */
     void *(*alloc)(void *context, size_t bytes);
     void (*release)(void *context, void *p);
@@ -63,9 +63,9 @@ struct comm_backend {
     int (*open)(const struct comm_link *link, void **ret,
                 struct bl_error *err); /* makes the object, connects nobody */
     int (*connect)(void *self, struct bl_error *err);
-    void (*allreduce)(void *self, void *data, int64_t count, enum comm_type type);
-    void (*allreduce_fixed)(void *self, float *sums, int64_t *fixed, int64_t count);
-    void (*broadcast)(void *self, void *data, size_t bytes, int root);
+    void (*allreduce)(void *self, dev_void *data, int64_t count, enum comm_type type);
+    void (*allreduce_fixed)(void *self, dev_f32 *sums, dev_i64 *fixed, int64_t count);
+    void (*broadcast)(void *self, dev_void *data, size_t bytes, int root);
     int (*wait)(void *self, struct bl_error *err);
     void (*abort)(void *self);
     void (*free)(void *self);

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/device_memory.h"
 #include "common/error.h"
 
 #ifdef __cplusplus
@@ -63,14 +64,14 @@ int comm_unreached(const struct comm *comm, int *ret_ranks, int most);
 
 /* data[count] += that of all other ranks, in place. Returns at once; data stays the communicator's
  * until comm_wait. */
-void comm_allreduce(struct comm *comm, void *data, int64_t count, enum comm_type type);
+void comm_allreduce(struct comm *comm, dev_void *data, int64_t count, enum comm_type type);
 /* sums[count] f32 = the sum over all ranks of fixed[count], in int64, / COMM_FIXED_SCALE; fixed is undefined then. The bits are
  * those of an all-reduce in int64 and a conversion by every rank, but each converts its part of the sums before they are copied to
  * the others: 12 bytes an element travel from each rank, in place of 16 (times (ranks - 1) / ranks).
  * Returns at once, as above. false: there is no other rank, and to convert is left to the caller. */
-bool comm_allreduce_fixed(struct comm *comm, float *sums, int64_t *fixed, int64_t count);
+bool comm_allreduce_fixed(struct comm *comm, dev_f32 *sums, dev_i64 *fixed, int64_t count);
 /* data[bytes] of rank `root` to all. Returns at once, as above. */
-void comm_broadcast(struct comm *comm, void *data, size_t bytes, int root);
+void comm_broadcast(struct comm *comm, dev_void *data, size_t bytes, int root);
 /* Waits for everything begun: the results may then be read by work that is queued afterwards. */
 int comm_wait(struct comm *comm, struct bl_error *err);
 

@@ -22,7 +22,7 @@ static int run(struct ahead *a, const uint8_t *pixels, int64_t B, struct bl_erro
 {
     const struct hf_vision *vision = vision_config(a->vision);
     const size_t bytes = (size_t)(B * vision->image_size * vision->image_size * vision->channels);
-    void *device;
+    dev_void *device;
     BL_TRY(arena_reset(&a->arena, err));
     BL_TRY(arena_bytes(&a->arena, bytes, &device, err));
     if (pixels)
@@ -46,7 +46,7 @@ static int run_alone(struct ahead *a, struct bl_error *err)
 
 static int alloc_act(struct ahead *a, int64_t count, act **ret, struct bl_error *err)
 {
-    void *p;
+    dev_void *p;
     BL_TRY(a->ops->alloc(a->ops, (size_t)count * a->ops->act_bytes, &p, err));
     *ret = p;
     return 0;

@@ -22,7 +22,7 @@ static int add_chunk(struct arena *arena, size_t size, struct bl_error *err)
     if (!chunks)
         return bl_fail(err, BL_ENOMEM, "no memory for an arena's list of chunks");
     arena->chunks = chunks;
-    void *base;
+    dev_void *base;
     BL_TRY(arena->ops->alloc(arena->ops, size, &base, err));
     arena->chunks[arena->count++] = (struct arena_chunk){base, size};
     return 0;
@@ -81,7 +81,7 @@ void arena_release(struct arena *arena, struct arena_mark mark)
     arena->taken = mark.taken;
 }
 
-int arena_bytes(struct arena *arena, size_t bytes, void **ret, struct bl_error *err)
+int arena_bytes(struct arena *arena, size_t bytes, dev_void **ret, struct bl_error *err)
 {
     bytes = padded(bytes);
     while (arena->current < arena->count &&
@@ -103,15 +103,15 @@ int arena_bytes(struct arena *arena, size_t bytes, void **ret, struct bl_error *
 
 int arena_act(struct arena *arena, int64_t count, act **ret, struct bl_error *err)
 {
-    void *p;
+    dev_void *p;
     BL_TRY(arena_bytes(arena, (size_t)count * arena->ops->act_bytes, &p, err));
     *ret = p;
     return 0;
 }
 
-int arena_f32(struct arena *arena, int64_t count, float **ret, struct bl_error *err)
+int arena_f32(struct arena *arena, int64_t count, dev_f32 **ret, struct bl_error *err)
 {
-    void *p;
+    dev_void *p;
     BL_TRY(arena_bytes(arena, (size_t)count * sizeof(float), &p, err));
     *ret = p;
     return 0;
@@ -131,30 +131,30 @@ int arena_i32s_from(struct arena *arena, const struct arena_array *arrays, int c
     bl_autofree char *host = calloc(bytes + 1, 1);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %zu bytes of indices", bytes);
-    void *device;
+    dev_void *device;
     BL_TRY(arena_bytes(arena, bytes, &device, err));
     for (int i = 0; i < count; i++) {
         const struct arena_array *array = &arrays[i];
         if (array->count > 0)
             memcpy(host + at, array->host, array_bytes(array));
-        *array->ret = (const int32_t *)((const char *)device + at);
+        *array->ret = (const dev_i32 *)((const dev_u8 *)device + at);
         at += padded(array_bytes(array));
     }
     arena->ops->copy_in(arena->ops, device, host, bytes);
     return 0;
 }
 
-int arena_i32_from(struct arena *arena, const int32_t *host, int64_t count, const int32_t **ret,
+int arena_i32_from(struct arena *arena, const int32_t *host, int64_t count, const dev_i32 **ret,
                    struct bl_error *err)
 {
-    void *p;
+    dev_void *p;
     BL_TRY(arena_bytes(arena, (size_t)count * sizeof *host, &p, err));
     arena->ops->copy_in(arena->ops, p, host, (size_t)count * sizeof *host);
     *ret = p;
     return 0;
 }
 
-int arena_f32_from(struct arena *arena, const float *host, int64_t count, float **ret,
+int arena_f32_from(struct arena *arena, const float *host, int64_t count, dev_f32 **ret,
                    struct bl_error *err)
 {
     BL_TRY(arena_f32(arena, count, ret, err));

@@ -13,7 +13,7 @@
 #include "worker/ops/ops.h"
 
 struct arena_chunk {
-    char *base;
+    dev_u8 *base;
     size_t size;
 };
 
@@ -51,19 +51,19 @@ struct arena_mark arena_mark(const struct arena *arena);
 void arena_release(struct arena *arena, struct arena_mark mark);
 
 /* 64-byte aligned, not cleared; count may be 0. */
-int arena_bytes(struct arena *arena, size_t bytes, void **ret, struct bl_error *err);
+int arena_bytes(struct arena *arena, size_t bytes, dev_void **ret, struct bl_error *err);
 int arena_act(struct arena *arena, int64_t count, act **ret, struct bl_error *err);
-int arena_f32(struct arena *arena, int64_t count, float **ret, struct bl_error *err);
+int arena_f32(struct arena *arena, int64_t count, dev_f32 **ret, struct bl_error *err);
 /* A host array, and where the address of its copy goes. */
 struct arena_array {
     const int32_t *host;
     int64_t count;
-    const int32_t **ret;
+    const dev_i32 **ret;
 };
 /* Device copies of host arrays. Several go in one copy: a GPU takes as long for some numbers as for thousands. */
 int arena_i32s_from(struct arena *arena, const struct arena_array *arrays, int count,
                     struct bl_error *err);
-int arena_i32_from(struct arena *arena, const int32_t *host, int64_t count, const int32_t **ret,
+int arena_i32_from(struct arena *arena, const int32_t *host, int64_t count, const dev_i32 **ret,
                    struct bl_error *err);
-int arena_f32_from(struct arena *arena, const float *host, int64_t count, float **ret,
+int arena_f32_from(struct arena *arena, const float *host, int64_t count, dev_f32 **ret,
                    struct bl_error *err);

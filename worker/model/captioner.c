@@ -125,7 +125,7 @@ int captioner_open(struct ops *ops, const struct captioner_options *options, str
 static void release_step(struct captioner *c)
 {
     struct step_store *step = &c->step;
-    void *device[] = {step->nll, step->routing, step->w, step->d_w, step->lse};
+    dev_void *device[] = {step->nll, step->routing, step->w, step->d_w, step->lse};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         c->ops->release(c->ops, device[i]);
     free(step->grain);
@@ -202,7 +202,7 @@ static int routing_vectors(struct captioner *c, const struct images *images, str
         return bl_fail(err, BL_ENOMEM, "no memory for %lld images", (long long)B);
     for (int64_t b = 0; b < B; b++)
         host[b] = (int32_t)(b * N + first);
-    const int32_t *rows;
+    const dev_i32 *rows;
     BL_TRY(arena_i32_from(&c->arena, host, B, &rows, err));
     ops->gather_rows(ops, images->routing, images->features, rows, B, D);
     return 0;
@@ -216,7 +216,7 @@ static int images_from_pixels(struct captioner *c, const uint8_t *pixels,
     bool pooled = images->routing && c->options.routing == CAPTIONER_POOLED;
     BL_ASSERT(c->vision != NULL);
     struct arena_mark mark = arena_mark(&c->arena);
-    void *device;
+    dev_void *device;
     BL_TRY(arena_bytes(&c->arena, bytes, &device, err));
     c->ops->copy_in(c->ops, device, pixels, bytes);
     BL_TRY(vision_forward(c->vision, &c->arena, images->features, pooled ? images->routing : NULL,
@@ -231,7 +231,7 @@ static int images_from_pixels(struct captioner *c, const uint8_t *pixels,
 static int put_in(struct captioner *c, act *y, const float *x, int64_t count, struct bl_error *err)
 {
     struct arena_mark mark = arena_mark(&c->arena);
-    float *device;
+    dev_f32 *device;
     BL_TRY(arena_f32(&c->arena, count, &device, err));
     c->ops->copy_in(c->ops, device, x, (size_t)count * sizeof *x);
     c->ops->act_from_f32(c->ops, y, device, count);
@@ -244,7 +244,7 @@ static int take_out(struct captioner *c, float *y, const act *x, int64_t count,
                     struct bl_error *err)
 {
     struct arena_mark mark = arena_mark(&c->arena);
-    float *device;
+    dev_f32 *device;
     BL_TRY(arena_f32(&c->arena, count, &device, err));
     c->ops->act_to_f32(c->ops, device, x, count);
     c->ops->copy_out(c->ops, y, device, (size_t)count * sizeof *y);
@@ -496,11 +496,11 @@ int captioner_inputs(struct captioner *c, act *x, const struct layout *layout, c
     return 0;
 }
 
-int captioner_project(struct captioner *c, const struct images *images, act *y, float **ret_w,
+int captioner_project(struct captioner *c, const struct images *images, act *y, dev_f32 **ret_w,
                       struct bl_error *err)
 {
     int64_t B = images->B, E = c->options.experts;
-    float *w = NULL;
+    dev_f32 *w = NULL;
     if (captioner_is_moe(c)) {
         BL_TRY(arena_f32(&c->arena, B * E, &w, err));
         BL_TRY(projector_route(c->projector, &c->arena, w, NULL, images->routing, B, err));

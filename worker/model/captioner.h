@@ -95,7 +95,7 @@ struct captioner_param {
 struct captioner_params {
     const struct captioner_param *at;
     int64_t tensors, count, router_first;
-    float *values, *grads; /* device */
+    dev_f32 *values, *grads; /* device */
 };
 
 const struct captioner_params *captioner_params(const struct captioner *c);
@@ -114,7 +114,7 @@ int captioner_params_write(const struct captioner_params *params, enum captioner
  * and the tensor that is missing, unknown or of another shape; f16 and bf16 are widened. Elements of the
  * other file stay. */
 int captioner_params_read(const struct captioner_params *params, enum captioner_file file,
-                          const char *path, struct ops *ops, float *device, struct bl_error *err);
+                          const char *path, struct ops *ops, dev_f32 *device, struct bl_error *err);
 /* docs/recipe.md, Checkpoint, "One SHA-256": over the tensors of the two files, sorted by file and
  * name, each as "NAME F32 SHAPE\n" and its bytes; host memory. 64 digits and a NUL. */
 int captioner_params_sha256(const struct captioner_params *params, const float *host,

@@ -21,13 +21,13 @@ struct step_text {
 /* What a step keeps beyond its micro-batches (device arrays that grow, owned). */
 struct step_store {
     int64_t tokens, tokens_capacity;
-    float *nll; /* (tokens) */
+    dev_f32 *nll; /* (tokens) */
 
     int64_t images, images_capacity;
-    act *routing;   /* (images, d_v) moe: what the router saw */
-    float *w, *d_w; /* (images, E): its weights, and the cross entropy's gradient there */
-    float *lse;     /* (images) */
-    int64_t *grain; /* (grains) host: each micro-batch's first image; the next one's is its end */
+    act *routing;     /* (images, d_v) moe: what the router saw */
+    dev_f32 *w, *d_w; /* (images, E): its weights, and the cross entropy's gradient there */
+    dev_f32 *lse;     /* (images) */
+    int64_t *grain;   /* (grains) host: each micro-batch's first image; the next one's is its end */
     int64_t grains, grains_capacity;
     struct step_text *texts; /* (images) host */
     int64_t texts_capacity;
@@ -75,10 +75,10 @@ struct layout {
     int64_t S, tokens, labels; /* sequences; text tokens and BOS; rows asked for */
     int64_t queries;           /* of each sequence: K, or 0 of a text alone */
     struct llm_rows rows;
-    const int32_t *ids, *token_rows; /* (tokens): ids and the rows they stand in */
-    const int32_t *query_rows;       /* (S*queries) */
-    const int32_t *label_ids;        /* (labels): what rows.keep are to predict */
-    const int32_t *positions;        /* (S): the micro-batch's; not there where that has none */
+    const dev_i32 *ids, *token_rows; /* (tokens): ids and the rows they stand in */
+    const dev_i32 *query_rows;       /* (S*queries) */
+    const dev_i32 *label_ids;        /* (labels): what rows.keep are to predict */
+    const dev_i32 *positions;        /* (S): the micro-batch's; not there where that has none */
     int32_t *label_counts;           /* (S) host, owned */
     int32_t *lengths;                /* (S) host, owned: rows of each sequence */
 };
@@ -93,7 +93,7 @@ int captioner_inputs(struct captioner *c, act *x, const struct layout *layout, c
 
 /* y (B*K, d): queries and projector without dropout, nothing saved; moe: w (B,E) to the arena and
  * *ret_w (NULL: not wanted). */
-int captioner_project(struct captioner *c, const struct images *images, act *y, float **ret_w,
+int captioner_project(struct captioner *c, const struct images *images, act *y, dev_f32 **ret_w,
                       struct bl_error *err);
 
 /* nll rounded to a multiple of 2^-24, so that sums are exact in any order. */

@@ -41,9 +41,9 @@ struct cross_block {
 struct cross_saved {
     act *query;     /* plain (B*K,d); folded (heads, B*K, d_h) */
     act *key_value; /* plain (B*N,2d) */
-    float *lse;     /* plain (B*K,heads) */
+    dev_f32 *lse;   /* plain (B*K,heads) */
     act *p, *c;     /* folded (B, heads*K, ops_score_ld(N)): softmax; (B, heads*K, d): without m */
-    float *sums;    /* folded (B, heads*K): r */
+    dev_f32 *sums;  /* folded (B, heads*K): r */
 };
 
 /* Attention of one micro-batch, and what its blocks share. */
@@ -61,12 +61,12 @@ struct cross {
     struct sequences tokens;
     /* folded */
     struct ops_operand *normed; /* v~ (B,N,d) */
-    float *mean;                /* m (B,d) */
-    float *norm;                /* (B*N,2) */
-    float *d_normed;            /* (B*N,d): gradient of v~, and of v^, summed over the blocks */
+    dev_f32 *mean;              /* m (B,d) */
+    dev_f32 *norm;              /* (B*N,2) */
+    dev_f32 *d_normed;          /* (B*N,d): gradient of v~, and of v^, summed over the blocks */
     /* Where the row that comes i-th in one order is in another, for gather_rows. Orders: merged
      * (B,K,heads), image (B,heads,K), head (heads,B,K). */
-    const int32_t *head_from_merged, *merged_from_head, *head_from_image, *image_from_head,
+    const dev_i32 *head_from_merged, *merged_from_head, *head_from_image, *image_from_head,
         *image_from_merged, *merged_from_image;
 };
 
@@ -97,7 +97,7 @@ struct cross_form {
     int (*end_backward)(const struct cross *cross, struct arena *arena, act *d_v,
                         struct bl_error *err);
     /* probs (B,K,N) f32 device: a block's probabilities in the last forward, mean over heads. */
-    int (*probs)(const struct cross *cross, float *probs, const struct cross_saved *saved,
+    int (*probs)(const struct cross *cross, dev_f32 *probs, const struct cross_saved *saved,
                  struct bl_error *err);
 };
 extern const struct cross_form cross_plain, cross_folded;

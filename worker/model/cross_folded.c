@@ -80,7 +80,7 @@ static int make_indices(struct cross *cross, struct arena *arena, struct bl_erro
 {
     const struct {
         enum order to, from;
-        const int32_t **ret;
+        const dev_i32 **ret;
     } wanted[] = {
         {HEAD, MERGED, &cross->head_from_merged},   {MERGED, HEAD, &cross->merged_from_head},
         {HEAD, IMAGE, &cross->head_from_image},     {IMAGE, HEAD, &cross->image_from_head},
@@ -109,7 +109,7 @@ static int take_mean(struct cross *cross, struct arena *arena, act *normed, stru
     struct ops_affine minus_mean = {.bias = cross->mean, .period = N, .G = B};
     struct arena_mark mark = arena_mark(arena);
     act *mean;
-    float *minus_one;
+    dev_f32 *minus_one;
     bl_autofree float *host = malloc((size_t)(B * N + 1) * sizeof *host);
     if (!host)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld vision tokens", (long long)(B * N));
@@ -206,7 +206,7 @@ static void make_u(const struct cross *cross, const struct cross_block *block, a
 static struct ops_affine norm_of(const struct cross *cross, const struct cross_block *block,
                                  const struct cross_saved *s)
 {
-    const float *values = cross->params->view.values;
+    const dev_f32 *values = cross->params->view.values;
     return (struct ops_affine){.weight = values + block->norm.weight,
                                .shift = s->sums,
                                .bias = values + block->norm.bias,
@@ -282,7 +282,7 @@ struct backward_buffers {
     act *a, *b, *raw, *u; /* (rows, d) */
     act *heads, *merged;  /* (rows, d_h) */
     act *d_p, *dropped;   /* (rows, score_ld) */
-    float *d_sums;        /* (rows) */
+    dev_f32 *d_sums;      /* (rows) */
 };
 
 static int take_backward(const struct cross *cross, struct arena *arena,
@@ -306,7 +306,7 @@ static void backward_values(const struct cross *cross, const struct cross_block 
 {
     const struct params *p = cross->params;
     struct ops *ops = p->ops;
-    float *grads = p->view.grads;
+    dev_f32 *grads = p->view.grads;
     int64_t rows = cross->B * cross->shape.heads * cross->shape.queries, d = cross->shape.width;
     int64_t dh = head_dim(cross);
     const struct ops_affine norm = norm_of(cross, block, s), bias = value_bias_of(cross, block, s);
@@ -384,13 +384,13 @@ static int end_backward(const struct cross *cross, struct arena *arena, act *d_v
 
 /* -- pictures: the mean over heads on the host -- */
 
-static int probs(const struct cross *cross, float *ret, const struct cross_saved *s,
+static int probs(const struct cross *cross, dev_f32 *ret, const struct cross_saved *s,
                  struct bl_error *err)
 {
     struct ops *ops = cross->params->ops;
     int64_t H = cross->shape.heads, K = cross->shape.queries, N = cross->shape.vision_tokens;
     int64_t ld = score_ld(cross), count = cross->B * H * K * ld;
-    void *wide;
+    dev_void *wide;
     bl_autofree float *host = malloc((size_t)(count + 1) * sizeof *host);
     bl_autofree float *mean = calloc((size_t)(cross->B * K * N + 1), sizeof *mean);
     if (!host || !mean)

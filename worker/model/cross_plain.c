@@ -78,7 +78,7 @@ static int backward(const struct cross *cross, struct arena *arena, const struct
     int64_t Rv = cross->B * cross->shape.vision_tokens;
     struct arena_mark mark = arena_mark(arena);
     act *d_query, *v, *d_kv;
-    float *norm_v;
+    dev_f32 *norm_v;
     BL_TRY(arena_act(arena, R * d, &d_query, err));
     BL_TRY(arena_act(arena, Rv * d, &v, err));
     BL_TRY(arena_act(arena, Rv * 2 * d, &d_kv, err));
@@ -103,7 +103,7 @@ static int end_backward(const struct cross *cross, struct arena *arena, act *d_v
     return 0;
 }
 
-static int probs(const struct cross *cross, float *ret, const struct cross_saved *s,
+static int probs(const struct cross *cross, dev_f32 *ret, const struct cross_saved *s,
                  struct bl_error *err)
 {
     struct ops *ops = cross->params->ops;

@@ -7,8 +7,8 @@
 #include "worker/model/captioner_private.h"
 
 /* Per-text sums of what is on the device for every label. */
-static int collect(struct captioner *c, const struct layout *layout, const float *nll,
-                   const uint8_t *correct, struct captioner_score *scores, struct bl_error *err)
+static int collect(struct captioner *c, const struct layout *layout, const dev_f32 *nll,
+                   const dev_u8 *correct, struct captioner_score *scores, struct bl_error *err)
 {
     struct ops *ops = c->ops;
     size_t labels = (size_t)layout->labels;
@@ -40,8 +40,8 @@ static int score_texts(struct captioner *c, const struct layout *layout, const a
     int64_t D = c->llm_config.hidden;
     struct arena_mark mark = arena_mark(arena);
     act *x, *h;
-    float *nll;
-    void *correct;
+    dev_f32 *nll;
+    dev_void *correct;
     BL_TRY(arena_act(arena, layout->rows.R * D, &x, err));
     BL_TRY(arena_act(arena, layout->labels * D, &h, err));
     BL_TRY(arena_f32(arena, layout->labels, &nll, err));
@@ -61,7 +61,7 @@ static int permute_images(struct captioner *c, act *ret, const act *y, const int
     int64_t width = c->options.queries * c->llm_config.hidden;
     for (int64_t b = 0; b < B; b++)
         BL_ASSERT(permutation[b] >= 0 && permutation[b] < B);
-    const int32_t *index;
+    const dev_i32 *index;
     BL_TRY(arena_i32_from(&c->arena, permutation, B, &index, err));
     c->ops->gather_rows(c->ops, ret, y, index, B, width);
     return 0;
@@ -98,7 +98,7 @@ int captioner_routing_weights(struct captioner *c, const struct micro_batch *mb,
     size_t bytes = (size_t)(mb->B * c->options.experts) * sizeof *weights;
     BL_TRY(arena_reset(&c->arena, err));
     struct images images;
-    float *w;
+    dev_f32 *w;
     BL_TRY(captioner_images(c, mb, NULL, &images, err));
     BL_TRY(arena_f32(&c->arena, mb->B * c->options.experts, &w, err));
     BL_TRY(projector_route(c->projector, &c->arena, w, NULL, images.routing, mb->B, err));
@@ -115,7 +115,7 @@ int captioner_attention(struct captioner *c, const struct micro_batch *mb, float
     BL_TRY(arena_reset(arena, err));
     struct images images;
     act *queries;
-    float *device;
+    dev_f32 *device;
     BL_TRY(captioner_images(c, mb, NULL, &images, err));
     BL_TRY(arena_act(arena, rows * c->llm_config.hidden, &queries, err));
     BL_TRY(qformer_forward(c->qformer, arena, queries, images.features, mb->B, NULL, SAVE_INPUTS,

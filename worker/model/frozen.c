@@ -97,7 +97,7 @@ static int stack_weights(const struct ops *ops, const struct tensor *const *tens
     return 0;
 }
 
-static int open_bias(const struct frozen_source *source, float **ret, int64_t layer,
+static int open_bias(const struct frozen_source *source, dev_f32 **ret, int64_t layer,
                      const enum hf_role *roles, const struct tensor *const *weights, int count,
                      int64_t N, struct bl_error *err)
 {
@@ -205,7 +205,7 @@ int64_t frozen_norm_saved(const struct frozen_norm *norm, int64_t R)
     return norm->kind == HF_LAYER_NORM ? 2 * R : R;
 }
 
-void frozen_norm_forward(struct ops *ops, const struct frozen_norm *norm, act *y, float *saved,
+void frozen_norm_forward(struct ops *ops, const struct frozen_norm *norm, act *y, dev_f32 *saved,
                          const act *x, int64_t R)
 {
     if (norm->kind == HF_LAYER_NORM)
@@ -215,7 +215,7 @@ void frozen_norm_forward(struct ops *ops, const struct frozen_norm *norm, act *y
 }
 
 void frozen_norm_backward(struct ops *ops, const struct frozen_norm *norm, act *d_x, const act *d_y,
-                          const act *x, const float *saved, int64_t R, bool accumulate)
+                          const act *x, const dev_f32 *saved, int64_t R, bool accumulate)
 {
     if (norm->kind == HF_LAYER_NORM)
         ops->layernorm_backward(ops, d_x, NULL, NULL, d_y, x, saved, norm->weight, R, norm->D,

@@ -19,13 +19,13 @@ struct frozen_source {
 /* y = x W^T + bias; several tensors of the file may lie under one another in W. */
 struct frozen_linear {
     struct ops_matrix *matrix;
-    float *bias; /* (N) or NULL */
+    dev_f32 *bias; /* (N) or NULL */
     int64_t N, K;
 };
 
 struct frozen_norm {
     enum hf_norm kind;
-    float *weight, *bias; /* (D); bias NULL for RMS norms */
+    dev_f32 *weight, *bias; /* (D); bias NULL for RMS norms */
     int64_t D;
     float eps;
 };
@@ -51,11 +51,11 @@ int frozen_norm_open(const struct frozen_source *source, struct frozen_norm *ret
 /* f32 numbers that backward needs of R rows. */
 int64_t frozen_norm_saved(const struct frozen_norm *norm, int64_t R);
 /* y (R,D) = norm(x). saved: frozen_norm_saved numbers, or NULL for inference. In place. */
-void frozen_norm_forward(struct ops *ops, const struct frozen_norm *norm, act *y, float *saved,
+void frozen_norm_forward(struct ops *ops, const struct frozen_norm *norm, act *y, dev_f32 *saved,
                          const act *x, int64_t R);
 /* d_x (R,D) = or += the gradient at x */
 void frozen_norm_backward(struct ops *ops, const struct frozen_norm *norm, act *d_x, const act *d_y,
-                          const act *x, const float *saved, int64_t R, bool accumulate);
+                          const act *x, const dev_f32 *saved, int64_t R, bool accumulate);
 
 /* The tensor of this role, widened, to host memory of the product of its shape. */
 int frozen_read(const struct frozen_source *source, enum hf_role role, float *ret,

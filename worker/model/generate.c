@@ -75,8 +75,8 @@ static int decoder_init(struct decoder *decoder, struct captioner *c, int64_t sl
 
 /* What comes of the last rows of n texts, on the device. */
 struct outputs {
-    act *h, *logits; /* (n, d), (n, V) */
-    void *wanted;    /* what the decoder has of them on the host, laid out as there */
+    act *h, *logits;  /* (n, d), (n, V) */
+    dev_void *wanted; /* what the decoder has of them on the host, laid out as there */
 };
 
 static size_t wanted_bytes(const struct decoder *decoder, int64_t n)
@@ -151,10 +151,10 @@ static int run(const struct decoder *decoder, act *x, const struct llm_rows *row
     const int64_t n = rows->sequences.S, V = c->llm_config.vocabulary, k = decoder->k;
     BL_TRY(llm_forward(c->llm, &c->arena, out->h, x, rows, cache, SAVE_NOTHING, err));
     BL_TRY(llm_logits(c->llm, &c->arena, out->logits, out->h, n, err));
-    double *log_sum = out->wanted;
-    float *likeliest = (float *)(log_sum + n);
+    dev_f64 *log_sum = out->wanted;
+    dev_f32 *likeliest = (dev_f32 *)(log_sum + n);
     if (k > 0)
-        ops->top_k(ops, log_sum, likeliest, (int32_t *)(likeliest + n * k), out->logits, n, V, k);
+        ops->top_k(ops, log_sum, likeliest, (dev_i32 *)(likeliest + n * k), out->logits, n, V, k);
     else
         ops->act_to_f32(ops, out->wanted, out->logits, n * V);
     return 0;
@@ -192,7 +192,7 @@ struct token {
     const struct decoder *decoder;
     struct llm_rows rows;
     struct llm_cache cache;
-    const int32_t *ids;
+    const dev_i32 *ids;
     act *x;
     struct outputs out;
 };
@@ -247,7 +247,7 @@ static int decoder_reorder(struct decoder *decoder, const int32_t *parent, struc
 {
     struct captioner *c = decoder->c;
     struct arena_mark mark = arena_mark(&c->arena);
-    const int32_t *index;
+    const dev_i32 *index;
     bl_autofree int32_t *length = malloc((size_t)(decoder->slots + 1) * sizeof *length);
     if (!length)
         return bl_fail(err, BL_ENOMEM, "no memory for %lld texts", (long long)decoder->slots);

@@ -25,7 +25,7 @@ struct llm_layer {
  */
 struct llm_layer_saved {
     act *x, *qkv, *out, *x1, *gate_up;
-    float *norm1, *lse, *norm2;
+    dev_f32 *norm1, *lse, *norm2;
 };
 
 struct llm {
@@ -34,7 +34,7 @@ struct llm {
     struct safetensors *file;
     struct arena constants;
     struct frozen_linear embedding, head; /* head.matrix NULL: tied to embedding */
-    float *inverse_frequency;             /* (head_dim/2) */
+    dev_f32 *inverse_frequency;           /* (head_dim/2) */
     struct llm_layer *layers;
     struct frozen_norm final;
     int64_t qkv_width, q_width,
@@ -264,7 +264,7 @@ static int attend(const struct llm *llm, struct arena *arena, const struct llm_l
 /* y (kept, D) from s->x (R, D), or only what is saved where y is NULL; keep NULL: all rows. */
 static int layer_forward(const struct llm *llm, struct arena *arena, int64_t index, act *y,
                          const struct llm_layer_saved *s, const struct llm_rows *rows,
-                         const struct llm_cache *cache, const int32_t *keep, struct bl_error *err)
+                         const struct llm_cache *cache, const dev_i32 *keep, struct bl_error *err)
 {
     struct ops *ops = llm->ops;
     const struct llm_layer *layer = &llm->layers[index];
@@ -302,7 +302,7 @@ static int layer_forward(const struct llm *llm, struct arena *arena, int64_t ind
 /* d_x (R, D) from d_y (kept, D), which becomes the gradient at x1. */
 static int layer_backward(const struct llm *llm, struct arena *arena, int64_t index, act *d_x,
                           act *d_y, const struct llm_layer_saved *s, const struct llm_rows *rows,
-                          const int32_t *keep, struct bl_error *err)
+                          const dev_i32 *keep, struct bl_error *err)
 {
     struct ops *ops = llm->ops;
     const struct llm_layer *layer = &llm->layers[index];
@@ -349,7 +349,7 @@ static int layer_backward(const struct llm *llm, struct arena *arena, int64_t in
 
 /* -- the whole -- */
 
-void llm_embed(const struct llm *llm, act *y, const int32_t *ids, int64_t R)
+void llm_embed(const struct llm *llm, act *y, const dev_i32 *ids, int64_t R)
 {
     llm->ops->embed(llm->ops, y, llm->embedding.matrix, ids, R);
 }
@@ -410,14 +410,14 @@ void llm_final_norm(const struct llm *llm, act *h, const act *y, int64_t R)
     frozen_norm_forward(llm->ops, &llm->final, h, NULL, y, R);
 }
 
-int llm_loss(const struct llm *llm, struct arena *arena, float *nll, uint8_t *correct, act *d_y,
-             const act *y, const int32_t *labels, int64_t R, struct bl_error *err)
+int llm_loss(const struct llm *llm, struct arena *arena, dev_f32 *nll, dev_u8 *correct, act *d_y,
+             const act *y, const dev_i32 *labels, int64_t R, struct bl_error *err)
 {
     struct ops *ops = llm->ops;
     int64_t D = llm->config.hidden;
     struct arena_mark mark = arena_mark(arena);
     act *h, *d_h = NULL;
-    float *saved;
+    dev_f32 *saved;
     BL_TRY(arena_act(arena, R * D, &h, err));
     BL_TRY(arena_f32(arena, frozen_norm_saved(&llm->final, R), &saved, err));
     if (d_y)

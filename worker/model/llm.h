@@ -19,8 +19,8 @@ void llm_free(struct llm **llm);
 struct llm_rows {
     int64_t R, kept;
     struct sequences sequences; /* rows of each sequence among the R */
-    const int32_t *position;    /* (R) device: place in the sequence */
-    const int32_t *keep;        /* (kept) device: row indices, distinct */
+    const dev_i32 *position;    /* (R) device: place in the sequence */
+    const dev_i32 *keep;        /* (kept) device: row indices, distinct */
 };
 
 /* Keys and values of the tokens so far, for generation. Slot s owns rows [s rows, (s+1) rows) of
@@ -31,8 +31,8 @@ struct llm_cache {
                      caller's memory */
     struct sequences
         keys; /* where each of this call's sequences lies in a layer, with the rows of this call */
-    const int32_t *write;  /* (R) device: the layer row for each row of this call */
-    const int32_t *pieces; /* (R*llm_cache_pieces) device: as llm_find_pieces says */
+    const dev_i32 *write;  /* (R) device: the layer row for each row of this call */
+    const dev_i32 *pieces; /* (R*llm_cache_pieces) device: as llm_find_pieces says */
 };
 /* Elements of one row of one layer. */
 int64_t llm_cache_width(const struct llm *llm);
@@ -42,7 +42,7 @@ int64_t llm_cache_pieces(const struct llm *llm);
 void llm_find_pieces(const struct llm *llm, int32_t *pieces, int64_t R);
 
 /* embeddings (R, d) of token ids (device) */
-void llm_embed(const struct llm *llm, act *y, const int32_t *ids, int64_t R);
+void llm_embed(const struct llm *llm, act *y, const dev_i32 *ids, int64_t R);
 
 /* y (kept, d) = last hidden state before the final norm, of the kept rows. x (R, d) is overwritten.
  * cache: NULL, or attention goes over it, after this call's keys and values were written to it.
@@ -59,8 +59,8 @@ int llm_backward(const struct llm *llm, struct arena *arena, act *d_x, act *d_y,
 void llm_final_norm(const struct llm *llm, act *h, const act *y, int64_t R);
 /* nll (R) f32, correct (R) u8 or NULL, d_y (R, d) or NULL: the gradient of the sum of nll. labels
  * (R) device. */
-int llm_loss(const struct llm *llm, struct arena *arena, float *nll, uint8_t *correct, act *d_y,
-             const act *y, const int32_t *labels, int64_t R, struct bl_error *err);
+int llm_loss(const struct llm *llm, struct arena *arena, dev_f32 *nll, dev_u8 *correct, act *d_y,
+             const act *y, const dev_i32 *labels, int64_t R, struct bl_error *err);
 /* logits (R, V) */
 int llm_logits(const struct llm *llm, struct arena *arena, act *logits, const act *y, int64_t R,
                struct bl_error *err);

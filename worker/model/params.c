@@ -88,7 +88,7 @@ int params_build(struct params *p, struct bl_error *err)
     if (p->no_memory)
         return bl_fail(err, BL_ENOMEM, "no memory for the list of parameters");
     size_t bytes = (size_t)p->view.count * sizeof(float);
-    void *values, *grads;
+    dev_void *values, *grads;
     p->view.at = p->list;
     BL_TRY(ops_alloc_zero(ops, bytes, &values, err));
     p->view.values = values;
@@ -148,7 +148,7 @@ static void draw_block(float *ret, uint64_t key, struct param_init init, int64_t
 }
 
 /* host (DRAW_PIECE). An element's value depends on its index alone, so the blocks may be anyone's. */
-static void draw_tensor(struct ops *ops, float *values, float *host,
+static void draw_tensor(struct ops *ops, dev_f32 *values, float *host,
                         const struct captioner_param *param, struct param_init init, uint64_t seed)
 {
     uint64_t key = bl_mix64(seed, bl_hash_name(param->name));
@@ -253,7 +253,7 @@ static const struct captioner_param *find_param(const struct captioner_params *p
 }
 
 /* One tensor of a file to its place on the device, widened by pieces if it must be. */
-static int read_tensor(struct ops *ops, const struct tensor *tensor, float *device, int64_t count,
+static int read_tensor(struct ops *ops, const struct tensor *tensor, dev_f32 *device, int64_t count,
                        struct bl_error *err)
 {
     enum { PIECE = 1 << 18 };
@@ -270,7 +270,7 @@ static int read_tensor(struct ops *ops, const struct tensor *tensor, float *devi
 }
 
 int captioner_params_read(const struct captioner_params *params, enum captioner_file file,
-                          const char *path, struct ops *ops, float *device, struct bl_error *err)
+                          const char *path, struct ops *ops, dev_f32 *device, struct bl_error *err)
 {
     bl_auto(safetensors) struct safetensors *source = NULL;
     BL_TRY(safetensors_open(path, &source, err));
@@ -297,18 +297,18 @@ int captioner_params_read(const struct captioner_params *params, enum captioner_
 
 /* -- layers -- */
 
-void norm_forward(const struct params *p, const struct trained_norm *norm, act *y, float *saved,
+void norm_forward(const struct params *p, const struct trained_norm *norm, act *y, dev_f32 *saved,
                   const act *x, int64_t R)
 {
-    const float *values = p->view.values;
+    const dev_f32 *values = p->view.values;
     p->ops->layernorm_forward(p->ops, y, saved, x, values + norm->weight, values + norm->bias, R,
                               norm->D, TRAINED_NORM_EPS);
 }
 
 void norm_backward(const struct params *p, const struct trained_norm *norm, act *d_x,
-                   const act *d_y, const act *x, const float *saved, int64_t R, bool accumulate)
+                   const act *d_y, const act *x, const dev_f32 *saved, int64_t R, bool accumulate)
 {
-    float *grads = p->view.grads;
+    dev_f32 *grads = p->view.grads;
     p->ops->layernorm_backward(p->ops, d_x, grads + norm->weight, grads + norm->bias, d_y, x, saved,
                                p->view.values + norm->weight, R, norm->D, accumulate);
 }
@@ -323,7 +323,7 @@ void linear_forward(const struct params *p, const struct trained_linear *linear,
 void linear_backward(const struct params *p, const struct trained_linear *linear, act *d_x,
                      const act *d_y, const act *x, int64_t R)
 {
-    float *grads = p->view.grads;
+    dev_f32 *grads = p->view.grads;
     if (d_x)
         p->ops->linear_backward_input(p->ops, d_x, d_y, linear->matrix, R, false);
     p->ops->linear_backward_weight(p->ops, grads + linear->weight, grads + linear->bias, d_y, x, R,

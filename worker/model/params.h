@@ -61,11 +61,11 @@ void params_refresh(const struct params *p);
 /* -- layers -- */
 
 /* saved (R,2) or NULL: for norm_backward */
-void norm_forward(const struct params *p, const struct trained_norm *norm, act *y, float *saved,
+void norm_forward(const struct params *p, const struct trained_norm *norm, act *y, dev_f32 *saved,
                   const act *x, int64_t R);
 /* d_x (R,D) = or +=; weight's and bias's gradients += */
 void norm_backward(const struct params *p, const struct trained_norm *norm, act *d_x,
-                   const act *d_y, const act *x, const float *saved, int64_t R, bool accumulate);
+                   const act *d_y, const act *x, const dev_f32 *saved, int64_t R, bool accumulate);
 /* saved_pre (R,N) or NULL: the value before the epilogue */
 void linear_forward(const struct params *p, const struct trained_linear *linear, act *y,
                     act *saved_pre, const act *x, int64_t R, enum ops_epilogue epilogue);

@@ -26,7 +26,7 @@ struct expert {
  * output, which is the caller's. */
 struct expert_saved {
     act *a, *pre, *hidden, *out, *y;
-    float *norm_before, *norm_after;
+    dev_f32 *norm_before, *norm_after;
 };
 
 struct router {
@@ -45,7 +45,7 @@ struct projector {
     struct expert_saved *saved;
     int64_t B;
     const act *x;
-    const float *w;
+    const dev_f32 *w;
 };
 
 /* -- opening -- */
@@ -121,7 +121,7 @@ void projector_free(struct projector **projector)
 /* The router's values up to its logits. */
 struct routing {
     act *a, *pre, *hidden, *z;
-    float *norm;
+    dev_f32 *norm;
 };
 
 static int route(const struct projector *projector, struct arena *arena, const act *c, int64_t B,
@@ -143,8 +143,8 @@ static int route(const struct projector *projector, struct arena *arena, const a
     return 0;
 }
 
-int projector_route(const struct projector *projector, struct arena *arena, float *w, float *lse,
-                    const act *c, int64_t B, struct bl_error *err)
+int projector_route(const struct projector *projector, struct arena *arena, dev_f32 *w,
+                    dev_f32 *lse, const act *c, int64_t B, struct bl_error *err)
 {
     struct arena_mark mark = arena_mark(arena);
     struct routing r;
@@ -266,7 +266,7 @@ static int expert_backward(const struct projector *projector, struct arena *aren
 /* -- the whole -- */
 
 int projector_forward(struct projector *projector, struct arena *arena, act *y, const act *x,
-                      const float *w, int64_t B, const struct ops_dropout *dropout, bool save,
+                      const dev_f32 *w, int64_t B, const struct ops_dropout *dropout, bool save,
                       struct bl_error *err)
 {
     struct ops *ops = projector->params->ops;
@@ -298,7 +298,7 @@ int projector_forward(struct projector *projector, struct arena *arena, act *y, 
     return 0;
 }
 
-int projector_backward(struct projector *projector, struct arena *arena, act *d_x, float *d_w,
+int projector_backward(struct projector *projector, struct arena *arena, act *d_x, dev_f32 *d_w,
                        const act *d_y, const struct ops_dropout *dropout, struct bl_error *err)
 {
     struct ops *ops = projector->params->ops;

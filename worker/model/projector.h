@@ -23,15 +23,15 @@ void projector_declare_router(struct projector *projector);
 void projector_free(struct projector **projector);
 
 /* moe: w (B,E), lse (B) f32 from routing vectors c (B, d_v). */
-int projector_route(const struct projector *projector, struct arena *arena, float *w, float *lse,
-                    const act *c, int64_t B, struct bl_error *err);
+int projector_route(const struct projector *projector, struct arena *arena, dev_f32 *w,
+                    dev_f32 *lse, const act *c, int64_t B, struct bl_error *err);
 /* y (B*K, d) from x (B*K, d), which is kept by reference when saved; w (B,E): moe only. */
 int projector_forward(struct projector *projector, struct arena *arena, act *y, const act *x,
-                      const float *w, int64_t B, const struct ops_dropout *dropout, bool save,
+                      const dev_f32 *w, int64_t B, const struct ops_dropout *dropout, bool save,
                       struct bl_error *err);
 /* d_x (B*K, d) = from d_y of the last forward that saved; weights' gradients +=; moe: d_w (B,E) =.
  */
-int projector_backward(struct projector *projector, struct arena *arena, act *d_x, float *d_w,
+int projector_backward(struct projector *projector, struct arena *arena, act *d_x, dev_f32 *d_w,
                        const act *d_y, const struct ops_dropout *dropout, struct bl_error *err);
 /* moe: the router's gradients += from d_z (B,E), the gradient of its logits at routing vectors c
  * (B, d_v). */

@@ -30,7 +30,7 @@ struct block {
  * attention; a1, a2, a3 are the norms' outputs. */
 struct block_saved {
     act *q0, *a1, *qkv, *self, *q1, *a2, *cross_y, *q2, *a3, *pre, *hidden;
-    float *norm1, *norm2, *norm3, *lse_self;
+    dev_f32 *norm1, *norm2, *norm3, *lse_self;
     struct cross_saved cross;
 };
 
@@ -51,7 +51,7 @@ struct qformer {
     struct sequences queries;
     const act *features;
     act *v, *q, *normed; /* vis_proj's output; the last block's; final_ln's */
-    float *norm_final;
+    dev_f32 *norm_final;
 };
 
 /* -- opening -- */
@@ -167,7 +167,7 @@ static int take_buffers(const struct qformer *qformer, struct arena *arena, int6
     };
     for (size_t i = 0; i < sizeof acts / sizeof *acts; i++)
         BL_TRY(arena_act(arena, acts[i].count, acts[i].p, err));
-    float **norms[] = {&s.norm1, &s.norm2, &s.norm3};
+    dev_f32 **norms[] = {&s.norm1, &s.norm2, &s.norm3};
     for (int i = 0; i < 3; i++)
         BL_TRY(arena_f32(arena, R * 2, norms[i], err));
     BL_TRY(arena_f32(arena, R * shape->heads, &s.lse_self, err));
@@ -360,7 +360,7 @@ int qformer_backward(struct qformer *qformer, struct arena *arena, const act *d_
     return 0;
 }
 
-int qformer_attention(struct qformer *qformer, float *probs, struct bl_error *err)
+int qformer_attention(struct qformer *qformer, dev_f32 *probs, struct bl_error *err)
 {
     const struct block_saved *s = &qformer->saved[qformer->shape.layers - 1];
     return qformer->cross.form->probs(&qformer->cross, probs, &s->cross, err);

@@ -35,4 +35,4 @@ int qformer_backward(struct qformer *qformer, struct arena *arena, const act *d_
                      void *ctx, struct bl_error *err);
 /* probs (B,K,N) f32 device: the last block's cross-attention in the last forward that saved, mean
  * over heads. */
-int qformer_attention(struct qformer *qformer, float *probs, struct bl_error *err);
+int qformer_attention(struct qformer *qformer, dev_f32 *probs, struct bl_error *err);

@@ -8,7 +8,7 @@
 /* All that decides a run's arguments: equal keys, equal operations on equal addresses. */
 struct recorder_key {
     int64_t sizes[4];
-    const void *at[3];
+    const dev_void *at[3];
 };
 _Static_assert(sizeof(struct recorder_key) == 7 * sizeof(int64_t),
                "its bytes are compared: none may be padding");

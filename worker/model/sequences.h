@@ -8,7 +8,7 @@
 
 struct sequences {
     int64_t S, len_max;
-    const int32_t *start, *len; /* (S) device */
+    const dev_i32 *start, *len; /* (S) device */
 };
 
 /* S samples of `rows` rows each, one after another. */

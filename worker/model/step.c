@@ -10,10 +10,10 @@
 /* -- what the step keeps -- */
 
 /* Room for `capacity` elements behind *p, which keeps the `used` it has. */
-static int grow(struct ops *ops, void **p, size_t element, int64_t used, int64_t capacity,
+static int grow(struct ops *ops, dev_void **p, size_t element, int64_t used, int64_t capacity,
                 struct bl_error *err)
 {
-    void *bigger;
+    dev_void *bigger;
     BL_TRY(ops->alloc(ops, (size_t)capacity * element, &bigger, err));
     if (*p)
         ops->copy(ops, bigger, *p, (size_t)used * element);
@@ -34,7 +34,7 @@ static int reserve_tokens(struct captioner *c, int64_t more, struct bl_error *er
     if (step->tokens + more < step->tokens_capacity) /* at 0 too: no pointer stays NULL */
         return 0;
     int64_t capacity = bl_max(64, bl_max(step->tokens + more + 1, 2 * step->tokens_capacity));
-    void *nll = step->nll;
+    dev_void *nll = step->nll;
     BL_TRY(grow(c->ops, &nll, sizeof(float), step->tokens, capacity, err));
     step->nll = nll;
     step->tokens_capacity = capacity;
@@ -48,7 +48,7 @@ static int reserve_images(struct captioner *c, int64_t more, struct bl_error *er
         return 0;
     int64_t capacity = bl_max(64, bl_max(step->images + more + 1, 2 * step->images_capacity)),
             E = c->options.experts;
-    void *arrays[] = {step->routing, step->w, step->d_w, step->lse};
+    dev_void *arrays[] = {step->routing, step->w, step->d_w, step->lse};
     size_t bytes[] = {(size_t)c->vision_config.hidden * c->ops->act_bytes,
                       (size_t)E * sizeof(float), (size_t)E * sizeof(float), sizeof(float)};
     for (int i = 0; i < 4; i++) {
@@ -130,7 +130,7 @@ static void progress_to(void *ctx, int64_t end)
  * when normal. */
 struct routed {
     act *vectors;
-    float *w, *d_w, *lse;
+    dev_f32 *w, *d_w, *lse;
 };
 
 static struct routed routed_at(const struct captioner *c)
@@ -145,7 +145,7 @@ static struct routed routed_at(const struct captioner *c)
 
 /* nll (labels) of the step's store; d_y (S*K, d): gradient of its sum at the projected queries y.
  */
-static int language_pass(struct captioner *c, const struct layout *layout, float *nll, act *d_y,
+static int language_pass(struct captioner *c, const struct layout *layout, dev_f32 *nll, act *d_y,
                          const act *y, struct bl_error *err)
 {
     struct ops *ops = c->ops;
@@ -212,7 +212,7 @@ int captioner_forward_backward(struct captioner *c, const struct micro_batch *mb
 
 /* -- sums -- */
 
-static int copy_out(struct captioner *c, float **ret, const float *device, int64_t count,
+static int copy_out(struct captioner *c, float **ret, const dev_f32 *device, int64_t count,
                     struct bl_error *err)
 {
     bl_autofree float *host = calloc((size_t)count + 1, sizeof *host);
@@ -286,7 +286,7 @@ int captioner_router_backward(struct captioner *c, const struct captioner_router
     float share[CAPTIONER_EXPERTS_MAX];
     for (int64_t e = 0; e < E; e++)
         share[e] = (float)router->share[e];
-    float *device_share;
+    dev_f32 *device_share;
     act *d_z;
     BL_TRY(arena_f32_from(&c->arena, share, E, &device_share, err));
     BL_TRY(arena_act(&c->arena, B * E, &d_z, err));

@@ -48,7 +48,7 @@ const struct hf_vision *tower_vision(const struct tower *t)
 static int take_out(struct tower *t, float *host, const act *x, int64_t count, struct bl_error *err)
 {
     struct arena_mark mark = arena_mark(&t->arena);
-    float *device;
+    dev_f32 *device;
     BL_TRY(arena_f32(&t->arena, count, &device, err));
     t->ops->act_to_f32(t->ops, device, x, count);
     t->ops->copy_out(t->ops, host, device, (size_t)count * sizeof *host);
@@ -63,7 +63,7 @@ int tower_encode(struct tower *t, int64_t B, const uint8_t *pixels, float *featu
     int64_t count = B * v->tokens * v->hidden;
     size_t bytes = (size_t)(B * v->image_size * v->image_size * v->channels);
     act *x, *p = NULL;
-    void *device;
+    dev_void *device;
     BL_TRY(arena_reset(&t->arena, err));
     BL_TRY(arena_bytes(&t->arena, bytes, &device, err));
     BL_TRY(arena_act(&t->arena, count, &x, err));

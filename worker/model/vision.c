@@ -19,7 +19,7 @@ struct vision_layer {
 };
 
 struct pooling_head {
-    float *probe; /* (1, D) */
+    dev_f32 *probe; /* (1, D) */
     struct frozen_linear q, kv, out, fc1, fc2;
     struct frozen_norm norm;
 };
@@ -31,7 +31,7 @@ struct vision {
     struct safetensors *file;
     struct arena constants;
     struct frozen_linear patch;
-    float *position; /* (N, D), the class token added to row 0 */
+    dev_f32 *position; /* (N, D), the class token added to row 0 */
     struct vision_layer *layers;
     struct frozen_norm final;
     int64_t at_once; /* images */
@@ -208,7 +208,7 @@ const struct hf_vision *vision_config(const struct vision *vision)
 /* -- forward -- */
 
 /* x (B*N, D) = embedded patches, class token, positions */
-static int embed(const struct vision *vision, struct arena *arena, act *x, const uint8_t *pixels,
+static int embed(const struct vision *vision, struct arena *arena, act *x, const dev_u8 *pixels,
                  int64_t B, struct bl_error *err)
 {
     struct ops *ops = arena->ops;
@@ -231,7 +231,7 @@ static int embed(const struct vision *vision, struct arena *arena, act *x, const
         return bl_fail(err, BL_ENOMEM, "no memory for %lld patches", (long long)(B * G));
     for (int64_t i = 0; i < B * G; i++)
         rows[i] = (int32_t)(i / G * N + config->leading_tokens + i % G);
-    const int32_t *index;
+    const dev_i32 *index;
     BL_TRY(arena_i32_from(arena, rows, B * G, &index, err));
     ops->zero(ops, x, (size_t)(B * N * D) * ops->act_bytes);
     ops->scatter_rows(ops, x, embedded, index, B * G, D);
@@ -306,7 +306,7 @@ static void pool_by_class_token(const struct vision *vision, struct ops *ops, ac
 }
 
 static int forward_some(const struct vision *vision, struct arena *arena, act *features,
-                        act *pooled, const uint8_t *pixels, int64_t B, struct bl_error *err)
+                        act *pooled, const dev_u8 *pixels, int64_t B, struct bl_error *err)
 {
     struct sequences images;
     BL_TRY(sequences_uniform(arena, B, vision->config.tokens, &images, err));
@@ -324,7 +324,7 @@ static int forward_some(const struct vision *vision, struct arena *arena, act *f
 }
 
 int vision_forward(const struct vision *vision, struct arena *arena, act *features, act *pooled,
-                   const uint8_t *pixels, int64_t B, struct bl_error *err)
+                   const dev_u8 *pixels, int64_t B, struct bl_error *err)
 {
     struct ops *ops = arena->ops;
     const struct hf_vision *config = &vision->config;

@@ -22,4 +22,4 @@ const struct hf_vision *vision_config(const struct vision *vision);
  * ViT's class token. pixels (B, S, S, 3) u8 device. Scratch comes from `arena` and goes back to it, and the work
  * is queued on its ops: the vision's, or one beside it. */
 int vision_forward(const struct vision *vision, struct arena *arena, act *features, act *pooled,
-                   const uint8_t *pixels, int64_t B, struct bl_error *err);
+                   const dev_u8 *pixels, int64_t B, struct bl_error *err);
