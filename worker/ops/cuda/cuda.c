@@ -55,7 +55,8 @@ int cuda_alloc(struct ops *self, size_t bytes, void **ret, struct bl_error *err)
         cudaMemGetInfo(&left, &total);
         bl_fail(err, BL_ENOMEM, "no memory for %.0f MiB on %s: %.0f of %.0f MiB are free",
                 (double)bytes * MIB, cuda->name, (double)left * MIB, (double)total * MIB);
-        return bl_error_remedy(err, "lower train.micro_batch, set train.recompute, or use a GPU with more memory");
+        return bl_error_remedy(
+            err, "lower train.micro_batch, set train.recompute, or use a GPU with more memory");
     }
     if (rc != cudaSuccess)
         return bl_fail(err, BL_EDEVICE, "%s: %zu bytes cannot be had: %s", cuda->name, bytes,
