@@ -210,6 +210,41 @@ static void the_router_sees_the_same(void **state)
     compare(all_ahead, CAPTIONER_MOE, CAPTIONER_POOLED, OPS_BF16);
 }
 
+static size_t no_free_bytes(const struct ops *self)
+{
+    return 0;
+}
+
+static int no_alloc(struct ops *self, size_t bytes, dev_void **ret, struct bl_error *err)
+{
+    return bl_fail(err, BL_ENOMEM, "full");
+}
+
+/* Neither where something cannot be had, nor where all could and too little is left. */
+static void without_room_a_step_keeps_its_tower(void **state)
+{
+    struct world within = step_of(all_within, false, CAPTIONER_NORMAL, CAPTIONER_MEAN, OPS_BF16);
+    struct world w = world_open(CAPTIONER_NORMAL, CAPTIONER_MEAN, OPS_BF16);
+    const struct ops device = *w.ops;
+    struct bl_error err = {0};
+    begin_step(&w);
+    all_within(&w);
+    w.ops->alloc = no_alloc;
+    assert_int_equal(captioner_open_ahead(w.c, IMAGES, &err), -BL_ENOMEM);
+    *w.ops = device;
+    w.ops->free_bytes = no_free_bytes;
+    assert_int_equal(captioner_open_ahead(w.c, IMAGES, &err), -BL_ENOMEM);
+    assert_false(captioner_looks_ahead(w.c));
+    begin_step(&w);
+    all_within(&w);
+    end_step(&w);
+    assert_memory_equal(within.grads, w.grads,
+                        (size_t)captioner_params(w.c)->count * sizeof *w.grads);
+    world_close(&within);
+    world_close(&w);
+}
+
 UNIT_MAIN(cmocka_unit_test(steps_are_the_same_with_their_towers_ahead),
           cmocka_unit_test(what_does_not_follow_is_not_taken),
+          cmocka_unit_test(without_room_a_step_keeps_its_tower),
           cmocka_unit_test(the_router_sees_the_same))
