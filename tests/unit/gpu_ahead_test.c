@@ -1,7 +1,9 @@
 /* tests/unit/gpu_ahead_test.c - vision towers started ahead of their step on the device that BLIPREN_OPS names, or else cuda:0: gradients and
- * losses equal to the bit those of steps that have their tower within. */
+ * losses are those of steps that have their tower within. On the double of cuBLASLt (BLIPREN_CUDA) to the bit; on a device, where its
+ * choice of an algorithm may follow an address' alignment, closely: other images make other gradients altogether. */
 #include "tests/unit/gpu.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "common/cleanup.h"
@@ -179,16 +181,32 @@ static struct world step_of(void (*micro_batches)(struct world *w), bool ahead,
     return w;
 }
 
+static void assert_same(const struct world *found, const struct world *expected)
+{
+    const int64_t count = captioner_params(expected->c)->count;
+    const double bar = expected->ops->precision == OPS_F32 ? 1e-5 : 2e-2;
+    double difference = 0, square = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const double e = (double)expected->grads[i], d = (double)found->grads[i] - e;
+        difference += d * d;
+        square += e * e;
+    }
+    assert_true(square > 0 && expected->sums.nll > 0);
+    assert_true(difference <= bar * bar * square);
+    assert_true(fabs(found->sums.nll - expected->sums.nll) <= bar * expected->sums.nll);
+    if (!getenv("BLIPREN_CUDA"))
+        return;
+    assert_true(found->sums.nll == expected->sums.nll);
+    assert_memory_equal(found->sums.share, expected->sums.share, sizeof found->sums.share);
+    assert_memory_equal(found->grads, expected->grads, (size_t)count * sizeof *found->grads);
+}
+
 static void compare(void (*micro_batches)(struct world *w), enum captioner_projector projector,
                     enum captioner_routing routing, enum ops_precision precision)
 {
     struct world within = step_of(all_within, false, projector, routing, precision);
     struct world ahead = step_of(micro_batches, true, projector, routing, precision);
-    const size_t bytes = (size_t)captioner_params(within.c)->count * sizeof(float);
-    assert_true(within.sums.nll > 0);
-    assert_true(within.sums.nll == ahead.sums.nll);
-    assert_memory_equal(within.sums.share, ahead.sums.share, sizeof within.sums.share);
-    assert_memory_equal(within.grads, ahead.grads, bytes);
+    assert_same(&ahead, &within);
     world_close(&within);
     world_close(&ahead);
 }
@@ -238,8 +256,7 @@ static void without_room_a_step_keeps_its_tower(void **state)
     begin_step(&w);
     all_within(&w);
     end_step(&w);
-    assert_memory_equal(within.grads, w.grads,
-                        (size_t)captioner_params(w.c)->count * sizeof *w.grads);
+    assert_same(&w, &within);
     world_close(&within);
     world_close(&w);
 }
