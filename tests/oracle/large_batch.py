@@ -4,7 +4,7 @@ then runs of the demo's size with batches of 32 and of 512 beside each other.
     python large_batch.py [--quick] [--shim]
 
 The gradient of a first step is read from AdamW's first moment, which is a tenth of it. --quick: a batch of 256 and short runs. --shim:
-the step on the GPU backend over the host shim (tests/cudasim), on one and two ranks. Exit 1 when a bar does not hold.
+the step on the GPU backend over the host shim (tests/cudasim; with --quick on one and two ranks). Exit 1 when a bar does not hold.
 """
 
 import os
@@ -24,7 +24,7 @@ import trajectory  # noqa: E402
 
 QUICK, SHIM = "--quick" in sys.argv, "--shim" in sys.argv
 BATCH, MICRO = (256, 16) if QUICK else (2048, 32)
-RANKS = (1, 2) if SHIM else (1, 2, 4)
+RANKS = (1, 2) if SHIM and QUICK else (1, 2, 4)
 SEED, HELD_OUT = 31, 8
 # Weighing more than by default, the router's losses are half of the router's gradient.
 BALANCE, ROUTER_Z = 1, 0.1
