@@ -194,9 +194,9 @@ uint64_t dataset_passed(const struct dataset *dataset, enum source_passed kind)
 
 const char *dataset_passed_name(const struct dataset *dataset, enum source_passed kind, uint32_t i)
 {
-    const char *name = dataset->text + dataset->header->passed_names[kind];
     if (i >= dataset->header->passed_named[kind])
         return NULL;
+    const char *name = dataset->text + dataset->header->passed_names[kind];
     for (; i; i--)
         name += strlen(name) + 1;
     return name;
