@@ -54,6 +54,19 @@ static bool is_mine(const struct worker *w, const struct worker_event *e)
            e->data.micro_batch < micro_batches.first + micro_batches.count;
 }
 
+/* The buffer that holds this micro-batch, or NULL. */
+static struct buffer *find_buffer(const struct worker *w, enum bl_kind kind, uint64_t step,
+                                  uint32_t micro_batch)
+{
+    for (uint32_t slot = 0; slot < w->plan.window; slot++) {
+        struct buffer *b = &w->buffers[slot];
+        if (b->state != BUFFER_FREE && b->kind == kind && b->step == step &&
+            b->micro_batch == micro_batch)
+            return b;
+    }
+    return NULL;
+}
+
 /* Kept already, or computed already. */
 static bool is_duplicate(const struct worker *w, const struct worker_event *e)
 {
@@ -62,13 +75,7 @@ static bool is_duplicate(const struct worker *w, const struct worker_event *e)
     if (e->data.step == (uint64_t)w->applied_step &&
         e->data.micro_batch < worker_share(w).first + w->next_micro_batch)
         return true;
-    for (uint32_t slot = 0; slot < w->plan.window; slot++) {
-        const struct buffer *b = &w->buffers[slot];
-        if (b->state != BUFFER_FREE && b->kind == e->data.kind && b->step == e->data.step &&
-            b->micro_batch == e->data.micro_batch)
-            return true;
-    }
-    return false;
+    return find_buffer(w, e->data.kind, e->data.step, e->data.micro_batch) != NULL;
 }
 
 static uint32_t free_slot(const struct worker *w)
@@ -117,18 +124,14 @@ static void reduce(struct worker *w)
 }
 
 /* The slot of the training micro-batch that is computed after this one, or WORKER_NO_SLOT. */
-static uint32_t next_slot(const struct worker *w, const struct buffer *b)
+static uint32_t next_slot(const struct worker *w, const struct buffer *b, bool last)
 {
-    struct bl_range share = worker_share(w);
-    const bool last = b->micro_batch + 1 == share.first + share.count;
-    const uint32_t micro_batch = last ? share.first : b->micro_batch + 1;
-    for (uint32_t slot = 0; slot < w->plan.window && b->kind == BL_KIND_TRAIN; slot++) {
-        const struct buffer *other = &w->buffers[slot];
-        if (other->state == BUFFER_KEPT && other->kind == BL_KIND_TRAIN &&
-            other->step == b->step + last && other->micro_batch == micro_batch)
-            return slot;
-    }
-    return WORKER_NO_SLOT;
+    if (b->kind != BL_KIND_TRAIN)
+        return WORKER_NO_SLOT;
+    const struct buffer *next =
+        last ? find_buffer(w, BL_KIND_TRAIN, b->step + 1, worker_share(w).first)
+             : find_buffer(w, BL_KIND_TRAIN, b->step, b->micro_batch + 1);
+    return next ? (uint32_t)(next - w->buffers) : WORKER_NO_SLOT;
 }
 
 /* In RECEIVING or HOLDING: gives the engine what it can do now. */
@@ -146,7 +149,7 @@ static void continue_step(struct worker *w)
     struct worker_action *action = worker_act(w, WORKER_ACTION_COMPUTE);
     fill_micro_batch(w, action, (uint32_t)(b - w->buffers));
     action->micro_batch.last = b->kind == BL_KIND_TRAIN && w->next_micro_batch + 1 == count;
-    action->micro_batch.next = next_slot(w, b);
+    action->micro_batch.next = next_slot(w, b, action->micro_batch.last);
     w->state = WORKER_COMPUTING;
 }
 
