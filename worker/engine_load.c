@@ -30,10 +30,10 @@ static int rehearse_longest(struct engine *e, struct bl_error *err)
     return e->ops->sync(e->ops, err);
 }
 
-/* The next micro-batch's tower beside the step, where the device has room for it. Of a reproducible run all work is in one queue. */
+/* The next micro-batch's tower beside the step, where the device has room for it. */
 static int open_ahead(struct engine *e, struct bl_error *err)
 {
-    if (!e->ops->open_beside || e->model.features_only || e->options.config->train.reproducible)
+    if (e->model.features_only || !options_tower_ahead(e->options.config, e->ops))
         return 0;
     struct bl_error why;
     int rc = captioner_open_ahead(e->captioner, options_micro_batch(e->options.config), &why);

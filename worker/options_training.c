@@ -11,6 +11,11 @@ int64_t options_micro_batch(const struct config *c)
     return c->train.reproducible ? c->train.grain : c->train.micro_batch;
 }
 
+bool options_tower_ahead(const struct config *c, const struct ops *ops)
+{
+    return ops->open_beside && !c->train.reproducible;
+}
+
 struct trainer_options options_trainer(const struct config *c)
 {
     static const enum schedule_kind kinds[] = {[CONFIG_COSINE] = SCHEDULE_COSINE,

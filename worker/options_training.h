@@ -9,6 +9,9 @@
 struct trainer_options options_trainer(const struct config *config);
 /* Samples of one micro-batch: train.grain when reproducible, else train.micro_batch. */
 int64_t options_micro_batch(const struct config *config);
+/* Whether the vision tower of the next micro-batch may run beside the step (worker/model/ahead.h). Of a reproducible run all work is
+ * in one queue. */
+bool options_tower_ahead(const struct config *config, const struct ops *ops);
 
 /* What a checkpoint says of its run: paths and hashes of the frozen models, the configuration.
  * Hashing reads the folders once. The caller releases it. */

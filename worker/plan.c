@@ -159,7 +159,7 @@ static int plan_trained(struct plan *plan, struct ops *ops, const struct config 
     add(plan, "activations of the longest micro-batch",
         after.bytes[OPS_ARRAYS] - before.bytes[OPS_ARRAYS]);
     add(plan, "logits and other working memory", after.bytes[OPS_SCRATCH]);
-    if (ops->open_beside && !config->train.reproducible)
+    if (options_tower_ahead(config, ops))
         BL_TRY(plan_ahead(plan, ops, captioner, B, err));
     plan->checkpoint = bytes * (training.ema > 0 ? 4 : 3); /* values, two moments, their average */
     plan->trainable = 0;
