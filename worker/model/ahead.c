@@ -18,37 +18,41 @@ struct ahead {
     int64_t images; /* started, of `pixels`; 0: none */
 };
 
-static int run(struct ahead *a, const uint8_t *pixels, int64_t B, struct bl_error *err)
-{
-    const struct hf_vision *vision = vision_config(a->vision);
-    const size_t bytes = (size_t)(B * vision->image_size * vision->image_size * vision->channels);
-    dev_void *device;
-    BL_TRY(arena_reset(&a->arena, err));
-    BL_TRY(arena_bytes(&a->arena, bytes, &device, err));
-    if (pixels)
-        a->beside->copy_in(a->beside, device, pixels, bytes);
-    else
-        a->beside->zero(a->beside, device, bytes);
-    return vision_forward(a->vision, &a->arena, a->kept[a->next].features, a->kept[a->next].pooled,
-                          device, B, err);
-}
-
-/* Twice, since an arena joins its chunks when it is taken from again. */
-static int run_alone(struct ahead *a, struct bl_error *err)
-{
-    for (int i = 0; i < 2; i++) {
-        BL_TRY(a->ops->sync(a->ops, err));
-        BL_TRY(run(a, NULL, a->images_max, err));
-        BL_TRY(a->beside->sync(a->beside, err));
-    }
-    return 0;
-}
-
 static int alloc_act(struct ahead *a, int64_t count, act **ret, struct bl_error *err)
 {
     dev_void *p;
     BL_TRY(a->ops->alloc(a->ops, (size_t)count * a->ops->act_bytes, &p, err));
     *ret = p;
+    return 0;
+}
+
+int ahead_start(struct ahead *a, const uint8_t *pixels, int64_t B, struct bl_error *err)
+{
+    BL_ASSERT(B >= 0 && B <= a->images_max);
+    a->images = 0;
+    if (B > 0) {
+        BL_TRY(arena_reset(&a->arena, err));
+        BL_TRY(vision_forward(a->vision, &a->arena, a->kept[a->next].features,
+                              a->kept[a->next].pooled, pixels, B, err));
+    }
+    a->pixels = pixels;
+    a->images = B;
+    return 0;
+}
+
+/* Twice, since an arena joins its chunks when it is taken from again. */
+static int run_alone(struct ahead *a, struct bl_error *err)
+{
+    const struct hf_vision *vision = vision_config(a->vision);
+    bl_autofree uint8_t *black = calloc((size_t)a->images_max, vision_image_bytes(vision));
+    if (!black)
+        return bl_fail(err, BL_ENOMEM, "no memory for %lld images", (long long)a->images_max);
+    for (int i = 0; i < 2; i++) {
+        BL_TRY(a->ops->sync(a->ops, err));
+        BL_TRY(ahead_start(a, black, a->images_max, err));
+        BL_TRY(a->beside->sync(a->beside, err));
+    }
+    ahead_forget(a);
     return 0;
 }
 
@@ -90,17 +94,6 @@ void ahead_free(struct ahead **ahead)
     ops_free(&a->beside);
     free(a);
     *ahead = NULL;
-}
-
-int ahead_start(struct ahead *a, const uint8_t *pixels, int64_t B, struct bl_error *err)
-{
-    BL_ASSERT(B >= 0 && B <= a->images_max);
-    a->images = 0;
-    if (B > 0)
-        BL_TRY(run(a, pixels, B, err));
-    a->pixels = pixels;
-    a->images = B;
-    return 0;
 }
 
 bool ahead_take(struct ahead *a, const uint8_t *pixels, int64_t B, act **ret_features,

@@ -203,28 +203,21 @@ static int routing_vectors(struct captioner *c, const struct images *images, str
     for (int64_t b = 0; b < B; b++)
         host[b] = (int32_t)(b * N + first);
     const dev_i32 *rows;
+    struct arena_mark mark = arena_mark(&c->arena);
     BL_TRY(arena_i32_from(&c->arena, host, B, &rows, err));
     ops->gather_rows(ops, images->routing, images->features, rows, B, D);
+    arena_release(&c->arena, mark);
     return 0;
 }
 
 static int images_from_pixels(struct captioner *c, const uint8_t *pixels,
                               const struct images *images, struct bl_error *err)
 {
-    const struct hf_vision *vision = &c->vision_config;
-    size_t bytes = (size_t)(images->B * vision->image_size * vision->image_size * vision->channels);
     bool pooled = images->routing && c->options.routing == CAPTIONER_POOLED;
     BL_ASSERT(c->vision != NULL);
-    struct arena_mark mark = arena_mark(&c->arena);
-    dev_void *device;
-    BL_TRY(arena_bytes(&c->arena, bytes, &device, err));
-    c->ops->copy_in(c->ops, device, pixels, bytes);
     BL_TRY(vision_forward(c->vision, &c->arena, images->features, pooled ? images->routing : NULL,
-                          device, images->B, err));
-    if (images->routing && !pooled)
-        BL_TRY(routing_vectors(c, images, err));
-    arena_release(&c->arena, mark);
-    return 0;
+                          pixels, images->B, err));
+    return images->routing && !pooled ? routing_vectors(c, images, err) : 0;
 }
 
 /* y = x, which lies in host memory */

@@ -61,16 +61,12 @@ int tower_encode(struct tower *t, int64_t B, const uint8_t *pixels, float *featu
 {
     const struct hf_vision *v = &t->config;
     int64_t count = B * v->tokens * v->hidden;
-    size_t bytes = (size_t)(B * v->image_size * v->image_size * v->channels);
     act *x, *p = NULL;
-    dev_void *device;
     BL_TRY(arena_reset(&t->arena, err));
-    BL_TRY(arena_bytes(&t->arena, bytes, &device, err));
     BL_TRY(arena_act(&t->arena, count, &x, err));
     if (t->pooled)
         BL_TRY(arena_act(&t->arena, B * v->hidden, &p, err));
-    t->ops->copy_in(t->ops, device, pixels, bytes);
-    BL_TRY(vision_forward(t->vision, &t->arena, x, p, device, B, err));
+    BL_TRY(vision_forward(t->vision, &t->arena, x, p, pixels, B, err));
     BL_TRY(take_out(t, features, x, count, err));
     if (p)
         BL_TRY(take_out(t, pooled, p, B * v->hidden, err));

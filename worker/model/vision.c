@@ -323,19 +323,29 @@ static int forward_some(const struct vision *vision, struct arena *arena, act *f
     return 0;
 }
 
+size_t vision_image_bytes(const struct hf_vision *config)
+{
+    return (size_t)(config->image_size * config->image_size * config->channels);
+}
+
 int vision_forward(const struct vision *vision, struct arena *arena, act *features, act *pooled,
-                   const dev_u8 *pixels, int64_t B, struct bl_error *err)
+                   const uint8_t *pixels, int64_t B, struct bl_error *err)
 {
     struct ops *ops = arena->ops;
-    const struct hf_vision *config = &vision->config;
-    int64_t D = config->hidden,
-            image_bytes = config->image_size * config->image_size * config->channels;
+    const int64_t N = vision->config.tokens, D = vision->config.hidden;
+    const size_t image = vision_image_bytes(&vision->config);
+    struct arena_mark mark = arena_mark(arena);
+    dev_void *device;
+    BL_TRY(arena_bytes(arena, (size_t)B * image, &device, err));
+    ops->copy_in(ops, device, pixels, (size_t)B * image);
+    struct arena_mark some = arena_mark(arena);
     for (int64_t b = 0; b < B; b += vision->at_once) {
-        struct arena_mark mark = arena_mark(arena);
-        BL_TRY(forward_some(vision, arena, ops_at(ops, features, b * config->tokens * D),
-                            pooled ? ops_at(ops, pooled, b * D) : NULL, pixels + b * image_bytes,
+        BL_TRY(forward_some(vision, arena, ops_at(ops, features, b * N * D),
+                            pooled ? ops_at(ops, pooled, b * D) : NULL,
+                            (const dev_u8 *)device + (size_t)b * image,
                             bl_min(vision->at_once, B - b), err));
-        arena_release(arena, mark);
+        arena_release(arena, some);
     }
+    arena_release(arena, mark);
     return 0;
 }

@@ -19,7 +19,9 @@ const struct hf_vision *vision_config(const struct vision *vision);
 
 /* features (B*N, d_v): SigLIP's patches after post_layernorm; ViT's tokens after the final norm,
  * class token first. pooled (B, d_v) or NULL: SigLIP's pooling head (vision opened with it) or
- * ViT's class token. pixels (B, S, S, 3) u8 device. Scratch comes from `arena` and goes back to it, and the work
+ * ViT's class token. pixels (B, S, S, 3) u8, host, let go when this returns. Scratch comes from `arena` and goes back to it, and the work
  * is queued on its ops: the vision's, or one beside it. */
 int vision_forward(const struct vision *vision, struct arena *arena, act *features, act *pooled,
-                   const dev_u8 *pixels, int64_t B, struct bl_error *err);
+                   const uint8_t *pixels, int64_t B, struct bl_error *err);
+/* Of one image's pixels. */
+size_t vision_image_bytes(const struct hf_vision *config);
